@@ -1,0 +1,99 @@
+"""Who may see whom, described once; each backend asks for the form that its kernel reads."""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+class Mask:
+    """The visibility of S key slots for T query slots.
+
+    Order in the slots decides, never position ids: with clamped left padding or repeated positions these would turn
+    a row bidirectional. Query t stands in slot `offset + t` and sees the slots up to its own; `window`, `padding` and
+    `documents` take away from that, and `given`, a mask from the user, replaces it all.
+
+    queries, keys: T and S.
+    offset: slots filled before this pass; a tensor () where the length must not be baked into a compiled graph.
+    first: slot number of the first key; above 0 when a sliding cache has dropped the oldest.
+    padding: (B, S) bool, True for real tokens. documents: the document number of each query (B, T) and key (B, S).
+    given: (B | 1, N | 1, T, S), bool (True: visible) or additive.
+    """
+
+    def __init__(
+        self,
+        queries: int,
+        keys: int,
+        *,
+        device: torch.device,
+        offset: int | Tensor = 0,
+        first: int = 0,
+        window: int | None = None,
+        padding: Tensor | None = None,
+        documents: tuple[Tensor, Tensor] | None = None,
+        given: Tensor | None = None,
+    ) -> None:
+        self.queries = queries
+        self.keys = keys
+        self.device = device
+        self.offset = offset
+        self.first = first
+        self.window = window
+        self.padding = padding
+        self.documents = documents
+        self.given = given
+        self._additive: Tensor | None = None
+
+    @cached_property
+    def is_plain_causal(self) -> bool:
+        """Whether order alone decides, so that a kernel's own causal flag (T = S) or no mask at all (T = 1) says it.
+
+        True in the cases in which transformers drops the mask under sdpa, as bit-equality with it asks for.
+        """
+        if self.given is not None or self.documents is not None or isinstance(self.offset, Tensor):
+            return False
+        if self.window is not None and self.keys >= self.window:
+            return False
+        if self.queries not in (1, self.keys):
+            return False
+        if self.padding is None:
+            return True
+        # Reading the values would break a graph being compiled.
+        return not torch.compiler.is_compiling() and bool(self.padding.all())
+
+    @cached_property
+    def visible(self) -> Tensor:
+        """Bool (B | 1, N | 1, T, S), True where the query sees the key."""
+        if self.given is not None:
+            return self.given if self.given.dtype == torch.bool else self.given > torch.finfo(self.given.dtype).min
+        query = (torch.arange(self.queries, device=self.device) + self.offset)[:, None]  # (T, 1)
+        key = (torch.arange(self.keys, device=self.device) + self.first)[None, :]  # (1, S)
+        visible = key <= query
+        if self.window is not None:
+            visible = visible & (key > query - self.window)
+        visible = visible[None, None]  # (1, 1, T, S)
+        if self.padding is not None:
+            visible = visible & self.padding[:, None, None, :]
+        if self.documents is not None:
+            of_query, of_key = self.documents
+            visible = visible & (of_query[:, None, :, None] == of_key[:, None, None, :])
+        return visible
+
+    @cached_property
+    def visible_somewhere(self) -> Tensor:
+        """`visible`, but a query that may see nothing sees everything: for kernels that make NaN of an empty row."""
+        return self.visible | ~self.visible.any(-1, keepdim=True)
+
+    def additive(self, dtype: torch.dtype) -> Tensor:
+        """(B | 1, N | 1, T, S) of `dtype`: 0 where visible, the lowest finite number where not.
+
+        Finite, so that a query that sees nothing gets the mean of all values rather than NaN.
+        """
+        if self._additive is None or self._additive.dtype != dtype:
+            lowest = torch.finfo(dtype).min
+            if self.given is not None and self.given.dtype != torch.bool:
+                self._additive = self.given.to(dtype).clamp(min=lowest)
+            else:
+                zero = torch.zeros((), device=self.device, dtype=dtype)
+                self._additive = torch.where(self.visible, zero, lowest)
+        return self._additive

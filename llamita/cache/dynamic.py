@@ -1,0 +1,46 @@
+"""A cache that grows with the sequence."""
+
+import torch
+from torch import Tensor
+
+from llamita.cache.cache import Cache
+
+
+class DynamicCache(Cache):
+    """Keeps everything and grows by concatenation; gradients flow through it."""
+
+    def update(self, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Append k and v (B, K, T, H) to the layer; returns all of its keys and values (B, K, S, H)."""
+        if layer == len(self.keys):
+            self.keys.append(k.contiguous())
+            self.values.append(v.contiguous())
+        else:
+            self.keys[layer] = torch.cat((self.keys[layer], k), dim=2)
+            self.values[layer] = torch.cat((self.values[layer], v), dim=2)
+        return self.keys[layer], self.values[layer]
+
+    def place(self, positions: Tensor) -> Tensor:
+        """Append the positions (B, T); returns all (B, S)."""
+        if self.positions is not None:
+            positions = torch.cat((self.positions, positions), dim=1)
+        self.positions = positions
+        return positions
+
+    def span(self, queries: int) -> tuple[int, int]:
+        """All slots: from the first, the stored and the new ones."""
+        return 0, self.length + queries
+
+    @property
+    def length(self) -> int:
+        """Tokens seen so far."""
+        return self.keys[0].shape[2] if self.keys else 0
+
+    def crop(self, length: int) -> None:
+        """Forget all but the first `length` tokens; a negative number forgets that many of the last."""
+        kept = self.kept(length)
+        if kept == 0:
+            self.keys, self.values, self.positions = [], [], None
+            return
+        self.keys = [k[:, :, :kept] for k in self.keys]
+        self.values = [v[:, :, :kept] for v in self.values]
+        self.positions = None if self.positions is None else self.positions[:, :kept]

@@ -1,0 +1,69 @@
+"""A cache for models that see only the last tokens."""
+
+import torch
+from torch import Tensor
+
+from llamita.cache.cache import Cache
+
+
+class SlidingWindowCache(Cache):
+    """Keeps what a window of so many tokens (the query's own included) can still see: the last `window - 1`."""
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self._seen: list[int] = []  # tokens seen by each layer; layers of one pass are one after another
+
+    def update(self, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Append k and v (B, K, T, H); returns the slots in sight of this pass (B, K, S, H) and drops the rest."""
+        if layer == len(self.keys):
+            self.keys.append(k[:, :, :0])
+            self.values.append(v[:, :, :0])
+            self._seen.append(0)
+        self._seen[layer] += k.shape[2]
+        k = torch.cat((self.keys[layer], k), dim=2)
+        v = torch.cat((self.values[layer], v), dim=2)
+        dropped = max(0, k.shape[2] - (self.window - 1))
+        # A copy, so that the dropped keys do not stay in memory behind a view.
+        self.keys[layer], self.values[layer] = k[:, :, dropped:].clone(), v[:, :, dropped:].clone()
+        return k, v
+
+    def place(self, positions: Tensor) -> Tensor:
+        """Append the positions (B, T); returns those of the slots in sight (B, S)."""
+        if self.positions is not None:
+            positions = torch.cat((self.positions, positions), dim=1)
+        self.positions = positions[:, max(0, positions.shape[1] - (self.window - 1)) :]
+        return positions
+
+    def span(self, queries: int) -> tuple[int, int]:
+        """The slots still kept, and the new ones."""
+        kept = min(self.length, self.window - 1)
+        return self.length - kept, kept + queries
+
+    @property
+    def length(self) -> int:
+        """Tokens seen so far, the dropped ones included."""
+        return self._seen[0] if self._seen else 0
+
+    def crop(self, length: int) -> None:
+        """Forget the last tokens; raises ValueError when that would need tokens the window has dropped."""
+        kept = self.kept(length)
+        removed = self.length - kept
+        if kept == 0:
+            self.keys, self.values, self.positions, self._seen = [], [], None, []
+            return
+        if removed and self.length > self.window - 1:
+            raise ValueError(
+                f"this sliding cache has dropped tokens that a crop to {length} needs again: fork() it before, "
+                "or use DynamicCache"
+            )
+        self.keys = [k[:, :, :kept] for k in self.keys]
+        self.values = [v[:, :, :kept] for v in self.values]
+        self.positions = None if self.positions is None else self.positions[:, :kept]
+        self._seen = [kept] * len(self._seen)
+
+    def fork(self) -> "SlidingWindowCache":
+        """An independent copy: what happens to one does not reach the other."""
+        twin = super().fork()
+        twin._seen = list(self._seen)
+        return twin

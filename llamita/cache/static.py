@@ -1,0 +1,98 @@
+"""A cache of fixed size, allocated once."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from llamita.cache.cache import Cache
+from llamita.config import LlamaConfig
+
+
+class StaticCache(Cache):
+    """Room for `capacity` tokens, allocated at once and written in place: shapes and addresses never change.
+
+    So a compiled decode step or a captured CUDA graph keeps working. The length lives in a tensor for the same
+    reason. Gradients do not flow through it.
+    """
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        *,
+        batch: int,
+        capacity: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__()
+        shape = (batch, config.num_key_value_heads, capacity, config.head_dim)
+        layers = range(config.num_hidden_layers)
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
+        if config.rope_parameters.depends_on_length:
+            self.positions = torch.zeros(batch, capacity, dtype=torch.long, device=device)
+        self._filled = torch.zeros(len(self.keys), dtype=torch.long, device=device)  # per layer
+
+    def update(self, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Write k and v (B, K, T, H) behind the filled slots; returns the whole room (B, K, capacity, H)."""
+        slots = self._filled[layer] + torch.arange(k.shape[2], device=k.device)
+        self.keys[layer].index_copy_(2, slots, k.detach())
+        self.values[layer].index_copy_(2, slots, v.detach())
+        self._filled[layer] += k.shape[2]
+        return self.keys[layer], self.values[layer]
+
+    def place(self, positions: Tensor) -> Tensor:
+        """Write the positions (B, T) behind the filled slots; returns those of the whole room (B, capacity).
+
+        To be called after the first layer's update, which moves the count on: hence the subtraction.
+        """
+        assert self.positions is not None
+        queries = positions.shape[1]
+        slots = self._filled[0] - queries + torch.arange(queries, device=positions.device)
+        self.positions.index_copy_(1, slots, positions.expand(self.positions.shape[0], -1))
+        return self.positions
+
+    def span(self, queries: int) -> tuple[int, int]:
+        """The whole room; raises ValueError when the tokens do not fit (not checked inside a compiled graph)."""
+        room = self.keys[0].shape[2]
+        if not torch.compiler.is_compiling() and self._filled.device.type == "cpu" and self.length + queries > room:
+            raise ValueError(
+                f"{self.length} cached and {queries} new tokens do not fit a StaticCache of {room}: make it larger"
+            )
+        return 0, room
+
+    @property
+    def length(self) -> int:
+        """Tokens seen so far (read from the device)."""
+        return int(self._filled[0])
+
+    @property
+    def offset(self) -> Tensor:
+        """The length as a tensor (), a copy: `update` moves the count on in place."""
+        return self._filled[0].clone()
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that fit."""
+        return self.keys[0].shape[2]
+
+    def crop(self, length: int) -> None:
+        """Forget all but the first `length` tokens; the room stays."""
+        self._filled.fill_(self.kept(length))
+
+    def reorder(self, rows: Tensor) -> None:
+        """Make row i what row `rows[i]` (B,) was, in place."""
+        for x in (*self.keys, *self.values, *([] if self.positions is None else [self.positions])):
+            x.copy_(x.index_select(0, rows.to(x.device)))
+
+    def fork(self) -> "StaticCache":
+        """An independent copy: what happens to one does not reach the other."""
+        twin = super().fork()
+        twin._filled = self._filled.clone()
+        return twin
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(k, v) of each layer, the filled slots only: (B, K, S, H)."""
+        for k, v in super().__iter__():
+            yield k[:, :, : self.length], v[:, :, : self.length]

@@ -1,0 +1,377 @@
+"""The facts of a Llama: shapes, rotary positions, token ids. Reads and writes config.json of any age."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, cast
+
+from llamita.errors import BrokenFileError, NotFoundError, UnsupportedError, UsageError
+
+ROPE_REQUIRED: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor",),
+    "longrope": ("short_factor", "long_factor"),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "proportional": (),
+}
+ROPE_SYNONYMS = {"su": "longrope", "ntk": "dynamic"}
+ROPE_WITH_ORIGINAL_LENGTH = ("yarn", "longrope", "llama3")
+
+ACTIVATIONS = (
+    "silu", "swish", "gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh", "quick_gelu", "relu",
+    "relu2", "relu6", "leaky_relu", "tanh", "sigmoid", "mish", "hardswish", "linear",
+)  # fmt: skip
+ATTENTION_BACKENDS = ("eager", "sdpa", "flex", "flash_attention_2")
+BACKEND_SYNONYMS = {"flex_attention": "flex", "flash_attn_2": "flash_attention_2"}
+NUMERICS = ("hf", "meta")
+MODEL_TYPES = ("llama", "mistral")
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeConfig:
+    """Rotary positions: the type, the base, and what the type needs (keys of transformers' `rope_parameters`)."""
+
+    rope_type: str = "default"
+    rope_theta: float = 10000.0
+    factor: float | None = None
+    original_max_position_embeddings: int | None = None
+    attention_factor: float | None = None
+    beta_fast: float | None = None
+    beta_slow: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    truncate: bool | None = None
+    short_factor: tuple[float, ...] | None = None
+    long_factor: tuple[float, ...] | None = None
+    low_freq_factor: float | None = None
+    high_freq_factor: float | None = None
+    partial_rotary_factor: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.rope_type not in ROPE_REQUIRED:
+            raise UsageError(f"rope_type {self.rope_type!r} is unknown: use one of {', '.join(ROPE_REQUIRED)}")
+        for name in ROPE_REQUIRED[self.rope_type]:
+            if getattr(self, name) is None:
+                raise UsageError(f"rope_type {self.rope_type!r} needs the key {name!r}: add it to rope_parameters")
+        for name, value in self.to_dict().items():
+            if name not in ("rope_type", "truncate"):
+                _check_positive(f"rope {name}", value)
+        if self.factor is not None and self.factor < 1:
+            raise UsageError(f"rope factor is {self.factor}: it stretches the context, so it must be at least 1")
+        if self.rope_type == "llama3" and self["high_freq_factor"] <= self["low_freq_factor"]:
+            raise UsageError(
+                f"high_freq_factor {self.high_freq_factor} must be above low_freq_factor {self.low_freq_factor}"
+            )
+        if self.partial_rotary_factor is not None and self.rope_type not in ("default", "proportional"):
+            raise UnsupportedError(f"partial_rotary_factor goes with rope_type 'proportional', not {self.rope_type!r}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "RopeConfig":
+        """Read `rope_parameters` or `rope_scaling` of any age (`type` or `rope_type`; keys of no use are an error)."""
+        values = {key: value for key, value in values.items() if value is not None}
+        kinds = {ROPE_SYNONYMS.get(kind, kind) for kind in (values.pop("type", None), values.get("rope_type")) if kind}
+        if len(kinds) > 1:
+            raise UsageError(f"rope keys 'type' and 'rope_type' contradict each other ({sorted(kinds)}): keep one")
+        values["rope_type"] = kinds.pop() if kinds else "default"
+        nested = [key for key, value in values.items() if isinstance(value, Mapping)]
+        if nested:
+            raise UnsupportedError(f"rope_parameters per layer type ({', '.join(nested)}) are not part of Llama")
+        unknown = values.keys() - {item.name for item in fields(cls)}
+        if unknown:
+            raise UsageError(f"rope_parameters has keys Llama does not know: {', '.join(sorted(unknown))}")
+        lists = {key: tuple(values[key]) for key in ("short_factor", "long_factor") if key in values}
+        return cls(**(values | lists))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys that are set, as transformers 5 writes them."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in values.items()
+            if value is not None
+        }
+
+    def __getitem__(self, key: str) -> Any:
+        """`config.rope_parameters["rope_theta"]`, as transformers 5 users read it."""
+        return self.to_dict()[key]
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether the frequencies change with the length of the sequence."""
+        return self.rope_type in ("dynamic", "longrope")
+
+
+def _check_positive(name: str, value: Any) -> None:
+    numbers = value if isinstance(value, list) else [value]
+    if not numbers or any(isinstance(one, bool) or not isinstance(one, (int, float)) or one <= 0 for one in numbers):
+        raise UsageError(f"{name} is {value!r}: it must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaConfig:
+    """Every hyper-parameter of a Llama, by the names of Hugging Face's config.json; frozen and validated.
+
+    `rope_theta` and `rope_scaling` are the older spelling of `rope_parameters` and may be given in its place.
+    `attn_implementation` and `numerics` choose how this process computes and are not written to files.
+    Keys that Llama does not know are kept in `extra`, readable as attributes, and written back.
+    Raises UsageError (a ValueError) for impossible or contradictory values.
+    """
+
+    vocab_size: int = 32000
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int = cast("int", None)
+    head_dim: int = cast("int", None)
+    hidden_act: str = "silu"
+    max_position_embeddings: int = 2048
+    initializer_range: float = 0.02
+    rms_norm_eps: float = 1e-6
+    use_cache: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = 1
+    eos_token_id: int | tuple[int, ...] | None = 2
+    pretraining_tp: int | None = 1
+    tie_word_embeddings: bool = False
+    rope_parameters: RopeConfig = cast("RopeConfig", None)  # noqa: RUF009
+    attention_bias: bool = False
+    attention_dropout: float = 0.0
+    mlp_bias: bool = False
+    sliding_window: int | None = None
+    dtype: str | None = None
+    problem_type: str | None = None
+    id2label: Mapping[int, str] = field(default_factory=lambda: {0: "LABEL_0", 1: "LABEL_1"})
+    model_type: str = "llama"
+    attn_implementation: str = "sdpa"
+    numerics: str = "hf"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    rope_theta: InitVar[float | None] = None
+    rope_scaling: InitVar[Mapping[str, Any] | None] = None
+
+    def __post_init__(self, rope_theta: float | None, rope_scaling: Mapping[str, Any] | None) -> None:
+        _check_counts(self)
+        derived = {
+            "num_key_value_heads": self.num_key_value_heads or self.num_attention_heads,
+            "head_dim": self.head_dim or self.hidden_size // self.num_attention_heads,
+            "eos_token_id": tuple(self.eos_token_id) if isinstance(self.eos_token_id, list) else self.eos_token_id,
+            "attn_implementation": BACKEND_SYNONYMS.get(self.attn_implementation, self.attn_implementation),
+            "rope_parameters": _resolve_rope(self, rope_theta, rope_scaling),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+        _check_shapes(self)
+        _check_choices(self)
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached only for names that are not fields. Not through self.extra: an object being copied has none yet.
+        extra = self.__dict__.get("extra", {})
+        if name not in extra:
+            raise AttributeError(f"LlamaConfig has no field {name!r}")
+        return extra[name]
+
+    @property
+    def num_labels(self) -> int:
+        """How many classes the classification heads tell apart."""
+        return len(self.id2label)
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """All end-of-sequence ids, whether the file gives none, one or a list."""
+        eos = self.eos_token_id
+        return () if eos is None else eos if isinstance(eos, tuple) else (eos,)
+
+    def replace(self, **changes: Any) -> "LlamaConfig":
+        """A copy with some fields changed and everything validated again; `rope_theta` alone changes only the base."""
+        if not {"rope_theta", "rope_scaling", "rope_parameters"} & changes.keys():
+            return replace(self, **changes)
+        theta = changes.pop("rope_theta", None)
+        scaling = changes.pop("rope_scaling", None)
+        rope = changes.pop("rope_parameters", None)
+        if rope is None and scaling is None:
+            rope, theta = replace(self.rope_parameters, rope_theta=theta), None
+        elif rope is None and theta is None:
+            theta = self.rope_parameters.rope_theta
+        return replace(self, rope_parameters=rope, rope_theta=theta, rope_scaling=scaling, **changes)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "LlamaConfig":
+        """Read the object of a config.json, old or new; keys that Llama does not know go to `extra`."""
+        values = {key: value for key, value in values.items() if key not in NOT_IN_FILES}
+        if "torch_dtype" in values:
+            values.setdefault("dtype", values["torch_dtype"])
+            del values["torch_dtype"]
+        values["dtype"] = str(values["dtype"]).removeprefix("torch.") if values.get("dtype") is not None else None
+        if (count := values.pop("num_labels", None)) is not None:
+            values.setdefault("id2label", {index: f"LABEL_{index}" for index in range(count)})
+        if isinstance(values.get("id2label"), Mapping):
+            values["id2label"] = {int(index): label for index, label in values["id2label"].items()}
+        known = {item.name for item in fields(cls)} | {"rope_theta", "rope_scaling"}
+        extra = {key: value for key, value in values.items() if key not in known}
+        given = {key: value for key, value in values.items() if key in known and _is_given(key, value)}
+        return cls(**given, extra=extra)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object of a config.json that readers before and after transformers 5 understand."""
+        names = [item.name for item in fields(self) if item.name not in NOT_IN_FILES]
+        values = {name: getattr(self, name) for name in names if not _is_extension_unused(self, name)}
+        values["rope_parameters"] = self.rope_parameters.to_dict()
+        values["rope_theta"] = self.rope_parameters.rope_theta
+        values["rope_scaling"] = _old_scaling(self.rope_parameters)
+        values["torch_dtype"] = self.dtype
+        values["eos_token_id"] = list(self.eos_token_ids) if len(self.eos_token_ids) > 1 else self.eos_token_id
+        values["id2label"] = {str(index): label for index, label in self.id2label.items()}
+        values["label2id"] = {label: index for index, label in self.id2label.items()}
+        return dict(self.extra) | values
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **changes: Any) -> "LlamaConfig":
+        """Read `folder/config.json`, with some fields changed.
+
+        Raises NotFoundError without such a file, BrokenFileError when it is not a JSON object.
+        """
+        path = Path(folder) / "config.json"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFoundError(f"{folder} has no config.json: give the folder of a Hugging Face checkpoint") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise BrokenFileError(f"{path} is not valid JSON ({error}): fetch it again") from None
+        if not isinstance(values, dict):
+            raise BrokenFileError(f"{path} holds a {type(values).__name__}, not a JSON object: fetch it again")
+        config = cls.from_dict(values)
+        return config.replace(**changes) if changes else config
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `folder/config.json`, replacing it in one step."""
+        path = Path(folder) / "config.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(".config.json.new")
+        fresh.write_text(json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        fresh.replace(path)
+
+
+# Readable under their older names, too. Set here: in the class body they would be the defaults of the arguments.
+setattr(LlamaConfig, "rope_theta", property(lambda self: self.rope_parameters.rope_theta))  # noqa: B010
+setattr(LlamaConfig, "rope_scaling", property(lambda self: _old_scaling(self.rope_parameters)))  # noqa: B010
+
+NOT_IN_FILES = ("attn_implementation", "numerics", "extra", "label2id")
+MAY_BE_NONE = ("pad_token_id", "bos_token_id", "eos_token_id", "pretraining_tp", "sliding_window", "dtype")
+
+
+def _is_given(name: str, value: Any) -> bool:
+    """Whether a file's null means null, not 'as usual'."""
+    return value is not None or name in MAY_BE_NONE
+
+
+def _is_extension_unused(config: LlamaConfig, name: str) -> bool:
+    return name in ("sliding_window", "problem_type") and getattr(config, name) is None
+
+
+def _old_scaling(rope: RopeConfig) -> dict[str, Any] | None:
+    """`rope_scaling` as readers before transformers 5 want it: the oldest accept exactly {type, factor}."""
+    if rope.rope_type == "default":
+        return None
+    values = {key: value for key, value in rope.to_dict().items() if key != "rope_theta"}
+    if rope.rope_type in ("linear", "dynamic"):
+        return {"type": values.pop("rope_type"), **values}
+    return values
+
+
+def _resolve_rope(config: LlamaConfig, theta: float | None, scaling: Mapping[str, Any] | None) -> RopeConfig:
+    """One RopeConfig from what was given: an object, a new or old dict, a bare theta, or nothing."""
+    given = config.rope_parameters
+    values = given.to_dict() if isinstance(given, RopeConfig) else dict(given or {})
+    scaling = dict(scaling or {})
+    if theta is not None and values.get("rope_theta", theta) != theta:
+        raise UsageError(
+            f"rope_theta {theta} contradicts rope_parameters' rope_theta {values['rope_theta']}: give one of them"
+        )
+    if theta is not None:
+        values["rope_theta"] = theta
+    if values.keys() - {"rope_theta", "rope_type"} and scaling:
+        values.setdefault("rope_theta", 10000.0)
+        if RopeConfig.from_dict({"rope_theta": values["rope_theta"]} | scaling) != RopeConfig.from_dict(values):
+            raise UsageError("rope_scaling contradicts rope_parameters: give one of them")
+        scaling = {}
+    rope = RopeConfig.from_dict(
+        {key: value for key, value in values.items() if not scaling or key == "rope_theta"} | scaling
+    )
+    return _with_original_length(rope, config)
+
+
+def _with_original_length(rope: RopeConfig, config: LlamaConfig) -> RopeConfig:
+    if rope.rope_type not in ROPE_WITH_ORIGINAL_LENGTH:
+        return rope
+    # Phi-3 style files keep it beside the rope keys, and transformers lets that one win.
+    outside = config.extra.get("original_max_position_embeddings")
+    length = outside or rope.original_max_position_embeddings or config.max_position_embeddings
+    return replace(rope, original_max_position_embeddings=length)
+
+
+def _check_counts(config: LlamaConfig) -> None:
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    for name in (*names, "max_position_embeddings", "num_key_value_heads", "head_dim", "sliding_window"):
+        value = getattr(config, name)
+        if value is None and name in ("num_key_value_heads", "head_dim", "sliding_window"):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UsageError(f"{name} is {value!r}: it must be a whole number of at least 1")
+    if config.head_dim is None and config.hidden_size % config.num_attention_heads:
+        raise UsageError(
+            f"hidden_size {config.hidden_size} is not a multiple of num_attention_heads "
+            f"{config.num_attention_heads}: change one of them or give head_dim"
+        )
+
+
+def _check_shapes(config: LlamaConfig) -> None:
+    if config.num_attention_heads % config.num_key_value_heads:
+        raise UsageError(
+            f"num_attention_heads {config.num_attention_heads} is not a multiple of num_key_value_heads "
+            f"{config.num_key_value_heads}: every key/value head must serve as many query heads"
+        )
+    if config.head_dim % 2:
+        raise UsageError(f"head_dim is {config.head_dim}: rotary positions turn pairs, so it must be even")
+    rope = config.rope_parameters
+    if rope.rope_type == "dynamic" and config.head_dim < 4:
+        raise UsageError(f"head_dim is {config.head_dim}: the 'dynamic' rope_type needs at least 4")
+    for name in ("short_factor", "long_factor"):
+        factors = getattr(rope, name)
+        if factors is not None and len(factors) != config.head_dim // 2:
+            raise UsageError(
+                f"rope {name} has {len(factors)} numbers, head_dim {config.head_dim} needs {config.head_dim // 2}"
+            )
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        value = getattr(config, name)
+        for token in value if isinstance(value, tuple) else (value,):
+            # -1 is Meta's "none"; transformers' own files carry it as pad_token_id.
+            if token is not None and not (-1 <= token < config.vocab_size):
+                raise UsageError(f"{name} is {token}, outside the vocabulary of {config.vocab_size} tokens")
+
+
+def _check_choices(config: LlamaConfig) -> None:
+    choices = {
+        "hidden_act": ACTIVATIONS,
+        "attn_implementation": ATTENTION_BACKENDS,
+        "numerics": NUMERICS,
+        "dtype": (None, *DTYPES),
+        "model_type": MODEL_TYPES,
+    }
+    for name, allowed in choices.items():
+        if getattr(config, name) not in allowed:
+            listed = ", ".join(str(value) for value in allowed)
+            raise UnsupportedError(f"{name} {getattr(config, name)!r} is not supported: use one of {listed}")
+    for name, low, high in (
+        ("rms_norm_eps", 0.0, 1.0),
+        ("initializer_range", 0.0, 1.0),
+        ("attention_dropout", 0.0, 1.0),
+    ):
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            raise UsageError(f"{name} is {value!r}: it must be a number from {low} to {high}")
+    if config.rms_norm_eps == 0:
+        raise UsageError("rms_norm_eps is 0: a row of zeros would be divided by zero, use 1e-6 or 1e-5")

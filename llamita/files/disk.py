@@ -1,0 +1,103 @@
+"""Text and JSON files, read with clear errors and written whole or not at all; loads no torch."""
+
+import errno
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from llamita.errors import AccessError, BrokenFileError, LlamitaError, NotFoundError
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+@contextmanager
+def explained(action: str, path: Path) -> Iterator[None]:
+    """Turn what the file system refuses into one sentence; `action` is a verb: "read", "write"."""
+    try:
+        yield
+    except LlamitaError:
+        raise
+    except FileNotFoundError as error:
+        raise NotFoundError(f"cannot {action} {path}: it does not exist") from error
+    except PermissionError as error:
+        raise AccessError(f"cannot {action} {path}: permission denied, check its owner and mode") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise LlamitaError(f"cannot {action} {path}: the disk is full, free some space and try again") from error
+        reason = error.strerror or str(error)
+        raise LlamitaError(f"cannot {action} {path}: {reason[:1].lower()}{reason[1:]}") from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file. Raises NotFoundError, AccessError or BrokenFileError."""
+    with explained("read", path):
+        data = path.read_bytes()
+    if data.startswith(LFS_POINTER):
+        raise BrokenFileError(f"{path} is a git-lfs pointer, not the file itself: run `git lfs pull` in its folder")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BrokenFileError(f"{path} is not UTF-8 text (byte {error.start}): download it again") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises NotFoundError, AccessError or BrokenFileError."""
+    text = read_text(path)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        what = "empty" if not text.strip() else f"not valid JSON ({error})"
+        raise BrokenFileError(f"{path} is {what}: download or write it again") from error
+    if not isinstance(value, dict):
+        raise BrokenFileError(f"{path} holds a JSON {type(value).__name__} where an object is expected")
+    return value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file whole: a reader sees the old one or the new one, never a part."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file beside `path` that takes its place when the block ends, and is gone if the block fails."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with creating(draft) as file:
+            yield file
+        with explained("write", path):
+            draft.replace(path)
+            sync_folder(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink()
+        raise
+
+
+@contextmanager
+def creating(path: Path) -> Iterator[BinaryIO]:
+    """A new file, on the disk and not only in its cache when the block ends."""
+    with explained("write", path), path.open("xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Put renames in a folder on the disk, where the system lets folders be synced (Windows does not)."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
