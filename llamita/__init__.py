@@ -59,7 +59,7 @@ _HOME = {
     "PRESETS": "llamita.presets",
 }
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     "__version__",
     *_HOME,
 ]

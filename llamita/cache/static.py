@@ -43,13 +43,12 @@ class StaticCache(Cache):
         return self.keys[layer], self.values[layer]
 
     def place(self, positions: Tensor) -> Tensor:
-        """Write the positions (B, T) behind the filled slots; returns those of the whole room (B, capacity).
-
-        To be called after the first layer's update, which moves the count on: hence the subtraction.
-        """
-        assert self.positions is not None
-        queries = positions.shape[1]
-        slots = self._filled[0] - queries + torch.arange(queries, device=positions.device)
+        """Write the positions (B, T) behind the filled slots; returns those of the whole room (B, capacity)."""
+        if self.positions is None:
+            raise ValueError(
+                "this StaticCache was made for a rotary type of fixed frequencies: pass it the model's config"
+            )
+        slots = self._filled[0] + torch.arange(positions.shape[1], device=positions.device)
         self.positions.index_copy_(1, slots, positions.expand(self.positions.shape[0], -1))
         return self.positions
 

@@ -1,0 +1,233 @@
+"""The LLaMA model (arXiv:2302.13971): from token ids to hidden states to logits.
+
+Axes, here and everywhere: B batch, T tokens of this pass, S tokens attended to, D hidden, F feed-forward,
+N query heads, K key/value heads, H head dim, V vocabulary.
+"""
+
+import warnings
+from collections.abc import Collection
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from llamita.cache.cache import Cache
+from llamita.cache.dynamic import DynamicCache
+from llamita.config import LlamaConfig
+from llamita.context.arguments import from_arguments
+from llamita.context.causal import Causal
+from llamita.context.protocol import Context
+from llamita.context.recording import Recording
+from llamita.model import loss as losses
+from llamita.model.layers import LlamaDecoderLayer, LlamaRMSNorm
+from llamita.model.outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from llamita.model.pretrained import LlamaPreTrainedModel
+from llamita.model.rope import LlamaRotaryEmbedding
+
+Layers = bool | int | Collection[int] | None
+
+
+class LlamaModel(LlamaPreTrainedModel):
+    """Embedding, layers, final norm: token ids (B, T) to hidden states (B, T, D)."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        self.padding_idx = config.pad_token_id if config.pad_token_id != -1 else None
+        self.vocab_size = config.vocab_size
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
+        self.layers = nn.ModuleList(LlamaDecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary_emb = LlamaRotaryEmbedding(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: Layers = None,
+        output_hidden_states: Layers = None,
+        return_dict: bool | None = None,
+        context: Context | None = None,
+    ) -> BaseModelOutputWithPast:
+        """Hidden states of the tokens, after the final norm.
+
+        Either the familiar arguments say where tokens stand and how they attend, or a `context` does.
+        output_attentions, output_hidden_states: True, or the numbers of the layers to return.
+        Raises ValueError unless exactly one of input_ids and inputs_embeds is given.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+        hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, D)
+        if context is None:
+            cache = self._cache(past_key_values, use_cache)
+            context = self._context(hidden_states, attention_mask, position_ids, cache, output_attentions)
+        rotation = self.rotary_emb(context.positions, hidden_states.dtype)
+
+        wanted = self._wanted("output_hidden_states", output_hidden_states, len(self.layers) + 1)
+        seen: list[Tensor] = []
+        for layer, block in enumerate(self.layers):
+            if layer in wanted:
+                seen.append(hidden_states)
+            hidden_states = block(hidden_states, rotation, context)
+        hidden_states = self.norm(hidden_states)
+        if len(self.layers) in wanted:
+            seen.append(hidden_states)
+
+        return self.finish(
+            BaseModelOutputWithPast(
+                last_hidden_state=hidden_states,
+                past_key_values=getattr(context, "cache", None),
+                hidden_states=tuple(seen) if wanted else None,
+                attentions=context.attentions if isinstance(context, Recording) else None,
+            ),
+            return_dict,
+        )
+
+    def _context(
+        self,
+        embeds: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        cache: Cache | None,
+        output_attentions: Layers,
+    ) -> Causal | Recording:
+        config = self.config
+        context = from_arguments(
+            embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            backend=config.attn_implementation,
+            scale=config.head_dim**-0.5,
+            dropout=config.attention_dropout if self.training else 0.0,
+            window=config.sliding_window,
+        )
+        recorded = self._wanted("output_attentions", output_attentions, len(self.layers))
+        return Recording(context, recorded) if recorded else context
+
+    def _cache(self, cache: Cache | None, use_cache: bool | None) -> Cache | None:
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        if self.training and self.is_gradient_checkpointing:
+            if use_cache or cache is not None:
+                warnings.warn(
+                    "recompute runs every layer twice and would append to the cache twice: use_cache is now False",
+                    stacklevel=3,
+                )
+            return None
+        return DynamicCache() if use_cache and cache is None else cache
+
+    def _wanted(self, name: str, layers: Layers, count: int) -> Collection[int]:
+        """The layers asked for, by the argument or by the config's old flag of that name."""
+        layers = self.config.extra.get(name, False) if layers is None else layers
+        if isinstance(layers, bool):
+            return range(count) if layers else ()
+        layers = (layers,) if isinstance(layers, int) else layers
+        if outside := [layer for layer in layers if not -count <= layer < count]:
+            raise ValueError(f"{name} names {outside}, but there are {count}: give numbers from 0 to {count - 1}")
+        return {layer % count for layer in layers}
+
+
+class LlamaForCausalLM(LlamaPreTrainedModel):
+    """The language model: token ids (B, T) to logits (B, T, V) of what comes next."""
+
+    _tied_weights_keys: ClassVar = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        self.model = LlamaModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: Layers = None,
+        output_hidden_states: Layers = None,
+        logits_to_keep: int | Tensor = 0,
+        num_items_in_batch: Tensor | int | None = None,
+        shift_labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        context: Context | None = None,
+    ) -> CausalLMOutputWithPast:
+        """Logits in the model's dtype, and with labels the loss in fp32.
+
+        labels: (B, T), -100 where nothing is to be learnt, moved by one here; or `shift_labels`, moved already.
+        logits_to_keep: 0 for all positions, n for the last n, or an index: 1-D of positions, 2-D (B, kept) of
+        positions per row, 2-D bool (B, T), whose
+        logits (kept, V) lie end to end.
+        num_items_in_batch: divide the summed loss by this rather than take the mean.
+        """
+        outputs = self.model(
+            input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+            context=context,
+        )
+        logits = self.lm_head(keep(outputs.last_hidden_state, logits_to_keep))
+        loss = None
+        if labels is not None or shift_labels is not None:
+            targets = losses.shift(labels) if shift_labels is None else shift_labels
+            loss = losses.cross_entropy(logits.float(), targets, num_items_in_batch)
+        return self.finish(
+            CausalLMOutputWithPast(
+                loss=loss,
+                logits=logits,
+                past_key_values=outputs.past_key_values,
+                hidden_states=outputs.hidden_states,
+                attentions=outputs.attentions,
+            ),
+            return_dict,
+        )
+
+    def loss(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        *,
+        chunk: int = 1024,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        context: Context | None = None,
+    ) -> Tensor:
+        """The loss () that `forward(labels=...)` gives, with the logits of at most `chunk` tokens in memory."""
+        hidden_states = self.model(
+            input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=False,
+            return_dict=True,
+            context=context,
+        ).last_hidden_state
+        targets = losses.shift(labels)
+        return losses.chunked_cross_entropy(
+            hidden_states, self.lm_head, targets, chunk=chunk, num_items=num_items_in_batch
+        )
+
+
+def keep(hidden_states: Tensor, positions: int | Tensor) -> Tensor:
+    """The hidden states (B, T, D) whose logits are wanted: see `logits_to_keep` of `LlamaForCausalLM.forward`."""
+    if isinstance(positions, int):
+        return hidden_states[:, -positions:] if positions else hidden_states
+    if positions.ndim == 1:
+        return hidden_states[:, positions]
+    if positions.dtype == torch.bool:
+        return hidden_states[positions]  # rows may keep different counts, so they are laid end to end: (kept, D)
+    return torch.take_along_dim(hidden_states, positions[..., None], dim=1)

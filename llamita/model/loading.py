@@ -1,0 +1,169 @@
+"""Weights into a model that was built without any: by name, straight from the mapped file."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from llamita.config import LlamaConfig
+from llamita.errors import BrokenFileError, UnsupportedError
+from llamita.model.initial import initialize
+from llamita.model.rope import LlamaRotaryEmbedding
+
+if TYPE_CHECKING:
+    from llamita.model.pretrained import PreTrainedModel
+
+Model = TypeVar("Model", bound="PreTrainedModel")
+
+IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)  # buffers that transformers before 4.31 wrote
+
+
+class Tensors(Protocol):
+    """Tensors by name, each read when asked for."""
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all tensors."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of one tensor."""
+        ...
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype of one tensor."""
+        ...
+
+    def load(self, name: str) -> Tensor:
+        """One tensor."""
+        ...
+
+
+@dataclass
+class LoadReport:
+    """What did not fit: names that the model wanted, names that it had no use for, and pairs of shapes that differ."""
+
+    missing_keys: list[str] = field(default_factory=list)
+    unexpected_keys: list[str] = field(default_factory=list)
+    mismatched_keys: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        parts = []
+        if self.missing_keys:
+            parts.append(f"{len(self.missing_keys)} weights are not in the checkpoint and start random: ")
+            parts.append(_few(self.missing_keys))
+        if self.unexpected_keys:
+            parts.append(f"; {len(self.unexpected_keys)} in the checkpoint have no place in the model: ")
+            parts.append(_few(self.unexpected_keys))
+        if self.mismatched_keys:
+            parts.append("; of another shape in the checkpoint (checkpoint, model): ")
+            parts.append(_few(f"{name} {theirs} {ours}" for name, theirs, ours in self.mismatched_keys))
+        return "".join(parts).removeprefix("; ")
+
+
+def _few(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+class MemoryTensors:
+    """A state dict in memory, read like a checkpoint."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all tensors."""
+        return list(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of one tensor."""
+        return tuple(self._tensors[name].shape)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype of one tensor."""
+        return self._tensors[name].dtype
+
+    def load(self, name: str) -> Tensor:
+        """One tensor."""
+        return self._tensors[name]
+
+
+def build(cls: type[Model], config: LlamaConfig, tensors: Tensors, *, device: torch.device) -> Model:
+    """A model of this class with the checkpoint's weights in `config.dtype`, in eval mode.
+
+    Parameters without a tensor, or with one of another shape, start as before training; `model.load_report` names
+    them. Raises UnsupportedError for quantized weights, BrokenFileError for ties that the file contradicts.
+    """
+    if method := config.extra.get("quantization_config"):
+        kind = method.get("quant_method", "an unnamed method") if isinstance(method, dict) else method
+        raise UnsupportedError(f"this checkpoint is quantized by {kind}: give one of plain weights")
+    with torch.device("meta"):
+        model = cls(config)
+    model.load_report = fill(model, tensors, dtype=getattr(torch, str(config.dtype)), device=device)
+    model.tie_weights()
+    for module in model.modules():
+        if isinstance(module, LlamaRotaryEmbedding):
+            module.reset(device)
+    model.eval()
+    return model
+
+
+def fill(model: "PreTrainedModel", tensors: Tensors, *, dtype: torch.dtype, device: torch.device) -> LoadReport:
+    """Give every parameter of a model on the meta device its tensor, or a first value; ties are left to the model."""
+    tied, prefix = model.tied_weights, model.base_model_prefix
+    places = _places(tensors.names, list(model.state_dict()), prefix)
+    _check_ties(tensors, places, tied)
+    report = LoadReport(unexpected_keys=_unexpected(tensors.names, places, tied, prefix))
+    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+        if name in tied:
+            continue
+        source = places.get(name) or places.get(_twin(name, tied))
+        if source is not None and tensors.shape(source) == tuple(parameter.shape):
+            _put(model, name, tensors.load(source).to(device=device, dtype=dtype))
+            continue
+        if source is None:
+            report.missing_keys.append(name)
+        else:
+            report.mismatched_keys.append((name, tensors.shape(source), tuple(parameter.shape)))
+        owner, _, leaf = name.rpartition(".")
+        fresh = torch.empty(parameter.shape, dtype=dtype, device=device)
+        initialize(model.get_submodule(owner), leaf, fresh, std=model.config.initializer_range)
+        _put(model, name, fresh)
+    return report
+
+
+def _places(names: list[str], wanted: list[str], prefix: str) -> dict[str, str]:
+    """Model name -> checkpoint name, with the base model's prefix put on or taken off where only that fits."""
+    available = set(names)
+    candidates = {name: (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}.")) for name in wanted}
+    found = {name: next((c for c in options if c in available), None) for name, options in candidates.items()}
+    return {name: source for name, source in found.items() if source is not None}
+
+
+def _twin(name: str, tied: Mapping[str, str]) -> str:
+    return next((twin for twin, source in tied.items() if source == name), "")
+
+
+def _check_ties(tensors: Tensors, places: Mapping[str, str], tied: Mapping[str, str]) -> None:
+    for twin, source in tied.items():
+        if twin not in places or source not in places:
+            continue
+        if not torch.equal(tensors.load(places[twin]), tensors.load(places[source])):
+            raise BrokenFileError(
+                f"the config ties {twin} to {source}, but the checkpoint holds different values for them: "
+                "set tie_word_embeddings to false in config.json, or mend the checkpoint"
+            )
+
+
+def _unexpected(names: list[str], places: Mapping[str, str], tied: Mapping[str, str], prefix: str) -> list[str]:
+    used = set(places.values()) | set(tied) | {f"{prefix}.{name}" for name in tied}
+    return [name for name in names if name not in used and not name.endswith(IGNORED_SUFFIXES)]
+
+
+def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
+    owner, _, leaf = name.rpartition(".")
+    model.get_submodule(owner).register_parameter(leaf, nn.Parameter(tensor))

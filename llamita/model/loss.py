@@ -1,0 +1,54 @@
+"""Losses of the language model and of the heads."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+IGNORED = -100
+
+
+def shift(labels: Tensor) -> Tensor:
+    """What each token should say next: labels (B, T) one to the left, nothing after the last."""
+    return F.pad(labels, (0, 1), value=IGNORED)[..., 1:].contiguous()
+
+
+def cross_entropy(
+    logits: Tensor, targets: Tensor, num_items: Tensor | int | None = None, ignored: int = IGNORED
+) -> Tensor:
+    """Cross-entropy in fp32 of logits (..., V) and targets (...): the mean, or the sum over `num_items`.
+
+    Under gradient accumulation the mean of micro-batch means is not the mean; there `num_items` is the number of
+    targets of the whole batch.
+    """
+    logits, targets = logits.view(-1, logits.shape[-1]), targets.reshape(-1).to(logits.device)
+    if num_items is None:
+        return F.cross_entropy(logits, targets, ignore_index=ignored)
+    if isinstance(num_items, Tensor):
+        num_items = num_items.to(logits.device)
+    return F.cross_entropy(logits, targets, ignore_index=ignored, reduction="sum") / num_items
+
+
+def chunked_cross_entropy(
+    hidden_states: Tensor, head: nn.Module, targets: Tensor, *, chunk: int, num_items: Tensor | int | None = None
+) -> Tensor:
+    """Cross-entropy of `head(hidden_states)` without ever holding the logits of more than `chunk` tokens.
+
+    hidden_states (B, T, D), head D -> V, targets (B, T). Each chunk's logits are computed again in the backward
+    pass. Equals `cross_entropy` of the full logits to 1e-6 relative in fp32: the sums run in another order.
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk is {chunk}: it must be at least 1 token")
+    rows, targets = hidden_states.flatten(0, -2), targets.reshape(-1).to(hidden_states.device)
+
+    def part(rows: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(head(rows).float(), targets, ignore_index=IGNORED, reduction="sum")
+
+    total = torch.zeros((), dtype=torch.float32, device=rows.device)
+    for rows_part, targets_part in zip(rows.split(chunk), targets.split(chunk), strict=True):
+        loss = checkpoint(part, rows_part, targets_part, use_reentrant=False)
+        assert isinstance(loss, Tensor)
+        total = total + loss
+    if num_items is None:
+        return total / (targets != IGNORED).sum()
+    return total / num_items
