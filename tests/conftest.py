@@ -1,0 +1,65 @@
+"""What every test stands on: one thread, fixed seeds, no network, and small models whose axes all differ in size."""
+
+import os
+
+# Before torch and the hub are imported; processes that tests start inherit it.
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+
+import llamita
+from llamita.config import LlamaConfig
+from tests.small import save_small_model
+
+torch.set_num_threads(1)
+hypothesis.settings.register_profile("llamita", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.load_profile("llamita")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, not skip, what needs a CUDA device where there is none."""
+    if torch.cuda.is_available():
+        return
+    left_out = [item for item in items if item.get_closest_marker("gpu")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Start every test from the same random state."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> LlamaConfig:
+    """A Llama whose sizes differ pairwise, so that a swapped axis cannot hide."""
+    return LlamaConfig(
+        vocab_size=97,
+        hidden_size=48,
+        intermediate_size=88,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=10,
+        num_hidden_layers=3,
+        max_position_embeddings=64,
+    )
+
+
+@pytest.fixture(scope="session")
+def cria_path() -> Path:
+    """The folder of the embedded model."""
+    return Path(llamita.__file__).parent / "cria"
+
+
+@pytest.fixture(scope="session")
+def small_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of 0.2 M parameters with a tokenizer of bytes, made from a seed; read it, do not write into it."""
+    folder = tmp_path_factory.mktemp("small")
+    save_small_model(folder)
+    return folder

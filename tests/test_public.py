@@ -1,0 +1,79 @@
+"""The public surface: names, where they live, and what importing them costs."""
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import llamita
+from tests.architecture.source import ROOT
+
+OURS = {"torch", "numba", "triton", "flash_attn"}
+HUB = {"transformers", "huggingface_hub", "peft", "lm_eval", "tokenizers", "safetensors", "requests", "httpx", "httpx2"}
+SERVER = {"fastapi", "uvicorn", "starlette", "pydantic", "prometheus_client"}
+NAMES = [name for name in llamita.__all__ if name != "__version__"]
+
+
+def modules_after(code: str) -> set[str]:
+    """Names in sys.modules of a fresh process after it ran some code."""
+    script = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint(*sorted(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(done.stderr.split())
+
+
+def for_type_checkers() -> dict[str, str]:
+    """Name to module, as the TYPE_CHECKING block of the package says."""
+    tree = ast.parse(inspect.getsource(llamita))
+    block = next(node for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+    arrows = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    return {alias.name: node.module or "" for node in arrows for alias in node.names}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_name_resolves_where_it_lives_and_is_documented(name: str) -> None:
+    thing = getattr(llamita, name)
+    home = importlib.import_module(llamita._HOME[name])
+    assert getattr(home, name) is thing
+    if inspect.isclass(thing) or inspect.isroutine(thing):
+        assert inspect.getdoc(thing)
+        assert "__doc__" not in vars(thing) or vars(thing)["__doc__"], f"{name} inherits its docstring"
+
+
+def test_the_three_lists_of_names_agree() -> None:
+    assert for_type_checkers() == llamita._HOME
+    assert llamita.__all__ == ["__version__", *llamita._HOME]
+    assert dir(llamita) == sorted(llamita.__all__)
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'llamita' has no attribute 'Llama4'"):
+        llamita.Llama4  # noqa: B018
+
+
+def test_version_is_the_package_s() -> None:
+    assert f'version = "{llamita.__version__}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_import_loads_no_library() -> None:
+    assert not modules_after("import llamita") & (OURS | HUB | SERVER | {"numpy", "rich", "jinja2"})
+
+
+def test_config_needs_no_torch() -> None:
+    loaded = modules_after("from llamita import LlamaConfig, PRESETS, LlamitaError; LlamaConfig()")
+    assert not loaded & (OURS | HUB | SERVER | {"numpy"})
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["generate", "--help"], ["chat", "--help"]])
+def test_help_loads_neither_torch_nor_hub_nor_server(arguments: list[str]) -> None:
+    loaded = modules_after(f"from llamita.cli.main import main; sys.exit(main({arguments!r}))")
+    assert "llamita.cli.main" in loaded
+    assert not loaded & (OURS | HUB | SERVER | {"numpy"})
+
+
+def test_model_class_costs_no_more_than_torch() -> None:
+    loaded = modules_after("from llamita import LlamaForCausalLM") - modules_after("import torch")
+    dear = {"torch.nn.attention.varlen", "torch.nn.attention.flex_attention", "torch._dynamo", "torch._inductor"}
+    assert not loaded & (dear | HUB | SERVER | {"numba", "triton", "flash_attn", "rich", "jinja2"})
