@@ -115,7 +115,8 @@ def _check_positive(name: str, value: Any) -> None:
 class LlamaConfig:
     """Every hyper-parameter of a Llama, by the names of Hugging Face's config.json; frozen and validated.
 
-    `rope_theta` and `rope_scaling` are the older spelling of `rope_parameters` and may be given in its place.
+    `rope_theta` and `rope_scaling` are the older spelling of `rope_parameters` and may be given in its place;
+    `num_labels` may be given for an `id2label` without names.
     `attn_implementation` and `numerics` choose how this process computes and are not written to files.
     Keys that Llama does not know are kept in `extra`, readable as attributes, and written back.
     Raises UsageError (a ValueError) for impossible or contradictory values.
@@ -152,8 +153,11 @@ class LlamaConfig:
     extra: Mapping[str, Any] = field(default_factory=dict)
     rope_theta: InitVar[float | None] = None
     rope_scaling: InitVar[Mapping[str, Any] | None] = None
+    num_labels: InitVar[int | None] = None
 
-    def __post_init__(self, rope_theta: float | None, rope_scaling: Mapping[str, Any] | None) -> None:
+    def __post_init__(
+        self, rope_theta: float | None, rope_scaling: Mapping[str, Any] | None, num_labels: int | None
+    ) -> None:
         _check_counts(self)
         derived = {
             "num_key_value_heads": self.num_key_value_heads or self.num_attention_heads,
@@ -161,6 +165,7 @@ class LlamaConfig:
             "eos_token_id": tuple(self.eos_token_id) if isinstance(self.eos_token_id, list) else self.eos_token_id,
             "attn_implementation": BACKEND_SYNONYMS.get(self.attn_implementation, self.attn_implementation),
             "rope_parameters": _resolve_rope(self, rope_theta, rope_scaling),
+            "id2label": _resolve_labels(self.id2label, num_labels),
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)
@@ -175,11 +180,6 @@ class LlamaConfig:
         return extra[name]
 
     @property
-    def num_labels(self) -> int:
-        """How many classes the classification heads tell apart."""
-        return len(self.id2label)
-
-    @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """All end-of-sequence ids, whether the file gives none, one or a list."""
         eos = self.eos_token_id
@@ -187,6 +187,8 @@ class LlamaConfig:
 
     def replace(self, **changes: Any) -> "LlamaConfig":
         """A copy with some fields changed and everything validated again; `rope_theta` alone changes only the base."""
+        if "id2label" in changes:
+            changes.setdefault("num_labels", None)
         if not {"rope_theta", "rope_scaling", "rope_parameters"} & changes.keys():
             return replace(self, **changes)
         theta = changes.pop("rope_theta", None)
@@ -206,11 +208,11 @@ class LlamaConfig:
             values.setdefault("dtype", values["torch_dtype"])
             del values["torch_dtype"]
         values["dtype"] = str(values["dtype"]).removeprefix("torch.") if values.get("dtype") is not None else None
-        if (count := values.pop("num_labels", None)) is not None:
-            values.setdefault("id2label", {index: f"LABEL_{index}" for index in range(count)})
+        if "id2label" in values:
+            values.pop("num_labels", None)
         if isinstance(values.get("id2label"), Mapping):
             values["id2label"] = {int(index): label for index, label in values["id2label"].items()}
-        known = {item.name for item in fields(cls)} | {"rope_theta", "rope_scaling"}
+        known = {item.name for item in fields(cls)} | {"rope_theta", "rope_scaling", "num_labels"}
         extra = {key: value for key, value in values.items() if key not in known}
         given = {key: value for key, value in values.items() if key in known and _is_given(key, value)}
         return cls(**given, extra=extra)
@@ -255,8 +257,9 @@ class LlamaConfig:
         fresh.replace(path)
 
 
-# Readable under their older names, too. Set here: in the class body they would be the defaults of the arguments.
+# Readable under their other names, too. Set here: in the class body they would be the defaults of the arguments.
 setattr(LlamaConfig, "rope_theta", property(lambda self: self.rope_parameters.rope_theta))  # noqa: B010
+setattr(LlamaConfig, "num_labels", property(lambda self: len(self.id2label)))  # noqa: B010
 setattr(LlamaConfig, "rope_scaling", property(lambda self: _old_scaling(self.rope_parameters)))  # noqa: B010
 
 NOT_IN_FILES = ("attn_implementation", "numerics", "extra", "label2id")
@@ -302,6 +305,14 @@ def _resolve_rope(config: LlamaConfig, theta: float | None, scaling: Mapping[str
         {key: value for key, value in values.items() if not scaling or key == "rope_theta"} | scaling
     )
     return _with_original_length(rope, config)
+
+
+def _resolve_labels(labels: Mapping[int, str], count: int | None) -> Mapping[int, str]:
+    if count is None or count == len(labels):
+        return labels
+    if count < 1:
+        raise UsageError(f"num_labels is {count}: it must be a whole number of at least 1")
+    return {index: f"LABEL_{index}" for index in range(count)}
 
 
 def _with_original_length(rope: RopeConfig, config: LlamaConfig) -> RopeConfig:

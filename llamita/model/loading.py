@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound="PreTrainedModel")
 
+PREFIXES = ("model", "transformer")  # what checkpoints call the model below a head
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)  # buffers that transformers before 4.31 wrote
 
 
@@ -114,10 +115,10 @@ def build(cls: type[Model], config: LlamaConfig, tensors: Tensors, *, device: to
 
 def fill(model: "PreTrainedModel", tensors: Tensors, *, dtype: torch.dtype, device: torch.device) -> LoadReport:
     """Give every parameter of a model on the meta device its tensor, or a first value; ties are left to the model."""
-    tied, prefix = model.tied_weights, model.base_model_prefix
-    places = _places(tensors.names, list(model.state_dict()), prefix)
+    tied = model.tied_weights
+    places = _places(tensors.names, list(model.state_dict()))
     _check_ties(tensors, places, tied)
-    report = LoadReport(unexpected_keys=_unexpected(tensors.names, places, tied, prefix))
+    report = LoadReport(unexpected_keys=_unexpected(tensors.names, places, tied))
     for name, parameter in list(model.named_parameters(remove_duplicate=False)):
         if name in tied:
             continue
@@ -136,12 +137,19 @@ def fill(model: "PreTrainedModel", tensors: Tensors, *, dtype: torch.dtype, devi
     return report
 
 
-def _places(names: list[str], wanted: list[str], prefix: str) -> dict[str, str]:
-    """Model name -> checkpoint name, with the base model's prefix put on or taken off where only that fits."""
+def _places(names: list[str], wanted: list[str]) -> dict[str, str]:
+    """Model name -> checkpoint name, with the base model's prefix put on, off or changed where only that fits."""
     available = set(names)
-    candidates = {name: (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}.")) for name in wanted}
+    candidates = {name: (name, *_spellings(name)) for name in wanted}
     found = {name: next((c for c in options if c in available), None) for name, options in candidates.items()}
     return {name: source for name, source in found.items() if source is not None}
+
+
+def _spellings(name: str) -> list[str]:
+    """The names under which checkpoints of a base model, or of any head on it, keep a weight."""
+    prefix, _, rest = name.partition(".")
+    stem = rest if prefix in PREFIXES else name
+    return [stem, *(f"{prefix}.{stem}" for prefix in PREFIXES)]
 
 
 def _twin(name: str, tied: Mapping[str, str]) -> str:
@@ -159,8 +167,8 @@ def _check_ties(tensors: Tensors, places: Mapping[str, str], tied: Mapping[str, 
             )
 
 
-def _unexpected(names: list[str], places: Mapping[str, str], tied: Mapping[str, str], prefix: str) -> list[str]:
-    used = set(places.values()) | set(tied) | {f"{prefix}.{name}" for name in tied}
+def _unexpected(names: list[str], places: Mapping[str, str], tied: Mapping[str, str]) -> list[str]:
+    used = set(places.values()) | {spelling for name in tied for spelling in _spellings(name)}
     return [name for name in names if name not in used and not name.endswith(IGNORED_SUFFIXES)]
 
 

@@ -1,5 +1,7 @@
 """Losses of the language model and of the heads."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,6 +29,50 @@ def cross_entropy(
     if isinstance(num_items, Tensor):
         num_items = num_items.to(logits.device)
     return F.cross_entropy(logits, targets, ignore_index=ignored, reduction="sum") / num_items
+
+
+def classification(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
+    """The loss of pooled logits (B, labels), in their dtype.
+
+    problem_type None is inferred: one label is a regression, whole numbers (B,) are classes, others (B, labels) are
+    several yes-or-no questions at once.
+    """
+    labels = labels.to(logits.device)
+    count = logits.shape[-1]
+    problem_type = problem_type or _inferred_problem(count, labels)
+    if problem_type not in CLASSIFICATION:
+        raise ValueError(f"problem_type {problem_type!r} is unknown: use one of {', '.join(CLASSIFICATION)}")
+    return CLASSIFICATION[problem_type](logits, labels)
+
+
+def _inferred_problem(count: int, labels: Tensor) -> str:
+    if count == 1:
+        return "regression"
+    return "single_label_classification" if labels.dtype in (torch.long, torch.int) else "multi_label_classification"
+
+
+def _regression(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.mse_loss(logits.squeeze(), labels.squeeze()) if logits.shape[-1] == 1 else F.mse_loss(logits, labels)
+
+
+CLASSIFICATION: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "regression": _regression,
+    "single_label_classification": cross_entropy,
+    "multi_label_classification": F.binary_cross_entropy_with_logits,
+}
+
+
+def span(start_logits: Tensor, end_logits: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """The loss of an answer's first and last token: logits (B, T), positions (B,) or (B, 1); outside of T ignored."""
+    outside = start_logits.shape[1]
+    pairs = ((start_logits, start), (end_logits, end))
+    first, last = (cross_entropy(logits, at.clamp(0, outside), ignored=outside) for logits, at in pairs)
+    return (first + last) / 2
+
+
+def preference(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0) -> Tensor:
+    """-log sigmoid(chosen - rejected - margin), the mean over pairs of rewards, in fp32 (Bradley & Terry 1952)."""
+    return -F.logsigmoid(chosen.float() - rejected.float() - margin).mean()
 
 
 def chunked_cross_entropy(

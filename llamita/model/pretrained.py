@@ -55,6 +55,7 @@ class PreTrainedModel(nn.Module):
         device: str | torch.device = "auto",
         attn_implementation: str | None = None,
         numerics: str | None = None,
+        num_labels: int | None = None,
         state_dict: Mapping[str, Tensor] | None = None,
         ignore_mismatched_sizes: bool = False,
         output_loading_info: bool = False,
@@ -78,7 +79,7 @@ class PreTrainedModel(nn.Module):
             raise UsageError("without a folder, from_pretrained needs both config= and state_dict=")
         config = config or LlamaConfig.from_pretrained(cast("Path", path))
         tensors = open_checkpoint(cast("Path", path)) if state_dict is None else MemoryTensors(state_dict)
-        choices = {"attn_implementation": attn_implementation, "numerics": numerics}
+        choices = {"attn_implementation": attn_implementation, "numerics": numerics, "num_labels": num_labels}
         config = config.replace(
             dtype=chosen_dtype(dtype, config, tensors), **{name: value for name, value in choices.items() if value}
         )
