@@ -1,0 +1,72 @@
+"""What the pages show works: README and docs blocks and every example are run as a reader would run them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.source import ROOT
+from tests.docs.blocks import Block, command, read_blocks
+
+README = ROOT / "README.md"
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+EXAMPLE_LINES = 40
+SHELLS = ("bash", "sh", "shell", "console")
+
+
+def blocks_of(*languages: str) -> list[pytest.ParameterSet]:
+    """Every unmarked block of these languages, named by page and line."""
+    pages = [page for page in (README, *sorted((ROOT / "docs").rglob("*.md"))) if page.exists()]
+    found = [(page, block) for page in pages for block in read_blocks(page.read_text(encoding="utf-8"))]
+    return [
+        pytest.param(block, id=f"{page.relative_to(ROOT)}:{block.line}")
+        for page, block in found
+        if block.language in languages and not block.mark
+    ]
+
+
+@pytest.fixture
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in a folder with the repository's examples and recipes in it, where writing does no harm."""
+    for name in ("examples", "recipes"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("NO_COLOR", "1")
+    return tmp_path
+
+
+def run(*arguments: str, folder: Path) -> None:
+    """Run a command with nothing to read; whatever it wrote is shown when it fails."""
+    done = subprocess.run(arguments, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+
+
+def test_readme_has_the_two_commands() -> None:
+    page = README.read_text(encoding="utf-8")
+    assert command(page, "run")
+    assert "pytest" in command(page, "test")
+
+
+def test_left_out_blocks_say_why() -> None:
+    page = README.read_text(encoding="utf-8")
+    assert not [block for block in read_blocks(page) if block.mark == "not run" and len(block.remark.split()) < 2]
+
+
+@pytest.mark.parametrize("block", blocks_of(*SHELLS))
+def test_shell_block_runs(block: Block, reader: Path) -> None:
+    run("bash", "-euo", "pipefail", "-c", block.text, folder=reader)
+
+
+@pytest.mark.parametrize("block", blocks_of("python"))
+def test_python_block_runs(block: Block, reader: Path) -> None:
+    (reader / "block.py").write_text(block.text, encoding="utf-8")
+    run(sys.executable, "block.py", folder=reader)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_example_runs_and_is_short(path: Path, reader: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= EXAMPLE_LINES
+    run(sys.executable, str(path), folder=reader)
