@@ -162,11 +162,12 @@ def positions_from(mask: Tensor | None) -> Tensor | None:
 
 
 def largest(a: Tensor, b: Tensor) -> float:
-    """The largest absolute difference; infinite where either has a NaN or an infinity that the other has not."""
-    if a.shape != b.shape:
+    """The largest absolute difference: 0 for the same numbers, NaN in the same places included, else infinite at NaN."""
+    if a.shape != b.shape or a.dtype != b.dtype:
         return float("inf")
-    gap = (a.detach().double() - b.detach().double()).abs()
-    return 0.0 if torch.equal(a, b) else float(gap.nan_to_num(nan=float("inf")).max())
+    a, b = a.detach().double(), b.detach().double()
+    same = (a == b) | (a.isnan() & b.isnan())
+    return float(torch.where(same, 0.0, (a - b).abs()).nan_to_num(nan=float("inf")).max()) if a.numel() else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,18 +192,29 @@ def compare(folder: Path, *, length: int = 33, seed: int = 0) -> Iterator[Compar
         tokens = torch.randint(0, ours.config.vocab_size, (2, length), generator=generator)
         mask = torch.ones_like(tokens)
         mask[1, : length // 4] = 0
-        yield _compared(ours, theirs, tokens, None, dtype=dtype, backend=backend, run="whole")
-        yield _compared(ours, theirs, tokens, mask, dtype=dtype, backend=backend, run="left padding")
+        yield compared(ours, theirs, tokens, None, dtype=dtype, backend=backend, run="whole")
+        yield compared(ours, theirs, tokens, mask, dtype=dtype, backend=backend, run="left padding")
 
 
 @torch.no_grad()
-def _compared(ours: nn.Module, theirs: nn.Module, tokens: Tensor, mask: Tensor | None, **case: str) -> Comparison:
+def compared(
+    ours: nn.Module, theirs: nn.Module, tokens: Tensor, mask: Tensor | None, *, dtype: str, backend: str, run: str
+) -> Comparison:
+    """Run both on tokens (B, T) with a mask (B, T) and look for the first module whose output differs."""
     with outputs_of(ours) as a, outputs_of(theirs) as b:
         logits = ours(tokens, attention_mask=mask, use_cache=False).logits
         peer_logits = theirs(tokens, attention_mask=mask, position_ids=positions_from(mask), use_cache=False).logits
     # In the order in which ours ran: the first that differs is where the paths part.
-    first = next(((name, gap) for name in a if (gap := largest(a[name], b[name])) > 0), (None, 0.0))
-    return Comparison(**case, difference=largest(logits, peer_logits), first=first[0], first_difference=first[1])  # type: ignore[arg-type]
+    differing = ((name, gap) for name in a if name in b and (gap := largest(a[name], b[name])) > 0)
+    first, gap = next(differing, (None, 0.0))
+    return Comparison(
+        dtype=dtype,
+        backend=backend,
+        run=run,
+        difference=largest(logits, peer_logits),
+        first=first,
+        first_difference=gap,
+    )
 
 
 @contextmanager
