@@ -25,13 +25,14 @@ from llamita.errors import BrokenFileError, UsageError
 MAX_TEXT = 10_000_000  # characters of any one string, and items of any one list
 MAX_WORK = 1_000_000_000  # characters handled, with the weights below: seconds at most
 MAX_GLUE = 1_000  # characters between joined texts
-STEP = 1_000  # the weight of a call or a turn of a loop
-ITEM = 100  # the weight of an item in a list or dictionary
+STEP = 2_000  # the weight of a call or a turn of a loop
+ITEM = 200  # the weight of an item in a list or dictionary
 
-FILTERS = """
-    abs capitalize count d default dictsort e escape first float groupby indent int items join last length list lower
-    map max min reject rejectattr replace reverse round safe select selectattr sort string sum title trim truncate
-    unique upper wordcount
+# Filters by what they do with a list: hand its items on, or make text of all that is in them.
+PASSING = "count d default first items last length list map reject rejectattr reverse select selectattr"
+MAKING = """
+    abs capitalize dictsort e escape float groupby indent int join lower max min replace round safe sort string sum
+    title trim truncate unique upper wordcount
 """
 _STRETCHERS = ("center", "ljust", "rjust", "zfill", "expandtabs", "translate", "encode", "format_map")
 _WIDE = re.compile(r"\d{5,}|%[^%a-zA-Z]*\*|\{[^}]*\{")  # a width that is large, or given by an argument
@@ -116,8 +117,10 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         extensions = [LoopControlExtension, _Generation]
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=extensions, finalize=self._weighed)
         self._left = MAX_WORK
-        self.filters = {name: self._metered(self.filters[name]) for name in FILTERS.split()}
-        self.filters |= {"tojson": self._metered(_tojson), "counted": self._counted, "weighed": self._weighed}
+        passing = {name: self._metered(name, self.filters[name], self._held) for name in PASSING.split()}
+        making = {name: self._metered(name, self.filters[name], self._weighed) for name in MAKING.split()}
+        ours = {"tojson": self._metered("tojson", _tojson, self._weighed)}
+        self.filters = passing | making | ours | {"counted": self._counted, "weighed": self._weighed}
         self.globals = {
             "range": self.globals["range"],
             "dict": lambda *pairs, **entries: dict(*pairs, **entries),
@@ -172,20 +175,18 @@ class _Sandbox(ImmutableSandboxedEnvironment):
                 self._weighed(right)
         return super().call_binop(context, operator, left, right)
 
-    def _metered(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        name = function.__name__.removeprefix("do_")
-
+    def _metered(self, name: str, function: Callable[..., Any], weigh: Callable[[Any], Any]) -> Callable[..., Any]:
         @wraps(function)  # Also keeps the marks by which Jinja passes its context.
         def metered(*args: Any, **kwargs: Any) -> Any:
             values = [arg for arg in args if arg is not self and not isinstance(arg, Context | nodes.EvalContext)]
             self._spend(STEP)
             for value in (*values, *kwargs.values()):
-                self._weighed(value)
+                weigh(value)
             if values and isinstance(values[0], str):
                 self._check_growth(name, values[0], values[1:])
             elif name == "join" and len(values) > 1:
                 _refuse_if(len(str(values[1])) > MAX_GLUE, "it joins with too long a text")
-            return self._weighed(function(*args, **kwargs))
+            return weigh(function(*args, **kwargs))
 
         return metered
 
@@ -216,10 +217,15 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         """The value, once its size has been paid for: a small nest of lists can spell endless text."""
         if isinstance(value, str):
             self._afford(len(value))
-        elif isinstance(value, list | tuple | dict):
-            self._spend(ITEM * (1 + len(value)))
+        elif isinstance(self._held(value), list | tuple | dict):
             for item in value.values() if isinstance(value, dict) else value:
                 self._weighed(item)
+        return value
+
+    def _held(self, value: Any) -> Any:
+        """The value, once its place in memory has been paid for, though not its items'."""
+        if isinstance(value, list | tuple | dict):
+            self._spend(ITEM * (1 + len(value)))
         return value
 
     def _afford(self, size: int) -> None:
