@@ -1,6 +1,7 @@
 """Who may see whom, described once; each backend asks for the form that its kernel reads."""
 
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ class Mask:
     first: slot number of the first key; above 0 when a sliding cache has dropped the oldest.
     padding: (B, S) bool, True for real tokens. documents: the document number of each query (B, T) and key (B, S).
     given: (B | 1, N | 1, T, S), bool (True: visible) or additive.
+    prepared: what a backend made of this mask, under the backend's name, so that all layers share it.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Mask:
         self.padding = padding
         self.documents = documents
         self.given = given
+        self.prepared: dict[str, Any] = {}
         self._additive: Tensor | None = None
 
     @cached_property
