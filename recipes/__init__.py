@@ -1,0 +1,1 @@
+"""Recipes: one file of numbers and one small package of code for each model trained here."""

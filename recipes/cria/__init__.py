@@ -1,0 +1,1 @@
+"""The embedded model `cria`: its corpus, tokenizer, training loop and score."""

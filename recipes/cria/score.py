@@ -1,0 +1,167 @@
+"""What cria can do on unseen cases: `python -m recipes.cria.score` prints the figures of the model card.
+
+Tasks: greedy answers, right only if equal to the last character. Names and 8-grams: stories sampled as the model's
+generation_config.json says, each continuing the first words of a story that training never saw.
+"""
+
+import argparse
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from random import Random
+
+import torch
+from tokenizers import Tokenizer
+
+from llamita.model.llama import LlamaForCausalLM
+from recipes.cria import chats, tasks, words
+from recipes.cria.corpus import Corpus, render_chat
+from recipes.cria.recipe import Recipe, read_recipe
+from recipes.cria.stories import story
+from recipes.cria.tokens import BOS, HEADER, HEADER_END
+from recipes.cria.train import batch, token_loss
+
+Writer = Callable[[list[str]], list[str]]  # prompts -> what the model writes behind them
+
+_WORD = re.compile(r"[A-Za-z']+")
+_CAPITALISED = re.compile(r"\b[A-Z][a-z]+\b")
+_INTRODUCERS = ["named", "called", "friend", "girl", "boy", *words.BEASTS]
+
+
+def writer(
+    model: LlamaForCausalLM, tokenizer: Tokenizer, *, max_new_tokens: int, seed: int | None = None, rows: int = 100
+) -> Writer:
+    """Write with a model, greedily or, with a seed, sampled: a batch of rows at a time, padded on the left."""
+    tokenizer.enable_padding(direction="left", pad_id=model.config.pad_token_id or 0)
+
+    def write(prompts: list[str]) -> list[str]:
+        written: list[str] = []
+        for start in range(0, len(prompts), rows):
+            encoded = tokenizer.encode_batch(prompts[start : start + rows], add_special_tokens=False)
+            ids = torch.tensor([encoding.ids for encoding in encoded])
+            mask = torch.tensor([encoding.attention_mask for encoding in encoded])
+            seeds = {} if seed is None else {"seed": [seed + start + i for i in range(len(ids))]}
+            out = model.generate(
+                ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=seed is not None, **seeds
+            )
+            written += tokenizer.decode_batch(out[:, ids.shape[1] :].tolist(), skip_special_tokens=True)
+        return written
+
+    return write
+
+
+def question(case: tasks.Case) -> str:
+    """The text that asks a case: the conversation up to where the assistant is to speak."""
+    turns = chats.solved([case])[:-1]
+    segments = render_chat(turns, case.tools)
+    return "".join(segment.text for segment in segments) + f"{HEADER}assistant{HEADER_END}\n\n"
+
+
+def score_task(task: str, write: Writer, *, count: int) -> float:
+    """The share of held-out cases of a task that are answered exactly."""
+    rng = Random(f"score/{task}")
+    cases = [tasks.draw(task, rng, held_out=True) for _ in range(count)]
+    answers = write([question(case) for case in cases])
+    return sum(answer == case.answer for answer, case in zip(answers, cases, strict=True)) / count
+
+
+def story_starts(count: int) -> list[str]:
+    """The first 12 to 30 words of stories of a stream that training does not read."""
+    rng = Random("score/stories")
+    starts = []
+    for _ in range(count):
+        text = story(rng)
+        ends = [match.end() for match in re.finditer(r"\S+", text)]
+        starts.append(text[: ends[rng.randint(11, 29)]])
+    return starts
+
+
+def ordinary_capitals(count: int = 3000) -> set[str]:
+    """Capitalised words that are no names: those with which sentences of the generator's stories begin."""
+    rng = Random("score/ordinary")
+    found = chain.from_iterable(_CAPITALISED.findall(story(rng)) for _ in range(count))
+    return set(found) - set(words.NAMES)
+
+
+def stray_names(start: str, continuation: str, ordinary: set[str]) -> list[str]:
+    """Names of a continuation that neither its prompt holds nor the continuation introduces.
+
+    A name is a capitalised word that does not begin sentences in the generator's stories (`ordinary`). It is
+    introduced when, where it first stands, the word before says so: named, called, friend, girl, boy, fox ...
+    """
+    strays = []
+    for name in dict.fromkeys(_CAPITALISED.findall(continuation)):
+        if name in ordinary or re.search(rf"\b{name}\b", start):
+            continue
+        before = _WORD.findall((start + continuation)[: len(start) + continuation.index(name)])
+        if not before or before[-1] not in _INTRODUCERS:
+            strays.append(name)
+    return strays
+
+
+def grams(text: str) -> Iterator[str]:
+    """The 8-grams of the words of a text, without case and punctuation."""
+    found = [word.lower() for word in _WORD.findall(text)]
+    return (" ".join(found[i : i + 8]) for i in range(len(found) - 7))
+
+
+def unseen_grams(texts: Iterable[str], recipe: Recipe, tokenizer: Tokenizer) -> float:
+    """The share of the texts' 8-grams that stand nowhere in the training text, which is made again to compare."""
+    wanted = {gram: None for text in texts for gram in grams(text)}
+    total = len(wanted)
+    corpus = Corpus(recipe.mix, seed=recipe.seed)
+    for index in range(recipe.steps * recipe.training.rows):
+        tokens, _ = corpus.row(index, tokenizer, length=recipe.length)
+        for gram in grams(tokenizer.decode(tokens, skip_special_tokens=False)):
+            wanted.pop(gram, None)
+    return len(wanted) / total
+
+
+def bits_per_byte(kind: str, model: LlamaForCausalLM, recipe: Recipe, tokenizer: Tokenizer, *, rows: int = 64) -> float:
+    """Bits per byte of held-out text of one kind, every token counted."""
+    corpus = Corpus({kind: 1.0}, seed=recipe.seed, held_out=True)
+    nats, size = 0.0, 0
+    for first in range(0, rows, 16):
+        tokens, _ = batch(corpus, first, 16, tokenizer, length=recipe.length)
+        nats += float(token_loss(model, tokens, tokens, reduction="sum"))
+        texts = tokenizer.decode_batch(tokens[:, 1:].tolist(), skip_special_tokens=True)
+        size += sum(len(text.encode()) for text in texts)
+    return nats / math.log(2) / size
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description="Score cria on unseen cases.")
+    parser.add_argument("model", type=Path, nargs="?", default=Path("llamita/cria"))
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/cria.toml"))
+    parser.add_argument("--cases", type=int, default=200, help="of each task")
+    parser.add_argument("--stories", type=int, default=200)
+    parser.add_argument("--quick", action="store_true", help="leave out the 8-grams, which need all the training text")
+    arguments = parser.parse_args()
+    recipe = read_recipe(arguments.recipe)
+    model = LlamaForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
+    tokenizer = Tokenizer.from_file(str(arguments.model / "tokenizer.json"))
+    answer = writer(model, tokenizer, max_new_tokens=60)
+    for task in tasks.TASKS:
+        show(task, score_task(task, answer, count=arguments.cases))
+    starts = story_starts(arguments.stories)
+    continuations = writer(model, tokenizer, max_new_tokens=250, seed=0)([BOS + start for start in starts])
+    ordinary = ordinary_capitals()
+    clean = [not stray_names(*pair, ordinary) for pair in zip(starts, continuations, strict=True)]
+    show("stories whose names are all introduced", sum(clean) / len(clean))
+    tokenizer.no_padding()
+    for kind in ("story", "docstring", "small talk"):
+        print(f"bits per byte, held-out {kind:<34} {bits_per_byte(kind, model, recipe, tokenizer):6.3f}")
+    if not arguments.quick:
+        show("8-grams of sampled stories not in the training text", unseen_grams(continuations, recipe, tokenizer))
+
+
+def show(name: str, share: float) -> None:
+    """Print one share as a line."""
+    print(f"{name:<52} {share:8.1%}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
