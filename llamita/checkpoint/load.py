@@ -1,0 +1,80 @@
+"""The one door through which a model and its tokenizer come in."""
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+
+from llamita.config import LlamaConfig
+from llamita.errors import BrokenFileError, NotFoundError
+from llamita.files.hub import resolve
+from llamita.model.llama import LlamaForCausalLM
+from llamita.tokenizer.load import load_tokenizer
+from llamita.tokenizer.protocol import Tokenizer
+
+EMBEDDED = "cria"
+DTYPE_SYNONYMS = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to run, the tokenizer that speaks its ids, and where they came from."""
+
+    model: LlamaForCausalLM
+    tokenizer: Tokenizer
+    name: str
+    folder: Path
+
+
+def load_pretrained(
+    name: str | Path | None = None,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    attn_implementation: str | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+) -> Loaded:
+    """A model and its tokenizer: "cria" or None for the embedded one, a folder, or a repository id on the hub.
+
+    dtype: "auto" is the checkpoint's own; short names such as bf16 are understood.
+    Raises NotFoundError, AccessError, BrokenFileError (damaged, or model and tokenizer do not belong together),
+    UsageError (a dtype or device that is not there), UnsupportedError (quantized weights).
+    """
+    folder = locate(name, revision=revision, offline=offline)
+    config = LlamaConfig.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
+    check_vocabulary(tokenizer, config, folder)  # before the weights, which may be large
+    model = LlamaForCausalLM.from_pretrained(
+        folder,
+        dtype=DTYPE_SYNONYMS.get(dtype, dtype) if isinstance(dtype, str) else dtype,
+        device=device,
+        attn_implementation=attn_implementation,
+    )
+    return Loaded(model, tokenizer, str(name or EMBEDDED), folder)
+
+
+def locate(name: str | Path | None = None, *, revision: str | None = None, offline: bool = False) -> Path:
+    """The folder of a model by its name, fetched from the hub where it has to be."""
+    if name is None or str(name) == EMBEDDED:
+        return _embedded()
+    return resolve(str(name), revision=revision, offline=offline)
+
+
+def _embedded() -> Path:
+    folder = Path(str(files("llamita"))) / EMBEDDED
+    if not (folder / "config.json").is_file():
+        raise NotFoundError(
+            "the embedded model cria is not in this installation: install llamita anew, or name a model"
+        )
+    return folder
+
+
+def check_vocabulary(tokenizer: Tokenizer, config: LlamaConfig, folder: Path) -> None:
+    """Raise BrokenFileError where the tokenizer has ids that the model has no embedding for."""
+    if tokenizer.vocab_size > config.vocab_size:
+        raise BrokenFileError(
+            f"the tokenizer in {folder} has ids up to {tokenizer.vocab_size - 1}, but the model only "
+            f"{config.vocab_size} embeddings: put the model's own tokenizer there"
+        )
