@@ -24,7 +24,9 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 # Weights and drafts of ours, of this save or of one that was cut off; never adapters or other people's files.
-_OURS = re.compile(r"model(-\d{5}-of-\d{5})?(\.draft-[0-9a-f]{8})?\.safetensors")
+_OURS = re.compile(
+    r"model(-\d{5}-of-\d{5})?(\.draft-[0-9a-f]{8})?\.safetensors|\.model\.safetensors\.index\.json\.[0-9a-f]{8}\.tmp"
+)
 
 
 def save_checkpoint(
