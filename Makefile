@@ -11,7 +11,7 @@ install:  ## an environment in .venv with everything the tests need
 check:  ## style, types and the shape of the package
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
-	$(PYTHON) -m pyright
+	$(PYTHON) -m pyright --pythonpath $(PYTHON)
 	$(PYTHON) -m pytest -q tests/test_architecture.py tests/test_public.py
 
 fix:  ## let ruff mend what it can
