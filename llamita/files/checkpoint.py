@@ -17,9 +17,14 @@ class Described(Protocol):
     """A tensor, or what a header says of one."""
 
     @property
-    def dtype(self) -> torch.dtype: ...
+    def dtype(self) -> torch.dtype:
+        """Its dtype."""
+        ...
+
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        ...
 
 
 class Shard(Protocol):
@@ -28,9 +33,17 @@ class Shard(Protocol):
     path: Path
 
     @property
-    def entries(self) -> Mapping[str, Described]: ...
-    def load(self, name: str) -> Tensor: ...
-    def close(self) -> None: ...
+    def entries(self) -> Mapping[str, Described]:
+        """What the file holds, by name."""
+        ...
+
+    def load(self, name: str) -> Tensor:
+        """One tensor on the CPU."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the file; tensors already loaded stay good."""
+        ...
 
 
 # The order of the search: the first that is there is the checkpoint.

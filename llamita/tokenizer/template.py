@@ -31,8 +31,8 @@ ITEM = 200  # the weight of an item in a list or dictionary
 # Filters by what they do with a list: hand its items on, or make text of all that is in them.
 PASSING = "count d default first items last length list map reject rejectattr reverse select selectattr"
 MAKING = """
-    abs capitalize dictsort e escape float groupby indent int join lower max min replace round safe sort string sum
-    title trim truncate unique upper wordcount
+    abs capitalize dictsort e escape float format groupby indent int join lower max min replace round safe sort string
+    sum title trim truncate unique upper wordcount
 """
 _STRETCHERS = ("center", "ljust", "rjust", "zfill", "expandtabs", "translate", "encode", "format_map")
 _WIDE = re.compile(r"\d{5,}|%[^%a-zA-Z]*\*|\{[^}]*\{")  # a width that is large, or given by an argument
@@ -198,6 +198,8 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             case "join", *_:
                 _refuse_if(len(text) > MAX_GLUE, "it joins with too long a text")
                 self._weighed(args)
+            case "format", *_:
+                _refuse_if(bool(_WIDE.search(text)), "a format has too large a width")
             case "indent", int() | str() as width, *_:
                 _refuse_if((len(width) if isinstance(width, str) else width) > 64, "an indent is too wide")
 

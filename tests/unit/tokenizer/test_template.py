@@ -49,6 +49,9 @@ def test_the_dialect_equals_transformers():
         "{{ messages | tojson(indent=4) }}{{ messages[0] | dictsort }}",
         "{% for m in messages %}{{ loop.index }}/{{ loop.length }}{{ loop.last }}{{ m['content'][::-1] }}{% endfor %}",
         "  {%- if messages[0].nothing is defined %}a{% else %}b{% endif %}  \n{{ 'x' if tools else 'y' }}\n",
+        "{% macro kind(spec) %}{% if spec is mapping %}dict[{{ kind(spec['of']) }}]{% else %}{{ spec }}{% endif %}"
+        "{% endmacro %}{% for name, spec in {'a': {'of': 'int'}, 'b': 'str'} | items %}"
+        "{{ name + '=' -}}{{ '%s' | format(kind(spec)) }}{% if not loop.last %}, {% endif %}{% endfor %}",
         "{{ messages | map(attribute='content') | map('upper') | join(', ') }}{{ 'abc' | replace('b', 'x') | title }}",
         "{{ (1, 'a', [2.5]) }}{{ none }}{{ 7 // 2 }}{{ 'é' | tojson(ensure_ascii=true) }}{{ 'a\\nb' | indent(2) }}",
     ):
@@ -66,6 +69,7 @@ def test_the_dialect_equals_transformers():
         "{{ [1] * 1000000000 }}",
         "{{ '%1000000000d' % 1 }}",
         "{{ '%*d' % (1000000000, 1) }}",
+        "{{ '%1000000000d' | format(1) }}",
         "{{ '{:>1000000000}'.format(1) }}",
         "{{ '{:>{}}'.format(1, 1000000000) }}",
         "{{ 'a' | center(1000000000) }}",
