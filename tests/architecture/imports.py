@@ -11,7 +11,7 @@ from tests.architecture.source import Function, Module
 ROWS: tuple[frozenset[str], ...] = tuple(
     frozenset(row.split())
     for row in (
-        "errors config presets cria",
+        "errors config presets cria __version__",
         "kernels files",
         "attention cache",
         "context",
@@ -109,7 +109,8 @@ def _targets(node: ast.AST, module: Module, known: Collection[str]) -> Iterator[
         origin = _absolute(node, module)
         for alias in node.names:
             full = f"{origin}.{alias.name}"
-            yield full if full in known or full in TOP_ONLY_IN else origin
+            is_own_name = full in known or full in TOP_ONLY_IN or alias.name == "__version__"
+            yield full if is_own_name else origin
     elif isinstance(node, ast.Constant) and isinstance(node.value, str):
         # A table of module names for `import_module` is a bundle of arrows too.
         name = node.value.partition(":")[0]
