@@ -1,0 +1,47 @@
+"""Forward and backward of one batch, ours and a peer's in turn: seconds, and memory at the peak."""
+
+from time import perf_counter
+
+import torch
+
+from llamita.bench.peers import SYSTEMS
+from llamita.bench.report import Row, rows_of
+from llamita.bench.shapes import shape
+from llamita.bench.workers import Job, workers
+
+
+def prepare(system: str, shape_name: str, dtype: str, batch: int, length: int) -> Job:
+    """A model in training mode and one step of it, without an optimizer; runs in a worker's process."""
+    config = shape(shape_name)
+    model = SYSTEMS[system](config, getattr(torch, dtype)).train()
+    tokens = torch.randint(0, config.vocab_size, (batch, length), generator=torch.Generator().manual_seed(0))
+
+    def step() -> float:
+        start = perf_counter()
+        model(tokens, labels=tokens, use_cache=False).loss.backward()
+        seconds = perf_counter() - start
+        model.zero_grad(set_to_none=True)
+        return seconds
+
+    return step
+
+
+def measure(
+    systems: list[str], *, shape_name: str, dtype: str, batch: int, length: int, repeats: int, threads: int
+) -> list[Row]:
+    """Rows of seconds and of peak memory for each system; one turn each is not counted."""
+    arguments = {system: (system, shape_name, dtype, batch, length) for system in systems}
+    seconds: dict[str, list[float]] = {system: [] for system in systems}
+    with workers(prepare, arguments, threads=threads) as started:
+        for turn in range(repeats + 1):
+            # Who goes first changes from turn to turn.
+            for system in systems if turn % 2 else reversed(systems):
+                value = started[system].ask("run")
+                if turn:
+                    seconds[system].append(value)
+        peaks = {system: [worker.ask("peak") / 2**20] for system, worker in started.items()}
+    test = f"train {batch}x{length}"
+    return [
+        *rows_of(seconds, test=test, shape=shape_name, format=dtype, unit="s"),
+        *rows_of(peaks, test=f"{test} memory", shape=shape_name, format=dtype, unit="MiB"),
+    ]
