@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from llamita.bridge import transformers as peers
-from llamita.config import LlamaConfig
+from llamita.config import LlamaConfig, RopeConfig
 from llamita.model.llama import LlamaForCausalLM
 
 ROPES: dict[str, dict[str, Any]] = {
@@ -66,7 +66,7 @@ class Case:
             num_key_value_heads=HEADS[self.heads],
             head_dim=14,
             max_position_embeddings=17,
-            rope_parameters={"rope_type": self.rope, "rope_theta": 10000.0, **ROPES[self.rope]},
+            rope_parameters=RopeConfig.from_dict({"rope_type": self.rope, **ROPES[self.rope]}),
             attention_bias=self.bias,
             mlp_bias=self.bias,
             attn_implementation=self.backend,
@@ -161,8 +161,10 @@ def positions_from(mask: Tensor | None) -> Tensor | None:
     return None if mask is None else (mask.cumsum(-1) - 1).clamp(min=0)
 
 
-def largest(a: Tensor, b: Tensor) -> float:
-    """The largest absolute difference: 0 for the same numbers, NaN in the same places included, else infinite at NaN."""
+def largest(a: Tensor | None, b: Tensor | None) -> float:
+    """The largest absolute difference: 0 for the same numbers and NaN in the same places; infinite at a NaN in one."""
+    if a is None or b is None:
+        return 0.0 if a is b else float("inf")
     if a.shape != b.shape or a.dtype != b.dtype:
         return float("inf")
     a, b = a.detach().double(), b.detach().double()

@@ -28,7 +28,7 @@ class Cache(ABC):
 
     @abstractmethod
     def place(self, positions: Tensor) -> Tensor:
-        """Store the positions (B, T) of this pass before its first update; returns those of all slots in sight (B, S)."""
+        """Store the positions (B, T) of this pass, before its first update; returns all in sight, (B, S)."""
 
     @abstractmethod
     def span(self, queries: int) -> tuple[int, int]:

@@ -122,7 +122,8 @@ class LlamaModel(LlamaPreTrainedModel):
 
     def _wanted(self, name: str, layers: Layers, count: int) -> Collection[int]:
         """The layers asked for, by the argument or by the config's old flag of that name."""
-        layers = self.config.extra.get(name, False) if layers is None else layers
+        if layers is None:
+            layers = bool(self.config.extra.get(name, False))
         if isinstance(layers, bool):
             return range(count) if layers else ()
         layers = (layers,) if isinstance(layers, int) else layers
@@ -181,10 +182,8 @@ class LlamaForCausalLM(LlamaPreTrainedModel):
             context=context,
         )
         logits = self.lm_head(keep(outputs.last_hidden_state, logits_to_keep))
-        loss = None
-        if labels is not None or shift_labels is not None:
-            targets = losses.shift(labels) if shift_labels is None else shift_labels
-            loss = losses.cross_entropy(logits.float(), targets, num_items_in_batch)
+        targets = losses.shift(labels) if shift_labels is None and labels is not None else shift_labels
+        loss = None if targets is None else losses.cross_entropy(logits.float(), targets, num_items_in_batch)
         return self.finish(
             CausalLMOutputWithPast(
                 loss=loss,

@@ -209,7 +209,8 @@ class PreTrainedModel(nn.Module):
         for module in self.modules():
             if isinstance(module, PreTrainedModel):
                 module.config = config
-                module.vocab_size = size
+                if hasattr(module, "vocab_size"):
+                    vars(module)["vocab_size"] = size
         self.tie_weights()
         return self.get_input_embeddings()
 
