@@ -42,7 +42,7 @@ def load_pretrained(
     Raises NotFoundError, AccessError, BrokenFileError (damaged, or model and tokenizer do not belong together),
     UsageError (a dtype or device that is not there), UnsupportedError (quantized weights).
     """
-    folder = locate(name, revision=revision, offline=offline)
+    folder = find(name, revision=revision, offline=offline)
     config = LlamaConfig.from_pretrained(folder)
     tokenizer = load_tokenizer(folder)
     check_vocabulary(tokenizer, config, folder)  # before the weights, which may be large
@@ -55,7 +55,7 @@ def load_pretrained(
     return Loaded(model, tokenizer, str(name or EMBEDDED), folder)
 
 
-def locate(name: str | Path | None = None, *, revision: str | None = None, offline: bool = False) -> Path:
+def find(name: str | Path | None = None, *, revision: str | None = None, offline: bool = False) -> Path:
     """The folder of a model by its name, fetched from the hub where it has to be."""
     if name is None or str(name) == EMBEDDED:
         return _embedded()

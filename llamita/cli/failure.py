@@ -1,0 +1,56 @@
+"""What went wrong, in one sentence for people and one number for scripts."""
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+
+from llamita.errors import AccessError, LlamitaError, MemoryShortError, NotFoundError
+
+INTERRUPTED = 130
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+
+
+def report(error: BaseException, words: Sequence[str]) -> int:
+    """Say on stderr what an error means; returns the exit code. With --debug its traceback comes first."""
+    causes = list(_chain(error))
+    if any(isinstance(cause, KeyboardInterrupt) for cause in causes):  # libraries wrap what interrupts their import
+        _close(sys.stdout)
+        return INTERRUPTED
+    if any(isinstance(cause, BrokenPipeError) for cause in causes):
+        _close(sys.stdout)  # or the interpreter complains when it flushes at exit
+        return 0
+    if "--debug" in words or os.environ.get("LLAMITA_DEBUG", "0") not in ("", "0"):
+        traceback.print_exception(error)
+    failure = explained(error)
+    print(f"llamita: {failure}", file=sys.stderr)
+    return failure.exit_code
+
+
+def explained(error: BaseException) -> LlamitaError:
+    """Any error as one with a sentence and an exit code."""
+    text = " ".join(str(error).split())
+    if isinstance(error, LlamitaError):
+        kind = type(error)
+        return kind(text)
+    if isinstance(error, MemoryError) or any(sign in text.lower() for sign in OUT_OF_MEMORY):
+        return MemoryShortError("out of memory: take a smaller model, --dtype bfloat16, or fewer tokens with -n")
+    if isinstance(error, FileNotFoundError):
+        return NotFoundError(f"{error.filename} does not exist: check the path")
+    if isinstance(error, PermissionError):
+        return AccessError(f"{error.filename} may not be read or written: check its owner and mode")
+    text = text[:300] or "no details"
+    return LlamitaError(f"{type(error).__name__}: {text}; this was not foreseen, --debug shows where it happened")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _close(stream: object) -> None:
+    """Let everything that is still to be written go nowhere, where the stream is the process's own."""
+    if stream is sys.__stdout__ and sys.__stdout__ is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())

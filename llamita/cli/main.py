@@ -1,0 +1,84 @@
+"""`llamita VERB ...`: imports the chosen verb and nothing else, and turns every failure into one sentence.
+
+A verb is a module of this package: HELP, one sentence; EXAMPLES, shown under its --help, if it has any;
+add_arguments(parser); run(arguments) -> exit code.
+"""
+
+# Nothing dear up here: what is imported before `main` runs cannot be interrupted politely.
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+VERBS = {
+    "generate": "continue a text",
+    "chat": "talk with a model",
+    "show": "describe a model without loading it",
+    "verify": "compare with transformers, number by number",
+    "bench": "measure speed and memory",
+}
+DEFAULT = "generate"  # when text is piped in and no verb is named
+
+USAGE = """\
+usage: llamita VERB [options]
+       ... | llamita [options]    continue the text that is piped in
+
+verbs:
+{verbs}
+
+Every verb runs without arguments, on the embedded model cria. `llamita VERB --help` shows options and examples.
+
+examples:
+  llamita generate "Once upon a time"
+  echo "Once upon a time" | llamita --seed 1
+  llamita chat
+
+exit codes: 0 done, 1 failure, 2 wrong usage, 3 not found, 4 no access, 5 out of memory, 6 not supported,
+130 interrupted
+"""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a command line, sys.argv's by default; returns the exit code and prints what went wrong to stderr."""
+    words = list(sys.argv[1:] if words is None else words)
+    try:
+        code = run(words)
+        sys.stdout.flush()  # here, where a reader who has left is still no traceback
+    except SystemExit as leaving:  # argparse, after --help
+        return leaving.code if isinstance(leaving.code, int) else 0
+    except BaseException as error:
+        from llamita.cli import failure
+
+        return failure.report(error, words)
+    return code
+
+
+def run(words: list[str]) -> int:
+    """Run the verb that the words name."""
+    if not words:
+        from llamita.cli.stdin import is_piped
+
+        words = [DEFAULT] if is_piped() else ["--help"]
+    if words[0] in ("-h", "--help"):
+        print(USAGE.format(verbs="\n".join(f"  {verb:<10} {does}" for verb, does in VERBS.items())), end="")
+        return 0
+    if words[0] in ("-V", "--version"):
+        from llamita import __version__
+
+        print(f"llamita {__version__}")
+        return 0
+    if words[0].startswith("-"):
+        words = [DEFAULT, *words]
+    return _run_verb(words[0], words[1:])
+
+
+def _run_verb(verb: str, words: list[str]) -> int:
+    from llamita.cli import arguments
+
+    if verb not in VERBS:
+        raise arguments.unknown(
+            "verb", verb, VERBS, f'llamita --help lists them, or quote a text: llamita generate "{verb} ..."'
+        )
+    module = import_module(f"llamita.cli.{verb}")
+    parser = arguments.Parser(verb, module.HELP, getattr(module, "EXAMPLES", ""))
+    module.add_arguments(parser)
+    return module.run(parser.read(words))

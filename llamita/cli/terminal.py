@@ -1,0 +1,49 @@
+"""What a person at a terminal sees besides the answer: colours, notes, and that something is being waited for."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+STYLES = {"dim": "2", "bold": "1", "green": "1;32", "yellow": "33"}
+# A model may write escape sequences; only line ends and tabs get to steer the terminal.
+CONTROLS = dict.fromkeys([*range(32), *range(0x7F, 0xA0)]) | {ord("\n"): "\n", ord("\t"): "\t"}
+
+
+def has_color(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that wants colours (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def paint(text: str, style: str, stream: TextIO) -> str:
+    """The text in a style, where the stream shows styles."""
+    return f"\033[{STYLES[style]}m{text}\033[0m" if has_color(stream) else text
+
+
+def show(text: str) -> None:
+    """Write a piece of the answer at once; a terminal gets no control characters."""
+    sys.stdout.write(text.translate(CONTROLS) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def note(text: str, *, style: str = "dim") -> None:
+    """A line beside the answer."""
+    print(paint(text, style, sys.stderr), file=sys.stderr, flush=True)
+
+
+def warn(message: Warning | str, *_: object) -> None:
+    """A warning in one line; has the signature of `warnings.showwarning`."""
+    print(f"{paint('llamita:', 'yellow', sys.stderr)} {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def waiting(message: str, *, is_quiet: bool = False) -> Iterator[None]:
+    """Say what is being waited for, on a terminal and only as long as it lasts."""
+    if is_quiet or not has_color(sys.stderr):
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"[dim]{message}[/dim]", spinner="dots", spinner_style="dim"):
+        yield
