@@ -16,10 +16,14 @@ EXAMPLE_LINES = 40
 SHELLS = ("bash", "sh", "shell", "console")
 
 
+def pages() -> list[Path]:
+    """The README and everything in docs/."""
+    return [page for page in (README, *sorted((ROOT / "docs").rglob("*.md"))) if page.exists()]
+
+
 def blocks_of(*languages: str) -> list[pytest.ParameterSet]:
     """Every unmarked block of these languages, named by page and line."""
-    pages = [page for page in (README, *sorted((ROOT / "docs").rglob("*.md"))) if page.exists()]
-    found = [(page, block) for page in pages for block in read_blocks(page.read_text(encoding="utf-8"))]
+    found = [(page, block) for page in pages() for block in read_blocks(page.read_text(encoding="utf-8"))]
     return [
         pytest.param(block, id=f"{page.relative_to(ROOT)}:{block.line}")
         for page, block in found
@@ -51,8 +55,8 @@ def test_readme_has_the_two_commands() -> None:
 
 
 def test_left_out_blocks_say_why() -> None:
-    page = README.read_text(encoding="utf-8")
-    assert not [block for block in read_blocks(page) if block.mark == "not run" and len(block.remark.split()) < 2]
+    blocks = [block for page in pages() for block in read_blocks(page.read_text(encoding="utf-8"))]
+    assert not [block for block in blocks if block.mark == "not run" and len(block.remark.split()) < 2]
 
 
 @pytest.mark.parametrize("block", blocks_of(*SHELLS))
