@@ -20,9 +20,9 @@ def resolve(name_or_path: str, *, revision: str | None = None, offline: bool = F
     """
     path = Path(name_or_path).expanduser()
     with explained("read", path):
-        if path.is_dir():
+        if name_or_path and path.is_dir():
             return path
-        if path.exists():
+        if path.is_file():
             raise UsageError(f"{name_or_path} is a file: give the folder of the model")
     if not _REPOSITORY.fullmatch(name_or_path):
         raise NotFoundError(f"no folder {name_or_path!r}, and names on the hub have the form organisation/name")

@@ -60,7 +60,8 @@ class SafetensorsFile:
     """The tensors of one safetensors file.
 
     The mapping is private: a tensor may be written to, and the file never changes.
-    It lives as long as any of its tensors, so `close` only forgets it.
+    It lives as long as any of its tensors, so `close` only forgets it. A file may be replaced while it is mapped,
+    as `save_checkpoint` does; one that another program cuts short in place takes the process with it (SIGBUS).
     Raises BrokenFileError for any file that is not exactly a safetensors file.
     """
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import tokenizers
 
-from llamita.errors import UsageError
+from llamita.errors import BrokenFileError, UsageError
 
 
 class HuggingFaceTokenizer:
@@ -112,7 +112,12 @@ class HuggingFaceTokenizer:
         """The same tokenizer with its control tokens renamed to what nobody can type, and those names."""
         names = {i: f"\U000f0000{secrets.token_hex(8)}:{i}\U000f0001" for i in self.control_ids}
         by_text = {self._spelled(i): name for i, name in names.items()}
-        return tokenizers.Tokenizer.from_str(json.dumps(_renamed(self._library, by_text))), names
+        try:
+            return tokenizers.Tokenizer.from_str(json.dumps(_renamed(self._library, by_text))), names
+        except Exception as error:  # The library raises plain Exception.
+            raise BrokenFileError(
+                f"the tokenizer's vocabulary contradicts itself ({error}): download it again"
+            ) from error
 
 
 def _renamed(library: tokenizers.Tokenizer, names: Mapping[str, str]) -> dict[str, Any]:
@@ -125,7 +130,15 @@ def _renamed(library: tokenizers.Tokenizer, names: Mapping[str, str]) -> dict[st
         model["vocab"] = {names.get(token, token): i for token, i in model["vocab"].items()}
     else:  # Unigram: pieces with their scores, the unknown one by its place
         model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
+    if "merges" in model:  # A renamed token cannot be merged from text, nor take part in a merge.
+        model["merges"] = [merge for merge in model["merges"] if names.keys().isdisjoint(_involved(merge))]
     if model.get("unk_token") in names:
         model["unk_token"] = names[model["unk_token"]]
     content["post_processor"] = None  # It names tokens too, and the ids around a text are not its business here.
     return content
+
+
+def _involved(merge: list[str] | str) -> list[str]:
+    """The tokens of a merge and what it makes; older files write both tokens as one string."""
+    pair = merge.split(" ") if isinstance(merge, str) else merge
+    return [*pair, "".join(pair)]

@@ -51,10 +51,13 @@ def _library(path: Path) -> tokenizers.Tokenizer:
     text = read_text(path)
     try:
         library = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # The library raises plain Exception.
+        library.no_truncation()  # Both may be left in the file by training, and would cut and pad prompts.
+        library.no_padding()
+        library.encode("a", add_special_tokens=True)  # A damaged post-processor is not noticed before.
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # The library raises plain Exception, and its Rust panics are no Exception.
         raise BrokenFileError(f"{path} is no tokenizer the library can read ({error}): download it again") from error
-    library.no_truncation()  # Both may be left in the file by training, and would cut and pad prompts.
-    library.no_padding()
     return library
 
 

@@ -54,11 +54,8 @@ def test_what_looks_like_a_path_is_never_sent_to_the_hub(
     name: str, hub: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.chdir(tmp_path)
-    if name:
-        with pytest.raises(NotFoundError, match="no folder"):
-            resolve(name)
-    else:
-        assert resolve(name) == Path()
+    with pytest.raises(NotFoundError, match="no folder"):
+        resolve(name)
     assert hub["asked"] == []
 
 

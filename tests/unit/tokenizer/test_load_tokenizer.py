@@ -143,6 +143,10 @@ def test_tokens_named_in_a_role_are_special(llama_3: Path):
     tokenizer = load_tokenizer(llama_3)
     number = tokenizer.token_to_id("Ġllama")
     assert number in tokenizer.special_ids
+    ids = tokenizer.encode("a llama")
+    assert number not in ids
+    assert tokenizer.decode(ids) == "a llama"
+    assert tokenizer.encode("a llama", parse_special=True)[-1] == number
 
 
 @pytest.mark.parametrize("end", [7, [7, 3], [7, -1, 7, 3], None])
@@ -190,11 +194,23 @@ def test_missing_and_damaged_files_are_one_sentence(llama_3: Path, tmp_path: Pat
     )
     for content in ("", "{}", "[]", text.replace('"BPE"', '"XYZ"', 1)):
         complaint(BrokenFileError, "tokenizer.json", content)
+    template = json.loads(text)
+    template["post_processor"]["processors"][1]["special_tokens"] = {}
+    complaint(BrokenFileError, "tokenizer.json", json.dumps(template))
     for name in ("tokenizer_config.json", "generation_config.json", "config.json"):
         for content in ("", "{", "[1]"):
             assert name in complaint(BrokenFileError, name, content)
     for field in ('"added_tokens_decoder": {"x": 1}', '"added_tokens_decoder": 3', '"chat_template": [1]'):
         complaint(BrokenFileError, "tokenizer_config.json", f"{{{field}}}")
+
+
+def test_two_tokens_of_one_id_are_found_when_they_matter(llama_2: Path):
+    content = json.loads((llama_2 / "tokenizer.json").read_text())
+    content["model"]["vocab"]["▁l"] = content["model"]["vocab"]["ll"]
+    write(llama_2, tokenizer=content)
+    tokenizer = load_tokenizer(llama_2)
+    with pytest.raises(BrokenFileError, match="contradicts itself"):
+        tokenizer.encode("</s>")
 
 
 def test_wrong_text_and_ids_are_usage_errors(llama_3: Path):
