@@ -6,6 +6,7 @@ from dataclasses import InitVar, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
+from llamita import checks
 from llamita.errors import BrokenFileError, NotFoundError, UnsupportedError, UsageError
 
 ROPE_REQUIRED: dict[str, tuple[str, ...]] = {
@@ -17,6 +18,7 @@ ROPE_REQUIRED: dict[str, tuple[str, ...]] = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "proportional": (),
 }
+ROPE_CHECKS = {"truncate": checks.flag, "short_factor": checks.positives, "long_factor": checks.positives}
 ROPE_SYNONYMS = {"su": "longrope", "ntk": "dynamic"}
 ROPE_WITH_ORIGINAL_LENGTH = ("yarn", "longrope", "llama3")
 
@@ -28,6 +30,7 @@ ATTENTION_BACKENDS = ("eager", "sdpa", "flex", "flash_attention_2")
 BACKEND_SYNONYMS = {"flex_attention": "flex", "flash_attn_2": "flash_attention_2"}
 NUMERICS = ("hf", "meta")
 MODEL_TYPES = ("llama", "mistral")
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -58,10 +61,12 @@ class RopeConfig:
             if getattr(self, name) is None:
                 raise UsageError(f"rope_type {self.rope_type!r} needs the key {name!r}: add it to rope_parameters")
         for name, value in self.to_dict().items():
-            if name not in ("rope_type", "truncate"):
-                _check_positive(f"rope {name}", value)
+            if name != "rope_type":
+                ROPE_CHECKS.get(name, checks.positive)(f"rope {name}", value)
         if self.factor is not None and self.factor < 1:
             raise UsageError(f"rope factor is {self.factor}: it stretches the context, so it must be at least 1")
+        if self.rope_type == "yarn" and self.rope_theta <= 1:
+            raise UsageError(f"rope_theta is {self.rope_theta}: the 'yarn' rope_type needs it above 1")
         if self.rope_type == "llama3" and self["high_freq_factor"] <= self["low_freq_factor"]:
             raise UsageError(
                 f"high_freq_factor {self.high_freq_factor} must be above low_freq_factor {self.low_freq_factor}"
@@ -73,9 +78,12 @@ class RopeConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> "RopeConfig":
         """Read `rope_parameters` or `rope_scaling` of any age (`type` or `rope_type`; keys of no use are an error)."""
         values = {key: value for key, value in values.items() if value is not None}
+        for name in ("type", "rope_type"):
+            if not isinstance(values.get(name, ""), str):
+                raise UsageError(f"rope {name} is {values[name]!r}: it must be one of {', '.join(ROPE_REQUIRED)}")
         kinds = {ROPE_SYNONYMS.get(kind, kind) for kind in (values.pop("type", None), values.get("rope_type")) if kind}
         if len(kinds) > 1:
-            raise UsageError(f"rope keys 'type' and 'rope_type' contradict each other ({sorted(kinds)}): keep one")
+            raise UsageError(f"rope keys 'type' and 'rope_type' contradict each other ({sorted(map(str, kinds))}): keep one")
         values["rope_type"] = kinds.pop() if kinds else "default"
         nested = [key for key, value in values.items() if isinstance(value, Mapping)]
         if nested:
@@ -83,8 +91,8 @@ class RopeConfig:
         unknown = values.keys() - {item.name for item in fields(cls)}
         if unknown:
             raise UsageError(f"rope_parameters has keys Llama does not know: {', '.join(sorted(unknown))}")
-        lists = {key: tuple(values[key]) for key in ("short_factor", "long_factor") if key in values}
-        return cls(**(values | lists))
+        lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, **lists})
 
     def to_dict(self) -> dict[str, Any]:
         """The keys that are set, as transformers 5 writes them."""
@@ -103,12 +111,6 @@ class RopeConfig:
     def depends_on_length(self) -> bool:
         """Whether the frequencies change with the length of the sequence."""
         return self.rope_type in ("dynamic", "longrope")
-
-
-def _check_positive(name: str, value: Any) -> None:
-    numbers = value if isinstance(value, list) else [value]
-    if not numbers or any(isinstance(one, bool) or not isinstance(one, (int, float)) or one <= 0 for one in numbers):
-        raise UsageError(f"{name} is {value!r}: it must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,8 +212,8 @@ class LlamaConfig:
         values["dtype"] = str(values["dtype"]).removeprefix("torch.") if values.get("dtype") is not None else None
         if "id2label" in values:
             values.pop("num_labels", None)
-        if isinstance(values.get("id2label"), Mapping):
-            values["id2label"] = {int(index): label for index, label in values["id2label"].items()}
+        if values.get("id2label") is not None:
+            values["id2label"] = checks.labels(values["id2label"])
         known = {item.name for item in fields(cls)} | {"rope_theta", "rope_scaling", "num_labels"}
         extra = {key: value for key, value in values.items() if key not in known}
         given = {key: value for key, value in values.items() if key in known and _is_given(key, value)}
@@ -288,8 +290,8 @@ def _old_scaling(rope: RopeConfig) -> dict[str, Any] | None:
 def _resolve_rope(config: LlamaConfig, theta: float | None, scaling: Mapping[str, Any] | None) -> RopeConfig:
     """One RopeConfig from what was given: an object, a new or old dict, a bare theta, or nothing."""
     given = config.rope_parameters
-    values = given.to_dict() if isinstance(given, RopeConfig) else dict(given or {})
-    scaling = dict(scaling or {})
+    values = given.to_dict() if isinstance(given, RopeConfig) else checks.mapping("rope_parameters", given)
+    scaling = checks.mapping("rope_scaling", scaling)
     if theta is not None and values.get("rope_theta", theta) != theta:
         raise UsageError(
             f"rope_theta {theta} contradicts rope_parameters' rope_theta {values['rope_theta']}: give one of them"
@@ -310,8 +312,7 @@ def _resolve_rope(config: LlamaConfig, theta: float | None, scaling: Mapping[str
 def _resolve_labels(labels: Mapping[int, str], count: int | None) -> Mapping[int, str]:
     if count is None or count == len(labels):
         return labels
-    if count < 1:
-        raise UsageError(f"num_labels is {count}: it must be a whole number of at least 1")
+    checks.count("num_labels", count)
     return {index: f"LABEL_{index}" for index in range(count)}
 
 
@@ -328,10 +329,8 @@ def _check_counts(config: LlamaConfig) -> None:
     names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     for name in (*names, "max_position_embeddings", "num_key_value_heads", "head_dim", "sliding_window"):
         value = getattr(config, name)
-        if value is None and name in ("num_key_value_heads", "head_dim", "sliding_window"):
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UsageError(f"{name} is {value!r}: it must be a whole number of at least 1")
+        if value is not None or name not in ("num_key_value_heads", "head_dim", "sliding_window"):
+            checks.count(name, value)
     if config.head_dim is None and config.hidden_size % config.num_attention_heads:
         raise UsageError(
             f"hidden_size {config.hidden_size} is not a multiple of num_attention_heads "
@@ -359,9 +358,7 @@ def _check_shapes(config: LlamaConfig) -> None:
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         value = getattr(config, name)
         for token in value if isinstance(value, tuple) else (value,):
-            # -1 is Meta's "none"; transformers' own files carry it as pad_token_id.
-            if token is not None and not (-1 <= token < config.vocab_size):
-                raise UsageError(f"{name} is {token}, outside the vocabulary of {config.vocab_size} tokens")
+            checks.token(name, token, config.vocab_size)
 
 
 def _check_choices(config: LlamaConfig) -> None:
@@ -371,18 +368,15 @@ def _check_choices(config: LlamaConfig) -> None:
         "numerics": NUMERICS,
         "dtype": (None, *DTYPES),
         "model_type": MODEL_TYPES,
+        "problem_type": (None, *PROBLEM_TYPES),
     }
+    for name in ("use_cache", "tie_word_embeddings", "attention_bias", "mlp_bias"):
+        checks.flag(name, getattr(config, name))
     for name, allowed in choices.items():
         if getattr(config, name) not in allowed:
             listed = ", ".join(str(value) for value in allowed)
             raise UnsupportedError(f"{name} {getattr(config, name)!r} is not supported: use one of {listed}")
-    for name, low, high in (
-        ("rms_norm_eps", 0.0, 1.0),
-        ("initializer_range", 0.0, 1.0),
-        ("attention_dropout", 0.0, 1.0),
-    ):
-        value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            raise UsageError(f"{name} is {value!r}: it must be a number from {low} to {high}")
+    for name in ("rms_norm_eps", "initializer_range", "attention_dropout"):
+        checks.share(name, getattr(config, name))
     if config.rms_norm_eps == 0:
         raise UsageError("rms_norm_eps is 0: a row of zeros would be divided by zero, use 1e-6 or 1e-5")

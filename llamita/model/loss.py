@@ -39,10 +39,7 @@ def classification(logits: Tensor, labels: Tensor, problem_type: str | None) -> 
     """
     labels = labels.to(logits.device)
     count = logits.shape[-1]
-    problem_type = problem_type or _inferred_problem(count, labels)
-    if problem_type not in CLASSIFICATION:
-        raise ValueError(f"problem_type {problem_type!r} is unknown: use one of {', '.join(CLASSIFICATION)}")
-    return CLASSIFICATION[problem_type](logits, labels)
+    return CLASSIFICATION[problem_type or _inferred_problem(count, labels)](logits, labels)
 
 
 def _inferred_problem(count: int, labels: Tensor) -> str:

@@ -118,12 +118,6 @@ def test_sequence_ends_are_found_or_refused() -> None:
         blind(ids)
 
 
-def test_unknown_problem_type_is_named() -> None:
-    model = LlamaForSequenceClassification(CONFIG.replace(problem_type="clustering"))
-    with pytest.raises(ValueError, match=r"^problem_type 'clustering' is unknown: use one of regression, single_label"):
-        model(torch.tensor([[1, 2]]), labels=torch.tensor([0]))
-
-
 def test_return_dict_false_gives_the_tuple() -> None:
     ids, mask, _ = batch("left")
     for cls, length in ((LlamaForSequenceClassification, 2), (LlamaForTokenClassification, 1)):
