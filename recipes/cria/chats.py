@@ -50,7 +50,7 @@ def _turns(pairs: list[Message]) -> list[Message]:
 
 def a_system(rng: Random) -> list[Message]:
     """In three of ten conversations, a system message."""
-    return [("system", rng.choice(_TEXTS["systems"]))] if rng.random() < 0.3 else []
+    return [("system", expand(rng.choice(_TEXTS["systems"]), rng, {}))] if rng.random() < 0.3 else []
 
 
 def small_talk(rng: Random) -> list[Message]:

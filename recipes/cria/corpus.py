@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from recipes.cria import chats, tasks
 from recipes.cria.docstrings import read_docstrings
+from recipes.cria.functions import functions
 from recipes.cria.stories import story
 from recipes.cria.tokens import BOS, END, EOT, HEADER, HEADER_END
 
@@ -69,6 +70,7 @@ class Corpus:
             "told story": lambda rng: render_chat(chats.told_story(rng)),
             "small talk": lambda rng: render_chat(chats.small_talk(rng)),
             "docstring": lambda rng: _text(rng.choice(self._docstrings())),
+            "functions": lambda rng: _text(functions(rng)),
         }
 
     def document(self, kind: str, rng: Random) -> Document:

@@ -58,10 +58,12 @@ def story(rng: Random, *, hero: str = "") -> str:
     """One story of about 100 to 200 words: an opening, the beats of one plot, an ending."""
     slots = cast(rng, hero=hero)
     beats = [rng.choice(_TEXTS["openings"]), *rng.choice(_PLOTS)]
-    if rng.random() < 0.05:
-        beats[0] = rng.choice(_TEXTS["greetings"]) + " " + beats[0]
     if rng.random() < 0.6:
         beats.append(rng.choice(_TEXTS["endings"]))
+    if rng.random() < 0.05:
+        beats[0] = rng.choice(_TEXTS["greetings"]) + " " + beats[0]
+    for _ in range(rng.randint(0, 2)):
+        beats.insert(rng.randint(2, len(beats) - 2), rng.choice(_TEXTS["asides"]))
     sentences = [expand(beat, rng, slots) for beat in beats]
     first = rng.randint(1, 2)  # a few stories keep to one paragraph, most have two or three
     breaks = {first, len(sentences) - rng.randint(1, 3)} if rng.random() < 0.8 else set()

@@ -44,13 +44,14 @@ def batch(corpus: Corpus, first: int, count: int, tokenizer: Tokenizer, *, lengt
     return torch.tensor([tokens for tokens, _ in rows]), torch.tensor([labels for _, labels in rows])
 
 
-def token_loss(model: torch.nn.Module, tokens: Tensor, labels: Tensor, *, reduction: str = "mean") -> Tensor:
-    """Cross-entropy in nats of the next token, over the labels that are not ignored."""
+def token_loss(model: LlamaForCausalLM, tokens: Tensor, labels: Tensor, *, reduction: str = "mean") -> Tensor:
+    """Cross-entropy in nats of the next token; the labels that are ignored cost no logits."""
+    targets = labels[:, 1:]
+    is_learned = targets != IGNORED
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = model(tokens, use_cache=False).logits[:, :-1]
-    return F.cross_entropy(
-        logits.flatten(0, 1).float(), labels[:, 1:].flatten(), reduction=reduction, ignore_index=IGNORED
-    )
+        hidden_states = model.model(tokens, use_cache=False).last_hidden_state[:, :-1]
+        logits = model.lm_head(hidden_states[is_learned])
+    return F.cross_entropy(logits.float(), targets[is_learned], reduction=reduction)
 
 
 def make_optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -79,7 +80,7 @@ def initialize(model: LlamaForCausalLM) -> None:
 
 
 @torch.no_grad()
-def held_out(model: torch.nn.Module, recipe: Recipe, tokenizer: Tokenizer) -> dict[str, float]:
+def held_out(model: LlamaForCausalLM, recipe: Recipe, tokenizer: Tokenizer) -> dict[str, float]:
     """Nats per token of the mix's learned tokens, and bits per byte of stories and of docstrings, on held-out rows."""
     results = {}
     for name, mix in {"mix": recipe.mix, "story": {"story": 1.0}, "docstring": {"docstring": 1.0}}.items():
