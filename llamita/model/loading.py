@@ -2,20 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from llamita.config import LlamaConfig
-from llamita.errors import BrokenFileError, UnsupportedError
+from llamita.errors import BrokenFileError
 from llamita.model.initial import initialize
-from llamita.model.rope import LlamaRotaryEmbedding
-
-if TYPE_CHECKING:
-    from llamita.model.pretrained import PreTrainedModel
-
-Model = TypeVar("Model", bound="PreTrainedModel")
 
 PREFIXES = ("model", "transformer")  # what checkpoints call the model below a head
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)  # buffers that transformers before 4.31 wrote
@@ -93,29 +86,20 @@ class MemoryTensors:
         return self._tensors[name]
 
 
-def build(cls: type[Model], config: LlamaConfig, tensors: Tensors, *, device: torch.device) -> Model:
-    """A model of this class with the checkpoint's weights in `config.dtype`, in eval mode.
+def fill(
+    model: nn.Module,
+    tensors: Tensors,
+    *,
+    tied: Mapping[str, str],
+    std: float,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> LoadReport:
+    """Give every parameter of a model on the meta device its tensor, or a first value.
 
-    Parameters without a tensor, or with one of another shape, start as before training; `model.load_report` names
-    them. Raises UnsupportedError for quantized weights, BrokenFileError for ties that the file contradicts.
+    tied: names of weights that are another's twin -> that other's name; the twins are left to the model.
+    Raises BrokenFileError for ties that the file contradicts.
     """
-    if method := config.extra.get("quantization_config"):
-        kind = method.get("quant_method", "an unnamed method") if isinstance(method, dict) else method
-        raise UnsupportedError(f"this checkpoint is quantized by {kind}: give one of plain weights")
-    with torch.device("meta"):
-        model = cls(config)
-    model.load_report = fill(model, tensors, dtype=getattr(torch, str(config.dtype)), device=device)
-    model.tie_weights()
-    for module in model.modules():
-        if isinstance(module, LlamaRotaryEmbedding):
-            module.reset(device)
-    model.eval()
-    return model
-
-
-def fill(model: "PreTrainedModel", tensors: Tensors, *, dtype: torch.dtype, device: torch.device) -> LoadReport:
-    """Give every parameter of a model on the meta device its tensor, or a first value; ties are left to the model."""
-    tied = model.tied_weights
     places = _places(tensors.names, list(model.state_dict()))
     _check_ties(tensors, places, tied)
     report = LoadReport(unexpected_keys=_unexpected(tensors.names, places, tied))
@@ -132,7 +116,7 @@ def fill(model: "PreTrainedModel", tensors: Tensors, *, dtype: torch.dtype, devi
             report.mismatched_keys.append((name, tensors.shape(source), tuple(parameter.shape)))
         owner, _, leaf = name.rpartition(".")
         fresh = torch.empty(parameter.shape, dtype=dtype, device=device)
-        initialize(model.get_submodule(owner), leaf, fresh, std=model.config.initializer_range)
+        initialize(model.get_submodule(owner), leaf, fresh, std=std)
         _put(model, name, fresh)
     return report
 

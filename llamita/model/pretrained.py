@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from llamita.config import DTYPES, LlamaConfig
-from llamita.errors import UsageError
+from llamita.errors import UnsupportedError, UsageError
 from llamita.model import recompute, vocabulary
 from llamita.model.initial import initialize_tree
-from llamita.model.loading import LoadReport, MemoryTensors, build
+from llamita.model.loading import LoadReport, MemoryTensors, Tensors, fill
+from llamita.model.rope import LlamaRotaryEmbedding
 
 
 class PreTrainedModel(nn.Module):
@@ -83,7 +84,7 @@ class PreTrainedModel(nn.Module):
         config = config.replace(
             dtype=chosen_dtype(dtype, config, tensors), **{name: value for name, value in choices.items() if value}
         )
-        model = build(cls, config, tensors, device=chosen_device(device))
+        model = cls._from_tensors(config, tensors, device=chosen_device(device))
         report = model.load_report
         if report.mismatched_keys and not ignore_mismatched_sizes:
             raise UsageError(
@@ -93,6 +94,22 @@ class PreTrainedModel(nn.Module):
             warnings.warn(f"loading {folder}: {report}", stacklevel=2)
         model.generation_config = _read_generation_config(path)
         return cast("Self", (model, vars(report))) if output_loading_info else model
+
+    @classmethod
+    def _from_tensors(cls, config: LlamaConfig, tensors: Tensors, *, device: torch.device) -> Self:
+        """A model with the checkpoint's weights in `config.dtype`, in eval mode; what did not fit starts anew."""
+        if method := config.extra.get("quantization_config"):
+            kind = method.get("quant_method", "an unnamed method") if isinstance(method, dict) else method
+            raise UnsupportedError(f"this checkpoint is quantized by {kind}: give one of plain weights")
+        with torch.device("meta"):
+            model = cls(config)
+        dtype, std = getattr(torch, str(config.dtype)), config.initializer_range
+        model.load_report = fill(model, tensors, tied=model.tied_weights, std=std, dtype=dtype, device=device)
+        model.tie_weights()
+        for module in model.modules():
+            if isinstance(module, LlamaRotaryEmbedding):
+                module.reset(device)
+        return model.eval()
 
     def save_pretrained(self, folder: str | Path, *, max_shard_size: int | str = "5GB") -> None:
         """Write config.json, safetensors (in shards, with an index, above `max_shard_size`) and generation_config.json.

@@ -30,7 +30,7 @@ class Rotation:
         turn, angle_dtype = NUMERICS[numerics]
         self.cos = (angles.cos() * attention_factor).to(angle_dtype or dtype)
         self.sin = (angles.sin() * attention_factor).to(angle_dtype or dtype)
-        self.depends_on_length = rope.depends_on_length
+        self.depends_on_length = rope.rope_type in AT_LENGTH
         self._turn = turn
         self._rest = (inv_freq, attention_factor, dtype, rope, numerics)
 
@@ -101,7 +101,7 @@ class LlamaRotaryEmbedding(nn.Module):
         """The rotation of positions (B, T) for queries and keys of `dtype`."""
         rope = self.config.rope_parameters
         inv_freq = self.inv_freq
-        if rope.depends_on_length:
+        if rope.rope_type in AT_LENGTH:
             inv_freq = AT_LENGTH[rope.rope_type](self.config, positions.max() + 1, inv_freq)
         return Rotation(positions, inv_freq, self.attention_factor, dtype, rope, self.config.numerics)
 
