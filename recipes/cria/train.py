@@ -23,8 +23,6 @@ from recipes.cria.export import export
 from recipes.cria.recipe import Recipe, read_recipe
 from recipes.cria.tokens import train_tokenizer
 
-HELD_OUT_ROWS = 16  # of each kind of text, for the loss in the log
-
 
 def prepare_tokenizer(recipe: Recipe) -> Tokenizer:
     """The run's tokenizer, trained on the first documents of the corpus if there is none yet."""
@@ -80,19 +78,28 @@ def initialize(model: LlamaForCausalLM) -> None:
 
 
 @torch.no_grad()
+def measure(
+    model: LlamaForCausalLM, recipe: Recipe, tokenizer: Tokenizer, mix: dict[str, float], *, rows: int = 16
+) -> tuple[float, float]:
+    """Nats per token and bits per byte on rows of held-out text, of what the model is to write."""
+    corpus = Corpus(mix, seed=recipe.seed, held_out=True)
+    nats, tokens_seen, size = 0.0, 0, 0
+    for first in range(0, rows, 16):
+        tokens, labels = batch(corpus, first, min(16, rows - first), tokenizer, length=recipe.length)
+        nats += token_loss(model, tokens, labels, reduction="sum").item()
+        learned = [row[row != IGNORED].tolist() for row in labels[:, 1:]]
+        tokens_seen += sum(map(len, learned))
+        size += sum(len(text.encode()) for text in tokenizer.decode_batch(learned, skip_special_tokens=True))
+    return nats / tokens_seen, nats / math.log(2) / size
+
+
 def held_out(model: LlamaForCausalLM, recipe: Recipe, tokenizer: Tokenizer) -> dict[str, float]:
-    """Nats per token of the mix's learned tokens, and bits per byte of stories and of docstrings, on held-out rows."""
-    results = {}
-    for name, mix in {"mix": recipe.mix, "story": {"story": 1.0}, "docstring": {"docstring": 1.0}}.items():
-        corpus = Corpus(mix, seed=recipe.seed, held_out=True)
-        tokens, labels = batch(corpus, 0, HELD_OUT_ROWS, tokenizer, length=recipe.length)
-        nats = float(token_loss(model, tokens, labels, reduction="sum"))
-        if name == "mix":
-            results["held_out_loss"] = nats / int((labels[:, 1:] != IGNORED).sum())
-        else:
-            texts = tokenizer.decode_batch(tokens[:, 1:].tolist(), skip_special_tokens=True)
-            results[f"{name}_bits_per_byte"] = nats / math.log(2) / sum(len(text.encode()) for text in texts)
-    return results
+    """What the log says of held-out text: the loss of the mix, the bits per byte of two kinds."""
+    return {
+        "held_out_loss": measure(model, recipe, tokenizer, recipe.mix)[0],
+        "story_bits_per_byte": measure(model, recipe, tokenizer, {"story": 1.0})[1],
+        "docstring_bits_per_byte": measure(model, recipe, tokenizer, {"docstring": 1.0})[1],
+    }
 
 
 class Run:
