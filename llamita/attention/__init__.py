@@ -1,7 +1,6 @@
 """How tokens attend: interchangeable backends of one signature, each imported only when chosen."""
 
 from collections.abc import Callable
-from importlib import import_module
 
 from torch import Tensor
 
@@ -10,11 +9,37 @@ from llamita.errors import UnsupportedError
 # attend(q, k, v, mask, *, scale, dropout): q (B, N, T, H), k and v (B, K, S, H) -> (B, T, N, H)
 Backend = Callable[..., Tensor]
 
-BACKENDS = {
-    "eager": "llamita.attention.eager",
-    "sdpa": "llamita.attention.sdpa",
-    "flex": "llamita.attention.flex",
-    "flash_attention_2": "llamita.attention.flash",
+
+# Import statements, not import_module: torch.compile traces through these alone.
+def _eager() -> Backend:
+    from llamita.attention.eager import attend
+
+    return attend
+
+
+def _sdpa() -> Backend:
+    from llamita.attention.sdpa import attend
+
+    return attend
+
+
+def _flex() -> Backend:
+    from llamita.attention.flex import attend
+
+    return attend
+
+
+def _flash() -> Backend:
+    from llamita.attention.flash import attend
+
+    return attend
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {
+    "eager": _eager,
+    "sdpa": _sdpa,
+    "flex": _flex,
+    "flash_attention_2": _flash,
 }
 
 
@@ -22,4 +47,4 @@ def backend(name: str) -> Backend:
     """The attention function of this name; raises UnsupportedError (a ValueError) for an unknown one."""
     if name not in BACKENDS:
         raise UnsupportedError(f'attn_implementation="{name}" is not supported: use one of {", ".join(BACKENDS)}')
-    return import_module(BACKENDS[name]).attend
+    return BACKENDS[name]()

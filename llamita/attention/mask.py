@@ -1,6 +1,5 @@
 """Who may see whom, described once; each backend asks for the form that its kernel reads."""
 
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ class Mask:
     first: slot number of the first key; above 0 when a sliding cache has dropped the oldest.
     padding: (B, S) bool, True for real tokens. documents: the document number of each query (B, T) and key (B, S).
     given: (B | 1, N | 1, T, S), bool (True: visible) or additive.
-    prepared: what a backend made of this mask, under the backend's name, so that all layers share it.
+    prepared: forms made of this mask so far, by this class or by a backend, which all layers share.
     """
 
     def __init__(
@@ -45,14 +44,50 @@ class Mask:
         self.documents = documents
         self.given = given
         self.prepared: dict[str, Any] = {}
-        self._additive: Tensor | None = None
 
-    @cached_property
+    # Kept in `prepared` rather than by cached_property, whose lock torch.compile cannot trace (Python 3.11).
+
+    @property
     def is_plain_causal(self) -> bool:
         """Whether order alone decides, so that a kernel's own causal flag (T = S) or no mask at all (T = 1) says it.
 
         True in the cases in which transformers drops the mask under sdpa, as bit-equality with it asks for.
         """
+        if "plain" not in self.prepared:
+            self.prepared["plain"] = self._is_plain_causal()
+        return self.prepared["plain"]
+
+    @property
+    def visible(self) -> Tensor:
+        """Bool (B | 1, N | 1, T, S), True where the query sees the key."""
+        if "visible" not in self.prepared:
+            self.prepared["visible"] = self._visible()
+        return self.prepared["visible"]
+
+    @property
+    def visible_somewhere(self) -> Tensor:
+        """`visible`, but a query that may see nothing sees everything: for kernels that make NaN of an empty row."""
+        if "somewhere" not in self.prepared:
+            self.prepared["somewhere"] = self.visible | ~self.visible.any(-1, keepdim=True)
+        return self.prepared["somewhere"]
+
+    def additive(self, dtype: torch.dtype) -> Tensor:
+        """(B | 1, N | 1, T, S) of `dtype`: 0 where visible, the lowest finite number where not.
+
+        Finite, so that a query that sees nothing gets the mean of all values rather than NaN.
+        """
+        name = f"additive {dtype}"
+        if name not in self.prepared:
+            self.prepared[name] = self._additive(dtype)
+        return self.prepared[name]
+
+    def _additive(self, dtype: torch.dtype) -> Tensor:
+        lowest = torch.finfo(dtype).min
+        if self.given is not None and self.given.dtype != torch.bool:
+            return self.given.to(dtype).clamp(min=lowest)
+        return torch.where(self.visible, torch.zeros((), device=self.device, dtype=dtype), lowest)
+
+    def _is_plain_causal(self) -> bool:
         if self.given is not None or self.documents is not None or isinstance(self.offset, Tensor):
             return False
         if self.window is not None and self.keys >= self.window:
@@ -64,9 +99,7 @@ class Mask:
         # Reading the values would break a graph being compiled.
         return not torch.compiler.is_compiling() and bool(self.padding.all())
 
-    @cached_property
-    def visible(self) -> Tensor:
-        """Bool (B | 1, N | 1, T, S), True where the query sees the key."""
+    def _visible(self) -> Tensor:
         if self.given is not None:
             return self.given if self.given.dtype == torch.bool else self.given > torch.finfo(self.given.dtype).min
         query = (torch.arange(self.queries, device=self.device) + self.offset)[:, None]  # (T, 1)
@@ -81,22 +114,3 @@ class Mask:
             of_query, of_key = self.documents
             visible = visible & (of_query[:, None, :, None] == of_key[:, None, None, :])
         return visible
-
-    @cached_property
-    def visible_somewhere(self) -> Tensor:
-        """`visible`, but a query that may see nothing sees everything: for kernels that make NaN of an empty row."""
-        return self.visible | ~self.visible.any(-1, keepdim=True)
-
-    def additive(self, dtype: torch.dtype) -> Tensor:
-        """(B | 1, N | 1, T, S) of `dtype`: 0 where visible, the lowest finite number where not.
-
-        Finite, so that a query that sees nothing gets the mean of all values rather than NaN.
-        """
-        if self._additive is None or self._additive.dtype != dtype:
-            lowest = torch.finfo(dtype).min
-            if self.given is not None and self.given.dtype != torch.bool:
-                self._additive = self.given.to(dtype).clamp(min=lowest)
-            else:
-                zero = torch.zeros((), device=self.device, dtype=dtype)
-                self._additive = torch.where(self.visible, zero, lowest)
-        return self._additive
