@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, words: Sequence[str], environment: Mapping[str, str] = os.environ) -> argparse.Namespace:
         """The values of the words, of the environment where these say nothing, and of the defaults last."""
-        self.set_defaults(**self._from(environment))
+        self._take(environment)
         known, rest = self.parse_known_args(words)
         if rest and rest[0].startswith("-"):
             options = [option for action in self._actions for option in action.option_strings]
@@ -66,14 +66,15 @@ class Parser(argparse.ArgumentParser):
         """A wrong command line, said in one sentence."""
         raise UsageError(f"{message.removeprefix('argument ')}: {self.prog} --help shows what fits")
 
-    def _from(self, environment: Mapping[str, str]) -> dict[str, Any]:
-        options = {name: action for action in self._actions for name in action.option_strings if name.startswith("--")}
-        twins = {f"LLAMITA_{name[2:].upper().replace('-', '_')}": action for name, action in options.items()}
-        return {
-            action.dest: _value(name, environment[name], action)
-            for name, action in twins.items()
-            if name in environment and action.dest != "help"
-        }
+    def _take(self, environment: Mapping[str, str]) -> None:
+        """Make what the environment says the options' defaults."""
+        for action in self._actions:
+            names = [
+                f"LLAMITA_{name[2:].upper().replace('-', '_')}" for name in action.option_strings if name[1] == "-"
+            ]
+            for name in names:
+                if name in environment and action.dest != "help":
+                    action.default = _value(name, environment[name], action)
 
 
 def _value(name: str, text: str, action: argparse.Action) -> Any:

@@ -1,0 +1,117 @@
+"""The facts of a checkpoint, read from its small files and the headers of the large ones."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llamita.checkpoint.load import check_vocabulary, find
+from llamita.config import LlamaConfig
+from llamita.files.checkpoint import TensorFiles, open_checkpoint
+from llamita.files.disk import read_json
+from llamita.model.llama import LlamaForCausalLM
+from llamita.tokenizer.load import load_tokenizer
+from llamita.tokenizer.protocol import Tokenizer
+
+# Part of the model -> what its parameters' names contain, the first that fits.
+PARTS = {
+    "embedding": "embed_tokens",
+    "attention": "self_attn",
+    "feed-forward": ".mlp.",
+    "norms": "norm",
+    "head": "lm_head",
+}
+
+
+def facts(name: str | None, *, offline: bool = False) -> dict[str, Any]:
+    """What there is to say of a model, in groups, as JSON-like data; its weights stay on the disk."""
+    folder = find(name, offline=offline)
+    config = LlamaConfig.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
+    check_vocabulary(tokenizer, config, folder)
+    generation = folder / "generation_config.json"
+    with open_checkpoint(folder) as tensors, torch.device("meta"):
+        model = LlamaForCausalLM(config)
+        return {
+            "name": name or "cria",
+            "folder": str(folder),
+            "shape": _shape(config),
+            "positions": _positions(config),
+            "parameters": {**_parameters(model), "total": model.num_parameters()},
+            "weights": _weights(model, tensors),
+            "cache": _cache(config, _dtype(config, tensors)),
+            "tokenizer": _tokens(tokenizer),
+            "generation": _defaults(generation),
+        }
+
+
+def _shape(config: LlamaConfig) -> dict[str, Any]:
+    return {
+        "layers": config.num_hidden_layers,
+        "hidden": config.hidden_size,
+        "feed_forward": config.intermediate_size,
+        "query_heads": config.num_attention_heads,
+        "key_value_heads": config.num_key_value_heads,
+        "head": config.head_dim,
+        "vocabulary": config.vocab_size,
+        "activation": config.hidden_act,
+        "tied_embeddings": config.tie_word_embeddings,
+    }
+
+
+def _positions(config: LlamaConfig) -> dict[str, Any]:
+    return {
+        "context": config.max_position_embeddings,
+        "sliding_window": config.sliding_window,
+        **config.rope_parameters.to_dict(),
+    }
+
+
+def _parameters(model: LlamaForCausalLM) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():  # a tied head is its twin, and counted with it
+        counts[next(part for part, sign in PARTS.items() if sign in name)] += parameter.numel()
+    return {part: counts[part] for part in PARTS}
+
+
+def _weights(model: LlamaForCausalLM, tensors: TensorFiles) -> dict[str, Any]:
+    expected = {name: tuple(t.shape) for name, t in model.state_dict().items() if name not in model.tied_weights}
+    return {
+        "dtype": _dtype(model.config, tensors),
+        "tensors": len(tensors),
+        "files": len(tensors.paths),
+        "bytes": sum(path.stat().st_size for path in tensors.paths),
+        "missing": [name for name in expected if name not in tensors],
+        "misshapen": [name for name in expected if name in tensors and tensors.shape(name) != expected[name]],
+    }
+
+
+def _dtype(config: LlamaConfig, tensors: TensorFiles) -> str:
+    first = next(iter(tensors), None)
+    return str(tensors.dtype(first)).removeprefix("torch.") if first else config.dtype or "float32"
+
+
+def _cache(config: LlamaConfig, dtype: str) -> dict[str, Any]:
+    size = getattr(torch, dtype).itemsize
+    token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * size
+    return {"bytes_per_token": token, "bytes_at_full_context": token * config.max_position_embeddings}
+
+
+def _tokens(tokenizer: Tokenizer) -> dict[str, Any]:
+    def spelled(token_id: int | None) -> str | None:
+        return None if token_id is None else f"{tokenizer.id_to_token(token_id)} ({token_id})"
+
+    return {
+        "size": tokenizer.vocab_size,
+        "special": len(tokenizer.special_ids),
+        "bos": spelled(tokenizer.bos_token_id),
+        "eos": [spelled(token_id) for token_id in tokenizer.eos_token_ids],
+        "pad": spelled(tokenizer.pad_token_id),
+        "chat_template": tokenizer.chat_template is not None,
+    }
+
+
+def _defaults(path: Path) -> dict[str, Any]:
+    saved = read_json(path) if path.exists() else {}
+    return {name: value for name, value in saved.items() if "token_id" not in name and not name.startswith("_")}

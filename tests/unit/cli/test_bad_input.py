@@ -1,0 +1,193 @@
+"""Whatever is wrong is said in one sentence, with the right exit code, and nothing is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llamita.cli import failure
+from tests.small import save_small_model
+from tests.unit.cli.conftest import Run
+
+
+def one_sentence(err: str) -> bool:
+    return err.startswith("llamita: ") and err.count("\n") == 1 and err.endswith("\n") and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["generate", ""], 2, "the prompt is empty"),
+        (["generate", " \n"], 2, "the prompt is empty"),
+        (["generate", "x" * 200], 2, "201 tokens, the model reads at most 128"),
+        (["generate", "a", "--dtype", "float33"], 2, "dtype 'float33' is unknown"),
+        (["generate", "a", "--device", "teapot"], 2, "device 'teapot' is not available"),
+        (["generate", "a", "--attn", "magic"], 6, "'magic' is not supported"),
+        (["generate", "a", "-m", "no/such/folder"], 3, "no/such/folder"),
+        (["generate", "a", "-m", "nobody/nothing", "--offline"], 3, "nobody/nothing"),
+        (["show", "./missing"], 3, "./missing"),
+        (["generate", "a", "-n", "0"], 2, "max_tokens is 0"),
+        (["generate", "a", "-n", "many"], 2, "invalid int value: 'many'"),
+        (["generate", "a", "-t", "-1"], 2, "temperature is -1"),
+        (["generate", "a", "--top-p", "7"], 2, "top_p is 7"),
+        (["generate", "a", "--stop", ""], 2, "a stop string is empty"),
+        (["generate", "a", "b"], 2, "put quotes around"),
+        (["generate", "a", "--tempratur", "1"], 2, "did you mean --temperature?"),
+        (["generat", "a"], 2, "did you mean generate?"),
+        (["generate", "a\udcff"], 2, "not UTF-8"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments(run: Run, words: list[str], code: int, says: str) -> None:
+    outcome = run(*words)
+    assert outcome.code == code, outcome.err
+    assert says in outcome.err
+    assert one_sentence(outcome.err), outcome.err
+    assert outcome.out == ""
+
+
+@pytest.mark.parametrize(("data", "says"), [(b"caf\xe9", "byte 3 is 0xe9"), (b"", "empty"), (b" \n", "empty")], ids=str)
+def test_wrong_stdin(run: Run, data: bytes, says: str) -> None:
+    outcome = run("generate", stdin=data)
+    assert outcome.code == 2
+    assert says in outcome.err
+    assert one_sentence(outcome.err)
+
+
+def truncated(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+
+
+def without_shard(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def configured(**changes: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), encoding="utf-8")
+
+    return change
+
+
+def without(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def garbled(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes(b"{\xff")  # type: ignore[func-returns-value]
+
+
+DAMAGE = {
+    "no weights": (without("model.safetensors"), 3, "no weights"),
+    "no config": (without("config.json"), 3, "config.json"),
+    "no tokenizer": (without("tokenizer.json"), 3, "tokenizer.json"),
+    "truncated": (truncated, 1, "truncated"),
+    "absent shard": (without_shard, 1, "model-00001-of-00002"),
+    "heads": (configured(num_key_value_heads=3), 2, "num_key_value_heads 3"),
+    "negative": (configured(hidden_size=-5), 2, "hidden_size"),
+    "vocabulary": (configured(vocab_size=200, bos_token_id=0, eos_token_id=0, pad_token_id=0), 1, "ids up to 259"),
+    "garbled config": (garbled("config.json"), 1, "config.json"),
+    "garbled tokenizer": (garbled("tokenizer.json"), 1, "tokenizer.json"),
+    "quantized": (configured(quantization_config={"quant_method": "gptq"}), 6, "gptq"),
+}
+
+
+@pytest.mark.parametrize("verb", ["generate", "show"])
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damaged_checkpoints(run: Run, tmp_path: Path, kind: str, verb: str) -> None:
+    damage, code, says = DAMAGE[kind]
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_small_model(folder)
+    damage(folder)
+    before = sorted(folder.iterdir())
+    if (verb, kind) == ("show", "quantized"):
+        return  # headers can be shown
+    outcome = run(verb, "-m", str(folder))
+    assert (outcome.code, outcome.out) == (code, ""), outcome.err
+    assert says in outcome.err
+    assert one_sentence(outcome.err), outcome.err
+    assert sorted(folder.iterdir()) == before
+
+
+def test_an_error_nobody_thought_of(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a\nb")
+
+    monkeypatch.setattr("llamita.llm.load", broken)
+    outcome = run("generate", "a")
+    assert outcome.code == 1
+    assert outcome.err.startswith("llamita: RuntimeError: a b; ")
+    assert one_sentence(outcome.err)
+    assert "Traceback" in run("generate", "a", "--debug").err
+
+
+def test_exit_codes() -> None:
+    assert failure.explained(MemoryError()).exit_code == 5
+    assert failure.explained(RuntimeError("CUDA out of memory. Tried to allocate")).exit_code == 5
+    assert failure.explained(FileNotFoundError(2, "no", "x")).exit_code == 3
+    assert failure.explained(PermissionError(13, "no", "x")).exit_code == 4
+
+
+def test_an_interruption_wrapped_by_a_library(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise ImportError("numpy failed to load") from error
+
+    monkeypatch.setattr("llamita.llm.load", interrupted)
+    assert run("generate", "a") == (130, "", "")
+
+
+def started(*words: str, model: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "llamita", *words]
+    environment = os.environ | {"LLAMITA_MODEL": str(model)}
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env=environment,
+    )
+
+
+def test_ctrl_c_while_loading(small_path: Path) -> None:
+    process = started("generate", "a", model=small_path)
+    time.sleep(0.6)  # Python is up, torch is not
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "")
+
+
+def test_ctrl_c_while_writing_and_a_reader_who_leaves(tmp_path: Path) -> None:
+    endless = tmp_path / "endless"
+    endless.mkdir()
+    save_small_model(endless)
+    configured(max_position_embeddings=100_000)(endless)
+    process = started("generate", "a", "-t", "0", model=endless)
+    assert process.stdout is not None
+    process.stdout.read(5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+
+    process = started("generate", "a", "-t", "0", model=endless)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.read(5)
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(timeout=60), err) == (0, "")
