@@ -39,6 +39,7 @@ def export(model: LlamaForCausalLM, tokenizer: Tokenizer, recipe: Recipe, folder
     write_json(folder / "special_tokens_map.json", names)
     write_text(folder / "chat_template.jinja", template)
     write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True) + "\n")
+    write_text(folder / "recipe.toml", recipe.text)
     return folder
 
 

@@ -27,8 +27,9 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What `recipes/cria.toml` says."""
+    """What `recipes/cria.toml` says; `text` is the file itself, which is shipped beside the weights."""
 
+    text: str
     seed: int
     output: Path
     run: Path
@@ -61,9 +62,11 @@ class Recipe:
 
 def read_recipe(path: Path, *, tokens: int | None = None) -> Recipe:
     """Read a recipe; `tokens` replaces its budget."""
-    values = tomllib.loads(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    values = tomllib.loads(text)
     training = Training(**values["training"])
     return Recipe(
+        text=text,
         seed=values["seed"],
         output=Path(values["output"]),
         run=Path(values["run"]),
