@@ -17,7 +17,14 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
     """Options in one column, their help in another, a line each."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30, width=min(shutil.get_terminal_size().columns - 2, WIDTH))
+        super().__init__(prog, max_help_position=28, width=min(shutil.get_terminal_size().columns - 2, WIDTH))
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        """`-p, --prompt TEXT`, as Python 3.13 writes it, in all versions."""
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        values = self._format_args(action, action.dest.upper())
+        return f"{', '.join(action.option_strings)} {values}"
 
 
 class Parser(argparse.ArgumentParser):

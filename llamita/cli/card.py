@@ -114,4 +114,5 @@ def _tokens(tokenizer: Tokenizer) -> dict[str, Any]:
 
 def _defaults(path: Path) -> dict[str, Any]:
     saved = read_json(path) if path.exists() else {}
-    return {name: value for name, value in saved.items() if "token_id" not in name and not name.startswith("_")}
+    about_itself = ("_from_model_config", "transformers_version")
+    return {name: value for name, value in saved.items() if "token_id" not in name and name not in about_itself}

@@ -56,7 +56,7 @@ def take(chat: Conversation, line: str) -> bool:
             return obey(chat, line)
         _print_answer(chat, line)
     except KeyboardInterrupt:
-        terminal.note(" (stopped)")
+        terminal.note("(stopped)")
     except LlamitaError as error:
         terminal.warn(str(error))
     return True
@@ -76,6 +76,7 @@ def typed() -> Iterator[str]:
             return
         except KeyboardInterrupt:
             if is_warned:
+                terminal.note("")
                 raise
             is_warned = True
             terminal.note("\n(Ctrl-C again or Ctrl-D leaves)")

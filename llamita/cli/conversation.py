@@ -55,7 +55,7 @@ class Conversation:
         self._seed += 1
         self.turns.append({"role": "assistant", "content": completion.text})
         if completion.finish_reason == "length":
-            terminal.note(" (cut: no room for more tokens)")
+            terminal.note(" (cut at the limit of tokens)")
 
     def _forget_what_does_not_fit(self) -> None:
         """Drop the oldest turns until a quarter of the context is free for the answer, and say so."""

@@ -52,7 +52,9 @@ def _print(card: dict[str, Any]) -> None:
         table.add_row()
         table.add_row("", Text(title, style="bold"))
         for name, value in lines:
-            table.add_row(name, Text(value))
+            shown = Text(value)
+            shown.highlight_regex("[█▏]+", "green")
+            table.add_row(name, shown)
     console = Console(highlight=False, soft_wrap=False)
     console.print(Text.assemble((card["name"], "bold green"), (f"  {headline(card)}", "")))
     console.print(table)

@@ -1,0 +1,5 @@
+"""`python -m tests.golden`: write the records anew."""
+
+from tests.golden.records import write
+
+write()
