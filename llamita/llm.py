@@ -129,8 +129,8 @@ class LLM:
         prompts = [self._read(one) for one in several]
         if not prompts:
             return []
-        rows, steps = self._run(prompts, options)
-        for _ in steps:
+        rows = [self._row(ids, options, after=ids) for ids in prompts]
+        for _ in self._steps(prompts, rows, options):
             pass
         completions = [_completion(row, ids) for row, ids in zip(rows, prompts, strict=True)]
         return completions[0] if is_one else completions
@@ -138,21 +138,26 @@ class LLM:
     def stream(self, prompt: Prompt, *, prefix: Prefix | None = None, **options: Unpack[Options]) -> Stream:
         """Continue a text, piece by piece. `prefix` keeps what was read for the next text that begins alike."""
         ids = self._read(prompt)
-        (row,), steps = self._run([ids], options, prefix)
-        return Stream(steps, row, ids)
+        row = self._row(ids, options, after=ids)
+        return Stream(self._steps([ids], [row], options, prefix), row, ids)
 
     def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Completion:
         """Answer a conversation: messages of role and content, in the checkpoint's own chat format.
 
         Raises UsageError where the checkpoint has no chat template.
         """
-        return self.generate(encode_chat(self.tokenizer, messages), **options)
+        stream = self.stream_chat(messages, **options)
+        for _ in stream:
+            pass
+        return stream.completion
 
     def stream_chat(
         self, messages: Sequence[Message], *, prefix: Prefix | None = None, **options: Unpack[Options]
     ) -> Stream:
         """Answer a conversation, piece by piece."""
-        return self.stream(encode_chat(self.tokenizer, messages), prefix=prefix, **options)
+        ids = self._read(encode_chat(self.tokenizer, messages))
+        row = self._row(ids, options)
+        return Stream(self._steps([ids], [row], options, prefix), row, ids)
 
     def new_prefix(self) -> Prefix:
         """An empty `prefix` for `stream` and `stream_chat`."""
@@ -172,12 +177,11 @@ class LLM:
             raise UsageError(f"token id {outside[0]} is outside the vocabulary of {self.model.config.vocab_size}")
         return ids
 
-    def _run(
-        self, prompts: list[list[int]], options: Options, prefix: Prefix | None = None
-    ) -> tuple[list[Row], Iterator[Tensor]]:
-        """The rows to be written, and the steps that write them."""
+    def _steps(
+        self, prompts: list[list[int]], rows: list[Row], options: Options, prefix: Prefix | None = None
+    ) -> Iterator[Tensor]:
+        """The steps (B,) that write the rows."""
         choose = self._sampler(options, len(prompts))
-        rows = [self._row(len(ids), options) for ids in prompts]
         ids, mask = _left_padded(prompts, self.tokenizer.pad_token_id or 0)
         cache = None
         if prefix is not None:
@@ -186,7 +190,7 @@ class LLM:
         device = self.model.device
         feed = Feed(self.model, ids.to(device), attention_mask=mask.to(device), past_key_values=cache)
         steps = tokens(feed, choose=choose, stop=Stop(rows), pad_token_id=self.tokenizer.pad_token_id or 0)
-        return rows, steps if prefix is None else _recorded(steps, prefix)
+        return steps if prefix is None else _recorded(steps, prefix)
 
     def _sampler(self, options: Options, rows: int) -> Sampler:
         if unknown := options.keys() - Options.__annotations__.keys():
@@ -200,8 +204,9 @@ class LLM:
         settings: dict[str, Any] = {**SAMPLING, **saved, **given}
         return Sampler(rows, seed=options.get("seed"), device=self.model.device, **settings)
 
-    def _row(self, prompt_length: int, options: Options) -> Row:
-        room = self.context_length - prompt_length
+    def _row(self, prompt: list[int], options: Options, *, after: Sequence[int] = ()) -> Row:
+        """The row that is to follow a prompt; its text goes on from that of the ids `after`, or stands alone."""
+        room = self.context_length - len(prompt)
         most = options.get("max_tokens")
         if most is None:
             most = self.model.generation_config.get("max_new_tokens") or room
@@ -209,7 +214,7 @@ class LLM:
             raise UsageError(f"max_tokens is {most}: it must be at least 1")
         stops = Flags(stop_strings=options.get("stop")).stops
         ends = self.tokenizer.eos_token_ids
-        return Row(min(most, room), eos_token_ids=ends, strings=stops, tokenizer=self.tokenizer)
+        return Row(min(most, room), eos_token_ids=ends, strings=stops, tokenizer=self.tokenizer, after=after)
 
 
 # What neither the call nor the checkpoint says: draw from the model's own distribution.

@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"text": text, **told, "model": llm.name, "seed": seed}, ensure_ascii=False))
         return 0
     if sys.stdout.isatty() and not args.quiet:
-        sys.stdout.write(terminal.paint(prompt.translate(terminal.CONTROLS), "dim", sys.stdout))
+        asked = prompt if args.system is None else f"{prompt}\n"
+        sys.stdout.write(terminal.paint(asked.translate(terminal.CONTROLS), "dim", sys.stdout))
     _print(stream)
     if sys.stderr.isatty() and not args.quiet:
         terminal.note(summary(stream.completion, time.perf_counter() - started, seed))

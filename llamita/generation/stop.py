@@ -8,7 +8,7 @@ from torch import Tensor
 
 from llamita.errors import UsageError
 from llamita.tokenizer.protocol import Tokenizer
-from llamita.tokenizer.stream import StreamDecoder
+from llamita.tokenizer.stream import CONTEXT, StreamDecoder
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Row:
     """One row as it grows: its tokens, its text, and why it ended.
 
     limit: the most tokens. eos_token_ids: ids that end it. strings: texts that end it and are not part of it, however
-    tokens cut them. tokenizer: needed for `strings`, and where text is wanted.
+    tokens cut them. tokenizer: needed for `strings`, and where text is wanted. after: the ids before the row, where
+    its text goes on from theirs: a SentencePiece token that begins with a space keeps it only behind another.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Row:
         eos_token_ids: Collection[int] = (),
         strings: Sequence[str] = (),
         tokenizer: Tokenizer | None = None,
+        after: Sequence[int] = (),
     ) -> None:
         if strings and tokenizer is None:
             raise UsageError("stop_strings are found in text: pass tokenizer= as well")
@@ -44,6 +46,9 @@ class Row:
         self.finish: Finish | None = None
         self._decoder = None if tokenizer is None else StreamDecoder(tokenizer)
         self._held = ""
+        if self._decoder is not None:
+            for token_id in after[-CONTEXT:]:
+                self._decoder.push(token_id)
 
     @property
     def needs_tokens(self) -> bool:

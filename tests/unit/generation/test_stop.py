@@ -1,6 +1,7 @@
 """Rows end where they should, and show their text as early as it is safe, and never more."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -109,6 +110,26 @@ def test_a_batch_ends_row_by_row() -> None:
     assert [row.token_ids for row in stop.rows] == [[1, 9], [1, 1], [9, 9, 9]]
     assert [row.finish for row in stop.rows] == [Finish("stop", 9), Finish("length"), None]
     assert not stop.is_over
+
+
+def test_a_row_goes_on_from_the_text_before_it() -> None:
+    class Words:
+        """Decodes as SentencePiece: every word brings its space, and a text loses that of its first."""
+
+        special_ids: frozenset[int] = frozenset()
+
+        def id_to_token(self, token_id: int) -> str:
+            return "\u2581" + "abcdef"[token_id]
+
+        def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
+            return "".join(" " + "abcdef"[i] for i in ids)[1:]
+
+    tokenizer: Any = Words()
+    alone, behind = Row(2, tokenizer=tokenizer), Row(2, tokenizer=tokenizer, after=[0, 1, 2, 3, 4, 5])
+    for token_id in (2, 3):
+        alone.push(token_id)
+        behind.push(token_id)
+    assert (alone.text, behind.text) == ("c d", " c d")
 
 
 def test_stop_strings_need_a_tokenizer() -> None:
