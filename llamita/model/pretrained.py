@@ -216,13 +216,13 @@ class PreTrainedModel(nn.Module):
         size = vocabulary.new_size(self.config.vocab_size, new_num_tokens, pad_to_multiple_of)
         if size == self.config.vocab_size:
             return self.get_input_embeddings()
+        config = self.config.replace(vocab_size=size)  # first: it refuses to lose a special token
         head = self.get_output_embeddings()
         resized = [self.get_input_embeddings(), *([head] if head is not None and not self.tied_weights else [])]
         for module in resized:
             vocabulary.resize_module(module, size, std=self.config.initializer_range, from_mean=mean_resizing)
         if isinstance(head, nn.Linear):
             head.out_features = size
-        config = self.config.replace(vocab_size=size)
         for module in self.modules():
             if isinstance(module, PreTrainedModel):
                 module.config = config
