@@ -1,10 +1,12 @@
 """What went wrong, in one sentence for people and one number for scripts."""
 
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 
+from llamita.cli import terminal
 from llamita.errors import AccessError, LlamitaError, MemoryShortError, NotFoundError
 
 INTERRUPTED = 130
@@ -15,6 +17,7 @@ def report(error: BaseException, words: Sequence[str]) -> int:
     """Say on stderr what an error means; returns the exit code. With --debug its traceback comes first."""
     causes = list(_chain(error))
     if any(isinstance(cause, KeyboardInterrupt) for cause in causes):  # libraries wrap what interrupts their import
+        terminal.restore()
         _close(sys.stdout)
         return INTERRUPTED
     if any(isinstance(cause, BrokenPipeError) for cause in causes):
@@ -22,8 +25,10 @@ def report(error: BaseException, words: Sequence[str]) -> int:
         return 0
     if "--debug" in words or os.environ.get("LLAMITA_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
+    if isinstance(error, OSError):
+        _close(sys.stdout)  # what could not be written will not be at exit either
     failure = explained(error)
-    print(f"llamita: {failure}", file=sys.stderr)
+    print(f"{terminal.paint('llamita:', 'red', sys.stderr)} {failure}", file=sys.stderr)
     return failure.exit_code
 
 
@@ -39,6 +44,8 @@ def explained(error: BaseException) -> LlamitaError:
         return NotFoundError(f"{error.filename} does not exist: check the path")
     if isinstance(error, PermissionError):
         return AccessError(f"{error.filename} may not be read or written: check its owner and mode")
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return LlamitaError("the disk that is written to is full: free some space and try again")
     text = text[:300] or "no details"
     return LlamitaError(f"{type(error).__name__}: {text}; this was not foreseen, --debug shows where it happened")
 

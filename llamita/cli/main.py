@@ -41,6 +41,9 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run a command line, sys.argv's by default; returns the exit code and prints what went wrong to stderr."""
     words = list(sys.argv[1:] if words is None else words)
     try:
+        from llamita.cli import terminal
+
+        terminal.open_streams()
         code = run(words)
         sys.stdout.flush()  # here, where a reader who has left is still no traceback
     except SystemExit as leaving:  # argparse, after --help

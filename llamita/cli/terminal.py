@@ -6,9 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-STYLES = {"dim": "2", "bold": "1", "green": "1;32", "yellow": "33"}
+STYLES = {"dim": "2", "bold": "1", "green": "1;32", "yellow": "33", "red": "1;31"}
 # A model may write escape sequences; only line ends and tabs get to steer the terminal.
 CONTROLS = dict.fromkeys([*range(32), *range(0x7F, 0xA0)]) | {ord("\n"): "\n", ord("\t"): "\t"}
+
+
+def open_streams() -> None:
+    """Let output go nowhere where the process was started without stdout or stderr."""
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
 
 
 def has_color(stream: TextIO) -> bool:
@@ -35,6 +41,12 @@ def note(text: str, *, style: str = "dim") -> None:
 def warn(message: Warning | str, *_: object) -> None:
     """A warning in one line; has the signature of `warnings.showwarning`."""
     print(f"{paint('llamita:', 'yellow', sys.stderr)} {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+
+
+def restore() -> None:
+    """Show the cursor again, which a spinner that was interrupted may have left hidden."""
+    if has_color(sys.stderr):
+        sys.stderr.write("\033[?25h")
 
 
 @contextmanager

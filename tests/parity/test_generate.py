@@ -1,5 +1,6 @@
 """What is written equals what transformers writes, token for token, greedily and under the same global seed."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from llamita.bridge import transformers as peers
 from llamita.cache import DynamicCache
 from llamita.config import LlamaConfig
 from llamita.model.llama import LlamaForCausalLM
+from llamita.tokenizer.load import load_tokenizer
 
 END, PAD = 5, 0
 
@@ -161,3 +163,20 @@ def test_streamers_hear_the_same(ours: LlamaForCausalLM, theirs: Any, prompt: Te
     ours.generate(prompt, max_new_tokens=6, streamer=mine)
     theirs.generate(prompt, max_new_tokens=6, streamer=reference)
     assert mine.heard == reference.heard
+
+
+def test_stop_strings(small_path: Path) -> None:
+    ours = LlamaForCausalLM.from_pretrained(small_path)
+    theirs = peers.load(small_path, dtype=torch.float32, attn_implementation="sdpa")
+    tokenizer = load_tokenizer(small_path)
+    reference = peers.library().AutoTokenizer.from_pretrained(str(small_path))
+    prompt = torch.tensor([tokenizer.encode(text) for text in ("ab", "cd", "ef")])
+    whole = ours.generate(prompt, do_sample=True, max_new_tokens=30, seed=[3, 4, 5])[:, 3:]
+    stops = [text for row in whole.tolist() if (text := tokenizer.decode(row[6:8])).isascii()]
+    assert stops
+    for seed in range(4):
+        flags: dict[str, Any] = {"do_sample": True, "max_new_tokens": 60, "stop_strings": [*stops, "a", "the"]}
+        torch.manual_seed(seed)
+        mine = ours.generate(prompt, tokenizer=tokenizer, **flags)
+        torch.manual_seed(seed)
+        assert mine.tolist() == theirs.generate(prompt, tokenizer=reference, **flags).tolist()
