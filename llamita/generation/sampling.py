@@ -32,7 +32,8 @@ def keep_top_p(logits: Tensor, top_p: PerRow, *, min_tokens_to_keep: int = 1) ->
     """
     ascending, order = logits.sort()
     reached = ascending.softmax(-1).cumsum(-1)
-    removed = reached <= _column([1 - p for p in _listed(top_p, logits.shape[0])], logits)
+    rest = 1 - top_p if isinstance(top_p, int | float) else [1 - p for p in _listed(top_p, logits.shape[0])]
+    removed = reached <= _column(rest, logits)
     removed[..., -min_tokens_to_keep:] = False
     return logits.masked_fill(removed.scatter(-1, order, removed), -math.inf)
 
