@@ -166,6 +166,16 @@ def test_missing_parts(tmp_path: Path) -> None:
         llamita.load(tmp_path)
 
 
+def test_the_embedded_model_is_named_cria(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("llamita.checkpoint.load.files", lambda package: tmp_path / package)
+    for name in (None, "cria"):
+        with pytest.raises(NotFoundError, match="not in this installation"):
+            llamita.load(name)
+    (tmp_path / "llamita" / "cria").mkdir(parents=True)
+    save_small_model(tmp_path / "llamita" / "cria")
+    assert llamita.load().name == llamita.load("cria").name == "cria"
+
+
 def test_names_of_dtypes_and_devices(small_path: Path) -> None:
     assert "bfloat16" in repr(llamita.load(small_path, dtype="bf16"))
     with pytest.raises(UsageError, match="dtype 'int3'"):
