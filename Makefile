@@ -2,7 +2,7 @@
 PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install check fix test figures bench cria cria-score
+.PHONY: install check fix test golden figures bench cria cria-score
 
 install:  ## an environment in .venv with everything the tests need
 	python3 -m venv .venv
@@ -20,6 +20,9 @@ fix:  ## let ruff mend what it can
 
 test:  ## every test
 	$(PYTHON) -m pytest -q -n 2
+
+golden:  ## write the recorded help texts and answers anew
+	$(PYTHON) -m tests.golden
 
 figures:  ## modules, lines, cycles and sizes, next to their limits
 	$(PYTHON) -m tests.architecture
