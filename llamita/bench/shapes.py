@@ -1,5 +1,6 @@
 """The models that are measured: real shapes with random weights, nothing to download."""
 
+from llamita.checkpoint.load import find
 from llamita.config import LlamaConfig
 from llamita.errors import UsageError
 from llamita.presets import PRESETS
@@ -30,7 +31,9 @@ SHAPES: dict[str, LlamaConfig] = {
 
 
 def shape(name: str) -> LlamaConfig:
-    """The config of this name; raises UsageError for an unknown one."""
+    """The config of this name, "cria" being the embedded model's; raises UsageError for an unknown one."""
+    if name == "cria":
+        return LlamaConfig.from_pretrained(find("cria"))
     if name not in SHAPES:
-        raise UsageError(f"shape {name!r} is unknown: use one of {', '.join(SHAPES)}")
+        raise UsageError(f"shape {name!r} is unknown: use one of cria, {', '.join(SHAPES)}")
     return SHAPES[name]
