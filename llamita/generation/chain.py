@@ -1,0 +1,52 @@
+"""All that happens to logits before the draw, in one stated order."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from llamita.generation.distribution import Distribution, merge
+from llamita.generation.history import History
+from llamita.generation.mirostat import Mirostat
+from llamita.generation.stages import STAGES, Rows
+
+
+class Chain:
+    """The stages that the settings ask for, in their order; with none the logits are handed through untouched.
+
+    distribution: one for the batch, or one for each row. generators: those of the rows, which XTC draws from before
+    the token is drawn; None draws from torch's global one. Raises UsageError for lists of the wrong length.
+    """
+
+    def __init__(
+        self,
+        distribution: Distribution | Sequence[Distribution],
+        *,
+        rows: int,
+        device: torch.device | str = "cpu",
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> None:
+        settings = distribution if isinstance(distribution, Distribution) else merge(distribution)
+        settings.check_rows(rows)
+        batch = Rows(settings, rows, device, generators)
+        self._steps = [(stage.name, step) for stage in STAGES for step in stage.steps(batch)]
+        self._mirostat = next((step for _, step in self._steps if isinstance(step, Mirostat)), None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The stages that are on."""
+        return tuple(dict.fromkeys(name for name, _ in self._steps))
+
+    def __bool__(self) -> bool:
+        return bool(self._steps)
+
+    def __call__(self, logits: Tensor, history: History) -> Tensor:
+        """What to draw from, (B, V) -> (B, V); the very same tensor where nothing is on."""
+        for _, step in self._steps:
+            logits = step(logits, history)
+        return logits
+
+    def observe(self, logits: Tensor, tokens: Tensor) -> None:
+        """Tell what was drawn, tokens (B,), from the logits (B, V) that the chain gave: mirostat goes by it."""
+        if self._mirostat is not None:
+            self._mirostat.observe(logits, tokens)

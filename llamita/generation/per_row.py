@@ -1,0 +1,65 @@
+"""One value for every row of a batch, or one for each."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from llamita.errors import UsageError
+
+PerRow = float | Sequence[float | None] | Tensor | None  # one number for all rows, or one for each; None is "off"
+
+
+class EachRow(tuple):
+    """One value for each row, of something that is itself a list or a table: EachRow((None, [[5, 7]]))."""
+
+    def select(self, rows: Sequence[int]) -> "EachRow":
+        """The values of these rows."""
+        return EachRow(self[row] for row in rows)
+
+
+def listed(value: PerRow, rows: int, *, off: float = 0.0) -> list[float]:
+    """The value of every row as a number; `off` stands for None."""
+    values = value.tolist() if isinstance(value, Tensor) else value
+    each = values if isinstance(values, Sequence) else [values] * rows
+    return [off if one is None else one for one in each]
+
+
+def column(value: PerRow, logits: Tensor) -> float | Tensor:
+    """A number as it is, numbers as (B, 1): division and comparison then round as transformers' do."""
+    if isinstance(value, Tensor) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, int | float):
+        return value
+    return torch.tensor(listed(value, 1), dtype=torch.float64).to(logits)[:, None]
+
+
+def mapped(value: PerRow, function: Callable[[float], float]) -> PerRow:
+    """A function of every row's number, computed in double precision."""
+    if isinstance(value, int | float):
+        return function(value)
+    return [function(one) for one in listed(value, 1)]
+
+
+def is_given(value: PerRow, is_on: Callable[[float], bool], *, off: float) -> bool:
+    """Whether any row has a value that does something."""
+    return any(is_on(one) for one in listed(value, 1, off=off))
+
+
+def check(name: str, value: PerRow, *, low: float, high: float, remedy: str) -> None:
+    """Raise UsageError for what is no finite number from `low` to `high`, on any row; None passes."""
+    for one in listed(value, 1, off=low):
+        is_number = isinstance(one, int | float) and not isinstance(one, bool)
+        if not is_number or not low <= one <= high or math.isinf(one):
+            raise UsageError(f"{name} is {one!r}: {remedy}")
+
+
+def check_rows(name: str, value: object, rows: int) -> None:
+    """Raise UsageError where a list of values is not one for each row."""
+    if isinstance(value, Tensor):
+        given = value.numel() if value.ndim else rows
+    else:
+        given = len(value) if isinstance(value, Sequence) else rows
+    if given != rows:
+        raise UsageError(f"{name} lists {given} numbers for {rows} rows: give one for each, or one for all")

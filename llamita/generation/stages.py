@@ -1,0 +1,323 @@
+"""The stages that logits pass before the draw: one table, in the order in which they are done."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from llamita.generation import bans, filters, penalties
+from llamita.generation.distribution import Distribution, Tokens
+from llamita.generation.dry import penalise_continuation
+from llamita.generation.filters import Filter
+from llamita.generation.history import History
+from llamita.generation.mirostat import Mirostat
+from llamita.generation.per_row import EachRow, PerRow, is_given, listed
+from llamita.generation.watermark import Watermark, WatermarkingConfig
+
+Step = Callable[[Tensor, History], Tensor]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a batch: their settings, where their tensors lie, and their random generators, if they have any."""
+
+    settings: Distribution
+    count: int
+    device: torch.device | str
+    generators: Sequence[torch.Generator] | None
+
+    def ids(self, tokens: Tokens) -> Tensor:
+        """Token ids as a tensor (N,)."""
+        return torch.tensor(_ids(tokens), dtype=torch.long, device=self.device)
+
+    def alike(self, rows: Sequence[int], tables: Sequence[str]) -> "Rows":
+        """Some of these rows, which agree in the tables: an EachRow becomes its one value."""
+        generators = None if self.generators is None else [self.generators[row] for row in rows]
+        settings = self.settings.select(rows)
+        each = {name: value for name in tables if isinstance(value := getattr(settings, name), EachRow)}
+        settings = replace(settings, **{name: value[0] for name, value in each.items()})
+        return Rows(settings, len(rows), self.device, generators)
+
+    def groups(self, tables: Sequence[str]) -> list[list[int]]:
+        """The rows, those together that agree in the tables."""
+        each = [value for name in tables if isinstance(value := getattr(self.settings, name), EachRow)]
+        groups: list[list[int]] = []
+        for row in range(self.count):
+            same = (g for g in groups if all(value[g[0]] == value[row] for value in each))
+            group = next(same, None)
+            if group is None:
+                groups.append([row])
+            else:
+                group.append(row)
+        return groups
+
+
+class Stage(NamedTuple):
+    """One thing done to logits: its name, whether settings ask for it, and what prepares it.
+
+    tables: the fields that may be an EachRow; rows that differ in one are prepared and done apart.
+    """
+
+    name: str
+    is_on: Callable[[Distribution], bool]
+    prepare: Callable[[Rows], Step]
+    tables: tuple[str, ...] = ()
+
+    def steps(self, batch: Rows) -> list[Step]:
+        """What is to be done for a batch: nothing, one step, or one for each group of rows that agree."""
+        groups = batch.groups(self.tables)
+        parts = [(group, batch.alike(group, self.tables)) for group in groups]
+        on = [(group, self.prepare(part)) for group, part in parts if self.is_on(part.settings)]
+        return [step if len(groups) == 1 else _apart(step, group, batch.device) for group, step in on]
+
+
+def _apart(step: Step, rows: Sequence[int], device: torch.device | str) -> Step:
+    """A step for some rows of the batch alone."""
+    index = torch.tensor(rows, device=device)
+    return lambda logits, history: logits.index_copy(0, index, step(logits[index], history.select(rows)))
+
+
+def _sequence_bias(rows: Rows) -> Step:
+    bias = penalties.SequenceBias(_given(rows.settings.sequence_bias), rows.device)
+    return lambda logits, history: bias(logits, history.tokens)
+
+
+def _logit_bias(rows: Rows) -> Step:
+    table = {int(token): float(value) for token, value in _given(rows.settings.logit_bias).items()}
+    tokens, values = rows.ids(list(table)), torch.tensor(list(table.values()), device=rows.device)
+    return lambda logits, _: penalties.add_bias(logits, tokens, values)
+
+
+def _encoder_repetition(rows: Rows) -> Step:
+    penalty = _numbers(rows.settings.encoder_repetition_penalty, rows, off=1.0)
+    return lambda logits, history: penalties.favour_prompt(logits, history.prompt, penalty)
+
+
+def _repetition(rows: Rows) -> Step:
+    penalty = _numbers(rows.settings.repetition_penalty, rows, off=1.0)
+    return lambda logits, history: penalties.penalise_repetition(logits, history.tokens, penalty)
+
+
+def _presence_and_frequency(rows: Rows) -> Step:
+    presence = _numbers(rows.settings.presence_penalty, rows)
+    frequency = _numbers(rows.settings.frequency_penalty, rows)
+    return lambda logits, history: penalties.penalise_written(
+        logits, history.continuation, presence=presence, frequency=frequency
+    )
+
+
+def _dry(rows: Rows) -> Step:
+    s = rows.settings
+    penalise = partial(
+        penalise_continuation,
+        multiplier=_numbers(s.dry_multiplier, rows),
+        base=s.dry_base,
+        allowed_length=s.dry_allowed_length,
+        length=_numbers(s.dry_range, rows),
+        breakers=s.dry_sequence_breakers,
+    )
+    return lambda logits, history: penalise(logits, history.tokens)
+
+
+def _no_repeat(rows: Rows) -> Step:
+    size = rows.settings.no_repeat_ngram_size
+    return lambda logits, history: penalties.ban_repeats(logits, history.tokens, history.tokens, size)
+
+
+def _encoder_no_repeat(rows: Rows) -> Step:
+    size = rows.settings.encoder_no_repeat_ngram_size
+    return lambda logits, history: penalties.ban_repeats(logits, history.tokens, history.prompt, size)
+
+
+def _bad_words(rows: Rows) -> Step:
+    words = penalties.SequenceBias.against(
+        _given(rows.settings.bad_words_ids), _ids(rows.settings.eos_token_id), rows.device
+    )
+    return lambda logits, history: words(logits, history.tokens)
+
+
+def _min_length(rows: Rows) -> Step:
+    ends, least = rows.ids(rows.settings.eos_token_id), listed(rows.settings.min_length, rows.count)
+    return lambda logits, history: bans.ban(logits, ends, _below(history.lengths, least))
+
+
+def _min_new_tokens(rows: Rows) -> Step:
+    ends, least = rows.ids(rows.settings.eos_token_id), listed(rows.settings.min_new_tokens, rows.count)
+    return lambda logits, history: bans.ban(logits, ends, _below(history.written_counts, least))
+
+
+def _prefix(rows: Rows) -> Step:
+    allowed, beams = _given(rows.settings.prefix_allowed_tokens_fn), rows.settings.num_beams
+    return lambda logits, history: bans.allow(logits, history.input_ids, allowed, beams=beams)
+
+
+def _forced_bos(rows: Rows) -> Step:
+    first = rows.ids(rows.settings.forced_bos_token_id)
+    return lambda logits, history: bans.force(logits, first, [length == 1 for length in history.lengths])
+
+
+def _forced_eos(rows: Rows) -> Step:
+    ends, limits = rows.ids(rows.settings.forced_eos_token_id), listed(rows.settings.max_length, rows.count)
+    return lambda logits, history: bans.force(
+        logits, ends, [length == limit - 1 for length, limit in zip(history.lengths, limits, strict=True)]
+    )
+
+
+def _exponential_decay(rows: Rows) -> Step:
+    start, factor = _given(rows.settings.exponential_decay_length_penalty)
+    ends = rows.ids(rows.settings.eos_token_id)
+    return lambda logits, history: penalties.urge_end(
+        logits, ends, excess=[count - start for count in history.written_counts], factor=factor
+    )
+
+
+def _suppress(rows: Rows) -> Step:
+    tokens = rows.ids(rows.settings.suppress_tokens)
+    return lambda logits, _: bans.ban(logits, tokens)
+
+
+def _begin_suppress(rows: Rows) -> Step:
+    tokens, is_forced = rows.ids(rows.settings.begin_suppress_tokens), rows.settings.forced_bos_token_id is not None
+
+    def step(logits: Tensor, history: History) -> Tensor:
+        begin = 1 if is_forced and history.prompt_length <= 1 else 0  # behind a forced first token
+        return bans.ban(logits, tokens, [count == begin for count in history.written_counts])
+
+    return step
+
+
+def _processors(rows: Rows) -> Step:
+    def step(logits: Tensor, history: History) -> Tensor:
+        for processor in rows.settings.logits_processor:
+            logits = processor(history.input_ids, logits)
+        return logits
+
+    return step
+
+
+def _xtc(rows: Rows) -> Step:
+    s = rows.settings
+    exclude = partial(
+        filters.exclude_top_choices,
+        probability=s.xtc_probability,
+        threshold=s.xtc_threshold,
+        protected=rows.ids([*s.xtc_protected, *_ids(s.eos_token_id)]),
+        generators=rows.generators,
+    )
+    return lambda logits, _: exclude(logits)
+
+
+def _mirostat(rows: Rows) -> Step:
+    s = rows.settings
+    return Mirostat(rows.count, mode=s.mirostat, tau=s.mirostat_tau, eta=s.mirostat_eta, device=rows.device)
+
+
+def _watermark(rows: Rows) -> Step:
+    mark = Watermark(WatermarkingConfig.of(rows.settings.watermarking_config), rows.device)
+    return lambda logits, history: mark(logits, history.tokens)
+
+
+def _filter(name: str, function: Filter) -> Stage:
+    """A stage of sampling that looks at the logits alone."""
+
+    def prepare(rows: Rows) -> Step:
+        value = getattr(rows.settings, name)
+        # Beams need one token more than those that end them.
+        least = len(_ids(rows.settings.eos_token_id)) + 1 if rows.settings.num_beams > 1 else 1
+        return lambda logits, _: function(logits, value, min_tokens_to_keep=max(least, 1))
+
+    return Stage(name, lambda d: d.do_sample and function.does_something(getattr(d, name)), prepare, ("eos_token_id",))
+
+
+def _has(name: str, *, neutral: float = 0) -> Callable[[Distribution], bool]:
+    """Whether a number is other than the neutral one, in any row."""
+    return lambda d: is_given(getattr(d, name), lambda one: one != neutral, off=neutral)
+
+
+def _has_end(name: str) -> Callable[[Distribution], bool]:
+    is_given = _has(name)
+    return lambda d: is_given(d) and bool(_ids(d.eos_token_id))
+
+
+def _ids(tokens: Tokens) -> list[int]:
+    """Ids as a list, whether one, several or none are given; transformers' -1 is none."""
+    listed_ids = [] if tokens is None else [tokens] if isinstance(tokens, int) else list(tokens)
+    return [token for token in listed_ids if token >= 0]
+
+
+def _numbers(value: PerRow, rows: Rows, *, off: float = 0.0) -> PerRow:
+    """A setting in which `off` stands for None."""
+    return value if isinstance(value, int | float | Tensor) else listed(value, rows.count, off=off)
+
+
+def _below(counts: Sequence[int], least: Sequence[float]) -> list[bool]:
+    return [count < one for count, one in zip(counts, least, strict=True)]
+
+
+def _given(value: Any) -> Any:
+    """What a stage is only prepared for when it is there."""
+    assert value is not None
+    return value
+
+
+# The order is transformers' (4.x and 5.x), from its `_get_logits_processor`; ours are marked.
+STAGES: tuple[Stage, ...] = (
+    Stage("sequence_bias", lambda d: bool(d.sequence_bias), _sequence_bias, ("sequence_bias",)),
+    Stage("logit_bias", lambda d: bool(d.logit_bias), _logit_bias, ("logit_bias",)),  # ours
+    Stage("encoder_repetition_penalty", _has("encoder_repetition_penalty", neutral=1), _encoder_repetition),
+    Stage("repetition_penalty", _has("repetition_penalty", neutral=1), _repetition),
+    Stage(  # ours
+        "presence_and_frequency",
+        lambda d: _has("presence_penalty")(d) or _has("frequency_penalty")(d),
+        _presence_and_frequency,
+    ),
+    Stage("dry", _has("dry_multiplier"), _dry, ("dry_sequence_breakers",)),  # ours
+    Stage("no_repeat_ngram_size", _has("no_repeat_ngram_size"), _no_repeat),
+    Stage("encoder_no_repeat_ngram_size", _has("encoder_no_repeat_ngram_size"), _encoder_no_repeat),
+    Stage("bad_words_ids", lambda d: bool(d.bad_words_ids), _bad_words, ("bad_words_ids", "eos_token_id")),
+    Stage("min_length", _has_end("min_length"), _min_length, ("eos_token_id",)),
+    Stage("min_new_tokens", _has_end("min_new_tokens"), _min_new_tokens, ("eos_token_id",)),
+    Stage("prefix_allowed_tokens_fn", lambda d: d.prefix_allowed_tokens_fn is not None, _prefix),
+    Stage("forced_bos_token_id", lambda d: bool(_ids(d.forced_bos_token_id)), _forced_bos, ("forced_bos_token_id",)),
+    Stage("forced_eos_token_id", lambda d: bool(_ids(d.forced_eos_token_id)), _forced_eos, ("forced_eos_token_id",)),
+    Stage(
+        "remove_invalid_values",
+        lambda d: bool(d.remove_invalid_values),
+        lambda _: lambda logits, _: bans.replace_invalid(logits),
+        ("remove_invalid_values",),
+    ),
+    Stage(
+        "exponential_decay_length_penalty",
+        lambda d: d.exponential_decay_length_penalty is not None and bool(_ids(d.eos_token_id)),
+        _exponential_decay,
+        ("exponential_decay_length_penalty", "eos_token_id"),
+    ),
+    Stage("suppress_tokens", lambda d: bool(_ids(d.suppress_tokens)), _suppress, ("suppress_tokens",)),
+    Stage(
+        "begin_suppress_tokens",
+        lambda d: bool(_ids(d.begin_suppress_tokens)),
+        _begin_suppress,
+        ("begin_suppress_tokens", "forced_bos_token_id"),
+    ),
+    Stage("logits_processor", lambda d: bool(d.logits_processor), _processors),
+    _filter("temperature", filters.scale),
+    _filter("top_h", filters.keep_top_h),
+    _filter("top_k", filters.keep_top_k),
+    _filter("top_p", filters.keep_top_p),
+    _filter("min_p", filters.keep_min_p),
+    _filter("typical_p", filters.keep_typical),
+    _filter("epsilon_cutoff", filters.cut_epsilon),
+    _filter("eta_cutoff", filters.cut_eta),
+    Stage("xtc", lambda d: d.do_sample and _has("xtc_probability")(d), _xtc, ("xtc_protected", "eos_token_id")),  # ours
+    Stage("mirostat", lambda d: d.do_sample and _has("mirostat")(d), _mirostat),  # ours
+    Stage("watermarking_config", lambda d: bool(d.watermarking_config), _watermark, ("watermarking_config",)),
+    Stage(
+        "renormalize_logits",
+        lambda d: bool(d.renormalize_logits),
+        lambda _: lambda logits, _: logits.log_softmax(-1),
+        ("renormalize_logits",),
+    ),
+)
