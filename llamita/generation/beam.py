@@ -1,13 +1,14 @@
 """Beam search and beam sampling: several continuations of each prompt side by side, the best of them kept."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from llamita.errors import UsageError
+from llamita.generation.history import History
 from llamita.generation.loop import Feed
 from llamita.generation.outputs import Record
 from llamita.generation.stop import first_match
@@ -15,8 +16,8 @@ from llamita.tokenizer.protocol import Tokenizer
 
 NEVER = -1.0e9  # transformers' score of what must not be chosen: finite, so that sums and comparisons stay defined
 
-# process(log_probabilities (R, V), token ids so far (R, T)) -> (R, V)
-Process = Callable[[Tensor, Tensor], Tensor]
+# process(log probabilities (B * beams, V), the texts so far) -> (B * beams, V)
+Process = Callable[[Tensor, History], Tensor]
 
 
 @dataclass
@@ -69,7 +70,7 @@ class BeamSearch:
 
     def __init__(
         self,
-        prompts: Tensor,
+        prompts: History,
         *,
         beams: int,
         limit: int,
@@ -85,10 +86,11 @@ class BeamSearch:
             raise UsageError(f"beams is {beams} and limit {limit}: give 1 or more")
         if early_stopping not in (True, False, "never"):
             raise UsageError(f'early_stopping is {early_stopping!r}: give True, False or "never"')
-        self.prompts = prompts
+        batch, device = len(prompts.input_ids), prompts.input_ids.device
+        self.batch = batch
         self.beams = beams
         self.limit = limit
-        self.eos = torch.tensor(list(eos_token_ids), dtype=torch.long, device=prompts.device)
+        self.eos = torch.tensor(list(eos_token_ids), dtype=torch.long, device=device)
         self.stops = stops
         self.length_penalty = length_penalty
         self.early_stopping = early_stopping
@@ -96,17 +98,18 @@ class BeamSearch:
         self.generators = generators
         self.written = 0
         self.is_over = False
-        self.running = Hypotheses.empty((len(prompts), beams, limit), fill=fill, device=prompts.device)
-        self.finished = self.running.take(torch.arange(beams, device=prompts.device).expand(len(prompts), -1))
+        self.running = Hypotheses.empty((batch, beams, limit), fill=fill, device=device)
+        self.finished = Hypotheses.empty((batch, beams, limit), fill=fill, device=device)
         self.running.scores[:, 0] = 0.0  # the others begin as copies of the first: they must not be chosen
-        self._open = torch.ones(len(prompts), 1, dtype=torch.bool, device=prompts.device)  # may still improve
-        self._settled = [0] * len(prompts)
+        self._prompts = prompts.select([row for row in range(batch) for _ in range(beams)])
+        self._open = torch.ones(batch, 1, dtype=torch.bool, device=device)  # may still improve
+        self._settled = [0] * batch
 
     @property
-    def history(self) -> Tensor:
-        """Token ids of the running hypotheses, prompts included: (B * beams, T + written)."""
-        prompts = self.prompts.repeat_interleave(self.beams, 0)
-        return torch.cat((prompts, self.running.tokens[..., : self.written].flatten(0, 1)), dim=1)
+    def history(self) -> History:
+        """The texts of the running hypotheses, B * beams of them."""
+        written = self.running.tokens[..., : self.written].flatten(0, 1)
+        return replace(self._prompts, input_ids=torch.cat((self._prompts.input_ids, written), dim=1))
 
     @property
     def last(self) -> Tensor:
@@ -179,7 +182,7 @@ class BeamSearch:
         """Of each prompt the `returned` best: token ids and origins (B * returned, new), scores (B * returned,)."""
         if not 1 <= returned <= self.beams:
             raise UsageError(f"num_return_sequences is {returned}, of {self.beams} beams: give at most num_beams")
-        best = self.finished.take(torch.arange(returned, device=self.prompts.device).expand(len(self.prompts), -1))
+        best = self.finished.take(torch.arange(returned, device=self.eos.device).expand(self.batch, -1))
         longest = int(best.lengths().max())
         tokens, origins = (x[..., :longest].flatten(0, 1) for x in (best.tokens, best.origins))
         return tokens, origins, best.scores.flatten()
@@ -195,7 +198,7 @@ class BeamSearch:
         is_best = torch.arange(2 * self.beams, device=ended.device) == 0
         may_win = torch.where(is_closed, is_best, may_win)  # (B, 2 * beams)
         every = self.finished.beside(self.running)
-        return [self._newly(row, every, may_win[row]) for row in range(len(self.prompts))]
+        return [self._newly(row, every, may_win[row]) for row in range(self.batch)]
 
     def _newly(self, row: int, every: Hypotheses, may_win: Tensor) -> list[int]:
         start = self._settled[row]
@@ -229,7 +232,7 @@ class BeamFeed(Feed):
         self._embeds = None if self._embeds is None else change(self._embeds)
 
 
-def untouched(logits: Tensor, history: Tensor) -> Tensor:
+def untouched(logits: Tensor, history: History) -> Tensor:
     """The process that changes nothing."""
     return logits
 
@@ -240,8 +243,8 @@ def tokens(
 ) -> Iterator[list[list[int]]]:
     """Search until nothing can improve; every step yields what it settled, a list of token ids for each prompt.
 
-    feed: of the B prompts. process: changes the log probabilities (R, V), given the token ids so far (R, T). The
-    results are `search.best()`.
+    feed: of the B prompts. process: changes the log probabilities, given the texts so far. The results are
+    `search.best()`.
     """
     while not search.is_over:
         logits = feed.logits()  # at first (B, V), then (B * beams, V)

@@ -9,6 +9,7 @@ from torch import Tensor
 from llamita.bridge import transformers as peers
 from llamita.config import LlamaConfig
 from llamita.generation.beam import BeamFeed, BeamSearch, filler, tokens, untouched
+from llamita.generation.history import History
 from llamita.generation.outputs import Record, compute_transition_scores
 from llamita.model.llama import LlamaForCausalLM
 
@@ -39,8 +40,8 @@ class Penalty:
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         return scores.scatter_add(1, input_ids, torch.full(input_ids.shape, -0.7))
 
-    def ours(self, scores: Tensor, history: Tensor) -> Tensor:
-        return self(history, scores)
+    def ours(self, scores: Tensor, history: History) -> Tensor:
+        return self(history.input_ids, scores)
 
 
 class Searched:
@@ -48,7 +49,7 @@ class Searched:
 
     def __init__(self, model: Any, ids: Tensor, mask: Tensor | None, process: Any = untouched, **settings: Any) -> None:
         use_cache = settings.pop("use_cache", True)
-        self.search = BeamSearch(ids, **settings)
+        self.search = BeamSearch(History.begin(ids, mask), **settings)
         self.record = Record(scores=True, logits=True)
         self.streamed: list[list[int]] = [[] for _ in ids]
         feed = BeamFeed(model, ids, attention_mask=mask, use_cache=use_cache)

@@ -1,5 +1,6 @@
 """Beams beyond what transformers does: streams, stop strings, seeds of their own, other caches."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import Tensor
 from llamita.cache import StaticCache
 from llamita.config import LlamaConfig
 from llamita.errors import UsageError
-from llamita.generation.beam import BeamFeed, BeamSearch, stops_at, tokens
+from llamita.generation.beam import BeamFeed, BeamSearch, stops_at, tokens, untouched
+from llamita.generation.history import History
 from llamita.model.llama import LlamaForCausalLM
 from llamita.tokenizer.load import load_tokenizer
 
@@ -26,10 +28,12 @@ def prompt() -> Tensor:
     return torch.randint(3, 97, (3, 6))
 
 
-def found(model: LlamaForCausalLM, ids: Tensor, feed: BeamFeed | None = None, **settings: Any) -> list[list[int]]:
-    search = BeamSearch(ids, **settings)
+def found(
+    model: LlamaForCausalLM, ids: Tensor, feed: BeamFeed | None = None, process: Any = untouched, **settings: Any
+) -> list[list[int]]:
+    search = BeamSearch(History.begin(ids), **settings)
     streamed: list[list[int]] = [[] for _ in ids]
-    for step in tokens(feed or BeamFeed(model, ids), search):
+    for step in tokens(feed or BeamFeed(model, ids), search, process=process):
         streamed = [text + new for text, new in zip(streamed, step, strict=True)]
     best, origins, _ = search.best()
     assert streamed == [row[row_origins >= 0].tolist() for row, row_origins in zip(best, origins, strict=True)]
@@ -60,7 +64,7 @@ def test_a_seeded_prompt_does_not_depend_on_its_batch_mates(model: LlamaForCausa
 
 
 def test_what_streams_was_never_taken_back(model: LlamaForCausalLM, prompt: Tensor) -> None:
-    search = BeamSearch(prompt, beams=3, limit=12, eos_token_ids=list(range(10, 40)))
+    search = BeamSearch(History.begin(prompt), beams=3, limit=12, eos_token_ids=list(range(10, 40)))
     streamed: list[list[int]] = [[] for _ in prompt]
     lengths = []
     for step in tokens(BeamFeed(model, prompt), search):
@@ -75,12 +79,16 @@ def test_what_streams_was_never_taken_back(model: LlamaForCausalLM, prompt: Tens
 
 def test_a_stop_string_ends_a_beam(small_path: Path) -> None:
     model, tokenizer = LlamaForCausalLM.from_pretrained(small_path), load_tokenizer(small_path)
-    ids = torch.tensor([[256, 72, 105]])
-    ends = stops_at([chr(code) for code in range(32, 127)], tokenizer)
-    stopped = found(model, ids, beams=3, limit=12, stops=ends, length_penalty=-2.0)
-    assert len(stopped[0]) < 12
-    assert bool(ends(torch.tensor(stopped))[0])
-    assert not bool(ends(torch.tensor([stopped[0][:-1]]))[0])
+    ids = torch.tensor([[256, 72, 85]])
+
+    def printable(logits: Tensor, history: History) -> Tensor:
+        return logits.masked_fill(torch.arange(260) > 93, -math.inf)
+
+    whole = tokenizer.decode(found(model, ids, process=printable, beams=3, limit=12)[0])
+    stop = whole[1:3]
+    ends = stops_at([stop], tokenizer)
+    stopped = found(model, ids, process=printable, beams=3, limit=12, stops=ends, length_penalty=-9.0)
+    assert tokenizer.decode(stopped[0]) == whole[: whole.index(stop) + 2]
 
 
 def test_a_static_cache_and_embeddings(model: LlamaForCausalLM, prompt: Tensor) -> None:
@@ -95,8 +103,8 @@ def test_a_static_cache_and_embeddings(model: LlamaForCausalLM, prompt: Tensor) 
 
 def test_wrong_settings_are_said(prompt: Tensor) -> None:
     with pytest.raises(UsageError, match="beams is 0"):
-        BeamSearch(prompt, beams=0, limit=3)
+        BeamSearch(History.begin(prompt), beams=0, limit=3)
     with pytest.raises(UsageError, match="early_stopping is 'soon'"):
-        BeamSearch(prompt, beams=2, limit=3, early_stopping="soon")  # type: ignore[arg-type]
+        BeamSearch(History.begin(prompt), beams=2, limit=3, early_stopping="soon")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="num_return_sequences is 3"):
-        BeamSearch(prompt, beams=2, limit=3).best(3)
+        BeamSearch(History.begin(prompt), beams=2, limit=3).best(3)
