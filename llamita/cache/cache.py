@@ -13,11 +13,12 @@ class Cache(ABC):
     """Keys and values per layer, (B, K, S, H) each, and the slots they stand in.
 
     A pass of T tokens calls `update` once a layer and gets back the keys and values of all slots it may attend to.
-    `positions` (B, S) is filled only for rotary types whose frequencies depend on the length: these keep their keys
-    un-rotated and turn them afresh in every pass.
+    `unrotated`: keys are stored as they are and turned afresh in every pass, which then may place them anew; rotary
+    types whose frequencies depend on the length do so with any cache. Only then `positions` (B, S) is filled.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, unrotated: bool = False) -> None:
+        self.unrotated = unrotated
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self.positions: Tensor | None = None
@@ -34,6 +35,16 @@ class Cache(ABC):
     def span(self, queries: int) -> tuple[int, int]:
         """The slots that a pass of so many tokens attends to: the number of the first, and how many."""
 
+    def recount(self, positions: Tensor) -> Tensor:
+        """Where tokens at these positions of the text (B, T) stand among the tokens kept: the same, for most caches."""
+        return positions
+
+    def columns(self, padding: Tensor, queries: int) -> Tensor:
+        """The columns of a mask (B, tokens so far) of the slots in sight; slots behind its end are hidden."""
+        first, keys = self.span(queries)
+        padding = padding[:, first : first + keys]
+        return torch.nn.functional.pad(padding, (0, keys - padding.shape[1]))
+
     @property
     @abstractmethod
     def length(self) -> int:
@@ -48,6 +59,13 @@ class Cache(ABC):
     def capacity(self) -> int | None:
         """Tokens that fit, or None without a bound."""
         return None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything stored."""
+        sizes: list[int] = []
+        copy(self)._map(lambda x: sizes.append(x.nbytes) or x)
+        return sum(sizes)
 
     @abstractmethod
     def crop(self, length: int) -> None:

@@ -1,5 +1,7 @@
 """A cache for models that see only the last tokens."""
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
@@ -9,8 +11,8 @@ from llamita.cache.cache import Cache
 class SlidingWindowCache(Cache):
     """Keeps what a window of so many tokens (the query's own included) can still see: the last `window - 1`."""
 
-    def __init__(self, window: int) -> None:
-        super().__init__()
+    def __init__(self, window: int, *, unrotated: bool = False) -> None:
+        super().__init__(unrotated=unrotated)
         self.window = window
         self._seen: list[int] = []  # tokens seen by each layer; layers of one pass are one after another
 
@@ -23,21 +25,30 @@ class SlidingWindowCache(Cache):
         self._seen[layer] += k.shape[2]
         k = torch.cat((self.keys[layer], k), dim=2)
         v = torch.cat((self.values[layer], v), dim=2)
-        dropped = max(0, k.shape[2] - (self.window - 1))
         # A copy, so that the dropped keys do not stay in memory behind a view.
-        self.keys[layer], self.values[layer] = k[:, :, dropped:].clone(), v[:, :, dropped:].clone()
+        self.keys[layer], self.values[layer] = self._trimmed(k, 2).clone(), self._trimmed(v, 2).clone()
         return k, v
 
     def place(self, positions: Tensor) -> Tensor:
         """Append the positions (B, T); returns those of the slots in sight (B, S)."""
         if self.positions is not None:
             positions = torch.cat((self.positions, positions), dim=1)
-        self.positions = positions[:, max(0, positions.shape[1] - (self.window - 1)) :]
+        self.positions = self._trimmed(positions, 1)
         return positions
+
+    @property
+    def room(self) -> int:
+        """The most tokens kept between passes."""
+        return self.window - 1
+
+    def _trimmed(self, x: Tensor, dim: int) -> Tensor:
+        """What is kept of the slots along an axis."""
+        dropped = max(0, x.shape[dim] - self.room)
+        return x.narrow(dim, dropped, x.shape[dim] - dropped)
 
     def span(self, queries: int) -> tuple[int, int]:
         """The slots still kept, and the new ones."""
-        kept = min(self.length, self.window - 1)
+        kept = min(self.length, self.room)
         return self.length - kept, kept + queries
 
     @property
@@ -52,7 +63,7 @@ class SlidingWindowCache(Cache):
         if kept == 0:
             self.keys, self.values, self.positions, self._seen = [], [], None, []
             return
-        if removed and self.length > self.window - 1:
+        if removed and self.length > self.room:
             raise ValueError(
                 f"this sliding cache has dropped tokens that a crop to {length} needs again: fork() it before, "
                 "or use DynamicCache"
@@ -62,7 +73,7 @@ class SlidingWindowCache(Cache):
         self.positions = None if self.positions is None else self.positions[:, :kept]
         self._seen = [kept] * len(self._seen)
 
-    def fork(self) -> "SlidingWindowCache":
+    def fork(self) -> Self:
         """An independent copy: what happens to one does not reach the other."""
         twin = super().fork()
         twin._seen = list(self._seen)

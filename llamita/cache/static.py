@@ -24,13 +24,14 @@ class StaticCache(Cache):
         capacity: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        unrotated: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(unrotated=unrotated)
         shape = (batch, config.num_key_value_heads, capacity, config.head_dim)
         layers = range(config.num_hidden_layers)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
-        if config.rope_parameters.depends_on_length:
+        if unrotated or config.rope_parameters.depends_on_length:
             self.positions = torch.zeros(batch, capacity, dtype=torch.long, device=device)
         self._filled = torch.zeros(len(self.keys), dtype=torch.long, device=device)  # per layer
 

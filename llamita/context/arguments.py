@@ -38,7 +38,8 @@ def from_arguments(
         if attention_mask.ndim == 4:
             given = attention_mask
         else:
-            padding = _fit(attention_mask.bool(), first, keys)
+            padding = attention_mask.bool()
+            padding = padding[:, :keys] if cache is None else cache.columns(padding, queries)
     if position_ids is None:
         position_ids = _positions(embeds, attention_mask if given is None else None, offset)
     elif attention_mask is None and cache is None:
@@ -60,12 +61,6 @@ def _positions(embeds: Tensor, attention_mask: Tensor | None, offset: int | Tens
     if attention_mask is None:
         return slots[None]
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, slots]
-
-
-def _fit(padding: Tensor, first: int, keys: int) -> Tensor:
-    """Columns `first` to `first + keys` of a 2-D mask; slots behind its end are still empty, so hidden."""
-    padding = padding[:, first : first + keys]
-    return torch.nn.functional.pad(padding, (0, keys - padding.shape[1]))
 
 
 def _check_mask(mask: Tensor, batch: int, queries: int, offset: int | Tensor) -> None:

@@ -12,22 +12,22 @@ from llamita.context.protocol import Rotation
 class Cached(Causal):
     """Tokens attend to what the cache holds and to this pass; their keys and values are stored.
 
-    Keys are stored rotated, except where the frequencies depend on the length (dynamic NTK, LongRoPE): those stay
-    un-rotated in the cache, and every pass turns all of them by its own frequencies. So a query and all of its keys
-    always agree on the angles, however the sequence was cut into passes.
+    Keys are stored rotated, except where the frequencies depend on the length (dynamic NTK, LongRoPE) or the cache
+    asks for it: those stay un-rotated in the cache, and every pass turns all of them by its own frequencies. So a
+    query and all of its keys always agree on the angles, however the sequence was cut into passes.
     """
 
     def __init__(
         self, positions: Tensor, mask: Mask, cache: Cache, *, backend: Backend, scale: float, dropout: float = 0.0
     ) -> None:
-        super().__init__(positions, mask, backend=backend, scale=scale, dropout=dropout)
+        super().__init__(cache.recount(positions), mask, backend=backend, scale=scale, dropout=dropout)
         self.cache = cache
         self._key_rotation: Rotation | None = None
 
     def remember(self, k: Tensor, v: Tensor, rotation: Rotation, layer: int) -> tuple[Tensor, Tensor]:
         """Store this pass's keys and values (B, T, K, H); returns all in sight, keys rotated: (B, K, S, H)."""
         v = v.transpose(1, 2)
-        if not rotation.depends_on_length:
+        if not (rotation.depends_on_length or self.cache.unrotated):
             return self.cache.update(rotation(k).transpose(1, 2), v, layer)
         if self._key_rotation is None:  # the first layer; the others stand at the same positions
             positions = self.positions.expand(k.shape[0], -1)
