@@ -107,6 +107,14 @@ def read_header(file: BinaryIO, path: Path) -> tuple[int, dict[str, Entry]]:
     return 8 + length, entries
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a file says of itself beside its tensors, once the whole header has been checked."""
+    with explained("read", path), path.open("rb") as file:
+        base, _ = read_header(file, path)
+        file.seek(8)
+        return _parse(file.read(base - 8), path).get("__metadata__", {})
+
+
 def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file, with no more than one tensor's copy in memory at a time."""
     assert sys.byteorder == "little", "safetensors files are little-endian"
