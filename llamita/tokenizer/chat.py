@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llamita.errors import UsageError
+from llamita.tokenizer import formats
+from llamita.tokenizer.messages import Message, checked
 from llamita.tokenizer.protocol import Tokenizer
 
-Message = Mapping[str, Any]
 PRIVATE_USE = range(0xF0000, 0xFFFFE)
 
 
@@ -17,19 +18,27 @@ def render(
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
     add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
     bos_token: str | None = None,
     eos_token: str | None = None,
     **variables: Any,
 ) -> str:
     """The text of a conversation, as transformers' `apply_chat_template(tokenize=False)` writes it.
 
+    continue_final_message: the last message is the beginning of the answer; the text ends where its content does.
     Raises UsageError where the template refuses the messages, runs too long or writes too much,
     BrokenFileError where it is no template.
     """
     from llamita.tokenizer.template import generate
 
+    plain = [_without_nulls(message) for message in checked(messages)]
+    if continue_final_message:
+        mark = _unused(template, _characters([messages, tools, variables]))
+        plain[-1] = _marked(plain[-1], mark + " ")
+        options = {"tools": tools, "bos_token": bos_token, "eos_token": eos_token, **variables}
+        return _cut(render(template, plain, add_generation_prompt=False, **options), mark)
     given: dict[str, Any] = {
-        "messages": [_without_nulls(message) for message in _checked(messages)],
+        "messages": plain,
         "tools": tools,
         "documents": None,
         "add_generation_prompt": add_generation_prompt,
@@ -39,8 +48,8 @@ def render(
     }
     optional = ("bos_token", "eos_token", "unk_token", "pad_token")
     # The template gets plain copies: an object with methods of its own would be a way out of the sandbox.
-    plain = {name: _mapped(value, str) for name, value in given.items() if value is not None or name not in optional}
-    return generate(template, plain)
+    copies = {name: _mapped(value, str) for name, value in given.items() if value is not None or name not in optional}
+    return generate(template, copies)
 
 
 def encode_chat(
@@ -49,23 +58,37 @@ def encode_chat(
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
     add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
     template: str | None = None,
     **variables: Any,
 ) -> list[int]:
     """Ids of a conversation; control tokens come from the template alone, whatever the messages spell.
+
+    continue_final_message: the last message is the beginning of the answer, which is to go on from it. A checkpoint
+    without a template whose control tokens are Llama's gets Llama's own format, see `llamita.tokenizer.formats`.
 
     While the template runs, every character of the messages that could begin a control token is swapped for a
     stand-in, one for one: the template may trim, cut, split or join, and can never put a control token together.
     The ids begin with at most one BOS. Raises what `render` raises, and UsageError without a template.
     """
     template = template or _template(tokenizer, has_tools=bool(tools))
+    if template is None:
+        dialogue = formats.Dialogue(
+            messages=messages,
+            tools=tools,
+            continued=continue_final_message,
+            asks=add_generation_prompt,
+            variables=variables,
+        )
+        return tokenizer.encode_parts(_format(tokenizer).parts(tokenizer, dialogue))
     spellings = {tokenizer.id_to_token(i) or "": i for i in tokenizer.control_ids}
     guard = _Guard(template, spellings, taken=_characters([messages, tools, variables]))
     text = render(
         template,
-        [_mapped(message, guard.swap) for message in _checked(messages)],
+        [_mapped(message, guard.swap) for message in checked(messages)],
         tools=_mapped(tools, guard.swap),
         add_generation_prompt=add_generation_prompt,
+        continue_final_message=continue_final_message,
         **_tokens(tokenizer),
         **_mapped(variables, guard.swap),
     )
@@ -112,12 +135,42 @@ def _longest_first(texts: Any) -> list[str]:
     return sorted(filter(None, texts), key=len, reverse=True)
 
 
-def _template(tokenizer: Tokenizer, *, has_tools: bool) -> str:
+def _template(tokenizer: Tokenizer, *, has_tools: bool) -> str | None:
     template = tokenizer.chat_templates.get("tool_use") if has_tools else None
-    template = template or tokenizer.chat_template
-    if template is None:
+    return template or tokenizer.chat_template
+
+
+def _format(tokenizer: Tokenizer) -> formats.Format:
+    form = formats.find(tokenizer)
+    if form is None:
         raise UsageError("the model has no chat template, it was not made for chats: use generate, or give a template")
-    return template
+    return form
+
+
+def _marked(message: Message, mark: str) -> dict[str, Any]:
+    """The message with a mark behind its text, or behind the last of its texts."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return {**message, "content": content + mark}
+    parts = list(content) if isinstance(content, Sequence) else []
+    for number in reversed(range(len(parts))):
+        if isinstance(parts[number], Mapping) and isinstance(parts[number].get("text"), str):
+            parts[number] = {**parts[number], "text": parts[number]["text"] + mark}
+            return {**message, "content": parts}
+    raise UsageError("the last message has no text to continue: give it a content")
+
+
+def _cut(text: str, mark: str) -> str:
+    """The text up to the mark; where the template trimmed the space behind it, trimmed there too, as transformers."""
+    head, found, tail = text.rpartition(mark)
+    if not found:
+        raise UsageError("the chat template leaves the last message out: it cannot be continued")
+    return head if tail.startswith(" ") else head.rstrip()
+
+
+def _unused(template: str, taken: set[str]) -> str:
+    """A character that is neither in the template nor among those taken."""
+    return next(chr(code) for code in PRIVATE_USE if chr(code) not in taken and chr(code) not in template)
 
 
 def _tokens(tokenizer: Tokenizer) -> dict[str, str | None]:
@@ -127,15 +180,6 @@ def _tokens(tokenizer: Tokenizer) -> dict[str, str | None]:
         "pad_token": tokenizer.pad_token_id,
     }
     return {name: None if i is None else tokenizer.id_to_token(i) for name, i in ids.items()}
-
-
-def _checked(messages: Sequence[Message]) -> Sequence[Message]:
-    if not messages:
-        raise UsageError("the conversation is empty: give at least one message")
-    for message in messages:
-        if not isinstance(message, Mapping) or "role" not in message:
-            raise UsageError(f"a message is a dictionary with role and content, not {message!r}"[:200])
-    return messages
 
 
 def _without_nulls(message: Message) -> dict[str, Any]:

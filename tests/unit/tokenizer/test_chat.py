@@ -181,6 +181,7 @@ def test_what_the_template_refuses_is_one_sentence(llama_2: Path):
         ([], "the conversation is empty"),
         ([{"content": "Hi"}], "a message is a dictionary"),
         (["Hi"], "a message is a dictionary"),
+        ("Hi", "a list of messages"),
         ([{"role": "assistant", "content": "Hi"}], "roles must alternate"),
         ([{"role": "user"}], "does not take these messages"),
         ([{"role": "user", "content": 3}], "does not take these messages"),
@@ -197,6 +198,8 @@ def test_what_the_template_refuses_is_one_sentence(llama_2: Path):
 
 
 def test_a_model_without_template_says_so(llama_3: Path):
+    library = (llama_3 / "tokenizer.json").read_text(encoding="utf-8").replace("<|end_header_id|>", "<|reserved|>")
+    (llama_3 / "tokenizer.json").write_text(library, encoding="utf-8")
     write(llama_3, tokenizer_config={})
     with pytest.raises(UsageError, match="no chat template"):
         encode_chat(load_tokenizer(llama_3), CHATS[0])

@@ -1,0 +1,36 @@
+"""Messages of a conversation: dictionaries of role and content, as every chat API has them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llamita.errors import UsageError
+
+Message = Mapping[str, Any]
+
+
+def checked(messages: Sequence[Message]) -> Sequence[Message]:
+    """The messages themselves; raises UsageError where they are no list of dictionaries that have a role."""
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+        raise UsageError(f"a conversation is a list of messages, not {type(messages).__name__}: put it into a list")
+    if not messages:
+        raise UsageError("the conversation is empty: give at least one message")
+    for message in messages:
+        if not isinstance(message, Mapping) or "role" not in message:
+            raise UsageError(f"a message is a dictionary with role and content, not {message!r}"[:200])
+    return messages
+
+
+def text_of(message: Message) -> str:
+    """The content of a message as one text: it may be given as a list of text parts. Raises UsageError."""
+    role, content = message.get("role"), message.get("content")
+    if content is None:
+        raise UsageError(f"a message of role {role!r} has no content: give it a text")
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, Sequence) or not all(_is_text(part) for part in content):
+        raise UsageError(f"the content of a message of role {role!r} is no text: this model reads nothing else")
+    return "".join(part["text"] for part in content)
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, Mapping) and isinstance(part.get("text"), str)
