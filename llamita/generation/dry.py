@@ -83,7 +83,10 @@ def _recent(text: Tensor, lengths: Sequence[int]) -> Tensor:
 
 
 def _repeated(text: Tensor, reach: int) -> Tensor:
-    """How many tokens up to each column equal the last ones of the text: (B, T) -> (B, T - 1), at most `reach`."""
+    """How many tokens up to each column equal the last ones of the text: (B, T) -> (B, T - 1), at most `reach`.
+
+    -1 where the column has no token.
+    """
     last = text.shape[1] - 1
     repeated = torch.zeros_like(text[:, :last])
     goes_on = torch.ones_like(repeated, dtype=torch.bool)
@@ -93,7 +96,7 @@ def _repeated(text: Tensor, reach: int) -> Tensor:
         if not goes_on.any():
             break
         repeated[:, back:] += goes_on
-    return repeated
+    return repeated.masked_fill_(text[:, :last] < 0, -1)
 
 
 def _longest(repeated: Tensor, following: Tensor, vocabulary: int) -> Tensor:
