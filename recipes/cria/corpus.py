@@ -53,7 +53,7 @@ def _task(task: str, rng: Random, held_out: bool) -> Document:
         case = tasks.draw(task, rng, held_out=held_out)
         return render_chat(chats.called_tool(case, rng), case.tools)
     cases = [tasks.draw(task, rng, held_out=held_out) for _ in range(1 if task == "name" else rng.randint(2, 5))]
-    if task in ("add", "subtract") and rng.random() < 0.2:
+    if task in ("add", "subtract") and rng.random() < 0.35:
         return _text("\n".join(case.answer for case in cases))
     return render_chat([*chats.a_system(rng), *chats.solved(cases)])
 

@@ -19,6 +19,7 @@ class Training:
     warmup: float
     decay: float
     muon_lr: float
+    query_key_lr: float
     adamw_lr: float
     clip: float
     evaluate_every: int

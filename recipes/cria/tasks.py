@@ -49,14 +49,15 @@ class Case:
 
 
 def add(rng: Random) -> Case:
-    """Sums of numbers below 100."""
-    a, b = _number(rng), _number(rng)
+    """Sums below 100 of two numbers up to 50, or of any number and one digit."""
+    a, b = _numbers(rng)
+    a, b = rng.choice(((a, b), (b, a)))
     return Case(key=f"{min(a, b)}+{max(a, b)}", question=_ask(rng, f"{a} + {b}"), answer=f"{a} + {b} = {a + b}")
 
 
 def subtract(rng: Random) -> Case:
-    """Differences of numbers below 100, never negative."""
-    b, a = sorted((_number(rng), _number(rng)))
+    """Differences of the same numbers, never negative."""
+    b, a = sorted(_numbers(rng))
     return Case(key=f"{a}-{b}", question=_ask(rng, f"{a} - {b}"), answer=f"{a} - {b} = {a - b}")
 
 
@@ -78,22 +79,24 @@ def compare(rng: Random) -> Case:
 def copy(rng: Random) -> Case:
     """Words repeated as they are."""
     pool = words.THINGS + words.FRUITS + words.JOBS + words.COLORS + words.BEASTS
-    listed = " ".join(rng.sample(sorted(set(pool)), rng.randint(3, 8)))
-    return Case(key=listed, question=f"{rng.choice(('Repeat', 'Copy', 'Say again'))}: {listed}", answer=listed)
+    listed = " ".join(rng.sample(sorted(set(pool)), rng.randint(3, 12)))
+    return Case(
+        key=listed, question=f"{rng.choice(('Repeat', 'Copy', 'Say again'))}: {listed}", answer=f"You said: {listed}"
+    )
 
 
 def reverse(rng: Random) -> Case:
     """Words from the last to the first."""
     listed = rng.sample(words.THINGS, rng.randint(3, 5))
     question = f"{rng.choice(('Reverse', 'Say backwards'))}: {' '.join(listed)}"
-    return Case(key=f"reverse {listed}", question=question, answer=" ".join(reversed(listed)))
+    return Case(key=f"reverse {listed}", question=question, answer=f"Backwards: {' '.join(reversed(listed))}")
 
 
 def sort_numbers(rng: Random) -> Case:
     """Different digits in rising order; the held-out keys are sets."""
     digits = rng.sample(range(10), rng.randint(3, 6))
     question = f"Sort these numbers: {' '.join(map(str, digits))}"
-    return Case(key=f"sort {sorted(digits)}", question=question, answer=" ".join(map(str, sorted(digits))))
+    return Case(key=f"sort {sorted(digits)}", question=question, answer=f"Sorted: {' '.join(map(str, sorted(digits)))}")
 
 
 def sort_words(rng: Random) -> Case:
@@ -101,7 +104,9 @@ def sort_words(rng: Random) -> Case:
     by_letter = {word[0]: word for word in rng.sample(words.THINGS, 40)}
     listed = rng.sample(sorted(by_letter.values()), rng.randint(3, 5))
     return Case(
-        key=f"{sorted(listed)}", question=f"Sort these words: {' '.join(listed)}", answer=" ".join(sorted(listed))
+        key=f"{sorted(listed)}",
+        question=f"Sort these words: {' '.join(listed)}",
+        answer=f"Sorted: {' '.join(sorted(listed))}",
     )
 
 
@@ -113,8 +118,8 @@ def recall(rng: Random) -> Case:
     i = rng.randrange(count)
     return Case(
         key=f"{listed} {i}",
-        question=f"{listed}. What does {owners[i]} have?",
-        answer=f"{owners[i]} has the {things[i]}.",
+        question=f"Look: {listed}. What does {owners[i]} have?",
+        answer=f"I see that {owners[i]} has the {things[i]}.",
     )
 
 
@@ -187,8 +192,10 @@ def draw(task: str, rng: Random, *, held_out: bool = False) -> Case:
     return case
 
 
-def _number(rng: Random) -> int:
-    return rng.randint(0, 9) if rng.random() < 0.2 else rng.randint(10, 99)
+def _numbers(rng: Random) -> tuple[int, int]:
+    if rng.random() < 0.4:
+        return rng.randint(0, 90), rng.randint(0, 9)
+    return rng.randint(10, 50), rng.randint(10, 49)
 
 
 def _ask(rng: Random, sum_: str) -> str:

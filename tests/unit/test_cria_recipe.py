@@ -30,7 +30,7 @@ from recipes.cria.score import (
 )
 from recipes.cria.stories import story
 from recipes.cria.tokens import BOS, SPECIAL
-from recipes.cria.train import Run, held_out, prepare_tokenizer, schedule, train
+from recipes.cria.train import Run, document_positions, held_out, prepare_tokenizer, schedule, train
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "cria.toml"
 SHAPE = {
@@ -86,12 +86,9 @@ def test_answers_are_right() -> None:
         for task in ("add", "subtract"):
             left, right = tasks.draw(task, rng).answer.split(" = ")
             assert eval(left) == int(right) >= 0
-        numbers = tasks.draw("sort numbers", rng)
-        assert numbers.answer.split() == sorted(numbers.question.split(": ")[1].split(), key=int)
-        listed = tasks.draw("sort words", rng)
-        assert listed.answer.split() == sorted(listed.question.split(": ")[1].split())
-        backwards = tasks.draw("reverse", rng)
-        assert backwards.answer.split()[::-1] == backwards.question.split(": ")[1].split()
+        for task, order in (("sort numbers", sorted), ("sort words", sorted), ("reverse", reversed), ("copy", list)):
+            case = tasks.draw(task, rng)
+            assert case.answer.split(": ")[1].split() == list(order(case.question.split(": ")[1].split()))
         filled = tasks.draw("json", rng)
         assert all(str(value) in filled.question for value in json.loads(filled.answer).values())
         call = tasks.draw("tool call", rng)
@@ -154,6 +151,11 @@ def test_the_tokenizer_loses_nothing_and_splits_numbers(tokenizer: Tokenizer) ->
     assert digits.tokens == ["1", "2", "3", "4"]
     assert tokenizer.encode("a").tokens[0] == BOS
     assert all(tokenizer.encode(token, add_special_tokens=False).tokens == [token] for token in SPECIAL)
+
+
+def test_positions_begin_anew_with_every_document() -> None:
+    tokens = torch.tensor([[9, 1, 1, 9, 1], [1, 1, 9, 9, 1]])
+    assert document_positions(tokens, bos=9).tolist() == [[0, 1, 2, 0, 1], [0, 1, 0, 0, 1]]
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_zero() -> None:
