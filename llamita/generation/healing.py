@@ -1,0 +1,102 @@
+"""Token healing: a prompt that ends inside what the model knows as one token is taken back to where that begins.
+
+"http:" ends with the token ":", though the model has only ever seen "http" go on with "://". The last tokens are
+dropped, and the first ones written must spell what was dropped, be it as the start of a longer token.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Vocabulary:
+    """Which tokens begin alike. pieces: the bytes of every id (V,), as `tokenizer.pieces.token_bytes` tells them."""
+
+    def __init__(self, pieces: Sequence[bytes | None]) -> None:
+        self.pieces = pieces
+        self.longest = max((len(piece) for piece in pieces if piece), default=0)
+        self._sorted = sorted((piece, i) for i, piece in enumerate(pieces) if piece)
+
+    def going_on_from(self, text: bytes) -> list[int]:
+        """The ids whose bytes begin with a text."""
+        found = []
+        for place in range(bisect_left(self._sorted, (text, -1)), len(self._sorted)):
+            piece, token_id = self._sorted[place]
+            if not piece.startswith(text):
+                break
+            found.append(token_id)
+        return found
+
+    def leading_into(self, text: bytes) -> list[int]:
+        """The ids whose bytes are a shorter beginning of a text."""
+        found = []
+        for end in range(1, min(len(text), self.longest + 1)):
+            place = bisect_left(self._sorted, (text[:end], -1))
+            while place < len(self._sorted) and self._sorted[place][0] == text[:end]:
+                found.append(self._sorted[place][1])
+                place += 1
+        return found
+
+    def is_begun_by(self, text: bytes) -> bool:
+        """Whether some token begins with a text and is longer."""
+        return any(self.pieces[i] != text for i in self.going_on_from(text))
+
+
+class Healing:
+    """What is still to be written of the dropped text: tells which tokens may come, until all of it is there.
+
+    dropped: the bytes taken off the prompt; the text that follows begins with them.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, dropped: bytes) -> None:
+        self.dropped = dropped
+        self._vocabulary = vocabulary
+        self._left = dropped
+
+    @property
+    def is_over(self) -> bool:
+        """Whether any token may come."""
+        return not self._left
+
+    @property
+    def allowed(self) -> Tensor | None:
+        """Which ids may come next, bool (V,): those that spell what is left, or a part of it; None for any."""
+        if self.is_over:
+            return None
+        mask = torch.zeros(len(self._vocabulary.pieces), dtype=torch.bool)
+        mask[self._vocabulary.going_on_from(self._left) + self._vocabulary.leading_into(self._left)] = True
+        return mask
+
+    def accept(self, token_id: int) -> None:
+        """Take the token that came."""
+        piece = self._vocabulary.pieces[token_id] or b""
+        if not self.is_over:
+            assert piece.startswith(self._left) or self._left.startswith(piece), (piece, self._left)
+            self._left = self._left[len(piece) :]
+
+
+class Healed(NamedTuple):
+    """A prompt without its last tokens, and what they have to be made up for with."""
+
+    token_ids: list[int]
+    healing: Healing
+
+
+def heal(token_ids: Sequence[int], vocabulary: Vocabulary) -> Healed:
+    """Drop the most last tokens whose bytes together begin a longer token; the first token always stays.
+
+    Control tokens are never dropped, so a prompt that ends with one is left alone.
+    """
+    start, text = len(token_ids), b""
+    for place in range(len(token_ids) - 1, 0, -1):
+        piece = vocabulary.pieces[token_ids[place]]
+        if piece is None or len(piece) + len(text) >= max(vocabulary.longest, 1):
+            break
+        text = piece + text
+        if vocabulary.is_begun_by(text):
+            start = place
+    kept = list(token_ids[:start])
+    return Healed(kept, Healing(vocabulary, b"".join(vocabulary.pieces[i] or b"" for i in token_ids[start:])))
