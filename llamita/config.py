@@ -83,7 +83,8 @@ class RopeConfig:
                 raise UsageError(f"rope {name} is {values[name]!r}: it must be one of {', '.join(ROPE_REQUIRED)}")
         kinds = {ROPE_SYNONYMS.get(kind, kind) for kind in (values.pop("type", None), values.get("rope_type")) if kind}
         if len(kinds) > 1:
-            raise UsageError(f"rope keys 'type' and 'rope_type' contradict each other ({sorted(map(str, kinds))}): keep one")
+            both = " and ".join(sorted(map(str, kinds)))
+            raise UsageError(f"rope keys 'type' and 'rope_type' contradict each other ({both}): keep one")
         values["rope_type"] = kinds.pop() if kinds else "default"
         nested = [key for key, value in values.items() if isinstance(value, Mapping)]
         if nested:
