@@ -1,0 +1,79 @@
+"""Choosing tokens for some rows of a batch while the others wait."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from llamita.generation.history import History
+
+# (logits (B, V), the texts so far) -> (B, V)
+Process = Callable[[Tensor, History], Tensor]
+
+
+class Choice:
+    """How tokens are chosen: by a process on the logits, then as the likeliest or by a draw.
+
+    process: (logits (B, V), history) -> (B, V), a function of these alone; None changes nothing. greedy: for all rows
+    or for each. generators: one a row, or None for torch's global one.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        *,
+        process: Process | None = None,
+        greedy: bool | Sequence[bool] = True,
+        generators: Sequence[torch.Generator] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.process = process
+        self.greedy = torch.tensor([greedy] * rows if isinstance(greedy, bool) else list(greedy), device=device)
+        self.is_greedy = bool(self.greedy.all())
+        self.generators = generators
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the likeliest token is taken, of the logits as they are."""
+        return self.is_greedy and self.process is None
+
+    def probabilities(self, logits: Tensor, history: History | None) -> Tensor:
+        """What tokens are chosen by, (B, V) fp32: all on one token in greedy rows. `history` is for the process."""
+        logits = logits.float()
+        if self.process is not None:
+            assert history is not None
+            logits = self.process(logits, history)
+        if self.is_greedy:
+            return _only(logits.argmax(-1), logits)
+        drawn = logits.softmax(-1)
+        return torch.where(self.greedy[:, None], _only(logits.argmax(-1), logits), drawn)
+
+    def draw(self, probabilities: Tensor, among: Tensor) -> Tensor:
+        """A token (B,) for each row by probabilities (B, V); only the rows `among` (B,) use up random numbers."""
+        tokens = probabilities.argmax(-1)
+        if self.is_greedy:
+            return tokens
+        rows = (among & ~self.greedy).nonzero()[:, 0]
+        if self.generators is None:
+            if len(rows):
+                tokens[rows] = torch.multinomial(probabilities[rows], 1)[:, 0]
+            return tokens
+        for row in rows.tolist():
+            tokens[row] = torch.multinomial(probabilities[row], 1, generator=self.generators[row])[0]
+        return tokens
+
+    def uniform(self, among: Tensor) -> Tensor:
+        """A number (B,) below 1 for each row; only the rows `among` (B,) use up random numbers."""
+        numbers = torch.zeros(len(among), device=among.device)
+        rows = (among & ~self.greedy).nonzero()[:, 0]
+        if self.generators is None:
+            numbers[rows] = torch.rand(len(rows), device=among.device)
+            return numbers
+        for row in rows.tolist():
+            numbers[row] = torch.rand((), generator=self.generators[row], device=among.device)
+        return numbers
+
+
+def _only(tokens: Tensor, like: Tensor) -> Tensor:
+    """All probability on one token a row: (B,) -> (B, V)."""
+    return torch.zeros_like(like).scatter_(1, tokens[:, None], 1.0)

@@ -1,0 +1,81 @@
+"""Texts of unequal growth in one batch: shared slots, and holes where a row has no token."""
+
+import torch
+from torch import Tensor
+
+from llamita.cache.dynamic import DynamicCache
+from llamita.generation.history import History
+
+
+class Slots:
+    """The texts of B rows in S slots that all rows share; a slot that is not real holds no token of its row.
+
+    Rows stay aligned however unequally they grow: what a row rejects becomes a hole, which the attention mask hides
+    and positions, counted by the mask, skip. The last slot holds the token written last, which no cache has.
+
+    tokens: (B, S). real: (B, S) bool.
+    """
+
+    def __init__(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> None:
+        self.tokens = input_ids
+        self.real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        self._prompt_length = input_ids.shape[1]
+        self._prompts = self.real.sum(-1)  # (B,)
+
+    @property
+    def width(self) -> int:
+        """S, how many slots there are."""
+        return self.tokens.shape[1]
+
+    def row(self, number: int) -> Tensor:
+        """The tokens (T,) of one row."""
+        return self.tokens[number][self.real[number]]
+
+    def append(self, tokens: Tensor, real: Tensor) -> None:
+        """Put slots (B, n) behind."""
+        self.tokens = torch.cat((self.tokens, tokens), dim=1)
+        self.real = torch.cat((self.real, real), dim=1)
+
+    def history(self) -> History:
+        """The texts without holes, all ending in the last column, as penalties read them."""
+        order = packing(self.real)
+        lengths = self.real.sum(-1)
+        first = order.shape[1] - lengths
+        return History(
+            self.tokens.gather(1, order),
+            prompt_length=self._prompt_length,
+            first=first if bool(first.any()) else None,
+            written=(lengths - self._prompts).tolist(),
+        )
+
+    def compact(self, caches: list[DynamicCache], *, holes: float) -> None:
+        """Close the holes, here and in caches of the first slots, where they exceed this share of the slots.
+
+        What rows lack in length becomes padding on the left. Slots that some cache lacks stay as they are.
+        """
+        read = min(cache.length for cache in caches)
+        width = int(self.real[:, :read].sum(-1).max())
+        if read - width <= holes * read:
+            return
+        rest = torch.arange(read, self.width, device=self.real.device).expand(len(self.real), -1)
+        order = torch.cat((packing(self.real[:, :read]), rest), dim=1)
+        self.tokens, self.real = self.tokens.gather(1, order), self.real.gather(1, order)
+        for cache in caches:
+            rearrange(cache, order[:, : cache.length - read + width])
+
+
+def packing(real: Tensor) -> Tensor:
+    """Which slots (B, longest) to take so that the real ones of (B, S) stand in order at the end."""
+    longest = int(real.sum(-1).max())
+    return real.int().argsort(dim=1, stable=True)[:, real.shape[1] - longest :]
+
+
+def rearrange(cache: DynamicCache, order: Tensor) -> None:
+    """Make slot j of row i what slot `order[i, j]` (B, S) was."""
+
+    def moved(x: Tensor) -> Tensor:  # (B, K, S, H)
+        return torch.take_along_dim(x, order[:, None, :, None].to(x.device), dim=2)
+
+    cache.keys, cache.values = [moved(k) for k in cache.keys], [moved(v) for v in cache.values]
+    if cache.positions is not None:
+        cache.positions = cache.positions.gather(1, order)

@@ -1,0 +1,203 @@
+"""Speculative decoding: guess several tokens, check them in one pass, keep what the model would have written.
+
+The output is distributed exactly as the model's own. Guesses that were drawn are accepted and replaced by the rule of
+arXiv:2211.17192; for all others the model chooses its own token at every step and goes on as long as it was guessed,
+so that a greedy or seeded text is that of plain decoding.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llamita.cache.dynamic import DynamicCache
+from llamita.errors import UsageError
+from llamita.generation.choice import Choice
+from llamita.generation.drafts import Drafter, Drafts, read
+from llamita.generation.history import History
+from llamita.generation.slots import Slots
+from llamita.generation.stop import Stop
+from llamita.model.llama import LlamaForCausalLM
+
+HOLES = 0.25  # the share of the slots that may be holes before the cache is compacted
+
+
+@dataclass
+class Acceptance:
+    """How well guessing went, summed over rows: tokens guessed, accepted and written, and passes of the model."""
+
+    drafted: int = 0
+    accepted: int = 0
+    written: int = 0
+    passes: int = 0
+
+    @property
+    def rate(self) -> float:
+        """The share of the guessed tokens that were accepted; of a tree only one branch can be."""
+        return self.accepted / max(self.drafted, 1)
+
+    @property
+    def tokens_per_pass(self) -> float:
+        """Tokens that a row wrote for each pass it took part in; 1 is plain decoding."""
+        return self.written / max(self.passes, 1)
+
+
+@torch.no_grad()
+def tokens(
+    model: LlamaForCausalLM,
+    text: Slots,
+    drafter: Drafter,
+    *,
+    stop: Stop,
+    choice: Choice,
+    cache: DynamicCache | None = None,
+    acceptance: Acceptance | None = None,
+) -> Iterator[list[list[int]]]:
+    """Write until every row has ended; each step yields a list of new tokens for each row, one or more of them.
+
+    text: the prompts, which grow. cache: of their first slots. acceptance: counts what happens.
+    Greedy rows equal plain decoding up to ties in rounding. Rotary types whose frequencies depend on the length see
+    that of a whole pass, guesses included.
+    """
+    cache = DynamicCache() if cache is None else cache
+    acceptance = Acceptance() if acceptance is None else acceptance
+    _check(model, drafter, cache)
+    for own in drafter.caches:  # what an earlier text left behind
+        own.reset()
+    # A window counts slots: with holes it would hide too much.
+    holes = HOLES if model.config.sliding_window is None else 0.0
+    while not stop.is_over:
+        drafts = drafter.propose(text, room(stop, text.real.device), choice=choice, cache=cache)
+        logits = _checked(model, text, drafts, cache)  # (B, 1 + M, V)
+        verdict = verify(logits, drafts, choice, text, alive=_running(stop, text.real.device))
+        new = [_accept(stop, row, verdict.column(row)) for row in range(len(text.real))]
+        _count(acceptance, drafts, verdict, new)
+        _settle(text, drafts, verdict, _running(stop, text.real.device), [cache, *drafter.caches])
+        text.compact([cache, *drafter.caches], holes=holes)
+        yield new
+
+
+def room(stop: Stop, device: torch.device) -> Tensor:
+    """How many tokens each row may guess, (B,): one less than it may still write, as the model adds one itself."""
+    left = [0 if row.finish is not None else row.limit - len(row.token_ids) - 1 for row in stop.rows]
+    return torch.tensor(left, device=device)
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What the model made of the guesses.
+
+    chosen: (B, depth) the tokens that each row goes on with; counts: (B,) how many of them, 0 in rows that had ended.
+    kept: (B, M) bool, the guesses among them. last: (B,) the final token of each, which was not guessed.
+    """
+
+    chosen: Tensor
+    counts: Tensor
+    kept: Tensor
+    last: Tensor
+
+    def column(self, row: int) -> list[int]:
+        """The tokens of one row."""
+        return self.chosen[row, : int(self.counts[row])].tolist()
+
+
+def verify(logits: Tensor, drafts: Drafts, choice: Choice, text: Slots, *, alive: Tensor) -> Verdict:
+    """Walk down the guesses in every row that is `alive` (B,), as far as the model agrees.
+
+    logits: (B, 1 + M, V), behind the text and behind each guess.
+    """
+    rows = torch.arange(len(alive), device=alive.device)
+    parents = range(-1, drafts.count - 1) if drafts.parents is None else drafts.parents
+    follows = torch.tensor(list(parents), dtype=torch.long, device=alive.device) + 1  # 0 is the text's end
+    history = None if choice.process is None else text.history()
+    likeliest = logits.argmax(-1) if choice.is_plain else None  # at once for all, where nothing else is asked
+    standing, kept, columns = torch.zeros_like(rows), torch.zeros_like(drafts.valid), []
+    counts, last = torch.zeros_like(rows), text.tokens[:, -1]
+    while bool(alive.any()):
+        is_next = (follows == standing[:, None]) & drafts.valid & alive[:, None]  # (B, M)
+        if likeliest is not None:
+            token = likeliest[rows, standing]
+        else:
+            token = _token(logits[rows, standing], drafts, is_next, choice, history, alive)
+        columns.append(token)
+        counts, last = counts + alive, torch.where(alive, token, last)
+        is_met = is_next & (drafts.tokens == token[:, None])
+        alive = is_met.any(-1)
+        kept |= is_met
+        standing = torch.where(alive, is_met.int().argmax(-1) + 1 if drafts.count else standing, standing)
+        history = None if history is None else history.append(token)
+    return Verdict(torch.stack(columns, dim=1), counts, kept, last)
+
+
+def _token(
+    logits: Tensor, drafts: Drafts, is_next: Tensor, choice: Choice, history: History | None, alive: Tensor
+) -> Tensor:
+    """The model's token (B,) by logits (B, V): of a drawn guess, that guess or its replacement; else its own choice."""
+    wanted = choice.probabilities(logits, history)  # (B, V)
+    if drafts.probabilities is None:
+        return choice.draw(wanted, alive)
+    rows, number = torch.arange(len(alive), device=alive.device), is_next.int().argmax(-1)
+    guess, guessed_by = drafts.tokens[rows, number], drafts.probabilities[rows, number]  # (B,), (B, V)
+    has_guess = is_next.any(-1)
+    threshold = choice.uniform(has_guess) * guessed_by[rows, guess]
+    is_accepted = has_guess & (threshold < wanted[rows, guess])
+    drawn = choice.draw(torch.where(has_guess[:, None], residual(wanted, guessed_by), wanted), alive & ~is_accepted)
+    return torch.where(is_accepted, guess, drawn)
+
+
+def residual(wanted: Tensor, guessed_by: Tensor) -> Tensor:
+    """What to draw a rejected guess's replacement by, up to a factor: what the guesser gave too little, (B, V)."""
+    missing = (wanted - guessed_by).clamp(min=0)
+    return torch.where(missing.sum(-1, keepdim=True) > 0, missing, wanted)
+
+
+def _checked(model: LlamaForCausalLM, text: Slots, drafts: Drafts, cache: DynamicCache) -> Tensor:
+    """Logits (B, 1 + M, V) behind the text and behind each guess, in one pass."""
+    new = torch.cat((text.tokens, drafts.tokens), dim=1)[:, cache.length :]
+    real = text.real if drafts.parents else torch.cat((text.real, drafts.valid), dim=1)
+    return read(model, new, real, cache, keep=1 + drafts.count, parents=drafts.parents)
+
+
+def _accept(stop: Stop, row: int, chosen: list[int]) -> list[int]:
+    """Hand a row its tokens until it ends; returns those it took."""
+    taken = []
+    for token in chosen:
+        if stop.rows[row].finish is not None:
+            break
+        stop.rows[row].push(token)
+        taken.append(token)
+    return taken
+
+
+def _settle(text: Slots, drafts: Drafts, verdict: Verdict, running: Tensor, caches: list[DynamicCache]) -> None:
+    """Put the accepted guesses and the last token behind the text, and forget the guesses behind all accepted ones."""
+    used = verdict.kept.any(0).nonzero()
+    width = int(used[-1]) + 1 if len(used) else 0
+    text.append(drafts.tokens[:, :width], verdict.kept[:, :width])
+    for cache in caches:
+        cache.crop(min(cache.length, text.width))
+    text.append(verdict.last[:, None], running[:, None])
+
+
+def _running(stop: Stop, device: torch.device) -> Tensor:
+    return torch.tensor([row.finish is None for row in stop.rows], device=device)
+
+
+def _count(acceptance: Acceptance, drafts: Drafts, verdict: Verdict, new: list[list[int]]) -> None:
+    for row, count in enumerate(verdict.counts.tolist()):
+        if count:
+            acceptance.drafted += int(drafts.valid[row].sum())
+            acceptance.accepted += min(count - 1, len(new[row]))
+            acceptance.written += len(new[row])
+            acceptance.passes += 1
+
+
+def _check(model: LlamaForCausalLM, drafter: Drafter, cache: DynamicCache) -> None:
+    if drafter.vocab_size not in (None, model.config.vocab_size):
+        raise UsageError(
+            f"the draft model has {drafter.vocab_size} tokens and the model {model.config.vocab_size}: use one with "
+            "the same tokenizer"
+        )
+    if not isinstance(cache, DynamicCache):
+        raise UsageError(f"speculation cannot take tokens back from a {type(cache).__name__}: use DynamicCache")

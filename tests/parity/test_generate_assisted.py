@@ -1,0 +1,68 @@
+"""Assisted generation writes what transformers' writes: by a draft model, early exit and prompt lookup."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from llamita.bridge import transformers as peers
+from llamita.config import LlamaConfig
+from llamita.generation.choice import Choice
+from llamita.generation.drafts import Drafter, DraftModel, DraftTree, EarlyExit, PromptLookup
+from llamita.generation.slots import Slots
+from llamita.generation.speculative import tokens
+from llamita.generation.stop import Row, Stop
+from llamita.model.llama import LlamaForCausalLM
+
+ENDS = [11, 23]
+
+
+@pytest.fixture(scope="module")
+def ours(tiny_config: LlamaConfig) -> LlamaForCausalLM:
+    torch.manual_seed(3)
+    config = tiny_config.replace(initializer_range=0.2, bos_token_id=1, eos_token_id=ENDS, pad_token_id=0)
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def draft(tiny_config: LlamaConfig) -> LlamaForCausalLM:
+    torch.manual_seed(4)
+    config = tiny_config.replace(initializer_range=0.2, num_hidden_layers=1, eos_token_id=ENDS, pad_token_id=0)
+    return LlamaForCausalLM(config).eval()
+
+
+def written(model: LlamaForCausalLM, drafter: Drafter, ids: Tensor) -> list[int]:
+    stop = Stop([Row(20, eos_token_ids=ENDS)])
+    for _ in tokens(model, Slots(ids), drafter, stop=stop, choice=Choice(1)):
+        pass
+    return stop.rows[0].token_ids
+
+
+def test_greedy(ours: LlamaForCausalLM, draft: LlamaForCausalLM) -> None:
+    theirs: Any = peers.twin(ours)
+    helpers: list[tuple[Drafter, dict[str, Any]]] = [
+        (PromptLookup(length=5), {"prompt_lookup_num_tokens": 5}),
+        (PromptLookup(length=3, ngram=1), {"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1}),
+        (DraftModel(draft), {"assistant_model": peers.twin(draft)}),
+        (EarlyExit(ours, layers=2), {"assistant_early_exit": 2}),
+        (DraftTree(draft), {}),
+    ]
+    for seed in range(4):
+        ids = torch.randint(6, 97, (1, 9), generator=torch.Generator().manual_seed(seed))
+        ids = torch.cat((ids, ids[:, 2:6]), dim=1)
+        for drafter, flags in helpers:
+            theirs.generation_config.assistant_early_exit = None
+            reference = theirs.generate(ids, max_new_tokens=20, do_sample=False, **flags)
+            assert written(ours, drafter, ids) == reference[0, ids.shape[1] :].tolist(), flags
+
+
+def test_sampled_prompt_lookup_under_one_seed(ours: LlamaForCausalLM) -> None:
+    ids = torch.randint(6, 97, (1, 9))
+    torch.manual_seed(5)
+    plain = ours.generate(ids, do_sample=True, top_k=0, max_new_tokens=20)[0, 9:].tolist()
+    torch.manual_seed(5)
+    stop = Stop([Row(20, eos_token_ids=ENDS)])
+    for _ in tokens(ours, Slots(ids), PromptLookup(length=4, ngram=1), stop=stop, choice=Choice(1, greedy=False)):
+        pass
+    assert stop.rows[0].token_ids == plain
