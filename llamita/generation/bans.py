@@ -9,10 +9,15 @@ from torch import Tensor
 from llamita.errors import UsageError
 
 
+def among(tokens: Tensor, logits: Tensor) -> Tensor:
+    """Which of the vocabulary (V,) are among the tokens (N,); ids beyond it are none, as for transformers."""
+    return torch.isin(torch.arange(logits.shape[-1], device=logits.device), tokens)
+
+
 def ban(logits: Tensor, tokens: Tensor, rows: Sequence[bool] | None = None) -> Tensor:
     """Remove the tokens (N,), in these rows or in all."""
     if rows is None or all(rows):
-        return logits.index_fill(1, tokens, -math.inf)
+        return logits.masked_fill(among(tokens, logits), -math.inf)
     return _in_rows(ban, logits, tokens, rows)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from llamita.errors import UsageError
-from llamita.generation.per_row import EachRow, PerRow, check, check_rows
+from llamita.generation.per_row import EachRow, PerRow, check, check_rows, check_whole, listed
 from llamita.generation.watermark import WatermarkingConfig
 
 Tokens = int | Sequence[int] | EachRow | None
@@ -38,13 +38,19 @@ RANGES: Mapping[str, tuple[float, float, str]] = {
     "dry_base": (1, math.inf, "give 1 or more"),
     "dry_allowed_length": (0, math.inf, "give a count of tokens"),
     "dry_range": (0, math.inf, "give a count of tokens, 0 is the whole text"),
+    "max_length": (1, math.inf, "give a count of tokens"),
     "xtc_probability": (0, 1, "give a probability from 0 to 1, 0 does nothing"),
     "xtc_threshold": (0, 1, "give a probability from 0 to 1"),
+    "mirostat": (0, 2, "give 2 for mirostat 2, or 0 for none"),
     "mirostat_tau": (_ABOVE_0, math.inf, "give a number of bits above 0"),
     "mirostat_eta": (0, math.inf, "give a rate of 0 or more"),
 }
 
-NUMBERS = (*RANGES, "mirostat", "max_length")  # fields that take one number a row
+NUMBERS = tuple(RANGES)  # fields that take one number a row
+WHOLE = (
+    "top_k", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length", "min_new_tokens", "max_length",
+    "dry_allowed_length", "dry_range", "mirostat",
+)  # fmt: skip
 TABLES = (  # fields that take an EachRow
     "xtc_protected", "dry_sequence_breakers", "sequence_bias", "logit_bias", "bad_words_ids", "suppress_tokens",
     "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id", "eos_token_id",
@@ -119,6 +125,10 @@ class Distribution:
     def __post_init__(self) -> None:
         for name, (low, high, remedy) in RANGES.items():
             check(name, getattr(self, name), low=low, high=high, remedy=remedy)
+        for name in WHOLE:
+            check_whole(name, getattr(self, name))
+        if 1 in listed(self.mirostat, 1):
+            raise UsageError("mirostat is 1: there is only version 2, give 2 or 0")
 
     @classmethod
     def of(cls, flags: object) -> "Distribution":

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from llamita.generation.bans import among
 from llamita.generation.per_row import PerRow, column, is_given, listed, mapped
 
 TOP_H_TOKENS = 100  # the entropy of top-h is that of so many likeliest tokens (transformers' number)
@@ -147,7 +148,7 @@ def exclude_top_choices(
     top = probabilities >= column(threshold, logits)
     least = probabilities.masked_fill(~top, math.inf).argmin(-1, keepdim=True)
     removed = top.scatter(-1, least, False)
-    acts = acts & ~removed[:, protected].any(-1, keepdim=True)
+    acts = acts & ~(removed & among(protected, logits)).any(-1, keepdim=True)
     return logits.masked_fill(removed & acts, -math.inf)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from llamita.errors import UsageError
+from llamita.generation.bans import among
 from llamita.generation.per_row import PerRow, column, listed, mapped
 
 
@@ -51,14 +52,17 @@ def add_bias(logits: Tensor, tokens: Tensor, values: Tensor) -> Tensor:
 
 
 def urge_end(logits: Tensor, eos_token_ids: Tensor, *, excess: Sequence[int], factor: float) -> Tensor:
-    """Raise the logits of the end tokens by |logit| * (factor ** excess - 1), in rows that exceed a length."""
+    """Raise the logits of the end tokens by |logit| * (factor ** excess - 1), in rows that exceed a length.
+
+    At most to the largest number of the dtype: an infinite logit would leave no distribution.
+    """
     if not any(count > 0 for count in excess):
         return logits
     gains = torch.tensor([_power(factor, count) - 1 if count > 0 else 0.0 for count in excess], dtype=torch.float64)
-    ends = logits[:, eos_token_ids]
-    gain = ends.abs() * gains.to(logits)[:, None]
-    raised = torch.where(ends.isfinite(), ends + gain, ends)
-    return logits.index_copy(1, eos_token_ids, raised)
+    largest = torch.finfo(logits.dtype).max
+    raised = (logits + logits.abs() * gains.clamp(max=largest).to(logits)[:, None]).clamp(max=largest)
+    is_raised = among(eos_token_ids, logits) & logits.isfinite() & (gains.to(logits.device)[:, None] != 0)
+    return torch.where(is_raised, raised, logits)
 
 
 class SequenceBias:

@@ -55,6 +55,13 @@ def check(name: str, value: PerRow, *, low: float, high: float, remedy: str) -> 
             raise UsageError(f"{name} is {one!r}: {remedy}")
 
 
+def check_whole(name: str, value: PerRow) -> None:
+    """Raise UsageError for a number with a fraction, on any row."""
+    for one in listed(value, 1):
+        if one != int(one):
+            raise UsageError(f"{name} is {one!r}: give a whole number")
+
+
 def check_rows(name: str, value: object, rows: int) -> None:
     """Raise UsageError where a list of values is not one for each row."""
     if isinstance(value, Tensor):

@@ -1,4 +1,4 @@
-"""Filters leave rows alone that are off, XTC takes the top away and keeps what is protected, mirostat finds its target."""
+"""Filters leave rows alone that are off, XTC takes the top but what is protected, mirostat holds its target."""
 
 import math
 
