@@ -1,7 +1,7 @@
 """Text in, text out: a model and its tokenizer behind five verbs."""
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast, overload
@@ -19,6 +19,7 @@ from llamita.generation.stop import Row, Stop
 from llamita.tokenizer.chat import Message, encode_chat
 
 Prompt = str | Sequence[int]  # a text, or its token ids
+Watch = Callable[[Tensor, Tensor], None]  # told of a step's logits (B, V), as the model gave them, and its tokens (B,)
 
 
 class Options(TypedDict, total=False):
@@ -135,29 +136,43 @@ class LLM:
         completions = [_completion(row, ids) for row, ids in zip(rows, prompts, strict=True)]
         return completions[0] if is_one else completions
 
-    def stream(self, prompt: Prompt, *, prefix: Prefix | None = None, **options: Unpack[Options]) -> Stream:
-        """Continue a text, piece by piece. `prefix` keeps what was read for the next text that begins alike."""
+    def stream(
+        self, prompt: Prompt, *, prefix: Prefix | None = None, watch: Watch | None = None, **options: Unpack[Options]
+    ) -> Stream:
+        """Continue a text, piece by piece.
+
+        `prefix` keeps what was read for the next text that begins alike, `watch` is told of every step.
+        """
         ids = self._read(prompt)
         row = self._row(ids, options, after=ids)
-        return Stream(self._steps([ids], [row], options, prefix), row, ids)
+        return Stream(self._steps([ids], [row], options, prefix, watch), row, ids)
 
-    def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Completion:
+    def chat(
+        self, messages: Sequence[Message], *, continue_final_message: bool = False, **options: Unpack[Options]
+    ) -> Completion:
         """Answer a conversation: messages of role and content, in the checkpoint's own chat format.
 
-        Raises UsageError where the checkpoint has no chat template.
+        continue_final_message: the last message is the beginning of the answer, which goes on from it.
+        Raises UsageError where the checkpoint has no chat template, nor the control tokens of a format of Llama's.
         """
-        stream = self.stream_chat(messages, **options)
+        stream = self.stream_chat(messages, continue_final_message=continue_final_message, **options)
         for _ in stream:
             pass
         return stream.completion
 
     def stream_chat(
-        self, messages: Sequence[Message], *, prefix: Prefix | None = None, **options: Unpack[Options]
+        self,
+        messages: Sequence[Message],
+        *,
+        continue_final_message: bool = False,
+        prefix: Prefix | None = None,
+        watch: Watch | None = None,
+        **options: Unpack[Options],
     ) -> Stream:
-        """Answer a conversation, piece by piece."""
-        ids = self._read(encode_chat(self.tokenizer, messages))
-        row = self._row(ids, options)
-        return Stream(self._steps([ids], [row], options, prefix), row, ids)
+        """Answer a conversation, piece by piece; the arguments are those of `chat` and `stream`."""
+        ids = self._read(encode_chat(self.tokenizer, messages, continue_final_message=continue_final_message))
+        row = self._row(ids, options, after=ids if continue_final_message else ())
+        return Stream(self._steps([ids], [row], options, prefix, watch), row, ids)
 
     def new_prefix(self) -> Prefix:
         """An empty `prefix` for `stream` and `stream_chat`."""
@@ -178,10 +193,16 @@ class LLM:
         return ids
 
     def _steps(
-        self, prompts: list[list[int]], rows: list[Row], options: Options, prefix: Prefix | None = None
+        self,
+        prompts: list[list[int]],
+        rows: list[Row],
+        options: Options,
+        prefix: Prefix | None = None,
+        watch: Watch | None = None,
     ) -> Iterator[Tensor]:
         """The steps (B,) that write the rows."""
-        choose = self._sampler(options, len(prompts))
+        sampler = self._sampler(options, len(prompts))
+        choose = sampler if watch is None else _watched(sampler, watch)
         ids, mask = _left_padded(prompts, self.tokenizer.pad_token_id or 0)
         cache = None
         if prefix is not None:
@@ -263,6 +284,15 @@ def _recorded(steps: Iterator[Tensor], prefix: Prefix) -> Iterator[Tensor]:
     for step in steps:
         prefix.append(int(step))
         yield step
+
+
+def _watched(choose: Callable[[Tensor], Tensor], watch: Watch) -> Callable[[Tensor], Tensor]:
+    def choose_and_tell(logits: Tensor) -> Tensor:
+        chosen = choose(logits)
+        watch(logits, chosen)
+        return chosen
+
+    return choose_and_tell
 
 
 def _completion(row: Row, prompt_token_ids: list[int]) -> Completion:
