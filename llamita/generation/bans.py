@@ -11,7 +11,9 @@ from llamita.errors import UsageError
 
 def among(tokens: Tensor, logits: Tensor) -> Tensor:
     """Which of the vocabulary (V,) are among the tokens (N,); ids beyond it are none, as for transformers."""
-    return torch.isin(torch.arange(logits.shape[-1], device=logits.device), tokens)
+    vocabulary = logits.shape[-1]
+    found = torch.zeros(vocabulary + 1, dtype=torch.bool, device=logits.device)
+    return found.index_fill_(0, tokens.clamp(max=vocabulary), True)[:vocabulary]
 
 
 def ban(logits: Tensor, tokens: Tensor, rows: Sequence[bool] | None = None) -> Tensor:

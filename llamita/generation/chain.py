@@ -8,6 +8,7 @@ from torch import Tensor
 from llamita.generation.distribution import Distribution, merge
 from llamita.generation.history import History
 from llamita.generation.mirostat import Mirostat
+from llamita.generation.per_row import check_rows
 from llamita.generation.stages import STAGES, Rows
 
 
@@ -26,6 +27,8 @@ class Chain:
         device: torch.device | str = "cpu",
         generators: Sequence[torch.Generator] | None = None,
     ) -> None:
+        if not isinstance(distribution, Distribution):
+            check_rows("distribution", distribution, rows)
         settings = distribution if isinstance(distribution, Distribution) else merge(distribution)
         settings.check_rows(rows)
         batch = Rows(settings, rows, device, generators)

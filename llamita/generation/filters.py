@@ -11,6 +11,8 @@ from torch import Tensor
 from llamita.generation.bans import among
 from llamita.generation.per_row import PerRow, column, is_given, listed, mapped
 
+TOP_P_TOKENS = 256  # top-p looks at so many likeliest tokens before it sorts them all
+TOP_P_DOUBT = 5e-5  # how far sums of probabilities in fp32 may differ by their order
 TOP_H_TOKENS = 100  # the entropy of top-h is that of so many likeliest tokens (transformers' number)
 
 
@@ -83,8 +85,11 @@ def keep_top_p(logits: Tensor, top_p: PerRow, *, min_tokens_to_keep: int = 1) ->
 
     Of equal tokens at the border the sort decides; it runs upwards, as in transformers, whose choice it is.
     """
+    rest = column(mapped(top_p, lambda p: 1 - p), logits)
+    if (least := _least_kept(logits, 1 - rest, min_tokens_to_keep)) is not None:
+        return logits.masked_fill(logits < least, -math.inf)
     ascending, order = logits.sort()
-    removed = ascending.softmax(-1).cumsum(-1) <= column(mapped(top_p, lambda p: 1 - p), logits)
+    removed = ascending.softmax(-1).cumsum(-1) <= rest
     removed[..., -min_tokens_to_keep:] = False
     return logits.masked_fill(removed.scatter(-1, order, removed), -math.inf)
 
@@ -150,6 +155,22 @@ def exclude_top_choices(
     removed = top.scatter(-1, least, False)
     acts = acts & ~(removed & among(protected, logits)).any(-1, keepdim=True)
     return logits.masked_fill(removed & acts, -math.inf)
+
+
+def _least_kept(logits: Tensor, share: float | Tensor, min_tokens_to_keep: int) -> Tensor | None:
+    """The least logit (B, 1) that `keep_top_p` keeps, without its sort of the whole vocabulary.
+
+    None where the likeliest tokens do not tell: the share is not among them, or a tie or rounding would decide.
+    """
+    top = logits.topk(min(TOP_P_TOKENS, logits.shape[-1])).values  # (B, K), falling
+    likely = (top - logits.logsumexp(-1, keepdim=True)).exp()
+    before = likely.cumsum(-1) - likely
+    kept = (before < share).sum(-1, keepdim=True).clamp(min=min_tokens_to_keep)
+    is_far = ((before - share).abs() > TOP_P_DOUBT).all(-1, keepdim=True)
+    last = kept.clamp(max=top.shape[1] - 1)
+    least = top.gather(-1, last - 1)
+    is_told = is_far & (kept == last) & (least > top.gather(-1, last))
+    return least if bool(is_told.all()) else None
 
 
 def _lots(chances: Sequence[float], generators: Sequence[torch.Generator] | None) -> list[bool]:

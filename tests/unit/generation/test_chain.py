@@ -187,6 +187,22 @@ def test_wrong_settings_are_refused(wrong: dict) -> None:
         Chain(Distribution(**wrong), rows=3)
 
 
+def test_a_distribution_for_each_row_is_needed() -> None:
+    with pytest.raises(UsageError, match="distribution lists 2"):
+        Chain([Distribution(), Distribution()], rows=3)
+
+
+@pytest.mark.gpu
+def test_every_stage_runs_where_the_logits_are(logits: Tensor, history: History) -> None:
+    for name, value in ALL.items():
+        if name in ("watermarking_config", "prefix_allowed_tokens_fn"):  # lists of another generator; ids of the host
+            continue
+        settings = Distribution(**NEEDED, **{name: value})
+        there = History(history.input_ids.cuda(), history.prompt_length, history.first.cuda())
+        result = Chain(settings, rows=ROWS, device="cuda")(logits.cuda(), there).cpu()
+        assert torch.allclose(result, Chain(settings, rows=ROWS)(logits, history), rtol=1e-5), name
+
+
 def test_rows_cannot_differ_in_what_a_batch_has_once() -> None:
     with pytest.raises(UsageError, match="num_beams differs"):
         merge([Distribution(num_beams=2), Distribution()])

@@ -55,6 +55,19 @@ def test_filters_leave_the_least_number_of_tokens(
             assert kept.gather(1, logits.topk(4).indices).all()
 
 
+def test_top_p_is_the_same_with_and_without_the_sort(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [torch.randn(3, 700) * spread for spread in (0.01, 1.0, 4.0, 30.0)]
+    cases += [cases[1].round(), cases[2].masked_fill(cases[2] < 1.5, -math.inf), torch.zeros(3, 700)]
+    shares = [0.0, 0.2, [0.5, 0.9, 0.99], 0.9999, 1 / 700]
+    settings = [(case, share, least) for case in cases for share in shares for least in (1, 5)]
+    quick = [filters.keep_top_p(case, share, min_tokens_to_keep=least) for case, share, least in settings]
+    told = sum(filters._least_kept(case, column(share, case), least) is not None for case, share, least in settings)
+    assert 15 < told < len(settings) - 15
+    monkeypatch.setattr(filters, "_least_kept", lambda *_: None)
+    for (case, share, least), result in zip(settings, quick, strict=True):
+        assert torch.equal(result, filters.keep_top_p(case, share, min_tokens_to_keep=least))
+
+
 def test_min_p_by_hand() -> None:
     probabilities = torch.tensor([[0.5, 0.3, 0.15, 0.05]])
     assert filters.keep_min_p(probabilities.log(), 0.2).isfinite().tolist() == [[True, True, True, False]]
