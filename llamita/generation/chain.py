@@ -40,6 +40,11 @@ class Chain:
         """The stages that are on."""
         return tuple(dict.fromkeys(name for name, _ in self._steps))
 
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether it must be told of every draw, one step at a time, which beams and speculation do not do."""
+        return self._mirostat is not None
+
     def __bool__(self) -> bool:
         return bool(self._steps)
 

@@ -26,10 +26,15 @@ class History:
 
     @classmethod
     def begin(cls, input_ids: Tensor, attention_mask: Tensor | None = None) -> "History":
-        """Nothing but prompts (B, T), padded on the left where the mask (B, T) is 0."""
-        padded = attention_mask is not None and attention_mask.numel() > 0 and not bool(attention_mask[:, 0].all())
-        first = (attention_mask != 0).int().argmax(-1) if padded else None
-        return cls(input_ids, input_ids.shape[1], first)
+        """Nothing but prompts (B, T), padded on the left where the mask (B, M) is 0.
+
+        The mask may begin before the ids, with a prompt of embeddings.
+        """
+        length = input_ids.shape[1]
+        if attention_mask is None or length == 0:
+            return cls(input_ids, length)
+        first = (attention_mask != 0).int().argmax(-1) - (attention_mask.shape[1] - length)
+        return cls(input_ids, length, first.clamp(min=0) if bool((first > 0).any()) else None)
 
     def append(self, step: Tensor) -> "History":
         """The text with one more token (B,) a row."""

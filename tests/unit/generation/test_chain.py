@@ -57,6 +57,7 @@ def test_nothing_asked_for_is_nothing_done(logits: Tensor, history: History) -> 
         chain = Chain(neutral, rows=ROWS)
         assert not chain
         assert chain.names == ()
+        assert not chain.is_adaptive
         assert chain(logits, history) is logits
     chain.observe(logits, logits.argmax(-1))
     # Sampling's flags do nothing in a greedy run.
@@ -139,6 +140,7 @@ def test_xtc_protects_end_tokens(history: History) -> None:
 def test_mirostat_is_told_of_the_draw(history: History) -> None:
     logits = (-torch.arange(1, 400).float().log()).repeat(ROWS, 1)
     chain = Chain(Distribution(do_sample=True, mirostat=[2, 2, 0, 2], mirostat_tau=[1.5, 3.0, 5.0, 4.0]), rows=ROWS)
+    assert chain.is_adaptive
     total = torch.zeros(ROWS)
     for _ in range(200):
         filtered = chain(logits, history)

@@ -195,7 +195,10 @@ def test_ragged_rows_are_as_they_are_alone(stage: int, logits: Tensor) -> None:
 
 
 def test_history_of_an_embedded_prompt_is_what_was_written() -> None:
-    history = History.begin(torch.empty(2, 0, dtype=torch.long), torch.ones(2, 5))
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    history = History.begin(torch.empty(2, 0, dtype=torch.long), mask)
+    assert History.begin(torch.tensor([[7, 8, 9], [7, 8, 9]]), mask).tokens.tolist() == [[NO_TOKEN, 8, 9], [7, 8, 9]]
+    assert History.begin(torch.tensor([[7, 8], [7, 8]]), mask).first is None
     assert history.append(torch.tensor([1, 2])).continuation.tolist() == [[1], [2]]
     assert history.append(torch.tensor([1, 2])).lengths == [1, 1]
     logits = torch.randn(2, 9)
