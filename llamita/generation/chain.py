@@ -17,6 +17,8 @@ class Chain:
 
     distribution: one for the batch, or one for each row. generators: those of the rows, which XTC draws from before
     the token is drawn; None draws from torch's global one. Raises UsageError for lists of the wrong length.
+
+    Padding is no text here, so that a row is what it is alone; for transformers it is, but in the repetition penalty.
     """
 
     def __init__(

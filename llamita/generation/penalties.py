@@ -61,7 +61,7 @@ def urge_end(logits: Tensor, eos_token_ids: Tensor, *, excess: Sequence[int], fa
     gains = torch.tensor([_power(factor, count) - 1 if count > 0 else 0.0 for count in excess], dtype=torch.float64)
     largest = torch.finfo(logits.dtype).max
     raised = (logits + logits.abs() * gains.clamp(max=largest).to(logits)[:, None]).clamp(max=largest)
-    is_raised = among(eos_token_ids, logits) & logits.isfinite() & (gains.to(logits.device)[:, None] != 0)
+    is_raised = among(eos_token_ids, logits) & logits.isfinite() & (gains != 0).to(logits.device)[:, None]
     return torch.where(is_raised, raised, logits)
 
 
