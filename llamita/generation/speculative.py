@@ -56,7 +56,8 @@ def tokens(
 ) -> Iterator[list[list[int]]]:
     """Write until every row has ended; each step yields a list of new tokens for each row, one or more of them.
 
-    text: the prompts, which grow. cache: of their first slots. acceptance: counts what happens.
+    text: the prompts, which grow. cache: of their first slots. acceptance: counts what happens. A row guesses as many
+    tokens as proved right the last time and one more, or twice as many when all did.
     Greedy rows equal plain decoding up to ties in rounding. Rotary types whose frequencies depend on the length see
     that of a whole pass, guesses included.
     """
@@ -67,13 +68,16 @@ def tokens(
         own.reset()
     # A window counts slots: with holes it would hide too much.
     holes = HOLES if model.config.sliding_window is None else 0.0
+    worth = room(stop, text.real.device)  # (B,) how many guesses are worth their cost
     while not stop.is_over:
-        drafts = drafter.propose(text, room(stop, text.real.device), choice=choice, cache=cache)
+        most = torch.minimum(room(stop, text.real.device), worth)
+        drafts = drafter.propose(text, most, choice=choice, cache=cache)
         logits = _checked(model, text, drafts, cache)  # (B, 1 + M, V)
         verdict = verify(logits, drafts, choice, text, alive=_running(stop, text.real.device))
         new = [_accept(stop, row, verdict.column(row)) for row in range(len(text.real))]
         _count(acceptance, drafts, verdict, new)
         _settle(text, drafts, verdict, _running(stop, text.real.device), [cache, *drafter.caches])
+        worth = torch.where(verdict.failed, verdict.counts, torch.maximum(worth, 2 * (verdict.counts - 1)))
         text.compact([cache, *drafter.caches], holes=holes)
         yield new
 
@@ -89,12 +93,14 @@ class Verdict:
     """What the model made of the guesses.
 
     chosen: (B, depth) the tokens that each row goes on with; counts: (B,) how many of them, 0 in rows that had ended.
-    kept: (B, M) bool, the guesses among them. last: (B,) the final token of each, which was not guessed.
+    kept: (B, M) bool, the guesses among them. failed: (B,) bool, whether the next guess was wrong. last: (B,) the final
+    token of each, which was not guessed.
     """
 
     chosen: Tensor
     counts: Tensor
     kept: Tensor
+    failed: Tensor
     last: Tensor
 
     def column(self, row: int) -> list[int]:
@@ -113,7 +119,7 @@ def verify(logits: Tensor, drafts: Drafts, choice: Choice, text: Slots, *, alive
     history = None if choice.process is None else text.history()
     likeliest = logits.argmax(-1) if choice.is_plain else None  # at once for all, where nothing else is asked
     standing, kept, columns = torch.zeros_like(rows), torch.zeros_like(drafts.valid), []
-    counts, last = torch.zeros_like(rows), text.tokens[:, -1]
+    counts, last, failed = torch.zeros_like(rows), text.tokens[:, -1], torch.zeros_like(alive)
     while bool(alive.any()):
         is_next = (follows == standing[:, None]) & drafts.valid & alive[:, None]  # (B, M)
         if likeliest is not None:
@@ -124,10 +130,11 @@ def verify(logits: Tensor, drafts: Drafts, choice: Choice, text: Slots, *, alive
         counts, last = counts + alive, torch.where(alive, token, last)
         is_met = is_next & (drafts.tokens == token[:, None])
         alive = is_met.any(-1)
+        failed |= is_next.any(-1) & ~alive
         kept |= is_met
         standing = torch.where(alive, is_met.int().argmax(-1) + 1 if drafts.count else standing, standing)
         history = None if history is None else history.append(token)
-    return Verdict(torch.stack(columns, dim=1), counts, kept, last)
+    return Verdict(torch.stack(columns, dim=1), counts, kept, failed, last)
 
 
 def _token(
