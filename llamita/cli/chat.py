@@ -2,11 +2,12 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from llamita.cli import arguments, model, stdin, terminal
+from llamita.cli.commands import COMMANDS, SETTINGS, Session, obey
 from llamita.cli.conversation import Conversation
+from llamita.cli.keyboard import Keyboard, Said, history_file, joined
 from llamita.errors import LlamitaError, UnsupportedError
 
 NAME = "chat"
@@ -15,138 +16,72 @@ EXAMPLES = """\
   llamita chat
   llamita chat -s "Answer in one sentence." -t 0.3
   llamita chat -m path/to/model
-  printf 'Hello\\nTell me a story.\\n' | llamita chat
+  printf 'Hello\\nTell me a story.\\n/tokens\\n' | llamita chat
 """
-PROMPT = "> "
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which model, how to write."""
+    """Which model, how to write, what to keep."""
     arguments.add_model(parser)
     arguments.add_writing(parser)
+    parser.add_argument("--no-history", action="store_true", help="keep no file of the lines that are typed")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Answer line by line: what is piped in, or what is typed until /bye or Ctrl-D."""
-    is_piped = stdin.is_piped()
-    llm = model.load(args)
-    if llm.tokenizer.chat_template is None:
-        raise UnsupportedError(f"{llm.name} has no chat template, it was not made for chats: use llamita generate")
-    seed = model.chosen_seed(args)
-    chat = Conversation(llm, options=arguments.writing(args), seed=seed, system=args.system)
-    if is_piped:
-        for line in stdin.lines():
-            _print_answer(chat, line)
-        return 0
-    if not args.quiet:
-        terminal.note(
-            f"{llm.name}, {llm.model.num_parameters() / 1e6:,.1f} M parameters, reads {llm.context_length} tokens"
-        )
-        terminal.note("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves")
-    for line in typed():
-        if not take(chat, line):
-            break
+    """Answer what is piped in, or what is typed until /bye or Ctrl-D; lines that begin with / are commands."""
+    session = Session(_conversation(args), is_quiet=args.quiet)
+    with suppress(EOFError):  # /bye
+        if stdin.is_piped():
+            for said in joined(stdin.lines()):
+                _do(session, said)
+            return 0
+        keyboard = session.keyboard = _keyboard(args)
+        if not args.quiet:
+            _greet(session.chat)
+        for said in keyboard.said():
+            take(session, said)
     return 0
 
 
-def take(chat: Conversation, line: str) -> bool:
-    """One typed line, a command or a turn; whether to go on. An error is of this turn only."""
+def take(session: Session, said: Said) -> None:
+    """A command or a turn of a person. What goes wrong is of this turn only, and so is Ctrl-C."""
     try:
-        if line.startswith("/"):
-            return obey(chat, line)
-        _print_answer(chat, line)
+        _do(session, said)
     except KeyboardInterrupt:
         terminal.note("(stopped)")
     except LlamitaError as error:
         terminal.warn(str(error))
-    return True
 
 
-def typed() -> Iterator[str]:
-    """The lines that are typed, empty ones left out, until Ctrl-D or a second Ctrl-C."""
-    with suppress(ImportError):  # Windows has none
-        import readline  # noqa: F401, gives input() its history and its arrow keys
-
-    is_warned = False
-    while True:
-        try:
-            line = _line()
-        except EOFError:
-            terminal.note("")
-            return
-        except KeyboardInterrupt:
-            if is_warned:
-                terminal.note("")
-                raise
-            is_warned = True
-            terminal.note("\n(Ctrl-C again or Ctrl-D leaves)")
-            continue
-        is_warned = False
-        if line.strip():
-            yield line
+def _do(session: Session, said: Said) -> None:
+    if said.is_command:
+        obey(session, said.text)
+    else:
+        session.say(session.chat.answer(said.text))
 
 
-def _line() -> str:
-    """One line from the keyboard; where the answers go to a file, the prompt does not."""
-    if not sys.stdout.isatty():
-        print(paint_prompt(), end="", file=sys.stderr, flush=True)
-        return input()
-    return input(paint_prompt())
+def _conversation(args: argparse.Namespace) -> Conversation:
+    """An empty conversation with the model; raises UnsupportedError where that knows no chats."""
+    llm = model.load(args)
+    if llm.tokenizer.chat_template is None:
+        from llamita.tokenizer import formats
+
+        form = formats.find(llm.tokenizer)
+        if form is None:
+            raise UnsupportedError(f"{llm.name} has no chat template, it was not made for chats: use llamita generate")
+        if not args.quiet:
+            terminal.note(f"{llm.name} has no chat template: taking the format of {form.name}")
+    return Conversation(llm, options=arguments.writing(args), seed=model.chosen_seed(args), system=args.system)
 
 
-def paint_prompt() -> str:
-    """The prompt in colour, its escape sequences marked as of no width for readline."""
-    if not terminal.has_color(sys.stdout):
-        return PROMPT
-    return f"\001\033[1;32m\002{PROMPT}\001\033[0m\002"
+def _keyboard(args: argparse.Namespace) -> Keyboard:
+    is_kept = not args.no_history and sys.stdin is not None and sys.stdin.isatty()
+    words = [*COMMANDS, *(f"/set {name}" for name in SETTINGS)]
+    return Keyboard(history=history_file() if is_kept else None, words=words)
 
 
-def _print_answer(chat: Conversation, text: str) -> None:
-    """Print an answer as it is written, and end its line."""
-    piece = ""
-    try:
-        for piece in chat.answer(text):
-            terminal.show(piece)
-    finally:
-        if piece and not piece.endswith("\n"):
-            terminal.show("\n")
-
-
-def obey(chat: Conversation, line: str) -> bool:
-    """Run a command; whether to go on. Raises UsageError for an unknown one."""
-    name, _, rest = line.strip().partition(" ")
-    if name not in COMMANDS:
-        raise arguments.unknown("command", name, COMMANDS, "/help lists them")
-    return COMMANDS[name][1](chat, rest.strip())
-
-
-def _help(chat: Conversation, rest: str) -> bool:
-    for name, (does, _) in COMMANDS.items():
-        terminal.note(f"{name:<9} {does}")
-    return True
-
-
-def _system(chat: Conversation, rest: str) -> bool:
-    if rest:
-        chat.system = rest
-        chat.reset()
-    terminal.note(f"system: {chat.system or '(none)'}")
-    return True
-
-
-def _reset(chat: Conversation, rest: str) -> bool:
-    chat.reset()
-    terminal.note("(all turns forgotten)")
-    return True
-
-
-def _bye(chat: Conversation, rest: str) -> bool:
-    return False
-
-
-COMMANDS: dict[str, tuple[str, Callable[[Conversation, str], bool]]] = {
-    "/help": ("list the commands", _help),
-    "/system": ("show the instructions; /system TEXT gives others and starts anew", _system),
-    "/reset": ("forget all turns", _reset),
-    "/bye": ("leave, as Ctrl-D does", _bye),
-}
+def _greet(chat: Conversation) -> None:
+    llm = chat.llm
+    size = f"{llm.model.num_parameters() / 1e6:,.1f} M parameters"
+    terminal.note(f"{llm.name}, {size}, reads {llm.context_length} tokens")
+    terminal.note("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves")

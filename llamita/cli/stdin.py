@@ -49,7 +49,6 @@ def checked(text: str, what: str) -> str:
 
 
 def lines() -> Iterator[str]:
-    """The lines of stdin that are not empty, each as soon as it comes."""
+    """The lines of stdin without their ends, each as soon as it comes."""
     for line in sys.stdin.buffer:
-        if text := decoded(line).strip():
-            yield text
+        yield decoded(line).rstrip("\r\n")

@@ -6,7 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-STYLES = {"dim": "2", "bold": "1", "green": "1;32", "yellow": "33", "red": "1;31"}
+STYLES = {
+    "dim": "2",
+    "bold": "1",
+    "green": "1;32",
+    "yellow": "33",
+    "red": "1;31",
+    # From likely to not, legible on light and on dark.
+    "sure": "38;5;34",
+    "likely": "38;5;106",
+    "open": "38;5;178",
+    "unlikely": "38;5;208",
+    "surprising": "38;5;197",
+}
 # A model may write escape sequences; only line ends and tabs get to steer the terminal.
 CONTROLS = dict.fromkeys([*range(32), *range(0x7F, 0xA0)]) | {ord("\n"): "\n", ord("\t"): "\t"}
 
@@ -35,7 +47,7 @@ def show(text: str) -> None:
 
 def note(text: str, *, style: str = "dim") -> None:
     """A line beside the answer."""
-    print(paint(text, style, sys.stderr), file=sys.stderr, flush=True)
+    print(paint(text.translate(CONTROLS), style, sys.stderr), file=sys.stderr, flush=True)
 
 
 def warn(message: Warning | str, *_: object) -> None:

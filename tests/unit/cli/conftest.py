@@ -1,5 +1,6 @@
 """The command line, run in this process."""
 
+import builtins
 import io
 import sys
 import warnings
@@ -9,7 +10,11 @@ from typing import NamedTuple
 
 import pytest
 
+import llamita
 from llamita.cli.main import main
+from llamita.llm import LLM
+
+FLAGS = ("-n", "8", "-t", "0")  # short and greedy
 
 
 class Outcome(NamedTuple):
@@ -43,3 +48,31 @@ def run(
 
     with warnings.catch_warnings():
         yield command
+
+
+@pytest.fixture(scope="module")
+def llm(small_path: Path) -> LLM:
+    """The small model that `run` runs on."""
+    return llamita.load(small_path)
+
+
+@pytest.fixture
+def type_in(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run `llamita chat` and type lines; an exception among them is raised where it stands."""
+
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.delenv("EDITOR", raising=False)
+
+    def typing(*lines: str | type[BaseException], words: tuple[str, ...] = FLAGS) -> Outcome:
+        waiting: Iterator[str | type[BaseException]] = iter(lines)
+
+        def typed(prompt: str = "") -> str:
+            line = next(waiting, EOFError)
+            if isinstance(line, str):
+                return line
+            raise line
+
+        monkeypatch.setattr(builtins, "input", typed)
+        return run("chat", *words)
+
+    return typing

@@ -3,43 +3,17 @@
 import builtins
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import llamita
-from llamita.cli import chat as verb
+from llamita.cli import commands, keyboard, terminal
 from llamita.cli.conversation import Conversation
 from llamita.llm import LLM
-from tests.unit.cli.conftest import Outcome, Run
-
-FLAGS = ("-n", "8", "-t", "0")
-
-
-@pytest.fixture(scope="module")
-def llm(small_path: Path) -> LLM:
-    return llamita.load(small_path)
-
-
-@pytest.fixture
-def type_in(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Run `llamita chat` and type lines; an exception among them is raised where it stands."""
-
-    def typing(*lines: str | type[BaseException], words: tuple[str, ...] = FLAGS) -> Outcome:
-        waiting: Iterator[str | type[BaseException]] = iter(lines)
-
-        def typed(prompt: str = "") -> str:
-            line = next(waiting, EOFError)
-            if isinstance(line, str):
-                return line
-            raise line
-
-        monkeypatch.setattr(builtins, "input", typed)
-        return run("chat", *words)
-
-    return typing
+from tests.unit.cli.conftest import FLAGS, Outcome, Run
 
 
 def answers(llm: LLM, *texts: str, system: str | None = None) -> list[str]:
@@ -62,7 +36,7 @@ def test_typed_lines_and_commands(type_in: Callable[..., Outcome], llm: LLM) -> 
     assert outcome.out == "".join(text + "\n" for text in [*once, *once, *again])
     assert "did you mean /help?" in outcome.err
     assert "system: Be kind." in outcome.err
-    assert all(name in outcome.err for name in verb.COMMANDS)
+    assert all(name in outcome.err for name in commands.COMMANDS)
 
 
 def test_the_second_ctrl_c_leaves(type_in: Callable[..., Outcome]) -> None:
@@ -72,14 +46,14 @@ def test_the_second_ctrl_c_leaves(type_in: Callable[..., Outcome]) -> None:
 
 def test_ctrl_c_stops_only_the_answer(type_in: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
     calls = iter([1, 0, 0, 0, 0])
-    show = verb.terminal.show
+    show = terminal.show
 
     def interrupted(text: str) -> None:
         if next(calls, 0):
             raise KeyboardInterrupt
         show(text)
 
-    monkeypatch.setattr(verb.terminal, "show", interrupted)
+    monkeypatch.setattr(terminal, "show", interrupted)
     outcome = type_in("Hi", "Hello")
     assert outcome.code == 0
     assert "(stopped)" in outcome.err
@@ -128,10 +102,11 @@ def test_the_prompt_does_not_go_into_a_file(
     monkeypatch.setattr(builtins, "input", lambda prompt="": prompt)
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    assert verb._line() == ""
+    typing = keyboard.Keyboard()
+    assert typing.line("> ") == ""
     assert capsys.readouterr() == ("", "> ")
     screen: Any = Terminal()
     monkeypatch.setattr(sys, "stdout", screen)
-    assert "\033[1;32m" in verb._line()
+    assert "\033[1;32m" in typing.line("> ")
     monkeypatch.setenv("NO_COLOR", "1")
-    assert verb._line() == "> "
+    assert typing.line("> ") == "> "

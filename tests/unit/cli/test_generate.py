@@ -1,11 +1,14 @@
 """`llamita generate`: where the prompt comes from, what is printed where."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import llamita
+from llamita.llm import LLM
 from tests.unit.cli.conftest import Run
 
 
@@ -70,3 +73,51 @@ def test_options_have_twins_in_the_environment(run: Run, text: str, monkeypatch:
 
 def test_no_prompt_at_all_begins_a_story(run: Run) -> None:
     assert json.loads(run("generate", "--json", "-n", "1").out)["usage"]["prompt_tokens"] == 1 + len("Once upon a time")
+
+
+def test_logprobs_are_of_the_models_own_logits(run: Run, llm: LLM) -> None:
+    told = json.loads(run("generate", "abc", *FLAGS, "--top-k", "2", "--json", "--logprobs", "3").out)
+    written = llm.generate("abc", max_tokens=9, temperature=0.9, top_k=2, seed=3)
+    ids = torch.tensor([written.prompt_token_ids + written.token_ids])
+    with torch.no_grad():
+        table = llm.model(ids).logits[0, len(written.prompt_token_ids) - 1 :].log_softmax(-1)
+    assert len(told["logprobs"]) == 9
+    for row, token_id, entry in zip(table[:-1], written.token_ids, told["logprobs"], strict=True):
+        assert entry["logprob"] == pytest.approx(float(row[token_id]), abs=1e-4)
+        best = [candidate["logprob"] for candidate in entry["top"]]
+        assert best == pytest.approx(row.topk(3).values.tolist(), abs=1e-4)
+    plain = json.loads(run("generate", "abc", *FLAGS, "--json", "--logprobs", "0").out)["logprobs"]
+    assert all(entry["top"] == [] for entry in plain)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--logprobs", "2"], "add --json"),
+        (["--logprobs", "-2", "--json"], "logprobs is -2"),
+        (["--show-probs", "--json"], "take --logprobs with --json"),
+    ],
+)
+def test_options_that_do_not_go_together(run: Run, words: list[str], says: str) -> None:
+    outcome = run("generate", "abc", *words)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert says in outcome.err
+
+
+def test_probabilities_are_colours_on_a_terminal_only(run: Run, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("generate", "abc", *FLAGS, "--show-probs") == (0, text, "")
+    monkeypatch.setattr("llamita.cli.terminal.has_color", lambda stream: True)
+    outcome = run("generate", "abc", *FLAGS, "--show-probs", "--stop", text[6])
+    assert outcome.out.count("\033[38;5;") == text.index(text[6])
+    assert re.sub(r"\033\[[\d;]*m", "", outcome.out) == text[: text.index(text[6])]
+    assert "sure 90% and more" in outcome.err
+
+
+def test_stats_are_told_on_stderr(run: Run, text: str) -> None:
+    outcome = run("generate", "abc", *FLAGS, "--stats")
+    assert outcome.out == text
+    prompt, first, written = outcome.err.splitlines()
+    assert re.fullmatch(r"prompt: 4 tokens, [\d.]+ tokens/s", prompt)
+    assert re.fullmatch(r"first token: after [\d.]+ ms", first)
+    assert re.fullmatch(r"written: 9 tokens, [\d.]+ tokens/s after the first", written)
+    assert "written: 1 tokens, - tokens/s" in run("generate", "abc", "-n", "1", "--stats", "-q").err

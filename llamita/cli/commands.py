@@ -1,0 +1,244 @@
+"""What a chat does besides talking: the commands that begin with /."""
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llamita.cli import arguments, terminal, tokens, transcript
+from llamita.cli.conversation import Conversation
+from llamita.cli.keyboard import Keyboard, edited, editor
+from llamita.errors import UsageError
+
+if TYPE_CHECKING:
+    from llamita.cli.tokens import Likely
+
+DEFAULT = "default"
+
+
+@dataclass
+class Session:
+    """A conversation and who has it: a person at a keyboard, or lines that are piped in (None)."""
+
+    chat: Conversation
+    keyboard: Keyboard | None = None
+    is_quiet: bool = False
+
+    def say(self, pieces: Iterator[str]) -> None:
+        """Print an answer as it is written, end its line, and say how full the context is."""
+        piece = ""
+        try:
+            for piece in pieces:
+                terminal.show(piece)
+        finally:
+            if piece and not piece.endswith("\n"):
+                terminal.show("\n")
+        if self.keyboard is not None and not self.is_quiet:
+            terminal.note(self.meter())
+
+    def meter(self) -> str:
+        """How much of the context is used."""
+        used, limit = self.chat.used(), self.chat.llm.context_length
+        return f"({used}/{limit} tokens)"
+
+
+def obey(session: Session, line: str) -> None:
+    """Run a command. Raises UsageError for an unknown one, EOFError for the one that leaves."""
+    name, _, rest = line.strip().partition(" ")
+    name = SYNONYMS.get(name, name)
+    if name not in COMMANDS:
+        raise arguments.unknown("command", name, COMMANDS, "/help lists them")
+    COMMANDS[name][1](session, rest.strip())
+
+
+def _help(session: Session, rest: str) -> None:
+    for name, (does, _) in COMMANDS.items():
+        terminal.note(f"{name:<9} {does}")
+    terminal.note('A message of several lines stands between """ and """, or has lines that end in \\')
+
+
+def _set(session: Session, rest: str) -> None:
+    name, _, text = rest.partition(" ")
+    if name and name not in SETTINGS:
+        raise arguments.unknown("setting", name, SETTINGS, "/set lists them")
+    if text:
+        _change(session.chat, name, text.strip())
+    for shown in [name] if name else SETTINGS:
+        terminal.note(f"{shown:<12} {_setting(session.chat, shown)}")
+
+
+def _change(chat: Conversation, name: str, text: str) -> None:
+    """Give a setting a value, or its default back. Raises UsageError for one that does not fit."""
+    if text == DEFAULT and name != "seed":
+        chat.options.pop(name, None)
+        return
+    try:
+        value = SETTINGS[name](text)
+    except ValueError:
+        raise UsageError(f"{name} is {text!r}: give a number, or {DEFAULT}") from None
+    if name == "seed":
+        chat.seed = value
+        return
+    _check(name, value)
+    chat.options[name] = value
+
+
+def _check(name: str, value: Any) -> None:
+    from llamita.generation.sampling import Sampler
+
+    if name == "max_tokens" and value < 1:
+        raise UsageError(f"max_tokens is {value}: it must be at least 1")
+    if name in ("temperature", "top_p", "top_k"):
+        Sampler(1, **{name: value})
+
+
+def _setting(chat: Conversation, name: str) -> str:
+    """A setting as it is, and where it comes from if not from here."""
+    from llamita.llm import SAMPLING
+
+    if name == "seed":
+        return str(chat.seed)
+    if name in chat.options:
+        return json.dumps(chat.options[name], ensure_ascii=False)
+    saved = chat.llm.model.generation_config
+    if name in SAMPLING:
+        if not saved.get("do_sample") and chat.options.keys().isdisjoint(SAMPLING):
+            return "0, the likeliest token each time (the model's own)" if name == "temperature" else "unused"
+        return f"{SAMPLING[name]:g}" if saved.get(name) is None else f"{saved[name]:g} (the model's own)"
+    return "to the end of the context" if name == "max_tokens" else "none"
+
+
+def _text(text: str) -> list[str]:
+    r"""A stop text as it is typed, in quotes or not, \n and \t spelled out."""
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        text = text[1:-1]
+    return [text.replace("\\n", "\n").replace("\\t", "\t")]
+
+
+def _system(session: Session, rest: str) -> None:
+    if rest:
+        session.chat.system = rest
+        session.chat.reset()
+    terminal.note(f"system: {session.chat.system or '(none)'}")
+
+
+def _retry(session: Session, rest: str) -> None:
+    session.say(session.chat.retry())
+
+
+def _edit(session: Session, rest: str) -> None:
+    old = session.chat.question
+    new = rest or _asked_again(session, old)
+    if not new.strip() or (new == old and not rest):
+        terminal.note("(unchanged)")
+        return
+    session.say(session.chat.edit(new))
+
+
+def _asked_again(session: Session, old: str) -> str:
+    if session.keyboard is None:
+        raise UsageError("there is no keyboard to edit with: give the new text, /edit TEXT")
+    if (command := editor()) and sys.stdout.isatty():
+        return edited(old, command)
+    return session.keyboard.line("edit> ", begun=old)
+
+
+def _undo(session: Session, rest: str) -> None:
+    text = " ".join(session.chat.undo().split())
+    terminal.note(f"(taken back: {text if len(text) <= 60 else text[:59] + '…'})")
+
+
+def _reset(session: Session, rest: str) -> None:
+    session.chat.reset()
+    terminal.note("(all turns forgotten)")
+
+
+def _tokens(session: Session, rest: str) -> None:
+    tokenizer = session.chat.llm.tokenizer
+    spelling = tokens.Spelling(tokenizer)
+    prompt, written = session.chat.last_answer()
+    for line in tokens.table([f"{token_id:>6} {spelling.quoted(token_id)}" for token_id in written]):
+        terminal.note(line)
+    terminal.note(f"{len(written)} tokens, {len(tokenizer.decode(written))} characters, behind {len(prompt)} tokens")
+
+
+def _probs(session: Session, rest: str) -> None:
+    llm = session.chat.llm
+    prompt, written = session.chat.last_answer()
+    likely = tokens.reread(llm, prompt, written, top=1)
+    spelling = tokens.Spelling(llm.tokenizer)
+    if terminal.has_color(sys.stderr):
+        trail = tokens.Trail(llm.tokenizer)
+        text = llm.tokenizer.decode(written)
+        print("".join(tokens.paint(*run, sys.stderr) for run in trail.runs(text, likely)), file=sys.stderr)
+        print(tokens.legend(), file=sys.stderr)
+    else:
+        cells = [f"{entry.probability:>4.0%} {spelling.quoted(entry.token_id)}" for entry in likely]
+        for line in tokens.table(cells):
+            terminal.note(line)
+    for line in _surprises(likely, spelling):
+        terminal.note(line)
+
+
+def _surprises(likely: "list[Likely]", spelling: tokens.Spelling) -> Iterator[str]:
+    """The three least likely tokens with what was likeliest in their places, and the perplexity."""
+    for entry in sorted(likely, key=lambda entry: entry.logprob)[:3]:
+        token_id, logprob = entry.top[0]
+        if token_id != entry.token_id:
+            best = f"{spelling.quoted(token_id)} {math.exp(logprob):.0%}"
+            yield f"{spelling.quoted(entry.token_id)} {entry.probability:.1%}, where {best} was likeliest"
+    yield f"perplexity {math.exp(-sum(entry.logprob for entry in likely) / len(likely)):.2f}"
+
+
+def _save(session: Session, rest: str) -> None:
+    path = _path(rest, "/save FILE")
+    transcript.save(path, session.chat.messages, model=session.chat.llm.name)
+    terminal.note(f"({len(session.chat.messages)} messages saved in {path})")
+
+
+def _load(session: Session, rest: str) -> None:
+    path = _path(rest, "/load FILE")
+    messages = transcript.load(path)
+    session.chat.resume(messages)
+    terminal.note(f"({len(messages)} messages from {path}) {session.meter()}")
+    if session.chat.turns and session.chat.turns[-1]["role"] == "user":
+        terminal.note("(the last one has no answer: /retry gives it one)")
+
+
+def _path(rest: str, form: str) -> Path:
+    if not rest:
+        raise UsageError(f"no file is named: write {form}")
+    return Path(rest).expanduser()
+
+
+def _bye(session: Session, rest: str) -> None:
+    raise EOFError
+
+
+# What a setting's text means.
+SETTINGS: dict[str, Callable[[str], Any]] = {
+    "temperature": float,
+    "top_p": float,
+    "top_k": int,
+    "max_tokens": int,
+    "seed": int,
+    "stop": _text,
+}
+COMMANDS: dict[str, tuple[str, Callable[[Session, str], None]]] = {
+    "/help": ("list the commands", _help),
+    "/set": (f"show the settings; /set NAME VALUE changes one, VALUE may be {DEFAULT}", _set),
+    "/system": ("show the instructions; /system TEXT gives others and starts anew", _system),
+    "/retry": ("answer once more", _retry),
+    "/edit": ("change your last message, in $EDITOR or here, and have it answered", _edit),
+    "/undo": ("take back your last message and its answer", _undo),
+    "/reset": ("forget all turns", _reset),
+    "/tokens": ("show the last answer token by token", _tokens),
+    "/probs": ("show how likely each token of the last answer was", _probs),
+    "/save": ("/save FILE writes the conversation as JSON", _save),
+    "/load": ("/load FILE goes on from such a file", _load),
+    "/bye": ("leave, as Ctrl-D does", _bye),
+}
+SYNONYMS = {"/?": "/help", "/clear": "/reset", "/exit": "/bye", "/quit": "/bye"}
