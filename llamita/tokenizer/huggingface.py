@@ -93,6 +93,10 @@ class HuggingFaceTokenizer:
         """The vocabulary's spelling of an id; None outside the vocabulary."""
         return self._library.id_to_token(token_id) if token_id >= 0 else None
 
+    def to_json(self) -> str:
+        """The content of a tokenizer.json, for libraries that read that themselves."""
+        return self._library.to_str()
+
     def _ids(self, text: str) -> list[int]:
         try:
             return self._library.encode(text, add_special_tokens=False).ids

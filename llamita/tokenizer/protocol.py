@@ -71,3 +71,7 @@ class Tokenizer(Protocol):
     def id_to_token(self, token_id: int) -> str | None:
         """The vocabulary's spelling of an id; None outside the vocabulary."""
         ...
+
+    def to_json(self) -> str:
+        """The content of a tokenizer.json, for libraries that read that themselves."""
+        ...

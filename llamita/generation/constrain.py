@@ -1,0 +1,236 @@
+"""Text that must be of a form: a JSON schema, a regular expression, a Lark grammar, or one of some choices."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from llamita.errors import UsageError
+from llamita.tokenizer.protocol import Tokenizer
+
+if TYPE_CHECKING:
+    import llguidance
+
+LARGEST = 200_000  # characters of a grammar; with llguidance's own limits a hostile one fails within half a second
+MOST_OPTIONAL = 400  # properties of one object; its grammar grows with their square, and beyond 500 none can be parsed
+IMPOSSIBLE = "no text can have this form"
+# A model may otherwise write blanks without end: one between parts, or a line break with its indentation.
+BLANK = r"(\x20|\n\x20{0,16})?"
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """A form that a text may have, in llguidance's words; made by the functions below."""
+
+    source: str
+
+
+def json_schema(schema: Mapping[str, Any] | str) -> Grammar:
+    """JSON that a schema allows: a dictionary, or JSON text of one."""
+    from llguidance import LLMatcher
+
+    text = schema_text(schema)
+    try:
+        return Grammar(LLMatcher.grammar_from_json_schema(text, defaults={"whitespace_pattern": BLANK}))
+    except ValueError as error:  # its JSON reader allows less nesting than Python's
+        raise UsageError(f"the JSON schema cannot be read: {_sentence(str(error))}") from error
+
+
+def regex(pattern: str) -> Grammar:
+    """Text that a regular expression matches whole, in Rust's syntax: no look-around, no backreferences."""
+    from llguidance import LLMatcher
+
+    return Grammar(LLMatcher.grammar_from_regex(_bounded("regex", pattern)))
+
+
+def lark(grammar: str) -> Grammar:
+    """Text of a context-free grammar in llguidance's kind of Lark; `start` is its first rule."""
+    from llguidance import LLMatcher
+
+    return Grammar(LLMatcher.grammar_from_lark(_bounded("grammar", grammar)))
+
+
+def choice(texts: Sequence[str]) -> Grammar:
+    """One of these texts."""
+    if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text for text in texts):
+        raise UsageError("a choice is a list of texts: give at least one, and none that is empty")
+    return lark("start: CHOICE\nCHOICE: " + " | ".join(quoted(text) for text in texts))
+
+
+def quoted(text: str) -> str:
+    """A text as Lark writes it."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def schema_text(schema: Mapping[str, Any] | str) -> str:
+    """A schema as JSON text; raises UsageError for what is none."""
+    try:
+        parsed = json.loads(_bounded("JSON schema", schema)) if isinstance(schema, str) else schema
+        if not isinstance(parsed, Mapping):
+            raise TypeError(f"it is a {type(parsed).__name__}, not an object")
+        text = _bounded("JSON schema", json.dumps(parsed))
+        _check_objects(json.loads(text))
+        return text
+    except UsageError:
+        raise
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UsageError(f"the JSON schema cannot be read: {_sentence(str(error))}") from error
+
+
+def _check_objects(schema: Any) -> None:
+    """Raise UsageError for an object of too many optional properties, anywhere in a schema."""
+    waiting = [schema]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            properties, required = part.get("properties"), part.get("required")
+            optional = set(properties if isinstance(properties, dict) else ())
+            optional -= {name for name in required if isinstance(name, str)} if isinstance(required, list) else set()
+            if len(optional) > MOST_OPTIONAL:
+                raise UsageError(
+                    f"the JSON schema has an object of {len(optional)} optional properties, at most {MOST_OPTIONAL} "
+                    "can be followed: require them, or split the object"
+                )
+        waiting += part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+
+
+class Vocabulary:
+    """A tokenizer as llguidance reads it. Takes up to a second for 128 k tokens: make it once for a model.
+
+    eos_token_ids: what may end a text; the tokenizer's own by default. Raises UsageError where there is none.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, eos_token_ids: Sequence[int] | None = None) -> None:
+        from llguidance import LLTokenizer
+
+        self.size = tokenizer.vocab_size
+        ends = tokenizer.eos_token_ids if eos_token_ids is None else eos_token_ids
+        self.eos_token_ids = [i for i in ends if 0 <= i < self.size]
+        if not self.eos_token_ids:
+            raise UsageError("a constrained text needs a token to end with, and there is none: name one, eos_token_id=")
+        try:
+            self.inner = LLTokenizer(tokenizer.to_json(), n_vocab=self.size, eos_token=self.eos_token_ids)
+        except (ValueError, RuntimeError) as error:
+            raise UsageError(f"llguidance cannot read this tokenizer: {_sentence(str(error))}") from error
+
+
+class Constraint:
+    """What one row may write next, and whether it has written all of it.
+
+    Raises UsageError for a grammar that is wrong, too large or allows no text, in well under a second.
+    error: set when the row went beyond llguidance's limits on the way; it may then only end.
+    """
+
+    def __init__(self, grammar: Grammar, vocabulary: Vocabulary) -> None:
+        from llguidance import LLMatcher, LLParserLimits
+
+        self.vocabulary = vocabulary
+        self.error: str | None = None
+        limits = LLParserLimits(verbose_errors=False, max_grammar_size=100_000)
+        self._matcher: llguidance.LLMatcher = LLMatcher(
+            vocabulary.inner, _bounded("grammar", grammar.source), log_level=0, limits=limits
+        )
+        self._is_ended = False
+        self._look()
+        self.allowed()
+        if self.error is not None:
+            raise UsageError(f"the grammar is refused: {self.error}")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the text could end here: it is of the form."""
+        return self.error is None and self._matcher.is_accepting()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing but an end token may follow."""
+        return self._is_ended or self.error is not None or self._matcher.is_stopped()
+
+    def allowed(self) -> bytes:
+        """The ids that may come next, a bit each, the lowest first; of a finished row the end tokens."""
+        if not self.is_finished:
+            bits = self._matcher.compute_bitmask()
+            self._look()
+            if not self.is_finished:
+                return bits
+        ends = sum(1 << i for i in self.vocabulary.eos_token_ids)
+        return ends.to_bytes((self.vocabulary.size + 31) // 32 * 4, "little")
+
+    def accept(self, token_id: int) -> None:
+        """Go on by a token; what follows an end is padding and does not count. One not allowed is the row's error."""
+        if self._is_ended or self.error is not None:
+            return
+        if token_id in self.vocabulary.eos_token_ids and self._matcher.is_accepting():
+            self._is_ended = True
+        else:
+            self._matcher.consume_token(token_id)
+            self._look()
+
+    def fits(self, token_ids: Sequence[int]) -> int:
+        """How many first tokens of a draft are allowed one after another; nothing changes."""
+        return 0 if self.is_finished else self._matcher.validate_tokens(list(token_ids))
+
+    def fork(self) -> "Constraint":
+        """An independent copy, for a beam or a draft."""
+        twin = object.__new__(Constraint)
+        twin.__dict__.update(self.__dict__)
+        twin._matcher = self._matcher.deep_copy()
+        return twin
+
+    def _look(self) -> None:
+        if self._matcher.is_error():
+            self.error = _sentence(self._matcher.get_error())
+        elif self._matcher.is_stopped() and not self._matcher.is_accepting():
+            self.error = IMPOSSIBLE
+
+
+class Constraints:
+    """The constraints of a batch, None for a row that is free: mask the logits, choose, accept what was chosen."""
+
+    def __init__(self, rows: Sequence[Constraint | None]) -> None:
+        self.rows = list(rows)
+
+    def mask(self, logits: Tensor) -> Tensor:
+        """Logits (B, V) with minus infinity for ids that a row may not write; ids beyond the vocabulary are no text."""
+        allowed = torch.ones(logits.shape, dtype=torch.bool)
+        for row, constraint in enumerate(self.rows):
+            if constraint is not None:
+                allowed[row] = _unpacked(constraint.allowed(), logits.shape[1])
+        return logits.masked_fill(~allowed.to(logits.device), -torch.inf)
+
+    def accept(self, tokens: Tensor) -> None:
+        """Take the tokens (B,) of a step."""
+        for constraint, token_id in zip(self.rows, tokens.tolist(), strict=True):
+            if constraint is not None:
+                constraint.accept(token_id)
+
+    def select(self, rows: Tensor) -> None:
+        """Make row i what row `rows[i]` was, as beam search asks."""
+        chosen = [self.rows[row] for row in rows.tolist()]
+        self.rows = [None if one is None else one.fork() for one in chosen]
+
+
+def _unpacked(bits: bytes, size: int) -> Tensor:
+    """Bits, the lowest of each byte first, as bool (size,); ids behind the last are False."""
+    packed = torch.frombuffer(bytearray(bits), dtype=torch.uint8)
+    flags = (packed[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1
+    flags = flags.flatten()[:size].bool()
+    return torch.nn.functional.pad(flags, (0, size - len(flags)))
+
+
+def _bounded(what: str, text: str) -> str:
+    if len(text) > LARGEST:
+        raise UsageError(f"the {what} has {len(text)} characters, at most {LARGEST} are read: make it smaller")
+    return text
+
+
+def _sentence(error: str) -> str:
+    """The first line of llguidance's message that says something, without its state."""
+    if error.startswith("NoExtension"):  # its name for a dead end
+        return IMPOSSIBLE
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    told = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), None)
+    return (told or (lines[0] if lines else "no reason given"))[:300]
