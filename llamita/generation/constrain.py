@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -215,10 +216,8 @@ class Constraints:
 
 def _unpacked(bits: bytes, size: int) -> Tensor:
     """Bits, the lowest of each byte first, as bool (size,); ids behind the last are False."""
-    packed = torch.frombuffer(bytearray(bits), dtype=torch.uint8)
-    flags = (packed[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1
-    flags = flags.flatten()[:size].bool()
-    return torch.nn.functional.pad(flags, (0, size - len(flags)))
+    flags = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=size, bitorder="little")
+    return torch.from_numpy(flags).bool()
 
 
 def _bounded(what: str, text: str) -> str:

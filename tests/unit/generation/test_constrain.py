@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from llamita import LlamaForCausalLM
 from llamita.errors import UsageError
 from llamita.generation import constrain
 from llamita.generation.constrain import Constraint, Constraints, Grammar, Vocabulary
+from llamita.generation.loop import Feed, tokens
+from llamita.generation.sampling import draw
+from llamita.generation.stop import Row, Stop
 from llamita.tokenizer.huggingface import HuggingFaceTokenizer
 from llamita.tokenizer.load import load_tokenizer
 from tests.small import byte_tokenizer
@@ -191,6 +195,25 @@ def test_other_end_tokens_may_be_named(small_path: Path) -> None:
     vocabulary = Vocabulary(tokenizer, eos_token_ids=[259])
     texts = written([Constraint(constrain.json_schema(PERSON), vocabulary)], vocabulary, 3)
     assert is_person(json.loads(texts[0]))
+
+
+def test_a_model_samples_under_a_schema(small_path: Path) -> None:
+    model, vocabulary = LlamaForCausalLM.from_pretrained(small_path), Vocabulary(load_tokenizer(small_path))
+    schema = {
+        **PERSON,
+        "required": ["age", "kind"],
+        "properties": {k: PERSON["properties"][k] for k in ("age", "kind")},
+    }
+    rows = Constraints([Constraint(constrain.json_schema(schema), vocabulary) for _ in range(2)] + [None])
+    limits = [Row(100, eos_token_ids=vocabulary.eos_token_ids) for _ in range(2)] + [Row(5)]
+    feed = Feed(model, torch.randint(0, 256, (3, 6)))
+    for step in tokens(feed, choose=lambda logits: draw(rows.mask(logits)), stop=Stop(limits), pad_token_id=259):
+        rows.accept(step)
+    for row in limits[:2]:
+        person = json.loads(vocabulary.inner.decode_bytes(row.token_ids[:-1]))
+        assert 0 <= person["age"] <= 130
+        assert person["kind"] in ("llama", "alpaca")
+    assert [row.finish.reason for row in limits] == ["stop", "stop", "length"]
 
 
 # What is refused
