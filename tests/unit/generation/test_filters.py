@@ -60,6 +60,8 @@ def test_top_p_is_the_same_with_and_without_the_sort(monkeypatch: pytest.MonkeyP
     cases += [cases[1].round(), cases[2].masked_fill(cases[2] < 1.5, -math.inf), torch.zeros(3, 700)]
     shares = [0.0, 0.2, [0.5, 0.9, 0.99], 0.9999, 1 / 700]
     settings = [(case, share, least) for case in cases for share in shares for least in (1, 5)]
+    sums = cases[2].double().softmax(-1).sort(descending=True).values.cumsum(-1)
+    settings += [(cases[2], sums[:, place].tolist(), 1) for place in range(60)]  # borders that rounding decides
     quick = [filters.keep_top_p(case, share, min_tokens_to_keep=least) for case, share, least in settings]
     told = sum(filters._least_kept(case, column(share, case), least) is not None for case, share, least in settings)
     assert 15 < told < len(settings) - 15

@@ -139,7 +139,8 @@ def test_dry_differs_by_row_and_ignores_padding(logits: Tensor) -> None:
 
 
 def test_dry_stays_finite_in_endless_repetition(logits: Tensor) -> None:
-    result = penalise_continuation(logits, torch.full((5, 900), 7), multiplier=1.0, base=1.75, allowed_length=2)
+    text, bases = torch.full((5, 900), 7), [1.75, 1.75, 1.2, 1.75, 1.75]
+    result = penalise_continuation(logits, text, multiplier=1.0, base=bases, allowed_length=2)
     assert result[:, 7].max() < -1e37
     assert result.isfinite().all()
 
