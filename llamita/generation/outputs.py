@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from llamita.cache.cache import Cache
 from llamita.errors import UsageError
+from llamita.model.llama import LlamaForCausalLM
 from llamita.model.outputs import ModelOutput
 
 
@@ -137,3 +138,19 @@ def logprobs_through(
     parts = [logprobs_of(head(states), chosen, top=top) for states, chosen in pairs]
     joined = (torch.cat(column) for column in zip(*parts, strict=True))
     return Logprobs(*(column.unflatten(0, tokens.shape) for column in joined))
+
+
+@torch.no_grad()
+def prompt_logprobs(
+    model: LlamaForCausalLM,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    top: int = 0,
+    chunk: int = 128,
+) -> Logprobs:
+    """How likely a text (B, T) was, token by token from its second: (B, T - 1); what padding gets means nothing."""
+    hidden_states = model.model(
+        input_ids, attention_mask=attention_mask, use_cache=False, return_dict=True
+    ).last_hidden_state
+    return logprobs_through(hidden_states[:, :-1], model.lm_head, input_ids[:, 1:], top=top, chunk=chunk)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from llamita.config import LlamaConfig
 from llamita.errors import UsageError
 from llamita.generation.outputs import (
     GenerateBeamDecoderOnlyOutput,
@@ -12,8 +13,10 @@ from llamita.generation.outputs import (
     compute_transition_scores,
     logprobs_of,
     logprobs_through,
+    prompt_logprobs,
     side_by_side,
 )
+from llamita.model.llama import LlamaForCausalLM
 
 
 class Watched(nn.Linear):
@@ -46,6 +49,16 @@ def test_logprobs_by_hand() -> None:
     assert logprobs_of(torch.randn(2, 3, 7), torch.zeros(2, 3, dtype=torch.long)).top.shape == (2, 3, 0)
     with pytest.raises(UsageError, match="chunk is 0"):
         logprobs_through(torch.randn(1, 2, 3), nn.Identity(), torch.zeros(1, 2, dtype=torch.long), chunk=0)
+
+
+def test_a_prompt_read_in_chunks(tiny_config: LlamaConfig) -> None:
+    model, ids = LlamaForCausalLM(tiny_config).eval(), torch.randint(0, 97, (2, 9))
+    mask = torch.ones_like(ids)
+    mask[1, :3] = 0
+    found = prompt_logprobs(model, ids, mask, top=2, chunk=5)
+    alone = model(ids[1:, 3:]).logits[0, :-1].log_softmax(-1)
+    torch.testing.assert_close(found.chosen[1, 3:], alone.gather(-1, ids[1, 4:, None])[:, 0])
+    torch.testing.assert_close(found.top_logprobs[1, 3:], alone.topk(2).values)
 
 
 def test_transition_scores_of_rows_that_stayed() -> None:
