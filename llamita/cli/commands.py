@@ -3,7 +3,8 @@
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from llamita.cli.tokens import Likely
 
 DEFAULT = "default"
+DRAWING = ("temperature", "top_p", "top_k")  # the settings of which any makes the model draw
 
 
 @dataclass
@@ -27,12 +29,13 @@ class Session:
     keyboard: Keyboard | None = None
     is_quiet: bool = False
 
-    def say(self, pieces: Iterator[str]) -> None:
+    def say(self, pieces: Generator[str, None, None]) -> None:
         """Print an answer as it is written, end its line, and say how full the context is."""
         piece = ""
         try:
-            for piece in pieces:
-                terminal.show(piece)
+            with closing(pieces):  # where Ctrl-C comes, what was written joins the turns now
+                for piece in pieces:
+                    terminal.show(piece)
         finally:
             if piece and not piece.endswith("\n"):
                 terminal.show("\n")
@@ -87,27 +90,28 @@ def _change(chat: Conversation, name: str, text: str) -> None:
 
 
 def _check(name: str, value: Any) -> None:
-    from llamita.generation.sampling import Sampler
+    from llamita.generation.distribution import Distribution
 
     if name == "max_tokens" and value < 1:
         raise UsageError(f"max_tokens is {value}: it must be at least 1")
-    if name in ("temperature", "top_p", "top_k"):
-        Sampler(1, **{name: value})
+    if name in DRAWING:
+        Distribution(**{name: value})
 
 
 def _setting(chat: Conversation, name: str) -> str:
     """A setting as it is, and where it comes from if not from here."""
-    from llamita.llm import SAMPLING
+    from llamita.generation.distribution import Distribution
 
     if name == "seed":
         return str(chat.seed)
     if name in chat.options:
         return json.dumps(chat.options[name], ensure_ascii=False)
     saved = chat.llm.model.generation_config
-    if name in SAMPLING:
-        if not saved.get("do_sample") and chat.options.keys().isdisjoint(SAMPLING):
+    if name in DRAWING:
+        if not saved.get("do_sample") and chat.options.keys().isdisjoint(DRAWING):
             return "0, the likeliest token each time (the model's own)" if name == "temperature" else "unused"
-        return f"{SAMPLING[name]:g}" if saved.get(name) is None else f"{saved[name]:g} (the model's own)"
+        neutral = f"{getattr(Distribution(), name):g}"
+        return neutral if saved.get(name) is None else f"{saved[name]:g} (the model's own)"
     return "to the end of the context" if name == "max_tokens" else "none"
 
 
@@ -143,7 +147,11 @@ def _asked_again(session: Session, old: str) -> str:
         raise UsageError("there is no keyboard to edit with: give the new text, /edit TEXT")
     if (command := editor()) and sys.stdout.isatty():
         return edited(old, command)
-    return session.keyboard.line("edit> ", begun=old)
+    try:
+        return session.keyboard.line("edit> ", begun=old)
+    except (KeyboardInterrupt, EOFError):  # of the edit, not of the chat
+        terminal.note("")
+        return old
 
 
 def _undo(session: Session, rest: str) -> None:

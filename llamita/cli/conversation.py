@@ -1,6 +1,6 @@
 """A conversation with a model: its turns, what of them the model still reads, and the cache between them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llamita.cli import terminal
@@ -41,15 +41,15 @@ class Conversation:
         """Forget the turns."""
         self.turns, self._last = [], None
 
-    def answer(self, text: str) -> Iterator[str]:
+    def answer(self, text: str) -> Generator[str, None, None]:
         """The model's answer in pieces. It joins the turns however far it comes; without a word of it nothing does."""
         return self._write([*self.turns, {"role": "user", "content": text}])
 
-    def retry(self) -> Iterator[str]:
+    def retry(self) -> Generator[str, None, None]:
         """Another answer to what the user said last; the old one stays where no word of the new one comes."""
         return self._write(self.turns[: self._place_of("user") + 1])
 
-    def edit(self, text: str) -> Iterator[str]:
+    def edit(self, text: str) -> Generator[str, None, None]:
         """The answer, had the user said this instead of what was said last."""
         return self._write([*self.turns[: self._place_of("user")], {"role": "user", "content": text}])
 
@@ -84,9 +84,9 @@ class Conversation:
         """How many tokens of the context the conversation takes."""
         if self._last is not None:
             return self._last.usage.total_tokens
-        return self._length() if self.messages else 0
+        return self._length(is_asked=False) if self.messages else 0
 
-    def _write(self, turns: list[Turn]) -> Iterator[str]:
+    def _write(self, turns: list[Turn]) -> Generator[str, None, None]:
         """The answer to turns, which take the place of those there are once there is a word of it."""
         before, self.turns = (self.turns, self._last), turns
         completion = None
@@ -135,7 +135,7 @@ class Conversation:
                 f"(the model reads at most {self.llm.context_length} tokens: {what} left out)", style="yellow"
             )
 
-    def _length(self) -> int:
+    def _length(self, *, is_asked: bool = True) -> int:
         from llamita.tokenizer.chat import encode_chat
 
-        return len(encode_chat(self.llm.tokenizer, self.messages))
+        return len(encode_chat(self.llm.tokenizer, self.messages, add_generation_prompt=is_asked))

@@ -142,8 +142,8 @@ def paint(text: str, probability: float, stream: TextIO) -> str:
 
 def legend() -> str:
     """What the colours mean, in their colours on stderr."""
-    names = (f"{style} {least:.0%} and more" if least else style for style, least in SCALE.items())
-    return ", ".join(terminal.paint(name, style, sys.stderr) for name, style in zip(names, SCALE, strict=True))
+    names = (f"{style} ≥ {least:.0%}" if least else style for style, least in SCALE.items())
+    return "  ".join(terminal.paint(name, style, sys.stderr) for name, style in zip(names, SCALE, strict=True))
 
 
 def table(cells: Sequence[str]) -> list[str]:

@@ -32,10 +32,8 @@ def load(path: Path) -> list[dict[str, str]]:
             raise BrokenFileError(f"{path} is no conversation: name a file that /save wrote")
     try:
         content = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, LlamitaError):
-            raise
-        raise BrokenFileError(f"{path} is not valid JSON ({error}): name a file that /save wrote") from error
+    except (ValueError, RecursionError) as error:  # the ValueErrors of our own, for bytes that are no text, too
+        raise BrokenFileError(f"{path} is not valid JSON: name a file that /save wrote") from error
     messages = content.get("messages") if isinstance(content, dict) else content
     if not isinstance(messages, list):
         raise BrokenFileError(f"{path} has no list of messages: name a file that /save wrote")

@@ -182,3 +182,18 @@ def test_names_of_dtypes_and_devices(small_path: Path) -> None:
         llamita.load(small_path, dtype="int3")
     with pytest.raises(UsageError, match="device 'teapot'"):
         llamita.load(small_path, device="teapot")
+
+
+def test_an_answer_goes_on_from_its_beginning(llm: LLM) -> None:
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hel"}]
+    told = llm.chat(chat, continue_final_message=True, max_tokens=6, temperature=0.0)
+    asked = "<|begin_of_text|>user: Hi<|eot_id|>assistant: Hel"
+    assert llm.tokenizer.decode(told.prompt_token_ids, skip_special_tokens=False) == asked
+    assert told == llm.generate(told.prompt_token_ids, max_tokens=6, temperature=0.0)
+
+
+def test_a_stream_can_be_watched(llm: LLM) -> None:
+    seen: list[int] = []
+    stream = llm.stream("abc", max_tokens=6, temperature=0.0, watch=lambda logits, chosen: seen.append(int(chosen)))
+    assert "".join(stream) == stream.completion.text
+    assert seen == stream.completion.token_ids

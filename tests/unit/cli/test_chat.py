@@ -2,6 +2,7 @@
 
 import builtins
 import io
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,21 @@ def test_a_model_that_was_not_made_for_chats(run: Run, tmp_path: Path) -> None:
     outcome = run("chat", "-m", str(tmp_path), stdin="Hi\n")
     assert (outcome.code, outcome.out) == (6, "")
     assert "use llamita generate" in outcome.err
+
+
+def test_a_model_without_a_template_that_knows_a_format(run: Run, tmp_path: Path) -> None:
+    from tests.small import save_small_model
+
+    save_small_model(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    known = path.read_text(encoding="utf-8").replace("<|begin_of_text|>", "<s>").replace("<|end_of_text|>", "</s>")
+    path.write_text(known, encoding="utf-8")
+    names = {"bos_token": "<s>", "eos_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(names), encoding="utf-8")
+    outcome = run("chat", "-m", str(tmp_path), *FLAGS, stdin="Hi\n")
+    assert (outcome.code, "taking the format of Llama 2" in outcome.err) == (0, True)
+    assert outcome.out == llamita.load(tmp_path).generate("[INST] Hi [/INST]", max_tokens=8).text + "\n"
+    assert run("chat", "-m", str(tmp_path), *FLAGS, "-q", stdin="Hi\n").out == outcome.out
 
 
 def test_the_prompt_does_not_go_into_a_file(

@@ -59,9 +59,9 @@ def test_the_context_is_measured(type_in: Callable[..., Outcome]) -> None:
 
 
 def test_an_edit_asks_again(type_in: Callable[..., Outcome], llm: LLM) -> None:
-    outcome = type_in("Hi", "/edit", "Hello", "/edit", "Hello")
+    outcome = type_in("Hi", "/edit", KeyboardInterrupt, "/edit", EOFError, "/edit", "Hello", "/edit", "Hello")
     assert outcome.out == "".join(answers(llm, text)[0] + "\n" for text in ("Hi", "Hello"))
-    assert "(unchanged)" in outcome.err
+    assert outcome.err.count("(unchanged)") == 3
 
 
 def test_an_editor_gets_the_text_and_gives_it_back(tmp_path: Path) -> None:

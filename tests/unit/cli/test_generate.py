@@ -110,7 +110,7 @@ def test_probabilities_are_colours_on_a_terminal_only(run: Run, text: str, monke
     outcome = run("generate", "abc", *FLAGS, "--show-probs", "--stop", text[6])
     assert outcome.out.count("\033[38;5;") == text.index(text[6])
     assert re.sub(r"\033\[[\d;]*m", "", outcome.out) == text[: text.index(text[6])]
-    assert "sure 90% and more" in outcome.err
+    assert "sure ≥ 90%" in outcome.err
 
 
 def test_stats_are_told_on_stderr(run: Run, text: str) -> None:
