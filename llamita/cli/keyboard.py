@@ -100,6 +100,7 @@ class Keyboard:
         readline.set_completer_delims(" ")
         readline.set_completer(self._completed)
         readline.parse_and_bind("tab: complete")
+        readline.parse_and_bind("set enable-bracketed-paste on")  # pasted lines are one message; Python turns it off
         if history is not None:
             with suppress(OSError):  # the first time there is none; a chat goes on without
                 readline.read_history_file(history)
