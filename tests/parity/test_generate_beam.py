@@ -9,6 +9,8 @@ from torch import Tensor
 from llamita.bridge import transformers as peers
 from llamita.config import LlamaConfig
 from llamita.generation.beam import BeamFeed, BeamSearch, filler, tokens, untouched
+from llamita.generation.chain import Chain
+from llamita.generation.distribution import Distribution
 from llamita.generation.history import History
 from llamita.generation.outputs import Record, compute_transition_scores
 from llamita.model.llama import LlamaForCausalLM
@@ -120,6 +122,33 @@ def test_left_padding_and_a_process(ours: LlamaForCausalLM, theirs: Any, prompt:
     ids = prompt.masked_fill(mask == 0, PAD)
     flags = {"num_beams": 3, "do_sample": do_sample, "num_return_sequences": 2, "eos_token_id": MANY_ENDS}
     check(ours, theirs, ids, mask, flags, penalty=True)
+
+
+CHAINS: list[dict[str, Any]] = [
+    {"repetition_penalty": 1.4, "no_repeat_ngram_size": 2},
+    {"min_new_tokens": 6, "bad_words_ids": [[7], [9, 10]], "suppress_tokens": [50, 51]},
+    {"forced_eos_token_id": END},
+    {"do_sample": True, "temperature": 0.6, "top_k": 9},
+    {"do_sample": True, "top_p": 0.8, "top_k": 0, "repetition_penalty": 1.2},
+    {"do_sample": True, "min_p": 0.1, "typical_p": 0.9, "top_k": 0},
+    {"do_sample": True, "top_k": 1},
+]
+
+
+@pytest.mark.parametrize("eos", [[END], MANY_ENDS], ids=len)
+@pytest.mark.parametrize("flags", CHAINS, ids=str)
+def test_a_chain_of_settings(
+    ours: LlamaForCausalLM, theirs: Any, prompt: Tensor, flags: dict[str, Any], eos: list[int]
+) -> None:
+    asked = {"max_new_tokens": 12, "num_beams": 3, "return_dict_in_generate": True, "output_scores": True}
+    torch.manual_seed(1)
+    reference = theirs.generate(prompt, **asked, eos_token_id=eos, **flags)
+    chain = Chain(Distribution(**flags, eos_token_id=eos, num_beams=3, max_length=19), rows=9)
+    torch.manual_seed(1)
+    settings = {"eos_token_ids": eos, "do_sample": flags.get("do_sample", False), "fill": PAD}
+    written, _, scores = Searched(ours, prompt, None, chain, beams=3, limit=12, **settings).search.best()
+    assert written.tolist() == reference.sequences[:, 7:].tolist()
+    torch.testing.assert_close(scores, reference.sequences_scores, rtol=1e-5, atol=1e-5)
 
 
 def test_many_random_models(tiny_config: LlamaConfig) -> None:
