@@ -1,5 +1,6 @@
 """What a person types: lines with a history, messages of several lines, and an editor for longer ones."""
 
+import glob
 import os
 import shlex
 import subprocess
@@ -20,6 +21,7 @@ except ImportError:  # Windows has none: input() does without a history
 
 PROMPT, MORE = "> ", ". "
 FENCE = '"""'
+FILE_COMMANDS = ("/load ", "/save ")
 HISTORY_LINES = 1000
 
 
@@ -150,10 +152,13 @@ class Keyboard:
             readline.write_history_file(self._history)
 
     def _completed(self, text: str, number: int) -> str | None:
-        """The number-th word that begins with a text, for readline."""
+        """The number-th command, setting or file that begins with a text, for readline."""
         line = readline.get_line_buffer()
-        fits = [word + " " for word in self._words if word.startswith(line)] if line.startswith("/") else []
-        fits = [word[len(line) - len(text) :] for word in fits]
+        if line.startswith(FILE_COMMANDS):
+            fits = sorted(glob.glob(glob.escape(os.path.expanduser(text)) + "*"))  # noqa: PTH111, PTH207, as typed
+        else:
+            known = self._words if line.startswith("/") else ()
+            fits = [word[len(line) - len(text) :] + " " for word in known if word.startswith(line)]
         return fits[number] if number < len(fits) else None
 
 

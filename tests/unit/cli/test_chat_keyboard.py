@@ -87,7 +87,7 @@ class Readline:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.begun: str | None = None
+        self.typed = ""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *args: None
@@ -99,7 +99,7 @@ class Readline:
         path.write_text("\n".join(self.lines))
 
     def get_line_buffer(self) -> str:
-        return "/set te"
+        return self.typed
 
 
 class Terminal(io.StringIO):
@@ -151,7 +151,15 @@ def test_the_history_is_in_the_home_without_xdg(monkeypatch: pytest.MonkeyPatch)
     assert keyboard.history_file() == Path.home() / ".local" / "state" / "llamita" / "chat_history"
 
 
-def test_the_tab_key_completes(library: Readline) -> None:
-    typing = Keyboard(words=["/set temperature", "/set top_p"])
-    assert typing._completed("te", 0) == "temperature "
-    assert typing._completed("te", 1) is None
+def test_the_tab_key_completes(library: Readline, tmp_path: Path) -> None:
+    typing = Keyboard(words=["/set", "/set temperature", "/set top_p"])
+    (tmp_path / "tale.json").touch()
+
+    def fits(typed: str) -> list[str | None]:
+        library.typed = typed
+        return [typing._completed(typed.rpartition(" ")[2], number) for number in range(2)]
+
+    assert fits("/set te") == ["temperature ", None]
+    assert fits("/se") == ["/set ", "/set temperature "]
+    assert fits(f"/load {tmp_path}/ta") == [f"{tmp_path}/tale.json", None]
+    assert fits("te") == fits("/load /no/such/file") == [None, None]
