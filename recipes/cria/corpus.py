@@ -4,7 +4,6 @@ Nothing is stored, so training resumes exactly from a step number and the text c
 """
 
 from collections.abc import Callable, Iterator
-from functools import cache
 from random import Random
 from typing import NamedTuple
 
@@ -64,12 +63,11 @@ class Corpus:
     def __init__(self, mix: dict[str, float], *, seed: int, held_out: bool = False) -> None:
         self.seed, self.held_out = seed, held_out
         self._kinds, self._weights = list(mix), list(mix.values())
-        self._docstrings = cache(lambda: read_docstrings(held_out=held_out))
         self._writers: dict[str, Callable[[Random], Document]] = {
             "story": lambda rng: _text(story(rng)),
             "told story": lambda rng: render_chat(chats.told_story(rng)),
             "small talk": lambda rng: render_chat(chats.small_talk(rng)),
-            "docstring": lambda rng: _text(rng.choice(self._docstrings())),
+            "docstring": lambda rng: _text(rng.choice(read_docstrings(held_out=held_out))),
             "functions": lambda rng: _text(functions(rng)),
         }
 

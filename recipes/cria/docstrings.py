@@ -5,12 +5,14 @@ import sys
 import sysconfig
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 
 _LENGTHS = range(80, 4000)  # characters: shorter ones say little, longer ones are manuals
 
 
+@cache
 def read_docstrings(*, held_out: bool) -> list[str]:
     """All docstrings of the modules on one side of the split; a twentieth of the modules is held out, by name."""
     root = Path(sysconfig.get_path("stdlib"))

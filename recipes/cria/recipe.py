@@ -37,7 +37,12 @@ class Recipe:
     shape: dict[str, int | float]
     tokenizer_documents: int
     mix: dict[str, float]
+    second_half: dict[str, float]
     training: Training
+
+    def mix_at(self, step: int) -> dict[str, float]:
+        """The mix of a step: in the second half, some kinds of text come more often or less."""
+        return self.mix | (self.second_half if 2 * step >= self.steps else {})
 
     @property
     def length(self) -> int:
@@ -74,5 +79,6 @@ def read_recipe(path: Path, *, tokens: int | None = None) -> Recipe:
         shape=values["model"],
         tokenizer_documents=values["tokenizer"]["documents"],
         mix=values["mix"],
+        second_half=values["second_half"],
         training=replace(training, tokens=tokens or training.tokens),
     )

@@ -113,8 +113,8 @@ def unseen_grams(texts: Iterable[str], recipe: Recipe, tokenizer: Tokenizer) -> 
     """The share of the texts' 8-grams that stand nowhere in the training text, which is made again to compare."""
     wanted = {gram: None for text in texts for gram in grams(text)}
     total = len(wanted)
-    corpus = Corpus(recipe.mix, seed=recipe.seed)
     for index in range(recipe.steps * recipe.training.rows):
+        corpus = Corpus(recipe.mix_at(index // recipe.training.rows), seed=recipe.seed)
         tokens, _ = corpus.row(index, tokenizer, length=recipe.length)
         for gram in grams(tokenizer.decode(tokens, skip_special_tokens=False)):
             wanted.pop(gram, None)

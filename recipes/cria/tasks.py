@@ -111,16 +111,13 @@ def sort_words(rng: Random) -> Case:
 
 
 def recall(rng: Random) -> Case:
-    """One value of a list of names and things."""
+    """The thing of one color, out of a list."""
     count = rng.randint(3, 6)
-    owners, things = rng.sample(words.NAMES, count), rng.sample(words.THINGS, count)
-    listed = ", ".join(f"{owner} has the {thing}" for owner, thing in zip(owners, things, strict=True))
+    colors, things = rng.sample(words.COLORS, count), rng.sample(words.THINGS, count)
+    listed = ", ".join(f"{color} {thing}" for color, thing in zip(colors, things, strict=True))
     i = rng.randrange(count)
-    return Case(
-        key=f"{listed} {i}",
-        question=f"Look: {listed}. What does {owners[i]} have?",
-        answer=f"I see that {owners[i]} has the {things[i]}.",
-    )
+    question = f"Look: {listed}. Which one is {colors[i]}?"
+    return Case(key=f"{listed} {i}", question=question, answer=f"The {colors[i]} {things[i]}.")
 
 
 def name(rng: Random) -> Case:
@@ -150,17 +147,18 @@ def fill_json(rng: Random) -> Case:
     return Case(key=sentence, question=f"Write as JSON: {sentence}", answer=json.dumps(fields))
 
 
+_SUBJECTS = tuple(words.THINGS)
 _TOOLS: dict[Tool, tuple[tuple[str, ...], tuple[str, ...]]] = {  # tool -> (questions, what {x} may be)
     Tool(name="get_weather", parameter="city", purpose="Tell the weather of a city"): (
         ("What is the weather in {x}?", "Is it raining in {x}?", "Will it be warm in {x} today?"), tuple(words.CITIES)),
     Tool(name="get_time", parameter="city", purpose="Tell the time in a city"): (
         ("What time is it in {x}?", "Tell me the time in {x}."), tuple(words.CITIES)),
     Tool(name="search", parameter="query", purpose="Search the web"): (
-        ("Search for {x}.", "Look up {x} on the web.", "Find something about {x}."), tuple(words.THINGS)),
+        ("Search for {x}.", "Look up {x} on the web.", "Find something about {x}."), _SUBJECTS),
     Tool(name="send_message", parameter="to", purpose="Send a message to someone"): (
         ("Send a message to {x}.", "Write to {x}, please."), tuple(words.NAMES)),
     Tool(name="play_song", parameter="title", purpose="Play a song"): (
-        ("Play the song about the {x}.", "I want to hear the {x} song."), tuple(words.THINGS)),
+        ("Play the song about the {x}.", "I want to hear the {x} song."), _SUBJECTS),
     Tool(name="add_item", parameter="item", purpose="Add an item to the shopping list"): (
         ("Add {x} to my shopping list.", "We need {x}, put it on the list."), tuple(words.FRUITS)),
 }  # fmt: skip
@@ -172,6 +170,8 @@ def call_tool(rng: Random) -> Case:
     tool = rng.choice(tools)
     questions, values = _TOOLS[tool]
     value = rng.choice(values)
+    if values is _SUBJECTS and rng.random() < 0.7:  # so many that they must be read, not remembered
+        value = f"{rng.choice(words.COLORS)} {value}"
     question = rng.choice(questions).format(x=value)
     answer = json.dumps({"name": tool.name, "parameters": {tool.parameter: value}})
     key = f"{tool.name} {value}"  # what is asked for: the wording and the other tools may have been seen

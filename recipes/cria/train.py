@@ -153,13 +153,13 @@ class Run:
 def train(run: Run) -> Iterator[dict[str, float]]:
     """Take the steps that are left; yields what is to be logged, with held-out figures now and then."""
     recipe, training, steps = run.recipe, run.recipe.training, run.recipe.steps
-    corpus = Corpus(recipe.mix, seed=recipe.seed)
     rates = (training.muon_lr, training.query_key_lr, training.adamw_lr)
     started = time.perf_counter() - run.seconds
     while run.step < steps:
         share = schedule(run.step, steps, warmup=training.warmup, decay=training.decay)
         for optimizer, rate in zip(run.optimizers, rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * share
+        corpus = Corpus(recipe.mix_at(run.step), seed=recipe.seed)
         first = run.step * training.rows
         loss = token_loss(run.model, *batch(corpus, first, training.rows, run.tokenizer, length=recipe.length))
         loss.backward()

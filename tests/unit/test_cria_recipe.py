@@ -44,7 +44,14 @@ def tiny(folder: Path) -> Recipe:
     recipe = read_recipe(RECIPE, tokens=8 * 2 * 64)
     training = replace(recipe.training, rows=2, evaluate_every=4, checkpoint_every=4)
     return replace(
-        recipe, output=folder / "out", run=folder, shape=SHAPE, tokenizer_documents=60, mix=MIX, training=training
+        recipe,
+        output=folder / "out",
+        run=folder,
+        shape=SHAPE,
+        tokenizer_documents=60,
+        mix=MIX,
+        second_half={},
+        training=training,
     )
 
 
