@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from llamita.cache.dynamic import DynamicCache
+from llamita.errors import UsageError
 from llamita.generation.history import History
 
 
@@ -13,10 +14,15 @@ class Slots:
     Rows stay aligned however unequally they grow: what a row rejects becomes a hole, which the attention mask hides
     and positions, counted by the mask, skip. The last slot holds the token written last, which no cache has.
 
-    tokens: (B, S). real: (B, S) bool.
+    tokens: (B, S). real: (B, S) bool. Raises UsageError for a mask of another shape than the ids.
     """
 
     def __init__(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> None:
+        if attention_mask is not None and attention_mask.shape != input_ids.shape:
+            raise UsageError(
+                f"the attention mask is {tuple(attention_mask.shape)} and the ids {tuple(input_ids.shape)}: guessing "
+                "ahead looks at the whole text, pass the ids of cached tokens too"
+            )
         self.tokens = input_ids
         self.real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         self._prompt_length = input_ids.shape[1]
