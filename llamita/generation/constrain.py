@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from llamita.errors import UsageError
+from llamita.generation.trial import tried
 from llamita.tokenizer.protocol import Tokenizer
 
 if TYPE_CHECKING:
     import llguidance
 
-LARGEST = 200_000  # characters of a grammar; with llguidance's own limits a hostile one fails within half a second
-MOST_OPTIONAL = 400  # properties of one object; its grammar grows with their square, and beyond 500 none can be parsed
+LARGEST = 100_000  # characters of a grammar
 IMPOSSIBLE = "no text can have this form"
 # A model may otherwise write blanks without end: one between parts, or a line break with its indentation.
 BLANK = r"(\x20|\n\x20{0,16})?"
@@ -24,7 +24,7 @@ BLANK = r"(\x20|\n\x20{0,16})?"
 
 @dataclass(frozen=True)
 class Grammar:
-    """A form that a text may have, in llguidance's words; made by the functions below."""
+    """A form that a text may have, in llguidance's words; made by the functions below, which try it first."""
 
     source: str
 
@@ -35,23 +35,24 @@ def json_schema(schema: Mapping[str, Any] | str) -> Grammar:
 
     text = schema_text(schema)
     try:
-        return Grammar(LLMatcher.grammar_from_json_schema(text, defaults={"whitespace_pattern": BLANK}))
+        source = LLMatcher.grammar_from_json_schema(text, defaults={"whitespace_pattern": BLANK})
     except ValueError as error:  # its JSON reader allows less nesting than Python's
         raise UsageError(f"the JSON schema cannot be read: {_sentence(str(error))}") from error
+    return Grammar(tried(source))
 
 
 def regex(pattern: str) -> Grammar:
     """Text that a regular expression matches whole, in Rust's syntax: no look-around, no backreferences."""
     from llguidance import LLMatcher
 
-    return Grammar(LLMatcher.grammar_from_regex(_bounded("regex", pattern)))
+    return Grammar(tried(LLMatcher.grammar_from_regex(_bounded("regex", pattern))))
 
 
 def lark(grammar: str) -> Grammar:
     """Text of a context-free grammar in llguidance's kind of Lark; `start` is its first rule."""
     from llguidance import LLMatcher
 
-    return Grammar(LLMatcher.grammar_from_lark(_bounded("grammar", grammar)))
+    return Grammar(tried(LLMatcher.grammar_from_lark(_bounded("grammar", grammar))))
 
 
 def choice(texts: Sequence[str]) -> Grammar:
@@ -72,30 +73,11 @@ def schema_text(schema: Mapping[str, Any] | str) -> str:
         parsed = json.loads(_bounded("JSON schema", schema)) if isinstance(schema, str) else schema
         if not isinstance(parsed, Mapping):
             raise TypeError(f"it is a {type(parsed).__name__}, not an object")
-        text = _bounded("JSON schema", json.dumps(parsed))
-        _check_objects(json.loads(text))
-        return text
+        return _bounded("JSON schema", json.dumps(parsed))
     except UsageError:
         raise
     except (ValueError, TypeError, RecursionError) as error:
         raise UsageError(f"the JSON schema cannot be read: {_sentence(str(error))}") from error
-
-
-def _check_objects(schema: Any) -> None:
-    """Raise UsageError for an object of too many optional properties, anywhere in a schema."""
-    waiting = [schema]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, dict):
-            properties, required = part.get("properties"), part.get("required")
-            optional = set(properties if isinstance(properties, dict) else ())
-            optional -= {name for name in required if isinstance(name, str)} if isinstance(required, list) else set()
-            if len(optional) > MOST_OPTIONAL:
-                raise UsageError(
-                    f"the JSON schema has an object of {len(optional)} optional properties, at most {MOST_OPTIONAL} "
-                    "can be followed: require them, or split the object"
-                )
-        waiting += part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
 
 
 class Vocabulary:
@@ -121,7 +103,7 @@ class Vocabulary:
 class Constraint:
     """What one row may write next, and whether it has written all of it.
 
-    Raises UsageError for a grammar that is wrong, too large or allows no text, in well under a second.
+    Raises UsageError for a grammar that is wrong, too large or allows no text. Rows of one grammar: `fork` the first.
     error: set when the row went beyond llguidance's limits on the way; it may then only end.
     """
 
@@ -131,9 +113,7 @@ class Constraint:
         self.vocabulary = vocabulary
         self.error: str | None = None
         limits = LLParserLimits(verbose_errors=False, max_grammar_size=100_000)
-        self._matcher: llguidance.LLMatcher = LLMatcher(
-            vocabulary.inner, _bounded("grammar", grammar.source), log_level=0, limits=limits
-        )
+        self._matcher: llguidance.LLMatcher = LLMatcher(vocabulary.inner, grammar.source, log_level=0, limits=limits)
         self._is_ended = False
         self._look()
         self.allowed()
