@@ -5,7 +5,7 @@ asks only those. The key is what must be worked out (the set of numbers to sort,
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from random import Random
@@ -111,13 +111,16 @@ def sort_words(rng: Random) -> Case:
 
 
 def recall(rng: Random) -> Case:
-    """The thing of one color, out of a list."""
-    count = rng.randint(3, 6)
-    colors, things = rng.sample(words.COLORS, count), rng.sample(words.THINGS, count)
-    listed = ", ".join(f"{color} {thing}" for color, thing in zip(colors, things, strict=True))
-    i = rng.randrange(count)
-    question = f"Look: {listed}. Which one is {colors[i]}?"
-    return Case(key=f"{listed} {i}", question=question, answer=f"The {colors[i]} {things[i]}.")
+    """One value of a list of keys and values."""
+    values: dict[str, Sequence[object]] = {
+        "name": words.NAMES, "age": range(10, 81), "city": words.CITIES, "job": words.JOBS, "color": words.COLORS,
+        "animal": words.BEASTS, "thing": words.THINGS,
+    }  # fmt: skip
+    record = {key: rng.choice(values[key]) for key in rng.sample(list(values), rng.randint(3, 6))}
+    listed = ", ".join(f"{key} {value}" for key, value in record.items())
+    key = rng.choice(list(record))
+    question = f"Remember: {listed}. What is the {key}?"
+    return Case(key=f"{listed} {key}", question=question, answer=f"The {key} is {record[key]}.")
 
 
 def name(rng: Random) -> Case:
