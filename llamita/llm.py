@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast, overload
 
@@ -11,11 +11,23 @@ from torch import Tensor
 
 from llamita.checkpoint.load import Loaded, load_pretrained
 from llamita.errors import UsageError
-from llamita.generation.loop import Feed, tokens
+from llamita.generation.chain import Chain
+from llamita.generation.choice import Choice
+from llamita.generation.completion import Completion, Stream
+from llamita.generation.constrain import Constraint, Constraints, Grammar, Vocabulary, json_schema, lark, regex
+from llamita.generation.constrain import choice as choice_of
+from llamita.generation.distribution import Distribution
+from llamita.generation.drafts import DraftModel
+from llamita.generation.history import History
+from llamita.generation.loop import Chooser, Feed, tokens
 from llamita.generation.options import Options as Flags
 from llamita.generation.prefix import Prefix
-from llamita.generation.sampling import Sampler
+from llamita.generation.sampling import Sampler, Seed, generators, greedy_rows
+from llamita.generation.slots import Slots
+from llamita.generation.speculative import Acceptance
+from llamita.generation.speculative import tokens as guess
 from llamita.generation.stop import Row, Stop
+from llamita.model.llama import LlamaForCausalLM
 from llamita.tokenizer.chat import Message, encode_chat
 
 Prompt = str | Sequence[int]  # a text, or its token ids
@@ -26,83 +38,41 @@ class Options(TypedDict, total=False):
     """How to write; what is not given comes from the checkpoint's generation_config.json.
 
     max_tokens: at most so many, without it to the end of the context. temperature: 0 takes the likeliest token each
-    time; any of temperature, top_k (0 keeps all) and top_p (1 keeps all) makes it draw. seed: the same seed, the same
-    text; one number for all prompts, or one each. stop: texts that end the answer and are not part of it.
+    time; any of temperature, top_k (0 keeps all), top_p (1 keeps all) and min_p makes it draw. seed: the same seed,
+    the same text; one number for all prompts, or one each. stop: texts that end the answer and are not part of it.
+    repetition_penalty is of prompt and answer, presence_penalty and frequency_penalty (OpenAI's) of the answer alone.
+    json_schema, regex, grammar (Lark) and choice: the form that the answer must have; one of them at most.
     """
 
     max_tokens: int | None
     temperature: float | None
     top_p: float | None
     top_k: int | None
+    min_p: float | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    logit_bias: Mapping[int, float] | None
     seed: int | Sequence[int] | None
     stop: str | Sequence[str] | None
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Tokens read and written."""
-
-    prompt_tokens: int
-    completion_tokens: int
-
-    @property
-    def total_tokens(self) -> int:
-        """Both together."""
-        return self.prompt_tokens + self.completion_tokens
-
-
-@dataclass(frozen=True)
-class Completion:
-    """What was written, and why it ended.
-
-    finish_reason: "stop" at an end token or a stop text, which stop_reason then names; "length" at the limit or the
-    end of the context; None while it is not over.
-    """
-
-    text: str
-    token_ids: list[int]
-    prompt_token_ids: list[int]
-    finish_reason: str | None
-    stop_reason: int | str | None = None
-
-    @property
-    def usage(self) -> Usage:
-        """Tokens read and written."""
-        return Usage(len(self.prompt_token_ids), len(self.token_ids))
-
-    def __str__(self) -> str:
-        return self.text
-
-
-class Stream(Iterator[str]):
-    """Pieces of text as they are written; `completion` is what there is so far, and at the end all of it."""
-
-    def __init__(self, steps: Iterator[Tensor], row: Row, prompt_token_ids: list[int]) -> None:
-        self._steps = steps
-        self._row = row
-        self._prompt = prompt_token_ids
-        self._shown = 0
-
-    def __next__(self) -> str:
-        for _ in self._steps:
-            if piece := self._row.text[self._shown :]:
-                self._shown = len(self._row.text)
-                return piece
-        raise StopIteration
-
-    @property
-    def completion(self) -> Completion:
-        """The text so far."""
-        return _completion(self._row, self._prompt)
+    json_schema: Mapping[str, Any] | str | None
+    regex: str | None
+    grammar: str | None
+    choice: Sequence[str] | None
 
 
 class LLM:
-    """A model that reads and writes text."""
+    """A model that reads and writes text.
 
-    def __init__(self, loaded: Loaded) -> None:
+    draft: a smaller model of the same tokens that guesses ahead; `acceptance` then tells how well the last text went.
+    """
+
+    def __init__(self, loaded: Loaded, draft: LlamaForCausalLM | None = None) -> None:
         self.model = loaded.model
         self.tokenizer = loaded.tokenizer
         self.name = loaded.name
+        self.draft = draft
+        self.acceptance: Acceptance | None = None
 
     def __repr__(self) -> str:
         size = f"{self.model.num_parameters():,} parameters"
@@ -133,7 +103,7 @@ class LLM:
         rows = [self._row(ids, options, after=ids) for ids in prompts]
         for _ in self._steps(prompts, rows, options):
             pass
-        completions = [_completion(row, ids) for row, ids in zip(rows, prompts, strict=True)]
+        completions = [Completion.of(row, ids) for row, ids in zip(rows, prompts, strict=True)]
         return completions[0] if is_one else completions
 
     def stream(
@@ -199,31 +169,63 @@ class LLM:
         options: Options,
         prefix: Prefix | None = None,
         watch: Watch | None = None,
-    ) -> Iterator[Tensor]:
-        """The steps (B,) that write the rows."""
-        sampler = self._sampler(options, len(prompts))
-        choose = sampler if watch is None else _watched(sampler, watch)
-        ids, mask = _left_padded(prompts, self.tokenizer.pad_token_id or 0)
+    ) -> Iterator[Any]:
+        """The steps that write the rows."""
+        ids, mask = (x.to(self.model.device) for x in _left_padded(prompts, self.tokenizer.pad_token_id or 0))
+        settings, constraints = self._settings(options), self._constraints(options, len(prompts))
+        history = History.begin(ids, mask)
+        if self.draft is not None and constraints is None and watch is None and prefix is None:
+            return self._guessed(ids, mask, rows, settings, options.get("seed"))
+        choose: Chooser = Sampler(settings, history, seed=options.get("seed"), constraints=constraints)
+        if watch is not None:
+            choose = Watched(choose, watch)
         cache = None
         if prefix is not None:
             cache = prefix.take(prompts[0])
             ids = ids[:, cache.length :]
-        device = self.model.device
-        feed = Feed(self.model, ids.to(device), attention_mask=mask.to(device), past_key_values=cache)
+        feed = Feed(self.model, ids, attention_mask=mask, past_key_values=cache)
         steps = tokens(feed, choose=choose, stop=Stop(rows), pad_token_id=self.tokenizer.pad_token_id or 0)
         return steps if prefix is None else _recorded(steps, prefix)
 
-    def _sampler(self, options: Options, rows: int) -> Sampler:
+    def _guessed(
+        self, ids: Tensor, mask: Tensor, rows: list[Row], settings: Distribution, seed: Seed
+    ) -> Iterator[list[list[int]]]:
+        """The steps that write the rows with the draft model guessing ahead."""
+        assert self.draft is not None
+        seeded = generators(seed, len(rows), ids.device)
+        chain = Chain(settings, rows=len(rows), device=ids.device, generators=seeded)
+        greedy = greedy_rows(settings, len(rows))
+        choice = Choice(len(rows), process=chain or None, greedy=greedy, generators=seeded, device=ids.device)
+        self.acceptance = Acceptance()
+        drafter = DraftModel(self.draft)
+        text, stop = Slots(ids, mask), Stop(rows)
+        return guess(self.model, text, drafter, stop=stop, choice=choice, acceptance=self.acceptance)
+
+    def _settings(self, options: Options) -> Distribution:
+        """What shapes the distribution: the call's options over the checkpoint's; UsageError for unknown ones."""
         if unknown := options.keys() - Options.__annotations__.keys():
             nearest = difflib.get_close_matches(min(unknown), Options.__annotations__, n=1, cutoff=0.0)[0]
             raise UsageError(f"there is no option {min(unknown)!r}: did you mean {nearest!r}?")
-        given = {name: value for name in ("temperature", "top_k", "top_p") if (value := options.get(name)) is not None}
+        given = {name: value for name in SETTINGS if (value := options.get(name)) is not None}
         checkpoint = self.model.generation_config
-        if not given and not checkpoint.get("do_sample"):
-            return Sampler(rows, temperature=0.0, device=self.model.device)
-        saved = {name: checkpoint[name] for name in SAMPLING if checkpoint.get(name) is not None}
-        settings: dict[str, Any] = {**SAMPLING, **saved, **given}
-        return Sampler(rows, seed=options.get("seed"), device=self.model.device, **settings)
+        saved = {name: checkpoint[name] for name in SETTINGS if checkpoint.get(name) is not None}
+        draws = checkpoint.get("do_sample", False) or any(name in given for name in DRAWING)
+        return Distribution(do_sample=draws, eos_token_id=self.tokenizer.eos_token_ids, **{**saved, **given})
+
+    def _constraints(self, options: Options, rows: int) -> Constraints | None:
+        """The form that the options ask of every row, or None."""
+        forms = [name for name in FORMS if options.get(name) is not None]
+        if len(forms) > 1:
+            raise UsageError(f"{' and '.join(forms)} are two forms for one answer: give one of them")
+        if not forms:
+            return None
+        grammar = FORMS[forms[0]](options.get(forms[0]))
+        first = Constraint(grammar, self._vocabulary)
+        return Constraints([first.fork() for _ in range(rows)])
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.tokenizer)
 
     def _row(self, prompt: list[int], options: Options, *, after: Sequence[int] = ()) -> Row:
         """The row that is to follow a prompt; its text goes on from that of the ids `after`, or stands alone."""
@@ -238,8 +240,32 @@ class LLM:
         return Row(min(most, room), eos_token_ids=ends, strings=stops, tokenizer=self.tokenizer, after=after)
 
 
-# What neither the call nor the checkpoint says: draw from the model's own distribution.
-SAMPLING: Mapping[str, float] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+DRAWING = ("temperature", "top_k", "top_p", "min_p")  # any of them makes a call draw
+SETTINGS = (*DRAWING, "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias")
+FORMS: Mapping[str, Callable[[Any], Grammar]] = {
+    "json_schema": json_schema,
+    "regex": regex,
+    "grammar": lark,
+    "choice": choice_of,
+}
+
+
+class Watched:
+    """A chooser whose every step somebody else is told of."""
+
+    def __init__(self, choose: Chooser, watch: Watch) -> None:
+        self._choose = choose
+        self._watch = watch
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """The next tokens (B,) for logits (B, V)."""
+        chosen = self._choose(logits)
+        self._watch(logits, chosen)
+        return chosen
+
+    def append(self, step: Tensor) -> None:
+        """Take the tokens (B,) that the rows went on by."""
+        self._choose.append(step)
 
 
 def load(
@@ -250,20 +276,17 @@ def load(
     attn_implementation: str | None = None,
     revision: str | None = None,
     offline: bool = False,
+    draft: str | Path | None = None,
 ) -> LLM:
     """A model ready to write: "cria" or None for the embedded one, a folder, or a repository id on the hub.
 
+    draft: a smaller model of the same tokens, named in the same way, which guesses ahead and changes no answer.
     See `llamita.checkpoint.load.load_pretrained` for the options and errors.
     """
-    loaded = load_pretrained(
-        name,
-        dtype=dtype,
-        device=device,
-        attn_implementation=attn_implementation,
-        revision=revision,
-        offline=offline,
-    )
-    return LLM(loaded)
+    options: dict[str, Any] = {"dtype": dtype, "device": device, "offline": offline}
+    options["attn_implementation"] = attn_implementation
+    loaded = load_pretrained(name, revision=revision, **options)
+    return LLM(loaded, None if draft is None else load_pretrained(draft, **options).model)
 
 
 def _listed(prompt: Prompt | Sequence[Prompt]) -> tuple[Sequence[Prompt], bool]:
@@ -284,17 +307,3 @@ def _recorded(steps: Iterator[Tensor], prefix: Prefix) -> Iterator[Tensor]:
     for step in steps:
         prefix.append(int(step))
         yield step
-
-
-def _watched(choose: Callable[[Tensor], Tensor], watch: Watch) -> Callable[[Tensor], Tensor]:
-    def choose_and_tell(logits: Tensor) -> Tensor:
-        chosen = choose(logits)
-        watch(logits, chosen)
-        return chosen
-
-    return choose_and_tell
-
-
-def _completion(row: Row, prompt_token_ids: list[int]) -> Completion:
-    reason, matched = (None, None) if row.finish is None else (row.finish.reason, row.finish.matched)
-    return Completion(row.text, row.token_ids, prompt_token_ids, reason, matched)

@@ -7,7 +7,8 @@ from llamita.cli import terminal
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:
-    from llamita.llm import LLM, Completion
+    from llamita.generation.completion import Completion
+    from llamita.llm import LLM
 
 Turn = dict[str, str]
 

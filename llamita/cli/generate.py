@@ -13,7 +13,8 @@ from llamita.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llamita.llm import LLM, Completion, Stream
+    from llamita.generation.completion import Completion, Stream
+    from llamita.llm import LLM
 
 NAME = "generate"
 HELP = "continue a text, and print the continuation as it is written"

@@ -182,6 +182,8 @@ class BeamFeed(Feed):
             self._mask = self._mask.repeat_interleave(times, 0)
         if self.cache is not None:
             self.cache.repeat(times)
+        for steps in self.kept.values():
+            steps[-1] = tuple(x.repeat_interleave(times, 0) for x in steps[-1])
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row `rows[i]` (B,) was; the rows of one prompt have one mask."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from llamita.generation.history import History
+from llamita.generation.sampling import pick
 
 # (logits (B, V), the texts so far) -> (B, V)
 Process = Callable[[Tensor, History], Tensor]
@@ -59,7 +60,7 @@ class Choice:
                 tokens[rows] = torch.multinomial(probabilities[rows], 1)[:, 0]
             return tokens
         for row in rows.tolist():
-            tokens[row] = torch.multinomial(probabilities[row], 1, generator=self.generators[row])[0]
+            tokens[row] = pick(probabilities[row], self.generators[row])
         return tokens
 
     def uniform(self, among: Tensor) -> Tensor:

@@ -1,52 +1,76 @@
-"""transformers' generation flags: which exist here, their defaults, and what a checkpoint says of them."""
+"""transformers' generation flags: their defaults, what a checkpoint says of them, and what a call does."""
 
 import difflib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
-from llamita.generation.sampling import PerRow
+from llamita.generation.distribution import Distribution
+from llamita.generation.per_row import PerRow
 
 DEFAULT_NEW_TOKENS = 20  # transformers' default max_length, which it counts from the prompt's end
 
 # Flags of transformers that are taken only where they change nothing, with the value at which they do not.
 NEUTRAL: Mapping[str, Any] = {
-    "num_beams": 1, "num_return_sequences": 1, "min_length": 0, "min_new_tokens": None, "min_p": None, "top_h": None,
-    "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0,
-    "bad_words_ids": None, "sequence_bias": None, "suppress_tokens": None, "begin_suppress_tokens": None,
-    "forced_bos_token_id": None, "forced_eos_token_id": None, "exponential_decay_length_penalty": None,
-    "guidance_scale": None, "renormalize_logits": False, "output_scores": False, "output_logits": False,
-    "return_dict_in_generate": False, "max_time": None,
+    "penalty_alpha": None, "dola_layers": None, "diversity_penalty": 0.0, "num_beam_groups": 1, "constraints": None,
+    "force_words_ids": None, "low_memory": None, "assistant_lookbehind": 10, "target_lookbehind": 10, "use_mtp": False,
+    "assistant_ensemble_weight": None, "num_assistant_tokens_schedule": "constant", "is_assistant": False,
+    "speculation_type": None, "decoder_start_token_id": None, "synced_gpus": False, "disable_compile": True,
+    "compile_config": None, "custom_generate": None, "trust_remote_code": None, "cache_config": None,
 }  # fmt: skip
+CACHES = (None, "dynamic", "static", "offloaded", "quantized")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Distribution):
     """How to continue: transformers' flags by their names and with their defaults, and a seed.
 
     Of `max_new_tokens` and `max_length` (which counts the prompt) the first wins; with neither it is 20 new tokens.
-    temperature, top_k, top_p and seed: one number, or one a row.
+    What shapes the distribution, and the seed: one value, or one a row.
     """
 
+    top_k: PerRow = 50
     max_new_tokens: int | None = None
-    max_length: int | None = None
-    do_sample: bool = False
-    temperature: PerRow | None = 1.0
-    top_k: PerRow | None = 50
-    top_p: PerRow | None = 1.0
+    max_time: float | None = None  # seconds
     seed: int | Sequence[int] | None = None
-    eos_token_id: int | Sequence[int] | None = None
+    bos_token_id: int | None = None
     pad_token_id: int | None = None
     stop_strings: str | Sequence[str] | None = None
+    num_return_sequences: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    guidance_scale: float | None = None
     use_cache: bool = True
+    cache_implementation: str | None = None
+    prefill_chunk_size: int | None = None
+    prompt_lookup_num_tokens: int | None = None
+    max_matching_ngram_size: int | None = None
+    num_assistant_tokens: int = 20
+    assistant_confidence_threshold: float = 0.4
+    assistant_early_exit: int | None = None
+    return_dict_in_generate: bool = False
+    output_scores: bool = False
+    output_logits: bool = False
+    output_attentions: bool = False
+    output_hidden_states: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_beams", "num_return_sequences", "prefill_chunk_size", "prompt_lookup_num_tokens"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise UsageError(f"{name} is {value!r}: it must be a whole number of at least 1")
+        if self.cache_implementation not in CACHES:
+            known = ", ".join(name for name in CACHES if name)
+            raise UsageError(f"cache_implementation {self.cache_implementation!r} is unknown: use one of {known}")
 
     @property
     def eos_token_ids(self) -> list[int]:
         """The end tokens as a list, whether one, several or none are given."""
-        eos = self.eos_token_id
+        eos: Any = self.eos_token_id
         return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
 
     @property
@@ -63,15 +87,22 @@ class Options:
             raise UsageError("a stop string is empty: it would stop before the first token, leave it out")
         return stops
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """What of the model's outputs is to be returned."""
+        names = ("attentions", "hidden_states") if self.return_dict_in_generate else ()
+        return tuple(name for name in names if getattr(self, f"output_{name}"))
+
     def limit(self, prompt: int, embedded: int, config: LlamaConfig) -> int:
         """How many tokens to add to `prompt` ids, or to embeddings of `embedded` tokens: transformers' rule.
 
         Raises UsageError where that is none.
         """
+        longest: Any = self.max_length
         if self.max_new_tokens is not None:
             limit = self.max_new_tokens
-        elif self.max_length is not None:
-            limit = self.max_length - max(prompt, embedded)
+        elif longest is not None:
+            limit = longest - max(prompt, embedded)
         else:
             limit = min(prompt + DEFAULT_NEW_TOKENS, config.max_position_embeddings) - prompt
         if limit < 1:
@@ -88,7 +119,7 @@ NAMES = tuple(item.name for item in fields(Options))
 def resolve(flags: Mapping[str, Any], *, checkpoint: Mapping[str, Any], config: LlamaConfig) -> Options:
     """The flags of a call over those of the checkpoint's generation_config.json, or of its config without one.
 
-    Raises UsageError for an unknown flag, naming the nearest; UnsupportedError for one that does nothing here yet.
+    Raises UsageError for an unknown flag, naming the nearest; UnsupportedError for one that does nothing here.
     """
     for name, value in flags.items():
         if name not in NAMES:
@@ -100,7 +131,15 @@ def resolve(flags: Mapping[str, Any], *, checkpoint: Mapping[str, Any], config: 
         warnings.warn(f"the checkpoint asks for {', '.join(ignored)}, which llamita leaves out", stacklevel=3)
     defaults = {name: checkpoint[name] for name in NAMES if checkpoint.get(name) is not None}
     given = {name: value for name, value in flags.items() if name in NAMES}
-    return Options(**{**defaults, **given})
+    return Options(**_with_switches(defaults, given))
+
+
+def _with_switches(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A flag of None takes the default, but switches off what None switches off, as in transformers."""
+    off = {"eos_token_id", "pad_token_id", "top_k", "top_p", "temperature"}
+    neutral = {"top_k": 0, "top_p": 1.0, "temperature": 1.0}
+    values = {name: neutral.get(name) if value is None and name in off else value for name, value in given.items()}
+    return {**defaults, **{name: value for name, value in values.items() if value is not None or name in off}}
 
 
 def _refuse(name: str, value: Any) -> None:

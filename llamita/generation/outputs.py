@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ class GenerateDecoderOnlyOutput(ModelOutput):
     """sequences (B, T + new); the rest, where asked for, one a step.
 
     scores: logits as they were chosen from, (B, V) fp32; logits: as the model gave them. attentions, hidden_states:
-    one a layer, (B, N, T, S) and (B, T, D).
+    one a layer, (B, N, T, S) and (B, T, D). acceptance: how well guessing ahead went (`speculative.Acceptance`).
     """
 
     sequences: Tensor
@@ -27,6 +27,7 @@ class GenerateDecoderOnlyOutput(ModelOutput):
     attentions: tuple[tuple[Tensor, ...], ...] | None = None
     hidden_states: tuple[tuple[Tensor, ...], ...] | None = None
     past_key_values: Cache | None = None
+    acceptance: Any = None
 
 
 @dataclass(repr=False)

@@ -1,14 +1,82 @@
-"""From logits to tokens: the draw, and the plain filters before it."""
+"""From logits to tokens: what the settings make of them, then the likeliest or a draw."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from llamita.errors import UsageError
-from llamita.generation.filters import keep_top_k, keep_top_p, scale
-from llamita.generation.per_row import PerRow, check, check_rows, listed
+from llamita.generation.chain import Chain
+from llamita.generation.constrain import Constraints
+from llamita.generation.distribution import SAMPLING, Distribution, merge
+from llamita.generation.guidance import Guidance
+from llamita.generation.history import History
+from llamita.generation.outputs import Record
+from llamita.generation.per_row import listed
+
+Seed = int | Sequence[int] | None
+
+
+class Sampler:
+    """Chooses the next token of every row, and remembers the text where a setting looks at it.
+
+    settings: one for the batch, or one for each row. history: the prompts. seed: None draws from torch's global
+    generator; a number seeds every row alike, a list each row by itself.
+    guidance, constraints: steer the logits before the settings do. record: keeps logits and scores of every step.
+    """
+
+    def __init__(
+        self,
+        settings: Distribution | Sequence[Distribution],
+        history: History,
+        *,
+        seed: Seed = None,
+        guidance: Guidance | None = None,
+        constraints: Constraints | None = None,
+        record: Record | None = None,
+    ) -> None:
+        rows, device = len(history.input_ids), history.input_ids.device
+        settings = settings if isinstance(settings, Distribution) else merge(settings)
+        self.history = history
+        self.guidance, self.constraints, self.record = guidance, constraints, record
+        self.generators = generators(seed, rows, device)
+        self.chain = Chain(settings, rows=rows, device=device, generators=self.generators)
+        self._reads_text = any(name not in SAMPLING for name in self.chain.names)
+        greedy = greedy_rows(settings, rows)
+        self._greedy = torch.tensor(greedy, device=device)  # (B,)
+        self._is_greedy, self._is_mixed = all(greedy), any(greedy) and not all(greedy)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """The next tokens (B,) for logits (B, V) in fp32."""
+        scores = logits if self.guidance is None else self.guidance(logits)
+        if self.constraints is not None:
+            scores = self.constraints.mask(scores)
+        scores = self.chain(scores, self.history)
+        tokens = self._chosen(scores)
+        self.chain.observe(scores, tokens)
+        if self.record is not None:
+            self.record.add(logits, scores)
+        return tokens
+
+    def append(self, step: Tensor) -> None:
+        """Take the tokens (B,) that the rows went on by, padding in those that have ended."""
+        if self._reads_text:
+            self.history = self.history.append(step)
+        if self.constraints is not None:
+            self.constraints.accept(step)
+        if self.guidance is not None:
+            self.guidance.append(step)
+
+    def _chosen(self, scores: Tensor) -> Tensor:
+        if self._is_greedy:
+            return scores.argmax(-1)
+        drawn = draw(scores, self.generators)
+        return torch.where(self._greedy, scores.argmax(-1), drawn) if self._is_mixed else drawn
+
+
+def greedy_rows(settings: Distribution, rows: int) -> list[bool]:
+    """Which rows take the likeliest token: those that do not sample, or at temperature 0."""
+    return [not settings.do_sample or one == 0 for one in listed(settings.temperature, rows, off=1.0)]
 
 
 def draw(logits: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
@@ -21,58 +89,32 @@ def draw(logits: Tensor, generators: Sequence[torch.Generator] | None = None) ->
     if generators is None:
         return torch.multinomial(probabilities, 1)[:, 0]
     rows = zip(probabilities, generators, strict=True)
-    return torch.cat([torch.multinomial(row, 1, generator=generator) for row, generator in rows])
+    return torch.stack([pick(row, generator) for row, generator in rows])
 
 
-class Sampler:
-    """Chooses the next token of every row; seeded rows have a random generator of their own.
+def pick(probabilities: Tensor, generator: torch.Generator) -> Tensor:
+    """A token () by probabilities (V,), whose sum need not be 1, and one random number.
 
-    Each setting is one number or one a row. `temperature` 0 takes the likeliest token, `top_k` 0 and `top_p` 1 keep
-    all. `seed`: None draws from torch's global generator; a number seeds every row alike, a list each row by itself.
+    torch.multinomial draws a number for every token of the vocabulary, which takes longer than all the rest.
     """
-
-    def __init__(
-        self,
-        rows: int,
-        *,
-        temperature: PerRow = 1.0,
-        top_k: PerRow = 0,
-        top_p: PerRow = 1.0,
-        seed: int | Sequence[int] | None = None,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        for name, value in (("temperature", temperature), ("top_k", top_k), ("top_p", top_p)):
-            check_rows(name, value, rows)
-        check("temperature", temperature, low=0.0, high=math.inf, remedy="give 0 or more, 0 is greedy")
-        check("top_k", top_k, low=0, high=math.inf, remedy="give a count of tokens, 0 keeps all")
-        check("top_p", top_p, low=0.0, high=1.0, remedy="give a share from 0 to 1")
-        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
-        self._greedy = torch.tensor([t == 0 for t in listed(temperature, rows, off=1.0)], device=device)  # (B,)
-        self._is_greedy = bool(self._greedy.all())
-        self._is_mixed = not self._is_greedy and bool(self._greedy.any())
-        self._generators = None if seed is None else [_seeded(number, device) for number in _seeds(seed, rows)]
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """The next tokens (B,) for logits (B, V) in fp32."""
-        if self._is_greedy:
-            return logits.argmax(-1)
-        drawn = draw(self.filtered(logits), self._generators)
-        return torch.where(self._greedy, logits.argmax(-1), drawn) if self._is_mixed else drawn
-
-    def filtered(self, logits: Tensor) -> Tensor:
-        """The logits after temperature, top-k and top-p, in this order."""
-        return keep_top_p(keep_top_k(scale(logits, self.temperature), self.top_k), self.top_p)
+    reached = probabilities.double().cumsum(0)
+    number = torch.rand(1, dtype=torch.float64, generator=generator, device=probabilities.device) * reached[-1]
+    # The second bound is for a product rounded up to the sum: it is the last token that is possible at all.
+    places = torch.searchsorted(reached, number, right=True), torch.searchsorted(reached, reached[-1:])
+    return torch.minimum(*places)[0]
 
 
-def _seeds(seed: int | Sequence[int], rows: int) -> list[int]:
-    if isinstance(seed, int):
-        return [seed] * rows
-    if len(seed) != rows:
-        raise UsageError(f"seed lists {len(seed)} numbers for {rows} rows: give one for each, or one for all")
-    return list(seed)
+def generators(seed: Seed, rows: int, device: torch.device | str) -> list[torch.Generator] | None:
+    """A random generator for each row, or None for torch's global one; raises UsageError for other seeds than rows."""
+    if seed is None:
+        return None
+    seeds = [seed] * rows if isinstance(seed, int) else list(seed)
+    if len(seeds) != rows:
+        raise UsageError(f"seed lists {len(seeds)} numbers for {rows} rows: give one for each, or one for all")
+    return [_seeded(number, device) for number in seeds]
 
 
 def _seeded(number: int, device: torch.device | str) -> torch.Generator:
-    if not -(2**63) <= number < 2**64:
-        raise UsageError(f"seed is {number}: it must fit in 64 bits")
+    if isinstance(number, bool) or not isinstance(number, int) or not -(2**63) <= number < 2**64:
+        raise UsageError(f"seed is {number!r}: it must be a whole number that fits in 64 bits")
     return torch.Generator(device=device).manual_seed(number)

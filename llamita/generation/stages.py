@@ -225,9 +225,9 @@ def _filter(name: str, function: Filter) -> Stage:
 
     def prepare(rows: Rows) -> Step:
         value = getattr(rows.settings, name)
-        # Beams need one token more than those that end them.
-        least = len(_ids(rows.settings.eos_token_id)) + 1 if rows.settings.num_beams > 1 else 1
-        return lambda logits, _: function(logits, value, min_tokens_to_keep=max(least, 1))
+        # Beams need one token more than those that end them, and two at least.
+        least = max(len(_ids(rows.settings.eos_token_id)) + 1, 2) if rows.settings.num_beams > 1 else 1
+        return lambda logits, _: function(logits, value, min_tokens_to_keep=least)
 
     return Stage(name, lambda d: d.do_sample and function.does_something(getattr(d, name)), prepare, ("eos_token_id",))
 

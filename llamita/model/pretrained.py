@@ -274,9 +274,12 @@ class LlamaPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     _no_split_modules: ClassVar[list[str]] = ["LlamaDecoderLayer"]
 
-    def generate(self, input_ids: Tensor | None = None, **options: Any) -> Tensor:
-        """Continue token ids (B, T): see `llamita.generation.loop.generate` for the options."""
-        from llamita.generation.loop import generate
+    def generate(self, input_ids: Tensor | None = None, **options: Any) -> Any:
+        """Continue token ids (B, T): a tensor, or the record that `return_dict_in_generate` asks for.
+
+        The options are those of `llamita.generation.convention.generate`.
+        """
+        from llamita.generation.convention import generate
 
         return generate(self, input_ids, **options)
 

@@ -30,7 +30,7 @@ ROWS: tuple[frozenset[str], ...] = tuple(
 # (module, target): the few imports inside a method that reach down the table.
 DEFERRED: frozenset[tuple[str, str]] = frozenset(
     {
-        ("llamita.model.pretrained", "llamita.generation.loop"),  # `generate` on the model class
+        ("llamita.model.pretrained", "llamita.generation.convention"),  # `generate` on the model class
     }
 )
 

@@ -151,6 +151,15 @@ def test_a_chain_of_settings(
     torch.testing.assert_close(scores, reference.sequences_scores, rtol=1e-5, atol=1e-5)
 
 
+def test_hidden_states(ours: LlamaForCausalLM, theirs: Any, prompt: Tensor) -> None:
+    asked = {"num_beams": 3, "return_dict_in_generate": True, "output_hidden_states": True}
+    reference = theirs.generate(prompt, **asked, max_new_tokens=4)
+    feed = BeamFeed(ours, prompt, kept=("hidden_states",))
+    search = BeamSearch(History.begin(prompt), beams=3, limit=4, eos_token_ids=[END])
+    assert len(list(tokens(feed, search))) == len(reference.hidden_states)
+    torch.testing.assert_close(tuple(feed.kept["hidden_states"]), reference.hidden_states, rtol=1e-4, atol=1e-4)
+
+
 def test_many_random_models(tiny_config: LlamaConfig) -> None:
     for seed in range(6):
         torch.manual_seed(seed)

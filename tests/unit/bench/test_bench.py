@@ -65,9 +65,9 @@ def failing(message: str) -> Job:
 
 
 def test_a_worker_that_fails_says_why() -> None:
-    with workers(failing, {"llamita": ("no such luck",)}, threads=1) as started:
-        with pytest.raises(LlamitaError, match="ValueError: no such luck"):
-            started["llamita"].ask("run")
+    started = workers(failing, {"llamita": ("no such luck",)}, threads=1)
+    with started as systems, pytest.raises(LlamitaError, match="ValueError: no such luck"):
+        systems["llamita"].ask("run")
 
 
 def test_unknown_names() -> None:

@@ -108,8 +108,9 @@ def test_probabilities_are_colours_on_a_terminal_only(run: Run, text: str, monke
     assert run("generate", "abc", *FLAGS, "--show-probs") == (0, text, "")
     monkeypatch.setattr("llamita.cli.terminal.has_color", lambda stream: True)
     outcome = run("generate", "abc", *FLAGS, "--show-probs", "--stop", text[6])
-    assert outcome.out.count("\033[38;5;") == text.index(text[6])
-    assert re.sub(r"\033\[[\d;]*m", "", outcome.out) == text[: text.index(text[6])]
+    shown = text[: text.index(text[6])]
+    assert re.sub(r"\033\[[\d;]*m", "", outcome.out) == "".join(c for c in shown if c.isprintable())
+    assert len(shown) <= outcome.out.count("\033[38;5;") <= 9  # a piece a token: none holds two characters here
     assert "sure ≥ 90%" in outcome.err
 
 

@@ -46,7 +46,7 @@ def test_settings_a_row(model: LlamaForCausalLM, prompt: Tensor) -> None:
 def test_the_checkpoint_gives_defaults_and_the_call_wins(tiny_config: LlamaConfig) -> None:
     checkpoint = {"temperature": 0.6, "top_p": 0.9, "do_sample": True, "eos_token_id": [3, 4], "max_length": None}
     options = resolve({"top_p": 0.5, "top_k": None}, checkpoint=checkpoint, config=tiny_config)
-    assert (options.temperature, options.top_p, options.top_k, options.do_sample) == (0.6, 0.5, None, True)
+    assert (options.temperature, options.top_p, options.top_k, options.do_sample) == (0.6, 0.5, 0, True)
     assert (options.eos_token_ids, options.padding, options.max_length) == ([3, 4], 3, None)
     assert resolve({}, checkpoint={}, config=tiny_config.replace(eos_token_id=[7, 8])).eos_token_ids == [7, 8]
     assert resolve({"eos_token_id": None}, checkpoint=checkpoint, config=tiny_config).eos_token_ids == []
@@ -54,8 +54,8 @@ def test_the_checkpoint_gives_defaults_and_the_call_wins(tiny_config: LlamaConfi
 
 
 def test_what_a_checkpoint_asks_in_vain_is_said(tiny_config: LlamaConfig) -> None:
-    with pytest.warns(UserWarning, match="repetition_penalty"):
-        resolve({}, checkpoint={"repetition_penalty": 1.1, "num_beams": 1}, config=tiny_config)
+    with pytest.warns(UserWarning, match="penalty_alpha"):
+        resolve({}, checkpoint={"penalty_alpha": 1.1, "num_beam_groups": 1}, config=tiny_config)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,11 @@ def test_what_a_checkpoint_asks_in_vain_is_said(tiny_config: LlamaConfig) -> Non
     [
         ({"max_new_token": 3}, UsageError, "'max_new_tokens'"),
         ({"temprature": 3}, UsageError, "'temperature'"),
-        ({"num_beams": 4}, UnsupportedError, "leave it at 1"),
+        ({"num_beam_groups": 4}, UnsupportedError, "leave it at 1"),
+        ({"num_beams": 0}, UsageError, "num_beams is 0"),
+        ({"num_return_sequences": 2}, UsageError, "repeat one greedy text"),
+        ({"num_beams": 2, "prompt_lookup_num_tokens": 3}, UsageError, "exclude each other"),
+        ({"cache_implementation": "paged"}, UsageError, "'paged' is unknown"),
         ({"max_new_tokens": 0}, UsageError, "leaves no room"),
         ({"max_length": 7}, UsageError, "7 tokens"),
         ({"stop_strings": "x"}, UsageError, "tokenizer="),

@@ -1,13 +1,23 @@
 """Filters keep what their definitions say, and a seeded row does not notice its batch mates."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from llamita.errors import UsageError
-from llamita.generation.sampling import Sampler, draw, keep_top_k, keep_top_p, scale
+from llamita.generation.distribution import Distribution
+from llamita.generation.filters import keep_top_k, keep_top_p, scale
+from llamita.generation.history import History
+from llamita.generation.sampling import Sampler, draw, pick
+
+
+def sampler(rows: int, *, seed: int | list[int] | None = None, **settings: Any) -> Sampler:
+    """A sampler of so many rows, whose prompts do not matter."""
+    history = History.begin(torch.zeros(rows, 1, dtype=torch.long))
+    return Sampler(Distribution(do_sample=True, **settings), history, seed=seed)
 
 
 @pytest.fixture
@@ -54,18 +64,18 @@ def test_a_setting_a_row_is_that_row_alone(filters: tuple, logits: Tensor) -> No
 def test_seeded_rows_are_drawn_alone(logits: Tensor) -> None:
     seeds = [7, 8, 7, 9, 10]
     settings = {"temperature": 1.3, "top_k": 40, "top_p": 0.95}
-    together = Sampler(5, seed=seeds, **settings)
+    together = sampler(5, seed=seeds, **settings)
     steps = torch.stack([together(logits) for _ in range(20)], dim=1)
     for row, seed in enumerate(seeds):
-        alone = Sampler(1, seed=seed, **settings)
+        alone = sampler(1, seed=seed, **settings)
         assert steps[row].tolist() == [int(alone(logits[row : row + 1])) for _ in range(20)]
-    pair = Sampler(2, seed=7)
+    pair = sampler(2, seed=7)
     assert pair(logits[[0, 0]]).unique().numel() == 1
 
 
 def test_seeds_leave_the_global_generator_alone(logits: Tensor) -> None:
     before = torch.get_rng_state()
-    Sampler(5, seed=1)(logits)
+    sampler(5, seed=1)(logits)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -76,10 +86,17 @@ def test_draws_follow_the_probabilities() -> None:
     assert torch.allclose(counts, torch.tensor([1, 2, 5, 0]) / 8, atol=0.02)
 
 
+def test_a_draw_never_takes_what_is_impossible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda *_, **options: torch.ones(1, dtype=options["dtype"]))
+    assert int(pick(torch.tensor([0.25, 0.5, 0.0, 0.0]), torch.Generator())) == 1
+    monkeypatch.setattr(torch, "rand", lambda *_, **options: torch.zeros(1, dtype=options["dtype"]))
+    assert int(pick(torch.tensor([0.0, 0.5, 0.5, 0.0]), torch.Generator())) == 1
+
+
 def test_temperature_zero_is_greedy_row_by_row(logits: Tensor) -> None:
     likeliest = logits.argmax(-1)
-    assert torch.equal(Sampler(5, temperature=0.0, top_p=0.1)(logits), likeliest)
-    mixed = Sampler(5, temperature=[0.0, 1.0, 0.0, 5.0, 0.0], seed=3)
+    assert torch.equal(sampler(5, temperature=0.0, top_p=0.1)(logits), likeliest)
+    mixed = sampler(5, temperature=[0.0, 1.0, 0.0, 5.0, 0.0], seed=3)
     steps = torch.stack([mixed(logits) for _ in range(50)])  # (steps, B)
     assert (steps[:, [0, 2, 4]] == likeliest[[0, 2, 4]]).all()
     assert (steps[:, 3] != likeliest[3]).any()
@@ -93,4 +110,4 @@ def test_temperature_zero_is_greedy_row_by_row(logits: Tensor) -> None:
 )  # fmt: skip
 def test_wrong_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
-        Sampler(2, **wrong)
+        sampler(2, **wrong)

@@ -1,0 +1,151 @@
+"""`model.generate`, called as transformers' is: the same arguments and flags in, the same outputs out."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from llamita.cache.cache import Cache
+from llamita.errors import UsageError
+from llamita.generation.distribution import Processor
+from llamita.generation.job import Criterion, Job, Written
+from llamita.generation.options import Options, resolve
+from llamita.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
+from llamita.generation.strategies import search, speculate, write
+from llamita.model.llama import LlamaForCausalLM
+from llamita.model.pretrained import PreTrainedModel
+from llamita.tokenizer.protocol import Tokenizer
+
+Output = Tensor | GenerateDecoderOnlyOutput | GenerateBeamDecoderOnlyOutput
+
+
+class Streamer(Protocol):
+    """Told of the prompt, of every step, and of the end: transformers' streamers fit."""
+
+    def put(self, value: Tensor) -> None:
+        """Token ids on the CPU: the prompt (B, T), then each step (B,)."""
+        ...
+
+    def end(self) -> None:
+        """Nothing more comes."""
+        ...
+
+
+def generate(
+    model: PreTrainedModel,
+    input_ids: Tensor | None = None,
+    *,
+    attention_mask: Tensor | None = None,
+    inputs_embeds: Tensor | None = None,
+    past_key_values: Cache | None = None,
+    streamer: Streamer | None = None,
+    tokenizer: Tokenizer | None = None,
+    generation_config: Any = None,
+    stopping_criteria: Sequence[Criterion] = (),
+    logits_processor: Sequence[Processor] = (),
+    assistant_model: LlamaForCausalLM | None = None,
+    negative_prompt_ids: Tensor | None = None,
+    negative_prompt_attention_mask: Tensor | None = None,
+    **flags: Any,
+) -> Output:
+    """Continue token ids (B, T): returns them with what was written, (B, T + new), or with more beside.
+
+    Rows that end early are filled with the padding token. With `inputs_embeds` (B, T, D) alone the result is what was
+    written, (B, new). Flags: the fields of `llamita.generation.options.Options`; `generation_config` (a dictionary, or
+    transformers' object) gives those not named, and the checkpoint's generation_config.json the rest. Without a `seed`
+    it draws as transformers does: the same torch.manual_seed gives the same tokens.
+
+    attention_mask: (B, T), 0 for padding, which belongs on the left; guessed from the padding token when absent.
+    past_key_values: a cache of the first tokens; the ids are the whole text, or with a longer mask the new part only.
+    assistant_model: a smaller model of the same tokens, which guesses ahead; `prompt_lookup_num_tokens` and
+    `assistant_early_exit` guess without one.
+    """
+    flags = {**_fields(generation_config), "logits_processor": tuple(logits_processor), **flags}
+    options = resolve(flags, checkpoint=model.generation_config, config=model.config)
+    job = _job(model, options, input_ids, attention_mask, inputs_embeds, past_key_values)
+    job.tokenizer, job.criteria, job.assistant = tokenizer, tuple(stopping_criteria), assistant_model
+    job.negative = (negative_prompt_ids, negative_prompt_attention_mask)
+    if streamer is not None:
+        streamer.put(job.input_ids.cpu())
+        job.on_step = lambda step: streamer.put(step.cpu())
+    written = _strategy(job)(job)
+    if streamer is not None:
+        streamer.end()
+    sequences = torch.cat((job.returned_ids, written.tokens), dim=1)
+    return written.output(sequences) if options.return_dict_in_generate else sequences
+
+
+def _strategy(job: Job) -> Callable[[Job], Written]:
+    """Which way of writing the flags ask for; raises UsageError for flags that exclude each other."""
+    options = job.options
+    is_guessing = job.assistant or options.prompt_lookup_num_tokens or options.assistant_early_exit
+    if options.num_beams > 1:
+        if is_guessing:
+            raise UsageError("beams and guessing ahead exclude each other: set num_beams=1, or leave the assistant out")
+        return search
+    if options.num_return_sequences > 1 and not options.do_sample:
+        raise UsageError(
+            f"num_return_sequences={options.num_return_sequences} would repeat one greedy text: set do_sample=True, "
+            "or num_beams"
+        )
+    return speculate if is_guessing else write
+
+
+def _job(
+    model: PreTrainedModel,
+    options: Options,
+    input_ids: Tensor | None,
+    attention_mask: Tensor | None,
+    inputs_embeds: Tensor | None,
+    cache: Cache | None,
+) -> Job:
+    if input_ids is None and inputs_embeds is None:
+        input_ids = _beginning(model, options)
+    given = _checked(input_ids, inputs_embeds)
+    device = model.device
+    input_ids = input_ids.to(device) if input_ids is not None else given.new_empty((len(given), 0), dtype=torch.long)
+    if attention_mask is None and inputs_embeds is None:
+        attention_mask = guessed_mask(input_ids, options)
+    return Job(
+        model=model,
+        options=options,
+        input_ids=input_ids,
+        mask=None if attention_mask is None else attention_mask.to(device),
+        embeds=None if inputs_embeds is None else inputs_embeds.to(device),
+        cache=cache,
+        limit=options.limit(input_ids.shape[1], given.shape[1], model.config),
+    )
+
+
+def _fields(generation_config: Any) -> dict[str, Any]:
+    """The flags of a generation config: a dictionary, an object with to_diff_dict or to_dict, or None."""
+    if generation_config is None or isinstance(generation_config, dict):
+        return dict(generation_config or {})
+    read = getattr(generation_config, "to_diff_dict", None) or generation_config.to_dict
+    return {name: value for name, value in read().items() if name != "transformers_version" and value is not None}
+
+
+def guessed_mask(input_ids: Tensor, options: Options) -> Tensor | None:
+    """The mask (B, T) that the padding token implies, where it is not also an end token: transformers' rule."""
+    pad = options.padding
+    if pad is None or pad in options.eos_token_ids:
+        return None
+    return (input_ids != pad).long()
+
+
+def _beginning(model: PreTrainedModel, options: Options) -> Tensor:
+    bos = model.config.bos_token_id if options.bos_token_id is None else options.bos_token_id
+    if bos is None:
+        raise UsageError("there is nothing to continue, and the model has no first token: pass input_ids")
+    return torch.tensor([[bos]])
+
+
+def _checked(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+    """The main input; raises UsageError for a wrong shape or dtype."""
+    if input_ids is not None and (input_ids.ndim != 2 or input_ids.is_floating_point() or input_ids.numel() == 0):
+        shape, dtype = tuple(input_ids.shape), input_ids.dtype
+        raise UsageError(f"input_ids is {shape}, {dtype}: give whole numbers (batch, tokens), at least one of each")
+    given = input_ids if inputs_embeds is None else inputs_embeds
+    assert given is not None
+    return given

@@ -1,0 +1,159 @@
+"""What a call of generate comes down to: a job for a strategy, and what the strategy wrote."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from time import monotonic
+from typing import Any
+
+from torch import Tensor
+
+from llamita.cache.cache import Cache
+from llamita.cache.offloaded import OffloadedCache
+from llamita.cache.quantized import QuantizedCache
+from llamita.cache.static import StaticCache
+from llamita.errors import UsageError
+from llamita.generation.distribution import Distribution
+from llamita.generation.history import History
+from llamita.generation.loop import Feed
+from llamita.generation.options import Options
+from llamita.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput, Record
+from llamita.generation.speculative import Acceptance
+from llamita.generation.stop import Row
+from llamita.model.llama import LlamaForCausalLM
+from llamita.model.pretrained import PreTrainedModel
+from llamita.tokenizer.protocol import Tokenizer
+
+Criterion = Callable[[Tensor, Any], Any]  # (ids (B, T), scores) -> bool, or bool (B,), as transformers' criteria
+
+
+@dataclass(kw_only=True)
+class Job:
+    """A call of generate, made plain: what to continue, by which options, at most how far.
+
+    input_ids (B, T), mask (B, cached + T), embeds (B, T, D). negative: ids and mask of the prompt to steer away from.
+    """
+
+    model: PreTrainedModel
+    options: Options
+    input_ids: Tensor
+    mask: Tensor | None
+    embeds: Tensor | None
+    cache: Cache | None
+    limit: int
+    tokenizer: Tokenizer | None = None
+    criteria: Sequence[Criterion] = ()
+    assistant: LlamaForCausalLM | None = None
+    negative: tuple[Tensor | None, Tensor | None] = (None, None)
+    on_step: Callable[[Tensor], None] = field(default=lambda step: None)
+    started: float = field(default_factory=monotonic)
+
+    @property
+    def returned_ids(self) -> Tensor:
+        """The prompts (B * returned, T), each as often as texts of it are returned."""
+        return self.input_ids.repeat_interleave(self.options.num_return_sequences, 0)
+
+    @property
+    def history(self) -> History:
+        """The prompts as the penalties see them."""
+        return History.begin(self.input_ids, self.mask)
+
+    @property
+    def record(self) -> Record:
+        """A new record of what the options ask to be kept of every step."""
+        is_on = self.options.return_dict_in_generate
+        return Record(scores=is_on and self.options.output_scores, logits=is_on and self.options.output_logits)
+
+    def settings(self, rows: Sequence[int]) -> Distribution:
+        """What shapes the distribution, for these rows of the batch."""
+        settings = Distribution.of(self.options)
+        embedded = 0 if self.embeds is None or self.input_ids.shape[1] else self.embeds.shape[1]
+        least: Any = settings.min_length
+        settings = replace(
+            settings,
+            max_length=self.input_ids.shape[1] + self.limit,
+            min_length=max(least - embedded, 0) if isinstance(least, int) else least,
+        )
+        return settings if list(rows) == list(range(len(self.input_ids))) else settings.select(rows)
+
+    def feed(self, kind: type[Feed] = Feed) -> Feed:
+        """The model, about to read the prompts."""
+        cache = self.cache if self.cache is not None else self._new_cache()
+        return kind(
+            self.model,
+            _unread(self.input_ids, self.mask, self.cache),
+            inputs_embeds=None if self.embeds is None else _unread(self.embeds, None, self.cache),
+            attention_mask=self.mask,
+            past_key_values=cache,
+            use_cache=self.options.use_cache,
+            chunk=self.options.prefill_chunk_size,
+            kept=self.options.kept,
+        )
+
+    def _new_cache(self) -> Cache | None:
+        name, model = self.options.cache_implementation, self.model
+        if name == "static":
+            batch = len(self.input_ids) * (1 if self.options.num_beams > 1 else self.options.num_return_sequences)
+            room = max(self.input_ids.shape[1], 0 if self.embeds is None else self.embeds.shape[1]) + self.limit
+            return StaticCache(model.config, batch=batch, capacity=room, dtype=model.dtype, device=model.device)
+        kinds: dict[str, Callable[[], Cache]] = {"offloaded": OffloadedCache, "quantized": QuantizedCache}
+        return kinds[name]() if name in kinds else None
+
+    def rows(self, count: int) -> list[Row]:
+        """A row for each text to be written."""
+        eos, strings = self.options.eos_token_ids, self.options.stops
+        tokenizer = self.tokenizer if strings else None
+        return [Row(self.limit, eos_token_ids=eos, strings=strings, tokenizer=tokenizer) for _ in range(count)]
+
+    def repeated(self, times: int) -> "Job":
+        """The same with every prompt so many times, its copies side by side."""
+        if times == 1:
+            return self
+
+        def repeat(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.repeat_interleave(times, 0)
+
+        if self.cache is not None:
+            self.cache.repeat(times)
+        ids = repeat(self.input_ids)
+        assert ids is not None
+        return replace(self, input_ids=ids, mask=repeat(self.mask), embeds=repeat(self.embeds))
+
+    @property
+    def is_late(self) -> bool:
+        """Whether `max_time` is over."""
+        return self.options.max_time is not None and monotonic() - self.started > self.options.max_time
+
+
+@dataclass(kw_only=True)
+class Written:
+    """What a strategy wrote: tokens (B * returned, new), and what was kept beside them."""
+
+    tokens: Tensor
+    record: Record = field(default_factory=Record)
+    feed: Feed | None = None
+    beams: tuple[Tensor, Tensor] | None = None  # beam_indices and sequences_scores
+    acceptance: Acceptance | None = None
+
+    def output(self, sequences: Tensor) -> GenerateDecoderOnlyOutput | GenerateBeamDecoderOnlyOutput:
+        """transformers' record of these sequences (B * returned, T + new)."""
+        kept: dict[str, Any] = {} if self.feed is None else {k: tuple(steps) for k, steps in self.feed.kept.items()}
+        cache = None if self.feed is None else self.feed.cache
+        common: dict[str, Any] = {"scores": self.record.scores, "logits": self.record.logits, "past_key_values": cache}
+        if self.beams is None:
+            return GenerateDecoderOnlyOutput(sequences, **common, **kept, acceptance=self.acceptance)
+        indices, ranking = self.beams if self.record.scores is not None else (None, None)
+        return GenerateBeamDecoderOnlyOutput(
+            sequences, sequences_scores=ranking, beam_indices=indices, **common, **kept
+        )
+
+
+def _unread(inputs: Tensor, attention_mask: Tensor | None, cache: Cache | None) -> Tensor:
+    """What the cache does not hold of ids (B, T) or embeddings (B, T, D)."""
+    if cache is None or (attention_mask is not None and attention_mask.shape[1] != inputs.shape[1]):
+        return inputs
+    if cache.length >= inputs.shape[1]:
+        raise UsageError(
+            f"the cache already holds {cache.length} tokens and the input has {inputs.shape[1]}: crop the cache to "
+            "leave at least one to read"
+        )
+    return inputs[:, cache.length :]

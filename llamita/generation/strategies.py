@@ -1,0 +1,153 @@
+"""Three ways of writing: token by token, by beams, by guessing ahead. Each takes a job and returns what it wrote."""
+
+import torch
+from torch import Tensor
+
+from llamita.cache.dynamic import DynamicCache
+from llamita.errors import UnsupportedError, UsageError
+from llamita.generation import beam, speculative
+from llamita.generation.chain import Chain
+from llamita.generation.choice import Choice
+from llamita.generation.distribution import Distribution
+from llamita.generation.drafts import Drafter, DraftModel, EarlyExit, PromptLookup
+from llamita.generation.guidance import Guidance
+from llamita.generation.job import Job, Written
+from llamita.generation.loop import Feed, tokens
+from llamita.generation.outputs import Record, side_by_side
+from llamita.generation.sampling import Sampler, generators, greedy_rows
+from llamita.generation.slots import Slots
+from llamita.generation.stop import Finish, Row, Stop
+from llamita.model.llama import LlamaForCausalLM
+
+
+def write(job: Job) -> Written:
+    """Token by token: greedy, or drawn."""
+    prompts = len(job.input_ids)
+    returned = job.options.num_return_sequences
+    origins = [row for row in range(prompts) for _ in range(returned)]
+    settings = job.settings(origins)
+    job = job.repeated(returned)
+    record, feed, rows = job.record, job.feed(), job.rows(len(origins))
+    choose = Sampler(settings, job.history, seed=job.options.seed, guidance=_guidance(job), record=record)
+    columns: list[Tensor] = []
+    for step in tokens(feed, choose=choose, stop=Stop(rows), pad_token_id=job.options.padding):
+        columns.append(step[:, None])
+        job.on_step(step)
+        _judge(job, rows, columns, record)
+    return Written(tokens=torch.cat(columns, dim=1), record=record, feed=feed)
+
+
+def _judge(job: Job, rows: list[Row], columns: list[Tensor], record: Record) -> None:
+    """End the rows that the clock or a criterion of the user ends."""
+    if job.is_late:
+        verdicts = [True] * len(rows)
+    elif job.criteria:
+        ids, scores = torch.cat((job.input_ids, *columns), dim=1), record.scores
+        each = [torch.as_tensor(criterion(ids, scores)).expand(len(rows)) for criterion in job.criteria]
+        verdicts = torch.stack([one.bool().cpu() for one in each]).any(0).tolist()
+    else:
+        return
+    for row, is_over in zip(rows, verdicts, strict=True):
+        if is_over and row.finish is None:
+            row.finish = Finish("time" if job.is_late else "criterion")
+
+
+def search(job: Job) -> Written:
+    """By beams: the texts that are likeliest as a whole, or drawn beside each other."""
+    options, prompts = job.options, len(job.input_ids)
+    if options.guidance_scale not in (None, 1) or job.criteria or options.max_time is not None:
+        raise UnsupportedError("guidance, stopping criteria and max_time do not go with beams: set num_beams=1")
+    if options.stops and job.tokenizer is None:
+        raise UsageError("stop_strings are found in text: pass tokenizer= as well")
+    record, feed = job.record, job.feed(beam.BeamFeed)
+    assert isinstance(feed, beam.BeamFeed)
+    settings = job.settings([row for row in range(prompts) for _ in range(options.num_beams)])
+    seeded = generators(options.seed, prompts, job.input_ids.device)
+    found = beam.BeamSearch(
+        job.history,
+        beams=options.num_beams,
+        limit=job.limit,
+        eos_token_ids=options.eos_token_ids,
+        stops=beam.stops_at(options.stops, job.tokenizer) if options.stops and job.tokenizer else None,
+        length_penalty=options.length_penalty,
+        early_stopping=options.early_stopping,
+        do_sample=options.do_sample,
+        generators=seeded,
+        fill=beam.filler(options.pad_token_id, options.eos_token_ids),
+    )
+    beams = None if seeded is None else [one for one in seeded for _ in range(options.num_beams)]
+    process = _unadaptive(settings, prompts * options.num_beams, job.input_ids.device, beams)
+    for settled in beam.tokens(feed, found, process=process, record=record):
+        for token in settled[0] if prompts == 1 else ():
+            job.on_step(torch.tensor([token]))
+    written, indices, scores = found.best(options.num_return_sequences)
+    return Written(tokens=written, record=record, feed=feed, beams=(indices, scores))
+
+
+def speculate(job: Job) -> Written:
+    """By guessing ahead and checking several tokens in one pass."""
+    options = job.options
+    is_recording = options.return_dict_in_generate and (options.output_scores or options.output_logits or options.kept)
+    if is_recording or options.guidance_scale not in (None, 1) or job.criteria or job.embeds is not None:
+        raise UnsupportedError(
+            "guessing ahead gives no scores, logits or maps and takes no guidance, criteria or inputs_embeds: "
+            "leave the assistant out"
+        )
+    model = job.model
+    if not isinstance(model, LlamaForCausalLM) or not isinstance(job.cache or DynamicCache(), DynamicCache):
+        raise UnsupportedError("guessing ahead needs a language model and a DynamicCache")
+    origins = [row for row in range(len(job.input_ids)) for _ in range(options.num_return_sequences)]
+    settings = job.settings(origins)
+    job = job.repeated(options.num_return_sequences)
+    device, rows = job.input_ids.device, job.rows(len(origins))
+    seeded = generators(options.seed, len(rows), device)
+    process = _unadaptive(settings, len(rows), device, seeded)
+    choice = Choice(
+        len(rows),
+        process=None if process is beam.untouched else process,
+        greedy=greedy_rows(settings, len(rows)),
+        generators=seeded,
+        device=device,
+    )
+    text, stop, acceptance = Slots(job.input_ids, job.mask), Stop(rows), speculative.Acceptance()
+    cache = job.cache if isinstance(job.cache, DynamicCache) else None
+    steps = speculative.tokens(
+        model, text, _drafter(job, model), stop=stop, choice=choice, cache=cache, acceptance=acceptance
+    )
+    for new in steps:
+        for token in new[0] if len(rows) == 1 else ():
+            job.on_step(torch.tensor([token]))
+        _judge(job, rows, [], Record())
+    fill = options.padding if options.padding is not None else 0
+    written = side_by_side([row.token_ids for row in rows], fill=fill, device=device)
+    return Written(tokens=written, acceptance=acceptance)
+
+
+def _drafter(job: Job, model: LlamaForCausalLM) -> Drafter:
+    options = job.options
+    if job.assistant is not None:
+        confidence = options.assistant_confidence_threshold if not options.do_sample else 0.0
+        return DraftModel(job.assistant, length=options.num_assistant_tokens, confidence=confidence)
+    if options.prompt_lookup_num_tokens:
+        return PromptLookup(length=options.prompt_lookup_num_tokens, ngram=options.max_matching_ngram_size or 2)
+    assert options.assistant_early_exit is not None
+    return EarlyExit(model, layers=options.assistant_early_exit, length=options.num_assistant_tokens)
+
+
+def _unadaptive(
+    settings: Distribution, rows: int, device: torch.device, seeded: list[torch.Generator] | None
+) -> beam.Process:
+    """The chain of the settings as a function, which mirostat is not."""
+    chain = Chain(settings, rows=rows, device=device, generators=seeded)
+    if chain.is_adaptive:
+        raise UnsupportedError("mirostat goes by what was drawn, one token at a time: leave beams and assistants out")
+    return chain if chain else beam.untouched
+
+
+def _guidance(job: Job) -> Guidance | None:
+    scale = job.options.guidance_scale
+    if scale is None or scale == 1:
+        return None
+    ids, mask = job.negative
+    ids = job.input_ids[:, -1:] if ids is None else ids.to(job.input_ids.device)
+    return Guidance(scale, Feed(job.model, ids, attention_mask=mask))
