@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from llamita.bench import report, train
+from llamita.bench import decode, report, speculate, train
 from llamita.bench.peers import named
 from llamita.bench.shapes import SHAPES, shape
 from llamita.bench.workers import Job, peak_bytes, workers
@@ -84,3 +84,18 @@ def test_the_command_refuses_in_a_sentence(flags: list[str], capsys: pytest.Capt
     assert main(["bench", "train", *flags]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
+
+
+def test_decoding_rows() -> None:
+    rows = decode.measure(["llamita"], shape_name="tiny", dtype="float32", batch=2, tokens=4, repeats=2, threads=1)
+    speed, greedy, sampled = rows
+    assert speed.unit == "tok/s" and speed.median > 0
+    assert 0 < greedy.median < 100 and 0 < sampled.median < 100
+
+
+def test_guessing_rows_tell_what_was_accepted() -> None:
+    rows = speculate.measure(shape_name="tiny", dtype="float32", batches=(2,), tokens=12, repeats=1)
+    plain, lookup, draft = rows
+    assert plain.system == "plain" and plain.ratio is None
+    assert lookup.system.startswith("prompt lookup, ") and draft.system.startswith("draft model, ")
+    assert draft.ratio == pytest.approx(plain.median / draft.median)

@@ -1,0 +1,62 @@
+"""Guessing ahead beside plain writing, in turn, on one model: tokens per second, and how much was guessed right."""
+
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from llamita.bench.decode import prompt
+from llamita.bench.peers import ours
+from llamita.bench.report import Row, rows_of
+from llamita.bench.shapes import shape
+from llamita.generation.drafts import first_layers
+from llamita.model.llama import LlamaForCausalLM
+
+DRAFT_LAYERS = 2
+QUIET = 0.01  # how much of what the later layers say is heard
+
+
+def agreeing_pair(shape_name: str, dtype: str) -> tuple[LlamaForCausalLM, LlamaForCausalLM]:
+    """A model of random weights and a draft of its first layers that guesses it well.
+
+    Trained pairs agree by training; here all layers behind the draft's are made quiet, which costs as much time as
+    any weights.
+    """
+    model = ours(shape(shape_name).replace(eos_token_id=None), getattr(torch, dtype)).eval()
+    for layer in list(model.model.layers)[DRAFT_LAYERS:]:
+        for name, weight in layer.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight.data.mul_(QUIET)
+    return model, first_layers(model, DRAFT_LAYERS)
+
+
+def measure(*, shape_name: str, dtype: str, batches: tuple[int, ...], tokens: int, repeats: int) -> list[Row]:
+    """Rows for each batch size: plain, prompt lookup and draft model. `ratio` is plain over that way's speed."""
+    model, draft = agreeing_pair(shape_name, dtype)
+    ways: dict[str, dict[str, Any]] = {
+        "llamita": {},
+        "prompt lookup": {"prompt_lookup_num_tokens": 8},
+        "draft model": {"assistant_model": draft, "num_assistant_tokens": 6, "assistant_confidence_threshold": 0.0},
+    }
+    rows = []
+    for batch in batches:
+        speeds: dict[str, list[float]] = {way: [] for way in ways}
+        rates: dict[str, float] = {}
+        for turn in range(repeats + 1):
+            for way, flags in ways.items():
+                start = perf_counter()
+                out = model.generate(
+                    prompt(model.config.vocab_size, batch),
+                    max_new_tokens=tokens,
+                    pad_token_id=0,
+                    return_dict_in_generate=True,
+                    **flags,
+                )
+                if turn:
+                    speeds[way].append(batch * tokens / (perf_counter() - start))
+                if out.acceptance is not None:
+                    rates[way] = out.acceptance.rate
+        for row in rows_of(speeds, test=f"tg{tokens} batch {batch}", shape=shape_name, format=dtype, unit="tok/s"):
+            told = f"{row.system}, {100 * rates[row.system]:.0f} % accepted" if row.system in rates else "plain"
+            rows.append(Row(**{**vars(row), "system": told}))
+    return rows
