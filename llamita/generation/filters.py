@@ -12,6 +12,7 @@ from llamita.generation.bans import among
 from llamita.generation.per_row import PerRow, column, is_given, listed, mapped
 
 TOP_P_TOKENS = 256  # top-p looks at so many likeliest tokens before it sorts them all
+SORTED_AT_ONCE = 4096  # a vocabulary so small is sorted faster than looked into
 TOP_P_DOUBT = 5e-5  # how far sums of probabilities in fp32 may differ by their order
 TOP_H_TOKENS = 100  # the entropy of top-h is that of so many likeliest tokens (transformers' number)
 
@@ -86,7 +87,8 @@ def keep_top_p(logits: Tensor, top_p: PerRow, *, min_tokens_to_keep: int = 1) ->
     Of equal tokens at the border the sort decides; it runs upwards, as in transformers, whose choice it is.
     """
     rest = column(mapped(top_p, lambda p: 1 - p), logits)
-    if (least := _least_kept(logits, 1 - rest, min_tokens_to_keep)) is not None:
+    is_large = logits.shape[-1] > SORTED_AT_ONCE
+    if is_large and (least := _least_kept(logits, 1 - rest, min_tokens_to_keep)) is not None:
         return logits.masked_fill(logits < least, -math.inf)
     ascending, order = logits.sort()
     removed = ascending.softmax(-1).cumsum(-1) <= rest

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from llamita.generation.loop import Chooser
+
 
 class Vocabulary:
     """Which tokens begin alike. pieces: the bytes of every id (V,), as `tokenizer.pieces.token_bytes` tells them."""
@@ -100,3 +102,32 @@ def heal(token_ids: Sequence[int], vocabulary: Vocabulary) -> Healed:
             start = place
     kept = list(token_ids[:start])
     return Healed(kept, Healing(vocabulary, b"".join(vocabulary.pieces[i] or b"" for i in token_ids[start:])))
+
+
+class Healer:
+    """A chooser that writes what was dropped from the prompts before it goes on as it likes, each row by itself."""
+
+    def __init__(self, choose: Chooser, rows: Sequence[Healing]) -> None:
+        self._choose = choose
+        self._rows = rows
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """The next tokens (B,) for logits (B, V)."""
+        return self._choose(self._masked(logits))
+
+    def append(self, step: Tensor) -> None:
+        """Take the tokens (B,) that the rows went on by."""
+        for row, token_id in zip(self._rows, step.tolist(), strict=True):
+            if not row.is_over:
+                row.accept(token_id)
+        self._choose.append(step)
+
+    def _masked(self, logits: Tensor) -> Tensor:
+        allowed = [row.allowed for row in self._rows]
+        if all(row is None for row in allowed):
+            return logits
+        mask = torch.ones(logits.shape, dtype=torch.bool)
+        for row, ids in enumerate(allowed):
+            if ids is not None:
+                mask[row] = torch.nn.functional.pad(ids, (0, logits.shape[1] - len(ids)))
+        return logits.masked_fill(~mask.to(logits.device), -torch.inf)

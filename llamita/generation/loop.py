@@ -1,6 +1,6 @@
 """The loop that writes tokens: read, choose, stop or go on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +21,24 @@ class Chooser(Protocol):
     def append(self, step: Tensor) -> None:
         """Take the tokens (B,) that the rows went on by, padding in those that have ended."""
         ...
+
+
+class Watched:
+    """A chooser whose every step somebody else is told of: the logits (B, V) and the tokens (B,)."""
+
+    def __init__(self, choose: Chooser, watch: Callable[[Tensor, Tensor], None]) -> None:
+        self._choose = choose
+        self._watch = watch
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """The next tokens (B,) for logits (B, V)."""
+        chosen = self._choose(logits)
+        self._watch(logits, chosen)
+        return chosen
+
+    def append(self, step: Tensor) -> None:
+        """Take the tokens (B,) that the rows went on by."""
+        self._choose.append(step)
 
 
 class Feed:

@@ -68,6 +68,8 @@ class Stage(NamedTuple):
 
     def steps(self, batch: Rows) -> list[Step]:
         """What is to be done for a batch: nothing, one step, or one for each group of rows that agree."""
+        if not any(isinstance(getattr(batch.settings, name), EachRow) for name in self.tables):
+            return [self.prepare(batch)] if self.is_on(batch.settings) else []
         groups = batch.groups(self.tables)
         parts = [(group, batch.alike(group, self.tables)) for group in groups]
         on = [(group, self.prepare(part)) for group, part in parts if self.is_on(part.settings)]

@@ -25,6 +25,7 @@ class Row:
     limit: the most tokens. eos_token_ids: ids that end it. strings: texts that end it and are not part of it, however
     tokens cut them. tokenizer: needed for `strings`, and where text is wanted. after: the ids before the row, where
     its text goes on from theirs: a SentencePiece token that begins with a space keeps it only behind another.
+    again: ids whose text comes first once more, in whatever tokens, and is no part of the row's.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Row:
         strings: Sequence[str] = (),
         tokenizer: Tokenizer | None = None,
         after: Sequence[int] = (),
+        again: Sequence[int] = (),
     ) -> None:
         if strings and tokenizer is None:
             raise UsageError("stop_strings are found in text: pass tokenizer= as well")
@@ -44,11 +46,11 @@ class Row:
         self.token_ids: list[int] = []
         self.text = ""  # complete and safe to show; what may become a stop string waits
         self.finish: Finish | None = None
-        self._decoder = None if tokenizer is None else StreamDecoder(tokenizer)
+        self._decoder = None if tokenizer is None else _behind(tokenizer, after)
+        self._again = 0  # characters still to leave out
+        if tokenizer is not None and again:
+            self._again = len("".join(map(_behind(tokenizer, after).push, again)))
         self._held = ""
-        if self._decoder is not None:
-            for token_id in after[-CONTEXT:]:
-                self._decoder.push(token_id)
 
     @property
     def needs_tokens(self) -> bool:
@@ -62,13 +64,18 @@ class Row:
         if token_id in self.eos_token_ids:
             self.finish = Finish("stop", token_id)
         elif self._decoder is not None:
-            shown = self._release(self._decoder.push(token_id))
+            shown = self._release(self._own(self._decoder.push(token_id)))
         if self.finish is None and len(self.token_ids) >= self.limit:
             self.finish = Finish("length")
         if self.finish is not None:
             shown += self._rest()
         self.text += shown
         return shown
+
+    def _own(self, piece: str) -> str:
+        """What of a new piece is not said again."""
+        left, self._again = piece[self._again :], max(0, self._again - len(piece))
+        return left
 
     def _release(self, piece: str) -> str:
         """The held text and a new piece, up to a stop string or to what may become one."""
@@ -86,9 +93,17 @@ class Row:
         assert self.finish is not None
         if self._decoder is None or isinstance(self.finish.matched, str):
             return ""
-        text = self._release(self._decoder.flush()) + self._held
+        text = self._release(self._own(self._decoder.flush())) + self._held
         self._held = ""
         return text
+
+
+def _behind(tokenizer: Tokenizer, before: Sequence[int]) -> StreamDecoder:
+    """A decoder of what follows some ids."""
+    decoder = StreamDecoder(tokenizer)
+    for token_id in before[-CONTEXT:]:
+        decoder.push(token_id)
+    return decoder
 
 
 def first_match(text: str, strings: Sequence[str]) -> tuple[int, str] | None:
