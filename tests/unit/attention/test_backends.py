@@ -113,9 +113,7 @@ def test_flex_says_what_it_does_not_do() -> None:
     mask = Mask(9, 9, device=CPU)
     with pytest.raises(UnsupportedError, match=r'^attn_implementation="flex" has no dropout: set attention_dropout'):
         backend("flex")(q, k, v, mask, scale=0.25, dropout=0.1)
-    with pytest.raises(
-        UnsupportedError, match=r"^attn_implementation=.flex. has no backward pass on the CPU"
-    ):
+    with pytest.raises(UnsupportedError, match=r"^attn_implementation=.flex. has no backward pass on the CPU"):
         backend("flex")(q.requires_grad_(), k, v, mask, scale=0.25)
 
 
