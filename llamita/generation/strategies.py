@@ -1,5 +1,7 @@
 """Three ways of writing: token by token, by beams, by guessing ahead. Each takes a job and returns what it wrote."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -39,26 +41,29 @@ def write(job: Job) -> Written:
 
 def _judge(job: Job, rows: list[Row], columns: list[Tensor], record: Record) -> None:
     """End the rows that the clock or a criterion of the user ends."""
-    if job.is_late:
-        verdicts = [True] * len(rows)
-    elif job.criteria:
-        ids, scores = torch.cat((job.input_ids, *columns), dim=1), record.scores
-        each = [torch.as_tensor(criterion(ids, scores)).expand(len(rows)) for criterion in job.criteria]
-        verdicts = torch.stack([one.bool().cpu() for one in each]).any(0).tolist()
-    else:
+    if not (job.criteria or job.is_late):
         return
-    for row, is_over in zip(rows, verdicts, strict=True):
+    ids = torch.cat((job.input_ids, *columns), dim=1)
+    for row, is_over in zip(rows, _verdicts(job, ids, record).tolist(), strict=True):
         if is_over and row.finish is None:
             row.finish = Finish("time" if job.is_late else "criterion")
+
+
+def _verdicts(job: Job, ids: Tensor, record: Record) -> Tensor:
+    """Which texts (R, T) the clock or a criterion ends: bool (R,)."""
+    over = torch.full((len(ids),), job.is_late, device=ids.device)
+    for criterion in job.criteria:
+        over = over | torch.as_tensor(criterion(ids, record.scores), device=ids.device).bool()
+    return over
 
 
 def search(job: Job) -> Written:
     """By beams: the texts that are likeliest as a whole, or drawn beside each other."""
     options, prompts = job.options, len(job.input_ids)
-    if options.guidance_scale not in (None, 1) or job.criteria or options.max_time is not None:
-        raise UnsupportedError("guidance, stopping criteria and max_time do not go with beams: set num_beams=1")
-    if options.stops and job.tokenizer is None:
-        raise UsageError("stop_strings are found in text: pass tokenizer= as well")
+    if options.guidance_scale not in (None, 1):
+        raise UnsupportedError(
+            "guidance does not go with beams, which one negative text cannot follow: set num_beams=1"
+        )
     record, feed = job.record, job.feed(beam.BeamFeed)
     assert isinstance(feed, beam.BeamFeed)
     settings = job.settings([row for row in range(prompts) for _ in range(options.num_beams)])
@@ -68,7 +73,7 @@ def search(job: Job) -> Written:
         beams=options.num_beams,
         limit=job.limit,
         eos_token_ids=options.eos_token_ids,
-        stops=beam.stops_at(options.stops, job.tokenizer) if options.stops and job.tokenizer else None,
+        stops=_beam_stops(job, record),
         length_penalty=options.length_penalty,
         early_stopping=options.early_stopping,
         do_sample=options.do_sample,
@@ -82,6 +87,23 @@ def search(job: Job) -> Written:
             job.on_step(torch.tensor([token]))
     written, indices, scores = found.best(options.num_return_sequences)
     return Written(tokens=written, record=record, feed=feed, beams=(indices, scores))
+
+
+def _beam_stops(job: Job, record: Record) -> Callable[[Tensor], Tensor] | None:
+    """Which written tokens (R, new) end a beam beside the end tokens: stop strings, criteria, the clock."""
+    strings, tokenizer = job.options.stops, job.tokenizer
+    if strings and tokenizer is None:
+        raise UsageError("stop_strings are found in text: pass tokenizer= as well")
+    if not (strings or job.criteria or job.options.max_time is not None):
+        return None
+    found = beam.stops_at(strings, tokenizer) if strings and tokenizer else None
+
+    def over(tokens: Tensor) -> Tensor:
+        prompts = job.input_ids.repeat_interleave(len(tokens) // len(job.input_ids), 0)
+        verdicts = _verdicts(job, torch.cat((prompts, tokens), dim=1), record)
+        return verdicts if found is None else verdicts | found(tokens)
+
+    return over
 
 
 def speculate(job: Job) -> Written:

@@ -140,7 +140,8 @@ def test_a_negative_prompt(pair: tuple[LlamaForCausalLM, Any]) -> None:
     assert ours.tolist() == theirs.tolist()
 
 
-def test_processors_and_criteria_of_the_user(pair: tuple[LlamaForCausalLM, Any]) -> None:
+@pytest.mark.parametrize("beams", [1, 3])
+def test_processors_and_criteria_of_the_user(pair: tuple[LlamaForCausalLM, Any], beams: int) -> None:
     def lift(ids: Tensor, logits: Tensor) -> Tensor:
         return logits.scatter_add(1, ids[:, -1:], torch.full((len(ids), 1), 5.0))
 
@@ -151,12 +152,18 @@ def test_processors_and_criteria_of_the_user(pair: tuple[LlamaForCausalLM, Any])
 
     ids, mask = prompts()
     ours = pair[0].generate(
-        ids, attention_mask=mask, max_new_tokens=9, logits_processor=[lift], stopping_criteria=[over]
+        ids,
+        attention_mask=mask,
+        max_new_tokens=9,
+        num_beams=beams,
+        logits_processor=[lift],
+        stopping_criteria=[over],
     )
     theirs = pair[1].generate(
         ids,
         attention_mask=mask,
         max_new_tokens=9,
+        num_beams=beams,
         pad_token_id=0,
         logits_processor=LogitsProcessorList([lift]),  # type: ignore[list-item]
         stopping_criteria=StoppingCriteriaList([over]),  # type: ignore[list-item]
@@ -184,7 +191,8 @@ def test_a_generation_config_object(pair: tuple[LlamaForCausalLM, Any]) -> None:
 
 def test_time_runs_out(pair: tuple[LlamaForCausalLM, Any]) -> None:
     ids, _ = prompts()
-    assert pair[0].generate(ids, max_new_tokens=50, max_time=0.0).shape[1] == ids.shape[1] + 1
+    for flags in ({}, {"num_beams": 2}, {"prompt_lookup_num_tokens": 2}):
+        assert pair[0].generate(ids, max_new_tokens=50, max_time=0.0, **flags).shape[1] <= ids.shape[1] + 3
 
 
 def test_guessing_reports_how_well_it_went(pair: tuple[LlamaForCausalLM, Any]) -> None:
