@@ -1,70 +1,45 @@
 """Text in, text out: a model and its tokenizer behind five verbs."""
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, cast, overload
+from typing import Any, Unpack, cast, overload
 
 import torch
 from torch import Tensor
 
 from llamita.checkpoint.load import Loaded, load_pretrained
 from llamita.errors import UsageError
+from llamita.generation import constrain, healing, request, speculative
 from llamita.generation.chain import Chain
 from llamita.generation.choice import Choice
-from llamita.generation.completion import Completion, Stream
-from llamita.generation.constrain import Constraint, Constraints, Grammar, Vocabulary, json_schema, lark, regex
-from llamita.generation.constrain import choice as choice_of
+from llamita.generation.completion import Completion, Stream, Writing
+from llamita.generation.constrain import Constraint, Constraints
 from llamita.generation.distribution import Distribution
 from llamita.generation.drafts import DraftModel
 from llamita.generation.history import History
-from llamita.generation.loop import Chooser, Feed, tokens
-from llamita.generation.options import Options as Flags
+from llamita.generation.likely import Likelihoods, Spelling
+from llamita.generation.loop import Chooser, Feed, Watched, tokens
 from llamita.generation.prefix import Prefix
-from llamita.generation.sampling import Sampler, Seed, generators, greedy_rows
+from llamita.generation.request import Options
+from llamita.generation.sampling import Sampler, generators, greedy_rows
 from llamita.generation.slots import Slots
 from llamita.generation.speculative import Acceptance
-from llamita.generation.speculative import tokens as guess
 from llamita.generation.stop import Row, Stop
+from llamita.generation.trail import Trails
 from llamita.model.llama import LlamaForCausalLM
 from llamita.tokenizer.chat import Message, encode_chat
 
 Prompt = str | Sequence[int]  # a text, or its token ids
 Watch = Callable[[Tensor, Tensor], None]  # told of a step's logits (B, V), as the model gave them, and its tokens (B,)
-
-
-class Options(TypedDict, total=False):
-    """How to write; what is not given comes from the checkpoint's generation_config.json.
-
-    max_tokens: at most so many, without it to the end of the context. temperature: 0 takes the likeliest token each
-    time; any of temperature, top_k (0 keeps all), top_p (1 keeps all) and min_p makes it draw. seed: the same seed,
-    the same text; one number for all prompts, or one each. stop: texts that end the answer and are not part of it.
-    repetition_penalty is of prompt and answer, presence_penalty and frequency_penalty (OpenAI's) of the answer alone.
-    json_schema, regex, grammar (Lark) and choice: the form that the answer must have; one of them at most.
-    """
-
-    max_tokens: int | None
-    temperature: float | None
-    top_p: float | None
-    top_k: int | None
-    min_p: float | None
-    repetition_penalty: float | None
-    presence_penalty: float | None
-    frequency_penalty: float | None
-    logit_bias: Mapping[int, float] | None
-    seed: int | Sequence[int] | None
-    stop: str | Sequence[str] | None
-    json_schema: Mapping[str, Any] | str | None
-    regex: str | None
-    grammar: str | None
-    choice: Sequence[str] | None
+Tool = Mapping[str, Any]
 
 
 class LLM:
     """A model that reads and writes text.
 
     draft: a smaller model of the same tokens that guesses ahead; `acceptance` then tells how well the last text went.
+    A text that is watched, healed, given a prefix or has its logprobs noted is written token by token.
     """
 
     def __init__(self, loaded: Loaded, draft: LlamaForCausalLM | None = None) -> None:
@@ -98,12 +73,10 @@ class LLM:
         """
         several, is_one = _listed(prompt)
         prompts = [self._read(one) for one in several]
-        if not prompts:
-            return []
-        rows = [self._row(ids, options, after=ids) for ids in prompts]
-        for _ in self._steps(prompts, rows, options):
+        steps, writings = self._begin(prompts, options, goes_on=True)
+        for _ in steps:
             pass
-        completions = [Completion.of(row, ids) for row, ids in zip(rows, prompts, strict=True)]
+        completions = [writing.completion for writing in writings]
         return completions[0] if is_one else completions
 
     def stream(
@@ -113,19 +86,25 @@ class LLM:
 
         `prefix` keeps what was read for the next text that begins alike, `watch` is told of every step.
         """
-        ids = self._read(prompt)
-        row = self._row(ids, options, after=ids)
-        return Stream(self._steps([ids], [row], options, prefix, watch), row, ids)
+        steps, writings = self._begin([self._read(prompt)], options, goes_on=True, prefix=prefix, watch=watch)
+        return Stream(steps, writings[0])
 
     def chat(
-        self, messages: Sequence[Message], *, continue_final_message: bool = False, **options: Unpack[Options]
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Tool] | None = None,
+        continue_final_message: bool = False,
+        **options: Unpack[Options],
     ) -> Completion:
         """Answer a conversation: messages of role and content, in the checkpoint's own chat format.
 
+        tools: functions that may be called, as templates get them; the answer's `tool_calls` are its calls of them,
+        and the option grammar=toolcalls.grammar(tools) lets it be nothing else.
         continue_final_message: the last message is the beginning of the answer, which goes on from it.
         Raises UsageError where the checkpoint has no chat template, nor the control tokens of a format of Llama's.
         """
-        stream = self.stream_chat(messages, continue_final_message=continue_final_message, **options)
+        stream = self.stream_chat(messages, tools=tools, continue_final_message=continue_final_message, **options)
         for _ in stream:
             pass
         return stream.completion
@@ -134,15 +113,18 @@ class LLM:
         self,
         messages: Sequence[Message],
         *,
+        tools: Sequence[Tool] | None = None,
         continue_final_message: bool = False,
         prefix: Prefix | None = None,
         watch: Watch | None = None,
         **options: Unpack[Options],
     ) -> Stream:
         """Answer a conversation, piece by piece; the arguments are those of `chat` and `stream`."""
-        ids = self._read(encode_chat(self.tokenizer, messages, continue_final_message=continue_final_message))
-        row = self._row(ids, options, after=ids if continue_final_message else ())
-        return Stream(self._steps([ids], [row], options, prefix, watch), row, ids)
+        goes_on = continue_final_message
+        ids = self._read(encode_chat(self.tokenizer, messages, tools=tools, continue_final_message=goes_on))
+        names = tuple(str(tool.get("function", tool).get("name")) for tool in tools or ())
+        steps, writings = self._begin([ids], options, goes_on=goes_on, tools=names, prefix=prefix, watch=watch)
+        return Stream(steps, writings[0])
 
     def new_prefix(self) -> Prefix:
         """An empty `prefix` for `stream` and `stream_chat`."""
@@ -162,22 +144,53 @@ class LLM:
             raise UsageError(f"token id {outside[0]} is outside the vocabulary of {self.model.config.vocab_size}")
         return ids
 
+    def _begin(
+        self,
+        prompts: list[list[int]],
+        options: Options,
+        *,
+        goes_on: bool,
+        tools: tuple[str, ...] = (),
+        prefix: Prefix | None = None,
+        watch: Watch | None = None,
+    ) -> tuple[Iterator[Any], list[Writing]]:
+        """The steps that write behind the prompts, and what they write; `goes_on`: it reads on from the prompts."""
+        request.check(options)
+        if not prompts:
+            return iter(()), []
+        whole, healings = prompts, None
+        if goes_on and options.get("heal"):
+            prompts, healings = (list(part) for part in zip(*(self._healed(ids) for ids in whole), strict=True))
+        rows = [
+            self._row(ids, options, whole=all if goes_on else None) for ids, all in zip(prompts, whole, strict=True)
+        ]
+        count = options.get("logprobs")
+        likely = None if count is None else Likelihoods(self._spelling, len(rows), top=count)
+        writings = [
+            Writing(row, ids, tools, None if likely is None else likely.rows[i])
+            for i, (row, ids) in enumerate(zip(rows, prompts, strict=True))
+        ]
+        watches = [each for each in (likely, watch) if each is not None]
+        if self.draft is not None and not watches and prefix is None and healings is None:
+            return self._guessed(prompts, rows, options), writings
+        return self._steps(prompts, rows, options, prefix, watches, healings), writings
+
     def _steps(
         self,
         prompts: list[list[int]],
         rows: list[Row],
         options: Options,
-        prefix: Prefix | None = None,
-        watch: Watch | None = None,
-    ) -> Iterator[Any]:
-        """The steps that write the rows."""
-        ids, mask = (x.to(self.model.device) for x in _left_padded(prompts, self.tokenizer.pad_token_id or 0))
-        settings, constraints = self._settings(options), self._constraints(options, len(prompts))
-        history = History.begin(ids, mask)
-        if self.draft is not None and constraints is None and watch is None and prefix is None:
-            return self._guessed(ids, mask, rows, settings, options.get("seed"))
-        choose: Chooser = Sampler(settings, history, seed=options.get("seed"), constraints=constraints)
-        if watch is not None:
+        prefix: Prefix | None,
+        watches: Sequence[Watch],
+        healings: Sequence[healing.Healing] | None,
+    ) -> Iterator[Tensor]:
+        """The steps that write the rows, token by token."""
+        ids, mask = self._batch(prompts)
+        history, constraints = History.begin(ids, mask), self._constraints(options, len(rows))
+        choose: Chooser = Sampler(self._settings(options), history, seed=options.get("seed"), constraints=constraints)
+        if healings is not None:
+            choose = healing.Healer(choose, healings)
+        for watch in watches:
             choose = Watched(choose, watch)
         cache = None
         if prefix is not None:
@@ -187,85 +200,70 @@ class LLM:
         steps = tokens(feed, choose=choose, stop=Stop(rows), pad_token_id=self.tokenizer.pad_token_id or 0)
         return steps if prefix is None else _recorded(steps, prefix)
 
-    def _guessed(
-        self, ids: Tensor, mask: Tensor, rows: list[Row], settings: Distribution, seed: Seed
-    ) -> Iterator[list[list[int]]]:
+    def _guessed(self, prompts: list[list[int]], rows: list[Row], options: Options) -> Iterator[list[list[int]]]:
         """The steps that write the rows with the draft model guessing ahead."""
         assert self.draft is not None
-        seeded = generators(seed, len(rows), ids.device)
+        ids, mask = self._batch(prompts)
+        settings, constraints = self._settings(options), self._constraints(options, len(rows))
+        seeded = generators(options.get("seed"), len(rows), ids.device)
         chain = Chain(settings, rows=len(rows), device=ids.device, generators=seeded)
+        process = chain or None
+        if constraints is not None:
+            trails = Trails(constraints)
+            process = lambda logits, history: chain(trails(logits, history), history)  # noqa: E731
         greedy = greedy_rows(settings, len(rows))
-        choice = Choice(len(rows), process=chain or None, greedy=greedy, generators=seeded, device=ids.device)
+        choice = Choice(len(rows), process=process, greedy=greedy, generators=seeded, device=ids.device)
         self.acceptance = Acceptance()
-        drafter = DraftModel(self.draft)
-        text, stop = Slots(ids, mask), Stop(rows)
-        return guess(self.model, text, drafter, stop=stop, choice=choice, acceptance=self.acceptance)
+        drafter, text, stop = DraftModel(self.draft), Slots(ids, mask), Stop(rows)
+        return speculative.tokens(self.model, text, drafter, stop=stop, choice=choice, acceptance=self.acceptance)
+
+    def _batch(self, prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Ids and mask (B, T) on the model's device."""
+        ids, mask = _left_padded(prompts, self.tokenizer.pad_token_id or 0)
+        return ids.to(self.model.device), mask.to(self.model.device)
 
     def _settings(self, options: Options) -> Distribution:
-        """What shapes the distribution: the call's options over the checkpoint's; UsageError for unknown ones."""
-        if unknown := options.keys() - Options.__annotations__.keys():
-            nearest = difflib.get_close_matches(min(unknown), Options.__annotations__, n=1, cutoff=0.0)[0]
-            raise UsageError(f"there is no option {min(unknown)!r}: did you mean {nearest!r}?")
-        given = {name: value for name in SETTINGS if (value := options.get(name)) is not None}
-        checkpoint = self.model.generation_config
-        saved = {name: checkpoint[name] for name in SETTINGS if checkpoint.get(name) is not None}
-        draws = checkpoint.get("do_sample", False) or any(name in given for name in DRAWING)
-        return Distribution(do_sample=draws, eos_token_id=self.tokenizer.eos_token_ids, **{**saved, **given})
+        return request.settings(options, self.model.generation_config, self.tokenizer.eos_token_ids)
 
     def _constraints(self, options: Options, rows: int) -> Constraints | None:
         """The form that the options ask of every row, or None."""
-        forms = [name for name in FORMS if options.get(name) is not None]
-        if len(forms) > 1:
-            raise UsageError(f"{' and '.join(forms)} are two forms for one answer: give one of them")
-        if not forms:
+        form = request.form(options)
+        if form is None:
             return None
-        grammar = FORMS[forms[0]](options.get(forms[0]))
-        first = Constraint(grammar, self._vocabulary)
+        first = Constraint(form, self._vocabulary)
         return Constraints([first.fork() for _ in range(rows)])
 
-    @cached_property
-    def _vocabulary(self) -> Vocabulary:
-        return Vocabulary(self.tokenizer)
+    def _healed(self, ids: list[int]) -> healing.Healed:
+        return healing.heal(ids, self._beginnings)
 
-    def _row(self, prompt: list[int], options: Options, *, after: Sequence[int] = ()) -> Row:
-        """The row that is to follow a prompt; its text goes on from that of the ids `after`, or stands alone."""
+    def _row(self, prompt: list[int], options: Options, *, whole: list[int] | None) -> Row:
+        """The row that is to follow a prompt; its text goes on from that of `whole`, or stands alone.
+
+        What whole has behind the prompt is written again, and not shown.
+        """
         room = self.context_length - len(prompt)
-        most = options.get("max_tokens")
-        if most is None:
-            most = self.model.generation_config.get("max_new_tokens") or room
-        if most < 1:
-            raise UsageError(f"max_tokens is {most}: it must be at least 1")
-        stops = Flags(stop_strings=options.get("stop")).stops
-        ends = self.tokenizer.eos_token_ids
-        return Row(min(most, room), eos_token_ids=ends, strings=stops, tokenizer=self.tokenizer, after=after)
+        most = options.get("max_tokens") or self.model.generation_config.get("max_new_tokens") or room
+        after = () if whole is None else prompt
+        return Row(
+            min(most, room),
+            eos_token_ids=self.tokenizer.eos_token_ids,
+            strings=request.stops(options),
+            tokenizer=self.tokenizer,
+            after=after,
+            again=whole[len(prompt) :] if whole is not None else (),
+        )
 
+    @cached_property
+    def _vocabulary(self) -> constrain.Vocabulary:
+        return constrain.Vocabulary(self.tokenizer)
 
-DRAWING = ("temperature", "top_k", "top_p", "min_p")  # any of them makes a call draw
-SETTINGS = (*DRAWING, "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias")
-FORMS: Mapping[str, Callable[[Any], Grammar]] = {
-    "json_schema": json_schema,
-    "regex": regex,
-    "grammar": lark,
-    "choice": choice_of,
-}
+    @cached_property
+    def _spelling(self) -> Spelling:
+        return Spelling(self.tokenizer)
 
-
-class Watched:
-    """A chooser whose every step somebody else is told of."""
-
-    def __init__(self, choose: Chooser, watch: Watch) -> None:
-        self._choose = choose
-        self._watch = watch
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """The next tokens (B,) for logits (B, V)."""
-        chosen = self._choose(logits)
-        self._watch(logits, chosen)
-        return chosen
-
-    def append(self, step: Tensor) -> None:
-        """Take the tokens (B,) that the rows went on by."""
-        self._choose.append(step)
+    @cached_property
+    def _beginnings(self) -> healing.Vocabulary:
+        return healing.Vocabulary(self._spelling.pieces)
 
 
 def load(

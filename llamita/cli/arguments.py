@@ -10,6 +10,18 @@ from typing import Any, NoReturn
 from llamita.errors import UsageError
 
 WIDTH = 100  # of help, on terminals that have so much
+# An argument, and the option of `LLM.generate` that it gives.
+WRITING = {
+    "max_tokens": "max_tokens",
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repeat_penalty": "repetition_penalty",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "stop": "stop",
+}
 YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 
@@ -113,19 +125,23 @@ def add_model(parser: argparse.ArgumentParser, *, is_positional: bool = False) -
     parser.add_argument("-m", "--model", metavar="MODEL", help="the same, as an option" if is_positional else what)
 
 
-def add_writing(parser: argparse.ArgumentParser) -> None:
-    """How to write; what is not given comes from the checkpoint."""
+def add_writing(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """How to write; what is not given comes from the checkpoint. Returns the group, for what one verb alone has."""
     group = parser.add_argument_group("writing")
     group.add_argument("-s", "--system", metavar="TEXT", help="instructions that the answer is to follow")
     group.add_argument("-n", "--max-tokens", type=int, metavar="N", help="write at most so many tokens")
     group.add_argument("-t", "--temperature", type=float, metavar="T", help="0 is greedy, higher is more varied")
     group.add_argument("--top-k", type=int, metavar="K", help="draw among the K likeliest tokens, 0 is all")
     group.add_argument("--top-p", type=float, metavar="P", help="draw among the likeliest that make up P together")
+    group.add_argument("--min-p", type=float, metavar="P", help="only tokens at least P times as likely as the best")
+    group.add_argument("--repeat-penalty", type=float, metavar="F", help="above 1 has the model repeat less, 1 is off")
+    group.add_argument("--presence-penalty", type=float, metavar="X", help="so much off every token already written")
+    group.add_argument("--frequency-penalty", type=float, metavar="X", help="so much off for every time it was written")
     group.add_argument("--seed", type=int, help="the same seed writes the same text")
     group.add_argument("--stop", action="append", metavar="TEXT", help="end where this text comes up (repeatable)")
+    return group
 
 
 def writing(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options of `LLM.generate` that were given."""
-    names = ("max_tokens", "temperature", "top_k", "top_p", "stop")
-    return {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    return {option: value for name, option in WRITING.items() if (value := getattr(arguments, name)) is not None}

@@ -15,10 +15,11 @@ from llamita.cli.keyboard import Keyboard, edited, editor
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:
-    from llamita.cli.tokens import Likely
+    from llamita.generation.likely import Likely
 
 DEFAULT = "default"
-DRAWING = ("temperature", "top_p", "top_k")  # the settings of which any makes the model draw
+DRAWING = ("temperature", "top_p", "top_k", "min_p")  # the settings of which any makes the model draw
+PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 
 
 @dataclass
@@ -70,7 +71,7 @@ def _set(session: Session, rest: str) -> None:
     if text:
         _change(session.chat, name, text.strip())
     for shown in [name] if name else SETTINGS:
-        terminal.note(f"{shown:<12} {_setting(session.chat, shown)}")
+        terminal.note(f"{shown:<18} {_setting(session.chat, shown)}")
 
 
 def _change(chat: Conversation, name: str, text: str) -> None:
@@ -94,7 +95,7 @@ def _check(name: str, value: Any) -> None:
 
     if name == "max_tokens" and value < 1:
         raise UsageError(f"max_tokens is {value}: it must be at least 1")
-    if name in DRAWING:
+    if name in (*DRAWING, *PENALTIES):
         Distribution(**{name: value})
 
 
@@ -107,10 +108,10 @@ def _setting(chat: Conversation, name: str) -> str:
     if name in chat.options:
         return json.dumps(chat.options[name], ensure_ascii=False)
     saved = chat.llm.model.generation_config
-    if name in DRAWING:
-        if not saved.get("do_sample") and chat.options.keys().isdisjoint(DRAWING):
-            return "0, the likeliest token each time (the model's own)" if name == "temperature" else "unused"
-        neutral = f"{getattr(Distribution(), name):g}"
+    if name in DRAWING and not saved.get("do_sample") and chat.options.keys().isdisjoint(DRAWING):
+        return "0, the likeliest token each time (the model's own)" if name == "temperature" else "unused"
+    if name in (*DRAWING, *PENALTIES):
+        neutral = f"{getattr(Distribution(), name) or 0:g}"
         return neutral if saved.get(name) is None else f"{saved[name]:g} (the model's own)"
     return "to the end of the context" if name == "max_tokens" else "none"
 
@@ -165,10 +166,12 @@ def _reset(session: Session, rest: str) -> None:
 
 
 def _tokens(session: Session, rest: str) -> None:
+    from llamita.generation.likely import Spelling
+
     tokenizer = session.chat.llm.tokenizer
-    spelling = tokens.Spelling(tokenizer)
+    spelling = Spelling(tokenizer)
     prompt, written = session.chat.last_answer()
-    for line in tokens.table([f"{token_id:>6} {spelling.quoted(token_id)}" for token_id in written]):
+    for line in tokens.table([f"{token_id:>6} {tokens.quoted(spelling.of(token_id))}" for token_id in written]):
         terminal.note(line)
     terminal.note(f"{len(written)} tokens, {len(tokenizer.decode(written))} characters, behind {len(prompt)} tokens")
 
@@ -177,27 +180,26 @@ def _probs(session: Session, rest: str) -> None:
     llm = session.chat.llm
     prompt, written = session.chat.last_answer()
     likely = tokens.reread(llm, prompt, written, top=1)
-    spelling = tokens.Spelling(llm.tokenizer)
     if terminal.has_color(sys.stderr):
         trail = tokens.Trail(llm.tokenizer)
         text = llm.tokenizer.decode(written)
         print("".join(tokens.paint(*run, sys.stderr) for run in trail.runs(text, likely)), file=sys.stderr)
         print(tokens.legend(), file=sys.stderr)
     else:
-        cells = [f"{entry.probability:>4.0%} {spelling.quoted(entry.token_id)}" for entry in likely]
+        cells = [f"{entry.probability:>4.0%} {tokens.quoted(entry.text)}" for entry in likely]
         for line in tokens.table(cells):
             terminal.note(line)
-    for line in _surprises(likely, spelling):
+    for line in _surprises(likely):
         terminal.note(line)
 
 
-def _surprises(likely: "list[Likely]", spelling: tokens.Spelling) -> Iterator[str]:
+def _surprises(likely: "list[Likely]") -> Iterator[str]:
     """The three least likely tokens with what was likeliest in their places, and the perplexity."""
     for entry in sorted(likely, key=lambda entry: entry.logprob)[:3]:
-        token_id, logprob = entry.top[0]
-        if token_id != entry.token_id:
-            best = f"{spelling.quoted(token_id)} {math.exp(logprob):.0%}"
-            yield f"{spelling.quoted(entry.token_id)} {entry.probability:.1%}, where {best} was likeliest"
+        best = entry.top[0]
+        if best.token_id != entry.token_id:
+            better = f"{tokens.quoted(best.text)} {best.probability:.0%}"
+            yield f"{tokens.quoted(entry.text)} {entry.probability:.1%}, where {better} was likeliest"
     yield f"perplexity {math.exp(-sum(entry.logprob for entry in likely) / len(likely)):.2f}"
 
 
@@ -231,6 +233,8 @@ SETTINGS: dict[str, Callable[[str], Any]] = {
     "temperature": float,
     "top_p": float,
     "top_k": int,
+    "min_p": float,
+    **dict.fromkeys(PENALTIES, float),
     "max_tokens": int,
     "seed": int,
     "stop": _text,

@@ -4,16 +4,16 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from llamita.cli import arguments, model, stdin, terminal, tokens
+from llamita.cli import arguments, forms, model, stdin, terminal, tokens
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from llamita.generation.completion import Completion, Stream
+    from llamita.generation.speculative import Acceptance
     from llamita.llm import LLM
 
 NAME = "generate"
@@ -25,6 +25,8 @@ EXAMPLES = """\
   llamita generate -p "A list of animals:" --stop ". " --json
   llamita generate "Once upon a time" --show-probs --stats
   llamita generate -s "You are a helpful llama." "Where do llamas live?"
+  llamita generate -p "Is a llama a bird? " --choice Yes,No
+  llamita generate -p "A llama as JSON: " --json-schema llama.json
 """
 FIRST_WORDS = "Once upon a time"  # a prompt for those who give none
 
@@ -35,7 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="?", default=argparse.SUPPRESS, help=what)
     parser.add_argument("-p", "--prompt", metavar="TEXT", help="the same, as an option")
     arguments.add_model(parser)
-    arguments.add_writing(parser)
+    parser.add_argument("--draft-model", metavar="MODEL", help="a smaller one that guesses ahead, with the same tokens")
+    arguments.add_writing(parser).add_argument(
+        "--heal", action="store_true", help="let the answer finish the word that the prompt breaks off in"
+    )
+    forms.add_arguments(parser)
     group = parser.add_argument_group("showing")
     group.add_argument("--json", action="store_true", help="print an object: text, finish_reason, usage, model, seed")
     group.add_argument("--logprobs", type=int, metavar="N", help="in --json: each token's, and the N likeliest there")
@@ -47,45 +53,59 @@ def run(args: argparse.Namespace) -> int:
     """Read the prompt before the model is loaded, then write."""
     _check(args)
     prompt = read_prompt(args.prompt)
+    options = arguments.writing(args) | forms.options(args)
     llm = model.load(args)
     seed = model.chosen_seed(args)
     is_colored = args.show_probs and terminal.has_color(sys.stdout)
-    watch = Watch(tokens.Probabilities(args.logprobs or 0) if is_colored or args.logprobs is not None else None)
-    stream = _stream(llm, prompt, args, seed, watch)
+    noted = 0 if is_colored and args.logprobs is None else args.logprobs
+    clock = Clock()
+    stream = _stream(llm, prompt, args.system, options | {"seed": seed, "logprobs": noted, "heal": args.heal})
     if args.json:
-        _print_object(stream, llm, seed, watch)
+        _print_object(stream, llm, seed, clock)
     else:
-        _print_text(stream, llm, prompt, args, watch if is_colored else None)
-    if args.stats:
-        print(watch.stats(stream.completion), file=sys.stderr)
-    elif sys.stderr.isatty() and not args.quiet and not args.json:
-        terminal.note(summary(stream.completion, watch.seconds, seed))
+        _print_text(stream, llm, prompt, args, clock, is_colored=is_colored)
+    _report(stream.completion, llm, seed, args, clock)
     return 0
+
+
+def _report(completion: "Completion", llm: "LLM", seed: int, args: argparse.Namespace, clock: "Clock") -> None:
+    """Say on stderr what is to be known beside the answer."""
+    if forms.options(args) and completion.finish_reason == "length" and not args.quiet:
+        terminal.warn("the answer was cut at its limit of tokens, before its form was complete: give more with -n")
+    if args.stats:
+        print(clock.stats(completion), file=sys.stderr)
+        if llm.acceptance is not None:
+            print(_guesses(llm.acceptance), file=sys.stderr)
+    elif sys.stderr.isatty() and not args.quiet and not args.json:
+        terminal.note(summary(completion, clock.seconds, seed))
 
 
 def _check(args: argparse.Namespace) -> None:
     """Raise UsageError for options that do not go together."""
     if args.logprobs is not None and not args.json:
         raise UsageError("--logprobs is a part of the object that --json prints: add --json, or take --show-probs")
-    if args.logprobs is not None and args.logprobs < 0:
-        raise UsageError(f"logprobs is {args.logprobs}: give a count of tokens, 0 tells of the written ones alone")
     if args.show_probs and args.json:
         raise UsageError("--show-probs colours a text and --json prints none: take --logprobs with --json")
+    if args.show_probs and args.heal:
+        raise UsageError("--show-probs colours whole tokens and --heal hides a part of them: leave one of them out")
+    if args.draft_model is not None and (args.logprobs is not None or args.show_probs or args.heal):
+        raise UsageError("--draft-model writes several tokens at once: leave out --logprobs, --show-probs and --heal")
 
 
-class Watch:
-    """What is noted while a text is written: when its tokens came and, where wanted, how likely they were."""
+class Clock:
+    """When pieces of a text came."""
 
-    def __init__(self, probabilities: tokens.Probabilities | None) -> None:
-        self.probabilities = probabilities
+    def __init__(self) -> None:
         self.started = self.last = time.perf_counter()
         self.first: float | None = None
 
-    def __call__(self, logits: "Tensor", chosen: "Tensor") -> None:
-        if self.probabilities is not None:
-            self.probabilities(logits, chosen)
+    def timed(self, stream: "Stream") -> Iterator[str]:
+        """The pieces, as they come."""
+        for piece in stream:
+            self.last = time.perf_counter()
+            self.first = self.first or self.last
+            yield piece
         self.last = time.perf_counter()
-        self.first = self.first or self.last
 
     @property
     def seconds(self) -> float:
@@ -93,7 +113,7 @@ class Watch:
         return self.last - self.started
 
     def stats(self, completion: "Completion") -> str:
-        """Three lines on the prompt, the first token and the others."""
+        """Three lines on the prompt, the first piece of text and the rest."""
         first = (self.first or self.last) - self.started
         read, written = completion.usage.prompt_tokens, completion.usage.completion_tokens
         return "\n".join(
@@ -103,6 +123,14 @@ class Watch:
                 f"written: {written} tokens, {_rate(written - 1, self.seconds - first)} after the first",
             )
         )
+
+
+def _guesses(acceptance: "Acceptance") -> str:
+    """A line on how well guessing ahead went."""
+    return (
+        f"guessed: {acceptance.drafted} tokens, {acceptance.rate:.0%} accepted, "
+        f"{acceptance.tokens_per_pass:.2f} tokens a pass"
+    )
 
 
 def _rate(count: int, seconds: float) -> str:
@@ -126,42 +154,43 @@ def summary(completion: "Completion", seconds: float, seed: int) -> str:
     return f"{count} tokens in {seconds:.2f} s, {count / max(seconds, 1e-9):.0f} a second; ended {ended}; seed {seed}"
 
 
-def _stream(llm: "LLM", prompt: str, args: argparse.Namespace, seed: int, watch: Watch) -> "Stream":
-    options: Any = arguments.writing(args) | {"seed": seed, "watch": watch}
-    if args.system is None:
+def _stream(llm: "LLM", prompt: str, system: str | None, options: dict[str, Any]) -> "Stream":
+    if system is None:
         return llm.stream(prompt, **options)
-    messages = [{"role": "system", "content": args.system}, {"role": "user", "content": prompt}]
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
     return llm.stream_chat(messages, **options)
 
 
-def _print_object(stream: "Stream", llm: "LLM", seed: int, watch: Watch) -> None:
+def _print_object(stream: "Stream", llm: "LLM", seed: int, clock: Clock) -> None:
     """Print what was written and what is to be told of it as one line of JSON."""
-    text = "".join(stream)
-    usage = asdict(stream.completion.usage) | {"total_tokens": stream.completion.usage.total_tokens}
-    told: dict[str, Any] = {"text": text, "finish_reason": stream.completion.finish_reason, "usage": usage}
-    if watch.probabilities is not None:
-        spelling = tokens.Spelling(llm.tokenizer)
-        told["logprobs"] = [spelling.data(likely) for likely in watch.probabilities.tokens]
+    text = "".join(clock.timed(stream))
+    completion = stream.completion
+    usage = asdict(completion.usage) | {"total_tokens": completion.usage.total_tokens}
+    told: dict[str, Any] = {"text": text, "finish_reason": completion.finish_reason, "usage": usage}
+    if completion.logprobs is not None:
+        told["logprobs"] = [tokens.data(likely) for likely in completion.logprobs]
     print(json.dumps({**told, "model": llm.name, "seed": seed}, ensure_ascii=False))
 
 
-def _print_text(stream: "Stream", llm: "LLM", prompt: str, args: argparse.Namespace, watch: Watch | None) -> None:
-    """Print the pieces as they come, coloured where there is a watch; on a terminal, the prompt goes before them."""
+def _print_text(
+    stream: "Stream", llm: "LLM", prompt: str, args: argparse.Namespace, clock: Clock, *, is_colored: bool
+) -> None:
+    """Print the pieces as they come, in the colours of their probabilities; on a terminal, the prompt before them."""
     if sys.stdout.isatty() and not args.quiet:
         asked = prompt if args.system is None else f"{prompt}\n"
         sys.stdout.write(terminal.paint(asked.translate(terminal.CONTROLS), "dim", sys.stdout))
     trail = tokens.Trail(llm.tokenizer, after=stream.completion.prompt_token_ids if args.system is None else ())
     piece = ""
     try:
-        for piece in stream:
-            if watch is None or watch.probabilities is None:
+        for piece in clock.timed(stream):
+            if not is_colored:
                 terminal.show(piece)
                 continue
-            for run, probability in trail.runs(piece, watch.probabilities.tokens):
+            for run, probability in trail.runs(piece, stream.completion.logprobs or []):
                 sys.stdout.write(tokens.paint(run, probability, sys.stdout))
             sys.stdout.flush()
     finally:
         if sys.stdout.isatty() and not piece.endswith("\n"):  # however it ends
             terminal.show("\n")
-    if watch is not None and not args.quiet:
+    if is_colored and not args.quiet:
         print(tokens.legend(), file=sys.stderr)

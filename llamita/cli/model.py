@@ -28,6 +28,7 @@ def load(arguments: argparse.Namespace) -> "LLM":
             device=arguments.device,
             attn_implementation=arguments.attn,
             offline=arguments.offline,
+            draft=getattr(arguments, "draft_model", None),
         )
 
 

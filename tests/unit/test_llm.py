@@ -1,12 +1,16 @@
 """Text in, text out: one prompt or several, streamed or whole, chats, and what is refused."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import llamita
 from llamita.errors import BrokenFileError, NotFoundError, UsageError
+from llamita.generation import toolcalls
 from llamita.llm import LLM
 from tests.small import CONFIG, save_small_model
 
@@ -128,6 +132,10 @@ def test_the_checkpoint_gives_defaults(llm: LLM, monkeypatch: pytest.MonkeyPatch
         ("a", {"top_p": 2, "seed": 1}, "top_p"),
         ("a", {"stop": ""}, "empty"),
         ("a", {"max_token": 3}, "'max_tokens'"),
+        ("a", {"logprobs": -1}, "logprobs is -1"),
+        ("a", {"regex": "a", "choice": ["a"]}, "regex and choice are two forms"),
+        ("a", {"regex": "a", "heal": True}, "regex is of the answer alone"),
+        ("a", {"json_schema": {"type": 5}}, "the grammar is refused"),
         (["a", "b"], {"temperature": 1.0, "seed": [1]}, "seed"),
     ],
     ids=str,
@@ -197,3 +205,96 @@ def test_a_stream_can_be_watched(llm: LLM) -> None:
     stream = llm.stream("abc", max_tokens=6, temperature=0.0, watch=lambda logits, chosen: seen.append(int(chosen)))
     assert "".join(stream) == stream.completion.text
     assert seen == stream.completion.token_ids
+
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 4}, "age": {"type": "integer", "maximum": 99, "minimum": 0}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def guessed(small_path: Path) -> LLM:
+    """The small model, guessing ahead by itself."""
+    return llamita.load(small_path, draft=small_path)
+
+
+@pytest.mark.parametrize("is_guessed", [False, True])
+def test_an_answer_has_its_form_whatever_the_seed(llm: LLM, guessed: LLM, is_guessed: bool) -> None:
+    writer = guessed if is_guessed else llm
+    for answer in writer.generate(["a", "bc"] * 3, json_schema=PERSON, temperature=1.0, seed=list(range(6))):
+        person = json.loads(answer.text)
+        assert (type(person["name"]), type(person["age"]), answer.finish_reason) == (str, int, "stop")
+    assert re.fullmatch("[ab]{3}-[0-9]", writer.generate("a", regex="[ab]{3}-[0-9]", temperature=1.0).text)
+    assert writer.generate("a", choice=["Yes", "No"]).text in ("Yes", "No")
+    assert writer.generate("a", grammar='start: "x" ("," "y")~2').text == "x,y,y"
+
+
+def test_a_draft_changes_no_greedy_answer(llm: LLM, guessed: LLM) -> None:
+    options: Any = {"max_tokens": 20, "temperature": 0.0, "repetition_penalty": 1.3}
+    assert guessed.generate(["abc", "d"], **options) == llm.generate(["abc", "d"], **options)
+    assert guessed.acceptance is not None and guessed.acceptance.rate > 0.5
+    assert guessed.generate("abc", json_schema=PERSON) == llm.generate("abc", json_schema=PERSON)
+
+
+def test_logprobs_are_of_the_models_own_logits(llm: LLM) -> None:
+    options: Any = {"max_tokens": 9, "temperature": 0.9, "top_k": 3}
+    for answer in llm.generate(["abc", "d"], logprobs=2, seed=[1, 2], **options):
+        assert answer.logprobs is not None
+        ids = torch.tensor([answer.prompt_token_ids + answer.token_ids])
+        with torch.no_grad():
+            table = llm.model(ids).logits[0, len(answer.prompt_token_ids) - 1 : -1].log_softmax(-1)
+        assert [likely.token_id for likely in answer.logprobs] == answer.token_ids
+        assert [likely.logprob for likely in answer.logprobs] == pytest.approx(
+            table.gather(1, torch.tensor(answer.token_ids)[:, None])[:, 0].tolist(), abs=1e-4
+        )
+        assert [[one.token_id for one in likely.top] for likely in answer.logprobs] == table.topk(2).indices.tolist()
+    assert llm.generate("abc", seed=1, **options).logprobs is None
+    assert llm.generate("abc", max_tokens=1, logprobs=0).logprobs == [
+        llm.generate("abc", max_tokens=1, logprobs=1).logprobs[0]._replace(top=())
+    ]
+
+
+TOOL = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"properties": {"days": {"enum": [1, 2]}}, "required": ["days"]}},
+}
+
+
+def test_tools_are_called(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = "{{ tools | tojson if tools }}{% for message in messages %}{{ message.content }}{% endfor %}"
+    monkeypatch.setattr(llm.tokenizer, "chat_templates", {"default": template})
+    question: Any = [{"role": "user", "content": "?"}]
+    monkeypatch.setattr(type(llm), "context_length", 400)
+    called = llm.chat(question, tools=[TOOL], grammar=toolcalls.grammar([TOOL]), temperature=1.0, seed=0)
+    assert '"weather"' in llm.tokenizer.decode(called.prompt_token_ids)
+    (call,) = called.tool_calls
+    assert (call.name, call.arguments["days"] in (1, 2)) == ("weather", True)
+    plain = llm.chat(question, max_tokens=4)
+    assert plain.tool_calls == []
+    assert "weather" not in llm.tokenizer.decode(plain.prompt_token_ids)
+
+
+@pytest.fixture(scope="module")
+def cria(cria_path: Path) -> LLM:
+    """The embedded model, whose tokens are more than bytes."""
+    return llamita.load(cria_path)
+
+
+def test_a_broken_off_word_is_healed(cria: LLM) -> None:
+    options: Any = {"max_tokens": 8, "temperature": 0.0, "heal": True}
+    prompts = ["Once upon a ti", "The little girl went to the pa", 'He said: "Hel']
+    together = cria.generate(prompts, **options)
+    for prompt, answer in zip(prompts, together, strict=True):
+        whole = cria.tokenizer.decode(answer.prompt_token_ids + answer.token_ids)
+        assert whole.startswith(prompt)
+        assert answer.text == whole[len(prompt) :]
+        assert len(answer.prompt_token_ids) < len(cria.tokenizer.encode(prompt))
+        stream = cria.stream(prompt, **options)
+        assert ("".join(stream), stream.completion) == (answer.text, answer)
+    stopped = cria.generate(prompts[0], stop="ti", **options)  # the prompt's own text is no stop text
+    assert stopped.text == together[0].text
+    chat: Any = [{"role": "user", "content": "Tell me a story."}]
+    assert cria.chat(chat, max_tokens=8, temperature=0.0, heal=True) == cria.chat(chat, max_tokens=8, temperature=0.0)

@@ -1,6 +1,7 @@
 """The commands of `llamita chat`: settings, second thoughts, tokens, files."""
 
 import json
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,25 +116,30 @@ def test_an_answer_without_a_word_is_told(
 def test_set_shows_and_changes(session: commands.Session, capsys: pytest.CaptureFixture[str]) -> None:
     def said(line: str) -> str:
         commands.obey(session, line)
-        return capsys.readouterr().err
+        return re.sub(" +", " ", capsys.readouterr().err)
 
     shown = said("/set")
     assert [line.split()[0] for line in shown.splitlines()] == list(commands.SETTINGS)
-    assert "temperature  0.0" in shown
-    assert "seed         5" in shown
-    assert said("/set temperature 0.5") == "temperature  0.5\n"
-    assert said("/set top_k 9") == "top_k        9\n"
-    assert said("/set seed 11") == "seed         11\n"
-    assert said('/set stop "\\nB"') == 'stop         ["\\nB"]\n'
+    assert "temperature 0.0" in shown
+    assert "seed 5" in shown
+    assert said("/set temperature 0.5") == "temperature 0.5\n"
+    assert said("/set top_k 9") == "top_k 9\n"
+    assert said("/set seed 11") == "seed 11\n"
+    assert said('/set stop "\\nB"') == 'stop ["\\nB"]\n'
+    assert said("/set min_p 0.1") == "min_p 0.1\n"
+    assert said("/set repetition_penalty 1.2") == "repetition_penalty 1.2\n"
+    assert said("/set presence_penalty default") == "presence_penalty 0\n"
+    assert session.chat.options.pop("min_p") == 0.1
+    assert session.chat.options.pop("repetition_penalty") == 1.2
     assert session.chat.options == {"max_tokens": 8, "temperature": 0.5, "top_k": 9, "stop": ["\nB"]}
     assert session.chat.seed == 11
     said("/set top_k default")
     assert "likeliest token each time" in said("/set temperature default")
-    assert said("/set max_tokens default") == "max_tokens   to the end of the context\n"
+    assert said("/set max_tokens default") == "max_tokens to the end of the context\n"
     session.chat.llm.model.generation_config.update(do_sample=True, top_p=0.8)
     try:
-        assert said("/set top_p") == "top_p        0.8 (the model's own)\n"
-        assert said("/set top_k") == "top_k        0\n"
+        assert said("/set top_p") == "top_p 0.8 (the model's own)\n"
+        assert said("/set top_k") == "top_k 0\n"
     finally:
         del session.chat.llm.model.generation_config["do_sample"], session.chat.llm.model.generation_config["top_p"]
 
@@ -145,6 +151,8 @@ def test_set_shows_and_changes(session: commands.Session, capsys: pytest.Capture
         ("/set temperature warm", "temperature is 'warm': give a number, or default"),
         ("/set temperature -1", "temperature is -1.0"),
         ("/set top_p 2", "top_p is 2.0"),
+        ("/set min_p 3", "min_p is 3.0"),
+        ("/set repetition_penalty 0", "repetition_penalty is 0.0"),
         ("/set top_k 1.5", "top_k is '1.5'"),
         ("/set max_tokens 0", "max_tokens is 0"),
         ("/set seed default", "seed is 'default'"),
@@ -191,7 +199,8 @@ def test_probabilities_are_those_of_the_models_own_logits(
     reread = tokens.reread(llm, prompt, written, top=2)
     for place, likely in enumerate(reread, len(prompt) - 1):
         assert likely.logprob == pytest.approx(float(table[place, likely.token_id]), abs=1e-4)
-        assert likely.top[0] == (int(table[place].argmax()), pytest.approx(float(table[place].max()), abs=1e-4))
+        assert likely.top[0].token_id == int(table[place].argmax())
+        assert likely.top[0].logprob == pytest.approx(float(table[place].max()), abs=1e-4)
     capsys.readouterr()
     commands.obey(session, "/probs")
     told = capsys.readouterr().err

@@ -96,6 +96,15 @@ def test_logprobs_are_of_the_models_own_logits(run: Run, llm: LLM) -> None:
         (["--logprobs", "2"], "add --json"),
         (["--logprobs", "-2", "--json"], "logprobs is -2"),
         (["--show-probs", "--json"], "take --logprobs with --json"),
+        (["--show-probs", "--heal"], "leave one of them out"),
+        (["--show-probs", "--draft-model", "cria"], "several tokens at once"),
+        (["--regex", "a", "--choice", "a,b"], "--regex and --choice are two forms"),
+        (["--regex", "("], "the grammar is refused"),
+        (["--choice", "a,"], "none that is empty"),
+        (["--json-schema", "{"], "the JSON schema cannot be read"),
+        (["--json-schema", "."], "is a folder"),
+        (["--repeat-penalty", "0"], "repetition_penalty is 0"),
+        (["--min-p", "2"], "min_p is 2"),
     ],
 )
 def test_options_that_do_not_go_together(run: Run, words: list[str], says: str) -> None:
@@ -122,3 +131,57 @@ def test_stats_are_told_on_stderr(run: Run, text: str) -> None:
     assert re.fullmatch(r"first token: after [\d.]+ ms", first)
     assert re.fullmatch(r"written: 9 tokens, [\d.]+ tokens/s after the first", written)
     assert "written: 1 tokens, - tokens/s" in run("generate", "abc", "-n", "1", "--stats", "-q").err
+
+
+SCHEMA = '{"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": false}'
+
+
+def test_the_answer_has_the_form_asked_for(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "n.json").write_text(SCHEMA, encoding="utf-8")
+    (tmp_path / "n.lark").write_text('start: "n" ("1" | "2")', encoding="utf-8")
+    for seed in map(str, range(4)):
+        for schema in ("n.json", SCHEMA):
+            outcome = run("generate", "abc", "-t", "1", "--seed", seed, "--json-schema", schema)
+            assert json.loads(outcome.out)["n"] in (1, 2)
+            assert outcome.err == ""
+        assert run("generate", "abc", "-t", "1", "--seed", seed, "--grammar", "n.lark").out in ("n1", "n2")
+    assert run("generate", "abc", "--choice", "Yes,No").out in ("Yes", "No")
+    monkeypatch.setenv("LLAMITA_REGEX", "[xy]{3}")
+    assert re.fullmatch("[xy]{3}", run("generate", "abc").out)
+
+
+def test_a_form_that_was_cut_short_is_told(run: Run) -> None:
+    outcome = run("generate", "abc", "--regex", "x{9}", "-n", "4")
+    assert (outcome.code, outcome.out) == (0, "xxxx")
+    assert "cut at its limit of tokens" in outcome.err
+    assert run("generate", "abc", "--regex", "x{9}", "-n", "4", "-q").err == ""
+
+
+def test_a_file_that_is_not_there_or_no_text(run: Run, tmp_path: Path) -> None:
+    outcome = run("generate", "abc", "--grammar", "no.lark")
+    assert (outcome.code, outcome.out, outcome.err) == (3, "", "llamita: no.lark does not exist: check the path\n")
+    (tmp_path / "bad.json").write_bytes(b"{\xff}")
+    outcome = run("generate", "abc", "--json-schema", "bad.json")
+    assert (outcome.code, "bad.json is not UTF-8" in outcome.err) == (2, True)
+
+
+def test_a_draft_model_is_told_of_in_the_stats(run: Run, small_path: Path) -> None:
+    plain = run("generate", "abc", "-n", "20", "-t", "0")
+    outcome = run("generate", "abc", "-n", "20", "-t", "0", "--stats", "--draft-model", str(small_path))
+    assert outcome.out == plain.out
+    assert re.fullmatch(r"guessed: \d+ tokens, \d+% accepted, [\d.]+ tokens a pass", outcome.err.splitlines()[-1])
+    assert run("generate", "abc", "--draft-model", "no/such").code == 3
+
+
+def test_penalties_and_min_p_are_handed_on(run: Run, llm: LLM) -> None:
+    words = "--min-p 0.2 --repeat-penalty 1.5 --presence-penalty 0.5 --frequency-penalty 0.5"
+    told = llm.generate(
+        "abc", max_tokens=9, seed=3, temperature=0.9, min_p=0.2, repetition_penalty=1.5, presence_penalty=0.5,
+        frequency_penalty=0.5,
+    )  # fmt: skip
+    assert run("generate", "abc", *FLAGS, *words.split()).out == told.text
+
+
+def test_heal_lets_the_answer_begin_inside_a_word(run: Run, cria_path: Path) -> None:
+    outcome = run("generate", "Once upon a ti", "-m", str(cria_path), "-n", "3", "-t", "0", "--heal")
+    assert outcome.out.startswith("me")

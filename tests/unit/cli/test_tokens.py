@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llamita.cli import tokens
-from llamita.cli.tokens import Likely
+from llamita.generation.likely import Likely, Spelling
 from llamita.tokenizer.load import load_tokenizer
 from llamita.tokenizer.protocol import Tokenizer
 
@@ -18,17 +18,17 @@ def tokenizer(small_path: Path) -> Tokenizer:
 
 
 def likely(token_id: int, probability: float = 0.5) -> Likely:
-    return Likely(token_id, math.log(probability), [])
+    return Likely(token_id, "", math.log(probability))
 
 
 def test_tokens_are_spelled(tokenizer: Tokenizer) -> None:
-    spelling = tokens.Spelling(tokenizer)
+    spelling = Spelling(tokenizer)
     ids = tokenizer.encode("a\né", add_special_tokens=False)
     assert [spelling.of(i) for i in ids] == ["a", "\n", "\ufffd", "\ufffd"]
-    assert [spelling.quoted(i) for i in ids[:2]] == ["'a'", r"'\n'"]
+    assert [tokens.quoted(spelling.of(i)) for i in ids[:2]] == ["'a'", r"'\n'"]
     assert spelling.of(258) == "<|eot_id|>"
     assert spelling.of(9999) == ""
-    told = spelling.data(Likely(ids[0], -1.0, [(ids[1], -0.5)]))
+    told = tokens.data(Likely(ids[0], "a", -1.0, (Likely(ids[1], "\n", -0.5),)))
     assert told == {"token": "a", "logprob": -1.0, "top": [{"token": "\n", "logprob": -0.5}]}
 
 
