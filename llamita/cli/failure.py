@@ -2,9 +2,12 @@
 
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from llamita.cli import terminal
 from llamita.errors import AccessError, LlamitaError, MemoryShortError, NotFoundError
@@ -30,6 +33,31 @@ def report(error: BaseException, words: Sequence[str]) -> int:
     failure = explained(error)
     print(f"{terminal.paint('llamita:', 'red', sys.stderr)} {failure}", file=sys.stderr)
     return failure.exit_code
+
+
+@contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """Let Ctrl-C end the process on the spot, while there is nothing to put in order.
+
+    As an exception it may be lost, or become a crash, in libraries whose C++ calls Python as they are imported.
+    """
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not is_default or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _leave(*_: object) -> None:
+    try:
+        terminal.restore()
+        sys.stderr.flush()
+    finally:
+        os._exit(INTERRUPTED)
 
 
 def explained(error: BaseException) -> LlamitaError:

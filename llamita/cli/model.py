@@ -7,7 +7,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING
 
-from llamita.cli import terminal
+from llamita.cli import failure, terminal
 
 if TYPE_CHECKING:
     from llamita.llm import LLM
@@ -19,7 +19,8 @@ def load(arguments: argparse.Namespace) -> "LLM":
     warnings.simplefilter("ignore", DeprecationWarning)
     if arguments.quiet or not sys.stderr.isatty():
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    with terminal.waiting(f"loading {arguments.model or 'cria'}", is_quiet=arguments.quiet):
+    message = f"loading {arguments.model or 'cria'}"
+    with failure.leaving_at_once(), terminal.waiting(message, is_quiet=arguments.quiet):
         from llamita import llm
 
         return llm.load(

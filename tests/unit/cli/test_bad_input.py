@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -150,9 +149,8 @@ def test_an_interruption_wrapped_by_a_library(run: Run, monkeypatch: pytest.Monk
     assert run("generate", "a") == (130, "", "")
 
 
-def started(*words: str, model: Path) -> subprocess.Popen[str]:
+def started(*words: str, model: Path, **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "llamita", *words]
-    environment = os.environ | {"LLAMITA_MODEL": str(model)}
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -160,13 +158,27 @@ def started(*words: str, model: Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         encoding="utf-8",
-        env=environment,
+        env=os.environ | {"LLAMITA_MODEL": str(model)} | environment,
     )
 
 
-def test_ctrl_c_while_loading(small_path: Path) -> None:
-    process = started("generate", "a", model=small_path)
-    time.sleep(0.6)  # Python is up, torch is not
+# A library that tells when its import begins, and loses every interruption, as torch and numpy do in places.
+DEAF = """
+import sys, time
+print("importing", file=sys.stderr, flush=True)
+while True:
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        pass
+"""
+
+
+def test_ctrl_c_while_loading(small_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text(DEAF, encoding="utf-8")
+    process = started("generate", "a", model=small_path, PYTHONPATH=str(tmp_path))
+    assert process.stderr is not None
+    assert process.stderr.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "", "")
