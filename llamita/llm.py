@@ -198,7 +198,7 @@ class LLM:
             ids = ids[:, cache.length :]
         feed = Feed(self.model, ids, attention_mask=mask, past_key_values=cache)
         steps = tokens(feed, choose=choose, stop=Stop(rows), pad_token_id=self.tokenizer.pad_token_id or 0)
-        return steps if prefix is None else _recorded(steps, prefix)
+        return steps if prefix is None else prefix.follow(steps)
 
     def _guessed(self, prompts: list[list[int]], rows: list[Row], options: Options) -> Iterator[list[list[int]]]:
         """The steps that write the rows with the draft model guessing ahead."""
@@ -207,10 +207,7 @@ class LLM:
         settings, constraints = self._settings(options), self._constraints(options, len(rows))
         seeded = generators(options.get("seed"), len(rows), ids.device)
         chain = Chain(settings, rows=len(rows), device=ids.device, generators=seeded)
-        process = chain or None
-        if constraints is not None:
-            trails = Trails(constraints)
-            process = lambda logits, history: chain(trails(logits, history), history)  # noqa: E731
+        process = (chain or None) if constraints is None else Trails(constraints, then=chain)
         greedy = greedy_rows(settings, len(rows))
         choice = Choice(len(rows), process=process, greedy=greedy, generators=seeded, device=ids.device)
         self.acceptance = Acceptance()
@@ -299,9 +296,3 @@ def _left_padded(prompts: Sequence[Sequence[int]], pad_token_id: int) -> tuple[T
     ids = torch.tensor([[pad_token_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     return ids, mask
-
-
-def _recorded(steps: Iterator[Tensor], prefix: Prefix) -> Iterator[Tensor]:
-    for step in steps:
-        prefix.append(int(step))
-        yield step

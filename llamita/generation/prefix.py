@@ -1,6 +1,8 @@
 """Reading on from where the last text and the next part ways."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
 
 from llamita.cache.dynamic import DynamicCache
 
@@ -22,9 +24,11 @@ class Prefix:
         self.token_ids = list(token_ids)
         return self.cache
 
-    def append(self, token_id: int) -> None:
-        """The text goes on: this token is read next, or was read just now."""
-        self.token_ids.append(token_id)
+    def follow(self, steps: Iterator[Tensor]) -> Iterator[Tensor]:
+        """Steps (1,), each noted as it comes: what is read next, or was read just now."""
+        for step in steps:
+            self.token_ids.append(int(step))
+            yield step
 
     @property
     def _complete(self) -> int:

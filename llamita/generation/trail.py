@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from llamita.generation.choice import Process
 from llamita.generation.constrain import Constraint, Constraints
 from llamita.generation.history import NO_TOKEN, History
 
@@ -12,10 +13,11 @@ class Trails:
     """A process that leaves each text what its constraint allows next, whatever texts it was asked about before.
 
     So beams may change places and guesses may fail. Each of the B constraints is for as many texts, one after another,
-    as there are rows for it: `rows / B` beams.
+    as there are rows for it: `rows / B` beams. then: what happens to the logits afterwards.
     """
 
-    def __init__(self, constraints: Constraints) -> None:
+    def __init__(self, constraints: Constraints, *, then: Process | None = None) -> None:
+        self._then = then
         self._known: list[dict[tuple[int, ...], Constraint]] = [
             {} if start is None else {(): start.fork()} for start in constraints.rows
         ]
@@ -28,7 +30,8 @@ class Trails:
             self._state(self._known[row // share], tuple(i for i in text if i != NO_TOKEN))
             for row, text in enumerate(texts)
         ]
-        return Constraints(states).mask(logits)
+        masked = Constraints(states).mask(logits)
+        return masked if self._then is None else self._then(masked, history)
 
     def _state(self, known: dict[tuple[int, ...], Constraint], text: tuple[int, ...]) -> Constraint | None:
         """The constraint behind a text: that behind its longest known beginning, gone on."""

@@ -280,7 +280,7 @@ def test_tools_are_called(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def cria(cria_path: Path) -> LLM:
     """The embedded model, whose tokens are more than bytes."""
-    return llamita.load(cria_path)
+    return llamita.load(cria_path, dtype="float32")
 
 
 def test_a_broken_off_word_is_healed(cria: LLM) -> None:
@@ -295,6 +295,6 @@ def test_a_broken_off_word_is_healed(cria: LLM) -> None:
         stream = cria.stream(prompt, **options)
         assert ("".join(stream), stream.completion) == (answer.text, answer)
     stopped = cria.generate(prompts[0], stop="ti", **options)  # the prompt's own text is no stop text
-    assert stopped.text == together[0].text
+    assert stopped.text == together[0].text.partition("ti")[0]
     chat: Any = [{"role": "user", "content": "Tell me a story."}]
     assert cria.chat(chat, max_tokens=8, temperature=0.0, heal=True) == cria.chat(chat, max_tokens=8, temperature=0.0)
