@@ -7,6 +7,7 @@ from io import StringIO
 from pathlib import Path
 
 from llamita.cli.main import VERBS, main
+from llamita.llm import load
 
 FOLDER = Path(__file__).parent
 
@@ -27,10 +28,20 @@ def help_of(*words: str) -> Callable[[], str]:
     return text
 
 
+def greedy() -> str:
+    """What cria writes without chance, in fp32: bf16 rounds by what the processor can do."""
+    llm = load(dtype="float32", device="cpu")
+    prompts = ("Once upon a time", "Mia had a red kite.")
+    texts = [f"{prompt}{llm.generate(prompt, max_tokens=60, temperature=0).text}" for prompt in prompts]
+    answer = llm.chat([{"role": "user", "content": "What is 7 + 5?"}], temperature=0).text
+    return "\n\n".join([*texts, answer]) + "\n"
+
+
 # File name -> what writes its content.
 RECORDS: dict[str, Callable[[], str]] = {
     "help.txt": help_of(),
     **{f"help_{verb}.txt": help_of(verb) for verb in VERBS},
+    "cria.txt": greedy,
 }
 
 
