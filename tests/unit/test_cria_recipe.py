@@ -212,3 +212,15 @@ def test_a_name_from_nowhere_is_found() -> None:
     ordinary = {"Then", "He"}
     assert stray_names("A boy named Tom", " ran. Then Tom met his friend Ben. He liked Ben.", ordinary) == []
     assert stray_names("A boy named Tom", " ran. Then Ben came. He met a fox called Lulu.", ordinary) == ["Ben"]
+
+
+def test_the_shipped_model_is_the_recipes(cria_path: Path) -> None:
+    assert (cria_path / "recipe.toml").read_text() == RECIPE.read_text()
+    assert (cria_path / "chat_template.jinja").read_text() == TEMPLATE.read_text()
+    assert (cria_path / "model.safetensors").stat().st_size <= 10_000_000
+    model = LlamaForCausalLM.from_pretrained(cria_path)
+    config, shape = model.config, read_recipe(RECIPE).shape
+    assert {name: getattr(config, name) for name in shape} == shape
+    assert config.tie_word_embeddings and 1_000_000 <= model.num_parameters() <= 5_000_000
+    widths = (config.hidden_size, config.intermediate_size, config.num_attention_heads * config.head_dim)
+    assert all(width % 256 == 0 for width in widths)
