@@ -38,6 +38,8 @@ class Filter:
 
     def __call__(self, logits: Tensor, value: PerRow, *, min_tokens_to_keep: int = 1) -> Tensor:
         """Filter logits (B, V)."""
+        if isinstance(value, int | float):
+            return self.function(logits, value, min_tokens_to_keep=min_tokens_to_keep) if self.is_on(value) else logits
         values = listed(value, len(logits), off=self.off)
         on = [row for row, one in enumerate(values) if self.is_on(one)]
         if not on:
@@ -74,6 +76,9 @@ def keep_top_h(logits: Tensor, top_h: PerRow, *, min_tokens_to_keep: int = 1) ->
 def keep_top_k(logits: Tensor, top_k: PerRow, *, min_tokens_to_keep: int = 1) -> Tensor:
     """Remove what is less likely than the k-th likeliest (ties with it stay); 0 keeps everything."""
     most = logits.shape[-1]
+    if isinstance(top_k, int | float):
+        count = min(max(int(top_k), min_tokens_to_keep), most)
+        return logits.masked_fill(logits < logits.topk(count).values[:, -1:], -math.inf)
     counts = [min(max(int(k), min_tokens_to_keep), most) for k in listed(top_k, len(logits))]
     likeliest = logits.topk(max(counts)).values  # (B, K)
     last = torch.tensor(counts, device=logits.device)[:, None] - 1
