@@ -15,6 +15,7 @@ from llamita.generation.outputs import Record
 from llamita.generation.per_row import listed
 
 Seed = int | Sequence[int] | None
+BELOW_1 = 1 - 2**-52
 
 
 class Sampler:
@@ -88,20 +89,21 @@ def draw(logits: Tensor, generators: Sequence[torch.Generator] | None = None) ->
     probabilities = logits.softmax(-1)
     if generators is None:
         return torch.multinomial(probabilities, 1)[:, 0]
+    if len(generators) == 1:
+        return pick(probabilities[0], generators[0])
     rows = zip(probabilities, generators, strict=True)
-    return torch.stack([pick(row, generator) for row, generator in rows])
+    return torch.cat([pick(row, generator) for row, generator in rows])
 
 
 def pick(probabilities: Tensor, generator: torch.Generator) -> Tensor:
-    """A token () by probabilities (V,), whose sum need not be 1, and one random number.
+    """A token (1,) by probabilities (V,), whose sum need not be 1, and one random number.
 
     torch.multinomial draws a number for every token of the vocabulary, which takes longer than all the rest.
     """
-    reached = probabilities.double().cumsum(0)
-    number = torch.rand(1, dtype=torch.float64, generator=generator, device=probabilities.device) * reached[-1]
-    # The second bound is for a product rounded up to the sum: it is the last token that is possible at all.
-    places = torch.searchsorted(reached, number, right=True), torch.searchsorted(reached, reached[-1:])
-    return torch.minimum(*places)[0]
+    reached = probabilities.cumsum(0, dtype=torch.float64)
+    number = torch.rand(1, dtype=torch.float64, generator=generator, device=probabilities.device)
+    # Without the last factor a product could be rounded up to the sum, where there is no token.
+    return torch.searchsorted(reached, number * reached[-1] * BELOW_1, right=True)
 
 
 def generators(seed: Seed, rows: int, device: torch.device | str) -> list[torch.Generator] | None:
