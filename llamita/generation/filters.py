@@ -97,7 +97,9 @@ def keep_top_p(logits: Tensor, top_p: PerRow, *, min_tokens_to_keep: int = 1) ->
         return logits.masked_fill(logits < least, -math.inf)
     ascending, order = logits.sort()
     removed = ascending.softmax(-1).cumsum(-1) <= rest
-    removed[..., -min_tokens_to_keep:] = False
+    # The likeliest token alone needs no keeping: behind it stands the whole, which is above any such rest.
+    if min_tokens_to_keep > 1 or not (isinstance(rest, float) and rest < 0.999):
+        removed[..., -min_tokens_to_keep:] = False
     return logits.masked_fill(removed.scatter(-1, order, removed), -math.inf)
 
 
