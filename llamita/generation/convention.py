@@ -123,7 +123,11 @@ def _fields(generation_config: Any) -> dict[str, Any]:
     if generation_config is None or isinstance(generation_config, dict):
         return dict(generation_config or {})
     read = getattr(generation_config, "to_diff_dict", None) or generation_config.to_dict
-    return {name: value for name, value in read().items() if name != "transformers_version" and value is not None}
+    return {
+        name: value
+        for name, value in read().items()
+        if name != "transformers_version" and name[0] != "_" and value is not None
+    }
 
 
 def guessed_mask(input_ids: Tensor, options: Options) -> Tensor | None:

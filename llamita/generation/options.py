@@ -20,6 +20,7 @@ NEUTRAL: Mapping[str, Any] = {
     "assistant_ensemble_weight": None, "num_assistant_tokens_schedule": "constant", "is_assistant": False,
     "speculation_type": None, "decoder_start_token_id": None, "synced_gpus": False, "disable_compile": True,
     "compile_config": None, "custom_generate": None, "trust_remote_code": None, "cache_config": None,
+    "max_cache_len": None, "continuous_batching_config": None, "token_healing": False,
 }  # fmt: skip
 CACHES = (None, "dynamic", "static", "offloaded", "quantized")
 
