@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from llamita.bench.peers import SYSTEMS
 from llamita.bench.report import Row, rows_of
 from llamita.bench.shapes import shape
-from llamita.bench.workers import Job, workers
+from llamita.bench.workers import Job, in_turn, workers
 
 PROMPT = 16  # tokens
 
@@ -39,13 +39,9 @@ def measure(
 ) -> list[Row]:
     """Rows of tokens per second for each system, and of ours the share of a step that is not the model's."""
     arguments = {system: (system, shape_name, dtype, batch, tokens) for system in systems}
-    speeds: dict[str, list[float]] = {system: [] for system in systems}
     with workers(prepare, arguments, threads=threads) as started:
-        for turn in range(repeats + 1):
-            for system in systems if turn % 2 else reversed(systems):
-                seconds = started[system].ask("run")
-                if turn:
-                    speeds[system].append(batch * tokens / seconds)
+        seconds = in_turn(started, repeats)
+    speeds = {system: [batch * tokens / one for one in turns] for system, turns in seconds.items()}
     shares = {"greedy": {}, "sampled": {"do_sample": True, "temperature": 0.8, "top_p": 0.9, "seed": 0}}
     overhead = [
         rows_of(

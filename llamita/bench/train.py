@@ -7,7 +7,7 @@ import torch
 from llamita.bench.peers import SYSTEMS
 from llamita.bench.report import Row, rows_of
 from llamita.bench.shapes import shape
-from llamita.bench.workers import Job, workers
+from llamita.bench.workers import Job, in_turn, workers
 
 
 def prepare(system: str, shape_name: str, dtype: str, batch: int, length: int) -> Job:
@@ -31,14 +31,8 @@ def measure(
 ) -> list[Row]:
     """Rows of seconds and of peak memory for each system; one turn each is not counted."""
     arguments = {system: (system, shape_name, dtype, batch, length) for system in systems}
-    seconds: dict[str, list[float]] = {system: [] for system in systems}
     with workers(prepare, arguments, threads=threads) as started:
-        for turn in range(repeats + 1):
-            # Who goes first changes from turn to turn.
-            for system in systems if turn % 2 else reversed(systems):
-                value = started[system].ask("run")
-                if turn:
-                    seconds[system].append(value)
+        seconds = in_turn(started, repeats)
         peaks = {system: [worker.ask("peak") / 2**20] for system, worker in started.items()}
     test = f"train {batch}x{length}"
     return [

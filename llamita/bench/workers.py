@@ -60,6 +60,17 @@ def workers(
             worker.stop()
 
 
+def in_turn(systems: dict[str, Worker], repeats: int) -> dict[str, list[float]]:
+    """The seconds of each system's turns, one of each not counted; who goes first changes from turn to turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in systems}
+    for turn in range(repeats + 1):
+        for name in systems if turn % 2 else reversed(systems):
+            value = systems[name].ask("run")
+            if turn:
+                seconds[name].append(value)
+    return seconds
+
+
 def _serve(pipe: Connection, prepare: Callable[..., Job], arguments: tuple[Any, ...], threads: int) -> None:
     torch.set_num_threads(threads)
     try:
