@@ -59,7 +59,7 @@ _HOME = {
     "PRESETS": "llamita.presets",
 }
 
-__all__ = [
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "__version__",
     *_HOME,
 ]
