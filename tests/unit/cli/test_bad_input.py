@@ -159,6 +159,8 @@ def started(*words: str, model: Path, **environment: str) -> subprocess.Popen[st
         text=True,
         encoding="utf-8",
         env=os.environ | {"LLAMITA_MODEL": str(model)} | environment,
+        # A shell's background jobs, and so the tests started by one, are deaf to Ctrl-C and pass that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
