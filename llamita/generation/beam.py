@@ -8,15 +8,12 @@ import torch
 from torch import Tensor
 
 from llamita.errors import UsageError
-from llamita.generation.history import History
+from llamita.generation.history import History, Process
 from llamita.generation.hypotheses import NEVER, Hypotheses
 from llamita.generation.loop import Feed
 from llamita.generation.outputs import Record
 from llamita.generation.stop import first_match
 from llamita.tokenizer.protocol import Tokenizer
-
-# process(log probabilities (B * beams, V), the texts so far) -> (B * beams, V)
-Process = Callable[[Tensor, History], Tensor]
 
 
 class BeamSearch:

@@ -1,15 +1,12 @@
 """Choosing tokens for some rows of a batch while the others wait."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from llamita.generation.history import History
+from llamita.generation.history import History, Process
 from llamita.generation.sampling import pick
-
-# (logits (B, V), the texts so far) -> (B, V)
-Process = Callable[[Tensor, History], Tensor]
 
 
 class Choice:

@@ -11,7 +11,8 @@ from torch import Tensor
 from llamita.cache.dynamic import DynamicCache
 from llamita.context.tree import Tree, lineage
 from llamita.errors import UsageError
-from llamita.generation.choice import Choice, Process
+from llamita.generation.choice import Choice
+from llamita.generation.history import Process
 from llamita.generation.slots import Slots
 from llamita.model.llama import LlamaForCausalLM
 

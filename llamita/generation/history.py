@@ -1,6 +1,6 @@
 """The text that the next token follows, as the penalties see it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -91,3 +91,7 @@ class History:
     def _is_written(self) -> Tensor:
         counts = torch.tensor(self.written_counts, device=self.input_ids.device)[:, None]
         return self._columns >= self.input_ids.shape[1] - counts
+
+
+# What happens to logits before the choice: (logits (B, V), the texts so far) -> (B, V).
+Process = Callable[[Tensor, History], Tensor]

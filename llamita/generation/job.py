@@ -104,6 +104,12 @@ class Job:
         tokenizer = self.tokenizer if strings else None
         return [Row(self.limit, eos_token_ids=eos, strings=strings, tokenizer=tokenizer) for _ in range(count)]
 
+    def expanded(self) -> tuple["Job", Distribution]:
+        """The same with a row for each text that is returned, and the settings of these rows."""
+        times = self.options.num_return_sequences
+        origins = [row for row in range(len(self.input_ids)) for _ in range(times)]
+        return self.repeated(times), self.settings(origins)
+
     def repeated(self, times: int) -> "Job":
         """The same with every prompt so many times, its copies side by side."""
         if times == 1:

@@ -13,11 +13,10 @@ from llamita.generation.distribution import Distribution, Tokens
 from llamita.generation.dry import penalise_continuation
 from llamita.generation.filters import Filter
 from llamita.generation.history import History
+from llamita.generation.history import Process as Step
 from llamita.generation.mirostat import Mirostat
 from llamita.generation.per_row import EachRow, PerRow, is_given, listed
 from llamita.generation.watermark import Watermark, WatermarkingConfig
-
-Step = Callable[[Tensor, History], Tensor]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from llamita.generation.choice import Choice
 from llamita.generation.distribution import Distribution
 from llamita.generation.drafts import Drafter, DraftModel, EarlyExit, PromptLookup
 from llamita.generation.guidance import Guidance
+from llamita.generation.history import Process
 from llamita.generation.job import Job, Written
 from llamita.generation.loop import Feed, tokens
 from llamita.generation.outputs import Record, side_by_side
@@ -24,12 +25,8 @@ from llamita.model.llama import LlamaForCausalLM
 
 def write(job: Job) -> Written:
     """Token by token: greedy, or drawn."""
-    prompts = len(job.input_ids)
-    returned = job.options.num_return_sequences
-    origins = [row for row in range(prompts) for _ in range(returned)]
-    settings = job.settings(origins)
-    job = job.repeated(returned)
-    record, feed, rows = job.record, job.feed(), job.rows(len(origins))
+    job, settings = job.expanded()
+    record, feed, rows = job.record, job.feed(), job.rows(len(job.input_ids))
     choose = Sampler(settings, job.history, seed=job.options.seed, guidance=_guidance(job), record=record)
     columns: list[Tensor] = []
     for step in tokens(feed, choose=choose, stop=Stop(rows), pad_token_id=job.options.padding):
@@ -82,7 +79,7 @@ def search(job: Job) -> Written:
     )
     beams = None if seeded is None else [one for one in seeded for _ in range(options.num_beams)]
     process = _unadaptive(settings, prompts * options.num_beams, job.input_ids.device, beams)
-    for settled in beam.tokens(feed, found, process=process, record=record):
+    for settled in beam.tokens(feed, found, process=process or beam.untouched, record=record):
         for token in settled[0] if prompts == 1 else ():
             job.on_step(torch.tensor([token]))
     written, indices, scores = found.best(options.num_return_sequences)
@@ -118,15 +115,13 @@ def speculate(job: Job) -> Written:
     model = job.model
     if not isinstance(model, LlamaForCausalLM) or not isinstance(job.cache or DynamicCache(), DynamicCache):
         raise UnsupportedError("guessing ahead needs a language model and a DynamicCache")
-    origins = [row for row in range(len(job.input_ids)) for _ in range(options.num_return_sequences)]
-    settings = job.settings(origins)
-    job = job.repeated(options.num_return_sequences)
-    device, rows = job.input_ids.device, job.rows(len(origins))
+    job, settings = job.expanded()
+    device, rows = job.input_ids.device, job.rows(len(job.input_ids))
     seeded = generators(options.seed, len(rows), device)
     process = _unadaptive(settings, len(rows), device, seeded)
     choice = Choice(
         len(rows),
-        process=None if process is beam.untouched else process,
+        process=process,
         greedy=greedy_rows(settings, len(rows)),
         generators=seeded,
         device=device,
@@ -158,12 +153,12 @@ def _drafter(job: Job, model: LlamaForCausalLM) -> Drafter:
 
 def _unadaptive(
     settings: Distribution, rows: int, device: torch.device, seeded: list[torch.Generator] | None
-) -> beam.Process:
-    """The chain of the settings as a function, which mirostat is not."""
+) -> Process | None:
+    """The chain of the settings as a function, which mirostat is not; None where nothing is on."""
     chain = Chain(settings, rows=rows, device=device, generators=seeded)
     if chain.is_adaptive:
         raise UnsupportedError("mirostat goes by what was drawn, one token at a time: leave beams and assistants out")
-    return chain if chain else beam.untouched
+    return chain if chain else None
 
 
 def _guidance(job: Job) -> Guidance | None:

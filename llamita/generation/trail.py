@@ -2,9 +2,8 @@
 
 from torch import Tensor
 
-from llamita.generation.choice import Process
 from llamita.generation.constrain import Constraint, Constraints
-from llamita.generation.history import NO_TOKEN, History
+from llamita.generation.history import NO_TOKEN, History, Process
 
 REMEMBERED = 64  # states a text; beyond these the oldest are forgotten, and found again from an earlier one
 
