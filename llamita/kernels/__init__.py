@@ -1,0 +1,1 @@
+"""CPU kernels in Numba and GPU kernels in Triton, each beside a plain reference; loaded only where they are used."""
