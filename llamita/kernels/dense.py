@@ -1,0 +1,101 @@
+"""Matrix times few rows, with weights in fp32, fp16 or bf16 as torch lays them out; sums are fp32.
+
+Must equal reference.linear (F.linear of the same weights in fp32) up to the order of the sums.
+
+Arguments: weight (N, K), x fp32 (B, K), out fp32 (B, N), bias fp32 (N,) or 0, N, K, B, weight rows of a chunk, whether
+out is added to. N, K and B are any numbers.
+"""
+
+from numba import njit
+
+from llamita.kernels import elements as e
+from llamita.kernels import simd as v
+from llamita.kernels.program import kernel
+
+
+@njit(fastmath=True)
+def _dot(wide, one, w, start, x, columns):
+    """One row of weights with one x."""
+    a = b = c = d = v.no_floats()
+    i = 0
+    while i + 64 <= columns:
+        a = v.multiply_add(wide(w, start + i), v.load(x + 4 * i), a)
+        b = v.multiply_add(wide(w, start + i + 16), v.load(x + 4 * i + 64), b)
+        c = v.multiply_add(wide(w, start + i + 32), v.load(x + 4 * i + 128), c)
+        d = v.multiply_add(wide(w, start + i + 48), v.load(x + 4 * i + 192), d)
+        i += 64
+    while i + 16 <= columns:
+        a = v.multiply_add(wide(w, start + i), v.load(x + 4 * i), a)
+        i += 16
+    total = v.total(v.plus(v.plus(a, b), v.plus(c, d)))
+    while i < columns:
+        total += one(w, start + i) * v.read_fp32(x + 4 * i)
+        i += 1
+    return total
+
+
+@njit(fastmath=True)
+def _four_dots(wide, one, w, start, x, columns):
+    """One row of weights with four x's, one behind the other: the weights are widened once."""
+    a = b = c = d = v.no_floats()
+    line = 4 * columns
+    i = 0
+    while i + 16 <= columns:
+        weights, at = wide(w, start + i), x + 4 * i
+        a = v.multiply_add(weights, v.load(at), a)
+        b = v.multiply_add(weights, v.load(at + line), b)
+        c = v.multiply_add(weights, v.load(at + 2 * line), c)
+        d = v.multiply_add(weights, v.load(at + 3 * line), d)
+        i += 16
+    ta, tb, tc, td = v.total(a), v.total(b), v.total(c), v.total(d)
+    while i < columns:
+        weight, at = one(w, start + i), x + 4 * i
+        ta += weight * v.read_fp32(at)
+        tb += weight * v.read_fp32(at + line)
+        tc += weight * v.read_fp32(at + 2 * line)
+        td += weight * v.read_fp32(at + 3 * line)
+        i += 1
+    return ta, tb, tc, td
+
+
+@njit
+def _put(to, value, bias, adds):
+    if bias:
+        value += v.read_fp32(bias)
+    if adds:
+        value += v.read_fp32(to)
+    v.write_fp32(to, value)
+
+
+@njit
+def _linear(wide, one, at, chunk):
+    w, x, out, bias = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)
+    n, k, batch, rows, adds = v.read(at + 32), v.read(at + 40), v.read(at + 48), v.read(at + 56), v.read(at + 64)
+    for row in range(chunk * rows, min(n, (chunk + 1) * rows)):
+        its_bias = bias + 4 * row if bias else 0
+        for b in range(0, batch - 3, 4):
+            to = out + 4 * (b * n + row)
+            values = _four_dots(wide, one, w, row * k, x + 4 * k * b, k)
+            for j in range(4):
+                _put(to + 4 * n * j, values[j], its_bias, adds)
+        for b in range(batch - batch % 4, batch):
+            value = _dot(wide, one, w, row * k, x + 4 * k * b, k)
+            _put(out + 4 * (b * n + row), value, its_bias, adds)
+
+
+@kernel
+def linear_fp32(at, chunk):
+    """Weights in fp32."""
+    _linear(e.wide_fp32, e.one_fp32, at, chunk)
+
+
+@kernel
+def linear_bf16(at, chunk):
+    """Weights in bf16."""
+    _linear(e.wide_bf16, e.one_bf16, at, chunk)
+
+
+@kernel
+def linear_fp16(at, chunk):
+    """Weights in fp16."""
+    _linear(e.wide_fp16, e.one_fp16, at, chunk)

@@ -1,0 +1,67 @@
+"""How the dtypes that memory holds are read and written: everything is fp32 once it is in a register.
+
+A dtype is three functions of Numba's, which a kernel gets as arguments and which are compiled into it: `wide(at, i)` sixteen
+elements from the i-th on, `one(at, i)` the i-th, `put(at, i, value)`.
+"""
+
+import torch
+from numba import njit
+
+from llamita.kernels import simd as v
+
+
+@njit
+def wide_fp32(at, i):
+    """Sixteen fp32."""
+    return v.load(at + 4 * i)
+
+
+@njit
+def one_fp32(at, i):
+    """One fp32."""
+    return v.read_fp32(at + 4 * i)
+
+
+@njit
+def put_fp32(at, i, value):
+    """Write one fp32."""
+    v.write_fp32(at + 4 * i, value)
+
+
+@njit
+def wide_bf16(at, i):
+    """Sixteen bf16."""
+    return v.load_bf16(at + 2 * i)
+
+
+@njit
+def one_bf16(at, i):
+    """One bf16."""
+    return v.read_bf16(at + 2 * i)
+
+
+@njit
+def put_bf16(at, i, value):
+    """Write one bf16, rounded to the nearest."""
+    v.write_bf16(at + 2 * i, value)
+
+
+@njit
+def wide_fp16(at, i):
+    """Sixteen fp16."""
+    return v.load_fp16(at + 2 * i)
+
+
+@njit
+def one_fp16(at, i):
+    """One fp16."""
+    return v.read_fp16(at + 2 * i)
+
+
+@njit
+def put_fp16(at, i, value):
+    """Write one fp16, rounded to the nearest."""
+    v.write_fp16(at + 2 * i, value)
+
+
+DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}  # what kernels' names end in

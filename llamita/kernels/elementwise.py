@@ -1,0 +1,134 @@
+"""What stands between the products: embedding, norm, gate, angles, and activations in bytes. All values are fp32.
+
+`x` in bytes: 32 columns are a record of 44 bytes, which are 32 int8, their scale in fp32, and minus the sums of the first
+and the last sixteen of them in int32 (kernels for unsigned codes subtract a multiple of these).
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from llamita.kernels import elements as e
+from llamita.kernels import simd as v
+from llamita.kernels.program import kernel
+
+RECORD = 44
+
+
+@njit
+def exponential(x):
+    """e to the power of sixteen fp32, to about one unit in the last place; 0 far below, at most e**88."""
+    x = v.larger(v.spread(-104.0), v.smaller(v.spread(88.0), x))
+    whole = v.rounded(v.times(x, v.spread(1.4426950408889634)))
+    turns = v.as_floats(whole)
+    rest = v.multiply_add(turns, v.spread(-0.693145751953125), x)  # ln 2 in two parts, the first exact
+    rest = v.multiply_add(turns, v.spread(-1.428606765330187e-06), rest)
+    power = v.spread(1.0 / 5040)
+    for factor in (1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0):
+        power = v.multiply_add(power, rest, v.spread(factor))
+    return v.scaled(power, whole)
+
+
+@njit
+def to_bytes(x, columns, records):
+    """Write x fp32 (columns,) as records; reference.quantize_activations is what it must equal."""
+    for i in range(0, columns, 32):
+        low, high = v.load(x + 4 * i), v.load(x + 4 * i + 64)
+        most = v.largest(v.larger(v.magnitude(low), v.magnitude(high)))
+        inverse = v.spread(127.0 / most if most > 0.0 else 0.0)
+        low_bytes, high_bytes = v.rounded(v.times(low, inverse)), v.rounded(v.times(high, inverse))
+        v.store_chars(records, low_bytes)
+        v.store_chars(records + 16, high_bytes)
+        v.write_fp32(records + 32, most / 127.0)
+        v.write_int32(records + 36, -v.total_words(low_bytes))
+        v.write_int32(records + 40, -v.total_words(high_bytes))
+        records += 44
+
+
+@njit
+def _embed(wide, one, at, chunk):
+    ids, weight, out, width = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)
+    start, to = v.read(ids + 8 * chunk) * width, out + 4 * width * chunk
+    for i in range(width):
+        v.write_fp32(to + 4 * i, one(weight, start + i))
+
+
+@kernel
+def embed_fp32(at, chunk):
+    """ids int64 (B,), weight (V, D), out (B, D), D; a chunk is a row of the batch."""
+    _embed(e.wide_fp32, e.one_fp32, at, chunk)
+
+
+@kernel
+def embed_bf16(at, chunk):
+    """The same of bf16."""
+    _embed(e.wide_bf16, e.one_bf16, at, chunk)
+
+
+@kernel
+def embed_fp16(at, chunk):
+    """The same of fp16."""
+    _embed(e.wide_fp16, e.one_fp16, at, chunk)
+
+
+@kernel
+def norm(at, chunk):
+    """RMSNorm: x (B, D), weight (D,), out (B, D), D, epsilon, records or 0, bytes of a row's records; a chunk is a row."""
+    x, weight, out, width = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)
+    epsilon, records = v.read_fp32(at + 32), v.read(at + 40)
+    x, out = x + 4 * width * chunk, out + 4 * width * chunk
+    squares = v.no_floats()
+    for i in range(0, width - width % 16, 16):
+        part = v.load(x + 4 * i)
+        squares = v.multiply_add(part, part, squares)
+    square = v.total(squares)
+    for i in range(width - width % 16, width):
+        square += v.read_fp32(x + 4 * i) ** 2
+    factor = 1.0 / math.sqrt(square / width + epsilon)
+    for i in range(0, width - width % 16, 16):
+        v.store(out + 4 * i, v.times(v.load(weight + 4 * i), v.times(v.load(x + 4 * i), v.spread(factor))))
+    for i in range(width - width % 16, width):
+        v.write_fp32(out + 4 * i, v.read_fp32(weight + 4 * i) * (v.read_fp32(x + 4 * i) * factor))
+    if records:
+        to_bytes(out, width, records + v.read(at + 48) * chunk)
+
+
+@kernel
+def gate(at, chunk):
+    """silu(gate) * up: gate, up, out (B * F,), columns of a chunk (a multiple of 32), B * F, records of out or 0.
+
+    Where there are records F is a multiple of 32.
+    """
+    first, second, out, size = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)
+    start, end, records = chunk * size, min(v.read(at + 32), (chunk + 1) * size), v.read(at + 40)
+    one = v.spread(1.0)
+    last = start + (end - start) // 16 * 16
+    for i in range(start, last, 16):
+        x = v.load(first + 4 * i)
+        x = v.over(x, v.plus(one, exponential(v.minus(v.no_floats(), x))))
+        v.store(out + 4 * i, v.times(x, v.load(second + 4 * i)))
+    for i in range(last, end):
+        x = v.read_fp32(first + 4 * i)
+        v.write_fp32(out + 4 * i, x / (1.0 + math.exp(-x)) * v.read_fp32(second + 4 * i))
+    if records:
+        to_bytes(out + 4 * start, end - start, records + start // 32 * 44)
+
+
+@kernel
+def angles(at, chunk):
+    """positions int64 (B,), frequencies (H/2,), cosines and sines (B, H/2), H/2, the factor on both; a chunk is a row."""
+    half, factor = v.read(at + 32), v.read_fp32(at + 40)
+    position = v.read(v.read(at) + 8 * chunk)
+    for i in range(half):
+        angle = float(np.float32(position) * v.read_fp32(v.read(at + 8) + 4 * i))  # rounded as the model rounds it
+        v.write_fp32(v.read(at + 16) + 4 * (half * chunk + i), math.cos(angle) * factor)
+        v.write_fp32(v.read(at + 24) + 4 * (half * chunk + i), math.sin(angle) * factor)
+
+
+@kernel
+def bytes_of(at, chunk):
+    """x (B * K,) as records: x, records, columns of a chunk (a multiple of 32), B * K."""
+    size = v.read(at + 16)
+    start, end = chunk * size, min(v.read(at + 24), (chunk + 1) * size)
+    to_bytes(v.read(at) + 4 * start, end - start, v.read(at + 8) + start // 32 * 44)

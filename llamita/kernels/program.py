@@ -1,0 +1,114 @@
+"""Programs: kernel calls that several threads work through together, with no Python between them.
+
+A program is a table of numbers. A row names a kernel by its address, how many chunks its work falls into, from which row
+on the rows above must be done before it begins, and its arguments (addresses and sizes). Every thread walks down the
+table and claims chunk after chunk of a row; where nothing is left to claim it waits for the chunks that others claimed.
+So any number of threads gets through, one alone too, and a thread that the system holds up is overtaken.
+
+What a chunk computes does not depend on who computes it: the results are the same for any number of threads.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from numba import cfunc, types
+
+from llamita.kernels import simd
+from llamita.kernels.team import pause, team
+
+_ROW = 32  # numbers in a row; 256 bytes
+_KERNEL, _CHUNKS, _FROM, _ARGUMENTS = 0, 1, 2, 3
+_CLAIMED, _DONE = 16, 24  # each on a cache line of its own, as all threads write to them
+_MOST_ARGUMENTS = _CLAIMED - _ARGUMENTS
+_BYTES = 8 * _ROW
+_SPINS = 4096  # looks at a counter before the core is offered to others
+
+_i64 = types.int64
+
+
+class Kernel:
+    """A function of two numbers that is compiled when its address is first asked for, and kept on disk."""
+
+    def __init__(self, function: Callable[..., None], *kinds: Any) -> None:
+        self._function = function
+        self._kinds = kinds
+        self.__doc__ = function.__doc__
+
+    @cached_property
+    def address(self) -> int:
+        """Where its machine code begins."""
+        compiled = cfunc(types.void(*self._kinds), cache=True, nogil=True, error_model="numpy")(self._function)
+        self._compiled = compiled  # its code lives as long as it
+        return compiled.address
+
+
+def kernel(function: Callable[[int, int], None]) -> Kernel:
+    """A kernel from `function(arguments, chunk)`; `arguments` is the address of a row's arguments, eight bytes each."""
+    return Kernel(function, _i64, _i64)
+
+
+def _work(table: int) -> None:
+    """What one thread does. Row 0 holds the number of rows and how to offer the core to others."""
+    rows, pause = simd.read(table), simd.read(table + 8)
+    for i in range(1, rows + 1):
+        row = table + i * _BYTES
+        for before in range(simd.read(row + 8 * _FROM), i):
+            other = table + before * _BYTES
+            chunks, spins = simd.read(other + 8 * _CHUNKS), 0
+            while simd.seen(other + 8 * _DONE) < chunks:
+                spins += 1
+                if spins == _SPINS:
+                    simd.rest(pause)
+                    spins = 0
+        chunks, code = simd.read(row + 8 * _CHUNKS), simd.read(row + 8 * _KERNEL)
+        chunk = simd.claim(row + 8 * _CLAIMED)
+        while chunk < chunks:
+            simd.call(code, row + 8 * _ARGUMENTS, chunk)
+            simd.claim(row + 8 * _DONE)
+            chunk = simd.claim(row + 8 * _CLAIMED)
+
+
+_worker = Kernel(_work, _i64)
+
+
+class Program:
+    """Kernel calls in order, run as often as wanted.
+
+    Addresses must stay good for as long as the program is run: `keep` holds on to their owners.
+    """
+
+    def __init__(self) -> None:
+        self.keep: list[Any] = []
+        self._rows: list[list[int]] = [[0] * _ROW]
+        self._group = 1  # the first of the rows that nobody has waited for
+        self._table: torch.Tensor | None = None
+
+    def add(self, kernel: Kernel, *arguments: int, chunks: int = 1, beside: bool = False) -> int:
+        """Put a call behind the others; one `beside` the last may begin before that is done. Returns its number."""
+        assert len(arguments) <= _MOST_ARGUMENTS
+        number = len(self._rows)
+        row = [0] * _ROW
+        row[_KERNEL], row[_CHUNKS], row[_FROM] = kernel.address, chunks, number if beside else self._group
+        row[_ARGUMENTS : _ARGUMENTS + len(arguments)] = arguments
+        self._rows.append(row)
+        self._group = self._group if beside else number
+        self._table = None
+        return number
+
+    def change(self, number: int, argument: int, value: int) -> None:
+        """Give an argument of a call another value."""
+        self._rows[number][_ARGUMENTS + argument] = value
+        if self._table is not None:
+            self._table[number, _ARGUMENTS + argument] = value
+
+    def run(self, threads: int | None = None) -> None:
+        """Make all calls; as many threads as torch uses, unless told."""
+        if self._table is None:
+            self._rows[0][:2] = len(self._rows) - 1, pause()
+            self._table = torch.tensor(self._rows)  # torch's memory begins on a cache line
+            self._counters = self._table.numpy()[:, _CLAIMED :: _DONE - _CLAIMED]
+        self._counters[:] = 0
+        team()(_worker.address, self._table.data_ptr(), threads or torch.get_num_threads())
+

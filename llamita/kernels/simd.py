@@ -1,0 +1,206 @@
+"""Vectors of sixteen lanes for Numba, and the few machine operations that kernels are written with.
+
+Kernels work on addresses (int64), not on arrays: so a kernel has one signature, whatever it is given. The vectors are
+LLVM's: a machine with shorter registers takes several for each, and only `dot4` asks what the machine can do.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, models, register_model
+
+LANES = 16
+_F16, _F32, _F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
+_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+_FLOATS, _WORDS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
+
+Builder = Any
+Value = Any
+
+
+class Lanes(types.Type):
+    """A Numba type that is one LLVM vector."""
+
+    def __init__(self, name: str, vector: ir.VectorType) -> None:
+        self.vector = vector
+        super().__init__(name=name)
+
+
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: Lanes) -> None:
+        super().__init__(dmm, fe_type, fe_type.vector)
+
+
+floats = Lanes("floats", _FLOATS)  # sixteen fp32
+words = Lanes("words", _WORDS)  # sixteen int32, or sixty-four bytes
+i64, f32, void = types.int64, types.float32, types.void
+
+
+def _operation(signature: Any, emit: Callable[..., Value]) -> Any:
+    """The Numba function of this signature whose code `emit(builder, *arguments)` writes."""
+
+    def code(context: Any, builder: Builder, signature: Any, arguments: Any) -> Value:
+        value = emit(builder, *arguments)
+        return context.get_dummy_value() if signature.return_type is void else value
+
+    # Numba counts the parameters of the function it is given.
+    typings: list[Callable[..., Any]] = [
+        lambda context: (signature, code),
+        lambda context, a: (signature, code),
+        lambda context, a, b: (signature, code),
+        lambda context, a, b, c: (signature, code),
+    ]
+    return intrinsic(typings[len(signature.args)])
+
+
+def _at(b: Builder, address: Value, kind: ir.Type) -> Value:
+    return b.inttoptr(address, kind.as_pointer())
+
+
+def _read(b: Builder, address: Value, kind: ir.Type, align: int = 1) -> Value:
+    return b.load(_at(b, address, kind), align=align)
+
+
+def _write(b: Builder, address: Value, value: Value, align: int = 1) -> None:
+    b.store(value, _at(b, address, value.type), align=align)
+
+
+def _spread(b: Builder, value: Value) -> Value:
+    """One value in every lane."""
+    vector = ir.VectorType(value.type, LANES)
+    first = b.insert_element(ir.Constant(vector, ir.Undefined), value, _I32(0))
+    return b.shuffle_vector(first, ir.Constant(vector, ir.Undefined), ir.Constant(_WORDS, [0] * LANES))
+
+
+def _call(b: Builder, name: str, returns: ir.Type, *values: Value) -> Value:
+    """Call an LLVM intrinsic."""
+    kind = ir.FunctionType(returns, [value.type for value in values])
+    module = b.module
+    function = module.globals.get(name) or ir.Function(module, kind, name)
+    return b.call(function, values)
+
+
+def _widened_bf16(b: Builder, halves: Value, vector: ir.Type, wide: ir.Type) -> Value:
+    shift = ir.Constant(vector, [16] * LANES) if isinstance(vector, ir.VectorType) else vector(16)
+    return b.bitcast(b.shl(b.zext(halves, vector), shift), wide)
+
+
+def _narrow_bf16(b: Builder, value: Value, wide: ir.Type, narrow: ir.Type) -> Value:
+    """To the nearest, halves to even, as torch rounds; a NaN may come out as infinity."""
+
+    def constant(number: int) -> Value:
+        return ir.Constant(wide, [number] * LANES) if isinstance(wide, ir.VectorType) else wide(number)
+
+    pattern = b.bitcast(value, wide)
+    odd = b.and_(b.lshr(pattern, constant(16)), constant(1))
+    return b.trunc(b.lshr(b.add(pattern, b.add(odd, constant(0x7FFF))), constant(16)), narrow)
+
+
+def _reduction(b: Builder, name: str, returns: ir.Type, vector: ir.Type) -> Value:
+    name = f"llvm.vector.reduce.{name}.v16f32"
+    kind = ir.FunctionType(returns, [returns, vector])
+    return b.module.globals.get(name) or ir.Function(b.module, kind, name)
+
+
+def _scaled(b: Builder, value: Value, power: Value) -> Value:
+    half = b.ashr(power, ir.Constant(_WORDS, [1] * LANES))
+    for part in (half, b.sub(power, half)):
+        exponent = b.add(part, ir.Constant(_WORDS, [127] * LANES))
+        value = b.fmul(value, b.bitcast(b.shl(exponent, ir.Constant(_WORDS, [23] * LANES)), _FLOATS))
+    return value
+
+
+def _has(feature: str) -> bool:
+    return bool(llvm.get_host_cpu_features().get(feature))
+
+
+def _dot4(b: Builder, total: Value, codes: Value, x: Value) -> Value:
+    if _has("avx512vnni"):
+        return _call(b, "llvm.x86.avx512.vpdpbusd.512", _WORDS, total, codes, x)
+    return _dot4_anywhere(b, total, codes, x)
+
+
+def _dot4_anywhere(b: Builder, total: Value, codes: Value, x: Value) -> Value:
+    """The same in LLVM's own terms, for machines without that instruction."""
+    for part in range(4):
+        shift = ir.Constant(_WORDS, [8 * part] * LANES)
+        code = b.and_(b.lshr(codes, shift), ir.Constant(_WORDS, [255] * LANES))
+        signed = b.ashr(b.shl(x, ir.Constant(_WORDS, [24 - 8 * part] * LANES)), ir.Constant(_WORDS, [24] * LANES))
+        total = b.add(total, b.mul(code, signed))
+    return total
+
+
+def _bits(b: Builder, value: Value, shift: Value, mask: Value) -> Value:
+    return b.and_(b.lshr(value, _spread(b, b.trunc(shift, _I32))), _spread(b, b.trunc(mask, _I32)))
+
+
+# Vectors
+load = _operation(floats(i64), lambda b, at: _read(b, at, _FLOATS))  # 64 bytes of fp32
+load_fp16 = _operation(floats(i64), lambda b, at: b.fpext(_read(b, at, ir.VectorType(_F16, LANES)), _FLOATS))
+load_bf16 = _operation(
+    floats(i64), lambda b, at: _widened_bf16(b, _read(b, at, ir.VectorType(_I16, LANES)), _WORDS, _FLOATS)
+)
+load_words = _operation(words(i64), lambda b, at: _read(b, at, _WORDS))  # 64 bytes as they are
+load_bytes = _operation(words(i64), lambda b, at: b.zext(_read(b, at, ir.VectorType(_I8, LANES)), _WORDS))  # 16 uint8
+load_chars = _operation(words(i64), lambda b, at: b.sext(_read(b, at, ir.VectorType(_I8, LANES)), _WORDS))  # 16 int8
+load_everywhere = _operation(words(i64), lambda b, at: _spread(b, _read(b, at, _I32)))  # 4 bytes in every lane
+store = _operation(void(i64, floats), lambda b, at, value: _write(b, at, value))
+store_bf16 = _operation(
+    void(i64, floats),
+    lambda b, at, value: _write(b, at, _narrow_bf16(b, value, _WORDS, ir.VectorType(_I16, LANES))),
+)
+store_chars = _operation(void(i64, words), lambda b, at, value: _write(b, at, b.trunc(value, ir.VectorType(_I8, LANES))))
+spread = _operation(floats(f32), _spread)
+no_floats = _operation(floats(), lambda b: ir.Constant(_FLOATS, [0.0] * LANES))
+no_words = _operation(words(), lambda b: ir.Constant(_WORDS, [0] * LANES))
+plus = _operation(floats(floats, floats), lambda b, x, y: b.fadd(x, y))
+minus = _operation(floats(floats, floats), lambda b, x, y: b.fsub(x, y))
+times = _operation(floats(floats, floats), lambda b, x, y: b.fmul(x, y))
+larger = _operation(floats(floats, floats), lambda b, x, y: _call(b, "llvm.maxnum.v16f32", _FLOATS, x, y))
+smaller = _operation(floats(floats, floats), lambda b, x, y: _call(b, "llvm.minnum.v16f32", _FLOATS, x, y))
+over = _operation(floats(floats, floats), lambda b, x, y: b.fdiv(x, y))
+scaled = _operation(floats(floats, words), _scaled)  # times two to the power of integers, in two steps for small results
+magnitude = _operation(floats(floats), lambda b, x: _call(b, "llvm.fabs.v16f32", _FLOATS, x))
+first = _operation(f32(floats), lambda b, x: b.extract_element(x, _I32(0)))
+multiply_add = _operation(  # x * y + z, rounded once
+    floats(floats, floats, floats), lambda b, x, y, z: _call(b, "llvm.fma.v16f32", _FLOATS, x, y, z)
+)
+total = _operation(  # the sum of the lanes
+    f32(floats), lambda b, x: b.call(_reduction(b, "fadd", _F32, _FLOATS), (_F32(0.0), x), fastmath=("reassoc",))
+)
+largest = _operation(f32(floats), lambda b, x: _call(b, "llvm.vector.reduce.fmax.v16f32", _F32, x))
+total_words = _operation(i64(words), lambda b, x: b.sext(_call(b, "llvm.vector.reduce.add.v16i32", _I32, x), _I64))
+as_floats = _operation(floats(words), lambda b, x: b.sitofp(x, _FLOATS))
+rounded = _operation(  # to the nearest integer, halves to even
+    words(floats), lambda b, x: b.fptosi(_call(b, "llvm.rint.v16f32", _FLOATS, x), _WORDS)
+)
+bits = _operation(words(words, i64, i64), _bits)  # (value >> shift) & mask
+join = _operation(words(words, words), lambda b, x, y: b.or_(x, y))
+shifted = _operation(words(words, i64), lambda b, x, by: b.shl(x, _spread(b, b.trunc(by, _I32))))
+dot4 = _operation(words(words, words, words), _dot4)  # total + four products of unsigned codes and signed bytes a lane
+
+# Single values
+read = _operation(i64(i64), lambda b, at: _read(b, at, _I64, 8))
+read_fp32 = _operation(f32(i64), lambda b, at: _read(b, at, _F32, 4))
+write_fp32 = _operation(void(i64, f32), lambda b, at, value: _write(b, at, value, 4))
+write_int32 = _operation(void(i64, i64), lambda b, at, value: _write(b, at, b.trunc(value, _I32), 4))
+read_fp16 = _operation(f32(i64), lambda b, at: b.fpext(_read(b, at, _F16, 2), _F32))
+read_bf16 = _operation(f32(i64), lambda b, at: _widened_bf16(b, _read(b, at, _I16, 2), _I32, _F32))
+write_fp16 = _operation(void(i64, f32), lambda b, at, value: _write(b, at, b.fptrunc(value, _F16), 2))
+write_bf16 = _operation(void(i64, f32), lambda b, at, value: _write(b, at, _narrow_bf16(b, value, _I32, _I16), 2))
+
+# Threads
+claim = _operation(  # add one to a counter that several threads count on; what it was before
+    i64(i64), lambda b, at: b.atomic_rmw("add", _at(b, at, _I64), _I64(1), "acq_rel")
+)
+seen = _operation(i64(i64), lambda b, at: b.load_atomic(_at(b, at, _I64), "acquire", 8))
+call = _operation(  # call a kernel at an address with two numbers
+    void(i64, i64, i64), lambda b, at, x, y: b.call(_at(b, at, ir.FunctionType(ir.VoidType(), [_I64, _I64])), (x, y))
+)
+rest = _operation(  # call a function that offers the core to others
+    void(i64), lambda b, at: b.call(_at(b, at, ir.FunctionType(_I32, [])), ())
+)
