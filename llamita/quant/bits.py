@@ -1,0 +1,37 @@
+"""Numbers smaller than a byte, halves as bytes, and C's rounding."""
+
+import torch
+from torch import Tensor
+
+
+def round_half_away(x: Tensor) -> Tensor:
+    """Round to the nearest integer, halves away from zero, as C's roundf does (torch.round takes them to even)."""
+    size = x.abs()
+    whole = size.floor()
+    return torch.copysign(whole + (2 * (size - whole)).floor(), x)
+
+
+def halves(raw: Tensor) -> Tensor:
+    """Little-endian bytes (..., 2n) as fp16 (..., n)."""
+    return raw.contiguous().view(torch.float16)
+
+
+def as_bytes(values: Tensor) -> Tensor:
+    """The bytes of a tensor, along its last axis."""
+    return values.contiguous().view(torch.uint8)
+
+
+def negated(half: Tensor) -> Tensor:
+    """fp16 with the sign bit flipped: unlike a negation this keeps every NaN's bits, so that it undoes itself."""
+    return (half.view(torch.int16) ^ -0x8000).view(torch.float16)
+
+
+def split_nibbles(packed: Tensor) -> Tensor:
+    """Bytes (..., n) as their low nibbles, then their high ones: (..., 2n)."""
+    return torch.cat((packed & 15, packed >> 4), dim=-1)
+
+
+def join_nibbles(codes: Tensor) -> Tensor:
+    """Codes (..., 2n) below 16 as bytes (..., n): the first half low, the second high."""
+    low, high = codes.chunk(2, dim=-1)
+    return low | high << 4

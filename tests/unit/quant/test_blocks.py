@@ -1,0 +1,83 @@
+"""What a block format promises by itself: bytes that come back, errors within a step, and clear refusals."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from llamita.errors import UsageError
+from llamita.quant.bits import round_half_away
+from llamita.quant.blocks import FORMATS, BlockFormat
+
+# Relative RMS error of normal weights, measured, and a little above.
+ERRORS = {"q8_0": 0.0055, "q4_0": 0.089, "q4_1": 0.081, "q4_k": 0.073, "q5_k": 0.037, "q6_k": 0.0181}
+
+
+def random_bytes(form: BlockFormat, seed: int, rows: int, blocks: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (rows, blocks * form.nbytes), generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+@given(seed=st.integers(0, 2**31), rows=st.integers(1, 3), blocks=st.integers(1, 3))
+def test_any_bytes_come_back(form: BlockFormat, seed: int, rows: int, blocks: int) -> None:
+    raw = random_bytes(form, seed, rows, blocks)
+    codes = form.codes(raw)
+    assert codes.shape == (rows, blocks * form.block)
+    assert codes.bits == 8 or int(codes.codes.max()) < 2**codes.bits
+    assert torch.equal(form.raw(codes), raw)
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+def test_codes_are_the_weights(form: BlockFormat) -> None:
+    """scale * sub_scale * (code - zero) - minimum * sub_minimum, written out for every single weight."""
+    raw = form.quantize(torch.randn(3, 512))
+    codes = form.codes(raw)
+    expected = torch.empty(3, 512)
+    for row in range(3):
+        for column in range(512):
+
+            def at(part: Tensor | None, row: int = row, column: int = column) -> float:
+                return 1.0 if part is None else float(part[row, column * part.shape[1] // 512])
+
+            step = torch.tensor(at(codes.scale)) * torch.tensor(at(codes.sub_scale))
+            weight = step * (float(codes.codes[row, column]) - codes.zero)
+            if codes.minimum is not None:
+                weight = weight - torch.tensor(at(codes.minimum)) * torch.tensor(at(codes.sub_minimum))
+            expected[row, column] = weight
+    assert torch.equal(form.dequantize(raw), expected)
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_errors_are_as_small_as_the_format_allows(form: BlockFormat, dtype: torch.dtype) -> None:
+    w = (0.02 * torch.randn(40, 1024)).to(dtype)
+    error = (form.dequantize(form.quantize(w)) - w.float()).norm() / w.float().norm()
+    assert error < ERRORS[form.name]
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+def test_zeros_stay_zeros(form: BlockFormat) -> None:
+    assert torch.equal(form.dequantize(form.quantize(torch.zeros(2, 256))), torch.zeros(2, 256))
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+def test_rows_do_not_depend_on_each_other(form: BlockFormat) -> None:
+    w = torch.randn(600, 512)  # more than one chunk
+    whole = form.quantize(w)
+    assert torch.equal(whole[512:514], form.quantize(w[512:514]))
+    assert torch.equal(whole, form.quantize(w.t().contiguous().t()))
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+def test_rows_that_do_not_fit_are_refused(form: BlockFormat) -> None:
+    with pytest.raises(UsageError, match=rf"{form.name} packs rows of a multiple of {form.block} weights"):
+        form.quantize(torch.zeros(2, form.block + 16))
+    with pytest.raises(UsageError, match=f"multiple of {form.nbytes} bytes"):
+        form.codes(torch.zeros(2, form.nbytes + 1, dtype=torch.uint8))
+
+
+def test_halves_round_away_from_zero() -> None:
+    x = torch.tensor([0.5, -0.5, 1.5, 2.5, -2.5, 0.49999997, -0.49999997, 126.5])
+    assert round_half_away(x).tolist() == [1, -1, 2, 3, -3, 0, 0, 127]
