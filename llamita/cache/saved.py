@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llamita.cache.cache import Cache
 from llamita.cache.dynamic import DynamicCache
+from llamita.cache.growing import GrowingCache
 from llamita.cache.offloaded import OffloadedCache
 from llamita.cache.quantized import Blocks, QuantizedCache
 from llamita.cache.sink import SinkCache
@@ -31,6 +32,7 @@ KINDS: Mapping[str, tuple[type[Cache], tuple[str, ...]]] = {
     "sink": (SinkCache, ("window", "sinks")),
     "quantized": (QuantizedCache, ("bits", "group", "residual", "unrotated")),
     "offloaded": (OffloadedCache, ("unrotated",)),
+    "growing": (GrowingCache, ("unrotated",)),
 }
 
 

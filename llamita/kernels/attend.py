@@ -1,12 +1,11 @@
-"""Attention of one new token a row: turn it, store it, and let it look at what the cache holds.
+"""Attention of a few new tokens a row: turn them, store them, let each look at what the cache holds up to itself.
 
-Must equal the sdpa backend over a cache of the same dtype, in fp32, up to the order of the sums.
+Must equal reference.attend, which is plain attention over a cache of the same dtype, up to the order of the sums.
 
-Arguments: q (B, N * H), k and v (B, K * H) in fp32 and not yet turned, cosines and sines (B, H/2), keys and values of the
-cache (B, K, capacity, H), the slots (below), out (B, N * H), scores (B, N, capacity) to work in, and the sizes, an array
-of int64: K, N / K, H, capacity. A chunk is a row's key/value head with the query heads that read it. H is a multiple of 16.
-Slots, int64 (1 + B,): where the new token is stored, then each row's first visible slot. The scale is in the q's angles'
-place of the sizes: sizes[4], its bits.
+Arguments: q (B, T, N, H), k and v (B, T, K, H) in fp32 and not yet turned; cosines and sines (B * T, H/2); keys and values
+of the cache (B, K, capacity, H); slots, int64 (1 + B,): where the first new token is stored, then each row's first visible
+slot; out (B, T, N, H); scores (B, N, capacity) to work in; sizes, int64: T, K, N / K, H, capacity, window, and the bits of
+the scale. H is a multiple of 16. A chunk is a row's key/value head with the query heads that read it.
 """
 
 from numba import njit
@@ -77,23 +76,41 @@ def _mix(wide, scores, factor, values, start, first, end, width, out):
 
 
 @njit
+def _store(put, at, chunk, slot):
+    """Turn a row's new keys of one head and put them into the cache, the values beside them."""
+    sizes = v.read(at + 80)
+    tokens, heads, width, capacity = v.read(sizes), v.read(sizes + 8), v.read(sizes + 24), v.read(sizes + 32)
+    row, head, half = chunk // heads, chunk % heads, v.read(sizes + 24) // 2
+    for token in range(row * tokens, (row + 1) * tokens):
+        to = (chunk * capacity + slot) * width
+        new = 4 * (token * heads + head) * width
+        cosines, sines = v.read(at + 24) + 4 * half * token, v.read(at + 32) + 4 * half * token
+        _turn(v.read(at + 8) + new, cosines, sines, half, 1.0, put, v.read(at + 40), to)
+        for i in range(width):
+            put(v.read(at + 48), to + i, v.read_fp32(v.read(at + 16) + new + 4 * i))
+        slot += 1
+
+
+@njit
 def _attend(wide, put, at, chunk):
     slots, sizes = v.read(at + 56), v.read(at + 80)
-    heads, group, width, capacity = v.read(sizes), v.read(sizes + 8), v.read(sizes + 16), v.read(sizes + 24)
-    row, half = chunk // heads, v.read(sizes + 16) // 2
-    slot, first = v.read(slots), v.read(slots + 8 + 8 * row)
-    cosines, sines = v.read(at + 24) + 4 * half * row, v.read(at + 32) + 4 * half * row
+    tokens, heads, group, width = v.read(sizes), v.read(sizes + 8), v.read(sizes + 16), v.read(sizes + 24)
+    capacity, window, scale = v.read(sizes + 32), v.read(sizes + 40), v.read_fp32(sizes + 48)
+    row, half, slot = chunk // heads, v.read(sizes + 24) // 2, v.read(slots)
     keys, values, start = v.read(at + 40), v.read(at + 48), chunk * capacity * width
-    _turn(v.read(at + 8) + 4 * chunk * width, cosines, sines, half, 1.0, put, keys, start + slot * width)
-    for i in range(width):
-        put(values, start + slot * width + i, v.read_fp32(v.read(at + 16) + 4 * (chunk * width + i)))
-    for head in range(chunk * group, (chunk + 1) * group):
-        q, out = v.read(at) + 4 * head * width, v.read(at + 64) + 4 * head * width
-        scores = v.read(at + 72) + 4 * head * capacity
-        _turn(q, cosines, sines, half, v.read_fp32(sizes + 32), e.put_fp32, out, 0)  # out holds q until it is used up
-        most = _scores(wide, out, keys, start, first, slot + 1, width, scores)
-        factor = _likelihoods(scores, first, slot + 1, most)
-        _mix(wide, scores, factor, values, start, first, slot + 1, width, out)
+    _store(put, at, chunk, slot)
+    for token in range(row * tokens, (row + 1) * tokens):
+        cosines, sines = v.read(at + 24) + 4 * half * token, v.read(at + 32) + 4 * half * token
+        first = max(v.read(slots + 8 + 8 * row), slot - window + 1)
+        for one in range(chunk % heads * group, (chunk % heads + 1) * group):
+            place = 4 * (token * heads * group + one) * width
+            q, out = v.read(at) + place, v.read(at + 64) + place
+            scores = v.read(at + 72) + 4 * (row * heads * group + one) * capacity
+            _turn(q, cosines, sines, half, scale, e.put_fp32, out, 0)  # out holds q until its values are mixed
+            most = _scores(wide, out, keys, start, first, slot + 1, width, scores)
+            factor = _likelihoods(scores, first, slot + 1, most)
+            _mix(wide, scores, factor, values, start, first, slot + 1, width, out)
+        slot += 1
 
 
 @kernel

@@ -74,10 +74,13 @@ def embed_fp16(at, chunk):
 
 @kernel
 def norm(at, chunk):
-    """RMSNorm: x (B, D), weight (D,), out (B, D), D, epsilon, records or 0, bytes of a row's records; a chunk is a row."""
+    """RMSNorm: x (B, T, D), weight (D,), out (B, kept, D), D, epsilon, records of out or 0, T, kept; a chunk is one out.
+
+    Only the last `kept` tokens of each row are read. Where there are records D is a multiple of 32.
+    """
     x, weight, out, width = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)
-    epsilon, records = v.read_fp32(at + 32), v.read(at + 40)
-    x, out = x + 4 * width * chunk, out + 4 * width * chunk
+    epsilon, records, tokens, kept = v.read_fp32(at + 32), v.read(at + 40), v.read(at + 48), v.read(at + 56)
+    x, out = x + 4 * width * (chunk // kept * tokens + tokens - kept + chunk % kept), out + 4 * width * chunk
     squares = v.no_floats()
     for i in range(0, width - width % 16, 16):
         part = v.load(x + 4 * i)
@@ -91,7 +94,7 @@ def norm(at, chunk):
     for i in range(width - width % 16, width):
         v.write_fp32(out + 4 * i, v.read_fp32(weight + 4 * i) * (v.read_fp32(x + 4 * i) * factor))
     if records:
-        to_bytes(out, width, records + v.read(at + 48) * chunk)
+        to_bytes(out, width, records + width // 32 * 44 * chunk)
 
 
 @kernel

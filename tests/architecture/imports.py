@@ -16,7 +16,7 @@ ROWS: tuple[frozenset[str], ...] = tuple(
         "attention cache",
         "context",
         "model",
-        "tokenizer quant adapters parallel",
+        "tokenizer quant adapters parallel fused",
         "checkpoint generation data chart",
         "engine train lens",
         "llm",

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from llamita import DynamicCache, LlamaConfig, LlamaForCausalLM, SlidingWindowCache, StaticCache
 from llamita.cache import Cache
+from llamita.cache.growing import GrowingCache
 from llamita.model.rope import LlamaRotaryEmbedding
 
 B, K, H, LAYERS, ROOM, WINDOW = 3, 2, 4, 2, 11, 5
@@ -17,6 +18,7 @@ CONFIG = LlamaConfig(
 )  # fmt: skip
 MAKERS: dict[str, Callable[[], Cache]] = {
     "dynamic": DynamicCache,
+    "growing": GrowingCache,
     "static": lambda: StaticCache(CONFIG, batch=B, capacity=ROOM),
     "sliding": lambda: SlidingWindowCache(window=WINDOW),
 }

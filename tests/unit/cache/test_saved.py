@@ -8,6 +8,7 @@ import torch
 
 from llamita import DynamicCache, LlamaConfig, LlamaForCausalLM, SlidingWindowCache, StaticCache
 from llamita.cache import Cache, OffloadedCache, QuantizedCache, SinkCache
+from llamita.cache.growing import GrowingCache
 from llamita.cache.saved import load, save
 from llamita.errors import BrokenFileError, NotFoundError, UsageError
 from llamita.files.disk import replacing
@@ -21,6 +22,7 @@ CONFIG = LlamaConfig(
 )  # fmt: skip
 MAKERS: dict[str, Callable[[], Cache]] = {
     "dynamic": DynamicCache,
+    "growing": GrowingCache,
     "unrotated": lambda: DynamicCache(unrotated=True),
     "static": lambda: StaticCache(CONFIG, batch=B, capacity=15),
     "unrotated static": lambda: StaticCache(CONFIG, batch=B, capacity=15, unrotated=True),

@@ -1,0 +1,179 @@
+"""A pass of a few tokens through a whole Llama, as a program of kernels. Values between kernels are fp32."""
+
+import struct
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from llamita.cache.growing import GrowingCache
+from llamita.kernels import attend, dense, elementwise
+from llamita.kernels.program import Kernel, Program
+from llamita.model.layers import LlamaDecoderLayer, LlamaRMSNorm
+from llamita.model.llama import LlamaForCausalLM
+
+EMBED = {
+    torch.float32: elementwise.embed_fp32,
+    torch.bfloat16: elementwise.embed_bf16,
+    torch.float16: elementwise.embed_fp16,
+}
+LINEAR = {torch.float32: dense.linear_fp32, torch.bfloat16: dense.linear_bf16, torch.float16: dense.linear_fp16}
+ATTEND = {torch.float32: attend.attend_fp32, torch.bfloat16: attend.attend_bf16, torch.float16: attend.attend_fp16}
+CHUNK = 1 << 16  # bytes of weights that a thread takes at once, and a quarter of that at least
+SCRATCH = 1024  # slots of scores to begin with
+
+
+class Step:
+    """The program for B rows of T new tokens each, of whose logits the last `kept` are wanted.
+
+    Must equal LlamaForCausalLM.forward of the same weights in fp32, up to the order of the sums.
+    """
+
+    def __init__(self, model: LlamaForCausalLM, *, batch: int, tokens: int, kept: int, dtype: torch.dtype) -> None:
+        config = model.config
+        self._program = Program()
+        self._rows, self._kept, self._tokens = batch * tokens, kept, tokens
+        self._batch, self._vocabulary = batch, config.vocab_size
+        self._heads = config.num_attention_heads
+        self._group = config.num_attention_heads // config.num_key_value_heads
+        self._width, self._dtype = config.head_dim, dtype
+        self._positions = torch.zeros(self._rows, dtype=torch.long)
+        self._slots = torch.zeros(1 + batch, dtype=torch.long)
+        window = config.sliding_window or 1 << 40
+        scale = bits(config.head_dim**-0.5)
+        self._sizes = torch.tensor(
+            [tokens, config.num_key_value_heads, self._group, config.head_dim, SCRATCH, window, scale]
+        )
+        self._scores = torch.empty(0)
+        self._attends: list[int] = []
+        self._rooms: Sequence[tuple[Tensor, Tensor]] | None = None
+        self._build(model)
+
+    def run(self, ids: Tensor, cache: GrowingCache, first: Tensor | None) -> Tensor:
+        """The logits (B, kept, V) in fp32 of ids (B, T), whose keys and values go into the cache.
+
+        first: the first visible slot of each row (B,), or None where all are seen; positions count from there.
+        """
+        slot = cache.reserve(self._tokens)
+        if cache.rooms is not self._rooms:
+            self._move(cache)
+        places, slots = self._positions.numpy().reshape(self._batch, self._tokens), self._slots.numpy()
+        slots[0] = slot
+        for token in range(self._tokens):
+            places[:, token] = slot + token
+        if first is not None:
+            slots[1:] = first.numpy()
+            places -= slots[1:, None]
+            places.clip(min=0, out=places)
+        elif self._batch > 1 or slots[1]:
+            slots[1:] = 0
+        ids = ids.contiguous()
+        if not 0 <= int(ids.min()) <= int(ids.max()) < self._vocabulary:
+            raise IndexError(f"token ids run from {int(ids.min())} to {int(ids.max())}: the model has {self._vocabulary}")
+        logits = torch.empty(self._batch, self._kept, self._vocabulary)
+        self._program.change(self._ids, 0, ids.data_ptr())
+        self._program.change(self._head, 2, logits.data_ptr())
+        self._program.run()
+        return logits
+
+    def _move(self, cache: GrowingCache) -> None:
+        """Tell the program where the cache's buffers are."""
+        capacity = cache.rooms[0][0].shape[2]
+        assert all(x.shape[2] == capacity and x.dtype == self._dtype for room in cache.rooms for x in room)
+        if self._scores.numel() < self._batch * self._heads * capacity:
+            self._scores = torch.empty(self._batch * self._heads * capacity)
+        self._sizes[4] = capacity
+        for number, (keys, values) in zip(self._attends, cache.rooms, strict=True):
+            self._program.change(number, 5, keys.data_ptr())
+            self._program.change(number, 6, values.data_ptr())
+            self._program.change(number, 9, self._scores.data_ptr())
+        self._rooms = cache.rooms
+
+    # Building
+
+    def _build(self, model: LlamaForCausalLM) -> None:
+        config, rope = model.config, model.model.rotary_emb
+        half, rows = config.head_dim // 2, self._rows
+        self._x = self._room(rows, config.hidden_size)
+        self._normed = self._room(rows, config.hidden_size)
+        self._q = self._room(rows, config.num_attention_heads * config.head_dim)
+        self._k, self._v = (self._room(rows, config.num_key_value_heads * config.head_dim) for _ in "kv")
+        self._seen = self._room(rows, config.num_attention_heads * config.head_dim)
+        self._gate, self._up = (self._room(rows, config.intermediate_size) for _ in "gu")
+        self._cosines, self._sines = (self._room(rows, half) for _ in "cs")
+        weight = model.model.embed_tokens.weight
+        self._ids = self._add(EMBED[weight.dtype], None, weight, self._x, config.hidden_size, chunks=rows)
+        frequencies = rope.inv_freq.float().contiguous()
+        self._add(
+            elementwise.angles, self._positions, frequencies, self._cosines, self._sines, half,
+            bits(rope.attention_factor), chunks=rows, beside=True,
+        )  # fmt: skip
+        for layer in model.model.layers:
+            assert isinstance(layer, LlamaDecoderLayer)
+            self._layer(layer)
+        self._norm(model.model.norm, kept=self._kept)
+        self._head = self._linear(model.lm_head, self._normed, self._x, rows=self._batch * self._kept)
+
+    def _layer(self, layer: LlamaDecoderLayer) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self._norm(layer.input_layernorm)
+        self._linear(attention.q_proj, self._normed, self._q)
+        self._linear(attention.k_proj, self._normed, self._k, beside=True)
+        self._linear(attention.v_proj, self._normed, self._v, beside=True)
+        chunks = self._batch * attention.k_proj.out_features // self._width
+        self._attends.append(
+            self._add(
+                ATTEND[self._dtype], self._q, self._k, self._v, self._cosines, self._sines, None, None, self._slots,
+                self._seen, None, self._sizes, chunks=chunks,
+            )  # fmt: skip
+        )
+        self._linear(attention.o_proj, self._seen, self._x, adds=True)
+        self._norm(layer.post_attention_layernorm)
+        self._linear(mlp.gate_proj, self._normed, self._gate)
+        self._linear(mlp.up_proj, self._normed, self._up, beside=True)
+        size, columns = self._gate.numel(), 512
+        self._add(elementwise.gate, self._gate, self._up, self._gate, columns, size, 0, chunks=-(-size // columns))
+        self._linear(mlp.down_proj, self._gate, self._x, adds=True)
+
+    def _norm(self, norm: LlamaRMSNorm, kept: int | None = None) -> None:
+        """Normalize the residual stream, of each row the last `kept` tokens."""
+        kept = self._tokens if kept is None else kept
+        weight, width = norm.weight.detach().float().contiguous(), norm.weight.numel()
+        self._add(
+            elementwise.norm, self._x, weight, self._normed, width, bits(norm.variance_epsilon), 0, self._tokens, kept,
+            chunks=self._batch * kept,
+        )  # fmt: skip
+
+    def _linear(
+        self, linear: nn.Module, x: Tensor, out: Tensor, *, rows: int | None = None, adds: bool = False, beside: bool = False
+    ) -> int:
+        """One matrix; `adds`: to what is there."""
+        assert isinstance(linear, nn.Linear)
+        weight = linear.weight
+        bias = None if linear.bias is None else linear.bias.detach().float().contiguous()
+        outs, columns = weight.shape
+        lines = lines_of_chunk(outs, columns * weight.element_size())
+        return self._add(
+            LINEAR[weight.dtype], weight, x, out, bias, outs, columns, rows or self._rows, lines, int(adds),
+            chunks=-(-outs // lines), beside=beside,
+        )  # fmt: skip
+
+    def _room(self, *shape: int) -> Tensor:
+        return torch.zeros(shape)
+
+    def _add(self, kernel: Kernel, *arguments: Tensor | int | None, chunks: int, beside: bool = False) -> int:
+        """Put a call into the program; tensors become addresses, which None leaves open."""
+        self._program.keep.extend(argument for argument in arguments if isinstance(argument, Tensor))
+        numbers = [x.data_ptr() if isinstance(x, Tensor) else x or 0 for x in arguments]
+        return self._program.add(kernel, *numbers, chunks=chunks, beside=beside)
+
+
+def lines_of_chunk(lines: int, size: int) -> int:
+    """How many rows of a matrix, of so many bytes each, one thread takes at once."""
+    least, most = max(1, CHUNK // 4 // size), max(1, CHUNK // size)
+    return max(least, min(most, lines // 8))
+
+
+def bits(number: float) -> int:
+    """The fp32 of a number as the integer that a program's row holds."""
+    return struct.unpack("<q", struct.pack("<ff", number, 0.0))[0]
