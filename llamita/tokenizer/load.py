@@ -32,11 +32,27 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     eos = _ints([roles["eos_token"], *(i for model in models for i in _listed(model.get("eos_token_id")))])
     templates = _templates(folder, settings)
     prefix, suffix = _around(library, settings, bos, eos)
+    return assembled(
+        library, bos=bos, eos=eos, pad=roles["pad_token"], prefix=prefix, suffix=suffix, templates=templates
+    )
+
+
+def assembled(
+    library: tokenizers.Tokenizer,
+    *,
+    bos: int | None,
+    eos: list[int],
+    pad: int | None,
+    prefix: list[int],
+    suffix: list[int],
+    templates: Mapping[str, str],
+) -> HuggingFaceTokenizer:
+    """A tokenizer of its library and what its tokens are for; without a pad token, Llama 3's is looked for."""
     return HuggingFaceTokenizer(
         library,
         bos_token_id=bos,
         eos_token_ids=eos,
-        pad_token_id=_first(roles["pad_token"], library.token_to_id(LLAMA_3_PAD)),
+        pad_token_id=_first(pad, library.token_to_id(LLAMA_3_PAD)),
         prefix=prefix,
         suffix=suffix,
         templates=templates,
@@ -48,7 +64,11 @@ def _library(path: Path) -> tokenizers.Tokenizer:
     with explained("read", path):
         if not path.exists():
             raise NotFoundError(f"no tokenizer.json in {path.parent}: the folder is no complete checkpoint")
-    text = read_text(path)
+    return parsed(read_text(path), path)
+
+
+def parsed(text: str, source: Path) -> tokenizers.Tokenizer:
+    """The library's tokenizer of a tokenizer.json's content. Raises BrokenFileError, naming the source."""
     try:
         library = tokenizers.Tokenizer.from_str(text)
         library.no_truncation()  # Both may be left in the file by training, and would cut and pad prompts.
@@ -57,7 +77,7 @@ def _library(path: Path) -> tokenizers.Tokenizer:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # The library raises plain Exception, and its Rust panics are no Exception.
-        raise BrokenFileError(f"{path} is no tokenizer the library can read ({error}): download it again") from error
+        raise BrokenFileError(f"{source} has no tokenizer the library can read ({error}): download it again") from error
     return library
 
 
