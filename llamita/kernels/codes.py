@@ -45,6 +45,16 @@ class Codes:
             weights = weights - self._spread(_product(self.minimum, self.sub_minimum))
         return weights
 
+    def take(self, rows: Tensor) -> "Codes":
+        """Some of the rows, in this order."""
+        parts = (self.scale, self.minimum, self.sub_scale, self.sub_minimum)
+        scale, minimum, sub_scale, sub_minimum = (None if part is None else part[rows] for part in parts)
+        assert scale is not None
+        return Codes(
+            self.codes[rows], bits=self.bits, zero=self.zero, scale=scale, minimum=minimum, sub_scale=sub_scale,
+            sub_minimum=sub_minimum,
+        )  # fmt: skip
+
     def _spread(self, factors: Tensor) -> Tensor:
         """Factors (N, groups) over the columns they are for: (N, K)."""
         return factors.repeat_interleave(self.codes.shape[1] // factors.shape[1], dim=1)

@@ -1,7 +1,7 @@
 """What stands between the products: embedding, norm, gate, angles, and activations in bytes. All values are fp32.
 
-`x` in bytes: 32 columns are a record of 44 bytes, which are 32 int8, their scale in fp32, and minus the sums of the first
-and the last sixteen of them in int32 (kernels for unsigned codes subtract a multiple of these).
+`x` in bytes: 32 columns are a record of 48 bytes: 32 int8, their scale in fp32, and minus the sums of the first sixteen,
+of the last sixteen and of all in int32 (kernels for unsigned codes subtract a multiple of these).
 """
 
 import math
@@ -13,7 +13,7 @@ from llamita.kernels import elements as e
 from llamita.kernels import simd as v
 from llamita.kernels.program import kernel
 
-RECORD = 44
+RECORD = 48
 
 
 @njit
@@ -41,9 +41,11 @@ def to_bytes(x, columns, records):
         v.store_chars(records, low_bytes)
         v.store_chars(records + 16, high_bytes)
         v.write_fp32(records + 32, most / 127.0)
-        v.write_int32(records + 36, -v.total_words(low_bytes))
-        v.write_int32(records + 40, -v.total_words(high_bytes))
-        records += 44
+        low_sum, high_sum = v.total_words(low_bytes), v.total_words(high_bytes)
+        v.write_int32(records + 36, -low_sum)
+        v.write_int32(records + 40, -high_sum)
+        v.write_int32(records + 44, -low_sum - high_sum)
+        records += 48
 
 
 @njit
@@ -94,7 +96,7 @@ def norm(at, chunk):
     for i in range(width - width % 16, width):
         v.write_fp32(out + 4 * i, v.read_fp32(weight + 4 * i) * (v.read_fp32(x + 4 * i) * factor))
     if records:
-        to_bytes(out, width, records + width // 32 * 44 * chunk)
+        to_bytes(out, width, records + width // 32 * 48 * chunk)
 
 
 @kernel
@@ -115,7 +117,7 @@ def gate(at, chunk):
         x = v.read_fp32(first + 4 * i)
         v.write_fp32(out + 4 * i, x / (1.0 + math.exp(-x)) * v.read_fp32(second + 4 * i))
     if records:
-        to_bytes(out + 4 * start, end - start, records + start // 32 * 44)
+        to_bytes(out + 4 * start, end - start, records + start // 32 * 48)
 
 
 @kernel
@@ -134,4 +136,4 @@ def bytes_of(at, chunk):
     """x (B * K,) as records: x, records, columns of a chunk (a multiple of 32), B * K."""
     size = v.read(at + 16)
     start, end = chunk * size, min(v.read(at + 24), (chunk + 1) * size)
-    to_bytes(v.read(at) + 4 * start, end - start, v.read(at + 8) + start // 32 * 44)
+    to_bytes(v.read(at) + 4 * start, end - start, v.read(at + 8) + start // 32 * 48)
