@@ -1,0 +1,163 @@
+"""A weight matrix of few bits: what it can do, whichever way it is stored."""
+
+from collections.abc import Callable
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from llamita.errors import UnsupportedError
+from llamita.kernels import reference
+from llamita.kernels.codes import Codes
+from llamita.quant.blocks import FORMATS, BlockFormat
+
+Move = Callable[[Tensor], Tensor]
+
+
+class Matrix(Protocol):
+    """A matrix (N, K) that is multiplied without ever being unpacked whole."""
+
+    name: str
+    shape: tuple[int, int]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes in memory."""
+        ...
+
+    def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x (..., K) times the matrix, plus bias (N,): (..., N) in x's dtype."""
+        ...
+
+    def rows(self, index: Tensor) -> Tensor:
+        """The rows that index (...) names: (..., K) in fp32."""
+        ...
+
+    def dequantize(self) -> Tensor:
+        """The weights (N, K) in fp32."""
+        ...
+
+    def raw(self) -> Tensor:
+        """The bytes that a GGUF file holds, uint8 (N, bytes); raises UnsupportedError where it knows no such format."""
+        ...
+
+    def move(self, move: Move) -> None:
+        """Put the tensors elsewhere; `move` may change the device of bytes, nothing else."""
+        ...
+
+
+class BlockMatrix:
+    """A matrix in one of GGML's block formats."""
+
+    def __init__(self, form: BlockFormat, codes: Codes) -> None:
+        self.form = form
+        self.name = form.name
+        self.shape = codes.shape
+        self._codes = codes
+
+    @classmethod
+    def from_raw(cls, name: str, raw: Tensor) -> Self:
+        """From the bytes of a GGUF file, uint8 (N, bytes)."""
+        form = FORMATS[name]
+        return cls(form, form.codes(raw))
+
+    @classmethod
+    def from_weight(cls, name: str, weight: Tensor) -> Self:
+        """From weights (N, K), by the format's own search."""
+        return cls.from_raw(name, FORMATS[name].quantize(weight))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes in memory."""
+        rows, columns = self.shape
+        return rows * columns // self.form.block * self.form.nbytes
+
+    def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x (..., K), rounded to 8 bits in groups of 32, times the matrix, plus bias (N,): (..., N) in x's dtype."""
+        return reference.linear(x, self._codes, bias)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """The rows that index (...) names: (..., K) in fp32."""
+        return reference.rows(self._codes, index)
+
+    def dequantize(self) -> Tensor:
+        """The weights (N, K) in fp32."""
+        return self._codes.dequantize()
+
+    def raw(self) -> Tensor:
+        """The bytes that a GGUF file holds, uint8 (N, bytes)."""
+        return self.form.raw(self._codes)
+
+    def move(self, move: Move) -> None:
+        """Put the tensors elsewhere; their dtypes stay."""
+        codes = self._codes
+        for part in ("codes", "scale", "minimum", "sub_scale", "sub_minimum"):
+            tensor = getattr(codes, part)
+            if tensor is not None:
+                setattr(codes, part, moved(tensor, move))
+
+
+class RowMatrix:
+    """A matrix of int8 with one fp32 scale a row, multiplied by torch's own integer product."""
+
+    name = "int8"
+
+    def __init__(self, codes: Tensor, scale: Tensor) -> None:
+        self.shape = (codes.shape[0], codes.shape[1])
+        self._codes = codes  # int8 (N, K)
+        self._scale = scale  # fp32 (N,)
+
+    @classmethod
+    def from_weight(cls, weight: Tensor) -> Self:
+        """From weights (N, K): the largest of each row becomes 127."""
+        codes, scale = _by_rows(weight)
+        return cls(codes, scale)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes in memory."""
+        return self._codes.nbytes + self._scale.nbytes
+
+    def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x (..., K), each token rounded to 8 bits, times the matrix, plus bias (N,): (..., N) in x's dtype."""
+        xq, xs = _by_rows(x.reshape(-1, x.shape[-1]))
+        out = torch._int_mm(xq, self._codes.t()).float()  # pyright: ignore[reportPrivateImportUsage]
+        out *= xs[:, None]
+        out *= self._scale
+        if bias is not None:
+            out += bias.float()
+        return out.to(x.dtype).view(*x.shape[:-1], -1)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """The rows that index (...) names: (..., K) in fp32."""
+        return self._codes[index].float() * self._scale[index, None]
+
+    def dequantize(self) -> Tensor:
+        """The weights (N, K) in fp32."""
+        return self._codes.float() * self._scale[:, None]
+
+    def raw(self) -> Tensor:
+        """Refuse: GGUF has no such format."""
+        raise UnsupportedError("GGUF has no format for int8 with a scale a row: quantize to q8_0 instead")
+
+    def move(self, move: Move) -> None:
+        """Put the tensors elsewhere; their dtypes stay."""
+        self._codes, self._scale = moved(self._codes, move), moved(self._scale, move)
+
+
+def _by_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x (N, K) as int8 (N, K) and fp32 scales (N,), so that the largest of a row becomes 127."""
+    x = x.float()
+    most = x.abs().amax(-1)
+    inverse = torch.where(most > 0, most.new_tensor(127.0) / most, 0)
+    return (x * inverse[:, None]).round().to(torch.int8), most / 127
+
+
+def moved(tensor: Tensor, move: Move) -> Tensor:
+    """The tensor as `move` puts it elsewhere, seen as bytes meanwhile, so that it cannot change the dtype."""
+    return move(tensor.contiguous().view(torch.uint8)).view(tensor.dtype)
+
+
+def matrix(name: str, weight: Tensor) -> Matrix:
+    """Weights (N, K) quantized to a block format or to int8."""
+    return RowMatrix.from_weight(weight) if name == RowMatrix.name else BlockMatrix.from_weight(name, weight)
