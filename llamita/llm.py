@@ -39,7 +39,7 @@ class LLM:
     """A model that reads and writes text.
 
     draft: a smaller model of the same tokens that guesses ahead; `acceptance` then tells how well the last text went.
-    A text that is watched, healed, given a prefix or has its logprobs noted is written token by token.
+    A text that is watched, given a prefix or has its logprobs noted is written token by token.
     """
 
     def __init__(self, loaded: Loaded, draft: LlamaForCausalLM | None = None) -> None:
@@ -160,7 +160,8 @@ class LLM:
             return iter(()), []
         whole, healings = prompts, None
         if goes_on and options.get("heal"):
-            prompts, healings = (list(part) for part in zip(*(self._healed(ids) for ids in whole), strict=True))
+            healed = [healing.heal(ids, self._beginnings) for ids in whole]
+            prompts, healings = [one.token_ids for one in healed], [one.healing for one in healed]
         rows = [
             self._row(ids, options, whole=all if goes_on else None) for ids, all in zip(prompts, whole, strict=True)
         ]
@@ -171,9 +172,10 @@ class LLM:
             for i, (row, ids) in enumerate(zip(rows, prompts, strict=True))
         ]
         watches = [each for each in (likely, watch) if each is not None]
-        if self.draft is not None and not watches and prefix is None and healings is None:
-            return self._guessed(prompts, rows, options), writings
-        return self._steps(prompts, rows, options, prefix, watches, healings), writings
+        rules = Constraints(healings) if healings is not None else self._constraints(options, len(rows))
+        if self.draft is not None and not watches and prefix is None:
+            return self._guessed(prompts, rows, options, rules), writings
+        return self._steps(prompts, rows, options, prefix, watches, rules), writings
 
     def _steps(
         self,
@@ -182,14 +184,12 @@ class LLM:
         options: Options,
         prefix: Prefix | None,
         watches: Sequence[Watch],
-        healings: Sequence[healing.Healing] | None,
+        rules: Constraints | None,
     ) -> Iterator[Tensor]:
         """The steps that write the rows, token by token."""
         ids, mask = self._batch(prompts)
-        history, constraints = History.begin(ids, mask), self._constraints(options, len(rows))
-        choose: Chooser = Sampler(self._settings(options), history, seed=options.get("seed"), constraints=constraints)
-        if healings is not None:
-            choose = healing.Healer(choose, healings)
+        history = History.begin(ids, mask)
+        choose: Chooser = Sampler(self._settings(options), history, seed=options.get("seed"), constraints=rules)
         for watch in watches:
             choose = Watched(choose, watch)
         cache = None
@@ -200,14 +200,16 @@ class LLM:
         steps = tokens(feed, choose=choose, stop=Stop(rows), pad_token_id=self.tokenizer.pad_token_id or 0)
         return steps if prefix is None else prefix.follow(steps)
 
-    def _guessed(self, prompts: list[list[int]], rows: list[Row], options: Options) -> Iterator[list[list[int]]]:
+    def _guessed(
+        self, prompts: list[list[int]], rows: list[Row], options: Options, rules: Constraints | None
+    ) -> Iterator[list[list[int]]]:
         """The steps that write the rows with the draft model guessing ahead."""
         assert self.draft is not None
         ids, mask = self._batch(prompts)
-        settings, constraints = self._settings(options), self._constraints(options, len(rows))
+        settings = self._settings(options)
         seeded = generators(options.get("seed"), len(rows), ids.device)
         chain = Chain(settings, rows=len(rows), device=ids.device, generators=seeded)
-        process = (chain or None) if constraints is None else Trails(constraints, then=chain)
+        process = (chain or None) if rules is None else Trails(rules, then=chain)
         greedy = greedy_rows(settings, len(rows))
         choice = Choice(len(rows), process=process, greedy=greedy, generators=seeded, device=ids.device)
         self.acceptance = Acceptance()
@@ -229,9 +231,6 @@ class LLM:
             return None
         first = Constraint(form, self._vocabulary)
         return Constraints([first.fork() for _ in range(rows)])
-
-    def _healed(self, ids: list[int]) -> healing.Healed:
-        return healing.heal(ids, self._beginnings)
 
     def _row(self, prompt: list[int], options: Options, *, whole: list[int] | None) -> Row:
         """The row that is to follow a prompt; its text goes on from that of `whole`, or stands alone.

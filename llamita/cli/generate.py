@@ -88,8 +88,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("--show-probs colours a text and --json prints none: take --logprobs with --json")
     if args.show_probs and args.heal:
         raise UsageError("--show-probs colours whole tokens and --heal hides a part of them: leave one of them out")
-    if args.draft_model is not None and (args.logprobs is not None or args.show_probs or args.heal):
-        raise UsageError("--draft-model writes several tokens at once: leave out --logprobs, --show-probs and --heal")
+    if args.draft_model is not None and (args.logprobs is not None or args.show_probs):
+        raise UsageError("--draft-model writes several tokens at once: leave out --logprobs and --show-probs")
 
 
 class Clock:

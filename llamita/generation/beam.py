@@ -227,11 +227,18 @@ def filler(pad_token_id: int | None, eos_token_ids: Sequence[int]) -> int:
     return (pad_token_id or eos_token_ids[0]) if eos_token_ids else -1
 
 
-def stops_at(strings: Sequence[str], tokenizer: Tokenizer) -> Callable[[Tensor], Tensor]:
-    """Which rows of token ids (R, written) contain one of these strings, however tokens cut it: bool (R,)."""
+def stops_at(
+    strings: Sequence[str], tokenizer: Tokenizer, *, again: Sequence[Sequence[int]] = ()
+) -> Callable[[Tensor], Tensor]:
+    """Which rows of token ids (R, written) contain one of these strings, however tokens cut it: bool (R,).
+
+    again: of each prompt the ids whose text comes first once more, in which nothing is looked for.
+    """
+    skipped = [len(tokenizer.decode(ids)) for ids in again] or [0]
 
     def over(tokens: Tensor) -> Tensor:
-        texts = (tokenizer.decode(row) for row in tokens.tolist())
+        share = len(tokens) // len(skipped)
+        texts = (tokenizer.decode(row)[skipped[i // share] :] for i, row in enumerate(tokens.tolist()))
         return torch.tensor([first_match(text, strings) is not None for text in texts], device=tokens.device)
 
     return over

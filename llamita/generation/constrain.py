@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -100,6 +100,22 @@ class Vocabulary:
             raise UsageError(f"llguidance cannot read this tokenizer: {_sentence(str(error))}") from error
 
 
+class Rule(Protocol):
+    """What one row may write next: by the form it must have (`Constraint`), or by what it begins with (`Healing`)."""
+
+    def mask(self, size: int) -> Tensor | None:
+        """Which of so many ids may come next, bool (size,); None for any."""
+        ...
+
+    def accept(self, token_id: int) -> None:
+        """Go on by a token."""
+        ...
+
+    def fork(self) -> Self:
+        """An independent copy, for a beam or a draft."""
+        ...
+
+
 class Constraint:
     """What one row may write next, and whether it has written all of it.
 
@@ -140,6 +156,10 @@ class Constraint:
         ends = sum(1 << i for i in self.vocabulary.eos_token_ids)
         return ends.to_bytes((self.vocabulary.size + 31) // 32 * 4, "little")
 
+    def mask(self, size: int) -> Tensor:
+        """The same as bool (size,); ids beyond the vocabulary are no text."""
+        return _unpacked(self.allowed(), size)
+
     def accept(self, token_id: int) -> None:
         """Go on by a token; what follows an end is padding and does not count. One not allowed is the row's error."""
         if self._is_ended or self.error is not None:
@@ -169,29 +189,34 @@ class Constraint:
 
 
 class Constraints:
-    """The constraints of a batch, None for a row that is free: mask the logits, choose, accept what was chosen."""
+    """The rules of a batch, None for a row that is free: mask the logits, choose, accept what was chosen."""
 
-    def __init__(self, rows: Sequence[Constraint | None]) -> None:
+    def __init__(self, rows: Sequence[Rule | None]) -> None:
         self.rows = list(rows)
 
     def mask(self, logits: Tensor) -> Tensor:
-        """Logits (B, V) with minus infinity for ids that a row may not write; ids beyond the vocabulary are no text."""
-        allowed = torch.ones(logits.shape, dtype=torch.bool)
-        for row, constraint in enumerate(self.rows):
-            if constraint is not None:
-                allowed[row] = _unpacked(constraint.allowed(), logits.shape[1])
+        """Logits (B, V) with minus infinity for ids that a row may not write."""
+        masks = [None if rule is None else rule.mask(logits.shape[1]) for rule in self.rows]
+        if all(mask is None for mask in masks):
+            return logits
+        free = torch.ones(logits.shape[1], dtype=torch.bool)
+        allowed = torch.stack([free if mask is None else mask for mask in masks])
         return logits.masked_fill(~allowed.to(logits.device), -torch.inf)
 
     def accept(self, tokens: Tensor) -> None:
         """Take the tokens (B,) of a step."""
-        for constraint, token_id in zip(self.rows, tokens.tolist(), strict=True):
-            if constraint is not None:
-                constraint.accept(token_id)
+        for rule, token_id in zip(self.rows, tokens.tolist(), strict=True):
+            if rule is not None:
+                rule.accept(token_id)
 
     def select(self, rows: Tensor) -> None:
         """Make row i what row `rows[i]` was, as beam search asks."""
-        chosen = [self.rows[row] for row in rows.tolist()]
-        self.rows = [None if one is None else one.fork() for one in chosen]
+        self.rows = self.forked(rows.tolist()).rows
+
+    def forked(self, rows: Sequence[int]) -> "Constraints":
+        """Independent copies of the rules of these rows, repeats allowed."""
+        chosen = [self.rows[row] for row in rows]
+        return Constraints([None if one is None else one.fork() for one in chosen])
 
 
 def _unpacked(bits: bytes, size: int) -> Tensor:

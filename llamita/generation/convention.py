@@ -12,6 +12,7 @@ from llamita.generation.distribution import Processor
 from llamita.generation.job import Criterion, Job, Written
 from llamita.generation.options import Options, resolve
 from llamita.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
+from llamita.generation.rules import ruled
 from llamita.generation.strategies import search, speculate, write
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.pretrained import PreTrainedModel
@@ -60,12 +61,15 @@ def generate(
     past_key_values: a cache of the first tokens; the ids are the whole text, or with a longer mask the new part only.
     assistant_model: a smaller model of the same tokens, which guesses ahead; `prompt_lookup_num_tokens` and
     `assistant_early_exit` guess without one.
+    tokenizer: for stop_strings, for the forms that a text must have (json_schema, regex, grammar, choice), and for
+    token_healing, where the ids that are returned begin without what was dropped, which is written again.
     """
     flags = {**_fields(generation_config), "logits_processor": tuple(logits_processor), **flags}
     options = resolve(flags, checkpoint=model.generation_config, config=model.config)
     job = _job(model, options, input_ids, attention_mask, inputs_embeds, past_key_values)
     job.tokenizer, job.criteria, job.assistant = tokenizer, tuple(stopping_criteria), assistant_model
     job.negative = (negative_prompt_ids, negative_prompt_attention_mask)
+    job = ruled(job)
     if streamer is not None:
         streamer.put(job.input_ids.cpu())
         job.on_step = lambda step: streamer.put(step.cpu())

@@ -6,12 +6,11 @@ dropped, and the first ones written must spell what was dropped, be it as the st
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from copy import copy
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from llamita.generation.loop import Chooser
 
 
 class Vocabulary:
@@ -72,12 +71,24 @@ class Healing:
         mask[self._vocabulary.going_on_from(self._left) + self._vocabulary.leading_into(self._left)] = True
         return mask
 
+    def mask(self, size: int) -> Tensor | None:
+        """The same of so many ids, bool (size,)."""
+        allowed = self.allowed
+        return None if allowed is None else torch.nn.functional.pad(allowed, (0, size - len(allowed)))
+
     def accept(self, token_id: int) -> None:
-        """Take the token that came."""
-        piece = self._vocabulary.pieces[token_id] or b""
-        if not self.is_over:
-            assert piece.startswith(self._left) or self._left.startswith(piece), (piece, self._left)
+        """Take the token that came; one that was not allowed (padding, a beam that is lost) changes nothing."""
+        piece = self._piece(token_id)
+        if piece.startswith(self._left) or self._left.startswith(piece):
             self._left = self._left[len(piece) :]
+
+    def fork(self) -> "Healing":
+        """An independent copy, for a beam or a draft."""
+        return copy(self)
+
+    def _piece(self, token_id: int) -> bytes:
+        pieces = self._vocabulary.pieces
+        return (pieces[token_id] if token_id < len(pieces) else None) or b""
 
 
 class Healed(NamedTuple):
@@ -102,32 +113,3 @@ def heal(token_ids: Sequence[int], vocabulary: Vocabulary) -> Healed:
             start = place
     kept = list(token_ids[:start])
     return Healed(kept, Healing(vocabulary, b"".join(vocabulary.pieces[i] or b"" for i in token_ids[start:])))
-
-
-class Healer:
-    """A chooser that writes what was dropped from the prompts before it goes on as it likes, each row by itself."""
-
-    def __init__(self, choose: Chooser, rows: Sequence[Healing]) -> None:
-        self._choose = choose
-        self._rows = rows
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """The next tokens (B,) for logits (B, V)."""
-        return self._choose(self._masked(logits))
-
-    def append(self, step: Tensor) -> None:
-        """Take the tokens (B,) that the rows went on by."""
-        for row, token_id in zip(self._rows, step.tolist(), strict=True):
-            if not row.is_over:
-                row.accept(token_id)
-        self._choose.append(step)
-
-    def _masked(self, logits: Tensor) -> Tensor:
-        allowed = [row.allowed for row in self._rows]
-        if all(row is None for row in allowed):
-            return logits
-        mask = torch.ones(logits.shape, dtype=torch.bool)
-        for row, ids in enumerate(allowed):
-            if ids is not None:
-                mask[row] = torch.nn.functional.pad(ids, (0, logits.shape[1] - len(ids)))
-        return logits.masked_fill(~mask.to(logits.device), -torch.inf)

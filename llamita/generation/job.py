@@ -12,6 +12,7 @@ from llamita.cache.offloaded import OffloadedCache
 from llamita.cache.quantized import QuantizedCache
 from llamita.cache.static import StaticCache
 from llamita.errors import UsageError
+from llamita.generation.constrain import Constraints
 from llamita.generation.distribution import Distribution
 from llamita.generation.history import History
 from llamita.generation.loop import Feed
@@ -31,6 +32,7 @@ class Job:
     """A call of generate, made plain: what to continue, by which options, at most how far.
 
     input_ids (B, T), mask (B, cached + T), embeds (B, T, D). negative: ids and mask of the prompt to steer away from.
+    rules: what each text must be (see `rules`). dropped: of each prompt the tokens that are to be written again.
     """
 
     model: PreTrainedModel
@@ -41,6 +43,8 @@ class Job:
     cache: Cache | None
     limit: int
     tokenizer: Tokenizer | None = None
+    rules: Constraints | None = None
+    dropped: Sequence[Sequence[int]] = ()
     criteria: Sequence[Criterion] = ()
     assistant: LlamaForCausalLM | None = None
     negative: tuple[Tensor | None, Tensor | None] = (None, None)
@@ -98,11 +102,12 @@ class Job:
         kinds: dict[str, Callable[[], Cache]] = {"offloaded": OffloadedCache, "quantized": QuantizedCache}
         return kinds[name]() if name in kinds else None
 
-    def rows(self, count: int) -> list[Row]:
+    def rows(self) -> list[Row]:
         """A row for each text to be written."""
         eos, strings = self.options.eos_token_ids, self.options.stops
         tokenizer = self.tokenizer if strings else None
-        return [Row(self.limit, eos_token_ids=eos, strings=strings, tokenizer=tokenizer) for _ in range(count)]
+        again = self.dropped or [()] * len(self.input_ids)
+        return [Row(self.limit, eos_token_ids=eos, strings=strings, tokenizer=tokenizer, again=ids) for ids in again]
 
     def expanded(self) -> tuple["Job", Distribution]:
         """The same with a row for each text that is returned, and the settings of these rows."""
@@ -122,7 +127,12 @@ class Job:
             self.cache.repeat(times)
         ids = repeat(self.input_ids)
         assert ids is not None
-        return replace(self, input_ids=ids, mask=repeat(self.mask), embeds=repeat(self.embeds))
+        origins = [row for row in range(len(self.input_ids)) for _ in range(times)]
+        rules = None if self.rules is None else self.rules.forked(origins)
+        dropped = [self.dropped[row] for row in origins] if self.dropped else ()
+        return replace(
+            self, input_ids=ids, mask=repeat(self.mask), embeds=repeat(self.embeds), rules=rules, dropped=dropped
+        )
 
     @property
     def is_late(self) -> bool:

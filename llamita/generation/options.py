@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
+from llamita.generation.constrain import Grammar
 from llamita.generation.distribution import Distribution
-from llamita.generation.per_row import PerRow
+from llamita.generation.per_row import EachRow, PerRow
 
 DEFAULT_NEW_TOKENS = 20  # transformers' default max_length, which it counts from the prompt's end
 
@@ -20,7 +21,7 @@ NEUTRAL: Mapping[str, Any] = {
     "assistant_ensemble_weight": None, "num_assistant_tokens_schedule": "constant", "is_assistant": False,
     "speculation_type": None, "decoder_start_token_id": None, "synced_gpus": False, "disable_compile": True,
     "compile_config": None, "custom_generate": None, "trust_remote_code": None, "cache_config": None,
-    "max_cache_len": None, "continuous_batching_config": None, "token_healing": False,
+    "max_cache_len": None, "continuous_batching_config": None,
 }  # fmt: skip
 CACHES = (None, "dynamic", "static", "offloaded", "quantized")
 
@@ -30,7 +31,9 @@ class Options(Distribution):
     """How to continue: transformers' flags by their names and with their defaults, and a seed.
 
     Of `max_new_tokens` and `max_length` (which counts the prompt) the first wins; with neither it is 20 new tokens.
-    What shapes the distribution, and the seed: one value, or one a row.
+    What shapes the distribution, and the seed: one value, or one a row. json_schema, regex, grammar (Lark) and choice:
+    the form that the written text must have, one of them at most, an EachRow for one a row; token_healing: a prompt
+    that ends inside what the model knows as one token is taken back to where that begins. They need a `tokenizer`.
     """
 
     top_k: PerRow = 50
@@ -40,6 +43,11 @@ class Options(Distribution):
     bos_token_id: int | None = None
     pad_token_id: int | None = None
     stop_strings: str | Sequence[str] | None = None
+    json_schema: Mapping[str, Any] | str | EachRow | None = None
+    regex: str | EachRow | None = None
+    grammar: str | Grammar | EachRow | None = None
+    choice: Sequence[str] | EachRow | None = None
+    token_healing: bool = False
     num_return_sequences: int = 1
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False

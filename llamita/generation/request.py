@@ -60,11 +60,15 @@ def check(options: Options) -> None:
         raise UsageError(f"max_tokens is {most}: it must be at least 1")
     if (count := options.get("logprobs")) is not None and count < 0:
         raise UsageError(f"logprobs is {count}: give a count of tokens, 0 tells of the written ones alone")
-    forms = [name for name in FORMS if options.get(name) is not None]
-    if len(forms) > 1:
-        raise UsageError(f"{' and '.join(forms)} are two forms for one answer: give one of them")
-    if forms and options.get("heal"):
-        raise UsageError(f"{forms[0]} is of the answer alone, and heal begins it inside the prompt: give one of them")
+    check_forms([name for name in FORMS if options.get(name) is not None], heals=bool(options.get("heal")))
+
+
+def check_forms(names: Sequence[str], *, heals: bool) -> None:
+    """Raise UsageError where an answer is asked to have two forms, or one that would begin inside the prompt."""
+    if len(names) > 1:
+        raise UsageError(f"{' and '.join(names)} are two forms for one answer: give one of them")
+    if names and heals:
+        raise UsageError(f"{names[0]} is of the answer alone, and healing begins inside the prompt: give one of them")
 
 
 def settings(options: Options, saved: Mapping[str, Any], eos_token_ids: Sequence[int]) -> Distribution:
@@ -75,7 +79,7 @@ def settings(options: Options, saved: Mapping[str, Any], eos_token_ids: Sequence
     return Distribution(do_sample=draws, eos_token_id=list(eos_token_ids), **{**known, **given})
 
 
-def form(options: Options) -> Grammar | None:
+def form(options: Options | Mapping[str, Any]) -> Grammar | None:
     """The form that the answer must have, or None."""
     name = next((name for name in FORMS if options.get(name) is not None), None)
     return None if name is None else FORMS[name](options.get(name))

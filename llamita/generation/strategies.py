@@ -20,14 +20,22 @@ from llamita.generation.outputs import Record, side_by_side
 from llamita.generation.sampling import Sampler, generators, greedy_rows
 from llamita.generation.slots import Slots
 from llamita.generation.stop import Finish, Row, Stop
+from llamita.generation.trail import Trails
 from llamita.model.llama import LlamaForCausalLM
 
 
 def write(job: Job) -> Written:
     """Token by token: greedy, or drawn."""
     job, settings = job.expanded()
-    record, feed, rows = job.record, job.feed(), job.rows(len(job.input_ids))
-    choose = Sampler(settings, job.history, seed=job.options.seed, guidance=_guidance(job), record=record)
+    record, feed, rows = job.record, job.feed(), job.rows()
+    choose = Sampler(
+        settings,
+        job.history,
+        seed=job.options.seed,
+        guidance=_guidance(job),
+        constraints=job.rules,
+        record=record,
+    )
     columns: list[Tensor] = []
     for step in tokens(feed, choose=choose, stop=Stop(rows), pad_token_id=job.options.padding):
         columns.append(step[:, None])
@@ -78,7 +86,7 @@ def search(job: Job) -> Written:
         fill=beam.filler(options.pad_token_id, options.eos_token_ids),
     )
     beams = None if seeded is None else [one for one in seeded for _ in range(options.num_beams)]
-    process = _unadaptive(settings, prompts * options.num_beams, job.input_ids.device, beams)
+    process = _process(job, settings, prompts * options.num_beams, beams)
     for settled in beam.tokens(feed, found, process=process or beam.untouched, record=record):
         for token in settled[0] if prompts == 1 else ():
             job.on_step(torch.tensor([token]))
@@ -93,7 +101,7 @@ def _beam_stops(job: Job, record: Record) -> Callable[[Tensor], Tensor] | None:
         raise UsageError("stop_strings are found in text: pass tokenizer= as well")
     if not (strings or job.criteria or job.options.max_time is not None):
         return None
-    found = beam.stops_at(strings, tokenizer) if strings and tokenizer else None
+    found = beam.stops_at(strings, tokenizer, again=job.dropped) if strings and tokenizer else None
 
     def over(tokens: Tensor) -> Tensor:
         prompts = job.input_ids.repeat_interleave(len(tokens) // len(job.input_ids), 0)
@@ -116,9 +124,9 @@ def speculate(job: Job) -> Written:
     if not isinstance(model, LlamaForCausalLM) or not isinstance(job.cache or DynamicCache(), DynamicCache):
         raise UnsupportedError("guessing ahead needs a language model and a DynamicCache")
     job, settings = job.expanded()
-    device, rows = job.input_ids.device, job.rows(len(job.input_ids))
+    device, rows = job.input_ids.device, job.rows()
     seeded = generators(options.seed, len(rows), device)
-    process = _unadaptive(settings, len(rows), device, seeded)
+    process = _process(job, settings, len(rows), seeded)
     choice = Choice(
         len(rows),
         process=process,
@@ -151,13 +159,13 @@ def _drafter(job: Job, model: LlamaForCausalLM) -> Drafter:
     return EarlyExit(model, layers=options.assistant_early_exit, length=options.num_assistant_tokens)
 
 
-def _unadaptive(
-    settings: Distribution, rows: int, device: torch.device, seeded: list[torch.Generator] | None
-) -> Process | None:
-    """The chain of the settings as a function, which mirostat is not; None where nothing is on."""
-    chain = Chain(settings, rows=rows, device=device, generators=seeded)
+def _process(job: Job, settings: Distribution, rows: int, seeded: list[torch.Generator] | None) -> Process | None:
+    """The rules, then the chain of the settings, as a function, which mirostat is not; None where nothing is on."""
+    chain = Chain(settings, rows=rows, device=job.input_ids.device, generators=seeded)
     if chain.is_adaptive:
         raise UnsupportedError("mirostat goes by what was drawn, one token at a time: leave beams and assistants out")
+    if job.rules is not None:
+        return Trails(job.rules, then=chain)
     return chain if chain else None
 
 

@@ -1,23 +1,23 @@
-"""Constraints for texts that branch and are taken back: found again from the text itself."""
+"""Rules for texts that branch and are taken back: found again from the text itself."""
 
 from torch import Tensor
 
-from llamita.generation.constrain import Constraint, Constraints
+from llamita.generation.constrain import Constraints, Rule
 from llamita.generation.history import NO_TOKEN, History, Process
 
 REMEMBERED = 64  # states a text; beyond these the oldest are forgotten, and found again from an earlier one
 
 
 class Trails:
-    """A process that leaves each text what its constraint allows next, whatever texts it was asked about before.
+    """A process that leaves each text what its rule allows next, whatever texts it was asked about before.
 
-    So beams may change places and guesses may fail. Each of the B constraints is for as many texts, one after another,
+    So beams may change places and guesses may fail. Each of the B rules is for as many texts, one after another,
     as there are rows for it: `rows / B` beams. then: what happens to the logits afterwards.
     """
 
     def __init__(self, constraints: Constraints, *, then: Process | None = None) -> None:
         self._then = then
-        self._known: list[dict[tuple[int, ...], Constraint]] = [
+        self._known: list[dict[tuple[int, ...], Rule]] = [
             {} if start is None else {(): start.fork()} for start in constraints.rows
         ]
 
@@ -32,8 +32,8 @@ class Trails:
         masked = Constraints(states).mask(logits)
         return masked if self._then is None else self._then(masked, history)
 
-    def _state(self, known: dict[tuple[int, ...], Constraint], text: tuple[int, ...]) -> Constraint | None:
-        """The constraint behind a text: that behind its longest known beginning, gone on."""
+    def _state(self, known: dict[tuple[int, ...], Rule], text: tuple[int, ...]) -> Rule | None:
+        """The rule behind a text: that behind its longest known beginning, gone on."""
         if not known or text in known:
             return known.get(text)
         length = next(length for length in range(len(text), -1, -1) if text[:length] in known)
