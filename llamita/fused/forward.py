@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from llamita.cache.cache import Cache
 from llamita.cache.growing import GrowingCache
 from llamita.errors import UnsupportedError
-from llamita.fused.step import ATTEND, LINEAR, Step
+from llamita.fused.step import ATTEND, Step, packed_of
+from llamita.kernels.linear import DENSE
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.outputs import CausalLMOutputWithPast
 
@@ -48,8 +49,9 @@ def why_not(model: LlamaForCausalLM) -> str | None:
     if config.head_dim % 16:
         return f"its heads are {config.head_dim} wide, which is no multiple of 16"
     for name, module in model.named_modules():
-        if name.endswith(("_proj", "lm_head")) and (type(module) is not nn.Linear or module.weight.dtype not in LINEAR):
-            return f"{name} is a {type(module).__name__} that the kernels do not know"
+        if name.endswith(("_proj", "lm_head")) and packed_of(module) is None:
+            if type(module) is not nn.Linear or module.weight.dtype not in DENSE:
+                return f"{name} is a {type(module).__name__} that the kernels do not know"
     return None
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from llamita.cache.growing import GrowingCache
-from llamita.kernels import attend, dense, elementwise
+from llamita.kernels import attend, elementwise, linear
+from llamita.kernels.packed import Packed
 from llamita.kernels.program import Kernel, Program
 from llamita.model.layers import LlamaDecoderLayer, LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM
@@ -17,9 +18,7 @@ EMBED = {
     torch.bfloat16: elementwise.embed_bf16,
     torch.float16: elementwise.embed_fp16,
 }
-LINEAR = {torch.float32: dense.linear_fp32, torch.bfloat16: dense.linear_bf16, torch.float16: dense.linear_fp16}
 ATTEND = {torch.float32: attend.attend_fp32, torch.bfloat16: attend.attend_bf16, torch.float16: attend.attend_fp16}
-CHUNK = 1 << 16  # bytes of weights that a thread takes at once, and a quarter of that at least
 SCRATCH = 1024  # slots of scores to begin with
 
 
@@ -46,6 +45,7 @@ class Step:
         )
         self._scores = torch.empty(0)
         self._attends: list[int] = []
+        self._records: dict[int, Tensor] = {}  # by the address of what they are the bytes of
         self._rooms: Sequence[tuple[Tensor, Tensor]] | None = None
         self._build(model)
 
@@ -111,12 +111,12 @@ class Step:
         for layer in model.model.layers:
             assert isinstance(layer, LlamaDecoderLayer)
             self._layer(layer)
-        self._norm(model.model.norm, kept=self._kept)
+        self._norm(model.model.norm, (model.lm_head,), kept=self._kept)
         self._head = self._linear(model.lm_head, self._normed, self._x, rows=self._batch * self._kept)
 
     def _layer(self, layer: LlamaDecoderLayer) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self._norm(layer.input_layernorm)
+        self._norm(layer.input_layernorm, (attention.q_proj, attention.k_proj, attention.v_proj))
         self._linear(attention.q_proj, self._normed, self._q)
         self._linear(attention.k_proj, self._normed, self._k, beside=True)
         self._linear(attention.v_proj, self._normed, self._v, beside=True)
@@ -127,36 +127,56 @@ class Step:
                 self._seen, None, self._sizes, chunks=chunks,
             )  # fmt: skip
         )
+        if (records := self._records_of(self._seen, (attention.o_proj,))) is not None:
+            linear.add_bytes(self._program, self._seen, records)
         self._linear(attention.o_proj, self._seen, self._x, adds=True)
-        self._norm(layer.post_attention_layernorm)
+        self._norm(layer.post_attention_layernorm, (mlp.gate_proj, mlp.up_proj))
         self._linear(mlp.gate_proj, self._normed, self._gate)
         self._linear(mlp.up_proj, self._normed, self._up, beside=True)
         size, columns = self._gate.numel(), 512
-        self._add(elementwise.gate, self._gate, self._up, self._gate, columns, size, 0, chunks=-(-size // columns))
+        records = self._records_of(self._gate, (mlp.down_proj,))
+        self._add(
+            elementwise.gate, self._gate, self._up, self._gate, columns, size, records, chunks=-(-size // columns)
+        )
         self._linear(mlp.down_proj, self._gate, self._x, adds=True)
 
-    def _norm(self, norm: LlamaRMSNorm, kept: int | None = None) -> None:
-        """Normalize the residual stream, of each row the last `kept` tokens."""
+    def _norm(self, norm: LlamaRMSNorm, readers: Sequence[nn.Module], kept: int | None = None) -> None:
+        """Normalize the residual stream for its readers, of each row the last `kept` tokens."""
         kept = self._tokens if kept is None else kept
+        records = self._records_of(self._normed, readers)
         weight, width = norm.weight.detach().float().contiguous(), norm.weight.numel()
         self._add(
-            elementwise.norm, self._x, weight, self._normed, width, bits(norm.variance_epsilon), 0, self._tokens, kept,
+            elementwise.norm, self._x, weight, self._normed, width, bits(norm.variance_epsilon), records, self._tokens, kept,
             chunks=self._batch * kept,
         )  # fmt: skip
 
     def _linear(
-        self, linear: nn.Module, x: Tensor, out: Tensor, *, rows: int | None = None, adds: bool = False, beside: bool = False
+        self,
+        module: nn.Module,
+        x: Tensor,
+        out: Tensor,
+        *,
+        rows: int | None = None,
+        adds: bool = False,
+        beside: bool = False,
     ) -> int:
-        """One matrix; `adds`: to what is there."""
-        assert isinstance(linear, nn.Linear)
-        weight = linear.weight
-        bias = None if linear.bias is None else linear.bias.detach().float().contiguous()
-        outs, columns = weight.shape
-        lines = lines_of_chunk(outs, columns * weight.element_size())
-        return self._add(
-            LINEAR[weight.dtype], weight, x, out, bias, outs, columns, rows or self._rows, lines, int(adds),
-            chunks=-(-outs // lines), beside=beside,
-        )  # fmt: skip
+        """One matrix, which reads x or its records."""
+        rows = rows or self._rows
+        bias = None if module.bias is None else module.bias.detach().float().contiguous()
+        packed = packed_of(module)
+        if packed is None:
+            weight = module.weight.detach()
+            return linear.add_dense(self._program, weight, x, out, bias, rows, adds=adds, beside=beside)
+        records = self._records[x.data_ptr()]
+        return linear.add_packed(self._program, packed, records, out, bias, rows, adds=adds, beside=beside)
+
+    def _records_of(self, x: Tensor, readers: Sequence[nn.Module]) -> Tensor | None:
+        """Room for x in bytes, where any of its readers wants that."""
+        if not any(packed_of(reader) for reader in readers):
+            return None
+        if x.data_ptr() not in self._records:
+            self._records[x.data_ptr()] = torch.zeros(x.numel() // 32 * elementwise.RECORD, dtype=torch.uint8)
+        return self._records[x.data_ptr()]
 
     def _room(self, *shape: int) -> Tensor:
         return torch.zeros(shape)
@@ -168,10 +188,10 @@ class Step:
         return self._program.add(kernel, *numbers, chunks=chunks, beside=beside)
 
 
-def lines_of_chunk(lines: int, size: int) -> int:
-    """How many rows of a matrix, of so many bytes each, one thread takes at once."""
-    least, most = max(1, CHUNK // 4 // size), max(1, CHUNK // size)
-    return max(least, min(most, lines // 8))
+def packed_of(module: nn.Module) -> Packed | None:
+    """The packed matrix that a quantized layer has on the CPU, or None for a plain one."""
+    packed = getattr(module, "packed", None)
+    return packed if isinstance(packed, Packed) else None
 
 
 def bits(number: float) -> int:

@@ -8,15 +8,13 @@ slot; out (B, T, N, H); scores (B, N, capacity) to work in; sizes, int64: T, K, 
 the scale. H is a multiple of 16. A chunk is a row's key/value head with the query heads that read it.
 """
 
-from numba import njit
-
 from llamita.kernels import elements as e
 from llamita.kernels import simd as v
 from llamita.kernels.elementwise import exponential
-from llamita.kernels.program import kernel
+from llamita.kernels.program import kernel, part
 
 
-@njit
+@part
 def _turn(x, cosines, sines, half, factor, put, to, start):
     """Turn a head x (H,) by its angles, times factor, and put it at `to` from element `start` on."""
     for i in range(half):
@@ -26,7 +24,7 @@ def _turn(x, cosines, sines, half, factor, put, to, start):
         put(to, start + half + i, factor * (second * cosine + first * sine))
 
 
-@njit
+@part
 def _scores(wide, q, keys, start, first, end, width, scores):
     """Products of q (H,) with the keys of the slots; returns the largest."""
     most = -3.4e38
@@ -40,7 +38,7 @@ def _scores(wide, q, keys, start, first, end, width, scores):
     return most
 
 
-@njit
+@part
 def _likelihoods(scores, first, end, most):
     """e to the scores less the largest, in place; returns one over their sum."""
     total, slot = 0.0, first
@@ -58,7 +56,7 @@ def _likelihoods(scores, first, end, most):
     return 1.0 / (total + v.total(sums))
 
 
-@njit
+@part
 def _mix(wide, scores, factor, values, start, first, end, width, out):
     """The values of the slots, each by its likelihood."""
     for i in range(0, width, 16):
@@ -75,7 +73,7 @@ def _mix(wide, scores, factor, values, start, first, end, width, out):
         v.store(out + 4 * i, v.times(v.plus(a, b), v.spread(factor)))
 
 
-@njit
+@part
 def _store(put, at, chunk, slot):
     """Turn a row's new keys of one head and put them into the cache, the values beside them."""
     sizes = v.read(at + 80)
@@ -91,7 +89,7 @@ def _store(put, at, chunk, slot):
         slot += 1
 
 
-@njit
+@part
 def _attend(wide, put, at, chunk):
     slots, sizes = v.read(at + 56), v.read(at + 80)
     tokens, heads, group, width = v.read(sizes), v.read(sizes + 8), v.read(sizes + 16), v.read(sizes + 24)

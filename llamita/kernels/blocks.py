@@ -10,13 +10,11 @@ vectors of scales. What the second is decides how a block is added: nothing, a m
 columns.
 """
 
-from numba import njit
-
 from llamita.kernels import simd as v
-from llamita.kernels.program import kernel
+from llamita.kernels.program import kernel, part
 
 
-@njit
+@part
 def _eight(at):
     """Eight words of 8-bit codes."""
     return (
@@ -25,7 +23,7 @@ def _eight(at):
     )  # fmt: skip
 
 
-@njit
+@part
 def _halves(at):
     """Eight words of 4-bit codes."""
     a, b, c, d = v.load_words(at), v.load_words(at + 64), v.load_words(at + 128), v.load_words(at + 192)
@@ -36,7 +34,7 @@ def _halves(at):
     )  # fmt: skip
 
 
-@njit
+@part
 def _fifth(words, at):
     """The words with their fifth bits."""
     high, one = v.load_words(at), 0x01010101
@@ -49,7 +47,7 @@ def _fifth(words, at):
     )  # fmt: skip
 
 
-@njit
+@part
 def _sixth(words, at):
     """The words with their fifth and sixth bits."""
     low, high, two = v.load_words(at), v.load_words(at + 64), 0x03030303
@@ -62,7 +60,7 @@ def _sixth(words, at):
     )  # fmt: skip
 
 
-@njit
+@part
 def open_q8_0(tile, block):
     """Sixteen scales and 512 bytes of codes."""
     at = tile + block * 544
@@ -70,7 +68,7 @@ def open_q8_0(tile, block):
     return _eight(at + 32), scale, scale
 
 
-@njit
+@part
 def open_q4_0(tile, block):
     """Sixteen scales and 256 bytes of codes."""
     at = tile + block * 288
@@ -78,21 +76,21 @@ def open_q4_0(tile, block):
     return _halves(at + 32), scale, scale
 
 
-@njit
+@part
 def open_q4_1(tile, block):
     """Scales, minima, codes."""
     at = tile + block * 320
     return _halves(at + 64), v.load_fp16(at), v.load_fp16(at + 32)
 
 
-@njit
+@part
 def _k_scales(head, at):
     """Scale times sub-scale, minimum times sub-minimum."""
     scale = v.times(v.load_fp16(head), v.as_floats(v.load_bytes(at)))
     return scale, v.times(v.load_fp16(head + 32), v.as_floats(v.load_bytes(at + 16)))
 
 
-@njit
+@part
 def open_q4_k(tile, block):
     """Eight blocks behind one head of scales and minima."""
     head = tile + (block >> 3) * 2368
@@ -101,7 +99,7 @@ def open_q4_k(tile, block):
     return _halves(at + 32), scale, minimum
 
 
-@njit
+@part
 def open_q5_k(tile, block):
     """The same with a word of fifth bits."""
     head = tile + (block >> 3) * 2880
@@ -110,7 +108,7 @@ def open_q5_k(tile, block):
     return _fifth(_halves(at + 32), at + 288), scale, minimum
 
 
-@njit
+@part
 def open_q6_k(tile, block):
     """Two signed sub-scales, and two words of high bits."""
     head = tile + (block >> 3) * 3360
@@ -120,21 +118,21 @@ def open_q6_k(tile, block):
     return _sixth(_halves(at + 32), at + 288), first, v.times(scale, v.as_floats(v.load_chars(at + 16)))
 
 
-@njit
+@part
 def _four_dots(total, a, b, c, d, x):
     """Sixteen columns."""
     total = v.dot4(v.dot4(total, a, v.load_everywhere(x)), b, v.load_everywhere(x + 4))
     return v.dot4(v.dot4(total, c, v.load_everywhere(x + 8)), d, v.load_everywhere(x + 12))
 
 
-@njit
+@part
 def _all_dots(total, words, x):
     """Thirty-two columns."""
     total = _four_dots(total, words[0], words[1], words[2], words[3], x)
     return _four_dots(total, words[4], words[5], words[6], words[7], x + 16)
 
 
-@njit
+@part
 def _add_centred(opened, zero, x, total):
     """Codes around a zero of two to the power `zero`."""
     words, scale, _ = opened
@@ -142,7 +140,7 @@ def _add_centred(opened, zero, x, total):
     return v.multiply_add(v.times(v.as_floats(dot), v.spread(v.read_fp32(x + 32))), scale, total)
 
 
-@njit
+@part
 def _add_above(opened, zero, x, total):
     """Codes above a minimum."""
     words, scale, minimum = opened
@@ -152,7 +150,7 @@ def _add_above(opened, zero, x, total):
     return v.multiply_add(dot, v.spread(v.read_fp32(x + 32)), total)
 
 
-@njit
+@part
 def _add_halves(opened, zero, x, total):
     """Codes around a zero, with a scale for either half of the columns."""
     words, first, second = opened
@@ -162,7 +160,7 @@ def _add_halves(opened, zero, x, total):
     return v.multiply_add(dot, v.spread(v.read_fp32(x + 32)), total)
 
 
-@njit
+@part
 def _put(total, at, out, bias, row, n, adds):
     """Write sixteen sums, or as many as there are rows left."""
     if row + 16 <= n:
@@ -181,7 +179,7 @@ def _put(total, at, out, bias, row, n, adds):
         v.write_fp32(out + 4 * (row + lane), value)
 
 
-@njit
+@part
 def _linear(open_block, add, zero, size, at, chunk):
     """`size`: bytes of eight blocks of a tile."""
     stream, records, out, bias = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)

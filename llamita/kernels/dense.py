@@ -6,14 +6,12 @@ Arguments: weight (N, K), x fp32 (B, K), out fp32 (B, N), bias fp32 (N,) or 0, N
 out is added to. N, K and B are any numbers.
 """
 
-from numba import njit
-
 from llamita.kernels import elements as e
 from llamita.kernels import simd as v
-from llamita.kernels.program import kernel
+from llamita.kernels.program import kernel, part
 
 
-@njit(fastmath=True)
+@part
 def _dot(wide, one, w, start, x, columns):
     """One row of weights with one x."""
     a = b = c = d = v.no_floats()
@@ -34,7 +32,7 @@ def _dot(wide, one, w, start, x, columns):
     return total
 
 
-@njit(fastmath=True)
+@part
 def _four_dots(wide, one, w, start, x, columns):
     """One row of weights with four x's, one behind the other: the weights are widened once."""
     a = b = c = d = v.no_floats()
@@ -58,7 +56,7 @@ def _four_dots(wide, one, w, start, x, columns):
     return ta, tb, tc, td
 
 
-@njit
+@part
 def _put(to, value, bias, adds):
     if bias:
         value += v.read_fp32(bias)
@@ -67,7 +65,7 @@ def _put(to, value, bias, adds):
     v.write_fp32(to, value)
 
 
-@njit
+@part
 def _linear(wide, one, at, chunk):
     w, x, out, bias = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)
     n, k, batch, rows, adds = v.read(at + 32), v.read(at + 40), v.read(at + 48), v.read(at + 56), v.read(at + 64)

@@ -5,60 +5,59 @@ elements from the i-th on, `one(at, i)` the i-th, `put(at, i, value)`.
 """
 
 import torch
-from numba import njit
-
 from llamita.kernels import simd as v
+from llamita.kernels.program import part
 
 
-@njit
+@part
 def wide_fp32(at, i):
     """Sixteen fp32."""
     return v.load(at + 4 * i)
 
 
-@njit
+@part
 def one_fp32(at, i):
     """One fp32."""
     return v.read_fp32(at + 4 * i)
 
 
-@njit
+@part
 def put_fp32(at, i, value):
     """Write one fp32."""
     v.write_fp32(at + 4 * i, value)
 
 
-@njit
+@part
 def wide_bf16(at, i):
     """Sixteen bf16."""
     return v.load_bf16(at + 2 * i)
 
 
-@njit
+@part
 def one_bf16(at, i):
     """One bf16."""
     return v.read_bf16(at + 2 * i)
 
 
-@njit
+@part
 def put_bf16(at, i, value):
     """Write one bf16, rounded to the nearest."""
     v.write_bf16(at + 2 * i, value)
 
 
-@njit
+@part
 def wide_fp16(at, i):
     """Sixteen fp16."""
     return v.load_fp16(at + 2 * i)
 
 
-@njit
+@part
 def one_fp16(at, i):
     """One fp16."""
     return v.read_fp16(at + 2 * i)
 
 
-@njit
+@part
 def put_fp16(at, i, value):
     """Write one fp16, rounded to the nearest."""
     v.write_fp16(at + 2 * i, value)

@@ -7,16 +7,14 @@ of the last sixteen and of all in int32 (kernels for unsigned codes subtract a m
 import math
 
 import numpy as np
-from numba import njit
-
 from llamita.kernels import elements as e
 from llamita.kernels import simd as v
-from llamita.kernels.program import kernel
+from llamita.kernels.program import kernel, part
 
 RECORD = 48
 
 
-@njit
+@part
 def exponential(x):
     """e to the power of sixteen fp32, to about one unit in the last place; 0 far below, at most e**88."""
     x = v.larger(v.spread(-104.0), v.smaller(v.spread(88.0), x))
@@ -30,7 +28,7 @@ def exponential(x):
     return v.scaled(power, whole)
 
 
-@njit
+@part
 def to_bytes(x, columns, records):
     """Write x fp32 (columns,) as records; reference.quantize_activations is what it must equal."""
     for i in range(0, columns, 32):
@@ -48,7 +46,7 @@ def to_bytes(x, columns, records):
         records += 48
 
 
-@njit
+@part
 def _embed(wide, one, at, chunk):
     ids, weight, out, width = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)
     start, to = v.read(ids + 8 * chunk) * width, out + 4 * width * chunk

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from numba import cfunc, types
+from numba import cfunc, njit, types
 
 from llamita.kernels import simd
 from llamita.kernels.team import pause, team
@@ -69,6 +69,10 @@ def _work(table: int) -> None:
             simd.claim(row + 8 * _DONE)
             chunk = simd.claim(row + 8 * _CLAIMED)
 
+
+# A function that kernels are made of. It is always compiled into them: only then can a kernel whose parts take functions
+# as arguments be kept on disk.
+part = njit(forceinline=True, error_model="numpy")
 
 _worker = Kernel(_work, _i64)
 

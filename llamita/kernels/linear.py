@@ -1,0 +1,124 @@
+"""Products with the kernels as operators of torch: compile and export see them, with shapes and without their insides."""
+
+import torch
+from torch import Tensor
+
+from llamita.kernels import blocks, dense, elementwise
+from llamita.kernels.packed import LAYOUTS, Packed
+from llamita.kernels.program import Kernel, Program
+
+DENSE: dict[torch.dtype, Kernel] = {
+    torch.float32: dense.linear_fp32,
+    torch.bfloat16: dense.linear_bf16,
+    torch.float16: dense.linear_fp16,
+}
+PACKED: dict[str, Kernel] = {kind: getattr(blocks, f"linear_{kind}") for kind in LAYOUTS}
+LINES = 64  # rows of x that a thread takes at once
+_CHUNK = 1 << 16  # bytes of weights that a thread takes at once, and a quarter of that at least
+
+
+def linear(x: Tensor, packed: Packed, bias: Tensor | None = None) -> Tensor:
+    """x (..., K) times a packed matrix: (..., N) in x's dtype. x goes in bytes, one scale for 32 columns."""
+    return linear_packed(x, packed.stream, packed.kind, packed.rows, bias)
+
+
+@torch.library.custom_op("llamita::linear_packed", mutates_args=(), device_types="cpu")
+def linear_packed(x: Tensor, stream: Tensor, kind: str, rows: int, bias: Tensor | None) -> Tensor:
+    """x (..., K) times a stream of `packed.pack`, any number of rows of x."""
+    flat = x.detach().reshape(-1, x.shape[-1]).float().contiguous()
+    batch, columns = flat.shape
+    out = torch.empty(batch, rows)
+    records = torch.empty(batch * columns // 32 * elementwise.RECORD, dtype=torch.uint8)
+    bias = None if bias is None else bias.detach().float().contiguous()
+    program = Program()
+    add_bytes(program, flat, records)
+    add_packed(program, Packed(stream, kind=kind, rows=rows, columns=columns), records, out, bias, batch)
+    program.run()
+    return out.view(*x.shape[:-1], rows).to(x.dtype)
+
+
+@linear_packed.register_fake
+def _(x: Tensor, stream: Tensor, kind: str, rows: int, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], rows)
+
+
+@torch.library.custom_op("llamita::linear_few", mutates_args=(), device_types="cpu")
+def linear_few(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """F.linear for few rows of x: fp32 sums, the result in x's dtype. weight (N, K) in fp32, bf16 or fp16."""
+    flat = x.detach().reshape(-1, x.shape[-1]).float().contiguous()
+    out = torch.empty(flat.shape[0], weight.shape[0])
+    bias = None if bias is None else bias.detach().float().contiguous()
+    program = Program()
+    add_dense(program, weight.detach().contiguous(), flat, out, bias, flat.shape[0])
+    program.run()
+    return out.view(*x.shape[:-1], weight.shape[0]).to(x.dtype)
+
+
+@linear_few.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+# Rows of programs
+
+
+def add_dense(
+    program: Program,
+    weight: Tensor,
+    x: Tensor,
+    out: Tensor,
+    bias: Tensor | None,
+    batch: int,
+    *,
+    adds: bool = False,
+    beside: bool = False,
+) -> int:
+    """A matrix of torch's times x fp32 (batch, K), into out (batch, N) or, where it `adds`, onto it."""
+    rows, columns = weight.shape
+    lines = lines_of_chunk(rows, columns * weight.element_size())
+    program.keep += [weight, x, out, bias]
+    return program.add(
+        DENSE[weight.dtype], weight.data_ptr(), x.data_ptr(), out.data_ptr(), address(bias), rows, columns, batch,
+        lines, int(adds), chunks=-(-rows // lines), beside=beside,
+    )  # fmt: skip
+
+
+def add_packed(
+    program: Program,
+    packed: Packed,
+    records: Tensor,
+    out: Tensor,
+    bias: Tensor | None,
+    batch: int,
+    *,
+    adds: bool = False,
+    beside: bool = False,
+) -> int:
+    """A packed matrix times records of x, into out (batch, N) or onto it."""
+    tiles = lines_of_chunk(packed.stream.shape[0], packed.stream.shape[1])
+    across = -(-packed.stream.shape[0] // tiles)
+    program.keep += [packed, records, out, bias]
+    return program.add(
+        PACKED[packed.kind], packed.stream.data_ptr(), records.data_ptr(), out.data_ptr(), address(bias), packed.rows,
+        packed.columns, batch, tiles, int(adds), LINES, chunks=across * -(-batch // LINES), beside=beside,
+    )  # fmt: skip
+
+
+def add_bytes(program: Program, x: Tensor, records: Tensor) -> int:
+    """x fp32 as records of bytes."""
+    size, columns = x.numel(), 2048
+    program.keep += [x, records]
+    return program.add(
+        elementwise.bytes_of, x.data_ptr(), records.data_ptr(), columns, size, chunks=-(-size // columns)
+    )
+
+
+def address(tensor: Tensor | None) -> int:
+    """Where a tensor begins; 0 for none."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def lines_of_chunk(lines: int, size: int) -> int:
+    """How many rows of a matrix, of so many bytes each, a thread takes at once."""
+    least, most = max(1, _CHUNK // 4 // size), max(1, _CHUNK // size)
+    return max(least, min(most, lines // 8))
