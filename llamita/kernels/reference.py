@@ -41,19 +41,7 @@ def linear(x: Tensor, codes: Codes, bias: Tensor | None = None) -> Tensor:
 
 def rows(codes: Codes, index: Tensor) -> Tensor:
     """The rows of the matrix (N, K) that index (...) names: fp32 (..., K)."""
-    flat = index.reshape(-1)
-    parts = (codes.minimum, codes.sub_scale, codes.sub_minimum)
-    minimum, sub_scale, sub_minimum = (None if part is None else part[flat] for part in parts)
-    chosen = Codes(
-        codes.codes[flat],
-        bits=codes.bits,
-        zero=codes.zero,
-        scale=codes.scale[flat],
-        minimum=minimum,
-        sub_scale=sub_scale,
-        sub_minimum=sub_minimum,
-    )
-    return chosen.dequantize().view(*index.shape, -1)
+    return codes.take(index.reshape(-1)).dequantize().view(*index.shape, -1)
 
 
 def _product(factor: Tensor, sub: Tensor | None) -> Tensor:

@@ -17,8 +17,8 @@ def halves(raw: Tensor) -> Tensor:
 
 
 def as_bytes(values: Tensor) -> Tensor:
-    """The bytes of a tensor, along its last axis."""
-    return values.contiguous().view(torch.uint8)
+    """The bytes of a tensor, along its last axis; cloned, as a single column may count as contiguous at any stride."""
+    return values.clone(memory_format=torch.contiguous_format).view(torch.uint8)
 
 
 def negated(half: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from llamita.errors import UnsupportedError
+from llamita.kernels.packed import Packed
 from llamita.quant.matrix import Matrix
 
 
@@ -16,6 +17,11 @@ class _Quantized(nn.Module):
     def __init__(self, matrix: Matrix) -> None:
         super().__init__()
         self.matrix = matrix
+
+    @property
+    def packed(self) -> Packed | None:
+        """What the CPU's kernels read, or None where the matrix lies elsewhere or in no block format."""
+        return getattr(getattr(self.matrix, "store", None), "packed", None)
 
     def extra_repr(self) -> str:
         """Shown by print(model)."""

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from llamita.errors import UnsupportedError
-from llamita.kernels import reference
 from llamita.kernels.codes import Codes
+from llamita.quant.bits import as_bytes
 from llamita.quant.blocks import FORMATS, BlockFormat
+from llamita.quant.stores import store
 
 Move = Callable[[Tensor], Tensor]
 
@@ -47,13 +48,13 @@ class Matrix(Protocol):
 
 
 class BlockMatrix:
-    """A matrix in one of GGML's block formats."""
+    """A matrix in one of GGML's block formats, stored as the kernels of its device want it."""
 
     def __init__(self, form: BlockFormat, codes: Codes) -> None:
         self.form = form
         self.name = form.name
         self.shape = codes.shape
-        self._codes = codes
+        self.store = store(codes, form.name)
 
     @classmethod
     def from_raw(cls, name: str, raw: Tensor) -> Self:
@@ -69,32 +70,33 @@ class BlockMatrix:
     @property
     def nbytes(self) -> int:
         """Bytes that it takes in memory."""
-        rows, columns = self.shape
-        return rows * columns // self.form.block * self.form.nbytes
+        return self.store.nbytes
 
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x (..., K), rounded to 8 bits in groups of 32, times the matrix, plus bias (N,): (..., N) in x's dtype."""
-        return reference.linear(x, self._codes, bias)
+        """x (..., K) times the matrix, plus bias (N,): (..., N) in x's dtype."""
+        return self.store.linear(x, bias)
 
     def rows(self, index: Tensor) -> Tensor:
         """The rows that index (...) names: (..., K) in fp32."""
-        return reference.rows(self._codes, index)
+        return self.store.rows(index)
 
     def dequantize(self) -> Tensor:
         """The weights (N, K) in fp32."""
-        return self._codes.dequantize()
+        return self.store.codes().dequantize()
 
     def raw(self) -> Tensor:
         """The bytes that a GGUF file holds, uint8 (N, bytes)."""
-        return self.form.raw(self._codes)
+        return self.form.raw(self.store.codes())
 
     def move(self, move: Move) -> None:
-        """Put the tensors elsewhere; their dtypes stay."""
-        codes = self._codes
-        for part in ("codes", "scale", "minimum", "sub_scale", "sub_minimum"):
-            tensor = getattr(codes, part)
-            if tensor is not None:
+        """Put the tensors elsewhere, in the order that is wanted there; their dtypes stay."""
+        if move(torch.empty(0, dtype=torch.uint8, device=self.store.device)).device == self.store.device:
+            return
+        codes = self.store.codes()
+        for part, tensor in vars(codes).items():
+            if isinstance(tensor, Tensor):
                 setattr(codes, part, moved(tensor, move))
+        self.store = store(codes, self.name)
 
 
 class RowMatrix:
@@ -121,8 +123,7 @@ class RowMatrix:
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x (..., K), each token rounded to 8 bits, times the matrix, plus bias (N,): (..., N) in x's dtype."""
         xq, xs = _by_rows(x.reshape(-1, x.shape[-1]))
-        out = torch._int_mm(xq, self._codes.t()).float()  # pyright: ignore[reportPrivateImportUsage]
-        out *= xs[:, None]
+        out = _integer_product(xq, self._codes) * xs[:, None]
         out *= self._scale
         if bias is not None:
             out += bias.float()
@@ -145,6 +146,13 @@ class RowMatrix:
         self._codes, self._scale = moved(self._codes, move), moved(self._scale, move)
 
 
+def _integer_product(x: Tensor, codes: Tensor) -> Tensor:
+    """int8 x (M, K) times codes (N, K): fp32 (M, N)."""
+    if x.device.type == "cuda" and (x.shape[0] <= 16 or codes.shape[0] % 8 or codes.shape[1] % 8):
+        return x.float() @ codes.float().t()  # cuBLAS has no such product
+    return torch._int_mm(x, codes.t()).float()  # pyright: ignore[reportPrivateImportUsage]
+
+
 def _by_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """x (N, K) as int8 (N, K) and fp32 scales (N,), so that the largest of a row becomes 127."""
     x = x.float()
@@ -155,7 +163,7 @@ def _by_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def moved(tensor: Tensor, move: Move) -> Tensor:
     """The tensor as `move` puts it elsewhere, seen as bytes meanwhile, so that it cannot change the dtype."""
-    return move(tensor.contiguous().view(torch.uint8)).view(tensor.dtype)
+    return move(as_bytes(tensor)).view(tensor.dtype)
 
 
 def matrix(name: str, weight: Tensor) -> Matrix:

@@ -223,6 +223,6 @@ def test_bytes_come_in_and_go_out() -> None:
     raw = FORMATS["q5_k"].quantize(torch.randn(5, 512))
     packed = BlockMatrix.from_raw("q5_k", raw)
     assert torch.equal(packed.raw(), raw)
-    assert packed.nbytes == raw.nbytes
+    assert packed.nbytes > raw.nbytes  # 16 rows at least
     with pytest.raises(UnsupportedError, match="GGUF has no format for int8"):
         RowMatrix.from_weight(torch.randn(5, 7)).raw()

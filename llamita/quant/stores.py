@@ -1,0 +1,167 @@
+"""Where the codes of a matrix lie: in the order that a device's kernels read them, chosen by one table."""
+
+from typing import Protocol, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llamita.kernels import packed, reference
+from llamita.kernels.codes import Codes
+from llamita.kernels.triton import operations, planes
+
+
+class Store(Protocol):
+    """Codes (N, K) ready to be multiplied with on one device."""
+
+    @classmethod
+    def of(cls, codes: Codes, form: str) -> Self:
+        """The codes of a block format, put in order."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that they take."""
+        ...
+
+    def codes(self) -> Codes:
+        """The codes that were put in."""
+        ...
+
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x (..., K) times the matrix, plus bias (N,): (..., N) in x's dtype."""
+        ...
+
+    def rows(self, index: Tensor) -> Tensor:
+        """The rows that index (...) names: fp32 (..., K)."""
+        ...
+
+
+class PlainStore:
+    """Codes as they are, multiplied with by the reference: for devices without kernels of ours."""
+
+    def __init__(self, codes: Codes) -> None:
+        self._codes = codes
+
+    @classmethod
+    def of(cls, codes: Codes, form: str) -> Self:
+        """The codes of a block format."""
+        return cls(codes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return self._codes.codes.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that they take."""
+        return sum(part.nbytes for part in vars(self._codes).values() if isinstance(part, Tensor))
+
+    def codes(self) -> Codes:
+        """The codes that were put in."""
+        return self._codes
+
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x (..., K), rounded to 8 bits in groups of 32, times the matrix, plus bias (N,): (..., N) in x's dtype."""
+        return reference.linear(x, self._codes, bias)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """The rows that index (...) names: fp32 (..., K)."""
+        return reference.rows(self._codes, index)
+
+
+class CpuStore:
+    """A stream of sixteen rows at a time, for the kernels in Numba."""
+
+    def __init__(self, stream: packed.Packed) -> None:
+        self.packed = stream
+
+    @classmethod
+    def of(cls, codes: Codes, form: str) -> Self:
+        """The codes of a block format, packed."""
+        return cls(packed.pack(codes, form))
+
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return self.packed.stream.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that they take."""
+        return self.packed.nbytes
+
+    def codes(self) -> Codes:
+        """The codes that were put in."""
+        return packed.unpack(self.packed)
+
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x (..., K), rounded to 8 bits in groups of 32, times the matrix, plus bias (N,): (..., N) in x's dtype."""
+        return reference.linear(x, self.codes(), bias)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """The rows that index (...) names: fp32 (..., K)."""
+        return packed.rows(self.packed, index)
+
+
+class GpuStore:
+    """Words that a GPU's threads load four of at a time, for the kernels in Triton; activations are not rounded."""
+
+    def __init__(self, words: planes.Planes) -> None:
+        self.planes = words
+
+    @classmethod
+    def of(cls, codes: Codes, form: str) -> Self:
+        """The codes of a block format, packed."""
+        return cls(planes.pack(codes))
+
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return self.planes.words.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that they take."""
+        return self.planes.nbytes
+
+    def codes(self) -> Codes:
+        """The codes that were put in."""
+        return planes.unpack(self.planes)
+
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x (..., K) times the matrix, plus bias (N,): (..., N) in x's dtype; unpacked first for many rows."""
+        flat, parts = x.reshape(-1, x.shape[-1]), self.planes.tensors
+        bits, zero = self.planes.bits, self.planes.zero
+        if flat.shape[0] <= operations.MOST_ROWS:
+            out = operations.few_rows_blocks(flat, *parts, bias, bits, zero)
+        else:
+            bias = None if bias is None else bias.to(x.dtype)
+            out = F.linear(flat, operations.dequantize(*parts, bits, zero, x.dtype), bias)
+        return out.view(*x.shape[:-1], -1)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """The rows that index (...) names: fp32 (..., K)."""
+        words, high, scale, minimum, sub_scale, sub_minimum = (
+            None if part is None else part[index.reshape(-1)] for part in self.planes.tensors
+        )
+        assert words is not None
+        assert scale is not None
+        chosen = planes.Planes(
+            words, high, scale, minimum, sub_scale, sub_minimum, bits=self.planes.bits, zero=self.planes.zero
+        )
+        return planes.unpack(chosen).dequantize().view(*index.shape, -1)
+
+
+STORES: dict[str, type[PlainStore] | type[CpuStore] | type[GpuStore]] = {"cpu": CpuStore, "cuda": GpuStore}
+
+
+def store(codes: Codes, form: str) -> Store:
+    """The codes of a block format, as their device's kernels want them."""
+    return STORES.get(codes.codes.device.type, PlainStore).of(codes, form)
