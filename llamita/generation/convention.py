@@ -60,7 +60,7 @@ def generate(
     attention_mask: (B, T), 0 for padding, which belongs on the left; guessed from the padding token when absent.
     past_key_values: a cache of the first tokens; the ids are the whole text, or with a longer mask the new part only.
     assistant_model: a smaller model of the same tokens, which guesses ahead; `prompt_lookup_num_tokens` and
-    `assistant_early_exit` guess without one.
+    `assistant_early_exit` guess without one. `draft_tree` has it guess several ways on.
     tokenizer: for stop_strings, for the forms that a text must have (json_schema, regex, grammar, choice), and for
     token_healing, where the ids that are returned begin without what was dropped, which is written again.
     """
@@ -83,7 +83,10 @@ def generate(
 def _strategy(job: Job) -> Callable[[Job], Written]:
     """Which way of writing the flags ask for; raises UsageError for flags that exclude each other."""
     options = job.options
-    is_guessing = job.assistant or options.prompt_lookup_num_tokens or options.assistant_early_exit
+    has_model = job.assistant or options.assistant_early_exit
+    is_guessing = has_model or options.prompt_lookup_num_tokens
+    if options.draft_tree is not None and not has_model:
+        raise UsageError("a draft_tree is of a model's guesses: pass assistant_model or assistant_early_exit")
     if options.num_beams > 1:
         if is_guessing:
             raise UsageError("beams and guessing ahead exclude each other: set num_beams=1, or leave the assistant out")

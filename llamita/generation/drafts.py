@@ -152,23 +152,32 @@ def _chain(columns: list[tuple[Tensor, Tensor, Tensor]], text: Slots, *, is_draw
     return Drafts(tokens, valid, probabilities=probabilities if is_drawn else None)
 
 
-class DraftTree(DraftModel):
-    """A smaller model guesses several ways on: `branches[d]` likeliest tokens behind each guess of depth d."""
+class DraftTree:
+    """A smaller model guesses several ways on: `branches[d]` likeliest tokens behind each guess of depth d.
 
-    def __init__(self, model: LlamaForCausalLM, *, branches: Sequence[int] = (3, 2, 1)) -> None:
-        super().__init__(model, length=len(branches))
-        if min(branches) < 1:
+    guesser: the model, or the early exit of the target's own.
+    """
+
+    def __init__(self, guesser: "LlamaForCausalLM | EarlyExit", *, branches: Sequence[int] = (3, 2, 1)) -> None:
+        if not branches or min(branches) < 1:
             raise UsageError(f"a draft tree of branches {tuple(branches)}: give 1 or more at each depth")
         self.branches = tuple(branches)
+        self._guesser = guesser if isinstance(guesser, EarlyExit) else DraftModel(guesser)
+        self.vocab_size = self._guesser.vocab_size
+
+    @property
+    def caches(self) -> list[DynamicCache]:
+        """Those of the guesser."""
+        return self._guesser.caches
 
     def propose(self, text: Slots, room: Tensor, *, choice: Choice, cache: DynamicCache) -> Drafts:
         """A tree, level by level; the same shape in all rows."""
-        cache = self.cache(cache)
+        cache = self._guesser.cache(cache)
         parents, level = [], [-1]  # the drafts of the deepest level; -1 is the text's end
         tokens, valid = text.tokens[:, :0], text.real[:, :0]
         for depth, width in enumerate(self.branches[: int(room.max())]):
             new = torch.cat((text.tokens, tokens), dim=1)[:, cache.length :]
-            logits = read(self.model, new, text.real, cache, keep=len(level), parents=parents)
+            logits = read(self._guesser.model, new, text.real, cache, keep=len(level), parents=parents)
             scores = logits if choice.process is None else _processed(logits, text, tokens, parents, choice.process)
             likeliest = scores.topk(width).indices.flatten(1)  # (B, len(level) * width)
             tokens = torch.cat((tokens, likeliest), dim=1)

@@ -34,6 +34,7 @@ class Options(Distribution):
     What shapes the distribution, and the seed: one value, or one a row. json_schema, regex, grammar (Lark) and choice:
     the form that the written text must have, one of them at most, an EachRow for one a row; token_healing: a prompt
     that ends inside what the model knows as one token is taken back to where that begins. They need a `tokenizer`.
+    draft_tree: what guesses ahead guesses several ways on, (3, 2) being the 3 likeliest tokens and the 2 behind each.
     """
 
     top_k: PerRow = 50
@@ -60,6 +61,7 @@ class Options(Distribution):
     num_assistant_tokens: int = 20
     assistant_confidence_threshold: float = 0.4
     assistant_early_exit: int | None = None
+    draft_tree: Sequence[int] | None = None
     return_dict_in_generate: bool = False
     output_scores: bool = False
     output_logits: bool = False

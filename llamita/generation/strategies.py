@@ -11,7 +11,7 @@ from llamita.generation import beam, speculative
 from llamita.generation.chain import Chain
 from llamita.generation.choice import Choice
 from llamita.generation.distribution import Distribution
-from llamita.generation.drafts import Drafter, DraftModel, EarlyExit, PromptLookup
+from llamita.generation.drafts import Drafter, DraftModel, DraftTree, EarlyExit, PromptLookup
 from llamita.generation.guidance import Guidance
 from llamita.generation.history import Process
 from llamita.generation.job import Job, Written
@@ -149,14 +149,17 @@ def speculate(job: Job) -> Written:
 
 
 def _drafter(job: Job, model: LlamaForCausalLM) -> Drafter:
-    options = job.options
+    options, tree = job.options, job.options.draft_tree
     if job.assistant is not None:
+        if tree is not None:
+            return DraftTree(job.assistant, branches=tree)
         confidence = options.assistant_confidence_threshold if not options.do_sample else 0.0
         return DraftModel(job.assistant, length=options.num_assistant_tokens, confidence=confidence)
     if options.prompt_lookup_num_tokens:
         return PromptLookup(length=options.prompt_lookup_num_tokens, ngram=options.max_matching_ngram_size or 2)
     assert options.assistant_early_exit is not None
-    return EarlyExit(model, layers=options.assistant_early_exit, length=options.num_assistant_tokens)
+    own = EarlyExit(model, layers=options.assistant_early_exit, length=options.num_assistant_tokens)
+    return own if tree is None else DraftTree(own, branches=tree)
 
 
 def _process(job: Job, settings: Distribution, rows: int, seeded: list[torch.Generator] | None) -> Process | None:

@@ -48,6 +48,7 @@ MAKERS: dict[str, Maker] = {
     "exit": lambda model, small: EarlyExit(model, layers=2, length=3),
     "tree": lambda model, small: DraftTree(small, branches=(3, 2, 1)),
     "own tree": lambda model, small: DraftTree(model, branches=(2, 2)),
+    "exit tree": lambda model, small: DraftTree(EarlyExit(model, layers=1), branches=(2, 1)),
 }
 
 
@@ -205,7 +206,7 @@ def pair(tiny_config: LlamaConfig) -> tuple[LlamaForCausalLM, LlamaForCausalLM]:
 CHI_SQUARE_63 = 103.4  # exceeded once in a thousand by 63 degrees of freedom
 
 
-@pytest.mark.parametrize("name", ["draft", "lookup", "exit", "tree", "confident"])
+@pytest.mark.parametrize("name", ["draft", "lookup", "exit", "tree", "exit tree", "confident"])
 def test_the_distribution_is_the_models_own(pair: tuple[LlamaForCausalLM, LlamaForCausalLM], name: str) -> None:
     model, small = pair
     rows, ids = 3000, torch.tensor([[1, 2, 0, 1, 2]])
@@ -260,6 +261,7 @@ def test_what_cannot_work_is_said(model: LlamaForCausalLM, pair: tuple[LlamaForC
         lambda: PromptLookup(length=0),
         lambda: DraftModel(model, length=0),
         lambda: DraftTree(model, branches=(2, 0)),
+        lambda: DraftTree(model, branches=()),
         lambda: EarlyExit(model, layers=4),
     ):
         with pytest.raises(UsageError):

@@ -73,7 +73,7 @@ def test_beams(model: LlamaForCausalLM, tokenizer: Tokenizer, constraints: Const
     for row, text in enumerate(written[:6].tolist()):
         ids = [i for i in text if i < END]
         end = constraints.rows[row // 3]
-        assert end is not None
+        assert isinstance(end, Constraint)
         state = end.fork()
         for token in ids:
             state.accept(token)
