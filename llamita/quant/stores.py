@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llamita.kernels import packed, reference
+from llamita.kernels import linear, packed, reference
 from llamita.kernels.codes import Codes
 from llamita.kernels.triton import operations, planes
 
@@ -103,7 +103,7 @@ class CpuStore:
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x (..., K), rounded to 8 bits in groups of 32, times the matrix, plus bias (N,): (..., N) in x's dtype."""
-        return reference.linear(x, self.codes(), bias)
+        return linear.linear(x, self.packed, bias)
 
     def rows(self, index: Tensor) -> Tensor:
         """The rows that index (...) names: fp32 (..., K)."""

@@ -226,3 +226,13 @@ def test_bytes_come_in_and_go_out() -> None:
     assert packed.nbytes > raw.nbytes  # 16 rows at least
     with pytest.raises(UnsupportedError, match="GGUF has no format for int8"):
         RowMatrix.from_weight(torch.randn(5, 7)).raw()
+
+
+def test_the_kernels_find_their_streams() -> None:
+    model = small()
+    quantize(model, {"*.q_proj": "q4_k", "*.k_proj": "int8"})
+    streams = {name: layer.packed for name, layer in quantized_layers(model)}
+    first = streams["model.layers.0.self_attn.q_proj"]
+    assert first is not None
+    assert (first.kind, first.rows, first.columns) == ("q4_k", 96, 256)
+    assert streams["model.layers.0.self_attn.k_proj"] is None
