@@ -35,16 +35,19 @@ class Choice:
         """Whether the likeliest token is taken, of the logits as they are."""
         return self.is_greedy and self.process is None
 
-    def probabilities(self, logits: Tensor, history: History | None) -> Tensor:
-        """What tokens are chosen by, (B, V) fp32: all on one token in greedy rows. `history` is for the process."""
-        logits = logits.float()
-        if self.process is not None:
-            assert history is not None
-            logits = self.process(logits, history)
+    def scores(self, logits: Tensor, history: History | None) -> Tensor:
+        """What the process makes of logits (B, V), in fp32. `history` is for the process."""
+        if self.process is None:
+            return logits.float()
+        assert history is not None
+        return self.process(logits.float(), history)
+
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """What tokens are chosen by, (B, V) for scores (B, V): all on one token in greedy rows."""
         if self.is_greedy:
-            return _only(logits.argmax(-1), logits)
-        drawn = logits.softmax(-1)
-        return torch.where(self.greedy[:, None], _only(logits.argmax(-1), logits), drawn)
+            return _only(scores.argmax(-1), scores)
+        drawn = scores.softmax(-1)
+        return torch.where(self.greedy[:, None], _only(scores.argmax(-1), scores), drawn)
 
     def draw(self, probabilities: Tensor, among: Tensor) -> Tensor:
         """A token (B,) for each row by probabilities (B, V); only the rows `among` (B,) use up random numbers."""

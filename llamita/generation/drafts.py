@@ -132,7 +132,7 @@ class DraftModel:
         columns: list[tuple[Tensor, Tensor, Tensor]] = []
         for depth in range(min(self.length, int(room.max()))):
             logits = read(self.model, new, real, cache)[:, 0]
-            probabilities = choice.probabilities(logits, history)
+            probabilities = choice.probabilities(choice.scores(logits, history))
             valid = valid & (room > depth)
             if self.confidence:
                 valid = valid & (probabilities.amax(-1) >= self.confidence)

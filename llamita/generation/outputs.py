@@ -62,6 +62,11 @@ class Record:
                 kept.append(new.clone())
 
     @property
+    def is_on(self) -> bool:
+        """Whether anything is kept."""
+        return self._scores is not None or self._logits is not None
+
+    @property
     def scores(self) -> tuple[Tensor, ...] | None:
         """One (B, V) a step, or None where not asked for."""
         return None if self._scores is None else tuple(self._scores)
@@ -70,6 +75,29 @@ class Record:
     def logits(self) -> tuple[Tensor, ...] | None:
         """One (B, V) a step, or None where not asked for."""
         return None if self._logits is None else tuple(self._logits)
+
+
+class Ledger:
+    """The record of rows that grow unequally: logits and scores of each row's tokens, brought into step at the end."""
+
+    def __init__(self, rows: int, record: Record) -> None:
+        self._rows: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(rows)]
+        self._record = record
+
+    def add(self, logits: Tensor, scores: Tensor, among: Tensor) -> None:
+        """Keep logits and scores (B, V) of the next token of the rows `among` (B,)."""
+        for row in among.nonzero()[:, 0].tolist():
+            self._rows[row].append((logits[row], scores[row]))
+
+    def close(self, lengths: Sequence[int]) -> None:
+        """Hand the record a step (B, V) for each token, of rows that took so many; zeros behind a row's end."""
+        blank = next((torch.zeros_like(steps[0][0]) for steps in self._rows if steps), None)
+        for step in range(max(lengths, default=0)):
+            assert blank is not None
+            pairs = zip(self._rows, lengths, strict=True)
+            taken = [steps[step] if step < length else (blank, blank) for steps, length in pairs]
+            logits, scores = (torch.stack(column) for column in zip(*taken, strict=True))
+            self._record.add(logits, scores)
 
 
 def side_by_side(rows: Sequence[Sequence[int]], *, fill: int, device: torch.device | str = "cpu") -> Tensor:

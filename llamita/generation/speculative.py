@@ -15,7 +15,7 @@ from llamita.cache.dynamic import DynamicCache
 from llamita.errors import UsageError
 from llamita.generation.choice import Choice
 from llamita.generation.drafts import Drafter, Drafts, read
-from llamita.generation.history import History
+from llamita.generation.outputs import Ledger
 from llamita.generation.slots import Slots
 from llamita.generation.stop import Stop
 from llamita.model.llama import LlamaForCausalLM
@@ -53,11 +53,12 @@ def tokens(
     choice: Choice,
     cache: DynamicCache | None = None,
     acceptance: Acceptance | None = None,
+    ledger: Ledger | None = None,
 ) -> Iterator[list[list[int]]]:
     """Write until every row has ended; each step yields a list of new tokens for each row, one or more of them.
 
-    text: the prompts, which grow. cache: of their first slots. acceptance: counts what happens. A row guesses as many
-    tokens as proved right the last time and one more, or twice as many when all did.
+    text: the prompts, which grow. cache: of their first slots. acceptance: counts what happens. ledger: keeps logits
+    and scores. A row guesses as many tokens as proved right the last time and one more, or twice as many when all did.
     Greedy rows equal plain decoding up to ties in rounding. Rotary types whose frequencies depend on the length see
     that of a whole pass, guesses included.
     """
@@ -73,7 +74,7 @@ def tokens(
         most = torch.minimum(room(stop, text.real.device), worth)
         drafts = drafter.propose(text, most, choice=choice, cache=cache)
         logits = _checked(model, text, drafts, cache)  # (B, 1 + M, V)
-        verdict = verify(logits, drafts, choice, text, alive=_running(stop, text.real.device))
+        verdict = verify(logits, drafts, choice, text, alive=_running(stop, text.real.device), ledger=ledger)
         new = [_accept(stop, row, verdict.column(row)) for row in range(len(text.real))]
         _count(acceptance, drafts, verdict, new)
         _settle(text, drafts, verdict, _running(stop, text.real.device), [cache, *drafter.caches])
@@ -108,16 +109,19 @@ class Verdict:
         return self.chosen[row, : int(self.counts[row])].tolist()
 
 
-def verify(logits: Tensor, drafts: Drafts, choice: Choice, text: Slots, *, alive: Tensor) -> Verdict:
+def verify(
+    logits: Tensor, drafts: Drafts, choice: Choice, text: Slots, *, alive: Tensor, ledger: Ledger | None = None
+) -> Verdict:
     """Walk down the guesses in every row that is `alive` (B,), as far as the model agrees.
 
-    logits: (B, 1 + M, V), behind the text and behind each guess.
+    logits: (B, 1 + M, V), behind the text and behind each guess. ledger: told of every token's.
     """
     rows = torch.arange(len(alive), device=alive.device)
     parents = range(-1, drafts.count - 1) if drafts.parents is None else drafts.parents
     follows = torch.tensor(list(parents), dtype=torch.long, device=alive.device) + 1  # 0 is the text's end
     history = None if choice.process is None else text.history()
-    likeliest = logits.argmax(-1) if choice.is_plain else None  # at once for all, where nothing else is asked
+    is_plain = choice.is_plain and ledger is None
+    likeliest = logits.argmax(-1) if is_plain else None  # at once for all, where nothing else is asked
     standing, kept, columns = torch.zeros_like(rows), torch.zeros_like(drafts.valid), []
     counts, last, failed = torch.zeros_like(rows), text.tokens[:, -1], torch.zeros_like(alive)
     while bool(alive.any()):
@@ -125,7 +129,11 @@ def verify(logits: Tensor, drafts: Drafts, choice: Choice, text: Slots, *, alive
         if likeliest is not None:
             token = likeliest[rows, standing]
         else:
-            token = _token(logits[rows, standing], drafts, is_next, choice, history, alive)
+            own = logits[rows, standing].float()  # (B, V)
+            scores = choice.scores(own, history)
+            token = _token(scores, drafts, is_next, choice, alive)
+            if ledger is not None:
+                ledger.add(own, scores, alive)
         columns.append(token)
         counts, last = counts + alive, torch.where(alive, token, last)
         is_met = is_next & (drafts.tokens == token[:, None])
@@ -137,11 +145,9 @@ def verify(logits: Tensor, drafts: Drafts, choice: Choice, text: Slots, *, alive
     return Verdict(torch.stack(columns, dim=1), counts, kept, failed, last)
 
 
-def _token(
-    logits: Tensor, drafts: Drafts, is_next: Tensor, choice: Choice, history: History | None, alive: Tensor
-) -> Tensor:
-    """The model's token (B,) by logits (B, V): of a drawn guess, that guess or its replacement; else its own choice."""
-    wanted = choice.probabilities(logits, history)  # (B, V)
+def _token(scores: Tensor, drafts: Drafts, is_next: Tensor, choice: Choice, alive: Tensor) -> Tensor:
+    """The model's token (B,) by scores (B, V): of a drawn guess, that guess or its replacement; else its own choice."""
+    wanted = choice.probabilities(scores)  # (B, V)
     if drafts.probabilities is None:
         return choice.draw(wanted, alive)
     rows, number = torch.arange(len(alive), device=alive.device), is_next.int().argmax(-1)

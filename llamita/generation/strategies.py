@@ -16,7 +16,7 @@ from llamita.generation.guidance import Guidance
 from llamita.generation.history import Process
 from llamita.generation.job import Job, Written
 from llamita.generation.loop import Feed, tokens
-from llamita.generation.outputs import Record, side_by_side
+from llamita.generation.outputs import Ledger, Record, side_by_side
 from llamita.generation.sampling import Sampler, generators, greedy_rows
 from llamita.generation.slots import Slots
 from llamita.generation.stop import Finish, Row, Stop
@@ -114,10 +114,9 @@ def _beam_stops(job: Job, record: Record) -> Callable[[Tensor], Tensor] | None:
 def speculate(job: Job) -> Written:
     """By guessing ahead and checking several tokens in one pass."""
     options = job.options
-    is_recording = options.return_dict_in_generate and (options.output_scores or options.output_logits or options.kept)
-    if is_recording or options.guidance_scale not in (None, 1) or job.criteria or job.embeds is not None:
+    if options.kept or options.guidance_scale not in (None, 1) or job.criteria or job.embeds is not None:
         raise UnsupportedError(
-            "guessing ahead gives no scores, logits or maps and takes no guidance, criteria or inputs_embeds: "
+            "guessing ahead gives no attentions or hidden states and takes no guidance, criteria or inputs_embeds: "
             "leave the assistant out"
         )
     model = job.model
@@ -135,17 +134,27 @@ def speculate(job: Job) -> Written:
         device=device,
     )
     text, stop, acceptance = Slots(job.input_ids, job.mask), Stop(rows), speculative.Acceptance()
-    cache = job.cache if isinstance(job.cache, DynamicCache) else None
+    record = job.record
+    ledger = Ledger(len(rows), record) if record.is_on else None
     steps = speculative.tokens(
-        model, text, _drafter(job, model), stop=stop, choice=choice, cache=cache, acceptance=acceptance
+        model,
+        text,
+        _drafter(job, model),
+        stop=stop,
+        choice=choice,
+        cache=job.cache if isinstance(job.cache, DynamicCache) else None,
+        acceptance=acceptance,
+        ledger=ledger,
     )
     for new in steps:
         for token in new[0] if len(rows) == 1 else ():
             job.on_step(torch.tensor([token]))
         _judge(job, rows, [], Record())
     fill = options.padding if options.padding is not None else 0
+    if ledger is not None:
+        ledger.close([len(row.token_ids) for row in rows])
     written = side_by_side([row.token_ids for row in rows], fill=fill, device=device)
-    return Written(tokens=written, acceptance=acceptance)
+    return Written(tokens=written, record=record, acceptance=acceptance)
 
 
 def _drafter(job: Job, model: LlamaForCausalLM) -> Drafter:

@@ -66,3 +66,17 @@ def test_sampled_prompt_lookup_under_one_seed(ours: LlamaForCausalLM) -> None:
     for _ in tokens(ours, Slots(ids), PromptLookup(length=4, ngram=1), stop=stop, choice=Choice(1, greedy=False)):
         pass
     assert stop.rows[0].token_ids == plain
+
+
+def test_scores_and_logits(ours: LlamaForCausalLM, draft: LlamaForCausalLM) -> None:
+    theirs, their_draft = peers.twin(ours), peers.twin(draft)
+    ids = torch.randint(6, 97, (1, 9), generator=torch.Generator().manual_seed(2))
+    flags: dict[str, Any] = {"max_new_tokens": 12, "repetition_penalty": 1.4, "return_dict_in_generate": True}
+    flags |= {"output_scores": True, "output_logits": True}
+    mine = ours.generate(ids, assistant_model=draft, **flags)
+    peer: Any = theirs.generate(ids, assistant_model=their_draft, do_sample=False, **flags)
+    assert mine.sequences.tolist() == peer.sequences.tolist()
+    for name in ("scores", "logits"):
+        assert len(mine[name]) == len(peer[name]) == mine.sequences.shape[1] - 9
+        for a, b in zip(mine[name], peer[name], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)

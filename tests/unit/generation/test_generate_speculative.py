@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from llamita.config import LlamaConfig
-from llamita.errors import UsageError
+from llamita.errors import UnsupportedError, UsageError
 from llamita.model.llama import LlamaForCausalLM
 
 SMALL = {"hidden_size": 24, "num_attention_heads": 3, "num_key_value_heads": 1, "num_hidden_layers": 1}
@@ -84,3 +84,32 @@ def test_a_tree_needs_a_model(model: LlamaForCausalLM) -> None:
     for flags in ({}, {"prompt_lookup_num_tokens": 3}):
         with pytest.raises(UsageError, match="pass assistant_model or assistant_early_exit"):
             model.generate(**prompts(), draft_tree=(2, 1), **flags)
+
+
+@pytest.mark.parametrize("flags", GUESSES, ids=str)
+def test_scores_and_logits_are_those_of_plain_decoding(
+    model: LlamaForCausalLM, small: LlamaForCausalLM, flags: dict[str, Any]
+) -> None:
+    settings: dict[str, Any] = {**prompts(), "max_new_tokens": 14, "eos_token_id": list(range(20, 30))}
+    settings |= {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
+    for more in ({}, {"repetition_penalty": 1.3}):
+        plain = model.generate(**settings, **more)
+        out = model.generate(**settings, **more, **given(flags, small))
+        assert out.sequences.tolist() == plain.sequences.tolist()
+        is_over = torch.zeros(3, dtype=torch.bool)
+        for step, token in enumerate(plain.sequences[:, 7:].T):
+            for name in ("scores", "logits"):
+                assert out[name][step].shape == (3, 97)
+                expected = plain[name][step].masked_fill(is_over[:, None], 0.0)
+                torch.testing.assert_close(out[name][step], expected, rtol=1e-4, atol=1e-4)
+            is_over |= torch.isin(token, torch.arange(20, 30))
+        assert len(out.scores) == len(out.logits) == len(plain.scores)
+        if more:
+            assert not torch.equal(out.scores[0], out.logits[0])
+    out = model.generate(**settings | {"output_logits": False}, **given(flags, small))
+    assert out.logits is None
+
+
+def test_what_guessing_does_not_give_is_said(model: LlamaForCausalLM) -> None:
+    with pytest.raises(UnsupportedError, match="no attentions or hidden states"):
+        model.generate(**prompts(), prompt_lookup_num_tokens=2, return_dict_in_generate=True, output_hidden_states=True)
