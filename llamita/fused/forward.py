@@ -1,7 +1,7 @@
 """The plan: a model whose short passes run as one program, and all others as before."""
 
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from llamita.cache.growing import GrowingCache
 from llamita.errors import UnsupportedError
 from llamita.fused.step import ATTEND, Step, packed_of
 from llamita.kernels.linear import DENSE
+from llamita.model.layers import LlamaDecoderLayer
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.outputs import CausalLMOutputWithPast
 
@@ -123,9 +124,11 @@ class FusedForward:
 
 
 def _whereabouts(model: LlamaForCausalLM) -> tuple[int, ...]:
-    """What differs once a model's weights lie elsewhere."""
-    attention = model.model.layers[0].self_attn
-    return (model.model.embed_tokens.weight.data_ptr(), id(attention.q_proj), id(model.lm_head))  # type: ignore[union-attr]
+    """What differs once a model's weights lie elsewhere, or its layers are others."""
+    attention, embedding = cast("LlamaDecoderLayer", model.model.layers[0]).self_attn, model.model.embed_tokens
+    packed = packed_of(embedding)
+    weight = embedding.weight if packed is None else packed.stream
+    return (weight.data_ptr(), id(attention.q_proj), id(model.lm_head))
 
 
 def _padding(mask: Tensor, slots: int) -> Tensor | None:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from llamita.cache.growing import GrowingCache
-from llamita.kernels import attend, elementwise, linear
-from llamita.kernels.packed import Packed
+from llamita.kernels import attend, blocks, elementwise, linear
+from llamita.kernels.packed import LAYOUTS, Packed
 from llamita.kernels.program import Kernel, Program
 from llamita.model.layers import LlamaDecoderLayer, LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM
@@ -18,6 +18,7 @@ EMBED = {
     torch.bfloat16: elementwise.embed_bf16,
     torch.float16: elementwise.embed_fp16,
 }
+EMBED_PACKED = {kind: getattr(blocks, f"embed_{kind}") for kind in LAYOUTS}
 ATTEND = {torch.float32: attend.attend_fp32, torch.bfloat16: attend.attend_bf16, torch.float16: attend.attend_fp16}
 SCRATCH = 1024  # slots of scores to begin with
 
@@ -101,8 +102,12 @@ class Step:
         self._seen = self._room(rows, config.num_attention_heads * config.head_dim)
         self._gate, self._up = (self._room(rows, config.intermediate_size) for _ in "gu")
         self._cosines, self._sines = (self._room(rows, half) for _ in "cs")
-        weight = model.model.embed_tokens.weight
-        self._ids = self._add(EMBED[weight.dtype], None, weight, self._x, config.hidden_size, chunks=rows)
+        embedding = model.model.embed_tokens
+        packed = packed_of(embedding)
+        weight, kernel = (
+            (packed.stream, EMBED_PACKED[packed.kind]) if packed else (embedding.weight, EMBED[embedding.weight.dtype])
+        )
+        self._ids = self._add(kernel, None, weight, self._x, config.hidden_size, chunks=rows)
         frequencies = rope.inv_freq.float().contiguous()
         self._add(
             elementwise.angles, self._positions, frequencies, self._cosines, self._sines, half,

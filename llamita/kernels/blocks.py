@@ -5,10 +5,14 @@ Must equal reference.linear of the same codes up to the order of the fp32 sums; 
 Arguments: stream, records of x (B, K/32), out fp32 (B, N), bias fp32 (N,) or 0, N, K, B, tiles of a chunk, whether out is
 added to, and rows of x of a chunk. Chunks go over the tiles first, then over x.
 
+A lookup has its own kernels, embed_...: ids int64 (B,), stream, out fp32 (B, K), K; a chunk is a row of the batch.
+
 A format is one function, `open_...(tile, block)`: its eight words of codes, each four columns of sixteen rows, and two
 vectors of scales. What the second is decides how a block is added: nothing, a minimum, or the scale of the last sixteen
 columns.
 """
+
+import numpy as np
 
 from llamita.kernels import simd as v
 from llamita.kernels.program import kernel, part
@@ -213,6 +217,37 @@ def _linear(open_block, add, zero, size, at, chunk):
             b += 1
 
 
+@part
+def _centred(code, zero, scale, _, is_late):
+    return scale * (code - (1 << zero))
+
+
+@part
+def _above(code, zero, scale, minimum, is_late):
+    return scale * code - minimum
+
+
+@part
+def _halved(code, zero, first, second, is_late):
+    return (second if is_late else first) * (code - (1 << zero))
+
+
+@part
+def _embed(open_block, weight, zero, size, at, chunk):
+    """The weights of one row, taken out of its tile."""
+    row, k = v.read(v.read(at) + 8 * chunk), v.read(at + 24)
+    tile, out = v.read(at + 8) + row // 16 * (k // 32 * size // 8), v.read(at + 16) + 4 * k * chunk
+    for block in range(k // 32):
+        words, first, second = open_block(tile, block)
+        first, second = v.lane(first, row % 16), v.lane(second, row % 16)
+        for group in range(8):
+            codes = v.lane_word(words[group], row % 16)
+            for i in range(4):
+                code = (codes >> (8 * i)) & 255
+                v.write_fp32(out, weight(np.float32(code), zero, first, second, group >= 4))
+                out += 4
+
+
 @kernel
 def linear_q8_0(at, chunk):
     """Q8_0."""
@@ -247,3 +282,39 @@ def linear_q5_k(at, chunk):
 def linear_q6_k(at, chunk):
     """Q6_K."""
     _linear(open_q6_k, _add_halves, 5, 3360, at, chunk)
+
+
+@kernel
+def embed_q8_0(at, chunk):
+    """Q8_0."""
+    _embed(open_q8_0, _centred, 7, 4352, at, chunk)
+
+
+@kernel
+def embed_q4_0(at, chunk):
+    """Q4_0."""
+    _embed(open_q4_0, _centred, 3, 2304, at, chunk)
+
+
+@kernel
+def embed_q4_1(at, chunk):
+    """Q4_1."""
+    _embed(open_q4_1, _above, 0, 2560, at, chunk)
+
+
+@kernel
+def embed_q4_k(at, chunk):
+    """Q4_K."""
+    _embed(open_q4_k, _above, 0, 2368, at, chunk)
+
+
+@kernel
+def embed_q5_k(at, chunk):
+    """Q5_K."""
+    _embed(open_q5_k, _above, 0, 2880, at, chunk)
+
+
+@kernel
+def embed_q6_k(at, chunk):
+    """Q6_K."""
+    _embed(open_q6_k, _halved, 5, 3360, at, chunk)

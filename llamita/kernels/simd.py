@@ -167,6 +167,9 @@ scaled = _operation(floats(floats, words), _scaled)  # times two to the power of
 magnitude = _operation(floats(floats), lambda b, x: _call(b, "llvm.fabs.v16f32", _FLOATS, x))
 first = _operation(f32(floats), lambda b, x: b.extract_element(x, _I32(0)))
 lane = _operation(f32(floats, i64), lambda b, x, i: b.extract_element(x, b.trunc(i, _I32)))
+lane_word = _operation(  # four bytes of a lane, as a number without sign
+    i64(words, i64), lambda b, x, i: b.zext(b.extract_element(x, b.trunc(i, _I32)), _I64)
+)
 multiply_add = _operation(  # x * y + z, rounded once
     floats(floats, floats, floats), lambda b, x, y, z: _call(b, "llvm.fma.v16f32", _FLOATS, x, y, z)
 )
