@@ -10,6 +10,7 @@ from torch import Tensor
 
 from llamita.checkpoint.load import Loaded, load_pretrained
 from llamita.errors import UsageError
+from llamita.fused import fuse, why_not
 from llamita.generation import constrain, healing, request, speculative
 from llamita.generation.chain import Chain
 from llamita.generation.choice import Choice
@@ -18,8 +19,9 @@ from llamita.generation.constrain import Constraint, Constraints
 from llamita.generation.distribution import Distribution
 from llamita.generation.drafts import DraftModel
 from llamita.generation.history import History
-from llamita.generation.likely import Likelihoods, Spelling
+from llamita.generation.likely import Likelihoods, Likely, Spelling
 from llamita.generation.loop import Chooser, Feed, Watched, tokens
+from llamita.generation.outputs import Logprobs, prompt_logprobs
 from llamita.generation.prefix import Prefix
 from llamita.generation.request import Options
 from llamita.generation.sampling import Sampler, generators, greedy_rows
@@ -168,7 +170,7 @@ class LLM:
         count = options.get("logprobs")
         likely = None if count is None else Likelihoods(self._spelling, len(rows), top=count)
         writings = [
-            Writing(row, ids, tools, None if likely is None else likely.rows[i])
+            Writing(row, ids, tools, None if likely is None else likely.rows[i], self._prompt_likely(ids, options))
             for i, (row, ids) in enumerate(zip(rows, prompts, strict=True))
         ]
         watches = [each for each in (likely, watch) if each is not None]
@@ -232,6 +234,15 @@ class LLM:
         first = Constraint(form, self._vocabulary)
         return Constraints([first.fork() for _ in range(rows)])
 
+    def _prompt_likely(self, prompt: list[int], options: Options) -> list[Likely] | None:
+        """How likely a prompt's tokens were, where the options ask for it."""
+        count = options.get("prompt_logprobs")
+        if count is None:
+            return None
+        ids = torch.tensor([prompt], device=self.model.device)
+        found = prompt_logprobs(self.model, ids, top=count)
+        return self._spelling.likely(ids[0, 1:], Logprobs(*(column[0] for column in found)))
+
     def _row(self, prompt: list[int], options: Options, *, whole: list[int] | None) -> Row:
         """The row that is to follow a prompt; its text goes on from that of `whole`, or stands alone.
 
@@ -271,16 +282,25 @@ def load(
     revision: str | None = None,
     offline: bool = False,
     draft: str | Path | None = None,
+    kernels: str = "auto",
 ) -> LLM:
     """A model ready to write: "cria" or None for the embedded one, a folder, or a repository id on the hub.
 
     draft: a smaller model of the same tokens, named in the same way, which guesses ahead and changes no answer.
+    kernels: "auto" lets the CPU's kernels write wherever they know the model (`llamita.fused`), to the rounding of the
+    last bits as the plain model would; "off" writes with the plain model.
     See `llamita.checkpoint.load.load_pretrained` for the options and errors.
     """
     options: dict[str, Any] = {"dtype": dtype, "device": device, "offline": offline}
     options["attn_implementation"] = attn_implementation
+    if kernels not in ("auto", "off"):
+        raise UsageError(f"kernels is {kernels!r}: say auto or off")
     loaded = load_pretrained(name, revision=revision, **options)
-    return LLM(loaded, None if draft is None else load_pretrained(draft, **options).model)
+    drafter = None if draft is None else load_pretrained(draft, **options).model
+    for model in (loaded.model, drafter):
+        if model is not None and kernels == "auto" and why_not(model) is None:
+            fuse(model)
+    return LLM(loaded, drafter)
 
 
 def _listed(prompt: Prompt | Sequence[Prompt]) -> tuple[Sequence[Prompt], bool]:

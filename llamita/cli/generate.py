@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("showing")
     group.add_argument("--json", action="store_true", help="print an object: text, finish_reason, usage, model, seed")
     group.add_argument("--logprobs", type=int, metavar="N", help="in --json: each token's, and the N likeliest there")
+    group.add_argument("--prompt-logprobs", type=int, metavar="N", help="the same of the prompt's tokens, in --json")
     group.add_argument("--show-probs", action="store_true", help="colour each token by its probability on a terminal")
     group.add_argument("--stats", action="store_true", help="tell on stderr how fast it read and wrote")
 
@@ -59,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
     is_colored = args.show_probs and terminal.has_color(sys.stdout)
     noted = 0 if is_colored and args.logprobs is None else args.logprobs
     clock = Clock()
-    stream = _stream(llm, prompt, args.system, options | {"seed": seed, "logprobs": noted, "heal": args.heal})
+    options |= {"seed": seed, "logprobs": noted, "prompt_logprobs": args.prompt_logprobs, "heal": args.heal}
+    stream = _stream(llm, prompt, args.system, options)
     if args.json:
         _print_object(stream, llm, seed, clock)
     else:
@@ -84,6 +86,8 @@ def _check(args: argparse.Namespace) -> None:
     """Raise UsageError for options that do not go together."""
     if args.logprobs is not None and not args.json:
         raise UsageError("--logprobs is a part of the object that --json prints: add --json, or take --show-probs")
+    if args.prompt_logprobs is not None and not args.json:
+        raise UsageError("--prompt-logprobs is a part of the object that --json prints: add --json")
     if args.show_probs and args.json:
         raise UsageError("--show-probs colours a text and --json prints none: take --logprobs with --json")
     if args.show_probs and args.heal:
@@ -169,6 +173,8 @@ def _print_object(stream: "Stream", llm: "LLM", seed: int, clock: Clock) -> None
     told: dict[str, Any] = {"text": text, "finish_reason": completion.finish_reason, "usage": usage}
     if completion.logprobs is not None:
         told["logprobs"] = [tokens.data(likely) for likely in completion.logprobs]
+    if completion.prompt_logprobs is not None:
+        told["prompt_logprobs"] = [tokens.data(likely) for likely in completion.prompt_logprobs]
     print(json.dumps({**told, "model": llm.name, "seed": seed}, ensure_ascii=False))
 
 

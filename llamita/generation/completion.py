@@ -28,8 +28,9 @@ class Completion:
     """What was written, and why it ended.
 
     finish_reason: "stop" at an end token or a stop text, which stop_reason then names; "length" at the limit or the
-    end of the context; None while it is not over. logprobs: how likely each token was, where that was asked for.
-    tools: the names of those that could be called.
+    end of the context; None while it is not over. logprobs: how likely each token was, prompt_logprobs: how likely
+    those of the prompt were from its second on, where that was asked for. tools: the names of those that could be
+    called.
     """
 
     text: str
@@ -38,6 +39,7 @@ class Completion:
     finish_reason: str | None
     stop_reason: int | str | None = None
     logprobs: list[Likely] | None = None
+    prompt_logprobs: list[Likely] | None = None
     tools: tuple[str, ...] = ()
 
     @property
@@ -62,6 +64,7 @@ class Writing:
     prompt_token_ids: list[int]
     tools: tuple[str, ...] = ()
     likely: Sequence[Likely] | None = None
+    prompt_likely: list[Likely] | None = None
 
     @property
     def completion(self) -> Completion:
@@ -74,6 +77,7 @@ class Writing:
             finish_reason=None if finish is None else finish.reason,
             stop_reason=None if finish is None else finish.matched,
             logprobs=None if self.likely is None else list(self.likely[: len(row.token_ids)]),
+            prompt_logprobs=self.prompt_likely,
             tools=self.tools,
         )
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from llamita.cache.dynamic import DynamicCache
+from llamita.cache.growing import GrowingCache
 
 
 class Prefix:
@@ -14,11 +14,11 @@ class Prefix:
     """
 
     def __init__(self, layers: int) -> None:
-        self.cache = DynamicCache()
+        self.cache = GrowingCache()
         self.layers = layers
         self.token_ids: list[int] = []  # the text that the cache belongs to; its end need not have been read
 
-    def take(self, token_ids: Sequence[int]) -> DynamicCache:
+    def take(self, token_ids: Sequence[int]) -> GrowingCache:
         """The cache cut to what it has of a text that is about to be read; the last token is always left to read."""
         self.cache.crop(min(common(self.token_ids, token_ids), len(token_ids) - 1, self._complete))
         self.token_ids = list(token_ids)

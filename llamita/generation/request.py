@@ -18,7 +18,8 @@ class Options(TypedDict, total=False):
     the same text; one number for all prompts, or one each. stop: texts that end the answer and are not part of it.
     repetition_penalty is of prompt and answer, presence_penalty and frequency_penalty (OpenAI's) of the answer alone.
     json_schema, regex, grammar (Lark) and choice: the form that the answer must have; one of them at most.
-    logprobs: note how likely each token was, and so many of the likeliest beside it. heal: a prompt that ends inside
+    logprobs: note how likely each token was, and so many of the likeliest beside it; prompt_logprobs: the same of the
+    prompt's tokens from its second on, which takes another pass over it. heal: a prompt that ends inside
     what the model knows as one token is taken back to where that begins; the answer reads on from the prompt.
     """
 
@@ -38,6 +39,7 @@ class Options(TypedDict, total=False):
     grammar: str | Grammar | None
     choice: Sequence[str] | None
     logprobs: int | None
+    prompt_logprobs: int | None
     heal: bool
 
 
@@ -58,8 +60,9 @@ def check(options: Options) -> None:
         raise UsageError(f"there is no option {min(unknown)!r}: did you mean {nearest!r}?")
     if (most := options.get("max_tokens")) is not None and most < 1:
         raise UsageError(f"max_tokens is {most}: it must be at least 1")
-    if (count := options.get("logprobs")) is not None and count < 0:
-        raise UsageError(f"logprobs is {count}: give a count of tokens, 0 tells of the written ones alone")
+    for name in ("logprobs", "prompt_logprobs"):
+        if (count := options.get(name)) is not None and count < 0:
+            raise UsageError(f"{name} is {count}: give a count of tokens, 0 tells of those of the text alone")
     check_forms([name for name in FORMS if options.get(name) is not None], heals=bool(options.get("heal")))
 
 

@@ -257,6 +257,24 @@ def test_logprobs_are_of_the_models_own_logits(llm: LLM) -> None:
     ]
 
 
+def test_logprobs_of_the_prompt(llm: LLM) -> None:
+    prompts = ["abc", "a longer one"]
+    answers = llm.generate(prompts, prompt_logprobs=2, max_tokens=3, temperature=0.0)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = answer.prompt_token_ids
+        with torch.no_grad():
+            table = llm.model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+        assert answer.prompt_logprobs is not None and answer.logprobs is None
+        assert "".join(likely.text for likely in answer.prompt_logprobs) == prompt
+        expected = table.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()
+        assert [likely.logprob for likely in answer.prompt_logprobs] == pytest.approx(expected, abs=1e-4)
+        tops = [[one.token_id for one in likely.top] for likely in answer.prompt_logprobs]
+        assert tops == table.topk(2).indices.tolist()
+    assert llm.generate([256], prompt_logprobs=0, max_tokens=1).prompt_logprobs == []
+    with pytest.raises(UsageError, match="prompt_logprobs is -1"):
+        llm.generate("a", prompt_logprobs=-1)
+
+
 TOOL = {
     "type": "function",
     "function": {"name": "weather", "parameters": {"properties": {"days": {"enum": [1, 2]}}, "required": ["days"]}},

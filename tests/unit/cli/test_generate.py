@@ -88,12 +88,15 @@ def test_logprobs_are_of_the_models_own_logits(run: Run, llm: LLM) -> None:
         assert best == pytest.approx(row.topk(3).values.tolist(), abs=1e-4)
     plain = json.loads(run("generate", "abc", *FLAGS, "--json", "--logprobs", "0").out)["logprobs"]
     assert all(entry["top"] == [] for entry in plain)
+    of_prompt = json.loads(run("generate", "abc", *FLAGS, "--json", "--prompt-logprobs", "1").out)["prompt_logprobs"]
+    assert [(entry["token"], len(entry["top"])) for entry in of_prompt] == [("a", 1), ("b", 1), ("c", 1)]
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (["--logprobs", "2"], "add --json"),
+        (["--prompt-logprobs", "2"], "add --json"),
         (["--logprobs", "-2", "--json"], "logprobs is -2"),
         (["--show-probs", "--json"], "take --logprobs with --json"),
         (["--show-probs", "--heal"], "leave one of them out"),
