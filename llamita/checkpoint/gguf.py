@@ -1,0 +1,171 @@
+"""A model and its tokenizer from a GGUF file; blocks stay blocks."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from llamita.checkpoint.gguf_config import config_from_gguf, generation_from_gguf
+from llamita.checkpoint.gguf_names import FREQUENCY_FACTORS, from_gguf, halved, heads_of
+from llamita.config import LlamaConfig
+from llamita.errors import BrokenFileError, UnsupportedError
+from llamita.files.gguf_split import Gguf, open_gguf
+from llamita.files.gguf_types import STORAGES
+from llamita.model.llama import LlamaForCausalLM
+from llamita.model.loading import LoadReport
+from llamita.model.pretrained import chosen_device, chosen_dtype
+from llamita.model.rope import LlamaRotaryEmbedding
+from llamita.quant.blocks import FORMATS
+from llamita.quant.matrix import BlockMatrix
+from llamita.quant.surgery import freeze, put
+from llamita.tokenizer.gguf import tokenizer_from_gguf
+from llamita.tokenizer.protocol import Tokenizer
+
+
+def is_gguf(path: str | Path) -> bool:
+    """Whether a name is that of a GGUF file."""
+    return str(path).lower().endswith(".gguf")
+
+
+class GgufTensors:
+    """A GGUF file's weights under our names, queries and keys in our order; otherwise a checkpoint like others."""
+
+    def __init__(self, file: Gguf, config: LlamaConfig) -> None:
+        self._file, self._config = file, config
+        self._names = {from_gguf(name) or name: name for name in file.names if name != FREQUENCY_FACTORS}
+        for ours, theirs in self._names.items():
+            storage = file.entry(theirs).storage
+            if storage not in FORMATS and self.dtype(ours) not in (torch.float32, torch.float16, torch.bfloat16):
+                known = ", ".join(["f32, f16, bf16", *FORMATS])
+                raise UnsupportedError(f"{file.paths[0]}: tensor {theirs} is stored as {storage}: known are {known}")
+
+    @property
+    def names(self) -> list[str]:
+        """The weights' names."""
+        return list(self._names)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files that hold them."""
+        return self._file.paths
+
+    def storage(self, name: str) -> str:
+        """How a weight is stored: f32, q4_k, ..."""
+        return self._file.entry(self._names[name]).storage
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of one weight."""
+        return self._file.entry(self._names[name]).shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype in which `load` gives one weight: fp32 for blocks."""
+        return STORAGES[self.storage(name)].dtype or torch.float32
+
+    def load(self, name: str) -> Tensor:
+        """One weight: plain numbers share the file's pages, but for queries and keys; blocks are dequantized."""
+        rows = self.rows(name)
+        storage = self.storage(name)
+        return FORMATS[storage].dequantize(rows) if storage in FORMATS else rows
+
+    def rows(self, name: str) -> Tensor:
+        """One weight as it is stored, in our order: plain numbers, or uint8 (N, bytes of a row)."""
+        return halved(self._file.load(self._names[name]), heads_of(name, self._config))
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._file.close()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __enter__(self) -> "GgufTensors":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def open_model(path: Path) -> tuple[LlamaConfig, Tokenizer | None, GgufTensors, dict[str, object]]:
+    """What a GGUF file holds, no weight read: config, tokenizer, weights, and a generation_config.json's content.
+
+    The tokenizer is None where the file says that it has none.
+
+    Raises NotFoundError, AccessError, BrokenFileError, UnsupportedError (another architecture, storage or tokenizer).
+    """
+    file = open_gguf(path)
+    has_tokens = file.value("tokenizer.ggml.model", "none") not in ("none", "no_vocab")
+    tokenizer = tokenizer_from_gguf(file.metadata, path) if has_tokens else None
+    config = config_from_gguf(file, tokenizer)
+    return config, tokenizer, GgufTensors(file, config), generation_from_gguf(file.metadata, config)
+
+
+def load_gguf(
+    path: Path,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    attn_implementation: str | None = None,
+) -> tuple[LlamaForCausalLM, Tokenizer | None]:
+    """The model and the tokenizer of a GGUF file; None where it has no tokenizer.
+
+    dtype: "auto" leaves every weight as it is stored, blocks as quantized layers; any other dequantizes.
+    Plain weights share the file's pages where the dtype fits; queries and keys are put into our order, a copy.
+    Raises what `open_model` raises, BrokenFileError for weights that are missing or of the wrong shape, and UsageError.
+    """
+    config, tokenizer, tensors, generation = open_model(path)
+    config = config.replace(dtype=chosen_dtype(dtype, config, tensors))
+    if attn_implementation is not None:
+        config = config.replace(attn_implementation=attn_implementation)
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    _check(model, tensors)
+    blocks = [name for name in tensors if tensors.storage(name) in FORMATS] if str(dtype) == "auto" else []
+    _fill(model, tensors, blocks, chosen_device(device))
+    model.generation_config = generation
+    known = dict(model.named_parameters(remove_duplicate=False)).keys() | set(blocks) | set(model.tied_weights)
+    model.load_report = LoadReport(unexpected_keys=[name for name in tensors if name not in known])
+    if str(model.load_report):
+        warnings.warn(f"loading {path}: {model.load_report}", stacklevel=3)
+    return model, tokenizer
+
+
+def _check(model: LlamaForCausalLM, tensors: GgufTensors) -> None:
+    for name, parameter in model.named_parameters():
+        if name not in tensors:
+            raise BrokenFileError(f"{tensors.paths[0]} has no weights for {name}: it is incomplete, download it again")
+        if tensors.shape(name) != tuple(parameter.shape):
+            raise BrokenFileError(
+                f"{tensors.paths[0]} says that {name} is {tuple(parameter.shape)}, and holds {tensors.shape(name)}: "
+                "download it again"
+            )
+
+
+def _fill(model: LlamaForCausalLM, tensors: GgufTensors, blocks: list[str], device: torch.device) -> None:
+    """Give a model on the meta device its weights: blocks as quantized layers, the rest as parameters."""
+    tied: Mapping[str, str] = model.tied_weights
+    for name in blocks:
+        twins = [twin for twin, source in tied.items() if source == name]
+        modules = tuple(one.removesuffix(".weight") for one in (name, *twins))
+        put(model, modules, BlockMatrix.from_raw(tensors.storage(name), tensors.rows(name)))
+    dtype = getattr(torch, str(model.config.dtype))
+    for name, _ in list(model.named_parameters()):
+        owner, _, leaf = name.rpartition(".")
+        weight = nn.Parameter(tensors.load(name).to(device=device, dtype=dtype))
+        model.get_submodule(owner).register_parameter(leaf, weight)
+    if not any(source in blocks for source in tied.values()):
+        model.tie_weights()
+    for module in model.modules():
+        if isinstance(module, LlamaRotaryEmbedding):
+            module.reset(device)
+    if blocks:
+        model.to(device)
+        freeze(model)
+    model.eval()

@@ -1,0 +1,166 @@
+"""A Llama's config as GGUF metadata, and back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from llamita.checkpoint.gguf_names import FREQUENCY_FACTORS
+from llamita.checkpoint.gguf_rope import rope_from_gguf, rope_to_gguf, shortest
+from llamita.config import LlamaConfig
+from llamita.errors import BrokenFileError, UnsupportedError, UsageError
+from llamita.files.gguf_split import Gguf
+from llamita.files.gguf_types import STORAGES, Field
+from llamita.tokenizer.protocol import Tokenizer
+
+ARCHITECTURE = "llama"
+# Counts and numbers that every Llama has, by our names.
+FIELDS: Mapping[str, str] = {
+    "max_position_embeddings": "llama.context_length",
+    "hidden_size": "llama.embedding_length",
+    "num_hidden_layers": "llama.block_count",
+    "intermediate_size": "llama.feed_forward_length",
+    "num_attention_heads": "llama.attention.head_count",
+    "num_key_value_heads": "llama.attention.head_count_kv",
+    "head_dim": "llama.attention.key_length",
+    "sliding_window": "llama.attention.sliding_window",
+    "vocab_size": "llama.vocab_size",
+}
+NEEDED = ("max_position_embeddings", "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
+# How a model writes unless it is told otherwise: generation_config.json's names, and GGUF's.
+SAMPLING: Mapping[str, tuple[str, str]] = {
+    "temperature": ("general.sampling.temp", "float32"),
+    "top_k": ("general.sampling.top_k", "int32"),
+    "top_p": ("general.sampling.top_p", "float32"),
+    "min_p": ("general.sampling.min_p", "float32"),
+    "repetition_penalty": ("general.sampling.penalty_repeat", "float32"),
+}
+PLAIN = ("f32", "f16", "bf16")
+BLOCKS_DTYPE = "float32"  # of norms and activations beside blocks, as in llama.cpp
+
+
+def config_to_gguf(config: LlamaConfig) -> tuple[dict[str, Field], torch.Tensor | None]:
+    """The fields below "llama.", and the rotary divisors (H/2,) where the model has such.
+
+    Raises UnsupportedError for what GGUF's Llama does not know.
+    """
+    if config.hidden_act not in ("silu", "swish"):
+        raise UnsupportedError(f"GGUF's Llama has no activation but silu: {config.hidden_act!r} cannot be written")
+    values = {key: getattr(config, name) for name, key in FIELDS.items()}
+    fields = {key: Field("uint32", value) for key, value in values.items() if value is not None}
+    fields["llama.attention.value_length"] = Field("uint32", config.head_dim)
+    fields["llama.attention.layer_norm_rms_epsilon"] = Field("float32", config.rms_norm_eps)
+    fields["llama.rope.dimension_count"] = Field("uint32", config.head_dim)
+    rope, divisors = rope_to_gguf(config)
+    return fields | rope, divisors
+
+
+def config_from_gguf(file: Gguf, tokenizer: Tokenizer | None) -> LlamaConfig:
+    """The config that a file's metadata and tensors say; its dtype is the one that most weights have.
+
+    Raises UnsupportedError for another architecture, BrokenFileError for numbers that make no Llama.
+    """
+    values: dict[str, Any] = {key: field.value for key, field in file.metadata.items()}
+    source = file.paths[0]
+    architecture = values.get("general.architecture")
+    if architecture != ARCHITECTURE or values.get("llama.expert_count", 0):
+        what = "a mixture of experts" if architecture == ARCHITECTURE else f"of architecture {architecture!r}"
+        raise UnsupportedError(f"{source} is {what}: only plain Llamas can be read")
+    numbers = {name: _number(values, key, source) for name, key in FIELDS.items()}
+    missing = next((FIELDS[name] for name in NEEDED if numbers[name] is None), None)
+    if missing or "token_embd.weight" not in file:
+        raise BrokenFileError(f"{source} has no {missing or 'token_embd.weight'}: it is no whole model")
+    numbers["vocab_size"] = file.entry("token_embd.weight").shape[0]
+    numbers["sliding_window"] = numbers["sliding_window"] or None  # 0 is none
+    try:
+        config = LlamaConfig(
+            **{name: number for name, number in numbers.items() if number is not None},
+            rms_norm_eps=shortest(values.get("llama.attention.layer_norm_rms_epsilon", 1e-6)),
+            tie_word_embeddings="output.weight" not in file,
+            attention_bias="blk.0.attn_q.bias" in file,
+            mlp_bias="blk.0.ffn_gate.bias" in file,
+            dtype=_dtype(file),
+            **_roles(values, tokenizer),
+        )
+        _check_rotation(values, config)
+        _check_sizes(file, config)
+        factors = file.load(FREQUENCY_FACTORS) if FREQUENCY_FACTORS in file else None
+        return rope_from_gguf(values, config, factors)
+    except UnsupportedError:
+        raise
+    except (UsageError, TypeError, RuntimeError) as error:
+        raise BrokenFileError(f"{source} describes no Llama ({error}): download it again") from error
+
+
+def generation_to_gguf(generation: Mapping[str, Any]) -> dict[str, Field]:
+    """How the model writes by default: nothing for one that is greedy, as programs differ in what they do then."""
+    if not generation.get("do_sample"):
+        return {}
+    given = {name: generation.get(name) for name in SAMPLING}
+    return {SAMPLING[name][0]: Field(SAMPLING[name][1], value) for name, value in given.items() if value is not None}
+
+
+def generation_from_gguf(metadata: Mapping[str, Field], config: LlamaConfig) -> dict[str, Any]:
+    """A generation_config.json's content."""
+    ids: dict[str, Any] = {"bos_token_id": config.bos_token_id, "pad_token_id": config.pad_token_id}
+    ids["eos_token_id"] = list(config.eos_token_ids) or None
+    found: dict[str, Any] = {name: metadata[key].value for name, (key, _) in SAMPLING.items() if key in metadata}
+    settings = {name: shortest(value) if type(value) is float else value for name, value in found.items()}
+    if settings:
+        settings["do_sample"] = settings.get("temperature", 1) != 0
+    return {name: value for name, value in {**ids, **settings}.items() if value is not None}
+
+
+def _number(values: Mapping[str, Any], key: str, source: object) -> int | None:
+    value = values.get(key)
+    if isinstance(value, list):  # one number a layer
+        if len(set(value)) != 1:
+            raise UnsupportedError(f"{source} has layers that differ in {key}: only Llamas of equal layers can be read")
+        value = value[0]
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise BrokenFileError(f"{source} is damaged: {key} is {str(value)[:30]!r}, no whole number")
+    return value
+
+
+def _dtype(file: Gguf) -> str:
+    """The dtype of most weights; with blocks among them, that of what is not in blocks."""
+    sizes: dict[str, int] = {}
+    for name in file.names:
+        entry = file.entry(name)
+        if len(entry.shape) == 2:
+            sizes[entry.storage] = sizes.get(entry.storage, 0) + entry.stop - entry.start
+    if any(STORAGES[storage].dtype is None for storage in sizes):
+        return BLOCKS_DTYPE
+    most = max(PLAIN, key=lambda storage: sizes.get(storage, 0))
+    return str(STORAGES[most].dtype).removeprefix("torch.")
+
+
+def _roles(values: Mapping[str, Any], tokenizer: Tokenizer | None) -> dict[str, Any]:
+    if tokenizer is not None:
+        ends = tokenizer.eos_token_ids
+        bos, pad = tokenizer.bos_token_id, tokenizer.pad_token_id
+    else:
+        bos, end, pad = (values.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos", "padding"))
+        ends = [] if end is None else [end]
+    eos = tuple(ends) if len(ends) > 1 else next(iter(ends), None)
+    return {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad}
+
+
+def _check_sizes(file: Gguf, config: LlamaConfig) -> None:
+    """That the file has room for what its numbers promise: a header alone must not make a huge model."""
+    width = config.num_attention_heads * config.head_dim
+    has_queries = "blk.0.attn_q.weight" in file
+    if not has_queries or file.entry("blk.0.attn_q.weight").shape != (width, config.hidden_size):
+        raise UsageError(f"its first layer has no queries of shape {(width, config.hidden_size)}")
+    if config.num_hidden_layers > len(file.names):
+        raise UsageError(f"it has {len(file.names)} tensors for {config.num_hidden_layers} layers")
+
+
+def _check_rotation(values: Mapping[str, Any], config: LlamaConfig) -> None:
+    turning = values.get("llama.rope.dimension_count", config.head_dim)
+    lengths = {values.get(f"llama.attention.{which}_length", config.head_dim) for which in ("key", "value")}
+    if turning != config.head_dim or lengths != {config.head_dim}:
+        raise UnsupportedError(
+            f"heads of {config.head_dim} of which {turning} numbers turn, with keys and values of "
+            f"{sorted(map(str, lengths))}: only heads that turn whole and are alike can be read"
+        )
