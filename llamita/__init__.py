@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llamita.cache import DynamicCache as DynamicCache
+    from llamita.cache import OffloadedCache as OffloadedCache
+    from llamita.cache import QuantizedCache as QuantizedCache
+    from llamita.cache import SinkCache as SinkCache
     from llamita.cache import SlidingWindowCache as SlidingWindowCache
     from llamita.cache import StaticCache as StaticCache
     from llamita.config import LlamaConfig as LlamaConfig
@@ -35,6 +38,9 @@ __version__ = "0.1.0"
 
 _HOME = {
     "DynamicCache": "llamita.cache",
+    "OffloadedCache": "llamita.cache",
+    "QuantizedCache": "llamita.cache",
+    "SinkCache": "llamita.cache",
     "SlidingWindowCache": "llamita.cache",
     "StaticCache": "llamita.cache",
     "LlamaConfig": "llamita.config",

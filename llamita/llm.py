@@ -10,7 +10,6 @@ from torch import Tensor
 
 from llamita.checkpoint.load import Loaded, load_pretrained
 from llamita.errors import UsageError
-from llamita.fused import fuse, why_not
 from llamita.generation import constrain, healing, request, speculative
 from llamita.generation.chain import Chain
 from llamita.generation.choice import Choice
@@ -29,6 +28,7 @@ from llamita.generation.slots import Slots
 from llamita.generation.speculative import Acceptance
 from llamita.generation.stop import Row, Stop
 from llamita.generation.trail import Trails
+from llamita.model.fingerprint import fingerprint
 from llamita.model.llama import LlamaForCausalLM
 from llamita.tokenizer.chat import Message, encode_chat
 
@@ -131,6 +131,21 @@ class LLM:
     def new_prefix(self) -> Prefix:
         """An empty `prefix` for `stream` and `stream_chat`."""
         return Prefix(self.model.config.num_hidden_layers)
+
+    def save_prefix(self, path: str | Path, prefix: Prefix) -> None:
+        """Write what a prefix has read to a file, so that no later process need read it again.
+
+        Raises UsageError where it has read nothing yet, and the disk's errors.
+        """
+        prefix.save(Path(path), fingerprint=fingerprint(self.model))
+
+    def load_prefix(self, path: str | Path) -> Prefix:
+        """A prefix from a file of `save_prefix`: texts that begin alike are read on from there.
+
+        Raises UsageError where another model read it, NotFoundError, AccessError, or BrokenFileError.
+        """
+        layers, device = self.model.config.num_hidden_layers, self.model.device
+        return Prefix.load(Path(path), layers=layers, fingerprint=fingerprint(self.model), device=device)
 
     def _read(self, prompt: Prompt) -> list[int]:
         """The token ids of a prompt, checked."""
@@ -297,9 +312,12 @@ def load(
         raise UsageError(f"kernels is {kernels!r}: say auto or off")
     loaded = load_pretrained(name, revision=revision, **options)
     drafter = None if draft is None else load_pretrained(draft, **options).model
-    for model in (loaded.model, drafter):
-        if model is not None and kernels == "auto" and why_not(model) is None:
-            fuse(model)
+    if kernels == "auto" and loaded.model.device.type == "cpu":
+        from llamita.fused import fuse, why_not  # Numba takes a while to load, and only the CPU needs it
+
+        for model in (loaded.model, drafter):
+            if model is not None and why_not(model) is None:
+                fuse(model)
     return LLM(loaded, drafter)
 
 

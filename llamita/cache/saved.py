@@ -36,19 +36,25 @@ KINDS: Mapping[str, tuple[type[Cache], tuple[str, ...]]] = {
 }
 
 
-def save(cache: Cache, path: Path, *, fingerprint: str) -> None:
+def save(cache: Cache, path: Path, *, fingerprint: str, note: str = "") -> None:
     """Write a cache, whole or not at all; `fingerprint` names its model (`llamita.model.fingerprint`).
 
-    Raises UsageError for a cache that is no kind of this package; AccessError, or LlamitaError where the disk is full.
+    note: what `note_of` is to tell of it, such as its text. Raises UsageError for a cache that is no kind of this
+    package; AccessError, or LlamitaError where the disk is full.
     """
     kind = next((name for name, (cls, _) in KINDS.items() if type(cache) is cls), None)
     if kind is None:
         raise UsageError(f"a {type(cache).__name__} cannot be saved: only {', '.join(KINDS)} caches can")
     facts = {name: getattr(cache, name) for name in KINDS[kind][1]}
     facts |= {"layers": len(cache), "seen": getattr(cache, "_seen", []), "capacity": cache.capacity}
-    about = {"format": FORMAT, "kind": kind, "fingerprint": fingerprint, "facts": json.dumps(facts)}
+    about = {"format": FORMAT, "kind": kind, "fingerprint": fingerprint, "facts": json.dumps(facts), "note": note}
     with replacing(Path(path)) as file:
         write_tensors(file, _tensors(cache), about)
+
+
+def note_of(path: Path) -> str:
+    """What was noted when the cache in a file was saved; its errors are those of `load`."""
+    return read_metadata(Path(path)).get("note", "")
 
 
 def load(path: Path, *, fingerprint: str, device: torch.device | str = "cpu") -> Cache:

@@ -16,7 +16,7 @@ from llamita.generation.constrain import Constraints
 from llamita.generation.distribution import Distribution
 from llamita.generation.history import History
 from llamita.generation.loop import Feed
-from llamita.generation.options import Options
+from llamita.generation.options import QUANTIZED, Options
 from llamita.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput, Record
 from llamita.generation.speculative import Acceptance
 from llamita.generation.stop import Row
@@ -99,8 +99,12 @@ class Job:
             batch = len(self.input_ids) * (1 if self.options.num_beams > 1 else self.options.num_return_sequences)
             room = max(self.input_ids.shape[1], 0 if self.embeds is None else self.embeds.shape[1]) + self.limit
             return StaticCache(model.config, batch=batch, capacity=room, dtype=model.dtype, device=model.device)
-        kinds: dict[str, Callable[[], Cache]] = {"offloaded": OffloadedCache, "quantized": QuantizedCache}
-        return kinds[name]() if name in kinds else None
+        if name == "quantized":
+            given = self.options.cache_config or {}
+            return QuantizedCache(
+                **{known: given[each] for each, known in QUANTIZED.items() if known and each in given}
+            )
+        return OffloadedCache() if name == "offloaded" else None
 
     def rows(self) -> list[Row]:
         """A row for each text to be written."""

@@ -20,8 +20,12 @@ NEUTRAL: Mapping[str, Any] = {
     "force_words_ids": None, "low_memory": None, "assistant_lookbehind": 10, "target_lookbehind": 10, "use_mtp": False,
     "assistant_ensemble_weight": None, "num_assistant_tokens_schedule": "constant", "is_assistant": False,
     "speculation_type": None, "decoder_start_token_id": None, "synced_gpus": False, "disable_compile": True,
-    "compile_config": None, "custom_generate": None, "trust_remote_code": None, "cache_config": None,
+    "compile_config": None, "custom_generate": None, "trust_remote_code": None,
     "max_cache_len": None, "continuous_batching_config": None,
+}  # fmt: skip
+# What cache_config may say, and what QuantizedCache calls it; the library that transformers does it by does not matter.
+QUANTIZED: Mapping[str, str | None] = {
+    "nbits": "bits", "q_group_size": "group", "residual_length": "residual", "backend": None,
 }  # fmt: skip
 CACHES = (None, "dynamic", "static", "offloaded", "quantized")
 
@@ -55,6 +59,7 @@ class Options(Distribution):
     guidance_scale: float | None = None
     use_cache: bool = True
     cache_implementation: str | None = None
+    cache_config: Mapping[str, Any] | None = None
     prefill_chunk_size: int | None = None
     prompt_lookup_num_tokens: int | None = None
     max_matching_ngram_size: int | None = None
@@ -77,6 +82,14 @@ class Options(Distribution):
         if self.cache_implementation not in CACHES:
             known = ", ".join(name for name in CACHES if name)
             raise UsageError(f"cache_implementation {self.cache_implementation!r} is unknown: use one of {known}")
+        self._check_cache_config()
+
+    def _check_cache_config(self) -> None:
+        given = self.cache_config or {}
+        if given and self.cache_implementation != "quantized":
+            raise UsageError('cache_config is of quantized caches: give cache_implementation="quantized" too')
+        if unknown := sorted(given.keys() - QUANTIZED.keys()):
+            raise UnsupportedError(f"cache_config has {unknown[0]!r}, which is not known: use {', '.join(QUANTIZED)}")
 
     @property
     def eos_token_ids(self) -> list[int]:

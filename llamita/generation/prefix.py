@@ -1,10 +1,15 @@
 """Reading on from where the last text and the next part ways."""
 
+import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from llamita.cache import saved
 from llamita.cache.growing import GrowingCache
+from llamita.errors import BrokenFileError, UsageError
 
 
 class Prefix:
@@ -29,6 +34,31 @@ class Prefix:
         for step in steps:
             self.token_ids.append(int(step))
             yield step
+
+    def save(self, path: Path, *, fingerprint: str) -> None:
+        """Write what was read, and its ids, for a later `load` by the model of this fingerprint.
+
+        Raises UsageError where nothing was read yet; AccessError, or LlamitaError where the disk is full.
+        """
+        length = min(self._complete, len(self.token_ids))
+        if not length:
+            raise UsageError("this prefix has read nothing yet: stream a text with it first")
+        self.cache.crop(length)
+        saved.save(self.cache, path, fingerprint=fingerprint, note=json.dumps(self.token_ids[:length]))
+
+    @classmethod
+    def load(cls, path: Path, *, layers: int, fingerprint: str, device: torch.device | str) -> "Prefix":
+        """What `save` wrote. Raises UsageError for another model's; NotFoundError, AccessError, BrokenFileError."""
+        cache, prefix = saved.load(path, fingerprint=fingerprint, device=device), cls(layers)
+        try:
+            prefix.token_ids = [int(token_id) for token_id in json.loads(saved.note_of(path))]
+        except (ValueError, TypeError, RecursionError):
+            prefix.token_ids = []
+        is_whole = cache.length == len(prefix.token_ids) and len(cache) == layers
+        if not isinstance(cache, GrowingCache) or not is_whole or cache.keys[0].shape[0] != 1:
+            raise BrokenFileError(f"{path} is no prefix: name a file that save_prefix wrote")
+        prefix.cache = cache
+        return prefix
 
     @property
     def _complete(self) -> int:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from llamita import QuantizedCache
 from llamita.bridge import transformers as peers
 from llamita.config import LlamaConfig
-from llamita.errors import UnsupportedError
+from llamita.errors import LlamitaError, UnsupportedError
 from llamita.generation.outputs import compute_transition_scores
 from llamita.model.llama import LlamaForCausalLM
 
@@ -178,6 +179,31 @@ def test_caches_write_the_same(pair: tuple[LlamaForCausalLM, Any], cache: str, b
     flags: dict[str, Any] = {"attention_mask": mask, "max_new_tokens": 9, "num_beams": beams}
     plain = pair[0].generate(ids, **flags)
     assert pair[0].generate(ids, cache_implementation=cache, **flags).tolist() == plain.tolist()
+
+
+def test_a_quantized_cache_is_as_its_config_says(pair: tuple[LlamaForCausalLM, Any]) -> None:
+    ids, mask = prompts()
+    flags: dict[str, Any] = {"attention_mask": mask, "max_new_tokens": 30, "return_dict_in_generate": True}
+    flags |= {"cache_implementation": "quantized", "eos_token_id": None}
+    config = {"nbits": 4, "q_group_size": 4, "residual_length": 6, "backend": "quanto"}
+    cache = pair[0].generate(ids, cache_config=config, **flags).past_key_values
+    assert (cache.bits, cache.group, cache.residual) == (4, 4, 6)
+    own = QuantizedCache(4, group=4, residual=6)
+    flags["cache_implementation"] = None
+    expected = pair[0].generate(ids, past_key_values=own, **flags)
+    flags["cache_implementation"] = "quantized"
+    assert pair[0].generate(ids, cache_config=config, **flags).sequences.tolist() == expected.sequences.tolist()
+    plain = pair[0].generate(ids, **flags).past_key_values
+    assert (plain.bits, plain.group, plain.residual) == (8, 64, 128)
+    for wrong, message in (
+        ({"nbits": 3}, "3 bits"),
+        ({"q_group_size": 5}, "group=5"),
+        ({"axis_key": 1}, "'axis_key', which is not known: use nbits"),
+    ):
+        with pytest.raises(LlamitaError, match=message):
+            pair[0].generate(ids, cache_config=wrong, **flags)
+    with pytest.raises(LlamitaError, match="is of quantized caches"):
+        pair[0].generate(ids, cache_config={"nbits": 4})
 
 
 def test_a_generation_config_object(pair: tuple[LlamaForCausalLM, Any]) -> None:

@@ -9,9 +9,12 @@ import pytest
 import torch
 
 import llamita
+from llamita.cache import saved
 from llamita.errors import BrokenFileError, NotFoundError, UsageError
 from llamita.generation import toolcalls
+from llamita.kernels.program import Program
 from llamita.llm import LLM
+from llamita.model.fingerprint import fingerprint
 from tests.small import CONFIG, save_small_model
 
 
@@ -73,8 +76,8 @@ def test_chats(llm: LLM) -> None:
     assert "".join(llm.stream_chat(messages, max_tokens=8, temperature=0.0)) == answer.text
 
 
-def test_a_prefix_changes_the_work_and_not_the_text(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[int] = []
+def test_a_prefix_changes_the_work_and_not_the_text(small_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm, read = llamita.load(small_path, kernels="off"), list[int]()
     forward = type(llm.model).forward
 
     def counted(self: Any, *args: Any, **given: Any) -> Any:
@@ -95,7 +98,8 @@ def test_a_prefix_changes_the_work_and_not_the_text(llm: LLM, monkeypatch: pytes
     assert "".join(other) == llm.generate("something else", **options).text
 
 
-def test_a_prefix_survives_an_interruption(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prefix_survives_an_interruption(small_path: Path) -> None:
+    llm = llamita.load(small_path, kernels="off")
     prefix, options = llm.new_prefix(), {"max_tokens": 9, "temperature": 0.0}
     layer = llm.model.model.layers[2]
     for allowed in (0, 1, 4):  # in the first pass, in the first step, later
@@ -110,6 +114,23 @@ def test_a_prefix_survives_an_interruption(llm: LLM, monkeypatch: pytest.MonkeyP
             list(llm.stream("Hello", prefix=prefix, **options))
         hook.remove()
         assert "".join(llm.stream("Hello", prefix=prefix, **options)) == llm.generate("Hello", **options).text
+
+
+def test_a_prefix_survives_an_interruption_of_the_kernels(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix, options = llm.new_prefix(), {"max_tokens": 9, "temperature": 0.0}
+    run, expected = Program.run, llm.generate("Hello", **options).text
+    for allowed in (0, 1, 4):
+        calls = iter(range(allowed))
+
+        def interrupted(program: Program, threads: int | None = None, calls: Any = calls) -> None:
+            if next(calls, None) is None:
+                raise KeyboardInterrupt
+            run(program, threads)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Program, "run", interrupted)
+            list(llm.stream("Hello", prefix=prefix, **options))
+        assert "".join(llm.stream("Hello", prefix=prefix, **options)) == expected
 
 
 def test_the_checkpoint_gives_defaults(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,6 +320,47 @@ def test_tools_are_called(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
 def cria(cria_path: Path) -> LLM:
     """The embedded model, whose tokens are more than bytes."""
     return llamita.load(cria_path, dtype="float32")
+
+
+def test_a_prefix_on_disk(llm: LLM, small_path: Path, tmp_path: Path) -> None:
+    options: Any = {"max_tokens": 6, "temperature": 0.0}
+    prefix = llm.new_prefix()
+    with pytest.raises(UsageError, match="read nothing yet"):
+        llm.save_prefix(tmp_path / "text", prefix)
+    first = llm.stream("Once upon a time", prefix=prefix, **options)
+    whole = "Once upon a time" + "".join(first)
+    llm.save_prefix(tmp_path / "text", prefix)
+    again = llamita.load(small_path)
+    loaded = again.load_prefix(str(tmp_path / "text"))
+    assert loaded.token_ids == prefix.token_ids[: loaded.cache.length]
+    assert loaded.cache.length == len(first.completion.prompt_token_ids) + 5  # the last token was written, not read
+    read: list[int] = []
+    forward = again.model.forward
+
+    def watched(**given: Any) -> Any:
+        read.append(given["input_ids"].shape[1])
+        return forward(**given)
+
+    again.model.forward = watched
+    stream = again.stream(whole + ".", prefix=loaded, **options)
+    assert "".join(stream) == llm.generate(whole + ".", **options).text
+    assert read == [2, 1, 1, 1, 1, 1]
+
+
+def test_a_prefix_of_another_model_is_refused(llm: LLM, tmp_path: Path) -> None:
+    prefix = llm.new_prefix()
+    list(llm.stream("Once", prefix=prefix, max_tokens=2))
+    llm.save_prefix(tmp_path / "text", prefix)
+    save_small_model(tmp_path / "other", seed=1)
+    with pytest.raises(
+        UsageError, match=r"^the cache in .*text is of another model: read its text again with this one$"
+    ):
+        llamita.load(tmp_path / "other").load_prefix(tmp_path / "text")
+    with pytest.raises(NotFoundError):
+        llm.load_prefix(tmp_path / "nothing")
+    saved.save(prefix.cache, tmp_path / "no_text", fingerprint=fingerprint(llm.model))
+    with pytest.raises(BrokenFileError, match="is no prefix"):
+        llm.load_prefix(tmp_path / "no_text")
 
 
 def test_a_broken_off_word_is_healed(cria: LLM) -> None:
