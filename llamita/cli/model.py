@@ -30,6 +30,7 @@ def load(arguments: argparse.Namespace) -> "LLM":
             attn_implementation=arguments.attn,
             offline=arguments.offline,
             draft=getattr(arguments, "draft_model", None),
+            kernels=arguments.kernels,
         )
 
 

@@ -61,9 +61,10 @@ class FusedForward:
 
     def __init__(self, model: LlamaForCausalLM) -> None:
         self._model = model
-        self._plain = type(model).forward
         self._steps: dict[tuple[int, int, int, torch.dtype], Step] = {}
         self._weights = _whereabouts(model)
+        inner = [module for module in model.modules() if module is not model]
+        self._hooks = [hooks for module in inner for hooks in (module._forward_hooks, module._forward_pre_hooks)]
         self._lock = Lock()  # a step works in buffers of its own
 
     def __call__(
@@ -87,7 +88,7 @@ class FusedForward:
                 return self._model.finish(output, return_dict)
         if past_key_values is None and self._begins_cache(use_cache):
             past_key_values = GrowingCache()
-        return self._plain(
+        return type(self._model).forward(
             self._model, input_ids, attention_mask, position_ids, past_key_values, *others,
             use_cache=use_cache, logits_to_keep=logits_to_keep, return_dict=return_dict, **more,
         )  # fmt: skip
@@ -104,6 +105,8 @@ class FusedForward:
         if ids.numel() > MOST_ROWS or not ids.numel() or cache.unrotated or keys.dtype not in ATTEND:
             return None
         if self._model.training or torch.is_grad_enabled() or ids.shape[0] != keys.shape[0]:
+            return None
+        if any(self._hooks):  # somebody watches a layer
             return None
         first = None
         if mask is not None:

@@ -54,28 +54,34 @@ class Step:
         """The logits (B, kept, V) in fp32 of ids (B, T), whose keys and values go into the cache.
 
         first: the first visible slot of each row (B,), or None where all are seen; positions count from there.
+        Raises IndexError for ids outside the vocabulary.
         """
-        slot = cache.reserve(self._tokens)
-        if cache.rooms is not self._rooms:
-            self._move(cache)
-        places, slots = self._positions.numpy().reshape(self._batch, self._tokens), self._slots.numpy()
-        slots[0] = slot
-        for token in range(self._tokens):
-            places[:, token] = slot + token
-        if first is not None:
-            slots[1:] = first.numpy()
-            places -= slots[1:, None]
-            places.clip(min=0, out=places)
-        elif self._batch > 1 or slots[1]:
-            slots[1:] = 0
         ids = ids.contiguous()
         if not 0 <= int(ids.min()) <= int(ids.max()) < self._vocabulary:
             raise IndexError(f"token ids run from {int(ids.min())} to {int(ids.max())}: the model has {self._vocabulary}")
         logits = torch.empty(self._batch, self._kept, self._vocabulary)
-        self._program.change(self._ids, 0, ids.data_ptr())
-        self._program.change(self._head, 2, logits.data_ptr())
-        self._program.run()
+        slot = cache.reserve(self._tokens)
+        try:
+            if cache.rooms is not self._rooms:
+                self._move(cache)
+            self._place(slot, first)
+            self._program.change(self._ids, 0, ids.data_ptr())
+            self._program.change(self._head, 2, logits.data_ptr())
+            self._program.run()
+        except BaseException:  # Ctrl-C: what was not written is not to be read
+            cache.crop(slot)
+            raise
         return logits
+
+    def _place(self, slot: int, first: Tensor | None) -> None:
+        """Say where the new tokens stand."""
+        places, slots = self._positions.numpy().reshape(self._batch, self._tokens), self._slots.numpy()
+        slots[0] = slot
+        slots[1:] = 0 if first is None else first.numpy()
+        for token in range(self._tokens):
+            places[:, token] = slot + token - slots[1:]
+        if first is not None:
+            places.clip(min=0, out=places)
 
     def _move(self, cache: GrowingCache) -> None:
         """Tell the program where the cache's buffers are."""
