@@ -1,5 +1,6 @@
 """A model and its tokenizer as a GGUF file that llama.cpp, Ollama and we read."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llamita.checkpoint.gguf_config import ARCHITECTURE, PLAIN, config_to_gguf, generation_to_gguf
-from llamita.checkpoint.gguf_names import FREQUENCY_FACTORS, heads_of, interleaved, to_gguf
+from llamita.checkpoint.gguf_names import FREQUENCY_FACTORS, IN_LAYER, heads_of, interleaved, to_gguf
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
 from llamita.files.gguf_types import STORAGES, Field
@@ -102,10 +103,12 @@ def _pieces(model: LlamaForCausalLM, format: str | None) -> dict[str, Piece]:
 
 
 def _place(name: str) -> tuple[int, int]:
-    """The embedding, the layers in their order, norm and head."""
+    """The embedding, the layers in their order and each's weights in the model's, norm and head."""
+    parts = name.split(".")
     if name.startswith("model.layers."):
-        return 1, int(name.split(".")[2])
-    return (0, 0) if name.startswith("model.embed_tokens.") else (2, 0)
+        module = ".".join(parts[3:-1])
+        return int(parts[2]), [*IN_LAYER, module].index(module)
+    return (-1, 0) if "embed_tokens" in parts else (sys.maxsize, int("lm_head" in parts))
 
 
 def _piece(name: str, weight: Weight, format: str | None, heads: int | None) -> Piece:
@@ -118,9 +121,15 @@ def _piece(name: str, weight: Weight, format: str | None, heads: int | None) -> 
         return Piece(storage, shape, lambda: interleaved(make(), heads))
     storage = "f32" if weight.ndim == 1 else format or OWN.get(weight.dtype, "f32")
     if storage in FORMATS:
-        return Piece(storage, shape, lambda: interleaved(FORMATS[storage].quantize(weight.cpu()), heads))
+        return Piece(storage, shape, lambda: interleaved(_blocks(name, weight.cpu(), storage), heads))
     make = _cast(name, lambda: weight, storage)
     return Piece(storage, shape, lambda: interleaved(make(), heads))
+
+
+def _blocks(name: str, weight: Tensor, storage: str) -> Tensor:
+    if not weight.isfinite().all():
+        raise UsageError(f"{name} has numbers that are not finite: mend the checkpoint, it cannot be quantized")
+    return FORMATS[storage].quantize(weight)
 
 
 def _cast(name: str, make: Callable[[], Tensor], storage: str) -> Callable[[], Tensor]:
