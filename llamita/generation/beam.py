@@ -147,13 +147,18 @@ class BeamSearch:
         tokens, origins = (x[..., :longest].flatten(0, 1) for x in (best.tokens, best.origins))
         return tokens, origins, best.scores.flatten()
 
+    @property
+    def closed(self) -> Tensor:
+        """Which prompts cannot improve any more: bool (B, 1)."""
+        are_full = self.finished.ended.all(-1, keepdim=True) & (self.early_stopping is True)
+        return ~self._open | are_full | self.is_over
+
     def settled(self) -> list[list[int]]:
         """The tokens that since the last call became sure to be in the best hypothesis of each prompt.
 
         A token is sure when all hypotheses that may still win agree on it; at the end all of the best are.
         """
-        ended = self.finished.ended
-        is_closed = ~self._open | (ended.all(-1, keepdim=True) & (self.early_stopping is True)) | self.is_over  # (B, 1)
+        ended, is_closed = self.finished.ended, self.closed
         may_win = torch.cat((ended, torch.ones_like(ended)), dim=1)
         is_best = torch.arange(2 * self.beams, device=ended.device) == 0
         may_win = torch.where(is_closed, is_best, may_win)  # (B, 2 * beams)

@@ -61,6 +61,8 @@ def generate(
     past_key_values: a cache of the first tokens; the ids are the whole text, or with a longer mask the new part only.
     assistant_model: a smaller model of the same tokens, which guesses ahead; `prompt_lookup_num_tokens` and
     `assistant_early_exit` guess without one. `draft_tree` has it guess several ways on.
+    streamer: told of the prompts, then of every column (B,) of what is written, whatever the strategy; of beams, the
+    best text's, once it is sure.
     tokenizer: for stop_strings, for the forms that a text must have (json_schema, regex, grammar, choice), and for
     token_healing, where the ids that are returned begin without what was dropped, which is written again.
     """

@@ -15,6 +15,7 @@ from llamita.generation.drafts import Drafter, DraftModel, DraftTree, EarlyExit,
 from llamita.generation.guidance import Guidance
 from llamita.generation.history import Process
 from llamita.generation.job import Job, Written
+from llamita.generation.lockstep import Lockstep
 from llamita.generation.loop import Feed, tokens
 from llamita.generation.outputs import Ledger, Record, side_by_side
 from llamita.generation.sampling import Sampler, generators, greedy_rows
@@ -73,6 +74,7 @@ def search(job: Job) -> Written:
     assert isinstance(feed, beam.BeamFeed)
     settings = job.settings([row for row in range(prompts) for _ in range(options.num_beams)])
     seeded = generators(options.seed, prompts, job.input_ids.device)
+    fill = beam.filler(options.pad_token_id, options.eos_token_ids)
     found = beam.BeamSearch(
         job.history,
         beams=options.num_beams,
@@ -83,13 +85,13 @@ def search(job: Job) -> Written:
         early_stopping=options.early_stopping,
         do_sample=options.do_sample,
         generators=seeded,
-        fill=beam.filler(options.pad_token_id, options.eos_token_ids),
+        fill=fill,
     )
     beams = None if seeded is None else [one for one in seeded for _ in range(options.num_beams)]
     process = _process(job, settings, prompts * options.num_beams, beams)
+    told = Lockstep(prompts, job.on_step, fill=fill)
     for settled in beam.tokens(feed, found, process=process or beam.untouched, record=record):
-        for token in settled[0] if prompts == 1 else ():
-            job.on_step(torch.tensor([token]))
+        told.push(settled, found.closed[:, 0].tolist())
     written, indices, scores = found.best(options.num_return_sequences)
     return Written(tokens=written, record=record, feed=feed, beams=(indices, scores))
 
@@ -146,11 +148,11 @@ def speculate(job: Job) -> Written:
         acceptance=acceptance,
         ledger=ledger,
     )
-    for new in steps:
-        for token in new[0] if len(rows) == 1 else ():
-            job.on_step(torch.tensor([token]))
-        _judge(job, rows, [], Record())
     fill = options.padding if options.padding is not None else 0
+    told = Lockstep(len(rows), job.on_step, fill=fill)
+    for new in steps:
+        _judge(job, rows, [], Record())
+        told.push(new, [row.finish is not None for row in rows])
     if ledger is not None:
         ledger.close([len(row.token_ids) for row in rows])
     written = side_by_side([row.token_ids for row in rows], fill=fill, device=device)
