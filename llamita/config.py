@@ -26,7 +26,7 @@ ACTIVATIONS = (
     "silu", "swish", "gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh", "quick_gelu", "relu",
     "relu2", "relu6", "leaky_relu", "tanh", "sigmoid", "mish", "hardswish", "linear",
 )  # fmt: skip
-ATTENTION_BACKENDS = ("eager", "sdpa", "flex", "flash_attention_2")
+ATTENTION_BACKENDS = ("eager", "sdpa", "flex", "flash_attention_2", "fixed")
 BACKEND_SYNONYMS = {"flex_attention": "flex", "flash_attn_2": "flash_attention_2"}
 NUMERICS = ("hf", "meta")
 MODEL_TYPES = ("llama", "mistral")

@@ -35,11 +35,18 @@ def _flash() -> Backend:
     return attend
 
 
+def _fixed() -> Backend:
+    from llamita.attention.fixed import attend
+
+    return attend
+
+
 BACKENDS: dict[str, Callable[[], Backend]] = {
     "eager": _eager,
     "sdpa": _sdpa,
     "flex": _flex,
     "flash_attention_2": _flash,
+    "fixed": _fixed,
 }
 
 

@@ -16,7 +16,8 @@ class Mask:
     queries, keys: T and S.
     offset: slots filled before this pass; a tensor () where the length must not be baked into a compiled graph.
     first: slot number of the first key; above 0 when a sliding cache has dropped the oldest.
-    padding: (B, S) bool, True for real tokens. documents: the document number of each query (B, T) and key (B, S).
+    padding: (B, S) bool, True for real tokens. dropped: (B,) how many real tokens stand before the first key, given
+    where there is padding and `first` is above 0. documents: the document number of each query (B, T) and key (B, S).
     given: (B | 1, N | 1, T, S), bool (True: visible) or additive.
     prepared: forms made of this mask so far, by this class or by a backend, which all layers share.
     """
@@ -31,6 +32,7 @@ class Mask:
         first: int = 0,
         window: int | None = None,
         padding: Tensor | None = None,
+        dropped: Tensor | None = None,
         documents: tuple[Tensor, Tensor] | None = None,
         given: Tensor | None = None,
     ) -> None:
@@ -41,6 +43,7 @@ class Mask:
         self.first = first
         self.window = window
         self.padding = padding
+        self.dropped = dropped
         self.documents = documents
         self.given = given
         self.prepared: dict[str, Any] = {}

@@ -31,7 +31,7 @@ def from_arguments(
     batch, queries = embeds.shape[:2]
     offset = 0 if cache is None else cache.offset
     first, keys = (0, queries) if cache is None else cache.span(queries)
-    padding = given = documents = None
+    padding = dropped = given = documents = None
     if attention_mask is not None:
         attention_mask = attention_mask.to(embeds.device)
         _check_mask(attention_mask, batch, queries, offset)
@@ -39,6 +39,7 @@ def from_arguments(
             given = attention_mask
         else:
             padding = attention_mask.bool()
+            dropped = padding[:, :first].sum(1) if first else None
             padding = padding[:, :keys] if cache is None else cache.columns(padding, queries)
     if position_ids is None:
         position_ids = _positions(embeds, attention_mask if given is None else None, offset)
@@ -47,7 +48,7 @@ def from_arguments(
         documents = None if numbers is None else (numbers, numbers)
     mask = Mask(
         queries, keys, device=embeds.device, offset=offset, first=first, window=window,
-        padding=padding, documents=documents, given=given,
+        padding=padding, dropped=dropped, documents=documents, given=given,
     )  # fmt: skip
     attend = attention_backend(backend)
     if cache is None:

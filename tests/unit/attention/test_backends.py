@@ -105,7 +105,7 @@ def test_dropout_is_of_the_weights_and_keeps_their_mean() -> None:
 def test_unknown_backend_is_named_with_the_known() -> None:
     with pytest.raises(UnsupportedError, match=r'^attn_implementation="foo" is not supported: use one of eager, sdpa'):
         backend("foo")
-    assert set(BACKENDS) == {"eager", "sdpa", "flex", "flash_attention_2"}
+    assert set(BACKENDS) == {"eager", "sdpa", "flex", "flash_attention_2", "fixed"}
 
 
 def test_flex_says_what_it_does_not_do() -> None:
