@@ -1,3 +1,4 @@
+# type: ignore  # Kernels are no Python that a type checker knows, and Triton need not be installed.
 """A matrix times few rows: every weight is read once, and added up in fp32. Equals reference.few_rows."""
 
 import torch

@@ -1,3 +1,4 @@
+# type: ignore  # Kernels are no Python that a type checker knows, and Triton need not be installed.
 """SiLU of a gate times what it lets through, in one pass. Equals reference.silu_gate."""
 
 import torch

@@ -1,3 +1,4 @@
+# type: ignore  # Kernels are no Python that a type checker knows, and Triton need not be installed.
 """RMSNorm, with or without an addition before it, one row a program. Equals reference.rms_norm, add_rms_norm."""
 
 import torch

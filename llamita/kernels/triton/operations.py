@@ -1,4 +1,4 @@
-"""The kernels as torch operations, which torch.compile and export see, chosen by one table; needs no Triton to import."""
+"""The kernels as torch operations, which torch.compile and export see, chosen by one table; imports no Triton."""
 
 from collections.abc import Callable
 from functools import cache
@@ -36,7 +36,7 @@ TABLE: dict[tuple[str, str], str] = {
 
 
 def feature(device: torch.device) -> str:
-    """"triton" for GPUs that its kernels run on, where it is installed, else "torch"."""
+    """ "triton" for GPUs that its kernels run on, where it is installed, else "torch"."""
     return _feature(device.type, device.index)
 
 
@@ -192,9 +192,7 @@ def rotate_and_store(
 
 
 @rotate_and_store.register_fake
-def _(
-    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, start: Tensor, keys: Tensor, values: Tensor
-) -> Tensor:
+def _(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, start: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return q.new_empty(q.shape)
 
 

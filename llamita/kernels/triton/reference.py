@@ -19,7 +19,7 @@ def few_rows_blocks(x: Tensor, planes: Planes, bias: Tensor | None) -> Tensor:
 
 def dequantize(planes: Planes, dtype: torch.dtype) -> Tensor:
     """The weights (N, K) of the planes."""
-    rows, columns = planes.shape
+    columns = planes.shape[1]
     scale = planes.scale.float().repeat_interleave(columns // planes.scale.shape[1], 1)
     if planes.sub_scale is not None:
         scale = scale * planes.sub_scale.float().repeat_interleave(columns // planes.sub_scale.shape[1], 1)
@@ -58,14 +58,11 @@ def rotate_and_store(
     cos, sin: (B | 1, T, 1, H), in q's dtype (every step rounds to it) or in fp32 (one rounding at the end).
     start: (), long. keys, values: (B, K, S, H), changed in place; slots beyond S are left out. Returns the turned q.
     """
-    slots = start + torch.arange(k.shape[1], device=k.device)
-    is_inside = slots < keys.shape[2]
-    inside = slots.clamp(max=keys.shape[2] - 1)
+    token = torch.arange(keys.shape[2], device=keys.device) - start  # that a slot is for
+    is_new = ((token >= 0) & (token < k.shape[1]))[:, None]
+    token = token.clamp(0, k.shape[1] - 1)
     for room, new in ((keys, _turned(k, cos, sin)), (values, v)):
-        new = new.transpose(1, 2).to(room.dtype)
-        room.index_copy_(2, slots[is_inside], new[:, :, is_inside]) if slots.device.type == "cpu" else room.index_put_(
-            (slice(None), slice(None), inside), torch.where(is_inside[:, None], new, room[:, :, inside])
-        )
+        room.copy_(torch.where(is_new, new.transpose(1, 2)[:, :, token].to(room.dtype), room))
     return _turned(q, cos, sin)
 
 

@@ -1,3 +1,4 @@
+# type: ignore  # Kernels are no Python that a type checker knows, and Triton need not be installed.
 """Turn queries and keys and write keys and values into a static cache, in one kernel. Equals
 reference.rotate_and_store."""
 
@@ -60,10 +61,9 @@ def _rotate_and_store(
         head = head - q_heads - k_heads
         source = v + batch * v_batch + token * v_token + head * v_head
         target = values + ((batch * k_heads + head) * slots + slot) * (2 * HALF)
-        first = tl.load(source + low, mask=is_here, other=0.0)
-        second = tl.load(source + HALF + low, mask=is_here, other=0.0)
-        tl.store(target + low, first.to(values.dtype.element_ty), mask=fits)
-        tl.store(target + HALF + low, second.to(values.dtype.element_ty), mask=fits)
+        for half in tl.static_range(2):
+            copied = tl.load(source + half * HALF + low, mask=is_here, other=0.0)
+            tl.store(target + half * HALF + low, copied.to(values.dtype.element_ty), mask=fits)
 
 
 def rotate_and_store(
