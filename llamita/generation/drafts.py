@@ -132,10 +132,11 @@ class DraftModel:
         columns: list[tuple[Tensor, Tensor, Tensor]] = []
         for depth in range(min(self.length, int(room.max()))):
             logits = read(self.model, new, real, cache)[:, 0]
-            probabilities = choice.probabilities(choice.scores(logits, history))
+            scores = choice.scores(logits, history)
+            probabilities = choice.probabilities(scores)
             valid = valid & (room > depth)
             if self.confidence:
-                valid = valid & (probabilities.amax(-1) >= self.confidence)
+                valid = valid & (scores.softmax(-1).amax(-1) >= self.confidence)  # greedy rows have a doubt too
                 if not bool(valid.any()):
                     break
             token = choice.draw(probabilities, valid)

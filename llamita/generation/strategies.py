@@ -164,7 +164,7 @@ def _drafter(job: Job, model: LlamaForCausalLM) -> Drafter:
     if job.assistant is not None:
         if tree is not None:
             return DraftTree(job.assistant, branches=tree)
-        confidence = options.assistant_confidence_threshold if not options.do_sample else 0.0
+        confidence = options.assistant_confidence_threshold
         return DraftModel(job.assistant, length=options.num_assistant_tokens, confidence=confidence)
     if options.prompt_lookup_num_tokens:
         return PromptLookup(length=options.prompt_lookup_num_tokens, ngram=options.max_matching_ngram_size or 2)

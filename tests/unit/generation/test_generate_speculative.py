@@ -15,7 +15,8 @@ GUESSES: list[dict[str, Any]] = [
     {"assistant": True, "draft_tree": (3, 2, 1)},
     {"assistant": True, "draft_tree": (2,)},
     {"assistant_early_exit": 2, "draft_tree": (2, 2)},
-    {"assistant": True, "num_assistant_tokens": 4},
+    {"assistant": True, "num_assistant_tokens": 4, "assistant_confidence_threshold": 0.0},
+    {"assistant": True, "num_assistant_tokens": 4, "assistant_confidence_threshold": 0.3},
     {"assistant_early_exit": 1, "num_assistant_tokens": 3},
     {"prompt_lookup_num_tokens": 4},
 ]
@@ -113,3 +114,16 @@ def test_scores_and_logits_are_those_of_plain_decoding(
 def test_what_guessing_does_not_give_is_said(model: LlamaForCausalLM) -> None:
     with pytest.raises(UnsupportedError, match="no attentions or hidden states"):
         model.generate(**prompts(), prompt_lookup_num_tokens=2, return_dict_in_generate=True, output_hidden_states=True)
+
+
+@pytest.mark.parametrize("drawn", [{}, {"do_sample": True, "top_k": 0, "seed": 5}], ids=str)
+def test_a_draft_in_doubt_guesses_no_further(
+    model: LlamaForCausalLM, small: LlamaForCausalLM, drawn: dict[str, Any]
+) -> None:
+    settings: dict[str, Any] = {**prompts(), "max_new_tokens": 20, "return_dict_in_generate": True, **drawn}
+
+    def drafted(threshold: float) -> int:
+        flags = {"assistant_model": small, "num_assistant_tokens": 4, "assistant_confidence_threshold": threshold}
+        return model.generate(**settings, **flags).acceptance.drafted
+
+    assert drafted(0.0) > drafted(0.08) > drafted(1.0) == 0
