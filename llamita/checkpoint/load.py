@@ -6,8 +6,10 @@ from pathlib import Path
 
 import torch
 
+from llamita.checkpoint.gguf import is_gguf, load_gguf
 from llamita.config import LlamaConfig
 from llamita.errors import BrokenFileError, NotFoundError
+from llamita.files.disk import explained
 from llamita.files.hub import resolve
 from llamita.model.llama import LlamaForCausalLM
 from llamita.tokenizer.load import load_tokenizer
@@ -19,7 +21,7 @@ DTYPE_SYNONYMS = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp3
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to run, the tokenizer that speaks its ids, and where they came from."""
+    """A model ready to run, the tokenizer that speaks its ids, and where they came from: a folder, or a GGUF file."""
 
     model: LlamaForCausalLM
     tokenizer: Tokenizer
@@ -36,19 +38,24 @@ def load_pretrained(
     revision: str | None = None,
     offline: bool = False,
 ) -> Loaded:
-    """A model and its tokenizer: "cria" or None for the embedded one, a folder, or a repository id on the hub.
+    """A model and its tokenizer: "cria" or None for the embedded one, a folder, a .gguf file, or a name on the hub.
 
-    dtype: "auto" is the checkpoint's own; short names such as bf16 are understood.
+    dtype: "auto" is the checkpoint's own, and leaves the blocks of a GGUF file quantized; short names such as bf16 are
+    understood.
     Raises NotFoundError, AccessError, BrokenFileError (damaged, or model and tokenizer do not belong together),
     UsageError (a dtype or device that is not there), UnsupportedError (quantized weights).
     """
     folder = find(name, revision=revision, offline=offline)
+    dtype = DTYPE_SYNONYMS.get(dtype, dtype) if isinstance(dtype, str) else dtype
+    if is_gguf(folder):
+        model, tokenizer = load_gguf(folder, dtype=dtype, device=device, attn_implementation=attn_implementation)
+        return Loaded(model, with_tokens(tokenizer, folder), str(name), folder)
     config = LlamaConfig.from_pretrained(folder)
     tokenizer = load_tokenizer(folder)
     check_vocabulary(tokenizer, config, folder)  # before the weights, which may be large
     model = LlamaForCausalLM.from_pretrained(
         folder,
-        dtype=DTYPE_SYNONYMS.get(dtype, dtype) if isinstance(dtype, str) else dtype,
+        dtype=dtype,
         device=device,
         attn_implementation=attn_implementation,
     )
@@ -56,9 +63,14 @@ def load_pretrained(
 
 
 def find(name: str | Path | None = None, *, revision: str | None = None, offline: bool = False) -> Path:
-    """The folder of a model by its name, fetched from the hub where it has to be."""
+    """The folder or the GGUF file of a model by its name, fetched from the hub where it has to be."""
     if name is None or str(name) == EMBEDDED:
         return _embedded()
+    path = Path(name).expanduser()
+    if is_gguf(path) and not path.is_dir():
+        with explained("read", path):
+            path.stat()
+        return path
     return resolve(str(name), revision=revision, offline=offline)
 
 
@@ -78,3 +90,10 @@ def check_vocabulary(tokenizer: Tokenizer, config: LlamaConfig, folder: Path) ->
             f"the tokenizer in {folder} has ids up to {tokenizer.vocab_size - 1}, but the model only "
             f"{config.vocab_size} embeddings: put the model's own tokenizer there"
         )
+
+
+def with_tokens(tokenizer: Tokenizer | None, path: Path) -> Tokenizer:
+    """The tokenizer; raises NotFoundError for a GGUF file that holds none."""
+    if tokenizer is None:
+        raise NotFoundError(f"{path} holds a model without a tokenizer: take a file that has one")
+    return tokenizer

@@ -1,12 +1,15 @@
 """The facts of a checkpoint, read from its small files and the headers of the large ones."""
 
+import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from llamita.checkpoint.load import check_vocabulary, find
+from llamita.checkpoint.gguf import GgufTensors, is_gguf, open_model
+from llamita.checkpoint.load import check_vocabulary, find, with_tokens
 from llamita.config import LlamaConfig
 from llamita.files.checkpoint import TensorFiles, open_checkpoint
 from llamita.files.disk import read_json
@@ -14,6 +17,7 @@ from llamita.model.llama import LlamaForCausalLM
 from llamita.tokenizer.load import load_tokenizer
 from llamita.tokenizer.protocol import Tokenizer
 
+Weights = TensorFiles | GgufTensors
 # Part of the model -> what its parameters' names contain, the first that fits.
 PARTS = {
     "embedding": "embed_tokens",
@@ -27,11 +31,13 @@ PARTS = {
 def facts(name: str | None, *, offline: bool = False) -> dict[str, Any]:
     """What there is to say of a model, in groups, as JSON-like data; its weights stay on the disk."""
     folder = find(name, offline=offline)
-    config = LlamaConfig.from_pretrained(folder)
-    tokenizer = load_tokenizer(folder)
-    check_vocabulary(tokenizer, config, folder)
-    generation = folder / "generation_config.json"
-    with open_checkpoint(folder) as tensors, torch.device("meta"):
+    if is_gguf(folder):
+        config, tokenizer, opened, generation = open_model(folder)
+    else:
+        config, tokenizer, generation = LlamaConfig.from_pretrained(folder), load_tokenizer(folder), _saved(folder)
+        check_vocabulary(tokenizer, config, folder)
+        opened = open_checkpoint(folder)
+    with opened as tensors, torch.device("meta"):
         model = LlamaForCausalLM(config)
         return {
             "name": name or "cria",
@@ -40,8 +46,8 @@ def facts(name: str | None, *, offline: bool = False) -> dict[str, Any]:
             "positions": _positions(config),
             "parameters": {**_parameters(model), "total": model.num_parameters()},
             "weights": _weights(model, tensors),
-            "cache": _cache(config, _dtype(config, tensors)),
-            "tokenizer": _tokens(tokenizer),
+            "cache": _cache(config, tensors),
+            "tokenizer": _tokens(with_tokens(tokenizer, folder)),
             "generation": _defaults(generation),
         }
 
@@ -75,10 +81,10 @@ def _parameters(model: LlamaForCausalLM) -> dict[str, int]:
     return {part: counts[part] for part in PARTS}
 
 
-def _weights(model: LlamaForCausalLM, tensors: TensorFiles) -> dict[str, Any]:
+def _weights(model: LlamaForCausalLM, tensors: Weights) -> dict[str, Any]:
     expected = {name: tuple(t.shape) for name, t in model.state_dict().items() if name not in model.tied_weights}
     return {
-        "dtype": _dtype(model.config, tensors),
+        "dtype": _storage(tensors) if isinstance(tensors, GgufTensors) else _dtype(model.config, tensors),
         "tensors": len(tensors),
         "files": len(tensors.paths),
         "bytes": sum(path.stat().st_size for path in tensors.paths),
@@ -87,13 +93,23 @@ def _weights(model: LlamaForCausalLM, tensors: TensorFiles) -> dict[str, Any]:
     }
 
 
-def _dtype(config: LlamaConfig, tensors: TensorFiles) -> str:
+def _dtype(config: LlamaConfig, tensors: Weights) -> str:
+    if isinstance(tensors, GgufTensors):
+        return config.dtype or "float32"
     first = next(iter(tensors), None)
     return str(tensors.dtype(first)).removeprefix("torch.") if first else config.dtype or "float32"
 
 
-def _cache(config: LlamaConfig, dtype: str) -> dict[str, Any]:
-    size = getattr(torch, dtype).itemsize
+def _storage(tensors: GgufTensors) -> str:
+    """How a GGUF file stores its weights, what most of them are first."""
+    counts: Counter[str] = Counter()
+    for name in tensors:
+        counts[tensors.storage(name)] += math.prod(tensors.shape(name))
+    return ", ".join(storage for storage, _ in counts.most_common())
+
+
+def _cache(config: LlamaConfig, tensors: Weights) -> dict[str, Any]:
+    size = getattr(torch, _dtype(config, tensors)).itemsize
     token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * size
     return {"bytes_per_token": token, "bytes_at_full_context": token * config.max_position_embeddings}
 
@@ -112,7 +128,11 @@ def _tokens(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _defaults(path: Path) -> dict[str, Any]:
-    saved = read_json(path) if path.exists() else {}
+def _saved(folder: Path) -> dict[str, Any]:
+    path = folder / "generation_config.json"
+    return read_json(path) if path.exists() else {}
+
+
+def _defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
     about_itself = ("_from_model_config", "transformers_version")
     return {name: value for name, value in saved.items() if "token_id" not in name and name not in about_itself}

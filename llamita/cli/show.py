@@ -11,6 +11,7 @@ HELP = "describe a model without loading it"
 EXAMPLES = """\
   llamita show
   llamita show path/to/model
+  llamita show model.gguf
   llamita show HuggingFaceTB/SmolLM2-135M --json
 """
 BAR = 24  # characters of the longest bar

@@ -1,6 +1,7 @@
 """llamita verify: are these the numbers that transformers computes?"""
 
 import argparse
+import tempfile
 from pathlib import Path
 
 NAME = "verify"
@@ -23,9 +24,16 @@ def run(args: argparse.Namespace) -> int:
     """Print every comparison and its largest difference; returns 1 if a number that must be equal is not."""
     if args.checkpoint is None:
         return _grid()
+    from llamita.checkpoint.gguf import is_gguf
     from llamita.checkpoint.load import find
 
-    return _checkpoint(find(args.checkpoint, offline=args.offline))
+    path = find(args.checkpoint, offline=args.offline)
+    if not is_gguf(path):
+        return _checkpoint(path)
+    from llamita.checkpoint.convert import convert
+
+    with tempfile.TemporaryDirectory() as folder:  # of the same numbers, which transformers reads
+        return _checkpoint(convert(path, folder, format="f32"))
 
 
 def _grid() -> int:
