@@ -112,18 +112,18 @@ def _attend(wide, put, at, chunk):
 
 
 @kernel
-def attend_fp32(at, chunk):
+def attend_fp32(at: int, chunk: int) -> None:
     """A cache in fp32."""
     _attend(e.wide_fp32, e.put_fp32, at, chunk)
 
 
 @kernel
-def attend_bf16(at, chunk):
+def attend_bf16(at: int, chunk: int) -> None:
     """A cache in bf16."""
     _attend(e.wide_bf16, e.put_bf16, at, chunk)
 
 
 @kernel
-def attend_fp16(at, chunk):
+def attend_fp16(at: int, chunk: int) -> None:
     """A cache in fp16."""
     _attend(e.wide_fp16, e.put_fp16, at, chunk)

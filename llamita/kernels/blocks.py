@@ -17,6 +17,8 @@ import numpy as np
 from llamita.kernels import simd as v
 from llamita.kernels.program import kernel, part
 
+Opened = tuple[tuple[v.Vector, ...], v.Vector, v.Vector]
+
 
 @part
 def _eight(at):
@@ -65,7 +67,7 @@ def _sixth(words, at):
 
 
 @part
-def open_q8_0(tile, block):
+def open_q8_0(tile: int, block: int) -> Opened:
     """Sixteen scales and 512 bytes of codes."""
     at = tile + block * 544
     scale = v.load_fp16(at)
@@ -73,7 +75,7 @@ def open_q8_0(tile, block):
 
 
 @part
-def open_q4_0(tile, block):
+def open_q4_0(tile: int, block: int) -> Opened:
     """Sixteen scales and 256 bytes of codes."""
     at = tile + block * 288
     scale = v.load_fp16(at)
@@ -81,7 +83,7 @@ def open_q4_0(tile, block):
 
 
 @part
-def open_q4_1(tile, block):
+def open_q4_1(tile: int, block: int) -> Opened:
     """Scales, minima, codes."""
     at = tile + block * 320
     return _halves(at + 64), v.load_fp16(at), v.load_fp16(at + 32)
@@ -95,7 +97,7 @@ def _k_scales(head, at):
 
 
 @part
-def open_q4_k(tile, block):
+def open_q4_k(tile: int, block: int) -> Opened:
     """Eight blocks behind one head of scales and minima."""
     head = tile + (block >> 3) * 2368
     at = head + 64 + (block & 7) * 288
@@ -104,7 +106,7 @@ def open_q4_k(tile, block):
 
 
 @part
-def open_q5_k(tile, block):
+def open_q5_k(tile: int, block: int) -> Opened:
     """The same with a word of fifth bits."""
     head = tile + (block >> 3) * 2880
     at = head + 64 + (block & 7) * 352
@@ -113,7 +115,7 @@ def open_q5_k(tile, block):
 
 
 @part
-def open_q6_k(tile, block):
+def open_q6_k(tile: int, block: int) -> Opened:
     """Two signed sub-scales, and two words of high bits."""
     head = tile + (block >> 3) * 3360
     at = head + 32 + (block & 7) * 416
@@ -249,72 +251,72 @@ def _embed(open_block, weight, zero, size, at, chunk):
 
 
 @kernel
-def linear_q8_0(at, chunk):
+def linear_q8_0(at: int, chunk: int) -> None:
     """Q8_0."""
     _linear(open_q8_0, _add_centred, 7, 4352, at, chunk)
 
 
 @kernel
-def linear_q4_0(at, chunk):
+def linear_q4_0(at: int, chunk: int) -> None:
     """Q4_0."""
     _linear(open_q4_0, _add_centred, 3, 2304, at, chunk)
 
 
 @kernel
-def linear_q4_1(at, chunk):
+def linear_q4_1(at: int, chunk: int) -> None:
     """Q4_1."""
     _linear(open_q4_1, _add_above, 0, 2560, at, chunk)
 
 
 @kernel
-def linear_q4_k(at, chunk):
+def linear_q4_k(at: int, chunk: int) -> None:
     """Q4_K."""
     _linear(open_q4_k, _add_above, 0, 2368, at, chunk)
 
 
 @kernel
-def linear_q5_k(at, chunk):
+def linear_q5_k(at: int, chunk: int) -> None:
     """Q5_K."""
     _linear(open_q5_k, _add_above, 0, 2880, at, chunk)
 
 
 @kernel
-def linear_q6_k(at, chunk):
+def linear_q6_k(at: int, chunk: int) -> None:
     """Q6_K."""
     _linear(open_q6_k, _add_halves, 5, 3360, at, chunk)
 
 
 @kernel
-def embed_q8_0(at, chunk):
+def embed_q8_0(at: int, chunk: int) -> None:
     """Q8_0."""
     _embed(open_q8_0, _centred, 7, 4352, at, chunk)
 
 
 @kernel
-def embed_q4_0(at, chunk):
+def embed_q4_0(at: int, chunk: int) -> None:
     """Q4_0."""
     _embed(open_q4_0, _centred, 3, 2304, at, chunk)
 
 
 @kernel
-def embed_q4_1(at, chunk):
+def embed_q4_1(at: int, chunk: int) -> None:
     """Q4_1."""
     _embed(open_q4_1, _above, 0, 2560, at, chunk)
 
 
 @kernel
-def embed_q4_k(at, chunk):
+def embed_q4_k(at: int, chunk: int) -> None:
     """Q4_K."""
     _embed(open_q4_k, _above, 0, 2368, at, chunk)
 
 
 @kernel
-def embed_q5_k(at, chunk):
+def embed_q5_k(at: int, chunk: int) -> None:
     """Q5_K."""
     _embed(open_q5_k, _above, 0, 2880, at, chunk)
 
 
 @kernel
-def embed_q6_k(at, chunk):
+def embed_q6_k(at: int, chunk: int) -> None:
     """Q6_K."""
     _embed(open_q6_k, _halved, 5, 3360, at, chunk)

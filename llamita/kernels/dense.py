@@ -82,18 +82,18 @@ def _linear(wide, one, at, chunk):
 
 
 @kernel
-def linear_fp32(at, chunk):
+def linear_fp32(at: int, chunk: int) -> None:
     """Weights in fp32."""
     _linear(e.wide_fp32, e.one_fp32, at, chunk)
 
 
 @kernel
-def linear_bf16(at, chunk):
+def linear_bf16(at: int, chunk: int) -> None:
     """Weights in bf16."""
     _linear(e.wide_bf16, e.one_bf16, at, chunk)
 
 
 @kernel
-def linear_fp16(at, chunk):
+def linear_fp16(at: int, chunk: int) -> None:
     """Weights in fp16."""
     _linear(e.wide_fp16, e.one_fp16, at, chunk)

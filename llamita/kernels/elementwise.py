@@ -15,7 +15,7 @@ RECORD = 48
 
 
 @part
-def exponential(x):
+def exponential(x: v.Vector) -> v.Vector:
     """e to the power of sixteen fp32, to about one unit in the last place; 0 far below, at most e**88."""
     x = v.larger(v.spread(-104.0), v.smaller(v.spread(88.0), x))
     whole = v.rounded(v.times(x, v.spread(1.4426950408889634)))
@@ -29,7 +29,7 @@ def exponential(x):
 
 
 @part
-def to_bytes(x, columns, records):
+def to_bytes(x: int, columns: int, records: int) -> None:
     """Write x fp32 (columns,) as records; reference.quantize_activations is what it must equal."""
     for i in range(0, columns, 32):
         low, high = v.load(x + 4 * i), v.load(x + 4 * i + 64)
@@ -55,25 +55,25 @@ def _embed(wide, one, at, chunk):
 
 
 @kernel
-def embed_fp32(at, chunk):
+def embed_fp32(at: int, chunk: int) -> None:
     """ids int64 (B,), weight (V, D), out (B, D), D; a chunk is a row of the batch."""
     _embed(e.wide_fp32, e.one_fp32, at, chunk)
 
 
 @kernel
-def embed_bf16(at, chunk):
+def embed_bf16(at: int, chunk: int) -> None:
     """The same of bf16."""
     _embed(e.wide_bf16, e.one_bf16, at, chunk)
 
 
 @kernel
-def embed_fp16(at, chunk):
+def embed_fp16(at: int, chunk: int) -> None:
     """The same of fp16."""
     _embed(e.wide_fp16, e.one_fp16, at, chunk)
 
 
 @kernel
-def norm(at, chunk):
+def norm(at: int, chunk: int) -> None:
     """RMSNorm: x (B, T, D), weight (D,), out (B, kept, D), D, epsilon, records of out or 0, T, kept; a chunk is one out.
 
     Only the last `kept` tokens of each row are read. Where there are records D is a multiple of 32.
@@ -98,7 +98,7 @@ def norm(at, chunk):
 
 
 @kernel
-def gate(at, chunk):
+def gate(at: int, chunk: int) -> None:
     """silu(gate) * up: gate, up, out (B * F,), columns of a chunk (a multiple of 32), B * F, records of out or 0.
 
     Where there are records F is a multiple of 32.
@@ -119,7 +119,7 @@ def gate(at, chunk):
 
 
 @kernel
-def angles(at, chunk):
+def angles(at: int, chunk: int) -> None:
     """positions int64 (B,), frequencies (H/2,), cosines and sines (B, H/2), H/2, the factor on both; a chunk is a row."""
     half, factor = v.read(at + 32), v.read_fp32(at + 40)
     position = v.read(v.read(at) + 8 * chunk)
@@ -130,7 +130,7 @@ def angles(at, chunk):
 
 
 @kernel
-def bytes_of(at, chunk):
+def bytes_of(at: int, chunk: int) -> None:
     """x (B * K,) as records: x, records, columns of a chunk (a multiple of 32), B * K."""
     size = v.read(at + 16)
     start, end = chunk * size, min(v.read(at + 24), (chunk + 1) * size)

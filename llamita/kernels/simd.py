@@ -19,6 +19,7 @@ _FLOATS, _WORDS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
 
 Builder = Any
 Value = Any
+Vector = Any  # what kernels call sixteen lanes
 
 
 class Lanes(types.Type):
@@ -35,8 +36,8 @@ class _LanesModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, fe_type.vector)
 
 
-floats = Lanes("floats", _FLOATS)  # sixteen fp32
-words = Lanes("words", _WORDS)  # sixteen int32, or sixty-four bytes
+Floats = Lanes("floats", _FLOATS)  # sixteen fp32
+Words = Lanes("words", _WORDS)  # sixteen int32, or sixty-four bytes
 i64, f32, void = types.int64, types.float32, types.void
 
 
@@ -139,53 +140,55 @@ def _bits(b: Builder, value: Value, shift: Value, mask: Value) -> Value:
 
 
 # Vectors
-load = _operation(floats(i64), lambda b, at: _read(b, at, _FLOATS))  # 64 bytes of fp32
-load_fp16 = _operation(floats(i64), lambda b, at: b.fpext(_read(b, at, ir.VectorType(_F16, LANES)), _FLOATS))
+load = _operation(Floats(i64), lambda b, at: _read(b, at, _FLOATS))  # 64 bytes of fp32
+load_fp16 = _operation(Floats(i64), lambda b, at: b.fpext(_read(b, at, ir.VectorType(_F16, LANES)), _FLOATS))
 load_bf16 = _operation(
-    floats(i64), lambda b, at: _widened_bf16(b, _read(b, at, ir.VectorType(_I16, LANES)), _WORDS, _FLOATS)
+    Floats(i64), lambda b, at: _widened_bf16(b, _read(b, at, ir.VectorType(_I16, LANES)), _WORDS, _FLOATS)
 )
-load_words = _operation(words(i64), lambda b, at: _read(b, at, _WORDS))  # 64 bytes as they are
-load_bytes = _operation(words(i64), lambda b, at: b.zext(_read(b, at, ir.VectorType(_I8, LANES)), _WORDS))  # 16 uint8
-load_chars = _operation(words(i64), lambda b, at: b.sext(_read(b, at, ir.VectorType(_I8, LANES)), _WORDS))  # 16 int8
-load_everywhere = _operation(words(i64), lambda b, at: _spread(b, _read(b, at, _I32)))  # 4 bytes in every lane
-store = _operation(void(i64, floats), lambda b, at, value: _write(b, at, value))
+load_words = _operation(Words(i64), lambda b, at: _read(b, at, _WORDS))  # 64 bytes as they are
+load_bytes = _operation(Words(i64), lambda b, at: b.zext(_read(b, at, ir.VectorType(_I8, LANES)), _WORDS))  # 16 uint8
+load_chars = _operation(Words(i64), lambda b, at: b.sext(_read(b, at, ir.VectorType(_I8, LANES)), _WORDS))  # 16 int8
+load_everywhere = _operation(Words(i64), lambda b, at: _spread(b, _read(b, at, _I32)))  # 4 bytes in every lane
+store = _operation(void(i64, Floats), lambda b, at, value: _write(b, at, value))
 store_bf16 = _operation(
-    void(i64, floats),
+    void(i64, Floats),
     lambda b, at, value: _write(b, at, _narrow_bf16(b, value, _WORDS, ir.VectorType(_I16, LANES))),
 )
-store_chars = _operation(void(i64, words), lambda b, at, value: _write(b, at, b.trunc(value, ir.VectorType(_I8, LANES))))
-spread = _operation(floats(f32), _spread)
-no_floats = _operation(floats(), lambda b: ir.Constant(_FLOATS, [0.0] * LANES))
-no_words = _operation(words(), lambda b: ir.Constant(_WORDS, [0] * LANES))
-plus = _operation(floats(floats, floats), lambda b, x, y: b.fadd(x, y))
-minus = _operation(floats(floats, floats), lambda b, x, y: b.fsub(x, y))
-times = _operation(floats(floats, floats), lambda b, x, y: b.fmul(x, y))
-larger = _operation(floats(floats, floats), lambda b, x, y: _call(b, "llvm.maxnum.v16f32", _FLOATS, x, y))
-smaller = _operation(floats(floats, floats), lambda b, x, y: _call(b, "llvm.minnum.v16f32", _FLOATS, x, y))
-over = _operation(floats(floats, floats), lambda b, x, y: b.fdiv(x, y))
-scaled = _operation(floats(floats, words), _scaled)  # times two to the power of integers, in two steps for small results
-magnitude = _operation(floats(floats), lambda b, x: _call(b, "llvm.fabs.v16f32", _FLOATS, x))
-first = _operation(f32(floats), lambda b, x: b.extract_element(x, _I32(0)))
-lane = _operation(f32(floats, i64), lambda b, x, i: b.extract_element(x, b.trunc(i, _I32)))
+store_chars = _operation(
+    void(i64, Words), lambda b, at, value: _write(b, at, b.trunc(value, ir.VectorType(_I8, LANES)))
+)
+spread = _operation(Floats(f32), _spread)
+no_floats = _operation(Floats(), lambda b: ir.Constant(_FLOATS, [0.0] * LANES))
+no_words = _operation(Words(), lambda b: ir.Constant(_WORDS, [0] * LANES))
+plus = _operation(Floats(Floats, Floats), lambda b, x, y: b.fadd(x, y))
+minus = _operation(Floats(Floats, Floats), lambda b, x, y: b.fsub(x, y))
+times = _operation(Floats(Floats, Floats), lambda b, x, y: b.fmul(x, y))
+larger = _operation(Floats(Floats, Floats), lambda b, x, y: _call(b, "llvm.maxnum.v16f32", _FLOATS, x, y))
+smaller = _operation(Floats(Floats, Floats), lambda b, x, y: _call(b, "llvm.minnum.v16f32", _FLOATS, x, y))
+over = _operation(Floats(Floats, Floats), lambda b, x, y: b.fdiv(x, y))
+scaled = _operation(Floats(Floats, Words), _scaled)  # times two to the power of integers; two steps reach small results
+magnitude = _operation(Floats(Floats), lambda b, x: _call(b, "llvm.fabs.v16f32", _FLOATS, x))
+first = _operation(f32(Floats), lambda b, x: b.extract_element(x, _I32(0)))
+lane = _operation(f32(Floats, i64), lambda b, x, i: b.extract_element(x, b.trunc(i, _I32)))
 lane_word = _operation(  # four bytes of a lane, as a number without sign
-    i64(words, i64), lambda b, x, i: b.zext(b.extract_element(x, b.trunc(i, _I32)), _I64)
+    i64(Words, i64), lambda b, x, i: b.zext(b.extract_element(x, b.trunc(i, _I32)), _I64)
 )
 multiply_add = _operation(  # x * y + z, rounded once
-    floats(floats, floats, floats), lambda b, x, y, z: _call(b, "llvm.fma.v16f32", _FLOATS, x, y, z)
+    Floats(Floats, Floats, Floats), lambda b, x, y, z: _call(b, "llvm.fma.v16f32", _FLOATS, x, y, z)
 )
 total = _operation(  # the sum of the lanes
-    f32(floats), lambda b, x: b.call(_reduction(b, "fadd", _F32, _FLOATS), (_F32(0.0), x), fastmath=("reassoc",))
+    f32(Floats), lambda b, x: b.call(_reduction(b, "fadd", _F32, _FLOATS), (_F32(0.0), x), fastmath=("reassoc",))
 )
-largest = _operation(f32(floats), lambda b, x: _call(b, "llvm.vector.reduce.fmax.v16f32", _F32, x))
-total_words = _operation(i64(words), lambda b, x: b.sext(_call(b, "llvm.vector.reduce.add.v16i32", _I32, x), _I64))
-as_floats = _operation(floats(words), lambda b, x: b.sitofp(x, _FLOATS))
+largest = _operation(f32(Floats), lambda b, x: _call(b, "llvm.vector.reduce.fmax.v16f32", _F32, x))
+total_words = _operation(i64(Words), lambda b, x: b.sext(_call(b, "llvm.vector.reduce.add.v16i32", _I32, x), _I64))
+as_floats = _operation(Floats(Words), lambda b, x: b.sitofp(x, _FLOATS))
 rounded = _operation(  # to the nearest integer, halves to even
-    words(floats), lambda b, x: b.fptosi(_call(b, "llvm.rint.v16f32", _FLOATS, x), _WORDS)
+    Words(Floats), lambda b, x: b.fptosi(_call(b, "llvm.rint.v16f32", _FLOATS, x), _WORDS)
 )
-bits = _operation(words(words, i64, i64), _bits)  # (value >> shift) & mask
-join = _operation(words(words, words), lambda b, x, y: b.or_(x, y))
-shifted = _operation(words(words, i64), lambda b, x, by: b.shl(x, _spread(b, b.trunc(by, _I32))))
-dot4 = _operation(words(words, words, words), _dot4)  # total + four products of unsigned codes and signed bytes a lane
+bits = _operation(Words(Words, i64, i64), _bits)  # (value >> shift) & mask
+join = _operation(Words(Words, Words), lambda b, x, y: b.or_(x, y))
+shifted = _operation(Words(Words, i64), lambda b, x, by: b.shl(x, _spread(b, b.trunc(by, _I32))))
+dot4 = _operation(Words(Words, Words, Words), _dot4)  # total + four products of unsigned codes and signed bytes a lane
 
 # Single values
 read = _operation(i64(i64), lambda b, at: _read(b, at, _I64, 8))
