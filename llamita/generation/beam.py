@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from llamita.errors import UsageError
+from llamita.generation.guidance import Guidance
 from llamita.generation.history import History, Process
 from llamita.generation.hypotheses import NEVER, Hypotheses
 from llamita.generation.loop import Feed
@@ -206,25 +207,38 @@ def untouched(logits: Tensor, history: History) -> Tensor:
 
 @torch.no_grad()
 def tokens(
-    feed: BeamFeed, search: BeamSearch, *, process: Process = untouched, record: Record | None = None
+    feed: BeamFeed,
+    search: BeamSearch,
+    *,
+    process: Process = untouched,
+    record: Record | None = None,
+    guidance: Guidance | None = None,
 ) -> Iterator[list[list[int]]]:
     """Search until nothing can improve; every step yields what it settled, a list of token ids for each prompt.
 
-    feed: of the B prompts. process: changes the log probabilities, given the texts so far. The results are
-    `search.best()`.
+    feed: of the B prompts. process: changes the log probabilities, given the texts so far. guidance: away from B
+    negative prompts, by a BeamFeed of them: each beam has its own negative text. The results are `search.best()`.
     """
+    feeds = [feed]
+    if guidance is not None:
+        assert isinstance(guidance.feed, BeamFeed)
+        feeds.append(guidance.feed)
     while not search.is_over:
         logits = feed.logits()  # at first (B, V), then (B * beams, V)
+        scores = logits.log_softmax(-1)
+        scores = scores if guidance is None else guidance(scores)
         if search.written == 0:
-            logits = logits.repeat_interleave(search.beams, 0)
-            feed.repeat(search.beams)
-        scores = process(logits.log_softmax(-1), search.history)
+            logits, scores = (x.repeat_interleave(search.beams, 0) for x in (logits, scores))
+            for each in feeds:
+                each.repeat(search.beams)
+        scores = process(scores, search.history)
         if record is not None:
             record.add(logits, scores)
         rows = search.advance(scores)
         yield search.settled()
-        feed.reorder(rows)
-        feed.append(search.last)
+        for each in feeds:
+            each.reorder(rows)
+            each.append(search.last)
 
 
 def filler(pad_token_id: int | None, eos_token_ids: Sequence[int]) -> int:

@@ -134,8 +134,15 @@ class Job:
         origins = [row for row in range(len(self.input_ids)) for _ in range(times)]
         rules = None if self.rules is None else self.rules.forked(origins)
         dropped = [self.dropped[row] for row in origins] if self.dropped else ()
+        negative = tuple(x if x is None or len(x) != len(self.input_ids) else repeat(x) for x in self.negative)
         return replace(
-            self, input_ids=ids, mask=repeat(self.mask), embeds=repeat(self.embeds), rules=rules, dropped=dropped
+            self,
+            input_ids=ids,
+            mask=repeat(self.mask),
+            embeds=repeat(self.embeds),
+            rules=rules,
+            dropped=dropped,
+            negative=(negative[0], negative[1]),
         )
 
     @property

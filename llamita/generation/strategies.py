@@ -66,10 +66,6 @@ def _verdicts(job: Job, ids: Tensor, record: Record) -> Tensor:
 def search(job: Job) -> Written:
     """By beams: the texts that are likeliest as a whole, or drawn beside each other."""
     options, prompts = job.options, len(job.input_ids)
-    if options.guidance_scale not in (None, 1):
-        raise UnsupportedError(
-            "guidance does not go with beams, which one negative text cannot follow: set num_beams=1"
-        )
     record, feed = job.record, job.feed(beam.BeamFeed)
     assert isinstance(feed, beam.BeamFeed)
     settings = job.settings([row for row in range(prompts) for _ in range(options.num_beams)])
@@ -90,7 +86,8 @@ def search(job: Job) -> Written:
     beams = None if seeded is None else [one for one in seeded for _ in range(options.num_beams)]
     process = _process(job, settings, prompts * options.num_beams, beams)
     told = Lockstep(prompts, job.on_step, fill=fill)
-    for settled in beam.tokens(feed, found, process=process or beam.untouched, record=record):
+    guidance = _guidance(job, beam.BeamFeed)
+    for settled in beam.tokens(feed, found, process=process or beam.untouched, record=record, guidance=guidance):
         told.push(settled, found.closed[:, 0].tolist())
     written, indices, scores = found.best(options.num_return_sequences)
     return Written(tokens=written, record=record, feed=feed, beams=(indices, scores))
@@ -183,10 +180,16 @@ def _process(job: Job, settings: Distribution, rows: int, seeded: list[torch.Gen
     return chain if chain else None
 
 
-def _guidance(job: Job) -> Guidance | None:
+def _guidance(job: Job, kind: type[Feed] = Feed) -> Guidance | None:
     scale = job.options.guidance_scale
     if scale is None or scale == 1:
         return None
-    ids, mask = job.negative
-    ids = job.input_ids[:, -1:] if ids is None else ids.to(job.input_ids.device)
-    return Guidance(scale, Feed(job.model, ids, attention_mask=mask))
+    device, prompts = job.input_ids.device, len(job.input_ids)
+    ids, mask = (None if x is None else x.to(device) for x in job.negative)
+    ids = job.input_ids[:, -1:] if ids is None else ids
+    if len(ids) == prompts * job.options.num_beams:  # transformers wants the rows of one prompt's beams, all alike
+        ids, mask = (None if x is None else x[:: job.options.num_beams] for x in (ids, mask))
+    assert ids is not None
+    if len(ids) != prompts:
+        raise UsageError(f"negative_prompt_ids has {len(ids)} rows for {prompts} prompts: give one for each")
+    return Guidance(scale, kind(job.model, ids, attention_mask=mask))
