@@ -25,9 +25,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, scale: float, dropout
             dense = _fold(dense, k.shape[1])
         else:
             k, v = repeat_heads(k, heads), repeat_heads(v, heads)
-    out = F.scaled_dot_product_attention(
-        q, k, v, dense, dropout, is_causal=dense is None and length > 1, scale=scale, enable_gqa=grouped
-    )
+    is_causal = dense is None
+    if length == 1:  # a branch: in a compiled graph `length > 1` is a symbol, and the kernel wants a bool
+        is_causal = False
+    out = F.scaled_dot_product_attention(q, k, v, dense, dropout, is_causal=is_causal, scale=scale, enable_gqa=grouped)
     return out.reshape(out.shape[0], heads, length, -1).transpose(1, 2)
 
 
