@@ -1,0 +1,1 @@
+"""Plans applied to a finished model: CUDA graphs, compiling, sharding, recomputing."""
