@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 from llamita.cli import arguments, terminal, tokens, transcript
 from llamita.cli.conversation import Conversation
 from llamita.cli.keyboard import Keyboard, edited, editor
+from llamita.cli.wrap import Wrap
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:
     from llamita.generation.likely import Likely
 
 DEFAULT = "default"
+NARROWEST = 10  # columns of a terminal for which lines are still broken between words
 DRAWING = ("temperature", "top_p", "top_k", "min_p")  # the settings of which any makes the model draw
 PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 
@@ -31,13 +34,15 @@ class Session:
     is_quiet: bool = False
 
     def say(self, pieces: Generator[str, None, None]) -> None:
-        """Print an answer as it is written, end its line, and say how full the context is."""
-        piece = ""
+        """Print an answer as it is written, on a terminal by whole words; end its line, say how full the context is."""
+        piece, lines = "", Wrap(_columns) if sys.stdout.isatty() else None
         try:
             with closing(pieces):  # where Ctrl-C comes, what was written joins the turns now
                 for piece in pieces:
-                    terminal.show(piece)
+                    terminal.show(piece if lines is None else lines.push(piece.translate(terminal.CONTROLS)))
         finally:
+            if lines is not None:
+                terminal.show(lines.flush())
             if piece and not piece.endswith("\n"):
                 terminal.show("\n")
         if self.keyboard is not None and not self.is_quiet:
@@ -47,6 +52,10 @@ class Session:
         """How much of the context is used."""
         used, limit = self.chat.used(), self.chat.llm.context_length
         return f"({used}/{limit} tokens)"
+
+
+def _columns() -> int:
+    return max(shutil.get_terminal_size().columns, NARROWEST)
 
 
 def obey(session: Session, line: str) -> None:
