@@ -1,19 +1,24 @@
 """Programs: kernel calls that several threads work through together, with no Python between them.
 
-A program is a table of numbers. A row names a kernel by its address, how many chunks its work falls into, from which row
-on the rows above must be done before it begins, and its arguments (addresses and sizes). Every thread walks down the
-table and claims chunk after chunk of a row; where nothing is left to claim it waits for the chunks that others claimed.
-So any number of threads gets through, one alone too, and a thread that the system holds up is overtaken.
+A program is a table of numbers. A row names a kernel by its address, how many chunks its work falls into, from which
+row on the rows above must be done before it begins, and its arguments (addresses and sizes). Every thread walks down
+the table and claims chunk after chunk of a row; where nothing is left to claim it waits for the chunks that others
+claimed. So any number of threads gets through, one alone too, and a thread that the system holds up is overtaken.
 
 What a chunk computes does not depend on who computes it: the results are the same for any number of threads.
 """
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from threading import Lock
+from types import FunctionType
 from typing import Any
 
 import torch
 from numba import cfunc, njit, types
+from numba.core.errors import NumbaError
 
 from llamita.kernels import simd
 from llamita.kernels.team import pause, team
@@ -34,14 +39,41 @@ class Kernel:
     def __init__(self, function: Callable[..., None], *kinds: Any) -> None:
         self._function = function
         self._kinds = kinds
+        self._compiled: Any = None  # the code lives as long as it
+        self._lock = Lock()
         self.__doc__ = function.__doc__
 
-    @cached_property
+    @property
     def address(self) -> int:
         """Where its machine code begins."""
-        compiled = cfunc(types.void(*self._kinds), cache=True, nogil=True, error_model="numpy")(self._function)
-        self._compiled = compiled  # its code lives as long as it
-        return compiled.address
+        with self._lock:
+            if self._compiled is None:
+                try:
+                    self._compiled = self._compile(cached=True)
+                except NumbaError:
+                    raise
+                except Exception:  # no place to write, a full disk, a file cut short: none is needed to compute
+                    self._compiled = self._compile(cached=False)
+        return self._compiled.address
+
+    def _compile(self, *, cached: bool) -> Any:
+        """Numba's compiled function, which has its file's place and its own name on disk.
+
+        Numba looks only at that file to tell whether what it finds there is stale. So the name says what all were.
+        """
+        function = self._function
+        named = FunctionType(function.__code__, function.__globals__, function.__name__)
+        named.__qualname__ = f"{function.__qualname__}_{_fingerprint()}"
+        return cfunc(types.void(*self._kinds), cache=cached, nogil=True, error_model="numpy")(named)
+
+
+@cache
+def _fingerprint() -> str:
+    """Of all that kernels are made from, and of the machine that their code is for."""
+    digest = hashlib.sha256(repr(simd.target()).encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def kernel(function: Callable[[int, int], None]) -> Kernel:
@@ -70,11 +102,11 @@ def _work(table: int) -> None:
             chunk = simd.claim(row + 8 * _CLAIMED)
 
 
-# A function that kernels are made of. It is always compiled into them: only then can a kernel whose parts take functions
-# as arguments be kept on disk.
+# A function that kernels are made of. It is always compiled into them: only then can a kernel whose parts take
+# functions as arguments be kept on disk.
 part = njit(forceinline=True, error_model="numpy")
 
-_worker = Kernel(_work, _i64)
+_WORKER = Kernel(_work, _i64)
 
 
 class Program:
@@ -114,5 +146,4 @@ class Program:
             self._table = torch.tensor(self._rows)  # torch's memory begins on a cache line
             self._counters = self._table.numpy()[:, _CLAIMED :: _DONE - _CLAIMED]
         self._counters[:] = 0
-        team()(_worker.address, self._table.data_ptr(), threads or torch.get_num_threads())
-
+        team()(_WORKER.address, self._table.data_ptr(), threads or torch.get_num_threads())

@@ -7,12 +7,13 @@ LLVM's: a machine with shorter registers takes several for each, and only `dot4`
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, register_model
 
 LANES = 16
+STACK = 1 << 16  # bytes that a kernel may work in
 _F16, _F32, _F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _FLOATS, _WORDS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
@@ -115,8 +116,26 @@ def _scaled(b: Builder, value: Value, power: Value) -> Value:
     return value
 
 
+def _lanes_from(b: Builder, start: Value) -> Value:
+    return b.icmp_signed(">=", ir.Constant(_WORDS, list(range(LANES))), _spread(b, b.trunc(start, _I32)))
+
+
+def _on_stack(b: Builder) -> Value:
+    room = ir.ArrayType(_FLOATS, STACK // 64)
+    with b.goto_entry_block():
+        place = b.alloca(room)
+    place.align = 64
+    return b.ptrtoint(place, _I64)
+
+
+def target() -> tuple[str, str, str]:
+    """What code is compiled for, as Numba's settings leave it: LLVM's triple, the processor, its features."""
+    context: Any = cpu_target.target_context
+    return context.codegen().magic_tuple()
+
+
 def _has(feature: str) -> bool:
-    return bool(llvm.get_host_cpu_features().get(feature))
+    return f"+{feature}" in target()[2].split(",")
 
 
 def _dot4(b: Builder, total: Value, codes: Value, x: Value) -> Value:
@@ -190,6 +209,13 @@ join = _operation(Words(Words, Words), lambda b, x, y: b.or_(x, y))
 shifted = _operation(Words(Words, i64), lambda b, x, by: b.shl(x, _spread(b, b.trunc(by, _I32))))
 dot4 = _operation(Words(Words, Words, Words), _dot4)  # total + four products of unsigned codes and signed bytes a lane
 
+from_lane = _operation(  # the lanes of x from a number on, before it those of y
+    Floats(Floats, i64, Floats), lambda b, x, start, y: b.select(_lanes_from(b, start), x, y)
+)
+store_fp16 = _operation(
+    void(i64, Floats), lambda b, at, value: _write(b, at, b.fptrunc(value, ir.VectorType(_F16, LANES)))
+)
+
 # Single values
 read = _operation(i64(i64), lambda b, at: _read(b, at, _I64, 8))
 read_fp32 = _operation(f32(i64), lambda b, at: _read(b, at, _F32, 4))
@@ -199,6 +225,8 @@ read_fp16 = _operation(f32(i64), lambda b, at: b.fpext(_read(b, at, _F16, 2), _F
 read_bf16 = _operation(f32(i64), lambda b, at: _widened_bf16(b, _read(b, at, _I16, 2), _I32, _F32))
 write_fp16 = _operation(void(i64, f32), lambda b, at, value: _write(b, at, b.fptrunc(value, _F16), 2))
 write_bf16 = _operation(void(i64, f32), lambda b, at, value: _write(b, at, _narrow_bf16(b, value, _I32, _I16), 2))
+
+on_stack = _operation(i64(), _on_stack)  # the address of STACK bytes that are the kernel's own while it runs
 
 # Threads
 claim = _operation(  # add one to a counter that several threads count on; what it was before
