@@ -297,11 +297,13 @@ def load(
     revision: str | None = None,
     offline: bool = False,
     draft: str | Path | None = None,
+    quantize: str | Mapping[str, str] | None = None,
     kernels: str = "auto",
 ) -> LLM:
     """A model ready to write: "cria" or None for the embedded one, a folder, or a repository id on the hub.
 
     draft: a smaller model of the same tokens, named in the same way, which guesses ahead and changes no answer.
+    quantize: "q8_0", "q4_k" or another recipe of `llamita.quant.recipes`, or one's own mapping of globs to formats.
     kernels: "auto" lets the CPU's kernels write wherever they know the model (`llamita.fused`), to the rounding of the
     last bits as the plain model would; "off" writes with the plain model.
     See `llamita.checkpoint.load.load_pretrained` for the options and errors.
@@ -311,6 +313,10 @@ def load(
     if kernels not in ("auto", "off"):
         raise UsageError(f"kernels is {kernels!r}: say auto or off")
     loaded = load_pretrained(name, revision=revision, **options)
+    if quantize is not None:
+        from llamita.quant import surgery
+
+        surgery.quantize(loaded.model, quantize)
     drafter = None if draft is None else load_pretrained(draft, **options).model
     if kernels == "auto" and loaded.model.device.type == "cpu":
         from llamita.fused import fuse, why_not  # Numba takes a while to load, and only the CPU needs it

@@ -13,6 +13,8 @@ VERBS = {
     "generate": "continue a text",
     "chat": "talk with a model",
     "show": "describe a model without loading it",
+    "convert": "write a GGUF file or a folder",
+    "quantize": "store a model in fewer bits",
     "verify": "compare with transformers, number by number",
     "bench": "measure speed and memory",
 }

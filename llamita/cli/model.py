@@ -29,6 +29,7 @@ def load(arguments: argparse.Namespace) -> "LLM":
             device=arguments.device,
             attn_implementation=arguments.attn,
             offline=arguments.offline,
+            quantize=arguments.quantize,
             draft=getattr(arguments, "draft_model", None),
             kernels=arguments.kernels,
         )

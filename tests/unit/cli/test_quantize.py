@@ -1,0 +1,72 @@
+"""llamita quantize: what it prints, what it writes, what it refuses."""
+
+import json
+from pathlib import Path
+
+from llamita.cli.main import main
+from tests.unit.cli.conftest import Run
+
+
+def test_a_table_of_formats(run: Run) -> None:
+    outcome = run("quantize", "--to", "q8_0,q4_0,int8")
+    assert outcome.code == 0
+    assert outcome.err == ""
+    header, before, *rows = outcome.out.splitlines()
+    assert header.split() == ["format", "size", "of", "it", "perplexity", "change", "weights"]
+    assert before.startswith("as it is")
+    assert [row.split()[0] for row in rows] == ["q8_0", "q4_0", "int8"]
+    # 64 columns; 176 are no multiple of 32: the 4 down projections stay. The head's 6 bits need 256 columns.
+    assert rows[0].endswith("25 q8_0, 4 unchanged")
+    assert rows[1].endswith("24 q4_0, 1 q8_0, 4 unchanged")
+
+
+def test_a_report_lists_every_weight(run: Run) -> None:
+    lines = run("quantize", "--to", "q4_0", "--report").out.splitlines()
+    weights = [line.split() for line in lines if " x " in line]
+    assert len(weights) == 1 + 4 * 7
+    assert weights[0][:2] == ["embed_tokens,", "lm_head"]
+    assert all(0 < float(row[-2].rstrip("%")) < 11 for row in weights if "unchanged" not in row)
+
+
+def test_figures_as_json(run: Run, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("One two three.\fFour.", encoding="utf-8")
+    (facts,) = json.loads(run("quantize", "--to", "Q8_0", "--json", "--text", str(text)).out)
+    assert facts["format"] == "q8_0"
+    assert facts["bytes_after"] < facts["bytes_before"]
+    assert abs(facts["perplexity_change"] - (facts["perplexity_after"] / facts["perplexity_before"] - 1)) < 1e-9
+    weights = {row["name"]: row for row in facts["weights"]}
+    row = weights["model.layers.3.self_attn.k_proj"]
+    assert (row["shape"], row["format"], row["bytes"]) == ([32, 64], "q8_0", 32 * 2 * 34)
+    assert 0 < row["weight_error"] < 0.01
+    assert 0 < row["output_error"] < 0.02
+
+
+def test_a_file_is_written_and_read(run: Run, tmp_path: Path) -> None:
+    outcome = run("quantize", "--to", "q8_0", "-o", "small.gguf", "-q")
+    assert (outcome.code, outcome.out) == (0, "")
+    assert (tmp_path / "small.gguf").stat().st_size > 200_000
+
+
+def test_mistakes_are_said_in_one_sentence(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    cases = [
+        (["--to", "q9"], "there is no recipe 'q9' to quantize by: "),
+        (["--to", "q8_0,q4_0", "-o", "x.gguf"], "-o writes one model, --to names 2: choose one"),
+        (["--to", "int8", "-o", "x.gguf"], "no GGUF file has the format 'int8': known are "),
+        (["--text", "nothing.txt"], "there is no text nothing.txt: check the path"),
+        (["--text", "latin.txt"], "latin.txt is no UTF-8 text: convert it first"),
+        (["-m", "nothing"], "nothing"),
+    ]
+    for words, message in cases:
+        outcome = run("quantize", *words)
+        assert outcome.code in (2, 3)
+        assert message in outcome.err
+        assert outcome.err.count("\n") == 1
+        assert outcome.out == ""
+    assert not list(tmp_path.glob("*.gguf"))
+
+
+def test_it_runs_without_arguments_on_cria(capsys) -> None:
+    assert main(["quantize", "-q"]) == 0
+    assert capsys.readouterr().out == ""
