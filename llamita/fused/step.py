@@ -147,7 +147,7 @@ class Step:
         size, columns = self._gate.numel(), 512
         records = self._records_of(self._gate, (mlp.down_proj,))
         self._add(
-            elementwise.gate, self._gate, self._up, self._gate, columns, size, records, chunks=-(-size // columns)
+            elementwise.gate_fp32, self._gate, self._up, self._gate, columns, size, records, chunks=-(-size // columns)
         )
         self._linear(mlp.down_proj, self._gate, self._x, adds=True)
 
@@ -157,7 +157,7 @@ class Step:
         records = self._records_of(self._normed, readers)
         weight, width = norm.weight.detach().float().contiguous(), norm.weight.numel()
         self._add(
-            elementwise.norm, self._x, weight, self._normed, width, bits(norm.variance_epsilon), records, self._tokens, kept,
+            elementwise.norm_fp32, self._x, None, weight, self._normed, width, bits(norm.variance_epsilon), records, self._tokens, kept,
             chunks=self._batch * kept,
         )  # fmt: skip
 

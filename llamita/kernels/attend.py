@@ -15,23 +15,44 @@ from llamita.kernels.program import kernel, part
 
 
 @part
-def _turn(x, cosines, sines, half, factor, put, to, start):
-    """Turn a head x (H,) by its angles, times factor, and put it at `to` from element `start` on."""
-    for i in range(half):
-        cosine, sine = v.read_fp32(cosines + 4 * i), v.read_fp32(sines + 4 * i)
-        first, second = v.read_fp32(x + 4 * i), v.read_fp32(x + 4 * (half + i))
-        put(to, start + i, factor * (first * cosine - second * sine))
-        put(to, start + half + i, factor * (second * cosine + first * sine))
+def turn(
+    dtype: int,
+    x: int,
+    start: int,
+    angles: tuple[int, int, int],
+    factor: float,
+    to_dtype: int,
+    to: int,
+    to_start: int,
+) -> None:
+    """Turn a head (H,) that begins at element `start` of x, times factor, and put it elsewhere.
+
+    angles: H/2, and where its cosines and sines are.
+    """
+    half, cosines, sines = angles
+    i, scale = 0, v.spread(factor)
+    while i + 16 <= half:
+        cosine, sine = v.times(scale, v.load(cosines + 4 * i)), v.times(scale, v.load(sines + 4 * i))
+        first, second = e.wide(dtype, x, start + i), e.wide(dtype, x, start + half + i)
+        e.put_wide(to_dtype, to, to_start + i, v.minus(v.times(first, cosine), v.times(second, sine)))
+        e.put_wide(to_dtype, to, to_start + half + i, v.plus(v.times(second, cosine), v.times(first, sine)))
+        i += 16
+    while i < half:
+        cosine, sine = factor * v.read_fp32(cosines + 4 * i), factor * v.read_fp32(sines + 4 * i)
+        first, second = e.one(dtype, x, start + i), e.one(dtype, x, start + half + i)
+        e.put(to_dtype, to, to_start + i, first * cosine - second * sine)
+        e.put(to_dtype, to, to_start + half + i, second * cosine + first * sine)
+        i += 1
 
 
 @part
-def _scores(wide, q, keys, start, first, end, width, scores):
+def _scores(dtype, q, keys, start, first, end, width, scores):
     """Products of q (H,) with the keys of the slots; returns the largest."""
     most = -3.4e38
     for slot in range(first, end):
         a = v.no_floats()
         for i in range(0, width, 16):
-            a = v.multiply_add(wide(keys, start + slot * width + i), v.load(q + 4 * i), a)
+            a = v.multiply_add(e.wide(dtype, keys, start + slot * width + i), v.load(q + 4 * i), a)
         score = v.total(a)
         most = max(most, score)
         v.write_fp32(scores + 4 * slot, score)
@@ -57,73 +78,72 @@ def _likelihoods(scores, first, end, most):
 
 
 @part
-def _mix(wide, scores, factor, values, start, first, end, width, out):
+def _mix(dtype, scores, factor, values, start, first, end, width, out):
     """The values of the slots, each by its likelihood."""
     for i in range(0, width, 16):
         a = b = v.no_floats()
         for slot in range(first, end - 1, 2):
-            a = v.multiply_add(v.spread(v.read_fp32(scores + 4 * slot)), wide(values, start + slot * width + i), a)
+            a = v.multiply_add(v.spread(v.read_fp32(scores + 4 * slot)), e.wide(dtype, values, start + slot * width + i), a)
             b = v.multiply_add(
-                v.spread(v.read_fp32(scores + 4 * slot + 4)), wide(values, start + (slot + 1) * width + i), b
+                v.spread(v.read_fp32(scores + 4 * slot + 4)), e.wide(dtype, values, start + (slot + 1) * width + i), b
             )
         if (end - first) % 2:
             a = v.multiply_add(
-                v.spread(v.read_fp32(scores + 4 * (end - 1))), wide(values, start + (end - 1) * width + i), a
+                v.spread(v.read_fp32(scores + 4 * (end - 1))), e.wide(dtype, values, start + (end - 1) * width + i), a
             )
         v.store(out + 4 * i, v.times(v.plus(a, b), v.spread(factor)))
 
 
 @part
-def _store(put, at, chunk, slot):
+def _store(dtype, at, chunk, slot):
     """Turn a row's new keys of one head and put them into the cache, the values beside them."""
     sizes = v.read(at + 80)
     tokens, heads, width, capacity = v.read(sizes), v.read(sizes + 8), v.read(sizes + 24), v.read(sizes + 32)
-    row, head, half = chunk // heads, chunk % heads, v.read(sizes + 24) // 2
+    row, head, half = chunk // heads, chunk % heads, width // 2
     for token in range(row * tokens, (row + 1) * tokens):
-        to = (chunk * capacity + slot) * width
-        new = 4 * (token * heads + head) * width
-        cosines, sines = v.read(at + 24) + 4 * half * token, v.read(at + 32) + 4 * half * token
-        _turn(v.read(at + 8) + new, cosines, sines, half, 1.0, put, v.read(at + 40), to)
-        for i in range(width):
-            put(v.read(at + 48), to + i, v.read_fp32(v.read(at + 16) + new + 4 * i))
+        new, to = (token * heads + head) * width, (chunk * capacity + slot) * width
+        angles = (half, v.read(at + 24) + 4 * half * token, v.read(at + 32) + 4 * half * token)
+        turn(e.FP32, v.read(at + 8), new, angles, 1.0, dtype, v.read(at + 40), to)
+        for i in range(0, width, 16):
+            e.put_wide(dtype, v.read(at + 48), to + i, v.load(v.read(at + 16) + 4 * (new + i)))
         slot += 1
 
 
 @part
-def _attend(wide, put, at, chunk):
-    slots, sizes = v.read(at + 56), v.read(at + 80)
+def _attend(dtype, at, chunk):
+    slots, sizes, out = v.read(at + 56), v.read(at + 80), v.read(at + 64)
     tokens, heads, group, width = v.read(sizes), v.read(sizes + 8), v.read(sizes + 16), v.read(sizes + 24)
     capacity, window, scale = v.read(sizes + 32), v.read(sizes + 40), v.read_fp32(sizes + 48)
-    row, half, slot = chunk // heads, v.read(sizes + 24) // 2, v.read(slots)
+    row, half, slot = chunk // heads, width // 2, v.read(slots)
     keys, values, start = v.read(at + 40), v.read(at + 48), chunk * capacity * width
-    _store(put, at, chunk, slot)
+    _store(dtype, at, chunk, slot)
     for token in range(row * tokens, (row + 1) * tokens):
-        cosines, sines = v.read(at + 24) + 4 * half * token, v.read(at + 32) + 4 * half * token
+        angles = (half, v.read(at + 24) + 4 * half * token, v.read(at + 32) + 4 * half * token)
         first = max(v.read(slots + 8 + 8 * row), slot - window + 1)
         for one in range(chunk % heads * group, (chunk % heads + 1) * group):
-            place = 4 * (token * heads * group + one) * width
-            q, out = v.read(at) + place, v.read(at + 64) + place
+            place = (token * heads * group + one) * width
+            mine = out + 4 * place  # it holds q until its values are mixed
             scores = v.read(at + 72) + 4 * (row * heads * group + one) * capacity
-            _turn(q, cosines, sines, half, scale, e.put_fp32, out, 0)  # out holds q until its values are mixed
-            most = _scores(wide, out, keys, start, first, slot + 1, width, scores)
+            turn(e.FP32, v.read(at), place, angles, scale, e.FP32, out, place)
+            most = _scores(dtype, mine, keys, start, first, slot + 1, width, scores)
             factor = _likelihoods(scores, first, slot + 1, most)
-            _mix(wide, scores, factor, values, start, first, slot + 1, width, out)
+            _mix(dtype, scores, factor, values, start, first, slot + 1, width, mine)
         slot += 1
 
 
 @kernel
 def attend_fp32(at: int, chunk: int) -> None:
     """A cache in fp32."""
-    _attend(e.wide_fp32, e.put_fp32, at, chunk)
+    _attend(e.FP32, at, chunk)
 
 
 @kernel
 def attend_bf16(at: int, chunk: int) -> None:
     """A cache in bf16."""
-    _attend(e.wide_bf16, e.put_bf16, at, chunk)
+    _attend(e.BF16, at, chunk)
 
 
 @kernel
 def attend_fp16(at: int, chunk: int) -> None:
     """A cache in fp16."""
-    _attend(e.wide_fp16, e.put_fp16, at, chunk)
+    _attend(e.FP16, at, chunk)

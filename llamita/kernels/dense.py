@@ -12,34 +12,34 @@ from llamita.kernels.program import kernel, part
 
 
 @part
-def _dot(wide, one, w, start, x, columns):
+def _dot(dtype, w, start, x, columns):
     """One row of weights with one x."""
     a = b = c = d = v.no_floats()
     i = 0
     while i + 64 <= columns:
-        a = v.multiply_add(wide(w, start + i), v.load(x + 4 * i), a)
-        b = v.multiply_add(wide(w, start + i + 16), v.load(x + 4 * i + 64), b)
-        c = v.multiply_add(wide(w, start + i + 32), v.load(x + 4 * i + 128), c)
-        d = v.multiply_add(wide(w, start + i + 48), v.load(x + 4 * i + 192), d)
+        a = v.multiply_add(e.wide(dtype, w, start + i), v.load(x + 4 * i), a)
+        b = v.multiply_add(e.wide(dtype, w, start + i + 16), v.load(x + 4 * i + 64), b)
+        c = v.multiply_add(e.wide(dtype, w, start + i + 32), v.load(x + 4 * i + 128), c)
+        d = v.multiply_add(e.wide(dtype, w, start + i + 48), v.load(x + 4 * i + 192), d)
         i += 64
     while i + 16 <= columns:
-        a = v.multiply_add(wide(w, start + i), v.load(x + 4 * i), a)
+        a = v.multiply_add(e.wide(dtype, w, start + i), v.load(x + 4 * i), a)
         i += 16
     total = v.total(v.plus(v.plus(a, b), v.plus(c, d)))
     while i < columns:
-        total += one(w, start + i) * v.read_fp32(x + 4 * i)
+        total += e.one(dtype, w, start + i) * v.read_fp32(x + 4 * i)
         i += 1
     return total
 
 
 @part
-def _four_dots(wide, one, w, start, x, columns):
+def _four_dots(dtype, w, start, x, columns):
     """One row of weights with four x's, one behind the other: the weights are widened once."""
     a = b = c = d = v.no_floats()
     line = 4 * columns
     i = 0
     while i + 16 <= columns:
-        weights, at = wide(w, start + i), x + 4 * i
+        weights, at = e.wide(dtype, w, start + i), x + 4 * i
         a = v.multiply_add(weights, v.load(at), a)
         b = v.multiply_add(weights, v.load(at + line), b)
         c = v.multiply_add(weights, v.load(at + 2 * line), c)
@@ -47,7 +47,7 @@ def _four_dots(wide, one, w, start, x, columns):
         i += 16
     ta, tb, tc, td = v.total(a), v.total(b), v.total(c), v.total(d)
     while i < columns:
-        weight, at = one(w, start + i), x + 4 * i
+        weight, at = e.one(dtype, w, start + i), x + 4 * i
         ta += weight * v.read_fp32(at)
         tb += weight * v.read_fp32(at + line)
         tc += weight * v.read_fp32(at + 2 * line)
@@ -66,34 +66,34 @@ def _put(to, value, bias, adds):
 
 
 @part
-def _linear(wide, one, at, chunk):
+def _linear(dtype, at, chunk):
     w, x, out, bias = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)
     n, k, batch, rows, adds = v.read(at + 32), v.read(at + 40), v.read(at + 48), v.read(at + 56), v.read(at + 64)
     for row in range(chunk * rows, min(n, (chunk + 1) * rows)):
         its_bias = bias + 4 * row if bias else 0
         for b in range(0, batch - 3, 4):
             to = out + 4 * (b * n + row)
-            values = _four_dots(wide, one, w, row * k, x + 4 * k * b, k)
+            values = _four_dots(dtype, w, row * k, x + 4 * k * b, k)
             for j in range(4):
                 _put(to + 4 * n * j, values[j], its_bias, adds)
         for b in range(batch - batch % 4, batch):
-            value = _dot(wide, one, w, row * k, x + 4 * k * b, k)
+            value = _dot(dtype, w, row * k, x + 4 * k * b, k)
             _put(out + 4 * (b * n + row), value, its_bias, adds)
 
 
 @kernel
 def linear_fp32(at: int, chunk: int) -> None:
     """Weights in fp32."""
-    _linear(e.wide_fp32, e.one_fp32, at, chunk)
+    _linear(e.FP32, at, chunk)
 
 
 @kernel
 def linear_bf16(at: int, chunk: int) -> None:
     """Weights in bf16."""
-    _linear(e.wide_bf16, e.one_bf16, at, chunk)
+    _linear(e.BF16, at, chunk)
 
 
 @kernel
 def linear_fp16(at: int, chunk: int) -> None:
     """Weights in fp16."""
-    _linear(e.wide_fp16, e.one_fp16, at, chunk)
+    _linear(e.FP16, at, chunk)

@@ -47,75 +47,115 @@ def to_bytes(x: int, columns: int, records: int) -> None:
 
 
 @part
-def _embed(wide, one, at, chunk):
+def _embed(dtype, at, chunk):
     ids, weight, out, width = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)
     start, to = v.read(ids + 8 * chunk) * width, out + 4 * width * chunk
     for i in range(width):
-        v.write_fp32(to + 4 * i, one(weight, start + i))
+        v.write_fp32(to + 4 * i, e.one(dtype, weight, start + i))
 
 
 @kernel
 def embed_fp32(at: int, chunk: int) -> None:
     """ids int64 (B,), weight (V, D), out (B, D), D; a chunk is a row of the batch."""
-    _embed(e.wide_fp32, e.one_fp32, at, chunk)
+    _embed(e.FP32, at, chunk)
 
 
 @kernel
 def embed_bf16(at: int, chunk: int) -> None:
     """The same of bf16."""
-    _embed(e.wide_bf16, e.one_bf16, at, chunk)
+    _embed(e.BF16, at, chunk)
 
 
 @kernel
 def embed_fp16(at: int, chunk: int) -> None:
     """The same of fp16."""
-    _embed(e.wide_fp16, e.one_fp16, at, chunk)
+    _embed(e.FP16, at, chunk)
 
 
-@kernel
-def norm(at: int, chunk: int) -> None:
-    """RMSNorm: x (B, T, D), weight (D,), out (B, kept, D), D, epsilon, records of out or 0, T, kept; a chunk is one out.
-
-    Only the last `kept` tokens of each row are read. Where there are records D is a multiple of 32.
-    """
-    x, weight, out, width = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)
-    epsilon, records, tokens, kept = v.read_fp32(at + 32), v.read(at + 40), v.read(at + 48), v.read(at + 56)
-    x, out = x + 4 * width * (chunk // kept * tokens + tokens - kept + chunk % kept), out + 4 * width * chunk
-    squares = v.no_floats()
-    for i in range(0, width - width % 16, 16):
-        part = v.load(x + 4 * i)
-        squares = v.multiply_add(part, part, squares)
-    square = v.total(squares)
-    for i in range(width - width % 16, width):
+@part
+def _norm(dtype, at, chunk):
+    x, y, weight, out = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)
+    width, epsilon, records = v.read(at + 32), v.read_fp32(at + 40), v.read(at + 48)
+    tokens, kept = v.read(at + 56), v.read(at + 64)
+    row = chunk // kept * tokens + tokens - kept + chunk % kept
+    x, whole, squares, square = x + 4 * width * row, width - width % 16, v.no_floats(), 0.0
+    for i in range(0, whole, 16):
+        value = v.load(x + 4 * i)
+        if y:
+            value = v.plus(value, e.wide(dtype, y, width * row + i))
+            v.store(x + 4 * i, value)
+        squares = v.multiply_add(value, value, squares)
+    for i in range(whole, width):
+        if y:
+            v.write_fp32(x + 4 * i, v.read_fp32(x + 4 * i) + e.one(dtype, y, width * row + i))
         square += v.read_fp32(x + 4 * i) ** 2
-    factor = 1.0 / math.sqrt(square / width + epsilon)
-    for i in range(0, width - width % 16, 16):
-        v.store(out + 4 * i, v.times(v.load(weight + 4 * i), v.times(v.load(x + 4 * i), v.spread(factor))))
-    for i in range(width - width % 16, width):
-        v.write_fp32(out + 4 * i, v.read_fp32(weight + 4 * i) * (v.read_fp32(x + 4 * i) * factor))
+    factor = 1.0 / math.sqrt((square + v.total(squares)) / width + epsilon)
+    for i in range(0, whole, 16):
+        value = v.times(v.load(weight + 4 * i), v.times(v.load(x + 4 * i), v.spread(factor)))
+        e.put_wide(dtype, out, width * chunk + i, value)
+    for i in range(whole, width):
+        e.put(dtype, out, width * chunk + i, v.read_fp32(weight + 4 * i) * (v.read_fp32(x + 4 * i) * factor))
     if records:
-        to_bytes(out, width, records + width // 32 * 48 * chunk)
+        to_bytes(out + 4 * width * chunk, width, records + width // 32 * 48 * chunk)
 
 
 @kernel
-def gate(at: int, chunk: int) -> None:
-    """silu(gate) * up: gate, up, out (B * F,), columns of a chunk (a multiple of 32), B * F, records of out or 0.
+def norm_fp32(at: int, chunk: int) -> None:
+    """Add, then RMSNorm: x fp32 (B, T, D), y (B, T, D) or 0, weight (D,), out (B, kept, D), D, epsilon, records, T, kept.
 
-    Where there are records F is a multiple of 32.
+    x becomes x + y. Only the last `kept` tokens of each row are read, and a chunk is one of them. Records of out, or 0,
+    are for fp32 alone; D is then a multiple of 32.
     """
+    _norm(e.FP32, at, chunk)
+
+
+@kernel
+def norm_bf16(at: int, chunk: int) -> None:
+    """The same with y and out in bf16."""
+    _norm(e.BF16, at, chunk)
+
+
+@kernel
+def norm_fp16(at: int, chunk: int) -> None:
+    """The same with y and out in fp16."""
+    _norm(e.FP16, at, chunk)
+
+
+@part
+def _gate(dtype, at, chunk):
     first, second, out, size = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)
     start, end, records = chunk * size, min(v.read(at + 32), (chunk + 1) * size), v.read(at + 40)
-    one = v.spread(1.0)
     last = start + (end - start) // 16 * 16
     for i in range(start, last, 16):
-        x = v.load(first + 4 * i)
-        x = v.over(x, v.plus(one, exponential(v.minus(v.no_floats(), x))))
-        v.store(out + 4 * i, v.times(x, v.load(second + 4 * i)))
+        x = e.wide(dtype, first, i)
+        x = v.over(x, v.plus(v.spread(1.0), exponential(v.minus(v.no_floats(), x))))
+        e.put_wide(dtype, out, i, v.times(x, e.wide(dtype, second, i)))
     for i in range(last, end):
-        x = v.read_fp32(first + 4 * i)
-        v.write_fp32(out + 4 * i, x / (1.0 + math.exp(-x)) * v.read_fp32(second + 4 * i))
+        x = e.one(dtype, first, i)
+        e.put(dtype, out, i, x / (1.0 + math.exp(-x)) * e.one(dtype, second, i))
     if records:
         to_bytes(out + 4 * start, end - start, records + start // 32 * 48)
+
+
+@kernel
+def gate_fp32(at: int, chunk: int) -> None:
+    """silu(gate) * up: gate, up, out (B * F,), columns of a chunk (a multiple of 32), B * F, records of out or 0.
+
+    Records are for fp32 alone; F is then a multiple of 32.
+    """
+    _gate(e.FP32, at, chunk)
+
+
+@kernel
+def gate_bf16(at: int, chunk: int) -> None:
+    """The same in bf16."""
+    _gate(e.BF16, at, chunk)
+
+
+@kernel
+def gate_fp16(at: int, chunk: int) -> None:
+    """The same in fp16."""
+    _gate(e.FP16, at, chunk)
 
 
 @kernel

@@ -1,0 +1,222 @@
+"""Attention of many new tokens a row: turn and store them, then let blocks of sixteen queries look at all keys before them.
+
+Must equal reference.attend, up to the order of the sums. Products and sums are fp32; the likelihoods of a block are
+kept up key tile by key tile (arXiv:2205.14135), so nothing of the size T * S is ever stored.
+
+Sixteen queries are the lanes of a vector. So the largest score and the sum of the likelihoods are one vector each, and
+every product takes one number of a key or a value for all lanes.
+
+Sizes, an array of int64 that both kernels read: T, K, N / K, H, capacity of the cache, window, the bits of the scale, the slot
+of the first new token, and the slots of the wide keys and values. H is a multiple of 16, at most 256.
+"""
+
+from llamita.kernels import elements as e
+from llamita.kernels import simd as v
+from llamita.kernels.attend import turn
+from llamita.kernels.elementwise import exponential
+from llamita.kernels.program import kernel, part
+
+KEYS = 64  # keys of a tile
+BESIDE = 8  # keys, or columns of values, that are worked on at once
+NEVER = -1e30  # less than any score
+
+
+@part
+def _turn(dtype, cache_dtype, at, chunk):
+    sizes = v.read(at + 64)
+    tokens, heads, group, width = v.read(sizes), v.read(sizes + 8), v.read(sizes + 16), v.read(sizes + 24)
+    capacity, scale, slot = v.read(sizes + 32), v.read_fp32(sizes + 48), v.read(sizes + 56) + chunk % tokens
+    half, row = width // 2, chunk // tokens
+    angles = (half, v.read(at + 24) + 4 * half * chunk, v.read(at + 32) + 4 * half * chunk)
+    for head in range(heads * group):
+        place = (chunk * heads * group + head) * width
+        turn(dtype, v.read(at), place, angles, scale, e.FP32, v.read(at + 56), place)
+    for head in range(heads):
+        place, to = (chunk * heads + head) * width, ((row * heads + head) * capacity + slot) * width
+        turn(dtype, v.read(at + 8), place, angles, 1.0, cache_dtype, v.read(at + 40), to)
+        for i in range(0, width, 16):
+            e.put_wide(cache_dtype, v.read(at + 48), to + i, e.wide(dtype, v.read(at + 16), place + i))
+
+
+@part
+def _widen(dtype, at, chunk):
+    sizes, count = v.read(at + 16), v.read(at + 24)
+    tokens, width, capacity = v.read(sizes), v.read(sizes + 24), v.read(sizes + 32)
+    filled, slots = v.read(sizes + 56) + tokens, v.read(sizes + 64)
+    across = -(-slots // count)
+    head, first = chunk // across, chunk % across * count
+    for slot in range(first, min(slots, first + count)):
+        to = v.read(at + 8) + 4 * (head * slots + slot) * width
+        for i in range(0, width, 16):
+            value = v.no_floats()
+            if slot < filled:
+                value = e.wide(dtype, v.read(at), (head * capacity + slot) * width + i)
+            v.store(to + 4 * i, value)
+
+
+@part
+def _shown(x, slot, first, window, hidden):
+    """x where the lane's query, the first of which stands at slot `first`, may see the key at `slot`; else `hidden`."""
+    x = v.from_lane(x, slot - first, hidden)
+    return v.from_lane(hidden, slot - first + window, x)
+
+
+@part
+def _tile_scores(q, keys, start, end, width, to, first, window, is_cut):
+    """Products of sixteen queries q (H, 16) with keys (slots, H); writes (keys, 16), returns the largest of each lane."""
+    most = v.spread(NEVER)
+    for slot in range(start, end, BESIDE):
+        key, step = keys + 4 * slot * width, 4 * width
+        a = b = c = d = f = g = h = j = v.no_floats()
+        for i in range(width):
+            part_of_q, at = v.load(q + 64 * i), key + 4 * i
+            a = v.multiply_add(v.spread(v.read_fp32(at)), part_of_q, a)
+            b = v.multiply_add(v.spread(v.read_fp32(at + step)), part_of_q, b)
+            c = v.multiply_add(v.spread(v.read_fp32(at + 2 * step)), part_of_q, c)
+            d = v.multiply_add(v.spread(v.read_fp32(at + 3 * step)), part_of_q, d)
+            f = v.multiply_add(v.spread(v.read_fp32(at + 4 * step)), part_of_q, f)
+            g = v.multiply_add(v.spread(v.read_fp32(at + 5 * step)), part_of_q, g)
+            h = v.multiply_add(v.spread(v.read_fp32(at + 6 * step)), part_of_q, h)
+            j = v.multiply_add(v.spread(v.read_fp32(at + 7 * step)), part_of_q, j)
+        for score in (a, b, c, d, f, g, h, j):
+            if is_cut:
+                score = _shown(score, slot, first, window, v.spread(NEVER))
+            most = v.larger(most, score)
+            v.store(to + 64 * (slot - start), score)
+            slot += 1
+    return most
+
+
+@part
+def _tile_likelihoods(scores, start, end, most, first, window, is_cut):
+    """e to the scores less the largest, in place, 0 where a query sees no such key; returns their sums."""
+    total = v.no_floats()
+    for slot in range(start, end):
+        at = scores + 64 * (slot - start)
+        value = exponential(v.minus(v.load(at), most))
+        if is_cut:
+            value = _shown(value, slot, first, window, v.no_floats())
+        total = v.plus(total, value)
+        v.store(at, value)
+    return total
+
+
+@part
+def _tile_mix(likelihoods, values, start, end, width, factor, sums):
+    """The sums (H, 16) so far times a factor, and a tile's values (slots, H) by their likelihoods."""
+    for i in range(0, width, BESIDE):
+        at = sums + 64 * i
+        a, b = v.times(v.load(at), factor), v.times(v.load(at + 64), factor)
+        c, d = v.times(v.load(at + 128), factor), v.times(v.load(at + 192), factor)
+        f, g = v.times(v.load(at + 256), factor), v.times(v.load(at + 320), factor)
+        h, j = v.times(v.load(at + 384), factor), v.times(v.load(at + 448), factor)
+        for slot in range(start, end):
+            likelihood, value = v.load(likelihoods + 64 * (slot - start)), values + 4 * (slot * width + i)
+            a = v.multiply_add(v.spread(v.read_fp32(value)), likelihood, a)
+            b = v.multiply_add(v.spread(v.read_fp32(value + 4)), likelihood, b)
+            c = v.multiply_add(v.spread(v.read_fp32(value + 8)), likelihood, c)
+            d = v.multiply_add(v.spread(v.read_fp32(value + 12)), likelihood, d)
+            f = v.multiply_add(v.spread(v.read_fp32(value + 16)), likelihood, f)
+            g = v.multiply_add(v.spread(v.read_fp32(value + 20)), likelihood, g)
+            h = v.multiply_add(v.spread(v.read_fp32(value + 24)), likelihood, h)
+            j = v.multiply_add(v.spread(v.read_fp32(value + 28)), likelihood, j)
+        v.store(at, a)
+        v.store(at + 64, b)
+        v.store(at + 128, c)
+        v.store(at + 192, d)
+        v.store(at + 256, f)
+        v.store(at + 320, g)
+        v.store(at + 384, h)
+        v.store(at + 448, j)
+
+
+@part
+def _attend(dtype, at, chunk):
+    sizes = v.read(at + 32)
+    tokens, heads, group, width = v.read(sizes), v.read(sizes + 8), v.read(sizes + 16), v.read(sizes + 24)
+    window, slots, across = v.read(sizes + 40), v.read(sizes + 64), -(-v.read(sizes) // 16)
+    every = heads * group
+    row, head, block = chunk // across // every, chunk // across % every, chunk % across
+    count = min(16, tokens - 16 * block)
+    first = v.read(sizes + 56) + 16 * block  # slot of the first query
+    kept = v.read(v.read(at + 24) + 8 + 8 * row)  # the row's first visible slot
+    place = ((row * tokens + 16 * block) * every + head) * width
+    keys = v.read(at + 8) + 4 * (row * heads + head // group) * slots * width
+    values = v.read(at + 16) + 4 * (row * heads + head // group) * slots * width
+    q = v.on_stack()
+    sums = q + 64 * width
+    scores = sums + 64 * width
+    for i in range(width):
+        v.store(q + 64 * i, v.no_floats())
+        v.store(sums + 64 * i, v.no_floats())
+        for lane in range(count):
+            v.write_fp32(q + 64 * i + 4 * lane, v.read_fp32(v.read(at) + 4 * (place + lane * every * width + i)))
+    most, total = v.spread(NEVER), v.no_floats()
+    start = max(kept, first - window + 1)
+    while start < first + count:
+        end = min(start + KEYS, start + -(-(first + count - start) // BESIDE) * BESIDE)
+        is_cut = end > first or start < first + 16 - window
+        new = v.larger(most, _tile_scores(q, keys, start, end, width, scores, first, window, is_cut))
+        factor = exponential(v.minus(most, new))
+        total = v.multiply_add(total, factor, _tile_likelihoods(scores, start, end, new, first, window, is_cut))
+        _tile_mix(scores, values, start, end, width, factor, sums)
+        most, start = new, end
+    for lane in range(count):
+        weight = v.lane(total, lane)
+        weight = 1.0 / weight if weight > 0.0 else 0.0
+        for i in range(width):
+            e.put(dtype, v.read(at + 40), place + lane * every * width + i, weight * v.read_fp32(sums + 64 * i + 4 * lane))
+
+
+@kernel
+def turn_fp32(at: int, chunk: int) -> None:
+    """fp32, in and into the cache: q, k, v, cosines, sines, keys, values, out q fp32, sizes; a chunk is a token."""
+    _turn(e.FP32, e.FP32, at, chunk)
+
+
+@kernel
+def widen_fp32(at: int, chunk: int) -> None:
+    """A cache of fp32 as fp32: cache, out (B * K, slots, H), sizes, slots of a chunk. What is not filled becomes 0."""
+    _widen(e.FP32, at, chunk)
+
+
+@kernel
+def causal_fp32(at: int, chunk: int) -> None:
+    """Out in fp32: q, wide keys and values, slots, sizes, out (B, T, N, H); a chunk is sixteen queries of a head."""
+    _attend(e.FP32, at, chunk)
+
+
+@kernel
+def turn_bf16(at: int, chunk: int) -> None:
+    """bf16, in and into the cache: q, k, v, cosines, sines, keys, values, out q fp32, sizes; a chunk is a token."""
+    _turn(e.BF16, e.BF16, at, chunk)
+
+
+@kernel
+def widen_bf16(at: int, chunk: int) -> None:
+    """A cache of bf16 as fp32: cache, out (B * K, slots, H), sizes, slots of a chunk. What is not filled becomes 0."""
+    _widen(e.BF16, at, chunk)
+
+
+@kernel
+def causal_bf16(at: int, chunk: int) -> None:
+    """Out in bf16: q, wide keys and values, slots, sizes, out (B, T, N, H); a chunk is sixteen queries of a head."""
+    _attend(e.BF16, at, chunk)
+
+
+@kernel
+def turn_fp16(at: int, chunk: int) -> None:
+    """fp16, in and into the cache: q, k, v, cosines, sines, keys, values, out q fp32, sizes; a chunk is a token."""
+    _turn(e.FP16, e.FP16, at, chunk)
+
+
+@kernel
+def widen_fp16(at: int, chunk: int) -> None:
+    """A cache of fp16 as fp32: cache, out (B * K, slots, H), sizes, slots of a chunk. What is not filled becomes 0."""
+    _widen(e.FP16, at, chunk)
+
+
+@kernel
+def causal_fp16(at: int, chunk: int) -> None:
+    """Out in fp16: q, wide keys and values, slots, sizes, out (B, T, N, H); a chunk is sixteen queries of a head."""
+    _attend(e.FP16, at, chunk)
