@@ -13,11 +13,15 @@ from typing import Any
 import torch
 
 Facts = dict[str, Any]
+OURS = "llamita"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One system in one test. `ratio` is ours over that system, in the row's unit."""
+    """One system in one test.
+
+    `ratio` is ours over that system, in the row's unit; `of_limit` the share of what the machine can do.
+    """
 
     test: str
     shape: str
@@ -31,23 +35,34 @@ class Row:
     of_limit: float | None = None
 
 
-def rows_of(values: Mapping[str, Sequence[float]], *, test: str, shape: str, format: str, unit: str) -> list[Row]:
-    """A row for each system from its measurements; ratios are medians of the turn-by-turn ratios."""
-    ours = values["llamita"]
+def rows_of(
+    values: Mapping[str, Sequence[float]],
+    *,
+    test: str,
+    shape: str,
+    format: str,
+    unit: str,
+    shares: Mapping[str, Sequence[float]] | None = None,
+) -> list[Row]:
+    """A row for each system from its measurements; ratios and shares are medians of those of each turn."""
     return [
         Row(
             test=test,
             shape=shape,
             format=format,
             system=system,
-            median=median(theirs),
-            min=min(theirs),
-            max=max(theirs),
+            **spread(theirs),
             unit=unit,
-            ratio=None if system == "llamita" else median(a / b for a, b in zip(ours, theirs, strict=True)),
+            ratio=None if system == OURS else median(a / b for a, b in zip(values[OURS], theirs, strict=True)),
+            of_limit=None if shares is None else median(shares[system]),
         )
         for system, theirs in values.items()
     ]
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, min and max."""
+    return {"median": median(values), "min": min(values), "max": max(values)}
 
 
 def machine(threads: int) -> Facts:
@@ -80,18 +95,30 @@ def as_csv(rows: Sequence[Row], facts: Facts) -> str:
 
 
 def as_markdown(rows: Sequence[Row], facts: Facts) -> str:
-    """A table to read, and a line about the machine."""
+    """A table to read, and lines about the machine."""
     lines = [
-        f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}",
+        *told(facts),
         "",
-        "| test | shape | format | system | median | min | max | unit | ours / theirs |",
-        "|---|---|---|---|--:|--:|--:|---|--:|",
+        "| test | shape | format | system | median | min | max | unit | ours / theirs | of the limit |",
+        "|---|---|---|---|--:|--:|--:|---|--:|--:|",
     ]
     for row in rows:
         ratio = "" if row.ratio is None else f"{row.ratio:.3f}"
+        share = "" if row.of_limit is None else f"{100 * row.of_limit:.1f} %"
         numbers = " | ".join(f"{value:,.3f}" for value in (row.median, row.min, row.max))
-        lines.append(f"| {row.test} | {row.shape} | {row.format} | {row.system} | {numbers} | {row.unit} | {ratio} |")
+        names = f"{row.test} | {row.shape} | {row.format} | {row.system}"
+        lines.append(f"| {names} | {numbers} | {row.unit} | {ratio} | {share} |")
     return "\n".join(lines)
+
+
+def told(facts: Facts) -> list[str]:
+    """What the rows were measured on, in words."""
+    versions = {"torch": facts["torch"], **facts.get("peers", {})}
+    lines = [f"{facts['cpu']}, {facts['threads']} threads, {', '.join(f'{n} {v}' for n, v in versions.items())}"]
+    for name, values in facts.get("limits", {}).items():
+        numbers = f"{values['median']:,.1f} {values['unit']} ({values['min']:,.1f} to {values['max']:,.1f})"
+        lines.append(f"{name}: {numbers}")
+    return [line for pair in zip(lines, [""] * len(lines), strict=True) for line in pair][:-1]
 
 
 FORMATS: dict[str, Callable[[Sequence[Row], Facts], str]] = {"md": as_markdown, "csv": as_csv, "json": as_json}

@@ -5,6 +5,7 @@ from llamita.config import LlamaConfig
 from llamita.errors import UsageError
 from llamita.presets import PRESETS
 
+EMBEDDED = "cria"
 SHAPES: dict[str, LlamaConfig] = {
     # stories110M of llama2.c
     "110m": LlamaConfig(
@@ -32,8 +33,8 @@ SHAPES: dict[str, LlamaConfig] = {
 
 def shape(name: str) -> LlamaConfig:
     """The config of this name, "cria" being the embedded model's; raises UsageError for an unknown one."""
-    if name == "cria":
-        return LlamaConfig.from_pretrained(find("cria"))
+    if name == EMBEDDED:
+        return LlamaConfig.from_pretrained(find(EMBEDDED))
     if name not in SHAPES:
         raise UsageError(f"shape {name!r} is unknown: use one of cria, {', '.join(SHAPES)}")
     return SHAPES[name]

@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
-from llamita.bench.decode import prompt
-from llamita.bench.peers import ours
+from llamita.bench.models import random
+from llamita.bench.overhead import PROMPT
+from llamita.bench.prompts import prompt
 from llamita.bench.report import Row, rows_of
 from llamita.bench.shapes import shape
 from llamita.generation.drafts import first_layers
@@ -22,7 +23,7 @@ def agreeing_pair(shape_name: str, dtype: str) -> tuple[LlamaForCausalLM, LlamaF
     Trained pairs agree by training; here all layers behind the draft's are made quiet, which costs as much time as
     any weights.
     """
-    model = ours(shape(shape_name).replace(eos_token_id=None), getattr(torch, dtype)).eval()
+    model = random(shape(shape_name).replace(eos_token_id=None), getattr(torch, dtype)).eval()
     for layer in list(model.model.layers)[DRAFT_LAYERS:]:
         for name, weight in layer.named_parameters():
             if name.endswith(("o_proj.weight", "down_proj.weight")):
@@ -40,13 +41,14 @@ def measure(*, shape_name: str, dtype: str, batches: tuple[int, ...], tokens: in
     }
     rows = []
     for batch in batches:
+        read = torch.tensor([prompt(model.config.vocab_size, PROMPT, row) for row in range(batch)])
         speeds: dict[str, list[float]] = {way: [] for way in ways}
         rates: dict[str, float] = {}
         for turn in range(repeats + 1):
             for way, flags in ways.items():
                 start = perf_counter()
                 out = model.generate(
-                    prompt(model.config.vocab_size, batch),
+                    read,
                     max_new_tokens=tokens,
                     pad_token_id=0,
                     return_dict_in_generate=True,

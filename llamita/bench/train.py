@@ -1,19 +1,28 @@
 """Forward and backward of one batch, ours and a peer's in turn: seconds, and memory at the peak."""
 
+from collections.abc import Mapping
+from importlib import import_module
 from time import perf_counter
 
 import torch
 
-from llamita.bench.peers import SYSTEMS
 from llamita.bench.report import Row, rows_of
 from llamita.bench.shapes import shape
 from llamita.bench.workers import Job, in_turn, workers
+from llamita.errors import UsageError
+
+# system -> module:function that makes its model with random weights of (config, dtype)
+MODELS: Mapping[str, str] = {
+    "llamita": "llamita.bench.models:random",
+    "transformers": "llamita.bench.peers.transformers:twin",
+}
 
 
 def prepare(system: str, shape_name: str, dtype: str, batch: int, length: int) -> Job:
     """A model in training mode and one step of it, without an optimizer; runs in a worker's process."""
     config = shape(shape_name)
-    model = SYSTEMS[system](config, getattr(torch, dtype)).train()
+    module, _, function = MODELS[system].partition(":")
+    model = getattr(import_module(module), function)(config, getattr(torch, dtype)).train()
     tokens = torch.randint(0, config.vocab_size, (batch, length), generator=torch.Generator().manual_seed(0))
 
     def step() -> float:
@@ -29,7 +38,12 @@ def prepare(system: str, shape_name: str, dtype: str, batch: int, length: int) -
 def measure(
     systems: list[str], *, shape_name: str, dtype: str, batch: int, length: int, repeats: int, threads: int
 ) -> list[Row]:
-    """Rows of seconds and of peak memory for each system; one turn each is not counted."""
+    """Rows of seconds and of peak memory for each system; one turn each is not counted.
+
+    Raises UsageError for a system that does not train.
+    """
+    if unable := [system for system in systems if system not in MODELS]:
+        raise UsageError(f"{unable[0]} does not train here: use {', '.join(MODELS)}")
     arguments = {system: (system, shape_name, dtype, batch, length) for system in systems}
     with workers(prepare, arguments, threads=threads) as started:
         seconds = in_turn(started, repeats)

@@ -1,41 +1,58 @@
 """One process per system, taking turns, so that drift of the machine hits all alike."""
 
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import accumulate
 from multiprocessing.connection import Connection
-from typing import Any
-
-import torch
+from pathlib import Path
+from time import sleep
+from typing import Any, Protocol
 
 from llamita.errors import LlamitaError
 
-Job = Callable[[], float]  # one turn; returns its seconds
+Job = Callable[[], float]  # one turn; returns what it measured
+REST = 0.05  # seconds between turns, in which the threads of the last one stop waiting for more
+
+
+class Asked(Protocol):
+    """What takes turns."""
+
+    def ask(self, order: str) -> float:
+        """Run, and say what was measured."""
+        ...
 
 
 class Worker:
     """A process that holds a prepared job and runs it when asked."""
 
-    def __init__(self, prepare: Callable[..., Job], arguments: tuple[Any, ...], threads: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # inherited: torch's profiler talks on stderr otherwise
-        self._process = context.Process(target=_serve, args=(theirs, prepare, arguments, threads), daemon=True)
-        self._process.start()
-        theirs.close()
+    def __init__(
+        self, prepare: Callable[..., Job], arguments: tuple[Any, ...], threads: int, *, python: str | None = None
+    ) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [python or sys.executable, "-m", "llamita.bench.worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env=_environment(threads, python),
+                stdout=subprocess.DEVNULL,
+            )
+        self._pipe = Connection(ours.detach())
+        self._pipe.send((f"{prepare.__module__}:{prepare.__qualname__}", arguments))
 
     def ask(self, order: str) -> float:
-        """Have it "run" (seconds) or measure its "peak" (bytes of tensors above the idle model).
+        """Have it "run" (what the job measures) or measure its "peak" (bytes of tensors above the idle model).
 
         Raises LlamitaError with the worker's own words.
         """
         try:
             self._pipe.send(order)
             answer = self._pipe.recv()
-        except (EOFError, BrokenPipeError):
-            code = self._process.exitcode
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            code = self._process.wait()
             raise LlamitaError(f"the benchmark process died (exit code {code}): is there enough memory?") from None
         if isinstance(answer, str):
             raise LlamitaError(answer)
@@ -43,44 +60,77 @@ class Worker:
 
     def stop(self) -> None:
         """End the process."""
+        self._pipe.close()
         self._process.terminate()
-        self._process.join()
+        self._process.wait()
+
+
+class Fresh:
+    """Takes each turn in a new process."""
+
+    def __init__(
+        self, prepare: Callable[..., Job], arguments: tuple[Any, ...], threads: int, *, python: str | None = None
+    ) -> None:
+        self._rest = (prepare, arguments, threads)
+        self._python = python
+
+    def ask(self, order: str) -> float:
+        """Start a process, have it take the turn, end it."""
+        worker = Worker(*self._rest, python=self._python)
+        try:
+            return worker.ask(order)
+        finally:
+            worker.stop()
+
+
+class Here:
+    """Takes its turns in this process."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def ask(self, order: str) -> float:
+        """Run the job."""
+        return self._job()
+
+
+def _environment(threads: int, python: str | None) -> dict[str, str]:
+    """That of this process, with so many threads; another interpreter finds our package, and its own libraries."""
+    paths = sys.path if python is None else [str(Path(__file__).parents[2])]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "OMP_NUM_THREADS": str(threads),
+        "NUMBA_NUM_THREADS": str(threads),
+        "KINETO_LOG_LEVEL": "99",  # torch's profiler talks on stderr otherwise
+    }
 
 
 @contextmanager
 def workers(
-    prepare: Callable[..., Job], arguments: dict[str, tuple[Any, ...]], *, threads: int
+    prepare: Callable[..., Job], arguments: Mapping[str, tuple[Any, ...]], *, threads: int
 ) -> Iterator[dict[str, Worker]]:
-    """A worker for each name, all ended at the end. `prepare` is a function of a module, as spawning needs."""
-    started = {name: Worker(prepare, values, threads) for name, values in arguments.items()}
+    """A worker for each name, all ended at the end. `prepare` is a function of a module: it is sent by name."""
+    started: dict[str, Worker] = {}
     try:
+        for name, values in arguments.items():
+            started[name] = Worker(prepare, values, threads)
         yield started
     finally:
         for worker in started.values():
             worker.stop()
 
 
-def in_turn(systems: dict[str, Worker], repeats: int) -> dict[str, list[float]]:
-    """The seconds of each system's turns, one of each not counted; who goes first changes from turn to turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in systems}
+def in_turn(systems: Mapping[str, Asked], repeats: int) -> dict[str, list[float]]:
+    """What each system measured in its turns, one of each not counted; who goes first changes from turn to turn."""
+    values: dict[str, list[float]] = {name: [] for name in systems}
     for turn in range(repeats + 1):
-        for name in systems if turn % 2 else reversed(systems):
+        for name in list(systems) if turn % 2 else reversed(list(systems)):
+            sleep(REST)
             value = systems[name].ask("run")
             if turn:
-                seconds[name].append(value)
-    return seconds
-
-
-def _serve(pipe: Connection, prepare: Callable[..., Job], arguments: tuple[Any, ...], threads: int) -> None:
-    torch.set_num_threads(threads)
-    try:
-        job = prepare(*arguments)
-        while True:
-            pipe.send(job() if pipe.recv() == "run" else peak_bytes(job))
-    except (KeyboardInterrupt, EOFError):
-        return
-    except Exception as error:
-        pipe.send(f"{type(error).__name__}: {error}")
+                values[name].append(value)
+    return values
 
 
 def peak_bytes(job: Job) -> float:
@@ -88,6 +138,8 @@ def peak_bytes(job: Job) -> float:
 
     Exact and repeatable, where resident memory also shows what malloc has kept back.
     """
+    import torch
+
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         job()
     results = profile.profiler and profile.profiler.kineto_results

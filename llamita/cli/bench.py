@@ -1,39 +1,64 @@
-"""llamita bench: how fast, how large, beside the peers."""
+"""llamita bench: how fast, how large, beside the peers and beside what the machine can do."""
 
 import argparse
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from llamita.cli import terminal
+
 if TYPE_CHECKING:
-    from llamita.bench.report import Row
+    from llamita.bench.compare import Measured, Settings
 
 NAME = "bench"
 HELP = "measure speed and memory beside the peers"
 EXAMPLES = """
-  llamita bench train --shape 110m --against transformers
-  llamita bench decode --shape cria --against transformers -o json
+  llamita bench roofline
+  llamita bench decode --shape 1b --formats bf16,q8_0,q4_k --against transformers,llama.cpp
+  llamita bench prefill --shape 110m --against openvino --peers-python ~/peers/bin/python
+  llamita bench train --shape 110m -o json
 """
 
 TESTS = {
+    "roofline": "what this machine can do: bytes read, matrix products",
+    "decode": "writing token by token",
+    "prefill": "reading a prompt",
+    "load": "from a file to the first token",
+    "memory": "the most held while loading and writing",
     "train": "forward and backward of one batch",
-    "decode": "writing token by token, what of a step is not the model's, and guessing ahead",
+    "overhead": "what of a step of writing is not the model's",
+    "speculate": "guessing ahead beside plain writing",
 }
+PREFILL, TRAINED, DEPTH = 512, 256, 1  # tokens read unless --length says otherwise
+COUNTS = ("batch", "length", "tokens", "repeats", "threads")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's own arguments."""
     parser.add_argument("test", choices=list(TESTS), help="; ".join(f"{name}: {what}" for name, what in TESTS.items()))
-    parser.add_argument("--shape", default="110m", help="a model shape with random weights: cria, tiny, 110m, 1b")
+    parser.add_argument("--shape", default="110m", help="a model shape with random weights: 110m, 1b, tiny; or cria")
     parser.add_argument(
-        "--against", default="transformers", metavar="SYSTEMS", help="comma-separated; empty: ours alone"
+        "--formats",
+        default="bf16",
+        help="comma-separated: fp32, bf16, fp16, q8_0, q4_0, q4_1, q4_k, q5_k, q6_k, int8 (not train and below)",
     )
     parser.add_argument(
-        "--batch", type=int, default=None, help="rows of the batch (train 4, decode 1, guessing ahead 1 and 4)"
+        "--against",
+        default="transformers",
+        metavar="SYSTEMS",
+        help="comma-separated: transformers, llama.cpp, openvino; empty: ours alone",
     )
-    parser.add_argument("--length", type=int, default=256, help="tokens of a row, read (train)")
-    parser.add_argument("--tokens", type=int, default=128, help="tokens of a row, written (decode)")
+    parser.add_argument(
+        "--peers-python", metavar="PATH", help="a Python that has the peers' libraries, where this one has not"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=None, help="rows of the batch (train 4, overhead 1, speculate 1 and 4)"
+    )
+    parser.add_argument(
+        "-p", "--length", type=int, default=None, help="tokens read (prefill 512, train 256, decode 1 before it writes)"
+    )
+    parser.add_argument("-n", "--tokens", type=int, default=128, help="tokens written")
     parser.add_argument("--repeats", type=int, default=5, help="counted turns of each system")
-    parser.add_argument("--threads", type=int, default=2, help="torch threads of each process")
+    parser.add_argument("--threads", type=int, default=2, help="threads of each process")
     parser.add_argument("-o", "--output", choices=["md", "csv", "json"], default="md", help="how to print the rows")
 
 
@@ -44,46 +69,129 @@ def run(args: argparse.Namespace) -> int:
     from llamita.errors import UsageError
 
     shape(args.shape)
-    for name in ("batch", "length", "tokens", "repeats", "threads"):
+    for name in COUNTS:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name} is {value}: it must be at least 1")
-    print(report.FORMATS[args.output](MEASURES[args.test](args), report.machine(args.threads)))
+    measured = MEASURES[args.test](args)
+    facts = {**report.machine(args.threads), "peers": measured.versions, "limits": measured.facts()}
+    print(report.FORMATS[args.output](measured.rows, facts))
     return 0
 
 
-def _train(args: argparse.Namespace) -> "list[Row]":
-    from llamita.bench import train
-    from llamita.bench.peers import named
+def _settings(args: argparse.Namespace) -> "Settings":
+    from llamita.bench.compare import Settings
+    from llamita.bench.formats import chosen
+    from llamita.bench.systems import named
 
-    dtype = "float32" if args.dtype in (None, "auto") else args.dtype
-    return train.measure(
-        named(args.against),
-        shape_name=args.shape,
-        dtype=dtype,
-        batch=args.batch or 4,
-        length=args.length,
+    return Settings(
+        shape=args.shape,
+        formats=chosen(args.formats),
+        systems=named(args.against),
         repeats=args.repeats,
         threads=args.threads,
+        peers_python=args.peers_python,
+        say=(lambda _: None) if args.quiet else terminal.note,
     )
 
 
-def _decode(args: argparse.Namespace) -> "list[Row]":
+def _roofline(args: argparse.Namespace) -> "Measured":
+    from llamita.bench import roofline
+    from llamita.bench.compare import Measured
+
+    return Measured(
+        rows=roofline.measure(
+            shape_name=args.shape, length=args.length or PREFILL, repeats=args.repeats, threads=args.threads
+        )
+    )
+
+
+def _decode(args: argparse.Namespace) -> "Measured":
+    from llamita.bench import decode
+
+    return decode.measure(_settings(args), tokens=args.tokens, depth=args.length or DEPTH)
+
+
+def _prefill(args: argparse.Namespace) -> "Measured":
+    from llamita.bench import prefill
+
+    return prefill.measure(_settings(args), length=args.length or PREFILL)
+
+
+def _load(args: argparse.Namespace) -> "Measured":
+    from llamita.bench import load
+
+    return load.measure(_settings(args))
+
+
+def _memory(args: argparse.Namespace) -> "Measured":
+    from llamita.bench import memory
+
+    return memory.measure(_settings(args), tokens=args.tokens, depth=args.length or DEPTH)
+
+
+def _train(args: argparse.Namespace) -> "Measured":
+    from llamita.bench import train
+    from llamita.bench.compare import Measured
+    from llamita.bench.systems import named
+
+    rows = train.measure(
+        named(args.against),
+        shape_name=args.shape,
+        dtype=_dtype(args, "float32"),
+        batch=args.batch or 4,
+        length=args.length or TRAINED,
+        repeats=args.repeats,
+        threads=args.threads,
+    )
+    return Measured(rows=rows)
+
+
+def _overhead(args: argparse.Namespace) -> "Measured":
     import torch
 
-    from llamita.bench import decode, speculate
-    from llamita.bench.peers import named
+    from llamita.bench import overhead
+    from llamita.bench.compare import Measured
 
     torch.set_num_threads(args.threads)
-    systems, dtype = named(args.against), "bfloat16" if args.dtype in (None, "auto") else args.dtype
-    common = {"shape_name": args.shape, "dtype": dtype, "tokens": args.tokens, "repeats": args.repeats}
-    return [
-        *decode.measure(systems, batch=args.batch or 1, threads=args.threads, **common),
-        *speculate.measure(batches=(args.batch,) if args.batch else (1, 4), **common),
-    ]
+    rows = overhead.measure(
+        shape_name=args.shape,
+        dtype=_dtype(args, "bfloat16"),
+        batch=args.batch or 1,
+        tokens=args.tokens,
+        repeats=args.repeats,
+    )
+    return Measured(rows=rows)
 
 
-MEASURES: "Mapping[str, Callable[[argparse.Namespace], list[Row]]]" = {
-    "train": _train,
+def _speculate(args: argparse.Namespace) -> "Measured":
+    import torch
+
+    from llamita.bench import speculate
+    from llamita.bench.compare import Measured
+
+    torch.set_num_threads(args.threads)
+    rows = speculate.measure(
+        shape_name=args.shape,
+        dtype=_dtype(args, "bfloat16"),
+        batches=(args.batch,) if args.batch else (1, 4),
+        tokens=args.tokens,
+        repeats=args.repeats,
+    )
+    return Measured(rows=rows)
+
+
+def _dtype(args: argparse.Namespace, usual: str) -> str:
+    return usual if args.dtype in (None, "auto") else args.dtype
+
+
+MEASURES: "Mapping[str, Callable[[argparse.Namespace], Measured]]" = {
+    "roofline": _roofline,
     "decode": _decode,
+    "prefill": _prefill,
+    "load": _load,
+    "memory": _memory,
+    "train": _train,
+    "overhead": _overhead,
+    "speculate": _speculate,
 }

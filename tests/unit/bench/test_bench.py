@@ -1,54 +1,118 @@
-"""The bench counts right, says what it measured, and fails in one sentence."""
+"""Every test of the bench runs on a tiny shape, beside transformers where there is one, and fails in one sentence."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from llamita.bench import decode, report, speculate, train
-from llamita.bench.peers import named
+from llamita.bench import (
+    decode,
+    files,
+    load,
+    memory,
+    ours,
+    overhead,
+    products,
+    roofline,
+    speculate,
+    systems,
+    train,
+)
+from llamita.bench.compare import Measured, Settings, Trial
 from llamita.bench.shapes import SHAPES, shape
-from llamita.bench.workers import Job, peak_bytes, workers
+from llamita.bench.systems import SYSTEMS, named
+from llamita.bench.workers import Fresh, peak_bytes
 from llamita.cli.main import main
-from llamita.errors import LlamitaError, UsageError
+from llamita.errors import UnsupportedError, UsageError
 
-VALUES = {"llamita": [1.0, 2.0, 3.0], "peer": [2.0, 2.0, 12.0]}
-
-
-def test_rows_carry_medians_and_the_median_of_turn_by_turn_ratios() -> None:
-    ours, theirs = report.rows_of(VALUES, test="t", shape="s", format="f", unit="s")
-    assert (ours.median, ours.min, ours.max, ours.ratio) == (2.0, 1.0, 3.0, None)
-    assert theirs.ratio == 0.5
+BESIDE = Settings(shape="tiny", formats=["fp32"], systems=["llamita", "transformers"], repeats=1, threads=1)
 
 
-def test_formats() -> None:
-    rows = report.rows_of(VALUES, test="t", shape="s", format="f", unit="s")
-    facts = report.machine(threads=3)
-    read = json.loads(report.as_json(rows, facts))
-    assert read["machine"]["threads"] == 3
-    fields = ["test", "shape", "format", "system", "median", "min", "max", "unit", "ratio", "of_limit"]
-    assert list(read["rows"][0]) == fields
-    assert report.as_csv(rows, facts).splitlines()[0] == ",".join(fields)
-    assert "| t | s | f | peer | 2.000 | 2.000 | 12.000 | s | 0.500 |" in report.as_markdown(rows, facts)
+@pytest.fixture(autouse=True)
+def little_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's limits from 1 MiB, not from 1 GiB, and products of a moment."""
+    monkeypatch.setattr(decode, "MEMORY", replace(decode.MEMORY, arguments=lambda _: (2**20,)))
+    monkeypatch.setattr(products, "ENOUGH", 0.001)
 
 
-def test_peak_counts_tensors_held_at_once() -> None:
-    def job() -> float:
-        first = torch.ones(1000)  # 4000 bytes
-        second = first + 1  # 8000 held
-        del first
-        third = second * 2  # 8000 held again
-        return float(third[0])
+def test_decode() -> None:
+    measured = decode.measure(BESIDE, tokens=4, depth=1)
+    ours, theirs = measured.rows
+    assert (ours.system, theirs.system) == ("llamita", "transformers")
+    assert ours.test == "tg4" and ours.unit == "tok/s"
+    assert theirs.ratio == pytest.approx(ours.median / theirs.median)
+    assert all(row.of_limit and row.of_limit > 0 for row in measured.rows)
+    assert measured.facts()["memory read"]["unit"] == "GB/s"
+    assert measured.versions["transformers"]
 
-    assert 8000 <= peak_bytes(job) < 8200
+
+def test_decode_behind_a_prompt_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Trial] = []
+    monkeypatch.setattr(decode, "compare", lambda trial, settings: asked.append(trial))
+    decode.measure(BESIDE, tokens=2, depth=5)
+    (trial,) = asked
+    assert trial.name == "tg2 @ d5" and trial.arguments == (2, 5)
+    read = (512 * 64 + 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 160)) * 4
+    assert trial.share("fp32", 10.0, 20.0 * read) == pytest.approx(0.5)
 
 
-def test_a_step_of_each_system_in_its_own_process() -> None:
+def test_load(tmp_path: Path) -> None:
+    path = files.written(SYSTEMS["llamita"], "tiny", "q8_0", tmp_path, None)
+    assert path.suffix == ".gguf"
+    call = load.prepare_call("llamita", "tiny", "q8_0", path, 1)()
+    start = load.prepare_start("llamita", "tiny", "q8_0", path, 1)()
+    assert 0 < load.prepare_limit(path, 2)() < call < start
+
+
+def test_the_limit_of_loading_reads_every_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "PIECE", 7)
+    for name, size in (("a", 100), ("b", 31)):
+        (tmp_path / name).write_bytes(bytes(size))
+    read: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(load, "_read", lambda part: read.append((part[0].name, *part[1:])))
+    load.prepare_limit(tmp_path, 2)()
+    assert sorted(read) == [("a", 0, 50), ("a", 50, 100), ("b", 0, 15), ("b", 15, 31)]
+
+
+@pytest.mark.parametrize("system", ["llamita", "transformers"])
+def test_memory(system: str, tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    ours.save_folder("tiny", "fp32", path)
+    held = memory.prepare(system, "tiny", "fp32", path, 1, 2, 3)()
+    assert held > 2 * SHAPES["tiny"].vocab_size * SHAPES["tiny"].hidden_size * 4 / 2**20
+
+
+def test_load_and_memory_begin_a_process_a_turn_and_load_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Trial] = []
+    monkeypatch.setattr(load, "compare", lambda trial, settings: asked.append(trial) or Measured())
+    monkeypatch.setattr(memory, "compare", lambda trial, settings: asked.append(trial) or Measured())
+    load.measure(BESIDE)
+    memory.measure(BESIDE, tokens=2, depth=3)
+    assert [trial.name for trial in asked] == ["load to first token", "start to first token", "memory of tg2 @ d3"]
+    assert all(trial.loads and trial.start is Fresh for trial in asked)
+    assert asked[0].share("fp32", 4.0, 1.0) == 0.25
+    needed = (2 * 512 * 64 + 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 160)) * 4 + 2 * 2 * 2 * 2 * 16 * 5
+    assert asked[2].share("fp32", 2 * needed / 2**20, 1.0) == pytest.approx(0.5)
+
+
+def test_roofline() -> None:
+    rows = roofline.measure(shape_name="tiny", length=4, repeats=1, threads=1, nbytes=2**20)
+    assert {row.unit for row in rows} == {"GB/s", "GFLOP/s", "GOP/s"}
+    assert {row.format for row in rows} == {"fp32", "bf16", "int8"}
+    assert "product 4x160x64" in {row.test for row in rows} and "read 1 MiB" in {row.test for row in rows}
+    assert all(row.median > 0 for row in rows)
+
+
+def test_train() -> None:
     rows = train.measure(["llamita"], shape_name="tiny", dtype="float32", batch=2, length=8, repeats=2, threads=1)
-    seconds, memory = rows
+    seconds, held = rows
     assert seconds.unit == "s" and 0 < seconds.min <= seconds.median <= seconds.max
     logits = 2 * 8 * SHAPES["tiny"].vocab_size * 4
-    assert memory.unit == "MiB" and memory.median > logits / 2**20
+    assert held.unit == "MiB" and held.median > logits / 2**20
+    with pytest.raises(UsageError, match="openvino does not train here"):
+        train.measure(["openvino"], shape_name="tiny", dtype="float32", batch=2, length=8, repeats=2, threads=1)
 
 
 def test_ours_and_transformers_take_the_same_step() -> None:
@@ -60,14 +124,25 @@ def test_ours_and_transformers_take_the_same_step() -> None:
     assert peaks[0] <= peaks[1]
 
 
-def failing(message: str) -> Job:
-    raise ValueError(message)
+def test_overhead() -> None:
+    greedy, sampled = overhead.measure(shape_name="tiny", dtype="float32", batch=2, tokens=4, repeats=2)
+    assert 0 < greedy.median < 100 and 0 < sampled.median < 100
 
 
-def test_a_worker_that_fails_says_why() -> None:
-    started = workers(failing, {"llamita": ("no such luck",)}, threads=1)
-    with started as systems, pytest.raises(LlamitaError, match="ValueError: no such luck"):
-        systems["llamita"].ask("run")
+def test_guessing_rows_tell_what_was_accepted() -> None:
+    rows = speculate.measure(shape_name="tiny", dtype="float32", batches=(2,), tokens=12, repeats=1)
+    plain, lookup, draft = rows
+    assert plain.system == "plain" and plain.ratio is None
+    assert lookup.system.startswith("prompt lookup, ") and draft.system.startswith("draft model, ")
+    assert draft.ratio == pytest.approx(plain.median / draft.median)
+
+
+def test_ours_and_transformers_write_the_same() -> None:
+    sessions = [systems.open_session(name, "tiny", "fp32", None, 1) for name in ("llamita", "transformers")]
+    written = [
+        session._model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=6, do_sample=False) for session in sessions
+    ]  # type: ignore[attr-defined]
+    assert torch.equal(*written)
 
 
 def test_unknown_names() -> None:
@@ -79,23 +154,47 @@ def test_unknown_names() -> None:
     assert named("transformers, llamita") == ["llamita", "transformers"]
 
 
-@pytest.mark.parametrize("flags", [["--shape", "9t"], ["--repeats", "0"], ["--against", "vllm"]])
+@pytest.mark.parametrize("name", ["transformers", "llama.cpp", "openvino"])
+def test_a_library_that_is_not_there_is_named_with_the_line_that_brings_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systems, "version", lambda package, python: "")
+    system = SYSTEMS[name]
+    line = f"{system.package} is not installed: pip install 'llamita\\[{system.extra}\\]', or name a Python"
+    with pytest.raises(UnsupportedError, match=line):
+        decode.measure(
+            Settings(shape="tiny", formats=["fp32"], systems=named(name), repeats=1, threads=1), tokens=1, depth=1
+        )
+
+
+def test_another_python_is_asked_where_this_one_lacks_a_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.touch(mode=0o755)
+    monkeypatch.setattr(systems, "version", lambda package, asked: "1.0" if asked else "")
+    assert systems.interpreter(SYSTEMS["openvino"], str(python)) == str(python)
+    assert systems.interpreter(SYSTEMS["llamita"], str(python)) is None
+    with pytest.raises(UsageError, match="is no program"):
+        systems.interpreter(SYSTEMS["openvino"], str(tmp_path / "none"))
+
+
+def test_the_command_prints_json_and_leaves_out_what_a_peer_has_not(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--shape", "tiny", "--formats", "q8_0", "--against", "transformers", "-p", "4", "--repeats", "1"]
+    assert main(["bench", "prefill", *flags, "--threads", "1", "-o", "json"]) == 0
+    captured = capsys.readouterr()
+    read = json.loads(captured.out)
+    assert list(read) == ["machine", "rows"] and read["machine"]["limits"]["bf16 products"]["unit"] == "GFLOP/s"
+    (row,) = read["rows"]
+    assert (row["test"], row["shape"], row["format"], row["system"]) == ("pp4", "tiny", "q8_0", "llamita")
+    assert captured.err == "pp4 tiny q8_0: llamita\n"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--shape", "9t"], ["--repeats", "0"], ["--against", "vllm"], ["--formats", "q9"], ["--peers-python", "/nowhere"]],
+)
 def test_the_command_refuses_in_a_sentence(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "train", *flags]) == 2
+    assert main(["bench", "decode", "--shape", "tiny", *flags]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
-
-
-def test_decoding_rows() -> None:
-    rows = decode.measure(["llamita"], shape_name="tiny", dtype="float32", batch=2, tokens=4, repeats=2, threads=1)
-    speed, greedy, sampled = rows
-    assert speed.unit == "tok/s" and speed.median > 0
-    assert 0 < greedy.median < 100 and 0 < sampled.median < 100
-
-
-def test_guessing_rows_tell_what_was_accepted() -> None:
-    rows = speculate.measure(shape_name="tiny", dtype="float32", batches=(2,), tokens=12, repeats=1)
-    plain, lookup, draft = rows
-    assert plain.system == "plain" and plain.ratio is None
-    assert lookup.system.startswith("prompt lookup, ") and draft.system.startswith("draft model, ")
-    assert draft.ratio == pytest.approx(plain.median / draft.median)

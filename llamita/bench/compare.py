@@ -1,0 +1,147 @@
+"""One test over formats and systems: ours beside each peer, and beside what the machine can do, turn by turn."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from llamita.bench import files
+from llamita.bench.report import Facts, Row, rows_of, spread
+from llamita.bench.systems import OURS, SYSTEMS, System, interpreter, versions
+from llamita.bench.workers import Fresh, Job, Worker, in_turn
+
+LIMIT = "limit"  # takes turns beside the systems, under this name
+Start = type[Worker] | type[Fresh]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """What the machine can do: a job that measures it in the same turns, in `unit`s of `scale`."""
+
+    name: str
+    unit: str
+    scale: float
+    prepare: Callable[..., Job]
+    arguments: Callable[[Path | None], tuple[Any, ...]]  # from the file that ours loads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What is measured. `prepare(system, shape, format, path, threads, *arguments)` makes the job of a system."""
+
+    name: str
+    unit: str
+    prepare: Callable[..., Job]
+    arguments: tuple[Any, ...]
+    share: Callable[[str, float, float], float]  # of format, value and limit: how much of the limit was reached
+    limit: Limit | None = None
+    start: Start = Worker
+    loads: bool = False  # whether every system loads its file, rather than be given weights in memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to measure it on: the systems by name, ours first."""
+
+    shape: str
+    formats: Sequence[str]
+    systems: Sequence[str]
+    repeats: int
+    threads: int
+    peers_python: str | None = None
+    say: Callable[[str], None] = lambda _: None  # told what is being measured
+
+
+@dataclass
+class Measured:
+    """Rows, and what the machine could do meanwhile, in `Limit.unit`s by `Limit.name`."""
+
+    rows: list[Row] = field(default_factory=list)
+    limits: dict[str, list[float]] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)  # of the peers' libraries
+
+    def add(self, other: "Measured") -> None:
+        """Take in what another test measured."""
+        self.rows += other.rows
+        self.units |= other.units
+        self.versions |= other.versions
+        for name, values in other.limits.items():
+            self.limits.setdefault(name, []).extend(values)
+
+    def facts(self) -> Facts:
+        """The limits in a few numbers."""
+        return {name: {**spread(values), "unit": self.units[name]} for name, values in self.limits.items()}
+
+
+def compare(test: Trial, settings: Settings) -> Measured:
+    """A row for each format and system that has it."""
+    peers = [SYSTEMS[name] for name in settings.systems if name != OURS.name]
+    # What is missing is said before anything is measured.
+    measured = Measured(versions=versions(settings.systems, settings.peers_python))
+    with TemporaryDirectory(prefix="llamita-bench-") as folder:
+        for format in settings.formats:
+            able = [peer for peer in peers if format in peer.formats]
+            _one_format(test, settings, format, able, Path(folder), measured)
+            files.remove(Path(folder))
+    return measured
+
+
+def _one_format(
+    test: Trial, settings: Settings, format: str, peers: list[System], folder: Path, measured: Measured
+) -> None:
+    paths = {
+        system.name: files.written(system, settings.shape, format, folder, settings.peers_python)
+        for system in (OURS, *peers)
+        if test.loads or system.needs_file
+    }
+
+    def started(system: System, stack: ExitStack) -> Worker | Fresh:
+        arguments = (system.name, settings.shape, format, paths.get(system.name), settings.threads, *test.arguments)
+        python = interpreter(system, settings.peers_python)
+        return _kept(stack, test.start(test.prepare, arguments, settings.threads, python=python))
+
+    with ExitStack() as stack:
+        turns = {OURS.name: started(OURS, stack)}
+        if test.limit is not None:
+            arguments = test.limit.arguments(paths.get(OURS.name))
+            turns[LIMIT] = _kept(stack, Worker(test.limit.prepare, arguments, settings.threads))
+        values: list[dict[str, list[float]]] = []
+        for peer in peers or [OURS]:
+            beside_whom = "" if peer is OURS else f", {peer.label(format)}"
+            settings.say(f"{test.name} {settings.shape} {format}: {OURS.name}{beside_whom}")
+            with ExitStack() as beside:  # a peer's weights are gone before the next one's come
+                beside_ours = {} if peer is OURS else {peer.label(format): started(peer, beside)}
+                values.append(in_turn({**turns, **beside_ours}, settings.repeats))
+    record(test, settings, format, values, measured)
+
+
+def _kept(stack: ExitStack, process: Worker | Fresh) -> Worker | Fresh:
+    if isinstance(process, Worker):
+        stack.callback(process.stop)
+    return process
+
+
+def record(
+    test: Trial, settings: Settings, format: str, values: list[dict[str, list[float]]], measured: Measured
+) -> None:
+    """Rows from the turns of ours beside each peer: ours from all of them, a peer's from its own."""
+    limits = [values_of.pop(LIMIT, [1.0] * settings.repeats) for values_of in values]
+    if test.limit is not None:
+        scaled = [one / test.limit.scale for turns in limits for one in turns]
+        measured.limits.setdefault(test.limit.name, []).extend(scaled)
+        measured.units[test.limit.name] = test.limit.unit
+    ours = {OURS.name: [one for values_of in values for one in values_of[OURS.name]]}
+    pooled = [one for turns in limits for one in turns]
+
+    def rows(of: dict[str, list[float]], beside: list[float]) -> list[Row]:
+        shares = {
+            name: [test.share(format, *pair) for pair in zip(turns, beside, strict=True)] for name, turns in of.items()
+        }
+        return rows_of(of, test=test.name, shape=settings.shape, format=format, unit=test.unit, shares=shares)
+
+    measured.rows.extend(rows(ours, pooled))
+    for values_of, turns in zip(values, limits, strict=True):
+        measured.rows.extend(rows(values_of, turns)[1:])

@@ -1,0 +1,60 @@
+"""The files that systems load: the same weights in each one's own form, written by a process that then ends."""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from llamita.bench.formats import is_quantized
+from llamita.bench.systems import SYSTEMS, System, interpreter
+from llamita.bench.workers import Fresh, Job
+
+# kind -> (module:function that writes one, how its name ends, the system whose library writing it takes)
+KINDS: dict[str, tuple[str, str, str]] = {
+    "folder": ("llamita.bench.ours:save_folder", "", "llamita"),
+    "gguf": ("llamita.bench.ours:save_blocks", ".gguf", "llamita"),
+    "openvino": ("llamita.bench.peers.openvino:save", ".xml", "openvino"),
+}
+
+
+def written(system: System, shape_name: str, format: str, folder: Path, peers_python: str | None) -> Path:
+    """The file that a system loads in a format, written into the folder unless it is there."""
+    own = system.formats[format]
+    kind = system.quantized_file if is_quantized(format) else system.file
+    _, ending, writer = KINDS[kind]
+    path = folder / f"{shape_name}-{own}{ending}"
+    if not path.exists():
+        python = interpreter(SYSTEMS[writer], peers_python)
+        Fresh(prepare, (kind, shape_name, own, path), threads=2, python=python).ask("run")
+    return path
+
+
+def prepare(kind: str, shape_name: str, format: str, path: Path) -> Job:
+    """A job that writes the file and returns its bytes; runs in a worker's process."""
+    module, _, function = KINDS[kind][0].partition(":")
+    write: Callable[[str, str, Path], None] = getattr(import_module(module), function)
+
+    def run() -> float:
+        write(shape_name, format, path)
+        return float(size(path))
+
+    return run
+
+
+def size(path: Path) -> int:
+    """The bytes of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in files_of(path))
+
+
+def files_of(path: Path) -> list[Path]:
+    """A file, or all files in a folder."""
+    return sorted(path.iterdir()) if path.is_dir() else [path]
+
+
+def remove(folder: Path) -> None:
+    """Take all files of a folder away, folders in it included."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            remove(path)
+            path.rmdir()
+        else:
+            path.unlink()

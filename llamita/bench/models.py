@@ -1,0 +1,57 @@
+"""Our models of random weights, quick to make: every layer is a copy of the first, at addresses of its own."""
+
+from copy import deepcopy
+
+import torch
+
+from llamita.bench.formats import dtype_of, is_quantized
+from llamita.bench.shapes import EMBEDDED, shape
+from llamita.checkpoint.load import find
+from llamita.config import LlamaConfig
+from llamita.model.llama import LlamaForCausalLM
+from llamita.quant.matrix import Matrix, matrix
+from llamita.quant.surgery import choices, freeze, put
+
+
+def random(config: LlamaConfig, dtype: torch.dtype) -> LlamaForCausalLM:
+    """A model with random weights, the same at each call."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config.replace(num_hidden_layers=1)).to(dtype)
+    layers = model.model.layers
+    for number in range(1, config.num_hidden_layers):
+        layer = deepcopy(layers[0])
+        layer.self_attn.layer_idx = number  # type: ignore[union-attr]
+        layers.append(layer)
+    model.config = model.model.config = config
+    return model
+
+
+def build(shape_name: str, format: str) -> LlamaForCausalLM:
+    """The model of a shape in a format, in eval mode, that ends no text by itself; cria with its own weights."""
+    dtype, config = dtype_of(format), shape(shape_name).replace(eos_token_id=None)
+    if shape_name == EMBEDDED:
+        model = LlamaForCausalLM.from_pretrained(find(EMBEDDED), config=config, dtype=dtype)
+        model.generation_config = {}
+        return quantized(model, format, are_layers_alike=False)
+    return quantized(random(config, dtype).eval(), format, are_layers_alike=True)
+
+
+def quantized(model: LlamaForCausalLM, format: str, *, are_layers_alike: bool) -> LlamaForCausalLM:
+    """The model with its weights in a format, by llama.cpp's recipe of that name.
+
+    Of layers that are alike one is quantized and copied: the search of a K-quant takes a minute over 1B weights.
+    """
+    if not is_quantized(format):
+        return model
+    made: dict[tuple[str, str], Matrix] = {}
+    for choice in choices(model, format):
+        if choice.form is None:
+            continue
+        name = choice.names[0]
+        key = (choice.form, name.split(".", 3)[-1] if are_layers_alike else name)
+        weight = model.get_submodule(name).weight
+        if key not in made:
+            made[key] = matrix(choice.form, weight.detach())  # type: ignore[union-attr, arg-type, operator]
+        put(model, choice.names, deepcopy(made[key]))
+    freeze(model)
+    return model

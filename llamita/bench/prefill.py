@@ -1,0 +1,49 @@
+"""Reading a prompt: tokens per second, beside peers and beside the rate of bf16 matrix products."""
+
+from pathlib import Path
+from time import perf_counter
+
+from llamita.bench import products
+from llamita.bench.compare import Limit, Measured, Settings, Trial, compare
+from llamita.bench.formats import prompt_operations
+from llamita.bench.prompts import prompt
+from llamita.bench.shapes import shape
+from llamita.bench.systems import open_session
+from llamita.bench.workers import Job
+
+
+def measure(settings: Settings, *, length: int) -> Measured:
+    """Rows of tokens per second, of a prompt of `length` tokens of which the last one's logits are wanted.
+
+    The limit is what torch.mm gives in bf16, for every format: quantized products may pass it.
+    """
+    config = shape(settings.shape)
+    operations = prompt_operations(config, length) / length
+    test = Trial(
+        name=f"pp{length}",  # as llama-bench writes it
+        unit="tok/s",
+        prepare=prepare,
+        arguments=(length,),
+        share=lambda _, speed, rate: operations * speed / rate,
+        limit=Limit(
+            name="bf16 products",
+            unit="GFLOP/s",
+            scale=1e9,
+            prepare=products.prepare,
+            arguments=lambda _: ("bf16", products.sizes(config, length)),
+        ),
+    )
+    return compare(test, settings)
+
+
+def prepare(system: str, shape_name: str, format: str, path: Path | None, threads: int, length: int) -> Job:
+    """One reading of the prompt from an empty cache; runs in a worker's process."""
+    session = open_session(system, shape_name, format, path, threads)
+    ids = prompt(shape(shape_name).vocab_size, length)
+
+    def run() -> float:
+        start = perf_counter()
+        session.read(ids)
+        return length / (perf_counter() - start)
+
+    return run

@@ -1,0 +1,59 @@
+"""How fast this machine multiplies matrices, in the shapes that reading a prompt asks for."""
+
+from collections.abc import Callable
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from llamita.config import LlamaConfig
+
+Size = tuple[int, int, int]  # rows, columns, and what is summed over
+SQUARE: Size = (2048, 2048, 2048)
+ENOUGH = 0.1  # seconds of a measurement
+
+
+def sizes(config: LlamaConfig, tokens: int) -> list[Size]:
+    """A large square product, and those of a layer that reads so many tokens."""
+    wide, narrow = config.intermediate_size, config.hidden_size
+    return [SQUARE, (tokens, narrow, narrow), (tokens, wide, narrow), (tokens, narrow, wide)]
+
+
+def _floats(dtype: torch.dtype) -> Callable[[Size], Callable[[], Tensor]]:
+    def product(size: Size) -> Callable[[], Tensor]:
+        rows, columns, inner = size
+        a, b = torch.randn(rows, inner).to(dtype), torch.randn(columns, inner).to(dtype)
+        return lambda: torch.mm(a, b.t())
+
+    return product
+
+
+def _bytes(size: Size) -> Callable[[], Tensor]:
+    rows, columns, inner = size
+    a, b = (torch.randint(-127, 128, (many, inner), dtype=torch.int8) for many in (rows, columns))
+    return lambda: torch._int_mm(a, b.t())  # pyright: ignore[reportPrivateImportUsage]
+
+
+PRODUCTS: dict[str, Callable[[Size], Callable[[], Tensor]]] = {
+    "fp32": _floats(torch.float32),
+    "bf16": _floats(torch.bfloat16),
+    "int8": _bytes,
+}
+
+
+def prepare(format: str, measured: list[Size]) -> Callable[[], float]:
+    """A job that multiplies in each of the sizes, and says what the fastest gave in operations a second."""
+    jobs = [(2.0 * size[0] * size[1] * size[2], PRODUCTS[format](size)) for size in measured]
+
+    def run() -> float:
+        return max(_speed(operations, product) for operations, product in jobs)
+
+    return run
+
+
+def _speed(operations: float, product: Callable[[], Tensor]) -> float:
+    count, start = 0, perf_counter()
+    while (seconds := perf_counter() - start) < ENOUGH:
+        product()
+        count += 1
+    return operations * count / seconds

@@ -1,0 +1,81 @@
+"""How fast this machine reads its memory: kernels that do nothing else, of which the fastest counts."""
+
+from collections.abc import Callable
+from time import perf_counter
+
+import numba
+import numpy as np
+import torch
+
+NBYTES = 2**30  # read in a pass, far more than the caches hold
+PIECE = 2**20  # bytes that a thread takes at a time
+PASSES = 3  # of each kernel in a turn
+PIECES_AT_ONCE = 8
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True)
+def _sum_floats(values: np.ndarray) -> float:  # fp32 (pieces, columns)
+    totals = np.zeros(values.shape[0], np.float32)
+    for piece in numba.prange(values.shape[0]):
+        total = np.float32(0)
+        for column in range(values.shape[1]):
+            total += values[piece, column]
+        totals[piece] = total
+    return totals.sum()
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True)
+def _sum_four_streams(values: np.ndarray) -> float:  # fp32 (pieces, columns)
+    totals = np.zeros(values.shape[0], np.float32)
+    quarter = values.shape[1] // 4
+    for piece in numba.prange(values.shape[0]):
+        total = np.float32(0)
+        for column in range(quarter):
+            total += (
+                values[piece, column]
+                + values[piece, column + quarter]
+                + values[piece, column + 2 * quarter]
+                + values[piece, column + 3 * quarter]
+            )
+        totals[piece] = total
+    return totals.sum()
+
+
+def _in_pieces(kernel: Callable[[np.ndarray], float], values: np.ndarray) -> float:
+    # Pieces are handed out as threads get done, so that one that is held up holds up nobody.
+    numba.set_parallel_chunksize(PIECES_AT_ONCE)
+    return kernel(values.reshape(-1, PIECE // values.itemsize))
+
+
+KERNELS: dict[str, Callable[[np.ndarray], float]] = {
+    "numba, one stream": lambda values: _in_pieces(_sum_floats, values),
+    "numba, four streams": lambda values: _in_pieces(_sum_four_streams, values),
+    "torch.sum": lambda values: float(torch.from_numpy(values).sum()),
+}
+
+
+def prepare(nbytes: int) -> Callable[[], float]:
+    """A job that reads so many bytes by each kernel, and says what the fastest pass gave in bytes a second."""
+    values = room(nbytes)
+    return lambda: max(speed(kernel, values) for kernel in KERNELS.values())
+
+
+def room(nbytes: int) -> np.ndarray:
+    """So many bytes to read, fp32."""
+    return np.ones(nbytes // 4, np.float32)
+
+
+def use_threads(count: int) -> None:
+    """Read with so many threads in this process, or as many as there are cores."""
+    torch.set_num_threads(count)
+    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+
+
+def speed(kernel: Callable[[np.ndarray], float], values: np.ndarray) -> float:
+    """Bytes a second of the fastest pass of a kernel."""
+    best = 0.0
+    for _ in range(PASSES):
+        start = perf_counter()
+        kernel(values)
+        best = max(best, values.nbytes / (perf_counter() - start))
+    return best

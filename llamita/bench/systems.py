@@ -1,0 +1,134 @@
+"""The systems that take part: ours, and other libraries' with the same weights, each in a process of its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+from llamita.errors import UnsupportedError, UsageError
+
+VERSION = "import importlib.metadata as m, sys; print(m.version(sys.argv[1]))"
+
+
+class Session(Protocol):
+    """A model of some library, ready to read and to write."""
+
+    def read(self, prompt: list[int]) -> None:
+        """Compute the logits of what follows a prompt, from an empty cache."""
+        ...
+
+    def write(self, prompt: list[int], tokens: int) -> float:
+        """Read a prompt and write the first token, then so many more: the seconds of these. No token ends the text."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """A row of the table. Its module has `open_session(shape_name, format, path, threads)`."""
+
+    name: str
+    module: str
+    formats: Mapping[str, str]  # what it has for a format of ours; those it has nothing for are left out
+    package: str = ""  # as pip lists it
+    extra: str = ""  # of ours, that brings it
+    file: str = "folder"  # the kind it loads, of `llamita.bench.files`
+    quantized_file: str = "gguf"
+    needs_file: bool = False  # whether it can be given weights in no other way
+
+    def label(self, format: str) -> str:
+        """Its name in a row, with its own format where it is another."""
+        own = self.formats[format]
+        return self.name if own == format else f"{self.name} {own}"
+
+
+FLOATS = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
+BLOCKS = {name: name for name in ("q8_0", "q4_0", "q4_1", "q4_k", "q5_k", "q6_k")}
+OURS = System(name="llamita", module="llamita.bench.ours", formats={**FLOATS, **BLOCKS, "int8": "int8"})
+SYSTEMS: dict[str, System] = {
+    system.name: system
+    for system in (
+        OURS,
+        System(
+            name="transformers",
+            module="llamita.bench.peers.transformers",
+            formats=FLOATS,
+            package="transformers",
+            extra="bridge",
+        ),
+        System(
+            name="llama.cpp",
+            module="llamita.bench.peers.llama_cpp",
+            formats={**FLOATS, **BLOCKS},
+            package="llama-cpp-python",
+            extra="peers",
+            file="gguf",
+            needs_file=True,
+        ),
+        System(
+            name="openvino",
+            module="llamita.bench.peers.openvino",
+            formats={
+                "fp32": "fp32",
+                "bf16": "bf16",
+                "q8_0": "int8",
+                "int8": "int8",
+                "q4_0": "int4",
+                "q4_1": "int4",
+                "q4_k": "int4",
+            },
+            package="openvino",
+            extra="peers",
+            file="openvino",
+            quantized_file="openvino",
+            needs_file=True,
+        ),
+    )
+}
+
+
+def named(systems: str) -> list[str]:
+    """Ours and those of a comma-separated list; raises UsageError for an unknown name."""
+    names = [name.strip() for name in systems.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in SYSTEMS]:
+        raise UsageError(f"{unknown[0]!r} is no system to compare with: use one of {', '.join(SYSTEMS)}")
+    return [OURS.name, *(name for name in names if name != OURS.name)]
+
+
+def interpreter(system: System, peers_python: str | None) -> str | None:
+    """The Python that has a system's library: None for this one, else `peers_python`.
+
+    Raises UnsupportedError where neither has it, UsageError for an interpreter that is not there.
+    """
+    if peers_python is not None and not os.access(peers_python, os.X_OK):
+        raise UsageError(f"--peers-python {peers_python} is no program: give the path of a Python interpreter")
+    if not system.package or version(system.package, None):
+        return None
+    if peers_python is not None and version(system.package, peers_python):
+        return peers_python
+    line = f"pip install 'llamita[{system.extra}]'"
+    raise UnsupportedError(
+        f"{system.package} is not installed: {line}, or name a Python that has it with --peers-python"
+    )
+
+
+@cache
+def version(package: str, python: str | None) -> str:
+    """The version of a package in an interpreter, or nothing."""
+    done = subprocess.run([python or sys.executable, "-c", VERSION, package], capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def versions(names: Sequence[str], peers_python: str | None) -> dict[str, str]:
+    """The version of each peer's library, by the system's name."""
+    peers = [SYSTEMS[name] for name in names if SYSTEMS[name].package]
+    return {peer.name: version(peer.package, interpreter(peer, peers_python)) for peer in peers}
+
+
+def open_session(system: str, shape_name: str, format: str, path: Path | None, threads: int) -> Session:
+    """A system's session: of the file at `path`, or without one of weights made here. Runs in a worker's process."""
+    return import_module(SYSTEMS[system].module).open_session(shape_name, format, path, threads)
