@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from llamita.checkpoint.gguf import is_gguf
+from llamita.checkpoint.gguf_names import is_gguf
 from llamita.checkpoint.gguf_save import PLAIN, WANTED, known_format, save_gguf
 from llamita.checkpoint.load import Loaded, load_pretrained
 from llamita.errors import UsageError

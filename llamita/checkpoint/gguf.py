@@ -1,7 +1,7 @@
 """A model and its tokenizer from a GGUF file; blocks stay blocks."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -18,15 +18,8 @@ from llamita.model.loading import LoadReport
 from llamita.model.pretrained import chosen_device, chosen_dtype
 from llamita.model.rope import LlamaRotaryEmbedding
 from llamita.quant.blocks import FORMATS
-from llamita.quant.matrix import BlockMatrix
-from llamita.quant.surgery import freeze, put
 from llamita.tokenizer.gguf import tokenizer_from_gguf
 from llamita.tokenizer.protocol import Tokenizer
-
-
-def is_gguf(path: str | Path) -> bool:
-    """Whether a name is that of a GGUF file."""
-    return str(path).lower().endswith(".gguf")
 
 
 class GgufTensors:
@@ -150,22 +143,30 @@ def _check(model: LlamaForCausalLM, tensors: GgufTensors) -> None:
 
 def _fill(model: LlamaForCausalLM, tensors: GgufTensors, blocks: list[str], device: torch.device) -> None:
     """Give a model on the meta device its weights: blocks as quantized layers, the rest as parameters."""
-    tied: Mapping[str, str] = model.tied_weights
-    for name in blocks:
-        twins = [twin for twin, source in tied.items() if source == name]
-        modules = tuple(one.removesuffix(".weight") for one in (name, *twins))
-        put(model, modules, BlockMatrix.from_raw(tensors.storage(name), tensors.rows(name)))
+    if blocks:
+        _put_blocks(model, tensors, blocks)
     dtype = getattr(torch, str(model.config.dtype))
     for name, _ in list(model.named_parameters()):
         owner, _, leaf = name.rpartition(".")
         weight = nn.Parameter(tensors.load(name).to(device=device, dtype=dtype))
         model.get_submodule(owner).register_parameter(leaf, weight)
-    if not any(source in blocks for source in tied.values()):
+    if not any(source in blocks for source in model.tied_weights.values()):
         model.tie_weights()
     for module in model.modules():
         if isinstance(module, LlamaRotaryEmbedding):
             module.reset(device)
     if blocks:
-        model.to(device)
-        freeze(model)
+        from llamita.quant.surgery import freeze
+
+        freeze(model.to(device))
     model.eval()
+
+
+def _put_blocks(model: LlamaForCausalLM, tensors: GgufTensors, names: list[str]) -> None:
+    from llamita.quant.matrix import BlockMatrix
+    from llamita.quant.surgery import put  # with the kernels, whose compiler is dear to load
+
+    for name in names:
+        twins = [twin for twin, source in model.tied_weights.items() if source == name]
+        modules = tuple(one.removesuffix(".weight") for one in (name, *twins))
+        put(model, modules, BlockMatrix.from_raw(tensors.storage(name), tensors.rows(name)))

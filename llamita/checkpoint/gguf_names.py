@@ -1,6 +1,7 @@
 """GGUF's names for a Llama's weights, and its order of the rows of queries and keys."""
 
 import re
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,6 +26,11 @@ _OURS = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _THEIRS = re.compile(r"blk\.(\d+)\.(.+)\.(weight|bias)")
 _OUTSIDE_BACK = {theirs: ours for ours, theirs in OUTSIDE.items()}
 _IN_LAYER_BACK = {theirs: ours for ours, theirs in IN_LAYER.items()}
+
+
+def is_gguf(path: str | Path) -> bool:
+    """Whether a name is that of a GGUF file."""
+    return str(path).lower().endswith(".gguf")
 
 
 def to_gguf(name: str) -> str | None:

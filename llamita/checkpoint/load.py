@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from llamita.checkpoint.gguf import is_gguf, load_gguf
+from llamita.checkpoint.gguf_names import is_gguf
 from llamita.config import LlamaConfig
 from llamita.errors import BrokenFileError, NotFoundError
 from llamita.files.disk import explained
@@ -48,6 +48,8 @@ def load_pretrained(
     folder = find(name, revision=revision, offline=offline)
     dtype = DTYPE_SYNONYMS.get(dtype, dtype) if isinstance(dtype, str) else dtype
     if is_gguf(folder):
+        from llamita.checkpoint.gguf import load_gguf
+
         model, tokenizer = load_gguf(folder, dtype=dtype, device=device, attn_implementation=attn_implementation)
         return Loaded(model, with_tokens(tokenizer, folder), str(name), folder)
     config = LlamaConfig.from_pretrained(folder)

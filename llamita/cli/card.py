@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from llamita.checkpoint.gguf import GgufTensors, is_gguf, open_model
+from llamita.checkpoint.gguf import GgufTensors, open_model
+from llamita.checkpoint.gguf_names import is_gguf
 from llamita.checkpoint.load import check_vocabulary, find, with_tokens
 from llamita.config import LlamaConfig
 from llamita.files.checkpoint import TensorFiles, open_checkpoint

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     """Print every comparison and its largest difference; returns 1 if a number that must be equal is not."""
     if args.checkpoint is None:
         return _grid()
-    from llamita.checkpoint.gguf import is_gguf
+    from llamita.checkpoint.gguf_names import is_gguf
     from llamita.checkpoint.load import find
 
     path = find(args.checkpoint, offline=args.offline)

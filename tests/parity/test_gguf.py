@@ -176,6 +176,7 @@ def test_blocks_stay_as_they_are(form: str, is_tied: bool, tokenizer: Tokenizer,
     loaded, again = load_gguf(first)
     assert again is not None
     assert len(list(quantized_layers(loaded))) == 3 * 7 + 2
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
     # From the file, from the model that was loaded, and from one that was quantized here: the same bytes.
     assert save_gguf(loaded, again, tmp_path / "b" / "m.gguf").read_bytes() == first.read_bytes()
     quantize(model, form)
