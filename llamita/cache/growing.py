@@ -1,5 +1,6 @@
 """A cache that grows in place."""
 
+import torch
 from torch import Tensor
 
 from llamita.cache.dynamic import DynamicCache
@@ -55,6 +56,12 @@ class GrowingCache(DynamicCache):
         values[:, :, start:] = v.detach()
         return keys, values
 
+    def begin(self, layers: int, *, batch: int, heads: int, width: int, dtype: torch.dtype) -> None:
+        """Make room in an empty cache, for kernels that will write into it."""
+        shape = (batch, heads, ROOM, width)
+        self.rooms = [(torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)) for _ in range(layers)]
+        self._filled = [0] * layers
+
     def reserve(self, tokens: int) -> int:
         """Let every layer have so many more slots, yet to be written in its `rooms`; returns the number of the first."""
         start = self._filled[0]
@@ -72,7 +79,7 @@ class GrowingCache(DynamicCache):
         filled, moved = self._filled[layer], []
         for room in self.rooms[layer]:
             batch, heads, _, width = room.shape
-            moved.append(room.new_zeros(batch, heads, 2 * tokens if filled else tokens + ROOM, width))
+            moved.append(room.new_zeros(batch, heads, 2 * tokens if filled else max(tokens + ROOM, room.shape[2]), width))
             moved[-1][:, :, :filled] = room[:, :, :filled]
         self.rooms = [*self.rooms[:layer], (moved[0], moved[1]), *self.rooms[layer + 1 :]]
 

@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from llamita.cache.cache import Cache
 from llamita.cache.growing import GrowingCache
 from llamita.errors import UnsupportedError
-from llamita.fused.step import ATTEND, Step, packed_of
+from llamita.fused.reading import Reading
+from llamita.fused.step import Step, check_ids, packed_of
 from llamita.kernels.linear import DENSE
 from llamita.model.layers import LlamaDecoderLayer
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.outputs import CausalLMOutputWithPast
 
-MOST_ROWS = 16  # tokens of a pass, all rows together, that the kernels are faster for
+MOST_ROWS = 16  # tokens of a pass, all rows together, that are one program
+MOST_AT_ONCE = 1024  # tokens that a long prompt is read by
 
 
 def fuse(model: LlamaForCausalLM) -> LlamaForCausalLM:
@@ -47,8 +49,10 @@ def why_not(model: LlamaForCausalLM) -> str | None:
         return f"its activation is {config.hidden_act}, and the kernels know silu"
     if config.rope_parameters.depends_on_length:
         return f"its rotary type {config.rope_parameters.rope_type} depends on the length"
-    if config.head_dim % 16:
-        return f"its heads are {config.head_dim} wide, which is no multiple of 16"
+    if config.head_dim % 16 or config.head_dim > 256:
+        return f"its heads are {config.head_dim} wide, and the kernels know multiples of 16 up to 256"
+    if model.dtype not in DENSE:
+        return f"its dtype is {model.dtype}"
     for name, module in model.named_modules():
         if name.endswith(("_proj", "lm_head")) and packed_of(module) is None:
             if type(module) is not nn.Linear or module.weight.dtype not in DENSE:
@@ -61,7 +65,8 @@ class FusedForward:
 
     def __init__(self, model: LlamaForCausalLM) -> None:
         self._model = model
-        self._steps: dict[tuple[int, int, int, torch.dtype], Step] = {}
+        self._steps: dict[tuple[int, int, int], Step] = {}
+        self._reading = Reading(model)
         self._weights = _whereabouts(model)
         inner = [module for module in model.modules() if module is not model]
         self._hooks = [hooks for module in inner for hooks in (module._forward_hooks, module._forward_pre_hooks)]
@@ -79,15 +84,15 @@ class FusedForward:
         return_dict: bool | None = None,
         **more: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
-        """The program's logits where it can give what is asked for, else the plain model's outputs."""
+        """The kernels' logits where they can give what is asked for, else the plain model's outputs."""
         asks_more = position_ids is not None or others or any(value not in (None, False) for value in more.values())
-        if input_ids is not None and isinstance(logits_to_keep, int) and not asks_more:
+        if past_key_values is None and self._begins_cache(use_cache):
+            past_key_values = GrowingCache()
+        if input_ids is not None and not asks_more and isinstance(past_key_values, GrowingCache):
             logits = self._logits(input_ids, attention_mask, past_key_values, logits_to_keep)
             if logits is not None:
                 output = CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
                 return self._model.finish(output, return_dict)
-        if past_key_values is None and self._begins_cache(use_cache):
-            past_key_values = GrowingCache()
         return type(self._model).forward(
             self._model, input_ids, attention_mask, position_ids, past_key_values, *others,
             use_cache=use_cache, logits_to_keep=logits_to_keep, return_dict=return_dict, **more,
@@ -97,33 +102,56 @@ class FusedForward:
         use_cache = self._model.config.use_cache if use_cache is None else use_cache
         return use_cache and not self._model.training and not torch.is_grad_enabled()
 
-    def _logits(self, ids: Tensor, mask: Tensor | None, cache: Cache | None, kept: int) -> Tensor | None:
-        """The program's logits (B, kept, V), or None where the pass is none of its."""
-        if not isinstance(cache, GrowingCache) or len(cache) != len(self._model.model.layers) or not cache.length:
+    def _logits(self, ids: Tensor, mask: Tensor | None, cache: GrowingCache, keep: int | Tensor) -> Tensor | None:
+        """The logits (B, kept, V) in fp32, or None where the pass is not one for kernels."""
+        config, first = self._model.config, None
+        if self._model.training or torch.is_grad_enabled() or any(self._hooks):  # hooks: somebody watches a layer
             return None
-        keys = cache.rooms[0][0]
-        if ids.numel() > MOST_ROWS or not ids.numel() or cache.unrotated or keys.dtype not in ATTEND:
+        if not isinstance(keep, int) or cache.unrotated or ids.ndim != 2 or not ids.numel():
             return None
-        if self._model.training or torch.is_grad_enabled() or ids.shape[0] != keys.shape[0]:
+        kept = min(keep or ids.shape[1], ids.shape[1])
+        if ids.shape[0] * kept > MOST_ROWS:
             return None
-        if any(self._hooks):  # somebody watches a layer
-            return None
-        first = None
         if mask is not None:
             first = _padding(mask, cache.length + ids.shape[1])
             if first is None:
                 return None
+        if not len(cache):
+            heads, layers, dtype = config.num_key_value_heads, config.num_hidden_layers, self._model.dtype
+            cache.begin(layers, batch=ids.shape[0], heads=heads, width=config.head_dim, dtype=dtype)
+        if (ids.shape[0], self._model.dtype, config.num_hidden_layers) != _kind(cache):
+            return None
+        check_ids(ids, config.vocab_size)
         with self._lock:
-            return self._step(ids, kept, keys.dtype).run(ids, cache, first)
+            return self._read(ids, cache, first, kept)
 
-    def _step(self, ids: Tensor, kept: int, dtype: torch.dtype) -> Step:
+    def _read(self, ids: Tensor, cache: GrowingCache, first: Tensor | None, kept: int) -> Tensor:
+        """The logits of the last tokens of ids (B, T), which are read in parts of at most `MOST_AT_ONCE`."""
         if (weights := _whereabouts(self._model)) != self._weights:
             self._steps, self._weights = {}, weights
+            self._reading = Reading(self._model)
+        if ids.numel() <= MOST_ROWS:
+            return self._step(ids, kept).run(ids, cache, first)
+        size = max(kept, MOST_AT_ONCE // ids.shape[0])
+        *parts, last = ids.split(size, dim=1) if ids.shape[1] % size >= kept else (ids[:, :-kept], ids[:, -kept:])
+        for part in parts:
+            self._reading.run(part, cache, first, 1)
+        if last.numel() <= MOST_ROWS:
+            return self._step(last, kept).run(last, cache, first)
+        return self._reading.run(last, cache, first, kept)
+
+    def _step(self, ids: Tensor, kept: int) -> Step:
         batch, tokens = ids.shape
-        key = (batch, tokens, min(kept or tokens, tokens), dtype)
+        key = (batch, tokens, kept)
         if key not in self._steps:
-            self._steps[key] = Step(self._model, batch=batch, tokens=tokens, kept=key[2], dtype=dtype)
+            self._steps[key] = Step(self._model, batch=batch, tokens=tokens, kept=kept, dtype=self._model.dtype)
         return self._steps[key]
+
+
+def _kind(cache: GrowingCache) -> tuple[int, torch.dtype, int]:
+    """Rows, dtype and layers of a cache."""
+    keys = cache.rooms[0][0]
+    return keys.shape[0], keys.dtype, len(cache)
 
 
 def _whereabouts(model: LlamaForCausalLM) -> tuple[int, ...]:

@@ -54,11 +54,8 @@ class Step:
         """The logits (B, kept, V) in fp32 of ids (B, T), whose keys and values go into the cache.
 
         first: the first visible slot of each row (B,), or None where all are seen; positions count from there.
-        Raises IndexError for ids outside the vocabulary.
         """
         ids = ids.contiguous()
-        if not 0 <= int(ids.min()) <= int(ids.max()) < self._vocabulary:
-            raise IndexError(f"token ids run from {int(ids.min())} to {int(ids.max())}: the model has {self._vocabulary}")
         logits = torch.empty(self._batch, self._kept, self._vocabulary)
         slot = cache.reserve(self._tokens)
         try:
@@ -197,6 +194,13 @@ class Step:
         self._program.keep.extend(argument for argument in arguments if isinstance(argument, Tensor))
         numbers = [x.data_ptr() if isinstance(x, Tensor) else x or 0 for x in arguments]
         return self._program.add(kernel, *numbers, chunks=chunks, beside=beside)
+
+
+def check_ids(ids: Tensor, vocabulary: int) -> None:
+    """Raise IndexError for token ids that the embedding has no row for: kernels would read on."""
+    least, most = int(ids.min()), int(ids.max())
+    if least < 0 or most >= vocabulary:
+        raise IndexError(f"token ids run from {least} to {most}, but the model has {vocabulary}: give ids of its tokenizer")
 
 
 def packed_of(module: nn.Module) -> Packed | None:

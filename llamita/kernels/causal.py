@@ -169,9 +169,33 @@ def _attend(dtype, at, chunk):
 
 
 @kernel
-def turn_fp32(at: int, chunk: int) -> None:
-    """fp32, in and into the cache: q, k, v, cosines, sines, keys, values, out q fp32, sizes; a chunk is a token."""
+def turn_fp32_fp32(at: int, chunk: int) -> None:
+    """q, k and v in fp32 into a cache in fp32: q, k, v, cosines, sines, keys, values, out q fp32, sizes; a chunk is a token."""
     _turn(e.FP32, e.FP32, at, chunk)
+
+
+@kernel
+def turn_fp32_bf16(at: int, chunk: int) -> None:
+    """From fp32 into a cache in bf16."""
+    _turn(e.FP32, e.BF16, at, chunk)
+
+
+@kernel
+def turn_fp32_fp16(at: int, chunk: int) -> None:
+    """From fp32 into a cache in fp16."""
+    _turn(e.FP32, e.FP16, at, chunk)
+
+
+@kernel
+def turn_bf16_bf16(at: int, chunk: int) -> None:
+    """From bf16 into a cache in bf16."""
+    _turn(e.BF16, e.BF16, at, chunk)
+
+
+@kernel
+def turn_fp16_fp16(at: int, chunk: int) -> None:
+    """From fp16 into a cache in fp16."""
+    _turn(e.FP16, e.FP16, at, chunk)
 
 
 @kernel
@@ -187,12 +211,6 @@ def causal_fp32(at: int, chunk: int) -> None:
 
 
 @kernel
-def turn_bf16(at: int, chunk: int) -> None:
-    """bf16, in and into the cache: q, k, v, cosines, sines, keys, values, out q fp32, sizes; a chunk is a token."""
-    _turn(e.BF16, e.BF16, at, chunk)
-
-
-@kernel
 def widen_bf16(at: int, chunk: int) -> None:
     """A cache of bf16 as fp32: cache, out (B * K, slots, H), sizes, slots of a chunk. What is not filled becomes 0."""
     _widen(e.BF16, at, chunk)
@@ -202,12 +220,6 @@ def widen_bf16(at: int, chunk: int) -> None:
 def causal_bf16(at: int, chunk: int) -> None:
     """Out in bf16: q, wide keys and values, slots, sizes, out (B, T, N, H); a chunk is sixteen queries of a head."""
     _attend(e.BF16, at, chunk)
-
-
-@kernel
-def turn_fp16(at: int, chunk: int) -> None:
-    """fp16, in and into the cache: q, k, v, cosines, sines, keys, values, out q fp32, sizes; a chunk is a token."""
-    _turn(e.FP16, e.FP16, at, chunk)
 
 
 @kernel

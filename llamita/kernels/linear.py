@@ -13,6 +13,7 @@ DENSE: dict[torch.dtype, Kernel] = {
     torch.float16: dense.linear_fp16,
 }
 PACKED: dict[str, Kernel] = {kind: getattr(blocks, f"linear_{kind}") for kind in LAYOUTS}
+FEW = 16  # rows of x up to which our product of plain weights is the faster
 LINES = 64  # rows of x that a thread takes at once
 _CHUNK = 1 << 16  # bytes of weights that a thread takes at once, and a quarter of that at least
 

@@ -1,0 +1,167 @@
+"""A pass of many tokens through a whole Llama: torch's large products, or the packed ones, and kernels between them."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llamita.cache.growing import GrowingCache
+from llamita.fused.step import bits, packed_of
+from llamita.kernels import causal, elementwise, linear
+from llamita.kernels.elements import DTYPES
+from llamita.kernels.program import Kernel, Program
+from llamita.model.layers import LlamaDecoderLayer, LlamaRMSNorm
+from llamita.model.llama import LlamaForCausalLM
+
+NORM = {dtype: getattr(elementwise, f"norm_{name}") for dtype, name in DTYPES.items()}
+GATE = {dtype: getattr(elementwise, f"gate_{name}") for dtype, name in DTYPES.items()}
+WIDEN = {dtype: getattr(causal, f"widen_{name}") for dtype, name in DTYPES.items()}
+ATTEND = {dtype: getattr(causal, f"causal_{name}") for dtype, name in DTYPES.items()}
+QUERIES = 16  # of a block
+SPARE = 8  # slots behind the last that a block of keys may reach into
+
+
+class Reading:
+    """Reads tokens into a cache and gives the logits of the last of each row.
+
+    Must equal LlamaForCausalLM.forward of the same weights, up to the order of the sums. The residual stream is fp32;
+    between products values are in the dtype of the weights, or fp32 where weights are packed.
+    """
+
+    def __init__(self, model: LlamaForCausalLM) -> None:
+        self._model = model
+        self._cache_dtype = model.dtype
+        layers = [(name, module) for name, module in model.named_modules() if name.endswith("_proj")]
+        dtypes = {torch.float32 if packed_of(module) else module.weight.dtype for _, module in layers}
+        self._dtype = model.dtype if dtypes == {model.dtype} else torch.float32
+
+    def run(self, ids: Tensor, cache: GrowingCache, first: Tensor | None, kept: int) -> Tensor:
+        """The logits (B, kept, V) in fp32 of the last of ids (B, T), whose keys and values go into the cache.
+
+        first: the first visible slot of each row (B,), or None where all are seen; positions count from there.
+        """
+        batch, tokens = ids.shape
+        slot = cache.reserve(tokens)
+        try:
+            place = Place(self._model, batch, tokens, slot, cache.rooms[0][0].shape[2], first)
+            x = self._model.model.embed_tokens(ids).float().flatten(0, 1).contiguous()  # (B * T, D)
+            y = None
+            for number, layer in enumerate(self._model.model.layers):
+                assert isinstance(layer, LlamaDecoderLayer)
+                y = self._layer(layer, x, y, place, cache.rooms[number])
+            last = self._norm(self._model.model.norm, x, y, batch, tokens, kept)
+        except BaseException:  # Ctrl-C: what was not written is not to be read
+            cache.crop(slot)
+            raise
+        (logits,) = self._products((self._model.lm_head,), last)
+        return logits.view(batch, kept, -1)
+
+    def _layer(
+        self, layer: LlamaDecoderLayer, x: Tensor, y: Tensor | None, place: "Place", room: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """One layer; y is what is still to be added to x, and so is what comes back."""
+        attention, mlp = layer.self_attn, layer.mlp
+        normed = self._norm(layer.input_layernorm, x, y, 1, len(x), len(x))
+        q, k, v = self._products((attention.q_proj, attention.k_proj, attention.v_proj), normed)
+        (y,) = self._products((attention.o_proj,), self._attend(q, k, v, place, room))
+        normed = self._norm(layer.post_attention_layernorm, x, y, 1, len(x), len(x))
+        gate, up = self._products((mlp.gate_proj, mlp.up_proj), normed)
+        (y,) = self._products((mlp.down_proj,), self._gate(gate, up))
+        return y
+
+    def _products(self, modules: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
+        """x (rows, K) through some linear layers that all read it."""
+        matrices = [packed_of(module) for module in modules]
+        if any(matrix is None for matrix in matrices):
+            return [self._product(module, x) for module in modules]
+        program, x = Program(), x.float()
+        records = torch.empty(x.numel() // 32 * elementwise.RECORD, dtype=torch.uint8)
+        linear.add_bytes(program, x, records)
+        outs = []
+        for module, packed in zip(modules, matrices, strict=True):
+            assert packed is not None
+            bias = None if module.bias is None else module.bias.detach().float().contiguous()
+            outs.append(torch.empty(len(x), packed.rows))
+            linear.add_packed(program, packed, records, outs[-1], bias, len(x), beside=len(outs) > 1)
+        program.run()
+        return outs
+
+    def _product(self, module: nn.Module, x: Tensor) -> Tensor:
+        packed = packed_of(module)
+        if packed is not None:
+            return linear.linear(x, packed, module.bias).to(self._dtype)
+        if len(x) <= linear.FEW:
+            return linear.linear_few(x.float(), module.weight, module.bias)
+        return F.linear(x.to(module.weight.dtype), module.weight, module.bias).to(self._dtype)
+
+    def _norm(self, norm: LlamaRMSNorm, x: Tensor, y: Tensor | None, batch: int, tokens: int, kept: int) -> Tensor:
+        """Add y to x in place, and normalize the last `kept` tokens of each row."""
+        out = torch.empty(batch * kept, x.shape[1], dtype=self._dtype)
+        weight = norm.weight.detach().float()
+        epsilon = bits(norm.variance_epsilon)
+        _run(NORM[self._dtype], x, y, weight, out, x.shape[1], epsilon, 0, tokens, kept, chunks=batch * kept)
+        return out
+
+    def _gate(self, gate: Tensor, up: Tensor) -> Tensor:
+        size, columns = gate.numel(), 4096
+        _run(GATE[self._dtype], gate, up, gate, columns, size, 0, chunks=-(-size // columns))
+        return gate
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, place: "Place", room: tuple[Tensor, Tensor]) -> Tensor:
+        """Turn and store the new heads, and let them look at what is before them: (rows, N * H)."""
+        turned, out = torch.empty(q.shape), torch.empty(q.shape, dtype=self._dtype)
+        program = Program()
+        turn = getattr(causal, f"turn_{DTYPES[self._dtype]}_{DTYPES[self._cache_dtype]}")
+        _add(program, turn, q, k, v, place.cosines, place.sines, *room, turned, place.sizes, chunks=len(q))
+        across = place.heads * -(-place.slots // causal.KEYS)
+        for of, to in zip(room, place.wide, strict=True):
+            _add(program, WIDEN[self._cache_dtype], of, to, place.sizes, causal.KEYS, chunks=across, beside=of is room[1])
+        blocks = len(q) // place.tokens * place.queries * -(-place.tokens // QUERIES)
+        _add(program, ATTEND[self._dtype], turned, *place.wide, place.seen, place.sizes, out, chunks=blocks)
+        program.run()
+        return out
+
+
+class Place:
+    """Where the new tokens stand, and room to work in: the same for all layers of a pass."""
+
+    def __init__(
+        self, model: LlamaForCausalLM, batch: int, tokens: int, slot: int, capacity: int, first: Tensor | None
+    ) -> None:
+        config, rope = model.config, model.model.rotary_emb
+        width, self.queries, self.tokens = config.head_dim, config.num_attention_heads, tokens
+        self.heads = batch * config.num_key_value_heads
+        self.slots = slot + tokens + SPARE
+        self.seen = torch.zeros(1 + batch, dtype=torch.long)
+        self.seen[0] = slot
+        positions = torch.arange(slot, slot + tokens).expand(batch, tokens)
+        if first is not None:
+            self.seen[1:] = first
+            positions = (positions - first[:, None]).clamp(min=0)
+        window, scale = config.sliding_window or 1 << 30, bits(width**-0.5)
+        group = config.num_attention_heads // config.num_key_value_heads
+        self.sizes = torch.tensor(
+            [tokens, config.num_key_value_heads, group, width, capacity, window, scale, slot, self.slots]
+        )
+        self.wide = (torch.empty(self.heads, self.slots, width), torch.empty(self.heads, self.slots, width))
+        self.cosines, self.sines = (torch.empty(batch * tokens, width // 2) for _ in "cs")
+        _run(
+            elementwise.angles, positions.contiguous(), rope.inv_freq.float(), self.cosines, self.sines, width // 2,
+            bits(rope.attention_factor), chunks=batch * tokens,
+        )  # fmt: skip
+
+
+def _run(kernel: Kernel, *arguments: Tensor | int | None, chunks: int) -> None:
+    """A program of one call."""
+    program = Program()
+    _add(program, kernel, *arguments, chunks=chunks)
+    program.run()
+
+
+def _add(
+    program: Program, kernel: Kernel, *arguments: Tensor | int | None, chunks: int, beside: bool = False
+) -> None:
+    program.keep.append(arguments)
+    numbers = [x.data_ptr() if isinstance(x, Tensor) else x or 0 for x in arguments]
+    program.add(kernel, *numbers, chunks=chunks, beside=beside)
