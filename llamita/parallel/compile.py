@@ -1,0 +1,131 @@
+"""torch.compile as a plan, applied to a finished model and taken back."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from llamita.context.protocol import Context, Rotation
+from llamita.errors import UnsupportedError, UsageError
+from llamita.model.layers import LlamaDecoderLayer
+from llamita.model.pretrained import PreTrainedModel
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+Backend = str | Callable[..., Any]
+# How many graphs one function may have. Lengths need none of their own, but kinds of calls do: one token or several,
+# one row or several, with or without a mask, gradients, a cache of each class. torch stops at 8.
+MOST_GRAPHS = 64
+
+
+def compile_model(model: Model, plan: str, *, backend: Backend = "inductor", mode: str | None = None) -> Model:
+    """Let torch compile a finished model, by one of PLANS; returns the model, changed in place.
+
+    "off" takes a plan back. "regional" compiles what a layer does before and after attention: one graph each, which all
+    layers share, quick to compile and good for any context, cache and backend, as these stay outside. "full" compiles
+    the whole forward: slower to compile, for models called with tensors, a DynamicCache or a StaticCache.
+    No plan breaks a graph, or compiles anew for another length. Parameters may be changed and moved afterwards; modules
+    may be swapped too, which compiles anew. Compiled kernels round differently from plain ones.
+
+    backend, mode: those of torch.compile. The first call of a kind waits for the compiler: C++ on the CPU, Triton on
+    CUDA.
+    Raises UsageError for an unknown plan, and UnsupportedError for a model that another plan or the batch-invariant
+    mode holds.
+    """
+    if plan not in PLANS:
+        raise UsageError(f"compile is {plan!r}: use one of {', '.join(PLANS)}")
+    _off(model)
+    if plan != "off":
+        _check(model)
+        PLANS[plan](model, {"backend": backend, "mode": mode})
+    return model
+
+
+class Whole:
+    """Stands in for a module's forward: the same, compiled.
+
+    The module is an argument of the compiled function, not a part of it, so a deep copy runs its own weights.
+    """
+
+    def __init__(self, module: nn.Module, options: dict[str, Any]) -> None:
+        self.module = module
+        self._run = _compiled(type(module).forward, options)
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        """Run the module's own forward."""
+        return self._run(self.module, *args, **named)
+
+
+class Halves:
+    """Stands in for a layer's forward, which it equals: attention as it is, compiled what comes before and after."""
+
+    def __init__(self, layer: LlamaDecoderLayer, options: dict[str, Any]) -> None:
+        self.layer = layer
+        self._before = _compiled(before, options)
+        self._after = _compiled(after, options)
+
+    def __call__(self, hidden_states: Tensor, rotation: Rotation, context: Context) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        q, k, v = self._before(self.layer, hidden_states)
+        attended = context.attend(q, k, v, rotation, layer=self.layer.self_attn.layer_idx)
+        return self._after(self.layer, hidden_states, attended)
+
+
+def before(layer: LlamaDecoderLayer, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """What a layer asks attention: (B, T, D) -> (B, T, N, H) and twice (B, T, K, H)."""
+    normed, attention = layer.input_layernorm(hidden_states), layer.self_attn
+    projections = attention.q_proj, attention.k_proj, attention.v_proj
+    return tuple(projection(normed).unflatten(-1, (-1, attention.head_dim)) for projection in projections)
+
+
+def after(layer: LlamaDecoderLayer, hidden_states: Tensor, attended: Tensor) -> Tensor:
+    """What a layer makes of the answer: (B, T, D) and (B, T, N, H) -> (B, T, D)."""
+    hidden_states = hidden_states + layer.self_attn.o_proj(attended.flatten(-2))
+    return hidden_states + layer.mlp(layer.post_attention_layernorm(hidden_states))
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a plan of this file holds the module itself."""
+    return isinstance(vars(module).get("forward"), Whole | Halves)
+
+
+def _compiled(function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+    limit = {}
+    if "recompile_limit" in inspect.signature(torch.compile).parameters:  # since torch 2.13
+        limit = {"recompile_limit": MOST_GRAPHS}
+    return torch.compile(function, fullgraph=True, dynamic=True, **options, **limit)
+
+
+def _off(model: PreTrainedModel) -> None:
+    for module in model.modules():
+        if is_compiled(module):
+            del module.__dict__["forward"]
+
+
+def _check(model: PreTrainedModel) -> None:
+    if model.config.attn_implementation == "fixed":
+        raise UnsupportedError(
+            "a batch-invariant model cannot be compiled, as compiled kernels round by the shape: give up one of the two"
+        )
+    if model.is_gradient_checkpointing:
+        raise UnsupportedError("a model whose layers are recomputed cannot be compiled: switch recompute off first")
+    if "forward" in vars(model):
+        raise UnsupportedError("the model's forward is another plan's already: take that back, or leave compile off")
+
+
+def _regional(model: PreTrainedModel, options: dict[str, Any]) -> None:
+    for layer in cast("nn.ModuleList", model.base_model.layers):
+        assert isinstance(layer, LlamaDecoderLayer)
+        layer.forward = Halves(layer, options)
+
+
+def _full(model: PreTrainedModel, options: dict[str, Any]) -> None:
+    model.forward = Whole(model, options)
+
+
+PLANS: dict[str, Callable[[PreTrainedModel, dict[str, Any]], None]] = {
+    "off": lambda model, options: None,
+    "regional": _regional,
+    "full": _full,
+}
