@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from llamita.generation.bans import among
 from llamita.generation.per_row import PerRow, column, is_given, listed, mapped
 
 TOP_P_TOKENS = 256  # top-p looks at so many likeliest tokens before it sorts them all
-SORTED_AT_ONCE = 4096  # a vocabulary so small is sorted faster than looked into
+SORTED_AT_ONCE = 4096  # tokens
 TOP_P_DOUBT = 5e-5  # how far sums of probabilities in fp32 may differ by their order
 TOP_H_TOKENS = 100  # the entropy of top-h is that of so many likeliest tokens (transformers' number)
 
@@ -92,8 +93,8 @@ def keep_top_p(logits: Tensor, top_p: PerRow, *, min_tokens_to_keep: int = 1) ->
     Of equal tokens at the border the sort decides; it runs upwards, as in transformers, whose choice it is.
     """
     rest = column(mapped(top_p, lambda p: 1 - p), logits)
-    is_large = logits.shape[-1] > SORTED_AT_ONCE
-    if is_large and (least := _least_kept(logits, 1 - rest, min_tokens_to_keep)) is not None:
+    look = _least_of_sorted if logits.device.type == "cpu" and logits.dtype == torch.float32 else _least_of_top
+    if (least := look(logits, rest, min_tokens_to_keep)) is not None:
         return logits.masked_fill(logits < least, -math.inf)
     ascending, order = logits.sort()
     removed = ascending.softmax(-1).cumsum(-1) <= rest
@@ -108,6 +109,8 @@ def keep_min_p(logits: Tensor, min_p: PerRow, *, min_tokens_to_keep: int = 1) ->
     """Keep tokens at least min_p times as likely as the likeliest (arXiv:2407.01082)."""
     probabilities = logits.softmax(-1)
     removed = probabilities < column(min_p, logits) * probabilities.amax(-1, keepdim=True)
+    if min_tokens_to_keep == 1:  # the likeliest is never below its own share
+        return logits.masked_fill(removed, -math.inf)
     likeliest = probabilities.topk(min(min_tokens_to_keep, logits.shape[-1])).indices
     return logits.masked_fill(removed.scatter(-1, likeliest, False), -math.inf)
 
@@ -166,11 +169,30 @@ def exclude_top_choices(
     return logits.masked_fill(removed & acts, -math.inf)
 
 
-def _least_kept(logits: Tensor, share: float | Tensor, min_tokens_to_keep: int) -> Tensor | None:
+def _least_of_sorted(logits: Tensor, rest: float | Tensor, min_tokens_to_keep: int) -> Tensor | None:
+    """The least logit (B, 1) that `keep_top_p` keeps: by the same sums, over numbers that NumPy sorts a lot faster.
+
+    None where equal logits stand at the border, between which the order decides that torch sorts them into.
+    """
+    ascending = np.sort(logits.detach().numpy(), axis=-1)
+    sums = torch.from_numpy(ascending).softmax(-1).cumsum(-1).numpy()
+    rests = rest[:, 0].tolist() if isinstance(rest, Tensor) else [rest] * len(sums)
+    most = sums.shape[1] - min_tokens_to_keep
+    removed = [min(int(row.searchsorted(np.float32(one), "right")), most) for row, one in zip(sums, rests, strict=True)]
+    if any(count > 0 and row[count - 1] == row[count] for row, count in zip(ascending, removed, strict=True)):
+        return None
+    return torch.from_numpy(ascending[range(len(removed)), removed])[:, None]
+
+
+def _least_of_top(logits: Tensor, rest: float | Tensor, min_tokens_to_keep: int) -> Tensor | None:
     """The least logit (B, 1) that `keep_top_p` keeps, without its sort of the whole vocabulary.
 
-    None where the likeliest tokens do not tell: the share is not among them, or a tie or rounding would decide.
+    None where the likeliest tokens do not tell: the share is not among them, or a tie or rounding would decide; and
+    for a small vocabulary, which is sorted faster than looked into.
     """
+    if logits.shape[-1] <= SORTED_AT_ONCE:
+        return None
+    share = 1 - rest
     top = logits.topk(min(TOP_P_TOKENS, logits.shape[-1])).values  # (B, K), falling
     likely = (top - logits.logsumexp(-1, keepdim=True)).exp()
     before = likely.cumsum(-1) - likely

@@ -103,6 +103,9 @@ def pick(probabilities: Tensor, generator: torch.Generator) -> Tensor:
     reached = probabilities.cumsum(0, dtype=torch.float64)
     number = torch.rand(1, dtype=torch.float64, generator=generator, device=probabilities.device)
     # Without the last factor a product could be rounded up to the sum, where there is no token.
+    if reached.is_cpu:  # the same search in fewer calls
+        sums = reached.numpy()
+        return torch.tensor([sums.searchsorted(number.item() * sums[-1] * BELOW_1, "right")])
     return torch.searchsorted(reached, number * reached[-1] * BELOW_1, right=True)
 
 

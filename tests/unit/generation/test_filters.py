@@ -9,7 +9,7 @@ from torch import Tensor
 from llamita.generation import filters
 from llamita.generation.filters import exclude_top_choices
 from llamita.generation.mirostat import Mirostat, keep_unsurprising, surprise
-from llamita.generation.per_row import EachRow, PerRow, column, listed
+from llamita.generation.per_row import EachRow, PerRow, column, listed, mapped
 from llamita.generation.sampling import draw
 
 OFF_AND_ON: list[tuple[filters.Filter, list[float | None]]] = [
@@ -55,8 +55,10 @@ def test_filters_leave_the_least_number_of_tokens(
             assert kept.gather(1, logits.topk(4).indices).all()
 
 
-def test_top_p_is_the_same_with_and_without_the_sort(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("look", ["_least_of_sorted", "_least_of_top"])
+def test_top_p_is_the_same_with_and_without_torchs_sort(look: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filters, "SORTED_AT_ONCE", 0)
+    monkeypatch.setattr(filters, "_least_of_sorted", getattr(filters, look))
     cases = [torch.randn(3, 700) * spread for spread in (0.01, 1.0, 4.0, 30.0)]
     cases += [cases[1].round(), cases[2].masked_fill(cases[2] < 1.5, -math.inf), torch.zeros(3, 700)]
     shares = [0.0, 0.2, [0.5, 0.9, 0.99], 0.9999, 1 / 700]
@@ -64,9 +66,11 @@ def test_top_p_is_the_same_with_and_without_the_sort(monkeypatch: pytest.MonkeyP
     sums = cases[2].double().softmax(-1).sort(descending=True).values.cumsum(-1)
     settings += [(cases[2], sums[:, place].tolist(), 1) for place in range(60)]  # borders that rounding decides
     quick = [filters.keep_top_p(case, share, min_tokens_to_keep=least) for case, share, least in settings]
-    told = sum(filters._least_kept(case, column(share, case), least) is not None for case, share, least in settings)
-    assert 15 < told < len(settings) - 15
-    monkeypatch.setattr(filters, "_least_kept", lambda *_: None)
+    rests = [column(mapped(share, lambda p: 1 - p), case) for case, share, _ in settings]
+    looked = zip(settings, rests, strict=True)
+    told = sum(getattr(filters, look)(case, rest, least) is not None for (case, _, least), rest in looked)
+    assert 15 < told < len(settings) - 5
+    monkeypatch.setattr(filters, "_least_of_sorted", lambda *_: None)
     for (case, share, least), result in zip(settings, quick, strict=True):
         assert torch.equal(result, filters.keep_top_p(case, share, min_tokens_to_keep=least))
 
