@@ -119,7 +119,7 @@ def _attend(dtype, at, chunk):
     _store(dtype, at, chunk, slot)
     for token in range(row * tokens, (row + 1) * tokens):
         angles = (half, v.read(at + 24) + 4 * half * token, v.read(at + 32) + 4 * half * token)
-        first = max(v.read(slots + 8 + 8 * row), slot - window + 1)
+        first = min(slot, max(v.read(slots + 8 + 8 * row), slot - window + 1))  # padding sees itself, and stays finite
         for one in range(chunk % heads * group, (chunk % heads + 1) * group):
             place = (token * heads * group + one) * width
             mine = out + 4 * place  # it holds q until its values are mixed

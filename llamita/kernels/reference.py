@@ -1,4 +1,4 @@
-"""Products with quantized matrices in plain torch: slow, and the measure of every kernel that computes them."""
+"""What the kernels compute, in plain torch: slow, and the measure of every kernel."""
 
 import torch
 from torch import Tensor
@@ -49,3 +49,60 @@ def _product(factor: Tensor, sub: Tensor | None) -> Tensor:
     if sub is None:
         return factor.float()
     return factor.float().repeat_interleave(sub.shape[1] // factor.shape[1], dim=1) * sub.float()
+
+
+def few(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., K) times weight (N, K), plus bias (N,): fp32 (..., N), whatever the dtypes."""
+    return torch.nn.functional.linear(x.float(), weight.float(), None if bias is None else bias.float())
+
+
+def norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """x (..., D) over the root of its mean square, times weight (D,), in fp32."""
+    x = x.float()
+    return weight.float() * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon))
+
+
+def gate(first: Tensor, second: Tensor) -> Tensor:
+    """silu(first) * second, both (..., F), in fp32."""
+    return torch.nn.functional.silu(first.float()) * second.float()
+
+
+def angles(positions: Tensor, frequencies: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (..., H/2) of positions (...) times frequencies (H/2,), both times factor."""
+    turned = positions[..., None].float() * frequencies.float()
+    return turned.cos() * factor, turned.sin() * factor
+
+
+def turn(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Heads x (B, T, N, H) turned by the angles (B, T, H/2): the first half of a head against its second."""
+    first, second = x.float().chunk(2, dim=-1)
+    cosines, sines = cosines[:, :, None], sines[:, :, None]
+    return torch.cat((first * cosines - second * sines, second * cosines + first * sines), dim=-1)
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    angles: tuple[Tensor, Tensor],
+    room: tuple[Tensor, Tensor],
+    slot: int,
+    first: Tensor,
+    window: int,
+    scale: float,
+) -> Tensor:
+    """What T new tokens a row see of a cache, themselves included: (B, T, N, H) in fp32.
+
+    q (B, T, N, H), k and v (B, T, K, H), not yet turned by the angles (B, T, H/2). room: the cache's keys and values
+    (B, K, capacity, H), into which k and v go from `slot` on, in its dtype. first (B,): each row's first visible slot; a
+    token before it sees itself. window: how many slots a token sees, its own included.
+    """
+    end = slot + q.shape[1]
+    for buffer, new in zip(room, (turn(k, *angles), v), strict=True):
+        buffer[:, :, slot:end] = new.transpose(1, 2).to(buffer.dtype)
+    keys, values = (x[:, :, :end].float().repeat_interleave(q.shape[2] // k.shape[2], dim=1) for x in room)
+    scores = scale * turn(q, *angles).transpose(1, 2) @ keys.mT  # (B, N, T, S)
+    place, own = torch.arange(end), torch.arange(slot, end)[:, None]
+    seen = (place <= own) & (place > own - window) & (place >= first[:, None, None]) | (place == own)  # (B, T, S)
+    return (scores.masked_fill(~seen[:, None], -torch.inf).softmax(-1) @ values).transpose(1, 2)
