@@ -2,10 +2,11 @@
 
 Must equal reference.attend, which is plain attention over a cache of the same dtype, up to the order of the sums.
 
-Arguments: q (B, T, N, H), k and v (B, T, K, H) in fp32 and not yet turned; cosines and sines (B * T, H/2); keys and values
-of the cache (B, K, capacity, H); slots, int64 (1 + B,): where the first new token is stored, then each row's first visible
-slot; out (B, T, N, H); scores (B, N, capacity) to work in; sizes, int64: T, K, N / K, H, capacity, window, and the bits of
-the scale. H is a multiple of 16. A chunk is a row's key/value head with the query heads that read it.
+Arguments: q (B, T, N, H), k and v (B, T, K, H) in fp32 and not yet turned; cosines and sines (B * T, H/2); keys and
+values of the cache (B, K, capacity, H); slots, int64 (1 + B,): where the first new token is stored, then each row's
+first visible slot; out (B, T, N, H); scores (B, N, capacity) to work in; sizes, int64: T, K, N / K, H, capacity,
+window, and the bits of the scale. H is a multiple of 16. A chunk is a row's key/value head with the query heads that
+read it.
 """
 
 from llamita.kernels import elements as e
@@ -83,7 +84,9 @@ def _mix(dtype, scores, factor, values, start, first, end, width, out):
     for i in range(0, width, 16):
         a = b = v.no_floats()
         for slot in range(first, end - 1, 2):
-            a = v.multiply_add(v.spread(v.read_fp32(scores + 4 * slot)), e.wide(dtype, values, start + slot * width + i), a)
+            a = v.multiply_add(
+                v.spread(v.read_fp32(scores + 4 * slot)), e.wide(dtype, values, start + slot * width + i), a
+            )
             b = v.multiply_add(
                 v.spread(v.read_fp32(scores + 4 * slot + 4)), e.wide(dtype, values, start + (slot + 1) * width + i), b
             )

@@ -2,8 +2,8 @@
 
 Must equal reference.linear of the same codes up to the order of the fp32 sums; the sums inside a block are exact.
 
-Arguments: stream, records of x (B, K/32), out fp32 (B, N), bias fp32 (N,) or 0, N, K, B, tiles of a chunk, whether out is
-added to, and rows of x of a chunk. Chunks go over the tiles first, then over x.
+Arguments: stream, records of x (B, K/32), out fp32 (B, N), bias fp32 (N,) or 0, N, K, B, tiles of a chunk, whether out
+is added to, and rows of x of a chunk. Chunks go over the tiles first, then over x.
 
 A lookup has its own kernels, embed_...: ids int64 (B,), stream, out fp32 (B, K), K; a chunk is a row of the batch.
 

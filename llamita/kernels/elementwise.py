@@ -1,12 +1,13 @@
 """What stands between the products: embedding, norm, gate, angles, and activations in bytes. All values are fp32.
 
-`x` in bytes: 32 columns are a record of 48 bytes: 32 int8, their scale in fp32, and minus the sums of the first sixteen,
-of the last sixteen and of all in int32 (kernels for unsigned codes subtract a multiple of these).
+`x` in bytes: 32 columns are a record of 48 bytes: 32 int8, their scale in fp32, and minus the sums of the first
+sixteen, of the last sixteen and of all in int32 (kernels for unsigned codes subtract a multiple of these).
 """
 
 import math
 
 import numpy as np
+
 from llamita.kernels import elements as e
 from llamita.kernels import simd as v
 from llamita.kernels.program import kernel, part
@@ -101,10 +102,11 @@ def _norm(dtype, at, chunk):
 
 @kernel
 def norm_fp32(at: int, chunk: int) -> None:
-    """Add, then RMSNorm: x fp32 (B, T, D), y (B, T, D) or 0, weight (D,), out (B, kept, D), D, epsilon, records, T, kept.
+    """Add y to x, then RMSNorm.
 
-    x becomes x + y. Only the last `kept` tokens of each row are read, and a chunk is one of them. Records of out, or 0,
-    are for fp32 alone; D is then a multiple of 32.
+    x fp32 (B, T, D), y (B, T, D) or 0, weight (D,), out (B, kept, D), D, epsilon, records, T, kept. x becomes x + y.
+    Only the last `kept` tokens of each row are read, and a chunk is one of them. Records of out, or 0, are for fp32
+    alone; D is then a multiple of 32.
     """
     _norm(e.FP32, at, chunk)
 
@@ -160,7 +162,7 @@ def gate_fp16(at: int, chunk: int) -> None:
 
 @kernel
 def angles(at: int, chunk: int) -> None:
-    """positions int64 (B,), frequencies (H/2,), cosines and sines (B, H/2), H/2, the factor on both; a chunk is a row."""
+    """positions int64 (B,), frequencies (H/2,), cosines and sines (B, H/2), H/2, the factor on both; a chunk a row."""
     half, factor = v.read(at + 32), v.read_fp32(at + 40)
     position = v.read(v.read(at) + 8 * chunk)
     for i in range(half):

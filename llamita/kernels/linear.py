@@ -1,4 +1,4 @@
-"""Products with the kernels as operators of torch: compile and export see them, with shapes and without their insides."""
+"""Products with the kernels as operators of torch: compile and export see them, with shapes but not their insides."""
 
 import torch
 from torch import Tensor

@@ -1,13 +1,13 @@
 """Quantized matrices in the order that kernels read them: one stream of bytes for sixteen rows.
 
 Rows are taken sixteen at a time (a tile, the last padded with zeros) and columns 32 at a time (a block). Of a block the
-stream has its scales, one lane a row, then its codes in words of 64 bytes: a lane of a word is a row, its four bytes are
-four columns next to each other. So one load feeds one `dot4`, nothing is shuffled, and no sum crosses lanes.
+stream has its scales, one lane a row, then its codes in words of 64 bytes: a lane of a word is a row, its four bytes
+are four columns next to each other. So one load feeds one `dot4`, nothing is shuffled, and no sum crosses lanes.
 
 - 8 bits: eight words, of columns 0-3, 4-7, ... 28-31.
 - 4 bits: four words; the low halves of their bytes are columns 0-15, the high halves columns 16-31.
 - 5 bits: the same, then one word of fifth bits, whose bit g is that of columns 4g to 4g + 3.
-- 6 bits: the same as 4, then two words of the high two bits: columns 0-15, then columns 16-31, two bits a group of four.
+- 6 bits: the same as 4, then two words of the high two bits: columns 0-15, then 16-31, two bits a group of four.
 
 Scales of a block: fp16 scale (and minimum). Of K-quants: fp16 scale (and minimum) before the first of eight blocks, and
 before every block its sub-scales (6 bits: two, of sixteen columns each) and sub-minima in one byte each.

@@ -95,8 +95,8 @@ def attend(
     """What T new tokens a row see of a cache, themselves included: (B, T, N, H) in fp32.
 
     q (B, T, N, H), k and v (B, T, K, H), not yet turned by the angles (B, T, H/2). room: the cache's keys and values
-    (B, K, capacity, H), into which k and v go from `slot` on, in its dtype. first (B,): each row's first visible slot; a
-    token before it sees itself. window: how many slots a token sees, its own included.
+    (B, K, capacity, H), into which k and v go from `slot` on, in its dtype. first (B,): each row's first visible slot;
+    a token before it sees itself. window: how many slots a token sees, its own included.
     """
     end = slot + q.shape[1]
     for buffer, new in zip(room, (turn(k, *angles), v), strict=True):
