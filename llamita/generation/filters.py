@@ -79,7 +79,11 @@ def keep_top_k(logits: Tensor, top_k: PerRow, *, min_tokens_to_keep: int = 1) ->
     most = logits.shape[-1]
     if isinstance(top_k, int | float):
         count = min(max(int(top_k), min_tokens_to_keep), most)
-        return logits.masked_fill(logits < logits.topk(count).values[:, -1:], -math.inf)
+        if _suits_numpy(logits):  # the same number, found in less time
+            last = torch.from_numpy(np.partition(logits.detach().numpy(), most - count)[:, most - count, None])
+        else:
+            last = logits.topk(count).values[:, -1:]
+        return logits.masked_fill(logits < last, -math.inf)
     counts = [min(max(int(k), min_tokens_to_keep), most) for k in listed(top_k, len(logits))]
     likeliest = logits.topk(max(counts)).values  # (B, K)
     last = torch.tensor(counts, device=logits.device)[:, None] - 1
@@ -93,7 +97,7 @@ def keep_top_p(logits: Tensor, top_p: PerRow, *, min_tokens_to_keep: int = 1) ->
     Of equal tokens at the border the sort decides; it runs upwards, as in transformers, whose choice it is.
     """
     rest = column(mapped(top_p, lambda p: 1 - p), logits)
-    look = _least_of_sorted if logits.device.type == "cpu" and logits.dtype == torch.float32 else _least_of_top
+    look = _least_of_sorted if _suits_numpy(logits) else _least_of_top
     if (least := look(logits, rest, min_tokens_to_keep)) is not None:
         return logits.masked_fill(logits < least, -math.inf)
     ascending, order = logits.sort()
@@ -167,6 +171,10 @@ def exclude_top_choices(
     removed = top.scatter(-1, least, False)
     acts = acts & ~(removed & among(protected, logits)).any(-1, keepdim=True)
     return logits.masked_fill(removed & acts, -math.inf)
+
+
+def _suits_numpy(logits: Tensor) -> bool:
+    return logits.is_cpu and logits.dtype == torch.float32
 
 
 def _least_of_sorted(logits: Tensor, rest: float | Tensor, min_tokens_to_keep: int) -> Tensor | None:
