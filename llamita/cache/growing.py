@@ -62,12 +62,15 @@ class GrowingCache(DynamicCache):
         self.rooms = [(torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)) for _ in range(layers)]
         self._filled = [0] * layers
 
-    def reserve(self, tokens: int) -> int:
-        """Let every layer have so many more slots, yet to be written in its `rooms`; returns the number of the first."""
+    def reserve(self, tokens: int, *, spare: int = 0) -> int:
+        """Let every layer have so many more slots, yet to be written in its `rooms`; returns the number of the first.
+
+        spare: slots behind them that a kernel may read.
+        """
         start = self._filled[0]
-        if start + tokens > self._capacity or self._measured is not self.rooms:
+        if start + tokens + spare > self._capacity or self._measured is not self.rooms:
             for layer in range(len(self.rooms)):
-                self._widen(layer, start + tokens)
+                self._widen(layer, start + tokens + spare)
             self._capacity, self._measured = min(keys.shape[2] for keys, _ in self.rooms), self.rooms
         self._filled = [start + tokens] * len(self._filled)
         return start

@@ -1,6 +1,7 @@
 """A pass of many tokens through a whole Llama: torch's large products, or the packed ones, and kernels between them."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from llamita.cache.growing import GrowingCache
 from llamita.fused.step import bits, packed_of
-from llamita.kernels import causal, elementwise, linear
+from llamita.kernels import causal, elementwise, linear, pairs
 from llamita.kernels.elements import DTYPES
 from llamita.kernels.program import Kernel, Program
 from llamita.model.layers import LlamaDecoderLayer, LlamaRMSNorm
@@ -19,7 +20,7 @@ GATE = {dtype: getattr(elementwise, f"gate_{name}") for dtype, name in DTYPES.it
 WIDEN = {dtype: getattr(causal, f"widen_{name}") for dtype, name in DTYPES.items()}
 ATTEND = {dtype: getattr(causal, f"causal_{name}") for dtype, name in DTYPES.items()}
 QUERIES = 16  # of a block
-SPARE = 8  # slots behind the last that a block of keys may reach into
+SPARE = 9  # slots behind the last that a block of keys may reach into
 
 
 class Reading:
@@ -42,7 +43,7 @@ class Reading:
         first: the first visible slot of each row (B,), or None where all are seen; positions count from there.
         """
         batch, tokens = ids.shape
-        slot = cache.reserve(tokens)
+        slot = cache.reserve(tokens, spare=SPARE)
         try:
             place = Place(self._model, batch, tokens, slot, cache.rooms[0][0].shape[2], first)
             x = self._model.model.embed_tokens(ids).float().flatten(0, 1).contiguous()  # (B * T, D)
@@ -110,15 +111,21 @@ class Reading:
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, place: "Place", room: tuple[Tensor, Tensor]) -> Tensor:
         """Turn and store the new heads, and let them look at what is before them: (rows, N * H)."""
-        turned, out = torch.empty(q.shape), torch.empty(q.shape, dtype=self._dtype)
+        turned, out = torch.empty(len(q) + QUERIES - 1, q.shape[1]), torch.empty(q.shape, dtype=self._dtype)
         program = Program()
         turn = getattr(causal, f"turn_{DTYPES[self._dtype]}_{DTYPES[self._cache_dtype]}")
         _add(program, turn, q, k, v, place.cosines, place.sines, *room, turned, place.sizes, chunks=len(q))
-        across = place.heads * -(-place.slots // causal.KEYS)
-        for of, to in zip(room, place.wide, strict=True):
-            _add(program, WIDEN[self._cache_dtype], of, to, place.sizes, causal.KEYS, chunks=across, beside=of is room[1])
         blocks = len(q) // place.tokens * place.queries * -(-place.tokens // QUERIES)
-        _add(program, ATTEND[self._dtype], turned, *place.wide, place.seen, place.sizes, out, chunks=blocks)
+        across = place.heads * -(-place.slots // causal.KEYS)
+        if self._dtype == torch.bfloat16:
+            pairs_of_chunk = causal.KEYS // 2
+            _add(program, pairs.pair_values, room[1], place.paired, place.sizes, pairs_of_chunk, chunks=across)
+            near = (turned, room[0], place.paired)
+            _add(program, pairs.causal_pairs, *near, place.seen, place.sizes, out, chunks=blocks)
+        else:
+            for of, to in zip(room, place.wide, strict=True):
+                _add(program, WIDEN[self._cache_dtype], of, to, place.sizes, causal.KEYS, chunks=across, beside=to is place.wide[1])
+            _add(program, ATTEND[self._dtype], turned, *place.wide, place.seen, place.sizes, out, chunks=blocks)
         program.run()
         return out
 
@@ -132,7 +139,7 @@ class Place:
         config, rope = model.config, model.model.rotary_emb
         width, self.queries, self.tokens = config.head_dim, config.num_attention_heads, tokens
         self.heads = batch * config.num_key_value_heads
-        self.slots = slot + tokens + SPARE
+        self.slots = (slot + tokens + SPARE) // 2 * 2
         self.seen = torch.zeros(1 + batch, dtype=torch.long)
         self.seen[0] = slot
         positions = torch.arange(slot, slot + tokens).expand(batch, tokens)
@@ -144,12 +151,23 @@ class Place:
         self.sizes = torch.tensor(
             [tokens, config.num_key_value_heads, group, width, capacity, window, scale, slot, self.slots]
         )
-        self.wide = (torch.empty(self.heads, self.slots, width), torch.empty(self.heads, self.slots, width))
+        self._width = width
         self.cosines, self.sines = (torch.empty(batch * tokens, width // 2) for _ in "cs")
         _run(
             elementwise.angles, positions.contiguous(), rope.inv_freq.float(), self.cosines, self.sines, width // 2,
             bits(rope.attention_factor), chunks=batch * tokens,
         )  # fmt: skip
+
+    @cached_property
+    def wide(self) -> tuple[Tensor, Tensor]:
+        """Room for a layer's keys and values in fp32."""
+        shape = (self.heads, self.slots, self._width)
+        return torch.empty(shape), torch.empty(shape)
+
+    @cached_property
+    def paired(self) -> Tensor:
+        """Room for a layer's values in pairs of bf16."""
+        return torch.empty(self.heads, self.slots // 2, self._width, dtype=torch.int32)
 
 
 def _run(kernel: Kernel, *arguments: Tensor | int | None, chunks: int) -> None:

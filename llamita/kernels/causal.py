@@ -7,7 +7,7 @@ Sixteen queries are the lanes of a vector. So the largest score and the sum of t
 every product takes one number of a key or a value for all lanes.
 
 Sizes, an array of int64 that both kernels read: T, K, N / K, H, capacity of the cache, window, the bits of the scale, the slot
-of the first new token, and the slots of the wide keys and values. H is a multiple of 16, at most 256.
+of the first new token, and the slots of the wide keys and values. Queries have fifteen rows to spare behind them. H is a multiple of 16, at most 256.
 """
 
 from llamita.kernels import elements as e
@@ -55,8 +55,13 @@ def _widen(dtype, at, chunk):
 
 
 @part
-def _shown(x, slot, first, window, hidden):
-    """x where the lane's query, the first of which stands at slot `first`, may see the key at `slot`; else `hidden`."""
+def shown(x: v.Vector, slot: int, kept: int, first: int, window: int, hidden: v.Vector) -> v.Vector:
+    """x where the lane's query may see the key at `slot`, else `hidden`.
+
+    first: the slot of the first lane's query. kept: the first slot that any query sees.
+    """
+    if slot < kept:
+        return hidden
     x = v.from_lane(x, slot - first, hidden)
     return v.from_lane(hidden, slot - first + window, x)
 
@@ -80,7 +85,7 @@ def _tile_scores(q, keys, start, end, width, to, first, window, is_cut):
             j = v.multiply_add(v.spread(v.read_fp32(at + 7 * step)), part_of_q, j)
         for score in (a, b, c, d, f, g, h, j):
             if is_cut:
-                score = _shown(score, slot, first, window, v.spread(NEVER))
+                score = shown(score, slot, 0, first, window, v.spread(NEVER))
             most = v.larger(most, score)
             v.store(to + 64 * (slot - start), score)
             slot += 1
@@ -95,7 +100,7 @@ def _tile_likelihoods(scores, start, end, most, first, window, is_cut):
         at = scores + 64 * (slot - start)
         value = exponential(v.minus(v.load(at), most))
         if is_cut:
-            value = _shown(value, slot, first, window, v.no_floats())
+            value = shown(value, slot, 0, first, window, v.no_floats())
         total = v.plus(total, value)
         v.store(at, value)
     return total
@@ -131,6 +136,31 @@ def _tile_mix(likelihoods, values, start, end, width, factor, sums):
 
 
 @part
+def turn_columns(rows: int, step: int, width: int, columns: int, sums: int) -> None:
+    """Sixteen rows fp32 (H,), so many bytes apart, as columns (H, 16); and as many sums of nothing."""
+    for i in range(0, width, 16):
+        v.transpose(rows + 4 * i, step, columns + 64 * i)
+    for i in range(width):
+        v.store(sums + 64 * i, v.no_floats())
+
+
+@part
+def put_rows(
+    dtype: int, sums: int, total: v.Vector, width: int, count: int, out: int, start: int, step: int, room: int
+) -> None:
+    """Sums (H, 16) over their totals as the first `count` rows, `step` elements apart, from element `start` on.
+
+    A total of 0, of a query that sees nothing, gives 0. room: 1 KB to work in.
+    """
+    for i in range(0, width, 16):
+        v.transpose(sums + 64 * i, 64, room)
+        for lane in range(count):
+            weight = v.lane(total, lane)
+            weight = 1.0 / weight if weight > 0.0 else 0.0
+            e.put_wide(dtype, out, start + lane * step + i, v.times(v.load(room + 64 * lane), v.spread(weight)))
+
+
+@part
 def _attend(dtype, at, chunk):
     sizes = v.read(at + 32)
     tokens, heads, group, width = v.read(sizes), v.read(sizes + 8), v.read(sizes + 16), v.read(sizes + 24)
@@ -146,11 +176,7 @@ def _attend(dtype, at, chunk):
     q = v.on_stack()
     sums = q + 64 * width
     scores = sums + 64 * width
-    for i in range(width):
-        v.store(q + 64 * i, v.no_floats())
-        v.store(sums + 64 * i, v.no_floats())
-        for lane in range(count):
-            v.write_fp32(q + 64 * i + 4 * lane, v.read_fp32(v.read(at) + 4 * (place + lane * every * width + i)))
+    turn_columns(v.read(at) + 4 * place, 4 * every * width, width, q, sums)
     most, total = v.spread(NEVER), v.no_floats()
     start = max(kept, first - window + 1)
     while start < first + count:
@@ -161,11 +187,7 @@ def _attend(dtype, at, chunk):
         total = v.multiply_add(total, factor, _tile_likelihoods(scores, start, end, new, first, window, is_cut))
         _tile_mix(scores, values, start, end, width, factor, sums)
         most, start = new, end
-    for lane in range(count):
-        weight = v.lane(total, lane)
-        weight = 1.0 / weight if weight > 0.0 else 0.0
-        for i in range(width):
-            e.put(dtype, v.read(at + 40), place + lane * every * width + i, weight * v.read_fp32(sums + 64 * i + 4 * lane))
+    put_rows(dtype, sums, total, width, count, v.read(at + 40), place, every * width, scores)
 
 
 @kernel

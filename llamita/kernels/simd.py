@@ -134,6 +134,18 @@ def target() -> tuple[str, str, str]:
     return context.codegen().magic_tuple()
 
 
+def _transpose(b: Builder, source: Value, step: Value, target: Value) -> None:
+    rows = [_read(b, b.add(source, b.mul(step, _I64(i))), _FLOATS) for i in range(LANES)]
+    for size in (8, 4, 2, 1):  # swap the blocks beside the diagonal
+        early = ir.Constant(_WORDS, [lane if not lane & size else LANES + (lane ^ size) for lane in range(LANES)])
+        late = ir.Constant(_WORDS, [lane ^ size if not lane & size else LANES + lane for lane in range(LANES)])
+        for i in (i for i in range(LANES) if not i & size):
+            x, y = rows[i], rows[i | size]
+            rows[i], rows[i | size] = b.shuffle_vector(x, y, early), b.shuffle_vector(x, y, late)
+    for i, row in enumerate(rows):
+        _write(b, b.add(target, _I64(64 * i)), row)
+
+
 def _has(feature: str) -> bool:
     return f"+{feature}" in target()[2].split(",")
 
@@ -142,6 +154,27 @@ def _dot4(b: Builder, total: Value, codes: Value, x: Value) -> Value:
     if _has("avx512vnni"):
         return _call(b, "llvm.x86.avx512.vpdpbusd.512", _WORDS, total, codes, x)
     return _dot4_anywhere(b, total, codes, x)
+
+
+def _dot2(b: Builder, total: Value, x: Value, y: Value) -> Value:
+    if _has("avx512bf16"):
+        return _call(b, "llvm.x86.avx512bf16.dpbf16ps.512", _FLOATS, total, x, y)
+    return _dot2_anywhere(b, total, x, y)
+
+
+def _dot2_anywhere(b: Builder, total: Value, x: Value, y: Value) -> Value:
+    """The same in LLVM's own terms; it rounds once more often."""
+    sixteen, high = ir.Constant(_WORDS, [16] * LANES), ir.Constant(_WORDS, [-65536] * LANES)
+    for pick in (lambda pair: b.shl(pair, sixteen), lambda pair: b.and_(pair, high)):
+        first, second = b.bitcast(pick(x), _FLOATS), b.bitcast(pick(y), _FLOATS)
+        total = _call(b, "llvm.fma.v16f32", _FLOATS, first, second, total)
+    return total
+
+
+def _pair(b: Builder, low: Value, high: Value) -> Value:
+    narrow = ir.VectorType(_I16, LANES)
+    low, high = (b.zext(_narrow_bf16(b, x, _WORDS, narrow), _WORDS) for x in (low, high))
+    return b.or_(low, b.shl(high, ir.Constant(_WORDS, [16] * LANES)))
 
 
 def _dot4_anywhere(b: Builder, total: Value, codes: Value, x: Value) -> Value:
@@ -215,6 +248,10 @@ from_lane = _operation(  # the lanes of x from a number on, before it those of y
 store_fp16 = _operation(
     void(i64, Floats), lambda b, at, value: _write(b, at, b.fptrunc(value, ir.VectorType(_F16, LANES)))
 )
+dot2 = _operation(Floats(Floats, Words, Words), _dot2)  # total + two products of bf16 a lane
+pair = _operation(Words(Floats, Floats), _pair)  # the first as bf16 in the low halves of the lanes, the second in the high
+store_words = _operation(void(i64, Words), lambda b, at, value: _write(b, at, value))
+load_halves = _operation(Words(i64), lambda b, at: b.zext(_read(b, at, ir.VectorType(_I16, LANES)), _WORDS))  # 16 uint16
 
 # Single values
 read = _operation(i64(i64), lambda b, at: _read(b, at, _I64, 8))
@@ -226,6 +263,7 @@ read_bf16 = _operation(f32(i64), lambda b, at: _widened_bf16(b, _read(b, at, _I1
 write_fp16 = _operation(void(i64, f32), lambda b, at, value: _write(b, at, b.fptrunc(value, _F16), 2))
 write_bf16 = _operation(void(i64, f32), lambda b, at, value: _write(b, at, _narrow_bf16(b, value, _I32, _I16), 2))
 
+transpose = _operation(void(i64, i64, i64), _transpose)  # sixteen vectors so many bytes apart, to sixteen in a row
 on_stack = _operation(i64(), _on_stack)  # the address of STACK bytes that are the kernel's own while it runs
 
 # Threads
