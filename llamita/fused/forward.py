@@ -67,7 +67,7 @@ class FusedForward:
         self._model = model
         self._steps: dict[tuple[int, int, int], Step] = {}
         self._reading = Reading(model)
-        self._weights = _whereabouts(model)
+        self._weights = _Weights(model)
         inner = [module for module in model.modules() if module is not model]
         self._hooks = [hooks for module in inner for hooks in (module._forward_hooks, module._forward_pre_hooks)]
         self._lock = Lock()  # a step works in buffers of its own
@@ -109,6 +109,8 @@ class FusedForward:
             return None
         if not isinstance(keep, int) or cache.unrotated or ids.ndim != 2 or not ids.numel():
             return None
+        if self._weights.moved():
+            self._weights, self._steps, self._reading = _Weights(self._model), {}, Reading(self._model)
         kept = min(keep or ids.shape[1], ids.shape[1])
         if ids.shape[0] * kept > MOST_ROWS:
             return None
@@ -117,9 +119,9 @@ class FusedForward:
             if first is None:
                 return None
         if not len(cache):
-            heads, layers, dtype = config.num_key_value_heads, config.num_hidden_layers, self._model.dtype
-            cache.begin(layers, batch=ids.shape[0], heads=heads, width=config.head_dim, dtype=dtype)
-        if (ids.shape[0], self._model.dtype, config.num_hidden_layers) != _kind(cache):
+            heads, layers = config.num_key_value_heads, config.num_hidden_layers
+            cache.begin(layers, batch=ids.shape[0], heads=heads, width=config.head_dim, dtype=self._weights.dtype)
+        if (ids.shape[0], self._weights.dtype, config.num_hidden_layers) != _kind(cache):
             return None
         check_ids(ids, config.vocab_size)
         with self._lock:
@@ -127,9 +129,6 @@ class FusedForward:
 
     def _read(self, ids: Tensor, cache: GrowingCache, first: Tensor | None, kept: int) -> Tensor:
         """The logits of the last tokens of ids (B, T), which are read in parts of at most `MOST_AT_ONCE`."""
-        if (weights := _whereabouts(self._model)) != self._weights:
-            self._steps, self._weights = {}, weights
-            self._reading = Reading(self._model)
         if ids.numel() <= MOST_ROWS:
             return self._step(ids, kept).run(ids, cache, first)
         size = max(kept, MOST_AT_ONCE // ids.shape[0])
@@ -144,7 +143,7 @@ class FusedForward:
         batch, tokens = ids.shape
         key = (batch, tokens, kept)
         if key not in self._steps:
-            self._steps[key] = Step(self._model, batch=batch, tokens=tokens, kept=kept, dtype=self._model.dtype)
+            self._steps[key] = Step(self._model, batch=batch, tokens=tokens, kept=kept, dtype=self._weights.dtype)
         return self._steps[key]
 
 
@@ -154,12 +153,25 @@ def _kind(cache: GrowingCache) -> tuple[int, torch.dtype, int]:
     return keys.shape[0], keys.dtype, len(cache)
 
 
-def _whereabouts(model: LlamaForCausalLM) -> tuple[int, ...]:
-    """What differs once a model's weights lie elsewhere, or its layers are others."""
-    attention, embedding = cast("LlamaDecoderLayer", model.model.layers[0]).self_attn, model.model.embed_tokens
-    packed = packed_of(embedding)
-    weight = embedding.weight if packed is None else packed.stream
-    return (weight.data_ptr(), id(attention.q_proj), id(model.lm_head))
+class _Weights:
+    """Tells when a model's weights lie elsewhere than before, or its layers are others; looked at in every step."""
+
+    def __init__(self, model: LlamaForCausalLM) -> None:
+        attention = cast("LlamaDecoderLayer", model.model.layers[0]).self_attn
+        self._places = (model._modules, model.model._modules, attention._modules)
+        self._seen = self._look()
+        self.dtype = model.dtype
+
+    def _look(self) -> tuple[object, ...]:
+        model, inner, attention = self._places
+        embedding = cast("nn.Module", inner["embed_tokens"])
+        packed = packed_of(embedding)
+        weight = embedding._parameters["weight"] if packed is None else packed.stream
+        return cast("Tensor", weight).data_ptr(), attention["q_proj"], model["lm_head"]
+
+    def moved(self) -> bool:
+        """Whether anything is not where it was."""
+        return self._look() != self._seen
 
 
 def _padding(mask: Tensor, slots: int) -> Tensor | None:

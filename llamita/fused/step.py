@@ -198,7 +198,8 @@ class Step:
 
 def check_ids(ids: Tensor, vocabulary: int) -> None:
     """Raise IndexError for token ids that the embedding has no row for: kernels would read on."""
-    least, most = int(ids.min()), int(ids.max())
+    values = ids.numpy()
+    least, most = values.min(), values.max()
     if least < 0 or most >= vocabulary:
         raise IndexError(f"token ids run from {least} to {most}, but the model has {vocabulary}: give ids of its tokenizer")
 
