@@ -61,12 +61,13 @@ def rotate_and_store(
     token = torch.arange(keys.shape[2], device=keys.device) - start  # that a slot is for
     is_new = ((token >= 0) & (token < k.shape[1]))[:, None]
     token = token.clamp(0, k.shape[1] - 1)
-    for room, new in ((keys, _turned(k, cos, sin)), (values, v)):
+    for room, new in ((keys, turned(k, cos, sin)), (values, v)):
         room.copy_(torch.where(is_new, new.transpose(1, 2)[:, :, token].to(room.dtype), room))
-    return _turned(q, cos, sin)
+    return turned(q, cos, sin)
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x (B, T, heads, H) turned by the angles of its positions, (B | 1, T, 1, H): as model.rope turns it."""
     half = x.shape[-1] // 2
     turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
     if cos.dtype == x.dtype:
