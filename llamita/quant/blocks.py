@@ -62,62 +62,30 @@ class BlockFormat:
         return self.write(codes)
 
 
+def _of_32(name: str, ggml_type: int, nbytes: int) -> BlockFormat:
+    fit, read, write = (getattr(blocks32, f"{verb}_{name}") for verb in ("fit", "read", "write"))
+    return BlockFormat(
+        name=name, ggml_type=ggml_type, block=blocks32.SIZE, nbytes=nbytes, fit=fit, read=read, write=write
+    )
+
+
+def _of_256(name: str, ggml_type: int, nbytes: int) -> BlockFormat:
+    fit, read, write = (getattr(blocks256, f"{verb}_{name}") for verb in ("fit", "read", "write"))
+    return BlockFormat(
+        name=name, ggml_type=ggml_type, block=blocks256.SIZE, nbytes=nbytes, fit=fit, read=read, write=write
+    )
+
+
 FORMATS: dict[str, BlockFormat] = {
     each.name: each
     for each in (
-        BlockFormat(
-            name="q8_0",
-            ggml_type=8,
-            block=32,
-            nbytes=34,
-            fit=blocks32.fit_q8_0,
-            read=blocks32.read_q8_0,
-            write=blocks32.write_q8_0,
-        ),
-        BlockFormat(
-            name="q4_0",
-            ggml_type=2,
-            block=32,
-            nbytes=18,
-            fit=blocks32.fit_q4_0,
-            read=blocks32.read_q4_0,
-            write=blocks32.write_q4_0,
-        ),
-        BlockFormat(
-            name="q4_1",
-            ggml_type=3,
-            block=32,
-            nbytes=20,
-            fit=blocks32.fit_q4_1,
-            read=blocks32.read_q4_1,
-            write=blocks32.write_q4_1,
-        ),
-        BlockFormat(
-            name="q4_k",
-            ggml_type=12,
-            block=256,
-            nbytes=144,
-            fit=blocks256.fit_q4_k,
-            read=blocks256.read_q4_k,
-            write=blocks256.write_q4_k,
-        ),
-        BlockFormat(
-            name="q5_k",
-            ggml_type=13,
-            block=256,
-            nbytes=176,
-            fit=blocks256.fit_q5_k,
-            read=blocks256.read_q5_k,
-            write=blocks256.write_q5_k,
-        ),
-        BlockFormat(
-            name="q6_k",
-            ggml_type=14,
-            block=256,
-            nbytes=210,
-            fit=blocks256.fit_q6_k,
-            read=blocks256.read_q6_k,
-            write=blocks256.write_q6_k,
-        ),
+        _of_32("q8_0", 8, 34),
+        _of_32("q4_0", 2, 18),
+        _of_32("q4_1", 3, 20),
+        _of_32("q5_0", 6, 22),
+        _of_32("q5_1", 7, 24),
+        _of_256("q4_k", 12, 144),
+        _of_256("q5_k", 13, 176),
+        _of_256("q6_k", 14, 210),
     )
 }

@@ -43,7 +43,7 @@ class Store(Protocol):
 
 
 class PlainStore:
-    """Codes as they are, multiplied with by the reference: for devices without kernels of ours."""
+    """Codes as they are, multiplied with by the reference: for devices and formats without kernels of ours."""
 
     def __init__(self, codes: Codes) -> None:
         self._codes = codes
@@ -164,4 +164,5 @@ STORES: dict[str, type[PlainStore] | type[CpuStore] | type[GpuStore]] = {"cpu": 
 
 def store(codes: Codes, form: str) -> Store:
     """The codes of a block format, as their device's kernels want them."""
-    return STORES.get(codes.codes.device.type, PlainStore).of(codes, form)
+    kind = STORES.get(codes.codes.device.type, PlainStore) if form in packed.LAYOUTS else PlainStore
+    return kind.of(codes, form)

@@ -49,10 +49,10 @@ def test_dequantize_of_any_bytes_is_ggufs(form: BlockFormat) -> None:
 
 def half_ends(form: BlockFormat) -> list[int]:
     """Where the high bytes of a block's fp16 numbers are."""
-    return {"q4_1": [1, 3], "q4_k": [1, 3], "q5_k": [1, 3], "q6_k": [209]}.get(form.name, [1])
+    return {"q4_1": [1, 3], "q5_1": [1, 3], "q4_k": [1, 3], "q5_k": [1, 3], "q6_k": [209]}.get(form.name, [1])
 
 
-@pytest.mark.parametrize("name", ["q8_0", "q4_0", "q4_1"])
+@pytest.mark.parametrize("name", ["q8_0", "q4_0", "q4_1", "q5_0", "q5_1"])
 def test_bytes_are_ggufs(name: str) -> None:
     w = weights()
     theirs = gguf.quants.quantize(w.numpy(), kind(FORMATS[name]))

@@ -11,7 +11,16 @@ from llamita.quant.bits import round_half_away
 from llamita.quant.blocks import FORMATS, BlockFormat
 
 # Relative RMS error of normal weights, measured, and a little above.
-ERRORS = {"q8_0": 0.0055, "q4_0": 0.089, "q4_1": 0.081, "q4_k": 0.073, "q5_k": 0.037, "q6_k": 0.0181}
+ERRORS = {
+    "q8_0": 0.0055,
+    "q4_0": 0.089,
+    "q4_1": 0.081,
+    "q5_0": 0.044,
+    "q5_1": 0.039,
+    "q4_k": 0.073,
+    "q5_k": 0.037,
+    "q6_k": 0.0181,
+}
 
 
 def random_bytes(form: BlockFormat, seed: int, rows: int, blocks: int) -> Tensor:
