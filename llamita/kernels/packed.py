@@ -137,7 +137,8 @@ def _lanes(values: Tensor, rows: int) -> Tensor:
 def _rows(lanes: Tensor, dtype: torch.dtype, rows: int) -> Tensor:
     """The inverse of `_lanes`: bytes (tiles, blocks, bytes) as values (N, groups)."""
     values = lanes.contiguous().view(dtype).view(lanes.shape[0], -1, TILE)  # (tiles, groups, 16)
-    return values.transpose(1, 2).reshape(-1, values.shape[1])[:rows].contiguous()
+    values = values.transpose(1, 2).reshape(-1, values.shape[1])[:rows]
+    return values.clone(memory_format=torch.contiguous_format)  # of one row too, whose strides may be anything
 
 
 def _tiled(codes: Tensor) -> Tensor:

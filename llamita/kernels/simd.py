@@ -86,20 +86,55 @@ def _call(b: Builder, name: str, returns: ir.Type, *values: Value) -> Value:
     return b.call(function, values)
 
 
-def _widened_bf16(b: Builder, halves: Value, vector: ir.Type, wide: ir.Type) -> Value:
-    shift = ir.Constant(vector, [16] * LANES) if isinstance(vector, ir.VectorType) else vector(16)
-    return b.bitcast(b.shl(b.zext(halves, vector), shift), wide)
+def _all(kind: ir.Type, number: float) -> Value:
+    """A number, or so many of it as a vector has lanes."""
+    return ir.Constant(kind, [number] * LANES if isinstance(kind, ir.VectorType) else number)
 
 
-def _narrow_bf16(b: Builder, value: Value, wide: ir.Type, narrow: ir.Type) -> Value:
+def _widened_bf16(b: Builder, halves: Value, whole: ir.Type, wide: ir.Type) -> Value:
+    return b.bitcast(b.shl(b.zext(halves, whole), _all(whole, 16)), wide)
+
+
+def _narrow_bf16(b: Builder, value: Value, whole: ir.Type, narrow: ir.Type) -> Value:
     """To the nearest, halves to even, as torch rounds; a NaN may come out as infinity."""
+    pattern = b.bitcast(value, whole)
+    odd = b.and_(b.lshr(pattern, _all(whole, 16)), _all(whole, 1))
+    return b.trunc(b.lshr(b.add(pattern, b.add(odd, _all(whole, 0x7FFF))), _all(whole, 16)), narrow)
 
-    def constant(number: int) -> Value:
-        return ir.Constant(wide, [number] * LANES) if isinstance(wide, ir.VectorType) else wide(number)
 
-    pattern = b.bitcast(value, wide)
-    odd = b.and_(b.lshr(pattern, constant(16)), constant(1))
-    return b.trunc(b.lshr(b.add(pattern, b.add(odd, constant(0x7FFF))), constant(16)), narrow)
+def _half(whole: ir.Type) -> ir.Type | None:
+    """LLVM's halves for these words, or None where it would call a library that may not be there, and abort."""
+    if "x86" in target()[0] and not _has("f16c"):
+        return None
+    return ir.VectorType(_F16, LANES) if isinstance(whole, ir.VectorType) else _F16
+
+
+def _widened_fp16(b: Builder, halves: Value, whole: ir.Type, wide: ir.Type) -> Value:
+    if (half := _half(whole)) is not None:
+        return b.fpext(b.bitcast(halves, half), wide)
+    pattern = b.zext(halves, whole)
+    size = b.shl(b.and_(pattern, _all(whole, 0x7FFF)), _all(whole, 13))
+    number = b.bitcast(b.fmul(b.bitcast(size, wide), _all(wide, 2.0**112)), whole)  # moves the exponent's zero
+    endless = b.icmp_unsigned(">=", size, _all(whole, 0x7C00 << 13))
+    number = b.select(endless, b.or_(size, _all(whole, 0x7F800000)), number)
+    return b.bitcast(b.or_(number, b.shl(b.and_(pattern, _all(whole, 0x8000)), _all(whole, 16))), wide)
+
+
+def _narrow_fp16(b: Builder, value: Value, whole: ir.Type, narrow: ir.Type) -> Value:
+    """To the nearest, halves to even."""
+    if (half := _half(whole)) is not None:
+        return b.bitcast(b.fptrunc(value, half), narrow)
+    pattern = b.bitcast(value, whole)
+    size = b.and_(pattern, _all(whole, 0x7FFFFFFF))
+    odd = b.and_(b.lshr(size, _all(whole, 13)), _all(whole, 1))
+    number = b.lshr(b.add(size, b.add(odd, _all(whole, 0xFFF - (112 << 23)))), _all(whole, 13))
+    # Added to a half, the smallest numbers are rounded to multiples of the smallest fp16.
+    tiny = b.bitcast(b.fadd(b.bitcast(size, value.type), _all(value.type, 0.5)), whole)
+    tiny = b.sub(tiny, _all(whole, 0x3F000000))
+    number = b.select(b.icmp_unsigned("<", size, _all(whole, 0x38800000)), tiny, number)
+    endless = b.select(b.icmp_unsigned(">", size, _all(whole, 0x7F800000)), _all(whole, 0x7E00), _all(whole, 0x7C00))
+    number = b.select(b.icmp_unsigned(">=", size, _all(whole, 0x47800000)), endless, number)
+    return b.trunc(b.or_(number, b.lshr(b.and_(pattern, _all(whole, 0x80000000)), _all(whole, 16))), narrow)
 
 
 def _reduction(b: Builder, name: str, returns: ir.Type, vector: ir.Type) -> Value:
@@ -193,7 +228,9 @@ def _bits(b: Builder, value: Value, shift: Value, mask: Value) -> Value:
 
 # Vectors
 load = _operation(Floats(i64), lambda b, at: _read(b, at, _FLOATS))  # 64 bytes of fp32
-load_fp16 = _operation(Floats(i64), lambda b, at: b.fpext(_read(b, at, ir.VectorType(_F16, LANES)), _FLOATS))
+load_fp16 = _operation(
+    Floats(i64), lambda b, at: _widened_fp16(b, _read(b, at, ir.VectorType(_I16, LANES)), _WORDS, _FLOATS)
+)
 load_bf16 = _operation(
     Floats(i64), lambda b, at: _widened_bf16(b, _read(b, at, ir.VectorType(_I16, LANES)), _WORDS, _FLOATS)
 )
@@ -246,7 +283,8 @@ from_lane = _operation(  # the lanes of x from a number on, before it those of y
     Floats(Floats, i64, Floats), lambda b, x, start, y: b.select(_lanes_from(b, start), x, y)
 )
 store_fp16 = _operation(
-    void(i64, Floats), lambda b, at, value: _write(b, at, b.fptrunc(value, ir.VectorType(_F16, LANES)))
+    void(i64, Floats),
+    lambda b, at, value: _write(b, at, _narrow_fp16(b, value, _WORDS, ir.VectorType(_I16, LANES))),
 )
 dot2 = _operation(Floats(Floats, Words, Words), _dot2)  # total + two products of bf16 a lane
 pair = _operation(Words(Floats, Floats), _pair)  # the first as bf16 in the low halves of the lanes, the second in the high
@@ -258,9 +296,9 @@ read = _operation(i64(i64), lambda b, at: _read(b, at, _I64, 8))
 read_fp32 = _operation(f32(i64), lambda b, at: _read(b, at, _F32, 4))
 write_fp32 = _operation(void(i64, f32), lambda b, at, value: _write(b, at, value, 4))
 write_int32 = _operation(void(i64, i64), lambda b, at, value: _write(b, at, b.trunc(value, _I32), 4))
-read_fp16 = _operation(f32(i64), lambda b, at: b.fpext(_read(b, at, _F16, 2), _F32))
+read_fp16 = _operation(f32(i64), lambda b, at: _widened_fp16(b, _read(b, at, _I16, 2), _I32, _F32))
 read_bf16 = _operation(f32(i64), lambda b, at: _widened_bf16(b, _read(b, at, _I16, 2), _I32, _F32))
-write_fp16 = _operation(void(i64, f32), lambda b, at, value: _write(b, at, b.fptrunc(value, _F16), 2))
+write_fp16 = _operation(void(i64, f32), lambda b, at, value: _write(b, at, _narrow_fp16(b, value, _I32, _I16), 2))
 write_bf16 = _operation(void(i64, f32), lambda b, at, value: _write(b, at, _narrow_bf16(b, value, _I32, _I16), 2))
 
 transpose = _operation(void(i64, i64, i64), _transpose)  # sixteen vectors so many bytes apart, to sixteen in a row
