@@ -71,7 +71,7 @@ def rope_from_gguf(values: Mapping[str, Any], config: LlamaConfig, factors: Tens
     said = _said(values, config, factors)
     try:
         exact = config.replace(rope_parameters=RopeConfig.from_dict(json.loads(values.get(EXACT, ""))))
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return said
     # What other programs read decides; ours is only believed where it says the same, more exactly.
     (ours, factor), (theirs, other) = frequencies(exact), frequencies(said)
