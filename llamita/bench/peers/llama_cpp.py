@@ -30,26 +30,28 @@ class LlamaCppSession:
     def read(self, prompt: list[int]) -> None:
         """Compute the logits of what follows a prompt, from an empty cache."""
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
-        self._pass(prompt)
+        self.go_on(prompt)
 
     def write(self, prompt: list[int], tokens: int) -> float:
         """Read a prompt and write the first token, then so many more: the seconds of these."""
         self.read(prompt)
-        token = self._likeliest()
+        token = self.likeliest()
         start = perf_counter()
         for _ in range(tokens):
-            self._pass([token])
-            token = self._likeliest()
+            self.go_on([token])
+            token = self.likeliest()
         return perf_counter() - start
 
-    def _pass(self, tokens: list[int]) -> None:
+    def go_on(self, tokens: list[int]) -> None:
+        """Read more tokens, behind what is in the cache."""
         ids = (llama_cpp.llama_token * len(tokens))(*tokens)
         code = llama_cpp.llama_decode(self._context, llama_cpp.llama_batch_get_one(ids, len(tokens)))
         if code:
             raise LlamitaError(f"llama.cpp stopped with code {code} at {len(tokens)} tokens: is its context full?")
         llama_cpp.llama_synchronize(self._context)
 
-    def _likeliest(self) -> int:
+    def likeliest(self) -> int:
+        """The token that the last pass finds likeliest."""
         return llama_cpp.llama_sampler_sample(self._sampler, self._context, -1)
 
 

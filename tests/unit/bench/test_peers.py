@@ -1,0 +1,45 @@
+"""Peers compute what ours computes, where their libraries are installed (`llamita[peers]`)."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from llamita.bench import files, models
+from llamita.bench.prompts import prompt
+from llamita.bench.shapes import SHAPES, shape
+from llamita.bench.systems import SYSTEMS, open_session
+
+IDS = prompt(SHAPES["tiny"].vocab_size, 9)
+
+
+def logits_of_ours() -> torch.Tensor:
+    with torch.no_grad():
+        return models.build("tiny", "fp32")(torch.tensor([IDS]), logits_to_keep=1).logits[0, 0]
+
+
+def test_openvino_computes_the_same_logits(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    from llamita.bench.peers.openvino import OpenVinoSession
+    from llamita.bench.peers.openvino_graph import build, openvino
+
+    path = tmp_path / "graph.xml"
+    weights = dict(models.build("tiny", "fp32").state_dict())
+    openvino.save_model(build(shape("tiny"), weights, "fp32"), str(path), compress_to_fp16=False)
+    session = OpenVinoSession(path, threads=1, precision="fp32")
+    session.read(IDS)
+    whole = torch.tensor(session.logits())
+    session.read(IDS[:4])
+    session.go_on(IDS[4:8])
+    session.go_on(IDS[8:])
+    torch.testing.assert_close(whole, logits_of_ours(), atol=1e-5, rtol=0)
+    # Its cache has 8 bits unless told otherwise.
+    torch.testing.assert_close(torch.tensor(session.logits()), logits_of_ours(), atol=5e-3, rtol=0)
+
+
+def test_llama_cpp_finds_the_same_token_likeliest(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    path = files.written(SYSTEMS["llama.cpp"], "tiny", "fp32", tmp_path, None)
+    session = open_session("llama.cpp", "tiny", "fp32", path, 1)
+    session.read(IDS)
+    assert session.likeliest() == logits_of_ours().argmax()  # type: ignore[attr-defined]
