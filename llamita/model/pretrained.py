@@ -13,6 +13,7 @@ from llamita.config import DTYPES, LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
 from llamita.model import recompute, vocabulary
 from llamita.model.initial import initialize_tree
+from llamita.model.invariant import invariant
 from llamita.model.loading import LoadReport, MemoryTensors, Tensors, fill
 from llamita.model.rope import LlamaRotaryEmbedding
 
@@ -57,6 +58,7 @@ class PreTrainedModel(nn.Module):
         attn_implementation: str | None = None,
         numerics: str | None = None,
         num_labels: int | None = None,
+        deterministic: bool = False,
         state_dict: Mapping[str, Tensor] | None = None,
         ignore_mismatched_sizes: bool = False,
         output_loading_info: bool = False,
@@ -69,6 +71,7 @@ class PreTrainedModel(nn.Module):
         dtype fits. In eval mode, as everywhere. What did not fit is in `model.load_report`, and warned of.
 
         dtype: "auto" takes the config's, else the file's. device: "auto" takes CUDA where there is one.
+        deterministic: batch-invariant mode, see `llamita.model.invariant`; attn_implementation is then its own.
         output_loading_info: return (model, report as a dict of lists) instead.
         Raises NotFoundError, BrokenFileError, UnsupportedError (quantized weights), UsageError (shapes that differ).
         """
@@ -93,6 +96,7 @@ class PreTrainedModel(nn.Module):
         if str(report):
             warnings.warn(f"loading {folder}: {report}", stacklevel=2)
         model.generation_config = _read_generation_config(path)
+        model = invariant(model) if deterministic else model
         return cast("Self", (model, vars(report))) if output_loading_info else model
 
     @classmethod
@@ -101,7 +105,7 @@ class PreTrainedModel(nn.Module):
         if method := config.extra.get("quantization_config"):
             kind = method.get("quant_method", "an unnamed method") if isinstance(method, dict) else method
             raise UnsupportedError(f"this checkpoint is quantized by {kind}: give one of plain weights")
-        with torch.device("meta"):
+        with shapes_only():
             model = cls(config)
         dtype, std = getattr(torch, str(config.dtype)), config.initializer_range
         model.load_report = fill(model, tensors, tied=model.tied_weights, std=std, dtype=dtype, device=device)

@@ -91,10 +91,10 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def _compiled(function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
-    limit = {}
-    if "recompile_limit" in inspect.signature(torch.compile).parameters:  # since torch 2.13
-        limit = {"recompile_limit": MOST_GRAPHS}
-    return torch.compile(function, fullgraph=True, dynamic=True, **options, **limit)
+    options = {**options, "fullgraph": True, "dynamic": True}
+    if "recompile_limit" in inspect.signature(torch.compile).parameters:  # not in every torch that we take
+        options["recompile_limit"] = MOST_GRAPHS
+    return torch.compile(function, **options)
 
 
 def _off(model: PreTrainedModel) -> None:
