@@ -1,0 +1,62 @@
+"""Kernels on a machine with nothing but the least: no dot product of bytes, no long registers, no half floats."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from llamita.kernels import simd as v
+from llamita.kernels.program import kernel
+from tests.unit.kernels.launch import launch
+
+FILES = ("test_dense.py", "test_elementwise.py", "test_blocks.py", "test_attend.py")
+
+
+dot4_anywhere = v._operation(v.Words(v.Words, v.Words, v.Words), v._dot4_anywhere)
+
+
+@kernel
+def both_dots(at: int, chunk: int) -> None:
+    """total, codes and x of sixteen lanes; the machine's result, then the other."""
+    total, codes, x = v.load_words(v.read(at)), v.load_words(v.read(at + 8)), v.load_words(v.read(at + 16))
+    for i in range(16):
+        v.write_int32(v.read(at + 24) + 4 * i, v.lane_word(v.dot4(total, codes, x), i))
+        v.write_int32(v.read(at + 32) + 4 * i, v.lane_word(dot4_anywhere(total, codes, x), i))
+
+
+def test_the_dot_product_of_bytes_is_the_same_everywhere() -> None:
+    for _ in range(20):
+        total = torch.randint(-1_000_000, 1_000_000, (16,), dtype=torch.int32)
+        codes, x = torch.randint(256, (64,), dtype=torch.uint8), torch.randint(-128, 128, (64,), dtype=torch.int8)
+        codes[:4], x[:4], codes[4:8], x[4:8] = 255, 127, 255, -128
+        here, anywhere = torch.empty(2, 16, dtype=torch.int32)
+        launch(both_dots, total, codes, x, here, anywhere)
+        expected = total + (codes.int() * x.int()).view(16, 4).sum(-1)
+        assert torch.equal(here, expected.int()) and torch.equal(anywhere, expected.int())
+
+
+@pytest.mark.skipif("x86_64" not in v.target()[0], reason="names a processor of that kind")
+def test_the_kernels_on_the_least_of_machines() -> None:
+    """Sixteen bytes a register, no dot product, no multiply-add in one, no half floats."""
+    chosen = [str(Path(__file__).with_name(file)) for file in FILES]
+    which = "any_size and not q5_k and not q4_1 or widths and 16 or (norm or gate or number) and not float32"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:randomly",
+        "-k",
+        which,
+        *chosen,
+    ]
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    environment = kept | {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
