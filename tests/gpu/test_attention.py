@@ -9,6 +9,7 @@ from llamita import LlamaConfig, LlamaForCausalLM
 from llamita.attention import backend
 from llamita.attention.eager import attend as eager
 from llamita.attention.mask import Mask
+from llamita.cache.dynamic import DynamicCache
 
 pytestmark = pytest.mark.gpu
 
@@ -60,3 +61,23 @@ def test_gradients_are_finite_and_near_the_references(name: str) -> None:
         gradients.append(torch.cat([p.grad.float().flatten() for p in model.parameters() if p.grad is not None]))
     assert gradients[1].isfinite().all()
     assert torch.cosine_similarity(*gradients, dim=0) > 0.999
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["flex", "flash_attention_2"])
+def test_a_padded_batch_is_continued_as_under_sdpa(name: str) -> None:
+    config = LlamaConfig(
+        vocab_size=97, hidden_size=256, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, initializer_range=0.1,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).cuda().bfloat16().eval()
+    ids, mask = torch.randint(0, 97, (2, 150)).cuda(), PADDING.cuda()
+    logits = []
+    for which in ("sdpa", name):
+        model.set_attn_implementation(which)
+        cache, seen = DynamicCache(), []
+        for first, last in ((0, 140), (140, 148), (148, 149), (149, 150)):
+            seen.append(model(ids[:, first:last], mask[:, :last], past_key_values=cache).logits[:, -1])
+        logits.append(torch.stack(seen).float())
+    assert logits[1].isfinite().all()
+    torch.testing.assert_close(logits[1], logits[0], atol=0.1, rtol=0.05)

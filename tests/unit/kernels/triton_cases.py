@@ -117,6 +117,14 @@ def test_few_rows_blocks_where_columns_are_no_multiple_of_256(form: str, tokens:
     assert_near(blocks.few_rows_blocks(x, planes, None), reference.few_rows_blocks(x, planes, None))
 
 
+def test_sizes_of_one() -> None:
+    for tokens in (1, 2, 9):
+        planes, x, bias = random_planes("q4_0", 1, 32), torch.randn(tokens, 32), torch.randn(1)
+        assert_near(blocks.few_rows_blocks(x, planes, bias), reference.few_rows_blocks(x, planes, bias))
+        x, weight = torch.randn(tokens, 1), torch.randn(1, 1)
+        assert_near(dense.few_rows(x, weight, bias), reference.few_rows(x, weight, bias))
+
+
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("columns", [256, 1280])
 def test_dequantize_bit_for_bit(form: str, columns: int) -> None:

@@ -80,6 +80,27 @@ def test_blocks(form: str, compiled: list[Any], tmp_path: Path) -> None:
     assert_fits(compiled, tmp_path)
 
 
+@pytest.mark.parametrize("dtype", [FP16, FP32], ids=str)
+def test_blocks_of_other_inputs(dtype: torch.dtype, compiled: list[Any], tmp_path: Path) -> None:
+    for form in ("q8_0", "q4_k"):
+        for tokens in (1, 2, 9):
+            blocks.few_rows_blocks(torch.randn(tokens, 2048).to(dtype), random_planes(form, 64, 2048), None)
+    assert_fits(compiled, tmp_path)
+
+
+def test_sizes_of_one(compiled: list[Any], tmp_path: Path) -> None:
+    """Triton makes constants of arguments that are 1, and a constant has fewer methods than a number."""
+    for tokens in (1, 2, 9):
+        blocks.few_rows_blocks(torch.randn(tokens, 32), random_planes("q4_0", 1, 32), torch.randn(1))
+        dense.few_rows(torch.randn(tokens, 1), torch.randn(1, 1), torch.randn(1))
+    blocks.dequantize(random_planes("q8_0", 1, 32), FP32)
+    norm.rms_norm(torch.randn(1, 1), torch.randn(1), 1e-5)
+    gate.silu_gate(torch.randn(1, 1), torch.randn(1, 1))
+    x = torch.randn(1, 1, 1, 2)
+    rotary.rotate_and_store(x, x, x, x, x, torch.tensor(0), torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1, 2))
+    assert_fits(compiled, tmp_path)
+
+
 @pytest.mark.parametrize("dtypes", [(BF16, BF16), (FP16, FP16), (FP32, FP32), (BF16, FP32)], ids=str)
 def test_dense(dtypes: tuple[torch.dtype, torch.dtype], compiled: list[Any], tmp_path: Path) -> None:
     weight, bias = torch.randn(96, 2048).to(dtypes[1]), torch.randn(96).to(dtypes[1])
