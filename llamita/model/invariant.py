@@ -44,16 +44,16 @@ def invariant(model: M) -> M:
     """Put a finished model into batch-invariant mode; returns the model, changed in place.
 
     Do it last: modules swapped in afterwards are not invariant. Weights and their names stay. Attention dropout is
-    refused when it would be drawn. SinkCache and QuantizedCache keep other keys when a text is cut into other passes, and
-    drafts that branch lie at other places than the text they become: with these, cached and uncached do differ.
+    refused when it would be drawn. SinkCache and QuantizedCache keep other keys when a text is cut into other passes,
+    and drafts that branch lie at other places than the text they become: with these, cached and uncached do differ.
     Raises UnsupportedError for rotary types whose frequencies depend on the longest row of the batch, and for a model
     whose forward is a plan's (compiled, fused), as such kernels round by the shape.
     """
     kind = model.config.rope_parameters.rope_type
     if model.config.rope_parameters.depends_on_length:
         raise UnsupportedError(
-            f"the batch-invariant mode does not know the rotary type {kind}, whose frequencies depend on the longest row "
-            "of a batch: run without it"
+            f"the batch-invariant mode does not know the rotary type {kind}, whose frequencies depend on the longest "
+            "row of a batch: run without it"
         )
     modules = list(model.modules())
     if any("forward" in vars(module) and not is_linear(module) for module in modules):
@@ -66,7 +66,7 @@ def invariant(model: M) -> M:
             module.forward = FewRows(module)
         function = vars(module).get("act_fn")
         if function is not None and not isinstance(function, WholeVectors):
-            module.act_fn = WholeVectors(function)
+            vars(module)["act_fn"] = WholeVectors(function)
     return model
 
 
