@@ -126,7 +126,7 @@ def unknown(kind: str, name: str, known: Iterable[str], remedy: str) -> UsageErr
 
 def add_model(parser: argparse.ArgumentParser, *, is_positional: bool = False) -> None:
     """Which model: by -m, and where it is what the verb is about, also by its bare name."""
-    what = "cria (the default), a folder, or organisation/name on the hub"
+    what = "cria (the default), a folder, a .gguf file, or organisation/name on the hub"
     if is_positional:
         parser.add_argument("model", nargs="?", default=argparse.SUPPRESS, help=what)
     parser.add_argument("-m", "--model", metavar="MODEL", help="the same, as an option" if is_positional else what)

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Load, write, and say what was written."""
     warnings.showwarning = terminal.warn
     output = args.output or _beside(args.model)
-    form = args.to or (None if args.dtype == "auto" else args.dtype)
+    form = args.to or args.quantize or (None if args.dtype == "auto" else args.dtype)
     with failure.leaving_at_once(), terminal.waiting("loading torch", is_quiet=args.quiet):
         from llamita.checkpoint.convert import convert
     with terminal.waiting(f"converting {args.model or 'cria'}", is_quiet=args.quiet):
