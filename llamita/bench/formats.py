@@ -6,6 +6,7 @@ import torch
 
 from llamita.config import LlamaConfig
 from llamita.errors import UsageError
+from llamita.model.initial import shapes_only
 from llamita.model.llama import LlamaForCausalLM
 from llamita.quant.blocks import FORMATS as BLOCKS
 from llamita.quant.surgery import choices
@@ -49,7 +50,7 @@ class Weights:
 
 def weights(config: LlamaConfig, format: str) -> Weights:
     """The bytes of a model's matrices in a format, mixed as llama.cpp mixes formats of that name."""
-    with torch.device("meta"):
+    with shapes_only():
         model = LlamaForCausalLM(config)
     recipe = format if is_quantized(format) else {}
     read = held = 0.0

@@ -13,6 +13,7 @@ from llamita.config import LlamaConfig
 from llamita.errors import BrokenFileError, UnsupportedError
 from llamita.files.gguf_split import Gguf, open_gguf
 from llamita.files.gguf_types import STORAGES
+from llamita.model.initial import shapes_only
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.loading import LoadReport
 from llamita.model.pretrained import chosen_device, chosen_dtype
@@ -117,7 +118,7 @@ def load_gguf(
     config = config.replace(dtype=chosen_dtype(dtype, config, tensors))
     if attn_implementation is not None:
         config = config.replace(attn_implementation=attn_implementation)
-    with torch.device("meta"):
+    with shapes_only():
         model = LlamaForCausalLM(config)
     _check(model, tensors)
     blocks = [name for name in tensors if tensors.storage(name) in FORMATS] if str(dtype) == "auto" else []

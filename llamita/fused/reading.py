@@ -93,7 +93,7 @@ class Reading:
         if packed is not None:
             return linear.linear(x, packed, module.bias).to(self._dtype)
         if len(x) <= linear.FEW:
-            return linear.linear_few(x.float(), module.weight, module.bias)
+            return linear.few(x.float(), module.weight, module.bias)
         return F.linear(x.to(module.weight.dtype), module.weight, module.bias).to(self._dtype)
 
     def _norm(self, norm: LlamaRMSNorm, x: Tensor, y: Tensor | None, batch: int, tokens: int, kept: int) -> Tensor:

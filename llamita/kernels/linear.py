@@ -20,12 +20,17 @@ _CHUNK = 1 << 16  # bytes of weights that a thread takes at once, and a quarter 
 
 def linear(x: Tensor, packed: Packed, bias: Tensor | None = None) -> Tensor:
     """x (..., K) times a packed matrix: (..., N) in x's dtype. x goes in bytes, one scale for 32 columns."""
-    return linear_packed(x, packed.stream, packed.kind, packed.rows, bias)
+    # Calling an operator loads torch's compiler: a second and 100 MB that nobody needs who does not compile.
+    call = linear_packed if torch.compiler.is_compiling() else _packed
+    return call(x, packed.stream, packed.kind, packed.rows, bias)
 
 
-@torch.library.custom_op("llamita::linear_packed", mutates_args=(), device_types="cpu")
-def linear_packed(x: Tensor, stream: Tensor, kind: str, rows: int, bias: Tensor | None) -> Tensor:
-    """x (..., K) times a stream of `packed.pack`, any number of rows of x."""
+def few(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """F.linear for few rows of x: fp32 sums, the result in x's dtype. weight (N, K) in fp32, bf16 or fp16."""
+    return (linear_few if torch.compiler.is_compiling() else _few)(x, weight, bias)
+
+
+def _packed(x: Tensor, stream: Tensor, kind: str, rows: int, bias: Tensor | None) -> Tensor:
     flat = x.detach().reshape(-1, x.shape[-1]).float().contiguous()
     batch, columns = flat.shape
     out = torch.empty(batch, rows)
@@ -38,14 +43,7 @@ def linear_packed(x: Tensor, stream: Tensor, kind: str, rows: int, bias: Tensor 
     return out.view(*x.shape[:-1], rows).to(x.dtype)
 
 
-@linear_packed.register_fake
-def _(x: Tensor, stream: Tensor, kind: str, rows: int, bias: Tensor | None) -> Tensor:
-    return x.new_empty(*x.shape[:-1], rows)
-
-
-@torch.library.custom_op("llamita::linear_few", mutates_args=(), device_types="cpu")
-def linear_few(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """F.linear for few rows of x: fp32 sums, the result in x's dtype. weight (N, K) in fp32, bf16 or fp16."""
+def _few(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     flat = x.detach().reshape(-1, x.shape[-1]).float().contiguous()
     out = torch.empty(flat.shape[0], weight.shape[0])
     bias = None if bias is None else bias.detach().float().contiguous()
@@ -53,6 +51,15 @@ def linear_few(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     add_dense(program, weight.detach().contiguous(), flat, out, bias, flat.shape[0])
     program.run()
     return out.view(*x.shape[:-1], weight.shape[0]).to(x.dtype)
+
+
+linear_packed = torch.library.custom_op("llamita::linear_packed", _packed, mutates_args=(), device_types="cpu")
+linear_few = torch.library.custom_op("llamita::linear_few", _few, mutates_args=(), device_types="cpu")
+
+
+@linear_packed.register_fake
+def _(x: Tensor, stream: Tensor, kind: str, rows: int, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], rows)
 
 
 @linear_few.register_fake

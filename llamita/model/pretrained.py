@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from llamita.config import DTYPES, LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
 from llamita.model import recompute, vocabulary
-from llamita.model.initial import initialize_tree
+from llamita.model.initial import initialize_tree, shapes_only
 from llamita.model.invariant import invariant
 from llamita.model.loading import LoadReport, MemoryTensors, Tensors, fill
 from llamita.model.rope import LlamaRotaryEmbedding

@@ -88,7 +88,8 @@ class LlamaRotaryEmbedding(nn.Module):
 
     def reset(self, device: torch.device | None = None) -> None:
         """Compute the frequencies (H/2,) of short sequences and the factor on cos and sin."""
-        inv_freq, self.attention_factor = frequencies(self.config)
+        with torch.device("cpu"):  # not on the meta device, whose arithmetic is Python and loads torch's compiler
+            inv_freq, self.attention_factor = frequencies(self.config)
         self.inv_freq = inv_freq.to(device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LlamaRotaryEmbedding":
