@@ -88,8 +88,9 @@ def config_from_gguf(file: Gguf, tokenizer: Tokenizer | None) -> LlamaConfig:
         return rope_from_gguf(values, config, factors)
     except UnsupportedError:
         raise
-    except (UsageError, TypeError, RuntimeError) as error:
-        raise BrokenFileError(f"{source} describes no Llama ({error}): download it again") from error
+    except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BrokenFileError(f"{source} describes no Llama ({reason}): download it again") from error
 
 
 def generation_to_gguf(generation: Mapping[str, Any]) -> dict[str, Field]:

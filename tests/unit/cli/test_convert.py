@@ -45,7 +45,9 @@ def test_without_arguments(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Path("cria/model.safetensors").exists()
 
 
-@pytest.mark.parametrize(("words", "storage"), [(["--to", "q8_0"], "q8_0"), (["--quantize", "q4_0"], "q4_0"), (["--dtype", "f16"], "f16")])
+@pytest.mark.parametrize(
+    ("words", "storage"), [(["--to", "q8_0"], "q8_0"), (["--quantize", "q4_0"], "q4_0"), (["--dtype", "f16"], "f16")]
+)
 def test_the_numbers(words: list[str], storage: str, run: Run) -> None:
     assert run("convert", "-o", "x.gguf", *words).code == 0
     assert GgufFile(Path("x.gguf")).entries["blk.1.ffn_up.weight"].storage == storage
