@@ -17,7 +17,7 @@ from llamita.model.invariant import invariant
 from llamita.quant.surgery import quantize
 
 LONGEST = 150  # more than two blocks of keys
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MODELS: dict[str, dict[str, Any]] = {
     "grouped": {},
     "every head its own": {"num_key_value_heads": 6, "attention_bias": True, "hidden_act": "gelu_pytorch_tanh"},
