@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from llamita.cache.dynamic import DynamicCache
+from llamita.cache.growing import GrowingCache
 from llamita.context.tree import Tree, lineage
 from llamita.errors import UsageError
 from llamita.generation.choice import Choice
@@ -113,7 +114,7 @@ class DraftModel:
         self.vocab_size = model.config.vocab_size
         self.length = length
         self.confidence = confidence
-        self._own = DynamicCache()
+        self._own = GrowingCache()
 
     @property
     def caches(self) -> list[DynamicCache]:
@@ -141,7 +142,8 @@ class DraftModel:
                     break
             token = choice.draw(probabilities, valid)
             columns.append((token, valid, probabilities))
-            new, real = token[:, None], torch.cat((real, valid[:, None]), dim=1)
+            # What a row no longer guesses hides nothing from it: all that follows is no guess either.
+            new, real = token[:, None], torch.cat((real, torch.ones_like(valid[:, None])), dim=1)
             history = None if history is None else history.append(token)
         return _chain(columns, text, is_drawn=not choice.is_greedy)
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from llamita.cache.dynamic import DynamicCache
+from llamita.cache.growing import GrowingCache
 from llamita.errors import UsageError
 from llamita.generation.history import History
 
@@ -54,20 +55,23 @@ class Slots:
             written=(lengths - self._prompts).tolist(),
         )
 
-    def compact(self, caches: list[DynamicCache], *, holes: float) -> None:
+    def holes(self) -> int:
+        """The most slots that lie unused between the tokens of a row."""
+        return int((self.width - self.real.int().argmax(-1) - self.real.sum(-1)).max())
+
+    def compact(self, caches: list[DynamicCache], *, tolerated: float) -> None:
         """Close the holes, here and in caches of the first slots, where they exceed this share of the slots.
 
-        What rows lack in length becomes padding on the left. Slots that some cache lacks stay as they are.
+        What rows lack in length becomes padding on the left.
         """
-        read = min(cache.length for cache in caches)
-        width = int(self.real[:, :read].sum(-1).max())
-        if read - width <= holes * read:
+        if self.holes() <= tolerated * self.width:
             return
-        rest = torch.arange(read, self.width, device=self.real.device).expand(len(self.real), -1)
-        order = torch.cat((packing(self.real[:, :read]), rest), dim=1)
+        order = packing(self.real)
+        dropped = self.width - order.shape[1]
         self.tokens, self.real = self.tokens.gather(1, order), self.real.gather(1, order)
         for cache in caches:
-            rearrange(cache, order[:, : cache.length - read + width])
+            # Tokens only move to the right, so what a slot is to hold lies in the cache, if it is no padding.
+            rearrange(cache, order[:, : cache.length - dropped].clamp(max=cache.length - 1))
 
 
 def packing(real: Tensor) -> Tensor:
@@ -82,6 +86,13 @@ def rearrange(cache: DynamicCache, order: Tensor) -> None:
     def moved(x: Tensor) -> Tensor:  # (B, K, S, H)
         return torch.take_along_dim(x, order[:, None, :, None].to(x.device), dim=2)
 
-    cache.keys, cache.values = [moved(k) for k in cache.keys], [moved(v) for v in cache.values]
     if cache.positions is not None:
         cache.positions = cache.positions.gather(1, order)
+    if not isinstance(cache, GrowingCache):
+        cache.keys, cache.values = [moved(k) for k in cache.keys], [moved(v) for v in cache.values]
+        return
+    for x in (*cache.keys, *cache.values):  # views of buffers, which keep their places
+        x[:, :, : order.shape[1]] = moved(x)
+    positions, cache.positions = cache.positions, None
+    cache.crop(order.shape[1])
+    cache.positions = positions

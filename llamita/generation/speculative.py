@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from llamita.cache.dynamic import DynamicCache
+from llamita.cache.growing import GrowingCache
 from llamita.errors import UsageError
 from llamita.generation.choice import Choice
 from llamita.generation.drafts import Drafter, Drafts, read
@@ -20,7 +21,8 @@ from llamita.generation.slots import Slots
 from llamita.generation.stop import Stop
 from llamita.model.llama import LlamaForCausalLM
 
-HOLES = 0.25  # the share of the slots that may be holes before the cache is compacted
+HOLES = 0.25  # the share of the slots that may be holes before the caches are compacted
+CHEAP = 0.1  # a cache of so much of the weights' bytes is compacted at once
 
 
 @dataclass
@@ -62,13 +64,11 @@ def tokens(
     Greedy rows equal plain decoding up to ties in rounding. Rotary types whose frequencies depend on the length see
     that of a whole pass, guesses included.
     """
-    cache = DynamicCache() if cache is None else cache
+    cache = GrowingCache() if cache is None else cache
     acceptance = Acceptance() if acceptance is None else acceptance
     _check(model, drafter, cache)
     for own in drafter.caches:  # what an earlier text left behind
         own.reset()
-    # A window counts slots: with holes it would hide too much.
-    holes = HOLES if model.config.sliding_window is None else 0.0
     worth = room(stop, text.real.device)  # (B,) how many guesses are worth their cost
     while not stop.is_over:
         most = torch.minimum(room(stop, text.real.device), worth)
@@ -79,8 +79,18 @@ def tokens(
         _count(acceptance, drafts, verdict, new)
         _settle(text, drafts, verdict, _running(stop, text.real.device), [cache, *drafter.caches])
         worth = torch.where(verdict.failed, verdict.counts, torch.maximum(worth, 2 * (verdict.counts - 1)))
-        text.compact([cache, *drafter.caches], holes=holes)
+        if text.holes():
+            text.compact([cache, *drafter.caches], tolerated=_tolerated(model, cache))
         yield new
+
+
+def _tolerated(model: LlamaForCausalLM, cache: DynamicCache) -> float:
+    """The share of the slots that may be holes: none in a cache that is small beside the weights, as kernels know none.
+
+    None under a window either, which counts slots: with holes it would hide too much.
+    """
+    weights = sum(weight.nbytes for weight in (*model.parameters(), *model.buffers()))
+    return 0.0 if model.config.sliding_window is not None or cache.nbytes < CHEAP * weights else HOLES
 
 
 def room(stop: Stop, device: torch.device) -> Tensor:
@@ -168,7 +178,8 @@ def residual(wanted: Tensor, guessed_by: Tensor) -> Tensor:
 def _checked(model: LlamaForCausalLM, text: Slots, drafts: Drafts, cache: DynamicCache) -> Tensor:
     """Logits (B, 1 + M, V) behind the text and behind each guess, in one pass."""
     new = torch.cat((text.tokens, drafts.tokens), dim=1)[:, cache.length :]
-    real = text.real if drafts.parents else torch.cat((text.real, drafts.valid), dim=1)
+    # What is no guess comes last, where it hides nothing.
+    real = text.real if drafts.parents else torch.cat((text.real, torch.ones_like(drafts.valid)), dim=1)
     return read(model, new, real, cache, keep=1 + drafts.count, parents=drafts.parents)
 
 
@@ -187,10 +198,11 @@ def _settle(text: Slots, drafts: Drafts, verdict: Verdict, running: Tensor, cach
     """Put the accepted guesses and the last token behind the text, and forget the guesses behind all accepted ones."""
     used = verdict.kept.any(0).nonzero()
     width = int(used[-1]) + 1 if len(used) else 0
-    text.append(drafts.tokens[:, :width], verdict.kept[:, :width])
+    ended = ~running[:, None]  # whatever stands there now, and no hole
+    text.append(drafts.tokens[:, :width], verdict.kept[:, :width] | ended)
     for cache in caches:
         cache.crop(min(cache.length, text.width))
-    text.append(verdict.last[:, None], running[:, None])
+    text.append(verdict.last[:, None], torch.ones_like(ended))
 
 
 def _running(stop: Stop, device: torch.device) -> Tensor:

@@ -1,5 +1,6 @@
 """Guessing ahead through `model.generate`: the flags, the distribution, the records."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ from torch import Tensor
 
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
+from llamita.fused import fuse
+from llamita.generation.drafts import first_layers
 from llamita.model.llama import LlamaForCausalLM
 
 SMALL = {"hidden_size": 24, "num_attention_heads": 3, "num_key_value_heads": 1, "num_hidden_layers": 1}
@@ -127,3 +130,18 @@ def test_a_draft_in_doubt_guesses_no_further(
         return model.generate(**settings, **flags).acceptance.drafted
 
     assert drafted(0.0) > drafted(0.08) > drafted(1.0) == 0
+
+
+@pytest.mark.parametrize(
+    "flags", [{"prompt_lookup_num_tokens": 3}, {"assistant": True, "num_assistant_tokens": 3}], ids=str
+)
+def test_passes_stay_with_the_kernels(small_path: Path, flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = fuse(LlamaForCausalLM.from_pretrained(small_path))
+    settings: dict[str, Any] = {**prompts(), "max_new_tokens": 20, "eos_token_id": None, "pad_token_id": 0}
+    settings["no_repeat_ngram_size"] = 3
+    flags = {**given(flags, fuse(first_layers(model, 1))), "assistant_confidence_threshold": 0.0}
+    plain = model.generate(**settings)
+    monkeypatch.setattr(LlamaForCausalLM, "forward", None)  # what is not fused would fail
+    out = model.generate(**settings, **flags, return_dict_in_generate=True)
+    assert out.sequences.tolist() == plain.tolist()
+    assert 0 < out.acceptance.rate < 1  # so that rows grew unequally, and holes were closed

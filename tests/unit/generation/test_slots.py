@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from llamita.cache import DynamicCache
+from llamita.cache.growing import GrowingCache
 from llamita.errors import UsageError
 from llamita.generation.slots import Slots
 
@@ -17,9 +18,9 @@ def ragged() -> Slots:
     return text
 
 
-def numbered(slots: int) -> DynamicCache:
+def numbered(slots: int, kind: type[DynamicCache] = DynamicCache) -> DynamicCache:
     """A cache that holds the numbers of its slots."""
-    cache = DynamicCache()
+    cache = kind()
     numbers = torch.arange(float(slots))[None, None, :, None].expand(2, 1, -1, 1)
     cache.update(numbers, -numbers, 0)
     cache.place(torch.arange(slots).expand(2, -1))
@@ -43,19 +44,22 @@ def held(cache: DynamicCache) -> list[list[int]]:
     return positions.tolist()
 
 
-@pytest.mark.parametrize(("behind", "left"), [(0, [[1, 2, 3, 4], [4, 0, 1, 2]]), (1, [[1, 2, 3], [0, 1, 2]])])
-def test_compacting_moves_tokens_and_caches_alike(behind: int, left: list[list[int]]) -> None:
-    text, target, draft = ragged(), numbered(5), numbered(5 - behind)
-    text.compact([target, draft], holes=0.1)
+@pytest.mark.parametrize("kind", [DynamicCache, GrowingCache])
+@pytest.mark.parametrize(("behind", "left"), [(0, [[1, 2, 3, 4], [4, 0, 1, 2]]), (1, [[1, 2, 3], [3, 0, 1]])])
+def test_compacting_moves_tokens_and_caches_alike(behind: int, left: list[list[int]], kind: type[DynamicCache]) -> None:
+    text, target, draft = ragged(), numbered(5, kind), numbered(5 - behind, kind)
+    assert text.holes() == 2
+    text.compact([target, draft], tolerated=0.1)
     assert [text.row(row).tolist() for row in (0, 1)] == [[5, 6, 1, 2, 10], [7, 8, 9, 11]]
-    assert held(draft) == left
-    assert held(target) == [row + [4] * behind for row in left]  # a slot that the draft lacks stays where it is
+    assert held(draft) == left  # what it had of the second row's last token moved out of its slots, to be read again
+    assert held(target) == [[1, 2, 3, 4], [4, 0, 1, 2]]
     assert text.width == target.length + 1
+    assert text.holes() == 0
 
 
 def test_few_holes_stay() -> None:
     text, cache = ragged(), numbered(5)
-    text.compact([cache], holes=0.5)
+    text.compact([cache], tolerated=0.5)
     assert (text.width, cache.length) == (6, 5)
 
 
