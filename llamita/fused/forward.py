@@ -65,12 +65,14 @@ class FusedForward:
 
     def __init__(self, model: LlamaForCausalLM) -> None:
         self._model = model
-        self._steps: dict[tuple[int, int, int], Step] = {}
-        self._reading = Reading(model)
-        self._weights = _Weights(model)
-        inner = [module for module in model.modules() if module is not model]
-        self._hooks = [hooks for module in inner for hooks in (module._forward_hooks, module._forward_pre_hooks)]
+        self._plan: _Plan | None = None
         self._lock = Lock()  # a step works in buffers of its own
+
+    def __getstate__(self) -> LlamaForCausalLM:
+        return self._model  # a copy of the model makes its own plan
+
+    def __setstate__(self, model: LlamaForCausalLM) -> None:
+        self._model, self._plan, self._lock = model, None, Lock()
 
     def __call__(
         self,
@@ -85,7 +87,7 @@ class FusedForward:
         **more: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """The kernels' logits where they can give what is asked for, else the plain model's outputs."""
-        asks_more = position_ids is not None or others or any(value not in (None, False) for value in more.values())
+        asks_more = position_ids is not None or others or any(x is not None and x is not False for x in more.values())
         if past_key_values is None and self._begins_cache(use_cache):
             past_key_values = GrowingCache()
         if input_ids is not None and not asks_more and isinstance(past_key_values, GrowingCache):
@@ -105,12 +107,13 @@ class FusedForward:
     def _logits(self, ids: Tensor, mask: Tensor | None, cache: GrowingCache, keep: int | Tensor) -> Tensor | None:
         """The logits (B, kept, V) in fp32, or None where the pass is not one for kernels."""
         config, first = self._model.config, None
-        if self._model.training or torch.is_grad_enabled() or any(self._hooks):  # hooks: somebody watches a layer
+        if self._plan is None or self._plan.is_stale():
+            self._plan = _Plan(self._model)
+        plan = self._plan
+        if self._model.training or torch.is_grad_enabled() or any(plan.hooks):  # hooks: somebody watches a layer
             return None
         if not isinstance(keep, int) or cache.unrotated or ids.ndim != 2 or not ids.numel():
             return None
-        if self._weights.moved():
-            self._weights, self._steps, self._reading = _Weights(self._model), {}, Reading(self._model)
         kept = min(keep or ids.shape[1], ids.shape[1])
         if ids.shape[0] * kept > MOST_ROWS:
             return None
@@ -120,14 +123,51 @@ class FusedForward:
                 return None
         if not len(cache):
             heads, layers = config.num_key_value_heads, config.num_hidden_layers
-            cache.begin(layers, batch=ids.shape[0], heads=heads, width=config.head_dim, dtype=self._weights.dtype)
-        if (ids.shape[0], self._weights.dtype, config.num_hidden_layers) != _kind(cache):
+            cache.begin(layers, batch=ids.shape[0], heads=heads, width=config.head_dim, dtype=plan.dtype)
+        if (ids.shape[0], plan.dtype, config.num_hidden_layers) != _kind(cache):
             return None
         check_ids(ids, config.vocab_size)
         with self._lock:
-            return self._read(ids, cache, first, kept)
+            start = cache.length
+            try:
+                return plan.read(ids, cache, first, kept)
+            except BaseException:  # Ctrl-C between two parts of a prompt
+                cache.crop(start)
+                raise
 
-    def _read(self, ids: Tensor, cache: GrowingCache, first: Tensor | None, kept: int) -> Tensor:
+
+def _kind(cache: GrowingCache) -> tuple[int, torch.dtype, int]:
+    """Rows, dtype and layers of a cache."""
+    keys = cache.rooms[0][0]
+    return keys.shape[0], keys.dtype, len(cache)
+
+
+class _Plan:
+    """What reads tokens, made for a model's weights where they lie and its layers as they are."""
+
+    def __init__(self, model: LlamaForCausalLM) -> None:
+        self._model = model
+        self._reading = Reading(model)
+        self._steps: dict[tuple[int, int, int], Step] = {}
+        attention = cast("LlamaDecoderLayer", model.model.layers[0]).self_attn
+        self._places = (model._modules, model.model._modules, attention._modules)
+        self._seen = self._look()
+        self.dtype = model.dtype
+        inner = [module for module in model.modules() if module is not model]
+        self.hooks = [hooks for module in inner for hooks in (module._forward_hooks, module._forward_pre_hooks)]
+
+    def _look(self) -> tuple[object, ...]:
+        model, inner, attention = self._places
+        embedding = cast("nn.Module", inner["embed_tokens"])
+        packed = packed_of(embedding)
+        weight = embedding._parameters["weight"] if packed is None else packed.stream
+        return cast("Tensor", weight).data_ptr(), attention["q_proj"], model["lm_head"]
+
+    def is_stale(self) -> bool:
+        """Whether anything is not where it was; looked at in every step."""
+        return self._look() != self._seen
+
+    def read(self, ids: Tensor, cache: GrowingCache, first: Tensor | None, kept: int) -> Tensor:
         """The logits of the last tokens of ids (B, T), which are read in parts of at most `MOST_AT_ONCE`."""
         if ids.numel() <= MOST_ROWS:
             return self._step(ids, kept).run(ids, cache, first)
@@ -143,35 +183,8 @@ class FusedForward:
         batch, tokens = ids.shape
         key = (batch, tokens, kept)
         if key not in self._steps:
-            self._steps[key] = Step(self._model, batch=batch, tokens=tokens, kept=kept, dtype=self._weights.dtype)
+            self._steps[key] = Step(self._model, batch=batch, tokens=tokens, kept=kept, dtype=self.dtype)
         return self._steps[key]
-
-
-def _kind(cache: GrowingCache) -> tuple[int, torch.dtype, int]:
-    """Rows, dtype and layers of a cache."""
-    keys = cache.rooms[0][0]
-    return keys.shape[0], keys.dtype, len(cache)
-
-
-class _Weights:
-    """Tells when a model's weights lie elsewhere than before, or its layers are others; looked at in every step."""
-
-    def __init__(self, model: LlamaForCausalLM) -> None:
-        attention = cast("LlamaDecoderLayer", model.model.layers[0]).self_attn
-        self._places = (model._modules, model.model._modules, attention._modules)
-        self._seen = self._look()
-        self.dtype = model.dtype
-
-    def _look(self) -> tuple[object, ...]:
-        model, inner, attention = self._places
-        embedding = cast("nn.Module", inner["embed_tokens"])
-        packed = packed_of(embedding)
-        weight = embedding._parameters["weight"] if packed is None else packed.stream
-        return cast("Tensor", weight).data_ptr(), attention["q_proj"], model["lm_head"]
-
-    def moved(self) -> bool:
-        """Whether anything is not where it was."""
-        return self._look() != self._seen
 
 
 def _padding(mask: Tensor, slots: int) -> Tensor | None:
