@@ -89,11 +89,10 @@ def assert_near(out: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("dtypes", [(BF16, BF16), (FP16, FP16), (FP32, FP32), (BF16, FP32)], ids=str)
 @pytest.mark.parametrize("shape", [(1, 7, 48), (1, 130, 1500), (2, 5, 33), (5, 37, 300), (16, 16, 128)], ids=str)
-@pytest.mark.parametrize("biased", [False, True])
-def test_few_rows(shape: tuple[int, int, int], dtypes: tuple[torch.dtype, torch.dtype], biased: bool) -> None:
+def test_few_rows(shape: tuple[int, int, int], dtypes: tuple[torch.dtype, torch.dtype]) -> None:
     tokens, rows, columns = shape
     x, weight = torch.randn(tokens, columns).to(dtypes[0]), torch.randn(rows, columns).to(dtypes[1])
-    bias = torch.randn(rows).to(dtypes[1]) if biased else None
+    bias = torch.randn(rows).to(dtypes[1]) if rows % 2 else None
     assert_near(dense.few_rows(x, weight, bias), reference.few_rows(x, weight, bias))
 
 
@@ -180,8 +179,7 @@ def test_silu_gate(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
         assert ((gate_.float().sigmoid() * gate_.float() * up.float()).half() != expected).float().mean() > 0.1
 
 
-@pytest.mark.parametrize("head_dim", [10, 64])
-@pytest.mark.parametrize("angle_rows", [1, 2])
+@pytest.mark.parametrize(("angle_rows", "head_dim"), [(1, 10), (2, 64)])
 @pytest.mark.parametrize("dtypes", [(BF16, BF16), (FP16, FP16), (FP16, FP32), (FP32, FP32)], ids=str)
 @pytest.mark.parametrize("start", [0, 4, 6])
 def test_rotate_and_store(start: int, dtypes: tuple[torch.dtype, torch.dtype], angle_rows: int, head_dim: int) -> None:
