@@ -81,7 +81,7 @@ class Job:
 
     def feed(self, kind: type[Feed] = Feed) -> Feed:
         """The model, about to read the prompts."""
-        cache = self.cache if self.cache is not None else self._new_cache()
+        cache = self.cache if self.cache is not None else self.new_cache()
         return kind(
             self.model,
             _unread(self.input_ids, self.mask, self.cache),
@@ -93,7 +93,8 @@ class Job:
             kept=self.options.kept,
         )
 
-    def _new_cache(self) -> Cache | None:
+    def new_cache(self) -> Cache | None:
+        """An empty cache of the kind that the options name, or None for the model's own choice."""
         name, model = self.options.cache_implementation, self.model
         if name == "static":
             batch = len(self.input_ids) * (1 if self.options.num_beams > 1 else self.options.num_return_sequences)

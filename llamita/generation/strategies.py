@@ -119,8 +119,12 @@ def speculate(job: Job) -> Written:
             "leave the assistant out"
         )
     model = job.model
-    if not isinstance(model, LlamaForCausalLM) or not isinstance(job.cache or DynamicCache(), DynamicCache):
-        raise UnsupportedError("guessing ahead needs a language model and a DynamicCache")
+    cache = job.cache if job.cache is not None else job.new_cache()
+    if not isinstance(model, LlamaForCausalLM) or not (cache is None or isinstance(cache, DynamicCache)):
+        raise UnsupportedError(
+            f"guessing ahead takes tokens back, and needs a language model and a DynamicCache, not a "
+            f"{type(model).__name__} and a {type(cache).__name__}: leave the assistant out"
+        )
     job, settings = job.expanded()
     device, rows = job.input_ids.device, job.rows()
     seeded = generators(options.seed, len(rows), device)
@@ -141,7 +145,7 @@ def speculate(job: Job) -> Written:
         _drafter(job, model),
         stop=stop,
         choice=choice,
-        cache=job.cache if isinstance(job.cache, DynamicCache) else None,
+        cache=cache,
         acceptance=acceptance,
         ledger=ledger,
     )

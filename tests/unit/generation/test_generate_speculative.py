@@ -115,6 +115,12 @@ def test_scores_and_logits_are_those_of_plain_decoding(
 
 
 def test_what_guessing_does_not_give_is_said(model: LlamaForCausalLM) -> None:
+    for kind in ("static", "quantized"):
+        with pytest.raises(UnsupportedError, match=f"a DynamicCache, not a .* a {kind.title()}Cache"):
+            model.generate(**prompts(), prompt_lookup_num_tokens=2, cache_implementation=kind)
+    plain = model.generate(**prompts())
+    guessed = model.generate(**prompts(), prompt_lookup_num_tokens=2, cache_implementation="offloaded")
+    assert guessed.tolist() == plain.tolist()
     with pytest.raises(UnsupportedError, match="no attentions or hidden states"):
         model.generate(**prompts(), prompt_lookup_num_tokens=2, return_dict_in_generate=True, output_hidden_states=True)
 
