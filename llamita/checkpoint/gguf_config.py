@@ -149,10 +149,11 @@ def _roles(values: Mapping[str, Any], tokenizer: Tokenizer | None) -> dict[str, 
 
 def _check_sizes(file: Gguf, config: LlamaConfig) -> None:
     """That the file has room for what its numbers promise: a header alone must not make a huge model."""
-    width = config.num_attention_heads * config.head_dim
-    has_queries = "blk.0.attn_q.weight" in file
-    if not has_queries or file.entry("blk.0.attn_q.weight").shape != (width, config.hidden_size):
-        raise UsageError(f"its first layer has no queries of shape {(width, config.hidden_size)}")
+    queries = config.num_attention_heads * config.head_dim
+    for name, rows in (("attn_q", queries), ("ffn_up", config.intermediate_size)):
+        shape, weight = (rows, config.hidden_size), f"blk.0.{name}.weight"
+        if weight not in file or file.entry(weight).shape != shape:
+            raise UsageError(f"it has no {weight} of shape {shape}")
     if config.num_hidden_layers > len(file.names):
         raise UsageError(f"it has {len(file.names)} tensors for {config.num_hidden_layers} layers")
 
