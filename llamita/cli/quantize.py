@@ -36,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", help="write the model there, as a GGUF file")
     parser.add_argument("--report", action="store_true", help="list every weight with its errors")
     parser.add_argument("--text", metavar="FILE", help="measure on this text rather than on one of cria's")
+    parser.add_argument(
+        "--tokens", type=int, default=20000, metavar="N", help="measure on so many of its tokens, 0: none"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as a JSON list")
 
 
@@ -94,22 +97,20 @@ def _quantized(args: argparse.Namespace, name: str, text: str) -> "tuple[Cost, L
     from llamita.quant.report import quantize_and_count
 
     with terminal.waiting(f"quantizing to {name}", is_quiet=args.quiet):
-        return quantize_and_count(loaded.model, name, _documents(loaded, text)), loaded
+        return quantize_and_count(loaded.model, name, _documents(loaded, text, args.tokens)), loaded
 
 
-def _documents(loaded: "Loaded", text: str) -> list[list[int]]:
+def _documents(loaded: "Loaded", text: str, most: int) -> list[list[int]]:
+    """The token ids of the text's documents, up to so many in all."""
     from llamita.quant.report import windows
 
-    tokenizer = loaded.tokenizer
-    return [
-        window
-        for document in text.split("\f")
-        for window in windows(
-            tokenizer.encode(document, add_special_tokens=False),
-            length=min(loaded.model.config.max_position_embeddings, LONGEST),
-            first=tokenizer.bos_token_id,
-        )
-    ]
+    tokenizer, documents = loaded.tokenizer, []
+    length = min(loaded.model.config.max_position_embeddings, LONGEST)
+    for document in text.split("\f"):
+        ids = tokenizer.encode(document, add_special_tokens=False)[: max(0, most)]
+        documents += windows(ids, length=length, first=tokenizer.bos_token_id)
+        most -= len(ids)
+    return documents
 
 
 def _facts(name: str, cost: "Cost") -> dict[str, Any]:

@@ -42,6 +42,16 @@ def test_figures_as_json(run: Run, tmp_path: Path) -> None:
     assert 0 < row["output_error"] < 0.02
 
 
+def test_measuring_can_be_cut_short_or_left_out(run: Run) -> None:
+    (short,) = json.loads(run("quantize", "--json", "--tokens", "50").out)
+    (long,) = json.loads(run("quantize", "--json", "--tokens", "80").out)
+    (none,) = json.loads(run("quantize", "--json", "--tokens", "0").out)
+    assert short["perplexity_before"] != long["perplexity_before"]
+    assert none["perplexity_before"] is none["perplexity_change"] is None
+    assert none["weights"][0]["weight_error"] > 0
+    assert none["weights"][0]["output_error"] is None
+
+
 def test_a_file_is_written_and_read(run: Run, tmp_path: Path) -> None:
     outcome = run("quantize", "--to", "q8_0", "-o", "small.gguf", "-q")
     assert (outcome.code, outcome.out) == (0, "")
