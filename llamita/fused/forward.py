@@ -24,13 +24,13 @@ def fuse(model: LlamaForCausalLM) -> LlamaForCausalLM:
     """Let the model's short passes over a cache run as one program of CPU kernels; returns the model.
 
     Their arithmetic is fp32 between the weights, so their logits, in fp32, are nearer to the fp32 model's than those of
-    the plain bf16 model, but not bit-equal to either. The program reads the weights where they lie: fuse last, and again
-    after the norms' weights have changed. Raises UnsupportedError for models that `why_not` has a reason against.
+    the plain bf16 model, but not bit-equal to either. The program reads the weights where they lie: fuse last, and
+    again after the norms' weights have changed. Raises UnsupportedError for models that `why_not` has a reason against.
     """
     if (reason := why_not(model)) is not None:
         raise UnsupportedError(f"this model cannot be fused: {reason}; run it without")
     unfuse(model)
-    model.forward = FusedForward(model)
+    model.forward = FusedForward(model)  # pyright: ignore[reportAttributeAccessIssue]
     return model
 
 
@@ -54,9 +54,10 @@ def why_not(model: LlamaForCausalLM) -> str | None:
     if model.dtype not in DENSE:
         return f"its dtype is {model.dtype}"
     for name, module in model.named_modules():
-        if name.endswith(("_proj", "lm_head")) and packed_of(module) is None:
-            if type(module) is not nn.Linear or module.weight.dtype not in DENSE:
-                return f"{name} is a {type(module).__name__} that the kernels do not know"
+        if not name.endswith(("_proj", "lm_head")) or packed_of(module) is not None:
+            continue
+        if type(module) is not nn.Linear or module.weight.dtype not in DENSE:
+            return f"{name} is a {type(module).__name__} that the kernels do not know"
     return None
 
 

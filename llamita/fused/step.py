@@ -129,12 +129,11 @@ class Step:
         self._linear(attention.k_proj, self._normed, self._k, beside=True)
         self._linear(attention.v_proj, self._normed, self._v, beside=True)
         chunks = self._batch * attention.k_proj.out_features // self._width
-        self._attends.append(
-            self._add(
-                ATTEND[self._dtype], self._q, self._k, self._v, self._cosines, self._sines, None, None, self._slots,
-                self._seen, None, self._sizes, chunks=chunks,
-            )  # fmt: skip
-        )
+        number = self._add(
+            ATTEND[self._dtype], self._q, self._k, self._v, self._cosines, self._sines, None, None, self._slots,
+            self._seen, None, self._sizes, chunks=chunks,
+        )  # fmt: skip
+        self._attends.append(number)
         if (records := self._records_of(self._seen, (attention.o_proj,))) is not None:
             linear.add_bytes(self._program, self._seen, records)
         self._linear(attention.o_proj, self._seen, self._x, adds=True)
@@ -154,8 +153,8 @@ class Step:
         records = self._records_of(self._normed, readers)
         weight, width = norm.weight.detach().float().contiguous(), norm.weight.numel()
         self._add(
-            elementwise.norm_fp32, self._x, None, weight, self._normed, width, bits(norm.variance_epsilon), records, self._tokens, kept,
-            chunks=self._batch * kept,
+            elementwise.norm_fp32, self._x, None, weight, self._normed, width, bits(norm.variance_epsilon), records,
+            self._tokens, kept, chunks=self._batch * kept,
         )  # fmt: skip
 
     def _linear(
@@ -170,9 +169,9 @@ class Step:
     ) -> int:
         """One matrix, which reads x or its records."""
         rows = rows or self._rows
-        bias = None if module.bias is None else module.bias.detach().float().contiguous()
-        packed = packed_of(module)
+        bias, packed = bias_of(module), packed_of(module)
         if packed is None:
+            assert isinstance(module, nn.Linear)
             weight = module.weight.detach()
             return linear.add_dense(self._program, weight, x, out, bias, rows, adds=adds, beside=beside)
         records = self._records[x.data_ptr()]
@@ -201,7 +200,13 @@ def check_ids(ids: Tensor, vocabulary: int) -> None:
     values = ids.numpy()
     least, most = values.min(), values.max()
     if least < 0 or most >= vocabulary:
-        raise IndexError(f"token ids run from {least} to {most}, but the model has {vocabulary}: give ids of its tokenizer")
+        raise IndexError(f"ids run from {least} to {most}, but the model has {vocabulary}: give its own tokenizer's")
+
+
+def bias_of(module: nn.Module) -> Tensor | None:
+    """A linear layer's bias in fp32, or None."""
+    bias = module.bias
+    return bias.detach().float().contiguous() if isinstance(bias, Tensor) else None
 
 
 def packed_of(module: nn.Module) -> Packed | None:

@@ -1,4 +1,4 @@
-"""Attention of many new tokens a row: turn and store them, then let blocks of sixteen queries look at all keys before them.
+"""Attention of many new tokens a row: turn and store them; then blocks of sixteen queries look at all keys before them.
 
 Must equal reference.attend, up to the order of the sums. Products and sums are fp32; the likelihoods of a block are
 kept up key tile by key tile (arXiv:2205.14135), so nothing of the size T * S is ever stored.
@@ -6,8 +6,9 @@ kept up key tile by key tile (arXiv:2205.14135), so nothing of the size T * S is
 Sixteen queries are the lanes of a vector. So the largest score and the sum of the likelihoods are one vector each, and
 every product takes one number of a key or a value for all lanes.
 
-Sizes, an array of int64 that both kernels read: T, K, N / K, H, capacity of the cache, window, the bits of the scale, the slot
-of the first new token, and the slots of the wide keys and values. Queries have fifteen rows to spare behind them. H is a multiple of 16, at most 256.
+Sizes, an array of int64 that both kernels read: T, K, N / K, H, capacity of the cache, window, the bits of the scale,
+the slot of the first new token, and the slots of the wide keys and values. Queries have fifteen rows to spare behind
+them. H is a multiple of 16, at most 256.
 """
 
 from llamita.kernels import elements as e
@@ -68,7 +69,7 @@ def shown(x: v.Vector, slot: int, kept: int, first: int, window: int, hidden: v.
 
 @part
 def _tile_scores(q, keys, start, end, width, to, first, window, is_cut):
-    """Products of sixteen queries q (H, 16) with keys (slots, H); writes (keys, 16), returns the largest of each lane."""
+    """Products of sixteen queries q (H, 16) with keys (slots, H), to (keys, 16); returns the largest of each lane."""
     most = v.spread(NEVER)
     for slot in range(start, end, BESIDE):
         key, step = keys + 4 * slot * width, 4 * width
@@ -192,7 +193,7 @@ def _attend(dtype, at, chunk):
 
 @kernel
 def turn_fp32_fp32(at: int, chunk: int) -> None:
-    """q, k and v in fp32 into a cache in fp32: q, k, v, cosines, sines, keys, values, out q fp32, sizes; a chunk is a token."""
+    """From fp32 into a cache in fp32: q, k, v, cosines, sines, keys, values, out q fp32, sizes; a chunk is a token."""
     _turn(e.FP32, e.FP32, at, chunk)
 
 

@@ -287,9 +287,11 @@ store_fp16 = _operation(
     lambda b, at, value: _write(b, at, _narrow_fp16(b, value, _WORDS, ir.VectorType(_I16, LANES))),
 )
 dot2 = _operation(Floats(Floats, Words, Words), _dot2)  # total + two products of bf16 a lane
-pair = _operation(Words(Floats, Floats), _pair)  # the first as bf16 in the low halves of the lanes, the second in the high
+pair = _operation(Words(Floats, Floats), _pair)  # as bf16: the first in the low halves of the lanes, the second above
 store_words = _operation(void(i64, Words), lambda b, at, value: _write(b, at, value))
-load_halves = _operation(Words(i64), lambda b, at: b.zext(_read(b, at, ir.VectorType(_I16, LANES)), _WORDS))  # 16 uint16
+load_halves = _operation(  # 16 uint16
+    Words(i64), lambda b, at: b.zext(_read(b, at, ir.VectorType(_I16, LANES)), _WORDS)
+)
 
 # Single values
 read = _operation(i64(i64), lambda b, at: _read(b, at, _I64, 8))

@@ -31,7 +31,7 @@ def test_kernels_write_what_transformers_writes(name: str, flags: dict[str, Any]
         num_hidden_layers=3, max_position_embeddings=128, initializer_range=0.2, bos_token_id=1, eos_token_id=None,
         pad_token_id=0, **CHANGES[name],
     )  # fmt: skip
-    theirs = transformers.LlamaForCausalLM(config).eval()
+    theirs: Any = transformers.LlamaForCausalLM(config).eval()
     theirs.save_pretrained(tmp_path)
     ours = fuse(LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32))
     for batch, tokens in ((1, 1), (1, 20), (2, 9))[: 2 if "prompt_lookup_num_tokens" in flags else 3]:

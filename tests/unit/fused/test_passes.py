@@ -52,7 +52,8 @@ def test_logits_are_the_fp32_models(dtype: torch.dtype, tokens: int) -> None:
 def test_as_many_logits_as_are_asked_for(keep: int | Tensor, tokens: int) -> None:
     expected, fused = twins()
     ids, mine, its = prompt(1, tokens), GrowingCache(), DynamicCache()
-    filled(fused, ids, mine), filled(expected, ids, its)
+    filled(fused, ids, mine)
+    filled(expected, ids, its)
     out = fused(ids, past_key_values=mine, logits_to_keep=keep).logits
     wanted = expected(ids, past_key_values=its, logits_to_keep=keep).logits
     assert out.shape == wanted.shape
@@ -102,7 +103,7 @@ def test_what_kernels_do_not_know_is_left_to_the_plain_model(name: str) -> None:
 def test_passes_that_are_not_for_kernels(name: str) -> None:
     model = plain()
     fused, ids = fuse(deepcopy(model)), prompt(2, 12)
-    seen: list[Tensor] = []
+    seen: list[object] = []
     results = []
     for one in (model, fused):
         flags: dict[str, Any] = {"use_cache": name != "no cache"}

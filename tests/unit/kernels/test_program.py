@@ -1,7 +1,6 @@
 """Programs: order, threads, and what each kernel gives whoever runs it."""
 
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from threading import Barrier
@@ -29,7 +28,7 @@ def add_up(at: int, chunk: int) -> None:
 
 
 @pytest.fixture(params=["openmp", "python"])
-def team(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def team(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways of getting threads."""
     if request.param == "python":
         monkeypatch.setattr(programs, "team", lambda: teams._python)
