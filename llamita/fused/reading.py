@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llamita.cache.growing import GrowingCache
-from llamita.fused.step import bits, packed_of
+from llamita.fused.step import bias_of, bits, packed_of
 from llamita.kernels import causal, elementwise, linear, pairs
 from llamita.kernels.elements import DTYPES
 from llamita.kernels.program import Kernel, Program
@@ -19,6 +19,7 @@ NORM = {dtype: getattr(elementwise, f"norm_{name}") for dtype, name in DTYPES.it
 GATE = {dtype: getattr(elementwise, f"gate_{name}") for dtype, name in DTYPES.items()}
 WIDEN = {dtype: getattr(causal, f"widen_{name}") for dtype, name in DTYPES.items()}
 ATTEND = {dtype: getattr(causal, f"causal_{name}") for dtype, name in DTYPES.items()}
+PAIRED = {torch.float32: pairs.causal_pairs_fp32, torch.bfloat16: pairs.causal_pairs_bf16}  # over a cache in bf16
 QUERIES = 16  # of a block
 SPARE = 9  # slots behind the last that a block of keys may reach into
 
@@ -82,16 +83,16 @@ class Reading:
         outs = []
         for module, packed in zip(modules, matrices, strict=True):
             assert packed is not None
-            bias = None if module.bias is None else module.bias.detach().float().contiguous()
             outs.append(torch.empty(len(x), packed.rows))
-            linear.add_packed(program, packed, records, outs[-1], bias, len(x), beside=len(outs) > 1)
+            linear.add_packed(program, packed, records, outs[-1], bias_of(module), len(x), beside=len(outs) > 1)
         program.run()
         return outs
 
     def _product(self, module: nn.Module, x: Tensor) -> Tensor:
         packed = packed_of(module)
         if packed is not None:
-            return linear.linear(x, packed, module.bias).to(self._dtype)
+            return linear.linear(x, packed, bias_of(module)).to(self._dtype)
+        assert isinstance(module, nn.Linear)
         if len(x) <= linear.FEW:
             return linear.few(x.float(), module.weight, module.bias)
         return F.linear(x.to(module.weight.dtype), module.weight, module.bias).to(self._dtype)
@@ -117,14 +118,15 @@ class Reading:
         _add(program, turn, q, k, v, place.cosines, place.sines, *room, turned, place.sizes, chunks=len(q))
         blocks = len(q) // place.tokens * place.queries * -(-place.tokens // QUERIES)
         across = place.heads * -(-place.slots // causal.KEYS)
-        if self._dtype == torch.bfloat16:
+        if self._cache_dtype == torch.bfloat16:
             pairs_of_chunk = causal.KEYS // 2
             _add(program, pairs.pair_values, room[1], place.paired, place.sizes, pairs_of_chunk, chunks=across)
             near = (turned, room[0], place.paired)
-            _add(program, pairs.causal_pairs, *near, place.seen, place.sizes, out, chunks=blocks)
+            _add(program, PAIRED[self._dtype], *near, place.seen, place.sizes, out, chunks=blocks)
         else:
             for of, to in zip(room, place.wide, strict=True):
-                _add(program, WIDEN[self._cache_dtype], of, to, place.sizes, causal.KEYS, chunks=across, beside=to is place.wide[1])
+                beside = to is place.wide[1]
+                _add(program, WIDEN[self._cache_dtype], of, to, place.sizes, causal.KEYS, chunks=across, beside=beside)
             _add(program, ATTEND[self._dtype], turned, *place.wide, place.seen, place.sizes, out, chunks=blocks)
         program.run()
         return out
@@ -177,9 +179,7 @@ def _run(kernel: Kernel, *arguments: Tensor | int | None, chunks: int) -> None:
     program.run()
 
 
-def _add(
-    program: Program, kernel: Kernel, *arguments: Tensor | int | None, chunks: int, beside: bool = False
-) -> None:
+def _add(program: Program, kernel: Kernel, *arguments: Tensor | int | None, chunks: int, beside: bool = False) -> None:
     program.keep.append(arguments)
     numbers = [x.data_ptr() if isinstance(x, Tensor) else x or 0 for x in arguments]
     program.add(kernel, *numbers, chunks=chunks, beside=beside)

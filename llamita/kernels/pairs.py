@@ -104,12 +104,12 @@ def _tile_mix(likelihoods, values, start, end, width, factor, sums):
         v.store(at + 448, j)
 
 
-@kernel
-def causal_pairs(at: int, chunk: int) -> None:
-    """q fp32, keys of the cache, paired values, slots, sizes, out bf16 (B, T, N, H); a chunk is sixteen queries of a head."""
+@part
+def _attend(dtype: int, at: int, chunk: int) -> None:
     sizes = v.read(at + 32)
     tokens, heads, group, width = v.read(sizes), v.read(sizes + 8), v.read(sizes + 16), v.read(sizes + 24)
-    capacity, window, slots, across = v.read(sizes + 32), v.read(sizes + 40), v.read(sizes + 64), -(-v.read(sizes) // 16)
+    capacity, window, slots = v.read(sizes + 32), v.read(sizes + 40), v.read(sizes + 64)
+    across = -(-tokens // 16)
     every = heads * group
     row, head, block = chunk // across // every, chunk // across % every, chunk % across
     count = min(16, tokens - 16 * block)
@@ -135,4 +135,19 @@ def causal_pairs(at: int, chunk: int) -> None:
         total = v.multiply_add(total, factor, added)
         _tile_mix(scores, values, start, end, width, factor, sums)
         most, start = new, end
-    put_rows(e.BF16, sums, total, width, count, v.read(at + 40), place, every * width, scores)
+    put_rows(dtype, sums, total, width, count, v.read(at + 40), place, every * width, scores)
+
+
+@kernel
+def causal_pairs_bf16(at: int, chunk: int) -> None:
+    """q fp32, keys of the cache, paired values, slots, sizes, out bf16 (B, T, N, H).
+
+    A chunk is sixteen queries of a head.
+    """
+    _attend(e.BF16, at, chunk)
+
+
+@kernel
+def causal_pairs_fp32(at: int, chunk: int) -> None:
+    """The same with out in fp32."""
+    _attend(e.FP32, at, chunk)
