@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import accumulate
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import sleep
@@ -131,19 +130,3 @@ def in_turn(systems: Mapping[str, Asked], repeats: int) -> dict[str, list[float]
             if turn:
                 values[name].append(value)
     return values
-
-
-def peak_bytes(job: Job) -> float:
-    """The most bytes of tensors that the job holds at once, beyond those there before, counted by torch's profiler.
-
-    Exact and repeatable, where resident memory also shows what malloc has kept back.
-    """
-    import torch
-
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        job()
-    results = profile.profiler and profile.profiler.kineto_results
-    assert results is not None
-    memory: list[Any] = [event for event in results.events() if event.name() == "[memory]"]
-    changes = [event.nbytes() for event in sorted(memory, key=lambda event: event.start_ns())]
-    return float(max(accumulate(changes), default=0))

@@ -21,9 +21,10 @@ from llamita.bench import (
     train,
 )
 from llamita.bench.compare import Measured, Settings, Trial
+from llamita.bench.peaks import peak_bytes
 from llamita.bench.shapes import SHAPES, shape
 from llamita.bench.systems import SYSTEMS, named
-from llamita.bench.workers import Fresh, peak_bytes
+from llamita.bench.workers import Fresh
 from llamita.cli.main import main
 from llamita.errors import UnsupportedError, UsageError
 

@@ -6,7 +6,8 @@ from collections import deque
 import pytest
 import torch
 
-from llamita.bench.workers import Fresh, Job, Worker, in_turn, peak_bytes, workers
+from llamita.bench.peaks import peak_bytes
+from llamita.bench.workers import Fresh, Job, Worker, in_turn, workers
 from llamita.errors import LlamitaError
 
 
