@@ -1,22 +1,29 @@
 """Our models of random weights, quick to make: every layer is a copy of the first, at addresses of its own."""
 
 from copy import deepcopy
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from llamita.bench.formats import dtype_of, is_quantized
 from llamita.bench.shapes import EMBEDDED, shape
 from llamita.checkpoint.load import find
 from llamita.config import LlamaConfig
 from llamita.model.llama import LlamaForCausalLM
-from llamita.quant.matrix import Matrix, matrix
+from llamita.quant.blocks import FORMATS as BLOCKS
+from llamita.quant.matrix import BlockMatrix, Matrix, matrix
 from llamita.quant.surgery import choices, freeze, put
+
+ROWS = 8192  # of a random matrix; further rows repeat them
 
 
 def random(config: LlamaConfig, dtype: torch.dtype) -> LlamaForCausalLM:
     """A model with random weights, the same at each call."""
     torch.manual_seed(0)
     model = LlamaForCausalLM(config.replace(num_hidden_layers=1)).to(dtype)
+    for module in (model.model.embed_tokens, model.lm_head):
+        module.weight.data.copy_(_repeated(module.weight.data[:ROWS].clone(), config.vocab_size))
     layers = model.model.layers
     for number in range(1, config.num_hidden_layers):
         layer = deepcopy(layers[0])
@@ -39,7 +46,8 @@ def build(shape_name: str, format: str) -> LlamaForCausalLM:
 def quantized(model: LlamaForCausalLM, format: str, *, are_layers_alike: bool) -> LlamaForCausalLM:
     """The model with its weights in a format, by llama.cpp's recipe of that name.
 
-    Of layers that are alike one is quantized and copied: the search of a K-quant takes a minute over 1B weights.
+    Of layers that are alike one is quantized and copied, and of rows that repeat only the first ones: the search of
+    a K-quant takes a minute over 1B weights.
     """
     if not is_quantized(format):
         return model
@@ -49,9 +57,21 @@ def quantized(model: LlamaForCausalLM, format: str, *, are_layers_alike: bool) -
             continue
         name = choice.names[0]
         key = (choice.form, name.split(".", 3)[-1] if are_layers_alike else name)
-        weight = model.get_submodule(name).weight
+        weight = cast("Tensor", model.get_submodule(name).weight).detach()
         if key not in made:
-            made[key] = matrix(choice.form, weight.detach())  # type: ignore[union-attr, arg-type, operator]
+            made[key] = _few_rows(choice.form, weight) if are_layers_alike else matrix(choice.form, weight)
         put(model, choice.names, deepcopy(made[key]))
     freeze(model)
     return model
+
+
+def _few_rows(form: str, weight: Tensor) -> Matrix:
+    """The matrix of a weight whose rows repeat the first ones."""
+    if form not in BLOCKS:
+        return matrix(form, weight)
+    return BlockMatrix.from_raw(form, _repeated(BLOCKS[form].quantize(weight[:ROWS]), weight.shape[0]))
+
+
+def _repeated(rows: Tensor, count: int) -> Tensor:
+    """So many rows, the first ones over and over."""
+    return rows.repeat(-(-count // len(rows)), 1)[:count].contiguous()
