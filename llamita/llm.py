@@ -299,6 +299,8 @@ def load(
     draft: str | Path | None = None,
     quantize: str | Mapping[str, str] | None = None,
     kernels: str = "auto",
+    compile: str = "off",
+    deterministic: bool = False,
 ) -> LLM:
     """A model ready to write: "cria" or None for the embedded one, a folder, or a repository id on the hub.
 
@@ -306,6 +308,8 @@ def load(
     quantize: "q8_0", "q4_k" or another recipe of `llamita.quant.recipes`, or one's own mapping of globs to formats.
     kernels: "auto" lets the CPU's kernels write wherever they know the model (`llamita.fused`), to the rounding of the
     last bits as the plain model would; "off" writes with the plain model.
+    compile: "regional" or "full" lets torch compile the model, in place of our kernels (`llamita.parallel.compile`).
+    deterministic: batch-invariant mode: a text never depends on what else is in the batch, to the last bit; slower.
     See `llamita.checkpoint.load.load_pretrained` for the options and errors.
     """
     options: dict[str, Any] = {"dtype": dtype, "device": device, "offline": offline}
@@ -318,13 +322,27 @@ def load(
 
         surgery.quantize(loaded.model, quantize)
     drafter = None if draft is None else load_pretrained(draft, **options).model
-    if kernels == "auto" and loaded.model.device.type == "cpu":
-        from llamita.fused import fuse, why_not  # Numba takes a while to load, and only the CPU needs it
-
-        for model in (loaded.model, drafter):
-            if model is not None and why_not(model) is None:
-                fuse(model)
+    for model in (loaded.model, drafter):
+        if model is not None:
+            _prepare(model, kernels=kernels, compile=compile, deterministic=deterministic)
     return LLM(loaded, drafter)
+
+
+def _prepare(model: LlamaForCausalLM, *, kernels: str, compile: str, deterministic: bool) -> None:
+    """Apply the plans asked for. Each is loaded only here: Numba and torch's compiler take a while."""
+    if deterministic:
+        from llamita.model.invariant import invariant
+
+        invariant(model)
+    if compile != "off":
+        from llamita.parallel.compile import compile_model
+
+        compile_model(model, compile)
+    elif kernels == "auto" and model.device.type == "cpu":
+        from llamita.fused import fuse, why_not
+
+        if why_not(model) is None:
+            fuse(model)
 
 
 def _listed(prompt: Prompt | Sequence[Prompt]) -> tuple[Sequence[Prompt], bool]:

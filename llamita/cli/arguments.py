@@ -58,12 +58,18 @@ class Parser(argparse.ArgumentParser):
         self._everywhere.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
         self._everywhere.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
         self._everywhere.add_argument("--quantize", metavar="FORMAT", help="fewer bits a weight: q8_0, q4_k, int8, ...")
-        self._everywhere.add_argument("--attn", metavar="BACKEND", help="sdpa, eager, flex or flash_attention_2")
+        self._everywhere.add_argument("--attn", metavar="BACKEND", help="sdpa, eager, flex, fixed or flash_attention_2")
         self._everywhere.add_argument(
             "--kernels",
             default="auto",
             metavar="auto|off",
             help="write with the CPU's own kernels, or with torch's alone",
+        )
+        self._everywhere.add_argument(
+            "--compile", default="off", metavar="PLAN", help="regional or full: let torch compile the model; off"
+        )
+        self._everywhere.add_argument(
+            "--deterministic", action="store_true", help="a text never depends on the rest of its batch; slower"
         )
         self._everywhere.add_argument("--offline", action="store_true", help="use only what was fetched before")
         self._everywhere.add_argument("-q", "--quiet", action="store_true", help="print the answer and nothing else")

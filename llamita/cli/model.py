@@ -32,6 +32,8 @@ def load(arguments: argparse.Namespace) -> "LLM":
             quantize=arguments.quantize,
             draft=getattr(arguments, "draft_model", None),
             kernels=arguments.kernels,
+            compile=arguments.compile,
+            deterministic=arguments.deterministic,
         )
 
 

@@ -45,6 +45,8 @@ def why_not(model: LlamaForCausalLM) -> str | None:
     config = model.config
     if model.device.type != "cpu":
         return f"it is on {model.device}, and the kernels are the CPU's"
+    if config.attn_implementation == "fixed":
+        return "it is in batch-invariant mode, and the kernels round by the number of rows"
     if config.hidden_act != "silu":
         return f"its activation is {config.hidden_act}, and the kernels know silu"
     if config.rope_parameters.depends_on_length:
