@@ -17,6 +17,7 @@ from llamita.model.llama import LlamaForCausalLM
 from llamita.model.outputs import CausalLMOutputWithPast
 
 MOST_ROWS = 16  # tokens of a pass, all rows together, that are one program
+MOST_LOGITS = 256  # tokens, all rows together, whose logits are wanted
 MOST_AT_ONCE = 1024  # tokens that a long prompt is read by
 
 
@@ -118,7 +119,7 @@ class FusedForward:
         if not isinstance(keep, int) or cache.unrotated or ids.ndim != 2 or not ids.numel():
             return None
         kept = min(keep or ids.shape[1], ids.shape[1])
-        if ids.shape[0] * kept > MOST_ROWS:
+        if ids.shape[0] * kept > MOST_LOGITS:
             return None
         if mask is not None:
             first = _padding(mask, cache.length + ids.shape[1])
@@ -174,9 +175,10 @@ class _Plan:
         """The logits of the last tokens of ids (B, T), which are read in parts of at most `MOST_AT_ONCE`."""
         if ids.numel() <= MOST_ROWS:
             return self._step(ids, kept).run(ids, cache, first)
-        size = max(kept, MOST_AT_ONCE // ids.shape[0])
-        *parts, last = ids.split(size, dim=1) if ids.shape[1] % size >= kept else (ids[:, :-kept], ids[:, -kept:])
-        for part in parts:
+        tokens, size = ids.shape[1], max(kept, MOST_AT_ONCE // ids.shape[0])
+        behind = tokens if tokens <= size else max(tokens % size, kept)
+        parts, last = ids[:, : tokens - behind].split(size, dim=1), ids[:, tokens - behind :]
+        for part in parts if behind < tokens else ():
             self._reading.run(part, cache, first, 1)
         if last.numel() <= MOST_ROWS:
             return self._step(last, kept).run(last, cache, first)

@@ -90,6 +90,21 @@ def open_q4_1(tile: int, block: int) -> Opened:
 
 
 @part
+def open_q5_0(tile: int, block: int) -> Opened:
+    """Scales, codes, fifth bits."""
+    at = tile + block * 352
+    scale = v.load_fp16(at)
+    return _fifth(_halves(at + 32), at + 288), scale, scale
+
+
+@part
+def open_q5_1(tile: int, block: int) -> Opened:
+    """Scales, minima, codes, fifth bits."""
+    at = tile + block * 384
+    return _fifth(_halves(at + 64), at + 320), v.load_fp16(at), v.load_fp16(at + 32)
+
+
+@part
 def _k_scales(head, at):
     """Scale times sub-scale, minimum times sub-minimum."""
     scale = v.times(v.load_fp16(head), v.as_floats(v.load_bytes(at)))
@@ -269,6 +284,18 @@ def linear_q4_1(at: int, chunk: int) -> None:
 
 
 @kernel
+def linear_q5_0(at: int, chunk: int) -> None:
+    """Q5_0."""
+    _linear(open_q5_0, _add_centred, 4, 2816, at, chunk)
+
+
+@kernel
+def linear_q5_1(at: int, chunk: int) -> None:
+    """Q5_1."""
+    _linear(open_q5_1, _add_above, 0, 3072, at, chunk)
+
+
+@kernel
 def linear_q4_k(at: int, chunk: int) -> None:
     """Q4_K."""
     _linear(open_q4_k, _add_above, 0, 2368, at, chunk)
@@ -302,6 +329,18 @@ def embed_q4_0(at: int, chunk: int) -> None:
 def embed_q4_1(at: int, chunk: int) -> None:
     """Q4_1."""
     _embed(open_q4_1, _above, 0, 2560, at, chunk)
+
+
+@kernel
+def embed_q5_0(at: int, chunk: int) -> None:
+    """Q5_0."""
+    _embed(open_q5_0, _centred, 4, 2816, at, chunk)
+
+
+@kernel
+def embed_q5_1(at: int, chunk: int) -> None:
+    """Q5_1."""
+    _embed(open_q5_1, _above, 0, 3072, at, chunk)
 
 
 @kernel

@@ -64,6 +64,8 @@ LAYOUTS: dict[str, Layout] = {
     "q8_0": Layout(8, 128),
     "q4_0": Layout(4, 8),
     "q4_1": Layout(4, 0, has_minimum=True),
+    "q5_0": Layout(5, 16),
+    "q5_1": Layout(5, 0, has_minimum=True),
     "q4_k": Layout(4, 0, has_minimum=True, sub=32),
     "q5_k": Layout(5, 0, has_minimum=True, sub=32),
     "q6_k": Layout(6, 32, sub=16),

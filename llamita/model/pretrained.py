@@ -179,7 +179,16 @@ class PreTrainedModel(nn.Module):
         if exclude_embeddings:
             skipped = {id(p) for m in self.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
         counted = [p for p in self.parameters() if id(p) not in skipped and (p.requires_grad or not only_trainable)]
-        return sum(p.numel() for p in counted)
+        return sum(p.numel() for p in counted) + (0 if only_trainable else self._quantized(exclude_embeddings))
+
+    def _quantized(self, exclude_embeddings: bool) -> int:
+        """How many numbers are in quantized matrices, which are no parameters."""
+        found: dict[int, int] = {}
+        for module in self.modules():
+            matrix = getattr(module, "matrix", None)
+            if matrix is not None and not (exclude_embeddings and hasattr(module, "num_embeddings")):
+                found[id(matrix)] = matrix.shape[0] * matrix.shape[1]
+        return sum(found.values())
 
     # Embeddings
 
