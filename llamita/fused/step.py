@@ -1,7 +1,8 @@
 """A pass of a few tokens through a whole Llama, as a program of kernels. Values between kernels are fp32."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,7 @@ class Step:
         self._scores = torch.empty(0)
         self._attends: list[int] = []
         self._records: dict[int, Tensor] = {}  # by the address of what they are the bytes of
-        self._rooms: Sequence[tuple[Tensor, Tensor]] | None = None
+        self._keys: Callable[[], Tensor | None] = lambda: None  # of the cache that the program knows; it may go
         self._build(model)
 
     def run(self, ids: Tensor, cache: GrowingCache, first: Tensor | None) -> Tensor:
@@ -59,7 +60,7 @@ class Step:
         logits = torch.empty(self._batch, self._kept, self._vocabulary)
         slot = cache.reserve(self._tokens)
         try:
-            if cache.rooms is not self._rooms:
+            if cache.rooms[0][0] is not self._keys():  # all layers move together
                 self._move(cache)
             self._place(slot, first)
             self._program.change(self._ids, 0, ids.data_ptr())
@@ -91,7 +92,7 @@ class Step:
             self._program.change(number, 5, keys.data_ptr())
             self._program.change(number, 6, values.data_ptr())
             self._program.change(number, 9, self._scores.data_ptr())
-        self._rooms = cache.rooms
+        self._keys = ref(cache.rooms[0][0])
 
     # Building
 

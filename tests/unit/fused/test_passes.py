@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -235,6 +236,33 @@ def test_an_interrupted_step_leaves_the_cache_as_it_was(tokens: int, monkeypatch
     assert cache.length == 11
     out = fused(ids[:, 11:], past_key_values=cache, logits_to_keep=1).logits
     torch.testing.assert_close(out, wanted, rtol=0, atol=1e-4)
+
+
+def test_a_model_keeps_no_cache_alive() -> None:
+    fused = fuse(plain())
+    cache = filled(fused, prompt(), GrowingCache())
+    filled(fused, prompt(1, 1), cache)
+    assert isinstance(cache, GrowingCache)
+    watched = ref(cache.rooms[0][0])
+    del cache
+    assert watched() is None
+
+
+def test_a_step_finds_a_cache_that_moved_and_another_one() -> None:
+    expected, fused = twins()
+    ids, mine, its = prompt(3, 14), [GrowingCache(), GrowingCache()], [DynamicCache(), DynamicCache()]
+    for model, caches in ((fused, mine), (expected, its)):
+        for number, cache in enumerate(caches):
+            filled(model, ids[:, number : number + 9], cache)
+            filled(model, ids[:, 9:10], cache)
+    chosen = torch.tensor([2, 0, 0])
+    for first, second in (mine, its):
+        first.select(chosen)
+        second.crop(4)
+    with torch.no_grad():
+        for one, other in zip(mine, its, strict=True):
+            out, wanted = fused(ids[:, 10:11], past_key_values=one), expected(ids[:, 10:11], past_key_values=other)
+            torch.testing.assert_close(out.logits, wanted.logits, rtol=0, atol=1e-4)
 
 
 def test_two_threads_use_one_model() -> None:
