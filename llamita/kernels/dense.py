@@ -1,6 +1,6 @@
 """Matrix times few rows, with weights in fp32, fp16 or bf16 as torch lays them out; sums are fp32.
 
-Must equal reference.linear (F.linear of the same weights in fp32) up to the order of the sums.
+Must equal reference.few (F.linear of the same weights in fp32) up to the order of the sums.
 
 Arguments: weight (N, K), x fp32 (B, K), out fp32 (B, N), bias fp32 (N,) or 0, N, K, B, weight rows of a chunk, whether
 out is added to. N, K and B are any numbers.

@@ -1,4 +1,6 @@
-"""What stands between the products: embedding, norm, gate, angles, and activations in bytes. All values are fp32.
+"""What stands between the products: embedding, norm, gate, angles, and activations in bytes.
+
+Must equal norm, gate, angles and quantize_activations of `reference`; bytes exactly, the others to the last places.
 
 `x` in bytes: 32 columns are a record of 48 bytes: 32 int8, their scale in fp32, and minus the sums of the first
 sixteen, of the last sixteen and of all in int32 (kernels for unsigned codes subtract a multiple of these).
