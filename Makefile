@@ -2,7 +2,7 @@
 PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install check fix test golden figures bench cria cria-score
+.PHONY: install check fix test golden figures bench bench-gpu cria cria-score
 
 install:  ## an environment in .venv with everything the tests need
 	python3 -m venv .venv
@@ -29,6 +29,9 @@ figures:  ## modules, lines, cycles and sizes, next to their limits
 
 bench:  ## time and memory of a training step, as a ratio to transformers'
 	$(PYTHON) -m llamita bench train --shape 110m --against transformers
+
+bench-gpu:  ## what a GPU reaches, into benchmarks/h100.md; needs one
+	$(PYTHON) -m benchmarks.gpu
 
 cria:  ## train the embedded model anew; resumes a run that was cut off
 	$(PYTHON) -m recipes.cria.train recipes/cria.toml
