@@ -25,8 +25,9 @@ def fuse(model: LlamaForCausalLM) -> LlamaForCausalLM:
     """Let the model's short passes over a cache run as one program of CPU kernels; returns the model.
 
     Their arithmetic is fp32 between the weights, so their logits, in fp32, are nearer to the fp32 model's than those of
-    the plain bf16 model, but not bit-equal to either. The program reads the weights where they lie: fuse last, and
-    again after the norms' weights have changed. Raises UnsupportedError for models that `why_not` has a reason against.
+    the plain bf16 model, but not bit-equal to either. Weights that a state dict or an optimizer changes, or that move,
+    are noticed; a single layer that is replaced, but for the first, is not: fuse last, or again. Raises
+    UnsupportedError for models that `why_not` has a reason against.
     """
     if (reason := why_not(model)) is not None:
         raise UnsupportedError(f"this model cannot be fused: {reason}; run it without")
@@ -165,7 +166,9 @@ class _Plan:
         embedding = cast("nn.Module", inner["embed_tokens"])
         packed = packed_of(embedding)
         weight = embedding._parameters["weight"] if packed is None else packed.stream
-        return cast("Tensor", weight).data_ptr(), attention["q_proj"], model["lm_head"]
+        norm = cast("Tensor", cast("nn.Module", inner["norm"])._parameters["weight"])
+        changes = 0 if norm.is_inference() else norm._version  # counts what is done to it in place
+        return cast("Tensor", weight).data_ptr(), changes, attention["q_proj"], model["lm_head"]
 
     def is_stale(self) -> bool:
         """Whether anything is not where it was; looked at in every step."""

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from llamita.cache.cache import Cache
 from llamita.cache.dynamic import DynamicCache
 from llamita.cache.growing import GrowingCache
+from llamita.context.packed import Packed
 from llamita.errors import UnsupportedError
 from llamita.fused import fuse, unfuse, why_not
+from llamita.fused.reading import Reading
 from llamita.fused.step import Step
 from llamita.kernels.program import Program
 from llamita.model.llama import LlamaForCausalLM
@@ -96,8 +98,31 @@ def test_what_kernels_do_not_know_is_left_to_the_plain_model(name: str) -> None:
     wanted = model(ids[:, 11:], past_key_values=caches[0], **ASKED[name])
     out = fused(ids[:, 11:], past_key_values=caches[1], **ASKED[name])
     assert torch.equal(out.logits, wanted.logits)
-    for key in ("hidden_states", "attentions"):
-        assert (out[key] is None) == (wanted[key] is None) if key in out else key not in wanted
+    for mine, its in zip(
+        out.hidden_states or out.attentions or (), wanted.hidden_states or wanted.attentions or (), strict=True
+    ):
+        assert torch.equal(mine, its)
+    assert bool(out.hidden_states) == (name == "hidden states") and bool(out.attentions) == (name == "attentions")
+
+
+@torch.no_grad()
+def test_contexts_are_left_to_the_plain_model() -> None:
+    model, ids = plain(), prompt(1, 12)
+    packed = Packed(torch.tensor([[0] * 5 + [1] * 7]), scale=0.25)
+    wanted = model(ids, context=packed)
+    out = fuse(deepcopy(model))(ids, context=packed)
+    assert torch.equal(out.logits, wanted.logits)
+    assert out.past_key_values is wanted.past_key_values is None
+
+
+@torch.no_grad()
+def test_keys_that_are_not_turned_are_left_to_the_plain_model() -> None:
+    model, ids = plain(), prompt(1, 12)
+    fused, results = fuse(deepcopy(model)), []
+    for one in (model, fused):
+        cache = filled(one, ids[:, :11], GrowingCache(unrotated=True))
+        results.append(one(ids[:, 11:], past_key_values=cache).logits)
+    assert torch.equal(*results)
 
 
 @pytest.mark.parametrize("name", ["dynamic cache", "gradients", "training", "a hook", "no cache", "embeddings"])
@@ -179,20 +204,28 @@ def test_unfuse_takes_the_plan_back() -> None:
 # Weights that move
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("change", ["another dtype", "other weights in place", "a new head", "new weights"])
-def test_weights_that_changed_are_noticed(change: str) -> None:
-    fused, ids = fuse(plain()), prompt()
+def test_weights_that_changed_are_noticed(change: str, dtype: torch.dtype) -> None:
+    fused, ids = fuse(plain(dtype, attention_bias=True)), prompt()
     write(fused, ids)
+    other = plain(dtype, attention_bias=True).state_dict()
     if change == "another dtype":
-        fused.to(torch.bfloat16)
+        fused.to(torch.float16)
     elif change == "other weights in place":
-        fused.load_state_dict(plain().state_dict())
+        fused.load_state_dict(other)
     elif change == "a new head":
-        fused.lm_head = nn.Linear(48, 97, bias=True)
+        fused.lm_head = nn.Linear(48, 97, bias=True).to(dtype)
     else:
-        fused.load_state_dict({k: v.clone() for k, v in plain().state_dict().items()}, assign=True)
+        fused.load_state_dict(other, assign=True)
     fresh = fuse(deepcopy(unfuse(deepcopy(fused))))
     assert torch.equal(write(fused, ids), write(fresh, ids))
+
+
+def test_a_model_made_for_inference_only_runs() -> None:
+    with torch.inference_mode():
+        fused, ids = fuse(plain(torch.bfloat16)), prompt()
+        assert torch.equal(write(fused, ids), write(fused, ids))
 
 
 def test_a_copy_runs_on_its_own_weights() -> None:
@@ -236,6 +269,23 @@ def test_an_interrupted_step_leaves_the_cache_as_it_was(tokens: int, monkeypatch
     assert cache.length == 11
     out = fused(ids[:, 11:], past_key_values=cache, logits_to_keep=1).logits
     torch.testing.assert_close(out, wanted, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_prompt_interrupted_between_two_parts_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    fused = fuse(plain(num_hidden_layers=1, max_position_embeddings=4096))
+    cache, read, parts = filled(fused, prompt(), GrowingCache()), Reading.run, []
+
+    def interrupt(self: Reading, ids: Tensor, *arguments: Any) -> Tensor:
+        parts.append(ids.shape[1])
+        if len(parts) == 2:
+            raise KeyboardInterrupt
+        return read(self, ids, *arguments)
+
+    monkeypatch.setattr(Reading, "run", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fused(prompt(1, 2500), past_key_values=cache, logits_to_keep=1)
+    assert cache.length == 11 and parts == [1024, 1024]
 
 
 def test_a_model_keeps_no_cache_alive() -> None:
