@@ -66,7 +66,7 @@ def test_as_many_logits_as_are_asked_for(keep: int | Tensor, tokens: int) -> Non
 @torch.no_grad()
 def test_a_long_prompt_is_read_in_parts() -> None:
     expected, fused = twins(num_hidden_layers=1, max_position_embeddings=4096)
-    for batch, tokens in ((1, 1024), (1, 1025), (2, 1030), (1, 2047)):
+    for batch, tokens in ((1, 1024), (1, 1025), (2, 1030), (1, 2048)):
         ids = prompt(batch, tokens)
         out = fused(ids, logits_to_keep=2, use_cache=True)
         torch.testing.assert_close(out.logits, expected(ids, logits_to_keep=2).logits, rtol=0, atol=1e-3)
@@ -283,9 +283,11 @@ def test_a_prompt_interrupted_between_two_parts_leaves_nothing(monkeypatch: pyte
         return read(self, ids, *arguments)
 
     monkeypatch.setattr(Reading, "run", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        fused(prompt(1, 2500), past_key_values=cache, logits_to_keep=1)
-    assert cache.length == 11 and parts == [1024, 1024]
+    for tokens in (2048, 2500):  # whole parts and one token, parts and a rest
+        parts.clear()
+        with pytest.raises(KeyboardInterrupt):
+            fused(prompt(1, tokens), past_key_values=cache, logits_to_keep=1)
+        assert cache.length == 11 and parts == [1024, min(1024, tokens - 1025)]
 
 
 def test_a_model_keeps_no_cache_alive() -> None:
