@@ -82,7 +82,9 @@ class GrowingCache(DynamicCache):
         filled, moved = self._filled[layer], []
         for room in self.rooms[layer]:
             batch, heads, _, width = room.shape
-            moved.append(room.new_zeros(batch, heads, 2 * tokens if filled else max(tokens + ROOM, room.shape[2]), width))
+            moved.append(
+                room.new_zeros(batch, heads, 2 * tokens if filled else max(tokens + ROOM, room.shape[2]), width)
+            )
             moved[-1][:, :, :filled] = room[:, :, :filled]
         self.rooms = [*self.rooms[:layer], (moved[0], moved[1]), *self.rooms[layer + 1 :]]
 

@@ -1,5 +1,6 @@
 """The plan: a model whose short passes run as one program, and all others as before."""
 
+from collections.abc import Iterator
 from threading import Lock
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from llamita.errors import UnsupportedError
 from llamita.fused.reading import Reading
 from llamita.fused.step import Step, check_ids, packed_of
 from llamita.kernels.linear import DENSE
+from llamita.kernels.pages import enlarge
 from llamita.model.layers import LlamaDecoderLayer
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.outputs import CausalLMOutputWithPast
@@ -32,8 +34,20 @@ def fuse(model: LlamaForCausalLM) -> LlamaForCausalLM:
     if (reason := why_not(model)) is not None:
         raise UnsupportedError(f"this model cannot be fused: {reason}; run it without")
     unfuse(model)
+    for tensor in {id(tensor): tensor for tensor in _matrices(model)}.values():
+        enlarge(tensor)
     model.forward = FusedForward(model)  # pyright: ignore[reportAttributeAccessIssue]
     return model
+
+
+def _matrices(model: LlamaForCausalLM) -> Iterator[Tensor]:
+    """The memory that every step reads from end to end."""
+    for module in model.modules():
+        packed = packed_of(module)
+        if packed is not None:
+            yield packed.stream
+        elif isinstance(module, nn.Linear):
+            yield module.weight.detach()
 
 
 def unfuse(model: LlamaForCausalLM) -> LlamaForCausalLM:

@@ -228,6 +228,7 @@ def _linear(open_block, add, zero, size, at, chunk):
         while b < last:
             x, t = records + b * line, v.no_floats()
             for block in range(blocks):
+                v.fetch_ahead(tile + block * (size // 8), size // 8)
                 t = add(open_block(tile, block), zero, x, t)
                 x += 48
             _put(t, at, out + 4 * b * n, bias, row, n, adds)

@@ -17,6 +17,7 @@ def _dot(dtype, w, start, x, columns):
     a = b = c = d = v.no_floats()
     i = 0
     while i + 64 <= columns:
+        v.fetch_ahead(w + e.size(dtype) * (start + i), 64 * e.size(dtype))
         a = v.multiply_add(e.wide(dtype, w, start + i), v.load(x + 4 * i), a)
         b = v.multiply_add(e.wide(dtype, w, start + i + 16), v.load(x + 4 * i + 64), b)
         c = v.multiply_add(e.wide(dtype, w, start + i + 32), v.load(x + 4 * i + 128), c)

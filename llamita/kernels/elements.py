@@ -13,6 +13,12 @@ DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"} 
 
 
 @part
+def size(dtype: int) -> int:
+    """Bytes of an element."""
+    return 4 if dtype == FP32 else 2
+
+
+@part
 def wide(dtype: int, at: int, i: int) -> v.Vector:
     """Sixteen elements from the i-th on."""
     if dtype == FP32:

@@ -23,11 +23,12 @@ from numba.core.errors import NumbaError
 from llamita.kernels import simd
 from llamita.kernels.team import pause, team
 
-_ROW = 32  # numbers in a row; 256 bytes
+_ROW = 128  # numbers in a row; a kilobyte
 _KERNEL, _CHUNKS, _FROM, _ARGUMENTS = 0, 1, 2, 3
-_CLAIMED, _DONE = 16, 24  # each on a cache line of its own, as all threads write to them
-_MOST_ARGUMENTS = _CLAIMED - _ARGUMENTS
-_BYTES = 8 * _ROW
+_DONE = 16  # chunks done; on a cache line of its own, as all threads write to it
+_CLAIMED = 24  # chunks claimed of each part, eight numbers on
+_MOST_ARGUMENTS = _DONE - _ARGUMENTS
+_MOST_PARTS = (_ROW - _CLAIMED) // 8
 _SPINS = 4096  # looks at a counter before the core is offered to others
 
 _i64 = types.int64
@@ -82,12 +83,17 @@ def kernel(function: Callable[[int, int], None]) -> Kernel:
 
 
 def _work(table: int) -> None:
-    """What one thread does. Row 0 holds the number of rows and how to offer the core to others."""
-    rows, pause = simd.read(table), simd.read(table + 8)
+    """What one thread does. Row 0 holds the number of rows, how to offer the core to others, and the parts of a row.
+
+    A thread has a part of each row's chunks for itself, one behind the other, so that it reads on where it was in
+    memory; what others have left of theirs comes after.
+    """
+    rows, pause, parts = simd.read(table), simd.read(table + 8), simd.read(table + 16)
+    mine = simd.claim(table + 8 * _CLAIMED)
     for i in range(1, rows + 1):
-        row = table + i * _BYTES
+        row = table + i * 8 * _ROW
         for before in range(simd.read(row + 8 * _FROM), i):
-            other = table + before * _BYTES
+            other = table + before * 8 * _ROW
             chunks, spins = simd.read(other + 8 * _CHUNKS), 0
             while simd.seen(other + 8 * _DONE) < chunks:
                 spins += 1
@@ -95,11 +101,15 @@ def _work(table: int) -> None:
                     simd.rest(pause)
                     spins = 0
         chunks, code = simd.read(row + 8 * _CHUNKS), simd.read(row + 8 * _KERNEL)
-        chunk = simd.claim(row + 8 * _CLAIMED)
-        while chunk < chunks:
-            simd.call(code, row + 8 * _ARGUMENTS, chunk)
-            simd.claim(row + 8 * _DONE)
-            chunk = simd.claim(row + 8 * _CLAIMED)
+        for turn in range(parts):
+            part = (mine + turn) % parts
+            first, end = chunks * part // parts, chunks * (part + 1) // parts
+            counter = row + 8 * (_CLAIMED + 8 * part)
+            chunk = first + simd.claim(counter)
+            while chunk < end:
+                simd.call(code, row + 8 * _ARGUMENTS, chunk)
+                simd.claim(row + 8 * _DONE)
+                chunk = first + simd.claim(counter)
 
 
 # A function that kernels are made of. It is always compiled into them: only then can a kernel whose parts take
@@ -142,8 +152,11 @@ class Program:
     def run(self, threads: int | None = None) -> None:
         """Make all calls; as many threads as torch uses, unless told."""
         if self._table is None:
-            self._rows[0][:2] = len(self._rows) - 1, pause()
             self._table = torch.tensor(self._rows)  # torch's memory begins on a cache line
-            self._counters = self._table.numpy()[:, _CLAIMED :: _DONE - _CLAIMED]
-        self._counters[:] = 0
-        team()(_WORKER.address, self._table.data_ptr(), threads or torch.get_num_threads())
+            self._numbers = self._table.numpy()
+            self._numbers[0, :2] = len(self._rows) - 1, pause()
+        threads = threads or torch.get_num_threads()
+        parts = min(threads, _MOST_PARTS)
+        self._numbers[0, 2] = parts
+        self._numbers[:, _DONE : _CLAIMED + 8 * parts : 8] = 0
+        team()(_WORKER.address, self._table.data_ptr(), threads)

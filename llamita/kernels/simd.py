@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, register_model
 
@@ -181,6 +181,13 @@ def _transpose(b: Builder, source: Value, step: Value, target: Value) -> None:
         _write(b, b.add(target, _I64(64 * i)), row)
 
 
+def _fetch(b: Builder, address: Value) -> None:
+    name, number = "llvm.prefetch.p0", _I32
+    kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), number, number, number])
+    function = b.module.globals.get(name) or ir.Function(b.module, kind, name)
+    b.call(function, (_at(b, address, _I8), number(0), number(3), number(1)))
+
+
 def _has(feature: str) -> bool:
     return f"+{feature}" in target()[2].split(",")
 
@@ -317,3 +324,14 @@ call = _operation(  # call a kernel at an address with two numbers
 rest = _operation(  # call a function that offers the core to others
     void(i64), lambda b, at: b.call(_at(b, at, ir.FunctionType(_I32, [])), ())
 )
+
+# What is read once and in order comes from memory: the processor's own guess ends with each page.
+AHEAD = 4096
+_fetch_line = _operation(void(i64), _fetch)
+
+
+@njit(forceinline=True)
+def fetch_ahead(at: int, count: int) -> None:
+    """Begin to load the `count` bytes that stand AHEAD of an address; they need not exist."""
+    for i in range(0, count, 64):
+        _fetch_line(at + AHEAD + i)
