@@ -12,11 +12,15 @@ vectors of scales. What the second is decides how a block is added: nothing, a m
 columns.
 """
 
+from typing import Any
+
 import numpy as np
 
 from llamita.kernels import simd as v
 from llamita.kernels.program import kernel, part
 
+RECORD = 48  # bytes of 32 columns of x
+Part = Any  # a function that is compiled into a kernel
 Opened = tuple[tuple[v.Vector, ...], v.Vector, v.Vector]
 
 
@@ -201,38 +205,69 @@ def _put(total, at, out, bias, row, n, adds):
 
 
 @part
-def _linear(open_block, add, zero, size, at, chunk):
+def _one(open_block: Part, add: Part, zero: int, size: int, tile: int, x: int, blocks: int) -> v.Vector:
+    """A tile with one x, which is all that memory is asked for: it looks ahead."""
+    total = v.no_floats()
+    for block in range(blocks):
+        v.fetch_ahead(tile + block * (size // 8), size // 8)
+        total = add(open_block(tile, block), zero, x, total)
+        x += RECORD
+    return total
+
+
+@part
+def _four(open_block: Part, add: Part, zero: int, tile: int, x: int, blocks: int) -> tuple[v.Vector, ...]:
+    """A tile with four x's: a block is opened once."""
+    a = b = c = d = v.no_floats()
+    line = blocks * RECORD
+    for block in range(blocks):
+        opened = open_block(tile, block)
+        a, b = add(opened, zero, x, a), add(opened, zero, x + line, b)
+        c, d = add(opened, zero, x + 2 * line, c), add(opened, zero, x + 3 * line, d)
+        x += RECORD
+    return a, b, c, d
+
+
+@part
+def _eight_at_once(open_block: Part, add: Part, zero: int, tile: int, x: int, blocks: int) -> tuple[v.Vector, ...]:
+    """A tile with eight x's."""
+    a = b = c = d = e = f = g = h = v.no_floats()
+    line = blocks * RECORD
+    for block in range(blocks):
+        opened = open_block(tile, block)
+        a, b = add(opened, zero, x, a), add(opened, zero, x + line, b)
+        c, d = add(opened, zero, x + 2 * line, c), add(opened, zero, x + 3 * line, d)
+        e, f = add(opened, zero, x + 4 * line, e), add(opened, zero, x + 5 * line, f)
+        g, h = add(opened, zero, x + 6 * line, g), add(opened, zero, x + 7 * line, h)
+        x += RECORD
+    return a, b, c, d, e, f, g, h
+
+
+@part
+def _linear(open_block: Part, add: Part, zero: int, size: int, at: int, chunk: int) -> None:
     """`size`: bytes of eight blocks of a tile."""
     stream, records, out, bias = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)
     n, k, batch, tiles, adds = v.read(at + 32), v.read(at + 40), v.read(at + 48), v.read(at + 56), v.read(at + 64)
-    lines = v.read(at + 72)
-    blocks, across = k // 32, -(-n // (16 * tiles))
-    first, line = chunk // across * lines, blocks * 48
+    lines, blocks, across = v.read(at + 72), k // 32, -(-n // (16 * tiles))
+    first, line = chunk // across * lines, blocks * RECORD
     last = min(batch, first + lines)
     for row in range(chunk % across * tiles * 16, min(n, (chunk % across + 1) * tiles * 16), 16):
         tile, b = stream + row // 16 * (blocks * size // 8), first
-        while b + 4 <= last:
-            x = records + b * line
-            t = u = w = y = v.no_floats()
-            for block in range(blocks):
-                opened = open_block(tile, block)
-                t, u = add(opened, zero, x, t), add(opened, zero, x + line, u)
-                w, y = add(opened, zero, x + 2 * line, w), add(opened, zero, x + 3 * line, y)
-                x += 48
-            to = out + 4 * b * n
-            _put(t, at, to, bias, row, n, adds)
-            _put(u, at, to + 4 * n, bias, row, n, adds)
-            _put(w, at, to + 8 * n, bias, row, n, adds)
-            _put(y, at, to + 12 * n, bias, row, n, adds)
-            b += 4
         while b < last:
-            x, t = records + b * line, v.no_floats()
-            for block in range(blocks):
-                v.fetch_ahead(tile + block * (size // 8), size // 8)
-                t = add(open_block(tile, block), zero, x, t)
-                x += 48
-            _put(t, at, out + 4 * b * n, bias, row, n, adds)
-            b += 1
+            x, to = records + b * line, out + 4 * b * n
+            if b + 8 <= last:
+                sums = _eight_at_once(open_block, add, zero, tile, x, blocks)
+                for i in range(8):
+                    _put(sums[i], at, to + 4 * n * i, bias, row, n, adds)
+                b += 8
+            elif b + 4 <= last:
+                four = _four(open_block, add, zero, tile, x, blocks)
+                for i in range(4):
+                    _put(four[i], at, to + 4 * n * i, bias, row, n, adds)
+                b += 4
+            else:
+                _put(_one(open_block, add, zero, size, tile, x, blocks), at, to, bias, row, n, adds)
+                b += 1
 
 
 @part
