@@ -67,6 +67,10 @@ class GgufTensors:
         """One weight as it is stored, in our order: plain numbers, or uint8 (N, bytes of a row)."""
         return halved(self._file.load(self._names[name]), heads_of(name, self._config))
 
+    def release(self, name: str) -> None:
+        """Give back the memory of a weight's pages, once it was copied."""
+        self._file.release(self._names[name])
+
     def close(self) -> None:
         """Let go of the files."""
         self._file.close()
@@ -171,3 +175,4 @@ def _put_blocks(model: LlamaForCausalLM, tensors: GgufTensors, names: list[str])
         twins = [twin for twin, source in model.tied_weights.items() if source == name]
         modules = tuple(one.removesuffix(".weight") for one in (name, *twins))
         put(model, modules, BlockMatrix.from_raw(tensors.storage(name), tensors.rows(name)))
+        tensors.release(name)

@@ -68,6 +68,13 @@ class GgufFile:
             return torch.frombuffer(bytearray(self._map[entry.start : entry.stop]), dtype=dtype).view(shape)
         return torch.frombuffer(self._map, dtype=dtype, count=math.prod(shape), offset=entry.start).view(shape)
 
+    def release(self, name: str) -> None:
+        """Give back the memory that a tensor's pages take: they are read from the file again where they are used."""
+        entry, page = self.entries[name], mmap.PAGESIZE
+        start, stop = -(-entry.start // page) * page, entry.stop // page * page
+        if stop > start and hasattr(mmap, "MADV_DONTNEED") and isinstance(self._map, mmap.mmap):
+            self._map.madvise(mmap.MADV_DONTNEED, start, stop - start)
+
     def close(self) -> None:
         """Forget the mapping. Unmapping it here would pull the memory away under living tensors."""
         self._map = b""

@@ -34,6 +34,10 @@ class Gguf:
         """One tensor on the CPU, sharing memory with the file: plain numbers, or blocks as uint8."""
         return self._parts[name].load(name)
 
+    def release(self, name: str) -> None:
+        """Give back the memory that a tensor's pages take, until it is read again."""
+        self._parts[name].release(name)
+
     def value(self, key: str, default: object = None) -> object:
         """The value of a metadata field."""
         return self.metadata[key].value if key in self.metadata else default

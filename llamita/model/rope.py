@@ -90,7 +90,7 @@ class LlamaRotaryEmbedding(nn.Module):
         """Compute the frequencies (H/2,) of short sequences and the factor on cos and sin."""
         with torch.device("cpu"):  # not on the meta device, whose arithmetic is Python and loads torch's compiler
             inv_freq, self.attention_factor = frequencies(self.config)
-        self.inv_freq = inv_freq.to(device)
+        self.inv_freq = inv_freq.to(device or torch.get_default_device())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LlamaRotaryEmbedding":
         super()._apply(fn, recurse)

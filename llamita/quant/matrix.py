@@ -10,7 +10,7 @@ from llamita.errors import UnsupportedError
 from llamita.kernels.codes import Codes
 from llamita.quant.bits import as_bytes
 from llamita.quant.blocks import FORMATS, BlockFormat
-from llamita.quant.stores import store
+from llamita.quant.stores import Store, store, store_of_raw
 
 Move = Callable[[Tensor], Tensor]
 
@@ -50,17 +50,23 @@ class Matrix(Protocol):
 class BlockMatrix:
     """A matrix in one of GGML's block formats, stored as the kernels of its device want it."""
 
-    def __init__(self, form: BlockFormat, codes: Codes) -> None:
+    def __init__(self, form: BlockFormat, store: Store, shape: tuple[int, int]) -> None:
         self.form = form
         self.name = form.name
-        self.shape = codes.shape
-        self.store = store(codes, form.name)
+        self.shape = shape
+        self.store = store
+
+    @classmethod
+    def from_codes(cls, form: BlockFormat, codes: Codes) -> Self:
+        """From codes on any device."""
+        return cls(form, store(codes, form.name), codes.shape)
 
     @classmethod
     def from_raw(cls, name: str, raw: Tensor) -> Self:
         """From the bytes of a GGUF file, uint8 (N, bytes)."""
         form = FORMATS[name]
-        return cls(form, form.codes(raw))
+        shape = (raw.shape[0], raw.shape[1] // form.nbytes * form.block)
+        return cls(form, store_of_raw(raw, form), shape)
 
     @classmethod
     def from_weight(cls, name: str, weight: Tensor) -> Self:

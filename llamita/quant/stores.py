@@ -9,6 +9,9 @@ from torch import Tensor
 from llamita.kernels import linear, packed, reference
 from llamita.kernels.codes import Codes
 from llamita.kernels.triton import operations, planes
+from llamita.quant.blocks import BlockFormat
+
+PART = 1024  # rows that are packed at a time: what lies between the two forms takes several times their memory
 
 
 class Store(Protocol):
@@ -166,3 +169,15 @@ def store(codes: Codes, form: str) -> Store:
     """The codes of a block format, as their device's kernels want them."""
     kind = STORES.get(codes.codes.device.type, PlainStore) if form in packed.LAYOUTS else PlainStore
     return kind.of(codes, form)
+
+
+def store_of_raw(raw: Tensor, form: BlockFormat) -> Store:
+    """The bytes of a GGUF file, uint8 (N, bytes), as their device's kernels want them; on the CPU part by part."""
+    if raw.device.type != "cpu" or form.name not in packed.LAYOUTS or not len(raw):
+        return store(form.codes(raw), form.name)
+    first = packed.pack(form.codes(raw[:PART]), form.name)
+    stream = torch.empty(-(-len(raw) // packed.TILE), first.stream.shape[1], dtype=torch.uint8)
+    for start in range(0, len(raw), PART):
+        part = first if start == 0 else packed.pack(form.codes(raw[start : start + PART]), form.name)
+        stream[start // packed.TILE :][: len(part.stream)] = part.stream
+    return CpuStore(packed.Packed(stream, kind=form.name, rows=len(raw), columns=first.columns))

@@ -75,7 +75,7 @@ def quantized(form: str, rows: int, *, biased: bool) -> QuantizedLinear:
     """A layer as it lies on a GPU."""
     block = FORMATS[form]
     codes = block.codes(block.quantize(torch.randn(rows, 256)))
-    matrix = BlockMatrix(block, codes)
+    matrix = BlockMatrix.from_codes(block, codes)
     matrix.store = GpuStore.of(codes, form)
     return QuantizedLinear(matrix, nn.Parameter(torch.randn(rows)) if biased else None)
 
