@@ -13,7 +13,7 @@ class GrowingCache(DynamicCache):
 
     A layer's tensors are views of buffers (B, K, capacity, H) with room to spare, which double when they are full. The
     backends see the same numbers as in a DynamicCache, but strided: some then add in another order.
-    `rooms` are the buffers, for kernels that write keys and values themselves; the list is a new one whenever one moves.
+    `rooms` are the buffers, for kernels that write keys and values themselves; the list is a new one when one moves.
     """
 
     def __init__(self, *, unrotated: bool = False) -> None:
@@ -49,7 +49,8 @@ class GrowingCache(DynamicCache):
             self._filled = [*self._filled, 0]
         start = self._filled[layer]
         end = start + k.shape[2]
-        self._widen(layer, end)
+        if any(room.shape[2] < end or not room.is_contiguous() for room in self.rooms[layer]):
+            self._move(layer, 2 * end if start else end + ROOM)
         self._filled[layer] = end
         keys, values = (room[:, :, :end] for room in self.rooms[layer])
         keys[:, :, start:] = k.detach()
@@ -68,23 +69,24 @@ class GrowingCache(DynamicCache):
         spare: slots behind them that a kernel may read.
         """
         start = self._filled[0]
-        if start + tokens + spare > self._capacity or self._measured is not self.rooms:
+        needed = start + tokens + spare
+        if needed > self._capacity or self._measured is not self.rooms:
+            largest = max(keys.shape[2] for keys, _ in self.rooms)
+            self._capacity = largest if needed <= largest else 2 * needed  # the same for all layers
             for layer in range(len(self.rooms)):
-                self._widen(layer, start + tokens + spare)
-            self._capacity, self._measured = min(keys.shape[2] for keys, _ in self.rooms), self.rooms
+                self._move(layer, self._capacity)
+            self._measured = self.rooms
         self._filled = [start + tokens] * len(self._filled)
         return start
 
-    def _widen(self, layer: int, tokens: int) -> None:
-        """See to it that a layer's buffers have room for so many tokens in all."""
-        if all(room.shape[2] >= tokens and room.is_contiguous() for room in self.rooms[layer]):
+    def _move(self, layer: int, capacity: int) -> None:
+        """Put a layer's keys and values into buffers of this capacity, where they are not in such already."""
+        if all(room.shape[2] == capacity and room.is_contiguous() for room in self.rooms[layer]):
             return
         filled, moved = self._filled[layer], []
         for room in self.rooms[layer]:
             batch, heads, _, width = room.shape
-            moved.append(
-                room.new_zeros(batch, heads, 2 * tokens if filled else max(tokens + ROOM, room.shape[2]), width)
-            )
+            moved.append(room.new_zeros(batch, heads, capacity, width))
             moved[-1][:, :, :filled] = room[:, :, :filled]
         self.rooms = [*self.rooms[:layer], (moved[0], moved[1]), *self.rooms[layer + 1 :]]
 

@@ -236,7 +236,7 @@ def _place(cursor: Cursor, name: str) -> tuple[str, tuple[int, ...], int]:
 
 
 def _check_rows(cursor: Cursor, name: str, shape: tuple[int, ...], storage: Storage) -> None:
-    if math.prod(shape) >= 2**63:
+    if math.prod(max(axis, 1) for axis in shape) >= 2**48:  # also beside an axis of 0, where torch counts on
         cursor.refuse(f"is damaged: tensor {name!r} has the impossible shape {shape}")
     if (shape[-1] if shape else 1) % storage.block:
         cursor.refuse(f"is damaged: rows of {shape[-1:]} in tensor {name!r} are not whole blocks of {storage.block}")

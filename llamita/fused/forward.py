@@ -12,6 +12,7 @@ from llamita.cache.growing import GrowingCache
 from llamita.errors import UnsupportedError
 from llamita.fused.reading import Reading
 from llamita.fused.step import Step, check_ids, packed_of
+from llamita.kernels import program
 from llamita.kernels.linear import DENSE
 from llamita.kernels.pages import enlarge
 from llamita.model.layers import LlamaDecoderLayer
@@ -76,7 +77,7 @@ def why_not(model: LlamaForCausalLM) -> str | None:
             continue
         if type(module) is not nn.Linear or module.weight.dtype not in DENSE:
             return f"{name} is a {type(module).__name__} that the kernels do not know"
-    return None
+    return program.why_not()
 
 
 class FusedForward:

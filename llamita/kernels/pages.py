@@ -1,4 +1,4 @@
-"""Weights in large pages: what is read from end to end in every step is read faster where an address is seldom looked up."""
+"""Weights in large pages: what is read from end to end is read faster where its addresses are seldom looked up."""
 
 import ctypes
 import sys

@@ -160,3 +160,11 @@ class Program:
         self._numbers[0, 2] = parts
         self._numbers[:, _DONE : _CLAIMED + 8 * parts : 8] = 0
         team()(_WORKER.address, self._table.data_ptr(), threads)
+
+
+def why_not() -> str | None:
+    """What keeps this machine from compiling kernels, or None."""
+    try:
+        return None if _WORKER.address else "its kernels have no address"
+    except Exception as error:  # Numba, LLVM and the system each have errors of their own
+        return f"this machine cannot compile kernels ({type(error).__name__}: {str(error).splitlines()[0][:200]})"

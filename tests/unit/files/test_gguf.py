@@ -194,3 +194,13 @@ def test_several_files_are_one_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "m-00001-of-00003.gguf").rename(tmp_path / "m.gguf")
     with pytest.raises(BrokenFileError, match="not named as such"):
         open_gguf(tmp_path / "m.gguf")
+
+
+def test_released_pages_are_read_again(tmp_path: Path) -> None:
+    weights = torch.arange(3 * 4096, dtype=torch.float32).view(3, 4096)
+    write_gguf(tmp_path / "large.gguf", {}, {"a": Piece("f32", tuple(weights.shape), lambda: weights)})
+    file = GgufFile(tmp_path / "large.gguf")
+    tensor = file.load("a")
+    assert torch.equal(tensor, weights)
+    file.release("a")
+    assert torch.equal(tensor, weights)

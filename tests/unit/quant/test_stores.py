@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from llamita.kernels.packed import LAYOUTS
+from llamita.quant import stores
 from llamita.quant.blocks import FORMATS, BlockFormat
 from llamita.quant.stores import CpuStore, GpuStore, PlainStore
 
@@ -39,3 +40,14 @@ def test_packed_stores_take_no_more_room_than_the_file(form: BlockFormat) -> Non
     raw = form.quantize(torch.randn(48, 1024))
     for kind in (CpuStore, GpuStore):
         assert kind.of(form.codes(raw), form.name).nbytes <= raw.nbytes * 1.06
+
+
+@pytest.mark.parametrize("rows", [1, 31, 32, 33, 70])
+def test_part_by_part_is_the_same(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "PART", 32)
+    form = FORMATS["q4_k"]
+    raw = form.quantize(torch.randn(rows, 256))
+    stored, whole = stores.store_of_raw(raw, form), CpuStore.of(form.codes(raw), form.name)
+    assert isinstance(stored, CpuStore)
+    assert torch.equal(stored.packed.stream, whole.packed.stream)
+    assert torch.equal(form.raw(stored.codes()), raw)
