@@ -9,13 +9,17 @@ What a chunk computes does not depend on who computes it: the results are the sa
 """
 
 import hashlib
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from threading import Lock
 from types import FunctionType
 from typing import Any
 
+import numba
 import torch
 from numba import cfunc, njit, types
 from numba.core.errors import NumbaError
@@ -32,6 +36,7 @@ _MOST_PARTS = (_ROW - _CLAIMED) // 8
 _SPINS = 4096  # looks at a counter before the core is offered to others
 
 _i64 = types.int64
+_FOLDER = Lock()  # on Numba's setting of where it keeps things, which is one for all
 
 
 class Kernel:
@@ -65,7 +70,28 @@ class Kernel:
         function = self._function
         named = FunctionType(function.__code__, function.__globals__, function.__name__)
         named.__qualname__ = f"{function.__qualname__}_{_fingerprint()}"
-        return cfunc(types.void(*self._kinds), cache=cached, nogil=True, error_model="numpy")(named)
+        with _keeping():
+            return cfunc(types.void(*self._kinds), cache=cached, nogil=True, error_model="numpy")(named)
+
+
+@contextmanager
+def _keeping() -> Iterator[None]:
+    """Let Numba keep what it compiles in the user's folder for such things, or in NUMBA_CACHE_DIR.
+
+    Not beside the sources: files there that no installer knows of outlive the installation, and hide the next one.
+    """
+    with _FOLDER:
+        before = numba.config.CACHE_DIR  # type: ignore[attr-defined]
+        numba.config.CACHE_DIR = before or str(_folder())  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            numba.config.CACHE_DIR = before  # type: ignore[attr-defined]
+
+
+def _folder() -> Path:
+    given = os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else os.environ.get("XDG_CACHE_HOME")
+    return Path(given or Path.home() / ".cache") / "llamita" / "kernels"
 
 
 @cache

@@ -86,14 +86,15 @@ def test_what_is_kept_is_used_until_any_source_changes(room: Path) -> None:
     words = room / "words.py"
     words.write_text(WORDS.replace("+ v.read", "* v.read"), encoding="utf-8")
     assert result(start(room)) == "12.0 0"
-    for file in room.rglob("*.nbc"):
+    for file in room.parent.rglob("*.nbc"):
         file.write_bytes(file.read_bytes()[:100])  # cut short, as by a full disk
     assert result(start(room)) == "12.0 0"
 
 
-def test_the_users_folder_where_the_installation_is_read_only_and_none_where_both_are(room: Path) -> None:
-    block(room / "__pycache__")
+def test_nothing_is_left_beside_the_sources_and_nothing_kept_where_no_folder_is(room: Path) -> None:
     assert result(start(room)) == "7.0 0"
     assert result(start(room)) == "7.0 1"
+    assert not list(room.rglob("*.nb?"))
+    assert list((room.parent / "home" / "llamita").rglob("*.nbc"))
     block(room.parent / "home")
     assert result(start(room)) == "7.0 0"
