@@ -6,7 +6,7 @@ import llamita
 
 SHADES = " .:-=+*#%@"
 
-llm = llamita.load()
+llm = llamita.load(kernels="off")  # both passes below by the plain model, so that they can be equal
 ids = llm.tokenizer.encode("Tom had a red ball. Anna had a blue ball.")
 names = [llm.tokenizer.decode([token], skip_special_tokens=False).strip() or "_" for token in ids]
 last = llm.model.config.num_hidden_layers - 1

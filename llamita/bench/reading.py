@@ -13,7 +13,7 @@ PASSES = 3  # of each kernel in a turn
 PIECES_AT_ONCE = 8
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)
+@numba.njit(parallel=True, fastmath=True)
 def _sum_floats(values: np.ndarray) -> float:  # fp32 (pieces, columns)
     totals = np.zeros(values.shape[0], np.float32)
     for piece in numba.prange(values.shape[0]):
@@ -24,7 +24,7 @@ def _sum_floats(values: np.ndarray) -> float:  # fp32 (pieces, columns)
     return totals.sum()
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)
+@numba.njit(parallel=True, fastmath=True)
 def _sum_four_streams(values: np.ndarray) -> float:  # fp32 (pieces, columns)
     totals = np.zeros(values.shape[0], np.float32)
     quarter = values.shape[1] // 4
