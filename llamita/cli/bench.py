@@ -20,7 +20,7 @@ EXAMPLES = """
 
 TESTS = {
     "roofline": "what this machine can do: bytes read, matrix products",
-    "decode": "writing token by token",
+    "decode": "writing token by token; without --formats overhead and speculate too",
     "prefill": "reading a prompt",
     "load": "from a file to the first token",
     "memory": "the most held while loading and writing",
@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shape", default="110m", help="a model shape with random weights: 110m, 1b, tiny; or cria")
     parser.add_argument(
         "--formats",
-        default="bf16",
-        help="comma-separated: fp32, bf16, fp16, q8_0, q4_0, q4_1, q4_k, q5_k, q6_k, int8 (not train and below)",
+        default=None,
+        help="comma-separated, else bf16: fp32, bf16, fp16, q8_0, q4_0, q4_1, q4_k, q5_k, q6_k, int8 (not train and below)",
     )
     parser.add_argument(
         "--against",
@@ -86,7 +86,7 @@ def _settings(args: argparse.Namespace) -> "Settings":
 
     return Settings(
         shape=args.shape,
-        formats=chosen(args.formats),
+        formats=chosen(args.formats or "bf16"),
         systems=named(args.against),
         repeats=args.repeats,
         threads=args.threads,
@@ -109,7 +109,11 @@ def _roofline(args: argparse.Namespace) -> "Measured":
 def _decode(args: argparse.Namespace) -> "Measured":
     from llamita.bench import decode
 
-    return decode.measure(_settings(args), tokens=args.tokens, depth=args.length or DEPTH)
+    measured = decode.measure(_settings(args), tokens=args.tokens, depth=args.length or DEPTH)
+    if args.formats is None:  # nothing was singled out: what else there is to say of writing
+        measured.add(_overhead(args))
+        measured.add(_speculate(args))
+    return measured
 
 
 def _prefill(args: argparse.Namespace) -> "Measured":
