@@ -21,6 +21,8 @@ KEYS = 64  # keys of a tile
 BESIDE = 8  # keys, or columns of values, that are worked on at once
 NEVER = -1e30  # less than any score
 
+Eight = tuple[v.Vector, v.Vector, v.Vector, v.Vector, v.Vector, v.Vector, v.Vector, v.Vector]
+
 
 @part
 def _turn(dtype, cache_dtype, at, chunk):
@@ -68,6 +70,40 @@ def shown(x: v.Vector, slot: int, kept: int, first: int, window: int, hidden: v.
 
 
 @part
+def keep_scores(
+    scores: Eight, most: v.Vector, to: int, slot: int, kept: int, first: int, window: int, is_cut: bool
+) -> v.Vector:
+    """Write the scores of eight keys from `slot` on, those that are hidden as NEVER; returns the largest so far."""
+    for score in scores:
+        if is_cut:
+            score = shown(score, slot, kept, first, window, v.spread(NEVER))
+        most = v.larger(most, score)
+        v.store(to, score)
+        slot += 1
+        to += 64
+    return most
+
+
+@part
+def scaled_eight(at: int, factor: v.Vector) -> Eight:
+    """Eight vectors, times a factor."""
+    return (
+        v.times(v.load(at), factor), v.times(v.load(at + 64), factor),
+        v.times(v.load(at + 128), factor), v.times(v.load(at + 192), factor),
+        v.times(v.load(at + 256), factor), v.times(v.load(at + 320), factor),
+        v.times(v.load(at + 384), factor), v.times(v.load(at + 448), factor),
+    )  # fmt: skip
+
+
+@part
+def store_eight(at: int, eight: Eight) -> None:
+    """Write eight vectors."""
+    for vector in eight:
+        v.store(at, vector)
+        at += 64
+
+
+@part
 def _tile_scores(q, keys, start, end, width, to, first, window, is_cut):
     """Products of sixteen queries q (H, 16) with keys (slots, H), to (keys, 16); returns the largest of each lane."""
     most = v.spread(NEVER)
@@ -84,12 +120,7 @@ def _tile_scores(q, keys, start, end, width, to, first, window, is_cut):
             g = v.multiply_add(v.spread(v.read_fp32(at + 5 * step)), part_of_q, g)
             h = v.multiply_add(v.spread(v.read_fp32(at + 6 * step)), part_of_q, h)
             j = v.multiply_add(v.spread(v.read_fp32(at + 7 * step)), part_of_q, j)
-        for score in (a, b, c, d, f, g, h, j):
-            if is_cut:
-                score = shown(score, slot, 0, first, window, v.spread(NEVER))
-            most = v.larger(most, score)
-            v.store(to + 64 * (slot - start), score)
-            slot += 1
+        most = keep_scores((a, b, c, d, f, g, h, j), most, to + 64 * (slot - start), slot, 0, first, window, is_cut)
     return most
 
 
@@ -112,10 +143,7 @@ def _tile_mix(likelihoods, values, start, end, width, factor, sums):
     """The sums (H, 16) so far times a factor, and a tile's values (slots, H) by their likelihoods."""
     for i in range(0, width, BESIDE):
         at = sums + 64 * i
-        a, b = v.times(v.load(at), factor), v.times(v.load(at + 64), factor)
-        c, d = v.times(v.load(at + 128), factor), v.times(v.load(at + 192), factor)
-        f, g = v.times(v.load(at + 256), factor), v.times(v.load(at + 320), factor)
-        h, j = v.times(v.load(at + 384), factor), v.times(v.load(at + 448), factor)
+        a, b, c, d, f, g, h, j = scaled_eight(at, factor)
         for slot in range(start, end):
             likelihood, value = v.load(likelihoods + 64 * (slot - start)), values + 4 * (slot * width + i)
             a = v.multiply_add(v.spread(v.read_fp32(value)), likelihood, a)
@@ -126,14 +154,7 @@ def _tile_mix(likelihoods, values, start, end, width, factor, sums):
             g = v.multiply_add(v.spread(v.read_fp32(value + 20)), likelihood, g)
             h = v.multiply_add(v.spread(v.read_fp32(value + 24)), likelihood, h)
             j = v.multiply_add(v.spread(v.read_fp32(value + 28)), likelihood, j)
-        v.store(at, a)
-        v.store(at + 64, b)
-        v.store(at + 128, c)
-        v.store(at + 192, d)
-        v.store(at + 256, f)
-        v.store(at + 320, g)
-        v.store(at + 384, h)
-        v.store(at + 448, j)
+        store_eight(at, (a, b, c, d, f, g, h, j))
 
 
 @part

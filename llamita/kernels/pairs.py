@@ -9,7 +9,17 @@ they are; values are first laid out in pairs of slots: (B * K, slots / 2, H) wor
 
 from llamita.kernels import elements as e
 from llamita.kernels import simd as v
-from llamita.kernels.causal import BESIDE, KEYS, NEVER, put_rows, shown, turn_columns
+from llamita.kernels.causal import (
+    BESIDE,
+    KEYS,
+    NEVER,
+    keep_scores,
+    put_rows,
+    scaled_eight,
+    shown,
+    store_eight,
+    turn_columns,
+)
 from llamita.kernels.elementwise import exponential
 from llamita.kernels.program import kernel, part
 
@@ -51,12 +61,7 @@ def _tile_scores(q, keys, start, end, width, to, kept, first, window, is_cut):
             g = v.dot2(g, both, v.load_everywhere(at + 5 * step))
             h = v.dot2(h, both, v.load_everywhere(at + 6 * step))
             j = v.dot2(j, both, v.load_everywhere(at + 7 * step))
-        for score in (a, b, c, d, f, g, h, j):
-            if is_cut:
-                score = shown(score, slot, kept, first, window, v.spread(NEVER))
-            most = v.larger(most, score)
-            v.store(to + 64 * (slot - start), score)
-            slot += 1
+        most = keep_scores((a, b, c, d, f, g, h, j), most, to + 64 * (slot - start), slot, kept, first, window, is_cut)
     return most
 
 
@@ -80,10 +85,7 @@ def _tile_mix(likelihoods, values, start, end, width, factor, sums):
     """The sums (H, 16) so far times a factor, and a tile's values by their likelihoods, both in pairs."""
     for i in range(0, width, BESIDE):
         at = sums + 64 * i
-        a, b = v.times(v.load(at), factor), v.times(v.load(at + 64), factor)
-        c, d = v.times(v.load(at + 128), factor), v.times(v.load(at + 192), factor)
-        f, g = v.times(v.load(at + 256), factor), v.times(v.load(at + 320), factor)
-        h, j = v.times(v.load(at + 384), factor), v.times(v.load(at + 448), factor)
+        a, b, c, d, f, g, h, j = scaled_eight(at, factor)
         for pair in range(start // 2, end // 2):
             likelihood, value = v.load_words(likelihoods + 64 * (pair - start // 2)), values + 4 * (pair * width + i)
             a = v.dot2(a, likelihood, v.load_everywhere(value))
@@ -94,14 +96,7 @@ def _tile_mix(likelihoods, values, start, end, width, factor, sums):
             g = v.dot2(g, likelihood, v.load_everywhere(value + 20))
             h = v.dot2(h, likelihood, v.load_everywhere(value + 24))
             j = v.dot2(j, likelihood, v.load_everywhere(value + 28))
-        v.store(at, a)
-        v.store(at + 64, b)
-        v.store(at + 128, c)
-        v.store(at + 192, d)
-        v.store(at + 256, f)
-        v.store(at + 320, g)
-        v.store(at + 384, h)
-        v.store(at + 448, j)
+        store_eight(at, (a, b, c, d, f, g, h, j))
 
 
 @part
