@@ -115,19 +115,19 @@ class Reading:
         turned, out = torch.empty(len(q) + QUERIES - 1, q.shape[1]), torch.empty(q.shape, dtype=self._dtype)
         program = Program()
         turn = getattr(causal, f"turn_{DTYPES[self._dtype]}_{DTYPES[self._cache_dtype]}")
-        _add(program, turn, q, k, v, place.cosines, place.sines, *room, turned, place.sizes, chunks=len(q))
+        program.add(turn, q, k, v, place.cosines, place.sines, *room, turned, place.sizes, chunks=len(q))
         blocks = len(q) // place.tokens * place.queries * -(-place.tokens // QUERIES)
         across = place.heads * -(-place.slots // causal.KEYS)
         if self._cache_dtype == torch.bfloat16:
             pairs_of_chunk = causal.KEYS // 2
-            _add(program, pairs.pair_values, room[1], place.paired, place.sizes, pairs_of_chunk, chunks=across)
+            program.add(pairs.pair_values, room[1], place.paired, place.sizes, pairs_of_chunk, chunks=across)
             near = (turned, room[0], place.paired)
-            _add(program, PAIRED[self._dtype], *near, place.seen, place.sizes, out, chunks=blocks)
+            program.add(PAIRED[self._dtype], *near, place.seen, place.sizes, out, chunks=blocks)
         else:
             for of, to in zip(room, place.wide, strict=True):
                 beside = to is place.wide[1]
-                _add(program, WIDEN[self._cache_dtype], of, to, place.sizes, causal.KEYS, chunks=across, beside=beside)
-            _add(program, ATTEND[self._dtype], turned, *place.wide, place.seen, place.sizes, out, chunks=blocks)
+                program.add(WIDEN[self._cache_dtype], of, to, place.sizes, causal.KEYS, chunks=across, beside=beside)
+            program.add(ATTEND[self._dtype], turned, *place.wide, place.seen, place.sizes, out, chunks=blocks)
         program.run()
         return out
 
@@ -175,11 +175,5 @@ class Place:
 def _run(kernel: Kernel, *arguments: Tensor | int | None, chunks: int) -> None:
     """A program of one call."""
     program = Program()
-    _add(program, kernel, *arguments, chunks=chunks)
+    program.add(kernel, *arguments, chunks=chunks)
     program.run()
-
-
-def _add(program: Program, kernel: Kernel, *arguments: Tensor | int | None, chunks: int, beside: bool = False) -> None:
-    program.keep.append(arguments)
-    numbers = [x.data_ptr() if isinstance(x, Tensor) else x or 0 for x in arguments]
-    program.add(kernel, *numbers, chunks=chunks, beside=beside)

@@ -9,18 +9,15 @@ from torch import Tensor, nn
 
 from llamita.cache.growing import GrowingCache
 from llamita.kernels import attend, blocks, elementwise, linear
+from llamita.kernels.elements import DTYPES
 from llamita.kernels.packed import LAYOUTS, Packed
-from llamita.kernels.program import Kernel, Program
+from llamita.kernels.program import Program
 from llamita.model.layers import LlamaDecoderLayer, LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM
 
-EMBED = {
-    torch.float32: elementwise.embed_fp32,
-    torch.bfloat16: elementwise.embed_bf16,
-    torch.float16: elementwise.embed_fp16,
-}
+EMBED = {dtype: getattr(elementwise, f"embed_{name}") for dtype, name in DTYPES.items()}
 EMBED_PACKED = {kind: getattr(blocks, f"embed_{kind}") for kind in LAYOUTS}
-ATTEND = {torch.float32: attend.attend_fp32, torch.bfloat16: attend.attend_bf16, torch.float16: attend.attend_fp16}
+ATTEND = {dtype: getattr(attend, f"attend_{name}") for dtype, name in DTYPES.items()}
 SCRATCH = 1024  # slots of scores to begin with
 
 
@@ -111,9 +108,9 @@ class Step:
         weight, kernel = (
             (packed.stream, EMBED_PACKED[packed.kind]) if packed else (embedding.weight, EMBED[embedding.weight.dtype])
         )
-        self._ids = self._add(kernel, None, weight, self._x, config.hidden_size, chunks=rows)
+        self._ids = self._program.add(kernel, None, weight, self._x, config.hidden_size, chunks=rows)
         frequencies = rope.inv_freq.float().contiguous()
-        self._add(
+        self._program.add(
             elementwise.angles, self._positions, frequencies, self._cosines, self._sines, half,
             bits(rope.attention_factor), chunks=rows, beside=True,
         )  # fmt: skip
@@ -130,7 +127,7 @@ class Step:
         self._linear(attention.k_proj, self._normed, self._k, beside=True)
         self._linear(attention.v_proj, self._normed, self._v, beside=True)
         chunks = self._batch * attention.k_proj.out_features // self._width
-        number = self._add(
+        number = self._program.add(
             ATTEND[self._dtype], self._q, self._k, self._v, self._cosines, self._sines, None, None, self._slots,
             self._seen, None, self._sizes, chunks=chunks,
         )  # fmt: skip
@@ -143,7 +140,7 @@ class Step:
         self._linear(mlp.up_proj, self._normed, self._up, beside=True)
         size, columns = self._gate.numel(), 512
         records = self._records_of(self._gate, (mlp.down_proj,))
-        self._add(
+        self._program.add(
             elementwise.gate_fp32, self._gate, self._up, self._gate, columns, size, records, chunks=-(-size // columns)
         )
         self._linear(mlp.down_proj, self._gate, self._x, adds=True)
@@ -153,7 +150,7 @@ class Step:
         kept = self._tokens if kept is None else kept
         records = self._records_of(self._normed, readers)
         weight, width = norm.weight.detach().float().contiguous(), norm.weight.numel()
-        self._add(
+        self._program.add(
             elementwise.norm_fp32, self._x, None, weight, self._normed, width, bits(norm.variance_epsilon), records,
             self._tokens, kept, chunks=self._batch * kept,
         )  # fmt: skip
@@ -188,12 +185,6 @@ class Step:
 
     def _room(self, *shape: int) -> Tensor:
         return torch.zeros(shape)
-
-    def _add(self, kernel: Kernel, *arguments: Tensor | int | None, chunks: int, beside: bool = False) -> int:
-        """Put a call into the program; tensors become addresses, which None leaves open."""
-        self._program.keep.extend(argument for argument in arguments if isinstance(argument, Tensor))
-        numbers = [x.data_ptr() if isinstance(x, Tensor) else x or 0 for x in arguments]
-        return self._program.add(kernel, *numbers, chunks=chunks, beside=beside)
 
 
 def check_ids(ids: Tensor, vocabulary: int) -> None:

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from llamita.kernels import simd as v
+from llamita.kernels.elementwise import RECORD
 from llamita.kernels.program import kernel, part
 
-RECORD = 48  # bytes of 32 columns of x
 Part = Any  # a function that is compiled into a kernel
 Opened = tuple[tuple[v.Vector, ...], v.Vector, v.Vector]
 

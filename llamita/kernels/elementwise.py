@@ -46,7 +46,7 @@ def to_bytes(x: int, columns: int, records: int) -> None:
         v.write_int32(records + 36, -low_sum)
         v.write_int32(records + 40, -high_sum)
         v.write_int32(records + 44, -low_sum - high_sum)
-        records += 48
+        records += RECORD
 
 
 @part
@@ -99,7 +99,7 @@ def _norm(dtype, at, chunk):
     for i in range(whole, width):
         e.put(dtype, out, width * chunk + i, v.read_fp32(weight + 4 * i) * (v.read_fp32(x + 4 * i) * factor))
     if records:
-        to_bytes(out + 4 * width * chunk, width, records + width // 32 * 48 * chunk)
+        to_bytes(out + 4 * width * chunk, width, records + width // 32 * RECORD * chunk)
 
 
 @kernel
@@ -138,7 +138,7 @@ def _gate(dtype, at, chunk):
         x = e.one(dtype, first, i)
         e.put(dtype, out, i, x / (1.0 + math.exp(-x)) * e.one(dtype, second, i))
     if records:
-        to_bytes(out + 4 * start, end - start, records + start // 32 * 48)
+        to_bytes(out + 4 * start, end - start, records + start // 32 * RECORD)
 
 
 @kernel
@@ -178,4 +178,4 @@ def bytes_of(at: int, chunk: int) -> None:
     """x (B * K,) as records: x, records, columns of a chunk (a multiple of 32), B * K."""
     size = v.read(at + 16)
     start, end = chunk * size, min(v.read(at + 24), (chunk + 1) * size)
-    to_bytes(v.read(at) + 4 * start, end - start, v.read(at + 8) + start // 32 * 48)
+    to_bytes(v.read(at) + 4 * start, end - start, v.read(at + 8) + start // 32 * RECORD)

@@ -4,14 +4,11 @@ import torch
 from torch import Tensor
 
 from llamita.kernels import blocks, dense, elementwise
+from llamita.kernels.elements import DTYPES
 from llamita.kernels.packed import LAYOUTS, Packed
 from llamita.kernels.program import Kernel, Program
 
-DENSE: dict[torch.dtype, Kernel] = {
-    torch.float32: dense.linear_fp32,
-    torch.bfloat16: dense.linear_bf16,
-    torch.float16: dense.linear_fp16,
-}
+DENSE: dict[torch.dtype, Kernel] = {dtype: getattr(dense, f"linear_{name}") for dtype, name in DTYPES.items()}
 PACKED: dict[str, Kernel] = {kind: getattr(blocks, f"linear_{kind}") for kind in LAYOUTS}
 FEW = 16  # rows of x up to which our product of plain weights is the faster
 LINES = 64  # rows of x that a thread takes at once
@@ -84,10 +81,9 @@ def add_dense(
     """A matrix of torch's times x fp32 (batch, K), into out (batch, N) or, where it `adds`, onto it."""
     rows, columns = weight.shape
     lines = lines_of_chunk(rows, columns * weight.element_size())
-    program.keep += [weight, x, out, bias]
     return program.add(
-        DENSE[weight.dtype], weight.data_ptr(), x.data_ptr(), out.data_ptr(), address(bias), rows, columns, batch,
-        lines, int(adds), chunks=-(-rows // lines), beside=beside,
+        DENSE[weight.dtype], weight, x, out, bias, rows, columns, batch, lines, int(adds),
+        chunks=-(-rows // lines), beside=beside,
     )  # fmt: skip
 
 
@@ -105,25 +101,16 @@ def add_packed(
     """A packed matrix times records of x, into out (batch, N) or onto it."""
     tiles = lines_of_chunk(packed.stream.shape[0], packed.stream.shape[1])
     across = -(-packed.stream.shape[0] // tiles)
-    program.keep += [packed, records, out, bias]
     return program.add(
-        PACKED[packed.kind], packed.stream.data_ptr(), records.data_ptr(), out.data_ptr(), address(bias), packed.rows,
-        packed.columns, batch, tiles, int(adds), LINES, chunks=across * -(-batch // LINES), beside=beside,
+        PACKED[packed.kind], packed.stream, records, out, bias, packed.rows, packed.columns, batch, tiles, int(adds),
+        LINES, chunks=across * -(-batch // LINES), beside=beside,
     )  # fmt: skip
 
 
 def add_bytes(program: Program, x: Tensor, records: Tensor) -> int:
     """x fp32 as records of bytes."""
     size, columns = x.numel(), 2048
-    program.keep += [x, records]
-    return program.add(
-        elementwise.bytes_of, x.data_ptr(), records.data_ptr(), columns, size, chunks=-(-size // columns)
-    )
-
-
-def address(tensor: Tensor | None) -> int:
-    """Where a tensor begins; 0 for none."""
-    return 0 if tensor is None else tensor.data_ptr()
+    return program.add(elementwise.bytes_of, x, records, columns, size, chunks=-(-size // columns))
 
 
 def lines_of_chunk(lines: int, size: int) -> int:

@@ -148,7 +148,7 @@ _WORKER = Kernel(_work, _i64)
 class Program:
     """Kernel calls in order, run as often as wanted.
 
-    Addresses must stay good for as long as the program is run: `keep` holds on to their owners.
+    Tensors among a call's arguments become their addresses, and `keep` holds on to them for as long as the program is.
     """
 
     def __init__(self) -> None:
@@ -157,13 +157,18 @@ class Program:
         self._group = 1  # the first of the rows that nobody has waited for
         self._table: torch.Tensor | None = None
 
-    def add(self, kernel: Kernel, *arguments: int, chunks: int = 1, beside: bool = False) -> int:
-        """Put a call behind the others; one `beside` the last may begin before that is done. Returns its number."""
+    def add(self, kernel: Kernel, *arguments: torch.Tensor | int | None, chunks: int = 1, beside: bool = False) -> int:
+        """Put a call behind the others; one `beside` the last may begin before that is done. Returns its number.
+
+        An argument of None is 0: there is none, or `change` will say.
+        """
         assert len(arguments) <= _MOST_ARGUMENTS
+        self.keep += [argument for argument in arguments if isinstance(argument, torch.Tensor)]
         number = len(self._rows)
         row = [0] * _ROW
         row[_KERNEL], row[_CHUNKS], row[_FROM] = kernel.address, chunks, number if beside else self._group
-        row[_ARGUMENTS : _ARGUMENTS + len(arguments)] = arguments
+        numbers = [x.data_ptr() if isinstance(x, torch.Tensor) else x or 0 for x in arguments]
+        row[_ARGUMENTS : _ARGUMENTS + len(numbers)] = numbers
         self._rows.append(row)
         self._group = self._group if beside else number
         self._table = None
