@@ -6,12 +6,12 @@ from torch import Tensor
 from llamita.kernels import blocks, dense, elementwise
 from llamita.kernels.elements import DTYPES
 from llamita.kernels.packed import LAYOUTS, Packed
+from llamita.kernels.panels import LINES, ROWS
 from llamita.kernels.program import Kernel, Program
 
 DENSE: dict[torch.dtype, Kernel] = {dtype: getattr(dense, f"linear_{name}") for dtype, name in DTYPES.items()}
 PACKED: dict[str, Kernel] = {kind: getattr(blocks, f"linear_{kind}") for kind in LAYOUTS}
 FEW = 16  # rows of x up to which our product of plain weights is the faster
-LINES = 64  # rows of x that a thread takes at once
 _CHUNK = 1 << 16  # bytes of weights that a thread takes at once, and a quarter of that at least
 
 
@@ -100,10 +100,12 @@ def add_packed(
 ) -> int:
     """A packed matrix times records of x, into out (batch, N) or onto it."""
     tiles = lines_of_chunk(packed.stream.shape[0], packed.stream.shape[1])
+    tiles += tiles % 2 if batch >= ROWS else 0  # for many rows they are taken in pairs
     across = -(-packed.stream.shape[0] // tiles)
+    parts = -(-batch // LINES)
     return program.add(
         PACKED[packed.kind], packed.stream, records, out, bias, packed.rows, packed.columns, batch, tiles, int(adds),
-        LINES, chunks=across * -(-batch // LINES), beside=beside,
+        -(-batch // max(1, parts)), chunks=across * parts, beside=beside,
     )  # fmt: skip
 
 

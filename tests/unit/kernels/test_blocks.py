@@ -85,6 +85,15 @@ def test_rows_of_x_beyond_a_chunk(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
+@pytest.mark.parametrize(("lines", "batch"), [(16, 4), (33, 7), (64, 19), (90, 261)])
+def test_many_rows_are_to_the_bit_what_each_is_alone(kind: str, lines: int, batch: int) -> None:
+    codes, x, bias = quantized(kind, lines, 768), torch.randn(batch, 768), torch.randn(lines)
+    before = torch.randn(batch, lines)
+    alone = [product(codes, kind, row[None], bias, there[None]) for row, there in zip(x, before, strict=True)]
+    assert torch.equal(product(codes, kind, x, bias, before), torch.cat(alone))
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
 def test_linear_keeps_shape_and_dtype(kind: str) -> None:
     codes, bias = quantized(kind, 21, 256), torch.randn(21)
     packed, x = pack(codes, kind), torch.randn(2, 3, 256)
