@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from llamita.checkpoint.gguf_config import config_from_gguf, generation_from_gguf
-from llamita.checkpoint.gguf_names import FREQUENCY_FACTORS, from_gguf, halved, heads_of
+from llamita.checkpoint.gguf_names import FREQUENCY_FACTORS, from_gguf, halved, halved_order, heads_of
 from llamita.config import LlamaConfig
 from llamita.errors import BrokenFileError, UnsupportedError
 from llamita.files.gguf_split import Gguf, open_gguf
@@ -59,13 +59,14 @@ class GgufTensors:
 
     def load(self, name: str) -> Tensor:
         """One weight: plain numbers share the file's pages, but for queries and keys; blocks are dequantized."""
-        rows = self.rows(name)
+        rows = halved(self._file.load(self._names[name]), heads_of(name, self._config))
         storage = self.storage(name)
         return FORMATS[storage].dequantize(rows) if storage in FORMATS else rows
 
-    def rows(self, name: str) -> Tensor:
-        """One weight as it is stored, in our order: plain numbers, or uint8 (N, bytes of a row)."""
-        return halved(self._file.load(self._names[name]), heads_of(name, self._config))
+    def stored(self, name: str) -> tuple[Tensor, Tensor | None]:
+        """One weight as it is stored, uint8 (N, bytes of a row), and the order of its rows that is ours, or None."""
+        rows, heads = self._file.load(self._names[name]), heads_of(name, self._config)
+        return rows, None if heads is None else halved_order(rows.shape[0], heads)
 
     def release(self, name: str) -> None:
         """Give back the memory of a weight's pages, once it was copied."""
@@ -174,5 +175,5 @@ def _put_blocks(model: LlamaForCausalLM, tensors: GgufTensors, names: list[str])
     for name in names:
         twins = [twin for twin, source in model.tied_weights.items() if source == name]
         modules = tuple(one.removesuffix(".weight") for one in (name, *twins))
-        put(model, modules, BlockMatrix.from_raw(tensors.storage(name), tensors.rows(name)))
+        put(model, modules, BlockMatrix.from_raw(tensors.storage(name), *tensors.stored(name)))
         tensors.release(name)

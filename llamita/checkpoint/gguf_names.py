@@ -63,13 +63,18 @@ def interleaved(rows: Tensor, heads: int | None) -> Tensor:
 
     Whole rows move, so they may as well be the bytes of blocks.
     """
-    return rows if heads is None else rows[_order(rows, heads, 2)]
+    return rows if heads is None else rows[_order(rows.shape[0], heads, 2)]
 
 
 def halved(rows: Tensor, heads: int | None) -> Tensor:
     """The inverse of `interleaved`."""
-    return rows if heads is None else rows[_order(rows, heads, rows.shape[0] // heads // 2)]
+    return rows if heads is None else rows[halved_order(rows.shape[0], heads)]
 
 
-def _order(rows: Tensor, heads: int, parts: int) -> Tensor:
-    return torch.arange(rows.shape[0]).view(heads, parts, -1).transpose(1, 2).reshape(-1)
+def halved_order(rows: int, heads: int) -> Tensor:
+    """The rows that `halved` takes, in order: int64 (rows,)."""
+    return _order(rows, heads, rows // heads // 2)
+
+
+def _order(rows: int, heads: int, parts: int) -> Tensor:
+    return torch.arange(rows).view(heads, parts, -1).transpose(1, 2).reshape(-1)

@@ -12,8 +12,8 @@ def round_half_away(x: Tensor) -> Tensor:
 
 
 def halves(raw: Tensor) -> Tensor:
-    """Little-endian bytes (..., 2n) as fp16 (..., n)."""
-    return raw.contiguous().view(torch.float16)
+    """Little-endian bytes (..., 2n) as fp16 (..., n); cloned, as they may begin at an odd address."""
+    return raw.clone(memory_format=torch.contiguous_format).view(torch.float16)
 
 
 def as_bytes(values: Tensor) -> Tensor:

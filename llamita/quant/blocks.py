@@ -50,12 +50,16 @@ class BlockFormat:
 
     def codes(self, raw: Tensor) -> Codes:
         """Bytes uint8 (N, bytes) taken apart."""
+        self.check(raw)
+        return self.read(raw)
+
+    def check(self, raw: Tensor) -> None:
+        """Raise UsageError for a tensor that cannot be bytes of this format, uint8 (N, bytes)."""
         if raw.dtype != torch.uint8 or raw.ndim != 2 or raw.shape[1] % self.nbytes:
             raise UsageError(
                 f"{self.name} needs rows of a multiple of {self.nbytes} bytes, not {raw.dtype} {tuple(raw.shape)}: "
                 "these are bytes of another format"
             )
-        return self.read(raw)
 
     def raw(self, codes: Codes) -> Tensor:
         """The inverse of `codes`."""

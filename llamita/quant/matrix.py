@@ -62,11 +62,14 @@ class BlockMatrix:
         return cls(form, store(codes, form.name), codes.shape)
 
     @classmethod
-    def from_raw(cls, name: str, raw: Tensor) -> Self:
-        """From the bytes of a GGUF file, uint8 (N, bytes)."""
+    def from_raw(cls, name: str, raw: Tensor, order: Tensor | None = None) -> Self:
+        """From the bytes of a GGUF file, uint8 (N, bytes), its rows taken in an order int64 (N,) where one is given.
+
+        Raises UsageError for bytes of another format.
+        """
         form = FORMATS[name]
         shape = (raw.shape[0], raw.shape[1] // form.nbytes * form.block)
-        return cls(form, store_of_raw(raw, form), shape)
+        return cls(form, store_of_raw(raw, form, order), shape)
 
     @classmethod
     def from_weight(cls, name: str, weight: Tensor) -> Self:

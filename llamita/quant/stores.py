@@ -6,12 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llamita.kernels import linear, packed, reference
+from llamita.kernels import linear, packed, packing, program, reference
 from llamita.kernels.codes import Codes
 from llamita.kernels.triton import operations, planes
 from llamita.quant.blocks import BlockFormat
-
-PART = 1024  # rows that are packed at a time: what lies between the two forms takes several times their memory
 
 
 class Store(Protocol):
@@ -167,17 +165,22 @@ STORES: dict[str, type[PlainStore] | type[CpuStore] | type[GpuStore]] = {"cpu": 
 
 def store(codes: Codes, form: str) -> Store:
     """The codes of a block format, as their device's kernels want them."""
-    kind = STORES.get(codes.codes.device.type, PlainStore) if form in packed.LAYOUTS else PlainStore
-    return kind.of(codes, form)
+    return _kind(codes.codes.device, form).of(codes, form)
 
 
-def store_of_raw(raw: Tensor, form: BlockFormat) -> Store:
-    """The bytes of a GGUF file, uint8 (N, bytes), as their device's kernels want them; on the CPU part by part."""
-    if raw.device.type != "cpu" or form.name not in packed.LAYOUTS or not len(raw):
-        return store(form.codes(raw), form.name)
-    first = packed.pack(form.codes(raw[:PART]), form.name)
-    stream = torch.empty(-(-len(raw) // packed.TILE), first.stream.shape[1], dtype=torch.uint8)
-    for start in range(0, len(raw), PART):
-        part = first if start == 0 else packed.pack(form.codes(raw[start : start + PART]), form.name)
-        stream[start // packed.TILE :][: len(part.stream)] = part.stream
-    return CpuStore(packed.Packed(stream, kind=form.name, rows=len(raw), columns=first.columns))
+def store_of_raw(raw: Tensor, form: BlockFormat, order: Tensor | None = None) -> Store:
+    """The bytes of a GGUF file, uint8 (N, bytes), as their device's kernels want them.
+
+    order: int64 (N,), the row of bytes that is to be each row of the matrix; None leaves them as they are.
+    Raises UsageError for bytes of another format.
+    """
+    form.check(raw)
+    if _kind(raw.device, form.name) is CpuStore:
+        return CpuStore(packing.pack_raw(raw, form.name, order))
+    return store(form.codes(raw if order is None else raw[order]), form.name)
+
+
+def _kind(device: torch.device, form: str) -> type[PlainStore] | type[CpuStore] | type[GpuStore]:
+    """How codes are stored on a device; plainly where there are no kernels to read them."""
+    kind = STORES.get(device.type, PlainStore) if form in packed.LAYOUTS else PlainStore
+    return PlainStore if kind is CpuStore and program.why_not() is not None else kind

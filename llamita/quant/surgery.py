@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from llamita.errors import UnsupportedError, UsageError
 from llamita.model.pretrained import PreTrainedModel
-from llamita.model.surgery import replace
 from llamita.quant import recipes
 from llamita.quant.linear import QuantizedEmbedding, QuantizedLinear
 from llamita.quant.matrix import Matrix, matrix
@@ -61,9 +60,11 @@ def quantize(model: PreTrainedModel, recipe: Recipe, *, watch: Watch | None = No
 def put(model: nn.Module, names: tuple[str, ...], weight: Matrix) -> None:
     """Put a quantized weight in the place of the linear or embedding modules `names`, which share it from then on.
 
-    An embedding goes on to give its rows in the dtype that its weights had.
+    names: whole ones. An embedding goes on to give its rows in the dtype that its weights had.
     """
-    replace(model, names, lambda module: _built(module, weight))
+    for name in names:
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, _built(model.get_submodule(name), weight))
 
 
 def freeze(model: PreTrainedModel) -> None:

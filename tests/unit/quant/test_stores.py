@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from llamita.errors import UsageError
+from llamita.kernels import program
 from llamita.kernels.packed import LAYOUTS
 from llamita.quant import stores
 from llamita.quant.blocks import FORMATS, BlockFormat
@@ -42,12 +44,26 @@ def test_packed_stores_take_no_more_room_than_the_file(form: BlockFormat) -> Non
         assert kind.of(form.codes(raw), form.name).nbytes <= raw.nbytes * 1.06
 
 
-@pytest.mark.parametrize("rows", [1, 31, 32, 33, 70])
-def test_part_by_part_is_the_same(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "PART", 32)
-    form = FORMATS["q4_k"]
-    raw = form.quantize(torch.randn(rows, 256))
-    stored, whole = stores.store_of_raw(raw, form), CpuStore.of(form.codes(raw), form.name)
-    assert isinstance(stored, CpuStore)
-    assert torch.equal(stored.packed.stream, whole.packed.stream)
-    assert torch.equal(form.raw(stored.codes()), raw)
+@pytest.mark.parametrize("has_kernels", [True, False])
+@pytest.mark.parametrize("form", PACKED, ids=LAYOUTS)
+def test_bytes_of_a_file_in_any_order(form: BlockFormat, has_kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not has_kernels:
+        monkeypatch.setattr(program, "why_not", lambda: "there is no compiler")
+    raw, order = form.quantize(torch.randn(45, 512)), torch.randperm(45)
+    weights, x = form.dequantize(raw), torch.randn(3, 512)
+    for chosen, stored in (
+        (slice(None), stores.store_of_raw(raw, form)),
+        (order, stores.store_of_raw(raw, form, order)),
+        (slice(None), stores.store(form.codes(raw), form.name)),
+    ):
+        assert type(stored) is (CpuStore if has_kernels else PlainStore)
+        assert torch.equal(form.raw(stored.codes()), raw[chosen])
+        assert torch.equal(stored.rows(torch.tensor([44, 3])), weights[chosen][[44, 3]])
+        exact = x @ weights[chosen].t()
+        assert (stored.linear(x, None) - exact).norm() / exact.norm() < 0.01
+
+
+@pytest.mark.parametrize("raw", [torch.zeros(3, 35, dtype=torch.uint8), torch.zeros(3, 34), torch.zeros(34).byte()])
+def test_bytes_of_another_format_are_refused(raw: torch.Tensor) -> None:
+    with pytest.raises(UsageError, match="q8_0 needs rows of a multiple of 34 bytes"):
+        stores.store_of_raw(raw, FORMATS["q8_0"])
