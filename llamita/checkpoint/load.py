@@ -10,7 +10,7 @@ from llamita.checkpoint.gguf_names import is_gguf
 from llamita.config import LlamaConfig
 from llamita.errors import BrokenFileError, NotFoundError
 from llamita.files.disk import explained
-from llamita.files.hub import resolve
+from llamita.files.hub import is_gguf_name, resolve, resolve_gguf
 from llamita.model.llama import LlamaForCausalLM
 from llamita.tokenizer.load import load_tokenizer
 from llamita.tokenizer.protocol import Tokenizer
@@ -40,6 +40,7 @@ def load_pretrained(
 ) -> Loaded:
     """A model and its tokenizer: "cria" or None for the embedded one, a folder, a .gguf file, or a name on the hub.
 
+    Of a repository's GGUF files one is meant by its name or its quantization: org/name:file.gguf, org/name:Q4_K_M.
     dtype: "auto" is the checkpoint's own, and leaves the blocks of a GGUF file quantized; short names such as bf16 are
     understood.
     Raises NotFoundError, AccessError, BrokenFileError (damaged, or model and tokenizer do not belong together),
@@ -68,12 +69,19 @@ def find(name: str | Path | None = None, *, revision: str | None = None, offline
     """The folder or the GGUF file of a model by its name, fetched from the hub where it has to be."""
     if name is None or str(name) == EMBEDDED:
         return _embedded()
+    if is_gguf_name(str(name)):
+        return resolve_gguf(str(name), revision=revision, offline=offline)
     path = Path(name).expanduser()
     if is_gguf(path) and not path.is_dir():
         with explained("read", path):
             path.stat()
         return path
-    return resolve(str(name), revision=revision, offline=offline)
+    folder = resolve(str(name), revision=revision, offline=offline)
+    if folder != path and not (folder / "config.json").is_file():
+        raise NotFoundError(
+            f"{name} has no config.json on the hub: where its models are GGUF files, name one, such as {name}:Q4_K_M"
+        )
+    return folder
 
 
 def _embedded() -> Path:

@@ -1,13 +1,16 @@
-"""A model's folder: a path as it is, or a name on the Hugging Face hub through its cache."""
+"""A model's folder or GGUF file: a path as it is, or a name on the Hugging Face hub through its cache."""
 
 import os
 import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from llamita.errors import AccessError, LlamitaError, NotFoundError, UsageError
 from llamita.files.disk import explained
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
+_GGUF = re.compile(rf"({_REPOSITORY.pattern}):([\w.-]+)")  # llama.cpp's way to name one of a repository's files
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
 _UNWANTED = ["*/*.json", "*/*.safetensors"]  # Exports and originals in folders within the repository.
 
@@ -18,22 +21,73 @@ def resolve(name_or_path: str, *, revision: str | None = None, offline: bool = F
     What looks like a path is never sent to the hub; HF_HOME, HF_TOKEN and HF_HUB_OFFLINE are honoured.
     Raises NotFoundError (nothing there, or the network is off), AccessError (gated or private), UsageError (a file).
     """
+    if is_gguf_name(name_or_path):
+        raise UsageError(f"{name_or_path} names a GGUF file, not a folder: llamita.load({name_or_path!r}) reads it")
     path = Path(name_or_path).expanduser()
     with explained("read", path):
         if name_or_path and path.is_dir():
             return path
+        if path.is_file() and path.suffix.lower() == ".gguf":
+            raise UsageError(
+                f"{name_or_path} is a GGUF file, not a folder: llamita.load({name_or_path!r}).model reads it"
+            )
         if path.is_file():
             raise UsageError(f"{name_or_path} is a file: give the folder of the model")
     if not _REPOSITORY.fullmatch(name_or_path):
         raise NotFoundError(f"no folder {name_or_path!r}, and names on the hub have the form organisation/name")
-    return _download(name_or_path, revision, offline or _is_offline())
+    return _download(name_or_path, revision, offline or _is_offline(), wanted=_WANTED, unwanted=_UNWANTED)
+
+
+def is_gguf_name(name: str) -> bool:
+    """Whether a name is that of a GGUF file on the hub, `organisation/name:Q4_K_M`, and of nothing on the disk."""
+    return _GGUF.fullmatch(name) is not None and not Path(name).exists()
+
+
+def resolve_gguf(name: str, *, revision: str | None = None, offline: bool = False) -> Path:
+    """The GGUF file of a name as llamita and llama.cpp write it, `organisation/name:file.gguf` or `...:Q4_K_M`.
+
+    Of numbered files all are downloaded, and the first is returned.
+    Raises what `resolve` does, and UsageError where several files fit.
+    """
+    found = _GGUF.fullmatch(name)
+    assert found is not None
+    repository, tag = found.groups()
+    wanted = _patterns(tag)
+    folder = _download(repository, revision, offline or _is_offline(), wanted=wanted, unwanted=["*mmproj*"])
+    paths = [path for path in sorted(folder.rglob("*.gguf")) if _fits(path.relative_to(folder).as_posix(), wanted)]
+    firsts = [path for path in paths if not re.search(r"-\d{5}-of-\d{5}$", path.stem) or "-00001-of-" in path.stem]
+    if not firsts:
+        raise NotFoundError(
+            f"{repository} has no GGUF file {tag}: look at its files on the hub's page, and name one as "
+            f"{repository}:file.gguf"
+        )
+    if len(firsts) > 1:
+        names = ", ".join(path.name for path in firsts[:5])
+        raise UsageError(f"{repository} has several GGUF files {tag}: name one of {names} as {repository}:file.gguf")
+    return firsts[0]
+
+
+def _patterns(tag: str) -> list[str]:
+    """Globs of the files that a tag means: itself where it is a file's name, else a quantization in any case."""
+    if tag.lower().endswith(".gguf"):
+        stem, _, numbered = tag[:-5].partition("-00001-of-")
+        return [
+            f"{before}{stem}-?????-of-{numbered}{tag[-5:]}" if numbered else f"{before}{tag}" for before in ("", "*/")
+        ]
+    letters = "".join(f"[{one.lower()}{one.upper()}]" if one.isalpha() else one for one in tag)
+    ends = (".gguf", "-?????-of-?????.gguf")
+    return [f"{before}{letters}{end}" for before in ("", "*[-._/]") for end in ends]
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return "mmproj" not in name and any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _is_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def _download(repository: str, revision: str | None, offline: bool) -> Path:
+def _download(repository: str, revision: str | None, offline: bool, *, wanted: list[str], unwanted: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
@@ -41,8 +95,8 @@ def _download(repository: str, revision: str | None, offline: bool) -> Path:
             repository,
             revision=revision,
             local_files_only=offline,
-            allow_patterns=_WANTED,
-            ignore_patterns=_UNWANTED,
+            allow_patterns=wanted,
+            ignore_patterns=unwanted,
         )
     except Exception as error:  # Any: the hub's HTTP library and that library's errors change between its versions.
         raise _told(error, repository, revision, offline) from error

@@ -73,7 +73,8 @@ class PreTrainedModel(nn.Module):
         dtype: "auto" takes the config's, else the file's. device: "auto" takes CUDA where there is one.
         deterministic: batch-invariant mode, see `llamita.model.invariant`; attn_implementation is then its own.
         output_loading_info: return (model, report as a dict of lists) instead.
-        Raises NotFoundError, BrokenFileError, UnsupportedError (quantized weights), UsageError (shapes that differ).
+        Raises NotFoundError, BrokenFileError, UnsupportedError (quantized weights), UsageError (shapes that differ, a
+        GGUF file, which `llamita.load` reads).
         """
         from llamita.files.checkpoint import open_checkpoint
         from llamita.files.hub import resolve
@@ -225,6 +226,7 @@ class PreTrainedModel(nn.Module):
         """Cut or extend the vocabulary of embedding and head; returns the embedding.
 
         Old rows stay; new ones start near the mean of the old (`mean_resizing`) or at normal(0, initializer_range).
+        Raises UsageError for a size that cannot be, and UnsupportedError for an embedding or a head that is quantized.
         """
         size = vocabulary.new_size(self.config.vocab_size, new_num_tokens, pad_to_multiple_of)
         if size == self.config.vocab_size:
@@ -232,6 +234,10 @@ class PreTrainedModel(nn.Module):
         config = self.config.replace(vocab_size=size)  # first: it refuses to lose a special token
         head = self.get_output_embeddings()
         resized = [self.get_input_embeddings(), *([head] if head is not None and not self.tied_weights else [])]
+        if any(hasattr(module, "matrix") for module in (self.get_input_embeddings(), head)):
+            raise UnsupportedError(
+                "quantized embeddings and heads keep their vocabulary: resize the model they come from, then quantize"
+            )
         for module in resized:
             vocabulary.resize_module(module, size, std=self.config.initializer_range, from_mean=mean_resizing)
         if isinstance(head, nn.Linear):

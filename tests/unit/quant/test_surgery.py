@@ -201,9 +201,27 @@ def test_quantizing_twice_is_refused() -> None:
         quantize(model, "q4_0")
 
 
-def test_weights_that_are_not_finite_are_refused() -> None:
+@pytest.mark.parametrize(("is_tied", "name"), [(True, "embed_tokens"), (False, "embed_tokens"), (False, "lm_head")])
+def test_the_vocabulary_of_quantized_weights_stays(is_tied: bool, name: str) -> None:
+    model = small(is_tied=is_tied)
+    quantize(model, {name: "q8_0"})
+    with pytest.raises(UnsupportedError, match="keep their vocabulary: resize the model they come from"):
+        model.resize_token_embeddings(101)
+    assert model.config.vocab_size == 99 and model(ids()).logits.shape[-1] == 99
+    assert model.resize_token_embeddings(99) is model.model.embed_tokens
+
+
+def test_the_vocabulary_beside_quantized_layers_grows() -> None:
     model = small()
-    model.get_parameter("model.layers.1.mlp.up_proj.weight").data[3, 4] = torch.inf
+    quantize(model, {"mlp.*_proj": "q8_0"})
+    model.resize_token_embeddings(101)
+    assert model(ids()).logits.shape[-1] == 101
+
+
+@pytest.mark.parametrize("number", [torch.inf, -torch.inf, torch.nan])
+def test_weights_that_are_not_finite_are_refused(number: float) -> None:
+    model = small()
+    model.get_parameter("model.layers.1.mlp.up_proj.weight").data[3, 4] = number
     with pytest.raises(UsageError, match=r"layers\.1\.mlp\.up_proj has weights that are not finite"):
         quantize(model, "q8_0")
 
