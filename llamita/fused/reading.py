@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -52,11 +53,11 @@ class Reading:
             for number, layer in enumerate(self._model.model.layers):
                 assert isinstance(layer, LlamaDecoderLayer)
                 y = self._layer(layer, x, y, place, cache.rooms[number])
-            last = self._norm(self._model.model.norm, x, y, batch, tokens, kept)
+            last = self._norm(self._model.model.norm, x, y, place, batch, tokens, kept)
         except BaseException:  # Ctrl-C: what was not written is not to be read
             cache.crop(slot)
             raise
-        (logits,) = self._products((self._model.lm_head,), last)
+        (logits,) = self._products((self._model.lm_head,), last, place, "l")
         return logits.view(batch, kept, -1)
 
     def _layer(
@@ -64,26 +65,26 @@ class Reading:
     ) -> Tensor:
         """One layer; y is what is still to be added to x, and so is what comes back."""
         attention, mlp = layer.self_attn, layer.mlp
-        normed = self._norm(layer.input_layernorm, x, y, 1, len(x), len(x))
-        q, k, v = self._products((attention.q_proj, attention.k_proj, attention.v_proj), normed)
-        (y,) = self._products((attention.o_proj,), self._attend(q, k, v, place, room))
-        normed = self._norm(layer.post_attention_layernorm, x, y, 1, len(x), len(x))
-        gate, up = self._products((mlp.gate_proj, mlp.up_proj), normed)
-        (y,) = self._products((mlp.down_proj,), self._gate(gate, up))
+        normed = self._norm(layer.input_layernorm, x, y, place, 1, len(x), len(x))
+        q, k, v = self._products((attention.q_proj, attention.k_proj, attention.v_proj), normed, place, "qkv")
+        (y,) = self._products((attention.o_proj,), self._attend(q, k, v, place, room), place, "y")
+        normed = self._norm(layer.post_attention_layernorm, x, y, place, 1, len(x), len(x))
+        gate, up = self._products((mlp.gate_proj, mlp.up_proj), normed, place, "gu")
+        (y,) = self._products((mlp.down_proj,), self._gate(gate, up), place, "y")
         return y
 
-    def _products(self, modules: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
-        """x (rows, K) through some linear layers that all read it."""
+    def _products(self, modules: Sequence[nn.Module], x: Tensor, place: "Place", names: str) -> list[Tensor]:
+        """x (rows, K) through some linear layers that all read it; `names` are those of the room for what comes out."""
         matrices = [packed_of(module) for module in modules]
         if any(matrix is None for matrix in matrices):
             return [self._product(module, x) for module in modules]
         program, x = Program(), x.float()
-        records = torch.empty(x.numel() // 32 * elementwise.RECORD, dtype=torch.uint8)
+        records = place.room("records", x.numel() // 32 * elementwise.RECORD, dtype=torch.uint8)
         linear.add_bytes(program, x, records)
         outs = []
-        for module, packed in zip(modules, matrices, strict=True):
+        for module, packed, name in zip(modules, matrices, names, strict=True):
             assert packed is not None
-            outs.append(torch.empty(len(x), packed.rows))
+            outs.append(place.room(name, len(x), packed.rows))
             linear.add_packed(program, packed, records, outs[-1], bias_of(module), len(x), beside=len(outs) > 1)
         program.run()
         return outs
@@ -97,9 +98,11 @@ class Reading:
             return linear.few(x.float(), module.weight, module.bias)
         return F.linear(x.to(module.weight.dtype), module.weight, module.bias).to(self._dtype)
 
-    def _norm(self, norm: LlamaRMSNorm, x: Tensor, y: Tensor | None, batch: int, tokens: int, kept: int) -> Tensor:
+    def _norm(
+        self, norm: LlamaRMSNorm, x: Tensor, y: Tensor | None, place: "Place", batch: int, tokens: int, kept: int
+    ) -> Tensor:
         """Add y to x in place, and normalize the last `kept` tokens of each row."""
-        out = torch.empty(batch * kept, x.shape[1], dtype=self._dtype)
+        out = place.room("normed", batch * kept, x.shape[1], dtype=self._dtype)
         weight = norm.weight.detach().float()
         epsilon = bits(norm.variance_epsilon)
         _run(NORM[self._dtype], x, y, weight, out, x.shape[1], epsilon, 0, tokens, kept, chunks=batch * kept)
@@ -112,7 +115,8 @@ class Reading:
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, place: "Place", room: tuple[Tensor, Tensor]) -> Tensor:
         """Turn and store the new heads, and let them look at what is before them: (rows, N * H)."""
-        turned, out = torch.empty(len(q) + QUERIES - 1, q.shape[1]), torch.empty(q.shape, dtype=self._dtype)
+        turned = place.room("turned", len(q) + QUERIES - 1, q.shape[1])
+        out = place.room("o", *q.shape, dtype=self._dtype)
         program = Program()
         turn = getattr(causal, f"turn_{DTYPES[self._dtype]}_{DTYPES[self._cache_dtype]}")
         program.add(turn, q, k, v, place.cosines, place.sines, *room, turned, place.sizes, chunks=len(q))
@@ -133,7 +137,11 @@ class Reading:
 
 
 class Place:
-    """Where the new tokens stand, and room to work in: the same for all layers of a pass."""
+    """Where the new tokens stand, and room to work in: the same for all layers of a pass.
+
+    What a layer leaves in a room lasts until the next writes there. New memory for each would cost more than some
+    products: the system fills every page with zeros when it is first touched.
+    """
 
     def __init__(
         self, model: LlamaForCausalLM, batch: int, tokens: int, slot: int, capacity: int, first: Tensor | None
@@ -154,11 +162,19 @@ class Place:
             [tokens, config.num_key_value_heads, group, width, capacity, window, scale, slot, self.slots]
         )
         self._width = width
+        self._rooms: dict[str, Tensor] = {}
         self.cosines, self.sines = (torch.empty(batch * tokens, width // 2) for _ in "cs")
         _run(
             elementwise.angles, positions.contiguous(), rope.inv_freq.float(), self.cosines, self.sines, width // 2,
             bits(rope.attention_factor), chunks=batch * tokens,
         )  # fmt: skip
+
+    def room(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The tensor of this name, of a size that it may be given anew."""
+        room, size = self._rooms.get(name), prod(shape)
+        if room is None or room.numel() < size:
+            room = self._rooms[name] = torch.empty(size, dtype=dtype)
+        return room[:size].view(shape)
 
     @cached_property
     def wide(self) -> tuple[Tensor, Tensor]:
