@@ -1,12 +1,14 @@
 """torch.compile as a plan, applied to a finished model and taken back."""
 
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from llamita.cache.quantized import QuantizedCache
 from llamita.context.protocol import Context, Rotation
 from llamita.errors import UnsupportedError, UsageError
 from llamita.model.layers import LlamaDecoderLayer
@@ -24,7 +26,8 @@ def compile_model(model: Model, plan: str, *, backend: Backend = "inductor", mod
 
     "off" takes a plan back. "regional" compiles what a layer does before and after attention: one graph each, which all
     layers share, quick to compile and good for any context, cache and backend, as these stay outside. "full" compiles
-    the whole forward: slower to compile, for models called with tensors, a DynamicCache or a StaticCache.
+    the whole forward: slower to compile, for models called with tensors, a DynamicCache or a StaticCache; over a
+    QuantizedCache, whose groups no one graph can hold, it warns once and runs plainly.
     No plan breaks a graph, or compiles anew for another length. Parameters may be changed and moved afterwards; modules
     may be swapped too, which compiles anew. Compiled kernels round differently from plain ones.
 
@@ -51,10 +54,22 @@ class Whole:
     def __init__(self, module: nn.Module, options: dict[str, Any]) -> None:
         self.module = module
         self._run = _compiled(type(module).forward, options)
+        self._has_warned = False
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """Run the module's own forward."""
+        if any(isinstance(value, QuantizedCache) for value in (*args, *named.values())):
+            return self._plain(*args, **named)
         return self._run(self.module, *args, **named)
+
+    def _plain(self, *args: Any, **named: Any) -> Any:
+        if not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                'a whole model cannot be compiled over a QuantizedCache, and runs plainly: use compile="regional"',
+                stacklevel=4,
+            )
+        return type(self.module).forward(self.module, *args, **named)
 
 
 class Halves:

@@ -122,6 +122,17 @@ def test_full_takes_a_cache_that_grows_in_place(tiny_config: LlamaConfig) -> Non
     assert pair.graphs == kinds
 
 
+def test_full_runs_plainly_over_a_quantized_cache_and_says_so_once(tiny_config: LlamaConfig) -> None:
+    pair = Pair(tiny_config, "full")
+    with pytest.warns(UserWarning, match='runs plainly: use compile="regional"$') as said:
+        pair.read_on(CACHES["quantized"], 2)
+        pair.read_on(CACHES["quantized"], 1)
+    assert len(said) == 1
+    assert pair.graphs == 0
+    pair.read_on(CACHES["dynamic"], 2)
+    assert pair.graphs > 0
+
+
 @pytest.mark.parametrize(("plan", "kind"), [("regional", "dynamic"), ("full", "dynamic"), ("full", "static")])
 def test_padded_rows(tiny_config: LlamaConfig, plan: str, kind: str) -> None:
     pair = Pair(tiny_config, plan)
