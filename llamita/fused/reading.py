@@ -10,17 +10,19 @@ from torch import Tensor, nn
 
 from llamita.cache.growing import GrowingCache
 from llamita.fused.step import bias_of, bits, packed_of
-from llamita.kernels import causal, elementwise, linear, pairs
-from llamita.kernels.elements import DTYPES
-from llamita.kernels.program import Kernel, Program
+from llamita.kernels import linear
+from llamita.kernels.layout import DTYPES, KEYS, RECORD
+from llamita.kernels.program import Kernel, Program, named
 from llamita.model.layers import LlamaDecoderLayer, LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM
 
-NORM = {dtype: getattr(elementwise, f"norm_{name}") for dtype, name in DTYPES.items()}
-GATE = {dtype: getattr(elementwise, f"gate_{name}") for dtype, name in DTYPES.items()}
-WIDEN = {dtype: getattr(causal, f"widen_{name}") for dtype, name in DTYPES.items()}
-ATTEND = {dtype: getattr(causal, f"causal_{name}") for dtype, name in DTYPES.items()}
-PAIRED = {torch.float32: pairs.causal_pairs_fp32, torch.bfloat16: pairs.causal_pairs_bf16}  # over a cache in bf16
+ANGLES = named("elementwise", "angles")
+NORM = {dtype: named("elementwise", f"norm_{name}") for dtype, name in DTYPES.items()}
+GATE = {dtype: named("elementwise", f"gate_{name}") for dtype, name in DTYPES.items()}
+WIDEN = {dtype: named("causal", f"widen_{name}") for dtype, name in DTYPES.items()}
+ATTEND = {dtype: named("causal", f"causal_{name}") for dtype, name in DTYPES.items()}
+PAIRED = {dtype: named("pairs", f"causal_pairs_{DTYPES[dtype]}") for dtype in (torch.float32, torch.bfloat16)}
+PAIR = named("pairs", "pair_values")
 QUERIES = 16  # of a block
 SPARE = 9  # slots behind the last that a block of keys may reach into
 
@@ -79,7 +81,7 @@ class Reading:
         if any(matrix is None for matrix in matrices):
             return [self._product(module, x) for module in modules]
         program, x = Program(), x.float()
-        records = place.room("records", x.numel() // 32 * elementwise.RECORD, dtype=torch.uint8)
+        records = place.room("records", x.numel() // 32 * RECORD, dtype=torch.uint8)
         linear.add_bytes(program, x, records)
         outs = []
         for module, packed, name in zip(modules, matrices, names, strict=True):
@@ -118,19 +120,19 @@ class Reading:
         turned = place.room("turned", len(q) + QUERIES - 1, q.shape[1])
         out = place.room("o", *q.shape, dtype=self._dtype)
         program = Program()
-        turn = getattr(causal, f"turn_{DTYPES[self._dtype]}_{DTYPES[self._cache_dtype]}")
+        turn = named("causal", f"turn_{DTYPES[self._dtype]}_{DTYPES[self._cache_dtype]}")
         program.add(turn, q, k, v, place.cosines, place.sines, *room, turned, place.sizes, chunks=len(q))
         blocks = len(q) // place.tokens * place.queries * -(-place.tokens // QUERIES)
-        across = place.heads * -(-place.slots // causal.KEYS)
+        across = place.heads * -(-place.slots // KEYS)
         if self._cache_dtype == torch.bfloat16:
-            pairs_of_chunk = causal.KEYS // 2
-            program.add(pairs.pair_values, room[1], place.paired, place.sizes, pairs_of_chunk, chunks=across)
+            pairs_of_chunk = KEYS // 2
+            program.add(PAIR, room[1], place.paired, place.sizes, pairs_of_chunk, chunks=across)
             near = (turned, room[0], place.paired)
             program.add(PAIRED[self._dtype], *near, place.seen, place.sizes, out, chunks=blocks)
         else:
             for of, to in zip(room, place.wide, strict=True):
                 beside = to is place.wide[1]
-                program.add(WIDEN[self._cache_dtype], of, to, place.sizes, causal.KEYS, chunks=across, beside=beside)
+                program.add(WIDEN[self._cache_dtype], of, to, place.sizes, KEYS, chunks=across, beside=beside)
             program.add(ATTEND[self._dtype], turned, *place.wide, place.seen, place.sizes, out, chunks=blocks)
         program.run()
         return out
@@ -165,7 +167,7 @@ class Place:
         self._rooms: dict[str, Tensor] = {}
         self.cosines, self.sines = (torch.empty(batch * tokens, width // 2) for _ in "cs")
         _run(
-            elementwise.angles, positions.contiguous(), rope.inv_freq.float(), self.cosines, self.sines, width // 2,
+            ANGLES, positions.contiguous(), rope.inv_freq.float(), self.cosines, self.sines, width // 2,
             bits(rope.attention_factor), chunks=batch * tokens,
         )  # fmt: skip
 

@@ -8,16 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from llamita.cache.growing import GrowingCache
-from llamita.kernels import attend, blocks, elementwise, linear
-from llamita.kernels.elements import DTYPES
+from llamita.kernels import linear
+from llamita.kernels.layout import DTYPES, RECORD
 from llamita.kernels.packed import LAYOUTS, Packed
-from llamita.kernels.program import Program
+from llamita.kernels.program import Program, named
 from llamita.model.layers import LlamaDecoderLayer, LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM
 
-EMBED = {dtype: getattr(elementwise, f"embed_{name}") for dtype, name in DTYPES.items()}
-EMBED_PACKED = {kind: getattr(blocks, f"embed_{kind}") for kind in LAYOUTS}
-ATTEND = {dtype: getattr(attend, f"attend_{name}") for dtype, name in DTYPES.items()}
+EMBED = {dtype: named("elementwise", f"embed_{name}") for dtype, name in DTYPES.items()}
+EMBED_PACKED = {kind: named("blocks", f"embed_{kind}") for kind in LAYOUTS}
+ATTEND = {dtype: named("attend", f"attend_{name}") for dtype, name in DTYPES.items()}
+ANGLES, NORM, GATE = (named("elementwise", name) for name in ("angles", "norm_fp32", "gate_fp32"))
 SCRATCH = 1024  # slots of scores to begin with
 
 
@@ -111,7 +112,7 @@ class Step:
         self._ids = self._program.add(kernel, None, weight, self._x, config.hidden_size, chunks=rows)
         frequencies = rope.inv_freq.float().contiguous()
         self._program.add(
-            elementwise.angles, self._positions, frequencies, self._cosines, self._sines, half,
+            ANGLES, self._positions, frequencies, self._cosines, self._sines, half,
             bits(rope.attention_factor), chunks=rows, beside=True,
         )  # fmt: skip
         for layer in model.model.layers:
@@ -140,9 +141,7 @@ class Step:
         self._linear(mlp.up_proj, self._normed, self._up, beside=True)
         size, columns = self._gate.numel(), 512
         records = self._records_of(self._gate, (mlp.down_proj,))
-        self._program.add(
-            elementwise.gate_fp32, self._gate, self._up, self._gate, columns, size, records, chunks=-(-size // columns)
-        )
+        self._program.add(GATE, self._gate, self._up, self._gate, columns, size, records, chunks=-(-size // columns))
         self._linear(mlp.down_proj, self._gate, self._x, adds=True)
 
     def _norm(self, norm: LlamaRMSNorm, readers: Sequence[nn.Module], kept: int | None = None) -> None:
@@ -151,7 +150,7 @@ class Step:
         records = self._records_of(self._normed, readers)
         weight, width = norm.weight.detach().float().contiguous(), norm.weight.numel()
         self._program.add(
-            elementwise.norm_fp32, self._x, None, weight, self._normed, width, bits(norm.variance_epsilon), records,
+            NORM, self._x, None, weight, self._normed, width, bits(norm.variance_epsilon), records,
             self._tokens, kept, chunks=self._batch * kept,
         )  # fmt: skip
 
@@ -180,7 +179,7 @@ class Step:
         if not any(packed_of(reader) for reader in readers):
             return None
         if x.data_ptr() not in self._records:
-            self._records[x.data_ptr()] = torch.zeros(x.numel() // 32 * elementwise.RECORD, dtype=torch.uint8)
+            self._records[x.data_ptr()] = torch.zeros(x.numel() // 32 * RECORD, dtype=torch.uint8)
         return self._records[x.data_ptr()]
 
     def _room(self, *shape: int) -> Tensor:

@@ -12,8 +12,8 @@ import numpy as np
 
 from llamita.kernels import formats, panels
 from llamita.kernels import simd as v
-from llamita.kernels.elementwise import RECORD
 from llamita.kernels.formats import Part
+from llamita.kernels.layout import RECORD
 from llamita.kernels.program import kernel, part
 
 

@@ -15,9 +15,9 @@ from llamita.kernels import elements as e
 from llamita.kernels import simd as v
 from llamita.kernels.attend import turn
 from llamita.kernels.elementwise import exponential
+from llamita.kernels.layout import KEYS
 from llamita.kernels.program import kernel, part
 
-KEYS = 64  # keys of a tile
 BESIDE = 8  # keys, or columns of values, that are worked on at once
 NEVER = -1e30  # less than any score
 

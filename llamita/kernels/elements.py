@@ -3,13 +3,10 @@
 A dtype is a number that kernels know when they are compiled, so that only its own way is left of each function.
 """
 
-import torch
-
 from llamita.kernels import simd as v
 from llamita.kernels.program import part
 
 FP32, BF16, FP16 = 0, 1, 2
-DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}  # what kernels' names end in
 
 
 @part

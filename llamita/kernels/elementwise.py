@@ -12,9 +12,8 @@ import numpy as np
 
 from llamita.kernels import elements as e
 from llamita.kernels import simd as v
+from llamita.kernels.layout import RECORD
 from llamita.kernels.program import kernel, part
-
-RECORD = 48
 
 
 @part

@@ -3,14 +3,12 @@
 import torch
 from torch import Tensor
 
-from llamita.kernels import blocks, dense, elementwise
-from llamita.kernels.elements import DTYPES
+from llamita.kernels.layout import DTYPES, LINES, RECORD, ROWS
 from llamita.kernels.packed import LAYOUTS, Packed
-from llamita.kernels.panels import LINES, ROWS
-from llamita.kernels.program import Kernel, Program
+from llamita.kernels.program import Kernel, Program, named
 
-DENSE: dict[torch.dtype, Kernel] = {dtype: getattr(dense, f"linear_{name}") for dtype, name in DTYPES.items()}
-PACKED: dict[str, Kernel] = {kind: getattr(blocks, f"linear_{kind}") for kind in LAYOUTS}
+DENSE: dict[torch.dtype, Kernel] = {dtype: named("dense", f"linear_{name}") for dtype, name in DTYPES.items()}
+PACKED: dict[str, Kernel] = {kind: named("blocks", f"linear_{kind}") for kind in LAYOUTS}
 FEW = 16  # rows of x up to which our product of plain weights is the faster
 _CHUNK = 1 << 16  # bytes of weights that a thread takes at once, and a quarter of that at least
 
@@ -31,7 +29,7 @@ def _packed(x: Tensor, stream: Tensor, kind: str, rows: int, bias: Tensor | None
     flat = x.detach().reshape(-1, x.shape[-1]).float().contiguous()
     batch, columns = flat.shape
     out = torch.empty(batch, rows)
-    records = torch.empty(batch * columns // 32 * elementwise.RECORD, dtype=torch.uint8)
+    records = torch.empty(batch * columns // 32 * RECORD, dtype=torch.uint8)
     bias = None if bias is None else bias.detach().float().contiguous()
     program = Program()
     add_bytes(program, flat, records)
@@ -112,7 +110,7 @@ def add_packed(
 def add_bytes(program: Program, x: Tensor, records: Tensor) -> int:
     """x fp32 as records of bytes."""
     size, columns = x.numel(), 2048
-    return program.add(elementwise.bytes_of, x, records, columns, size, chunks=-(-size // columns))
+    return program.add(named("elementwise", "bytes_of"), x, records, columns, size, chunks=-(-size // columns))
 
 
 def lines_of_chunk(lines: int, size: int) -> int:

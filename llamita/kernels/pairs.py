@@ -11,7 +11,6 @@ from llamita.kernels import elements as e
 from llamita.kernels import simd as v
 from llamita.kernels.causal import (
     BESIDE,
-    KEYS,
     NEVER,
     keep_scores,
     put_rows,
@@ -21,6 +20,7 @@ from llamita.kernels.causal import (
     turn_columns,
 )
 from llamita.kernels.elementwise import exponential
+from llamita.kernels.layout import KEYS
 from llamita.kernels.program import kernel, part
 
 

@@ -10,12 +10,10 @@ An opened block: eight words of both tiles, then both their scales, then both th
 """
 
 from llamita.kernels import simd as v
-from llamita.kernels.elementwise import RECORD
 from llamita.kernels.formats import Opened, Part, add_above, add_centred, add_halves
+from llamita.kernels.layout import RECORD, ROWS
 from llamita.kernels.program import part
 
-ROWS = 4  # rows of x that are worked on at once
-LINES = 256  # rows of x whose sums a kernel's own memory holds
 BLOCKS = 16  # of a panel
 SCALES, SECONDS, OPENED = 1024, 1152, 1280  # where they begin, and where the next block does
 

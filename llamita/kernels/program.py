@@ -8,141 +8,89 @@ claimed. So any number of threads gets through, one alone too, and a thread that
 What a chunk computes does not depend on who computes it: the results are the same for any number of threads.
 """
 
-import hashlib
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
-from pathlib import Path
+from importlib import import_module
 from threading import Lock
-from types import FunctionType
 from typing import Any
 
-import numba
 import torch
-from numba import cfunc, njit, types
-from numba.core.errors import NumbaError
 
-from llamita.kernels import simd
 from llamita.kernels.team import pause, team
 
-_ROW = 128  # numbers in a row; a kilobyte
-_KERNEL, _CHUNKS, _FROM, _ARGUMENTS = 0, 1, 2, 3
-_DONE = 16  # chunks done; on a cache line of its own, as all threads write to it
-_CLAIMED = 24  # chunks claimed of each part, eight numbers on
-_MOST_ARGUMENTS = _DONE - _ARGUMENTS
-_MOST_PARTS = (_ROW - _CLAIMED) // 8
-_SPINS = 4096  # looks at a counter before the core is offered to others
-
-_i64 = types.int64
-_FOLDER = Lock()  # on Numba's setting of where it keeps things, which is one for all
+ROW = 128  # numbers in a row; a kilobyte
+KERNEL, CHUNKS, FROM, ARGUMENTS = 0, 1, 2, 3
+DONE = 16  # chunks done; on a cache line of its own, as all threads write to it
+CLAIMED = 24  # chunks claimed of each part, eight numbers on
+_MOST_ARGUMENTS = DONE - ARGUMENTS
+_MOST_PARTS = (ROW - CLAIMED) // 8
+_PACKAGE = __name__.rpartition(".")[0]
 
 
 class Kernel:
-    """A function of two numbers that is compiled when its address is first asked for, and kept on disk."""
+    """A function of numbers whose machine code is found on disk, or made, when its address is first asked for.
 
-    def __init__(self, function: Callable[..., None], *kinds: Any) -> None:
-        self._function = function
-        self._kinds = kinds
-        self._compiled: Any = None  # the code lives as long as it
+    function: None where the module that has it is to be loaded only if it must be compiled, as with it comes Numba.
+    """
+
+    def __init__(self, module: str, name: str, function: Callable[..., None] | None = None) -> None:
+        self._module, self._name, self._function = module, name, function
+        self._loaded: Any = None  # the code lives as long as it
         self._lock = Lock()
-        self.__doc__ = function.__doc__
+        self.__doc__ = function.__doc__ if function else Kernel.__doc__
 
     @property
     def address(self) -> int:
         """Where its machine code begins."""
         with self._lock:
-            if self._compiled is None:
-                try:
-                    self._compiled = self._compile(cached=True)
-                except NumbaError:
-                    raise
-                except Exception:  # no place to write, a full disk, a file cut short: none is needed to compute
-                    self._compiled = self._compile(cached=False)
-        return self._compiled.address
+            if self._loaded is None:
+                from llamita.kernels import machine  # with it comes LLVM, 40 MB that only who runs kernels needs
 
-    def _compile(self, *, cached: bool) -> Any:
-        """Numba's compiled function, which has its file's place and its own name on disk.
+                self._loaded = machine.Loaded(self._code())
+        return self._loaded.address
 
-        Numba looks only at that file to tell whether what it finds there is stale. So the name says what all were.
-        """
-        function = self._function
-        named = FunctionType(function.__code__, function.__globals__, function.__name__)
-        named.__qualname__ = f"{function.__qualname__}_{_fingerprint()}"
-        with _keeping():
-            return cfunc(types.void(*self._kinds), cache=cached, nogil=True, error_model="numpy")(named)
+    def _code(self) -> Any:
+        """Its code, which is kept for kernels of this folder: what others are made from nobody watches."""
+        package, _, module = self._module.rpartition(".")
+        if package != _PACKAGE:
+            return self._compiled()
+        from llamita.kernels import kept
+
+        name = f"{module}.{self._name}"
+        code = kept.find(name)
+        if code is None:
+            code = self._compiled()
+            kept.keep(name, code)
+        return code
+
+    def _compiled(self) -> Any:
+        from llamita.kernels.compiler import compiled
+
+        return compiled(self._function or getattr(import_module(self._module), self._name)._function)
 
 
-@contextmanager
-def _keeping() -> Iterator[None]:
-    """Let Numba keep what it compiles in the user's folder for such things, or in NUMBA_CACHE_DIR.
+def kernel(function: Callable[[int, int], None] | Callable[[int], None]) -> Kernel:
+    """A kernel from `function(arguments, chunk)`; `arguments` is the address of a row's arguments, eight bytes each.
 
-    Not beside the sources: files there that no installer knows of outlive the installation, and hide the next one.
+    Or from a function of one number, which is no row's but the threads'.
     """
-    with _FOLDER:
-        before = numba.config.CACHE_DIR  # type: ignore[attr-defined]
-        numba.config.CACHE_DIR = before or str(_folder())  # type: ignore[attr-defined]
-        try:
-            yield
-        finally:
-            numba.config.CACHE_DIR = before  # type: ignore[attr-defined]
-
-
-def _folder() -> Path:
-    given = os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else os.environ.get("XDG_CACHE_HOME")
-    return Path(given or Path.home() / ".cache") / "llamita" / "kernels"
+    return Kernel(function.__module__, function.__qualname__, function)
 
 
 @cache
-def _fingerprint() -> str:
-    """Of all that kernels are made from, and of the machine that their code is for."""
-    digest = hashlib.sha256(repr(simd.target()).encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+def named(module: str, name: str) -> Kernel:
+    """The kernel of this name in a module of this folder, which is not loaded where its code is on disk."""
+    return Kernel(f"{_PACKAGE}.{module}", name)
 
 
-def kernel(function: Callable[[int, int], None]) -> Kernel:
-    """A kernel from `function(arguments, chunk)`; `arguments` is the address of a row's arguments, eight bytes each."""
-    return Kernel(function, _i64, _i64)
+def part(function: Callable[..., Any]) -> Any:
+    """A function that kernels are made of. It is always compiled into them, so it may take functions as arguments."""
+    from llamita.kernels import compiler
+
+    return compiler.part(function)
 
 
-def _work(table: int) -> None:
-    """What one thread does. Row 0 holds the number of rows, how to offer the core to others, and the parts of a row.
-
-    A thread has a part of each row's chunks for itself, one behind the other, so that it reads on where it was in
-    memory; what others have left of theirs comes after.
-    """
-    rows, pause, parts = simd.read(table), simd.read(table + 8), simd.read(table + 16)
-    mine = simd.claim(table + 8 * _CLAIMED)
-    for i in range(1, rows + 1):
-        row = table + i * 8 * _ROW
-        for before in range(simd.read(row + 8 * _FROM), i):
-            other = table + before * 8 * _ROW
-            chunks, spins = simd.read(other + 8 * _CHUNKS), 0
-            while simd.seen(other + 8 * _DONE) < chunks:
-                spins += 1
-                if spins == _SPINS:
-                    simd.rest(pause)
-                    spins = 0
-        chunks, code = simd.read(row + 8 * _CHUNKS), simd.read(row + 8 * _KERNEL)
-        for turn in range(parts):
-            part = (mine + turn) % parts
-            first, end = chunks * part // parts, chunks * (part + 1) // parts
-            counter = row + 8 * (_CLAIMED + 8 * part)
-            chunk = first + simd.claim(counter)
-            while chunk < end:
-                simd.call(code, row + 8 * _ARGUMENTS, chunk)
-                simd.claim(row + 8 * _DONE)
-                chunk = first + simd.claim(counter)
-
-
-# A function that kernels are made of. It is always compiled into them: only then can a kernel whose parts take
-# functions as arguments be kept on disk.
-part = njit(forceinline=True, error_model="numpy")
-
-_WORKER = Kernel(_work, _i64)
+_WORKER = named("worker", "work")
 
 
 class Program:
@@ -153,7 +101,7 @@ class Program:
 
     def __init__(self) -> None:
         self.keep: list[Any] = []
-        self._rows: list[list[int]] = [[0] * _ROW]
+        self._rows: list[list[int]] = [[0] * ROW]
         self._group = 1  # the first of the rows that nobody has waited for
         self._table: torch.Tensor | None = None
 
@@ -165,10 +113,10 @@ class Program:
         assert len(arguments) <= _MOST_ARGUMENTS
         self.keep += [argument for argument in arguments if isinstance(argument, torch.Tensor)]
         number = len(self._rows)
-        row = [0] * _ROW
-        row[_KERNEL], row[_CHUNKS], row[_FROM] = kernel.address, chunks, number if beside else self._group
+        row = [0] * ROW
+        row[KERNEL], row[CHUNKS], row[FROM] = kernel.address, chunks, number if beside else self._group
         numbers = [x.data_ptr() if isinstance(x, torch.Tensor) else x or 0 for x in arguments]
-        row[_ARGUMENTS : _ARGUMENTS + len(numbers)] = numbers
+        row[ARGUMENTS : ARGUMENTS + len(numbers)] = numbers
         self._rows.append(row)
         self._group = self._group if beside else number
         self._table = None
@@ -176,9 +124,9 @@ class Program:
 
     def change(self, number: int, argument: int, value: int) -> None:
         """Give an argument of a call another value."""
-        self._rows[number][_ARGUMENTS + argument] = value
+        self._rows[number][ARGUMENTS + argument] = value
         if self._table is not None:
-            self._table[number, _ARGUMENTS + argument] = value
+            self._table[number, ARGUMENTS + argument] = value
 
     def run(self, threads: int | None = None) -> None:
         """Make all calls; as many threads as torch uses, unless told."""
@@ -189,7 +137,7 @@ class Program:
         threads = threads or torch.get_num_threads()
         parts = min(threads, _MOST_PARTS)
         self._numbers[0, 2] = parts
-        self._numbers[:, _DONE : _CLAIMED + 8 * parts : 8] = 0
+        self._numbers[:, DONE : CLAIMED + 8 * parts : 8] = 0
         team()(_WORKER.address, self._table.data_ptr(), threads)
 
 

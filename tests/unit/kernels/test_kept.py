@@ -1,35 +1,42 @@
-"""What is kept of compiled kernels: never stale, wherever there is room for it, and not needed."""
+"""What is kept of compiled kernels: never stale or damaged, run without Numba, kept where there is room, not needed."""
 
 import os
 import shutil
 import subprocess
 import sys
+import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import llamita.kernels
 from llamita.kernels import simd
+from llamita.kernels.layout import DTYPES
+from llamita.kernels.packed import LAYOUTS
+from llamita.kernels.program import Kernel, named
 
 X86 = "x86_64" in simd.target()[0]
+SOURCES = Path(llamita.kernels.__file__).parent
 
-# Prints the sum of two numbers that a kernel reads, and whether its code came from the disk.
+# Prints the sum of two numbers that a kernel reads, and whether anything had to be compiled.
 SCRIPT = """
-import torch, kernels_under_test.toy as toy
-from kernels_under_test.program import Program
+import sys, torch
+from kernels_under_test.program import Program, named
 x, out, program = torch.tensor([3.0, 4.0]), torch.zeros(1), Program()
-program.add(toy.add, x.data_ptr(), out.data_ptr())
+program.add(named("toy", "add"), x, out)
 program.run(1)
-print(out.item(), toy.add._compiled.cache_hits)
+print(out.item(), "compiled" if "numba" in sys.modules else "found")
 """
 TOY = """
+import math
 from kernels_under_test import words as w
 from kernels_under_test import simd as v
 from kernels_under_test.program import kernel
 
 @kernel
 def add(at: int, chunk: int) -> None:
-    v.write_fp32(v.read(at + 8), w.both(v.read(at)))
+    v.write_fp32(v.read(at + 8), w.both(v.read(at)) + math.sin(v.read_fp32(v.read(at + 8))))
 """
 WORDS = """
 from kernels_under_test import simd as v
@@ -43,24 +50,23 @@ def both(at):
 
 @pytest.fixture
 def room(tmp_path: Path) -> Path:
-    """A copy of what compiles kernels, with a kernel of two files."""
-    source = Path(llamita.kernels.__file__).parent
+    """A copy of what compiles and keeps kernels, with a kernel of two files that calls a function of the system's."""
     copy = tmp_path / "kernels_under_test"
     copy.mkdir()
-    for name in ("simd", "program", "team"):
-        text = (source / f"{name}.py").read_text(encoding="utf-8")
+    for name in ("compiler", "kept", "machine", "program", "simd", "team", "worker"):
+        text = (SOURCES / f"{name}.py").read_text(encoding="utf-8")
         (copy / f"{name}.py").write_text(text.replace("llamita.kernels", "kernels_under_test"), encoding="utf-8")
     for name, text in {"__init__": "", "toy": TOY, "words": WORDS}.items():
         (copy / f"{name}.py").write_text(text, encoding="utf-8")
     return copy
 
 
-def start(room: Path, **environment: str) -> "subprocess.Popen[str]":
+def start(room: Path, script: str = SCRIPT, **environment: str) -> "subprocess.Popen[str]":
     """Run the script in a process of its own, with every warning an error."""
     home = {"HOME": str(room.parent / "home"), "XDG_CACHE_HOME": str(room.parent / "home")}
     kept = {key: value for key, value in os.environ.items() if not key.startswith("NUMBA_")}
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", SCRIPT], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [sys.executable, "-W", "error", "-c", script], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**kept, **home, "PYTHONPATH": str(room.parent), **environment},
     )  # fmt: skip
 
@@ -72,29 +78,112 @@ def result(process: "subprocess.Popen[str]") -> str:
     return out.strip()
 
 
+def files(room: Path) -> list[Path]:
+    """What is kept."""
+    return sorted((room.parent / "home" / "llamita" / "kernels").glob("*/*"))
+
+
 def block(folder: Path) -> None:
     """Put a file where a folder would be made: nobody, not even root, can write there."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.write_text("")
 
 
-def test_what_is_kept_is_used_until_any_source_changes(room: Path) -> None:
+def test_what_is_kept_is_run_without_numba_until_any_source_changes(room: Path) -> None:
     together = [start(room), start(room)]
     assert {result(process)[:3] for process in together} == {"7.0"}
-    assert result(start(room)) == "7.0 1"
-    assert result(start(room, NUMBA_CPU_NAME="x86-64" if X86 else "generic", NUMBA_CPU_FEATURES="")) == "7.0 0"
+    assert [file.name for file in files(room)] == ["toy.add", "worker.work"]
+    assert result(start(room)) == "7.0 found"
+    assert result(start(room, NUMBA_CPU_NAME="x86-64" if X86 else "generic", NUMBA_CPU_FEATURES="")) == "7.0 compiled"
+    assert result(start(room)) == "7.0 found"
     words = room / "words.py"
     words.write_text(WORDS.replace("+ v.read", "* v.read"), encoding="utf-8")
-    assert result(start(room)) == "12.0 0"
-    for file in room.parent.rglob("*.nbc"):
-        file.write_bytes(file.read_bytes()[:100])  # cut short, as by a full disk
-    assert result(start(room)) == "12.0 0"
+    assert result(start(room)) == "12.0 compiled"
+
+
+def test_damaged_code_is_never_run(room: Path) -> None:
+    assert result(start(room)) == "7.0 compiled"
+    add, work = files(room)
+    whole, look = add.read_bytes(), "from kernels_under_test import kept; print(kept.find('toy.add') is not None)"
+    assert result(start(room, look)) == "True"
+    for damaged in (b"", whole[:100], whole[:-1], whole[:-8] + b"12345678", whole + b"\0", work.read_bytes()):
+        add.write_bytes(damaged)
+        assert result(start(room, look)) == "False"
+    assert result(start(room)) == "7.0 compiled"
+    assert result(start(room)) == "7.0 found"
+
+
+def test_code_that_calls_what_is_not_there_is_compiled(room: Path) -> None:
+    """LLVM would end the process."""
+    assert result(start(room)) == "7.0 compiled"
+    lie = """
+import dataclasses
+from kernels_under_test import kept
+code = kept.find("toy.add")
+kept.keep("toy.add", dataclasses.replace(code, calls=("no_such_function",)))
+print(code.calls, kept.find("toy.add"))
+"""
+    assert result(start(room, lie)).endswith(" None")
+    assert result(start(room)) == "7.0 compiled"
 
 
 def test_nothing_is_left_beside_the_sources_and_nothing_kept_where_no_folder_is(room: Path) -> None:
-    assert result(start(room)) == "7.0 0"
-    assert result(start(room)) == "7.0 1"
-    assert not list(room.rglob("*.nb?"))
-    assert list((room.parent / "home" / "llamita").rglob("*.nbc"))
+    before = sorted(room.glob("*.py"))
+    assert result(start(room)) == "7.0 compiled"
+    assert sorted(path for path in room.iterdir() if path.name != "__pycache__") == before
+    assert {path.suffix for path in room.rglob("*") if path.is_file()} <= {".py", ".pyc"}
+    elsewhere = room.parent / "elsewhere"
+    assert result(start(room, NUMBA_CACHE_DIR=str(elsewhere))) == "7.0 compiled"
+    assert result(start(room, NUMBA_CACHE_DIR=str(elsewhere))) == "7.0 found"
     block(room.parent / "home")
-    assert result(start(room)) == "7.0 0"
+    assert result(start(room)) == "7.0 compiled"
+
+
+def test_what_nobody_added_to_for_a_month_goes(room: Path) -> None:
+    kernels = room.parent / "home" / "llamita" / "kernels"
+    for name, days in {"old": 31, "new": 29}.items():
+        (kernels / name).mkdir(parents=True)
+        (kernels / name / "toy.add").write_text("")
+        os.utime(kernels / name, (0, time.time() - days * 24 * 3600))
+    assert result(start(room)) == "7.0 compiled"
+    assert not (kernels / "old").exists()
+    assert (kernels / "new").exists() and len(files(room)) == 3
+
+
+DECODE = """
+import sys, torch
+from llamita import LlamaConfig, LlamaForCausalLM
+from llamita.fused import fuse
+torch.manual_seed(0)
+config = LlamaConfig(
+    vocab_size=90, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=16,
+)
+model = fuse(LlamaForCausalLM(config).to(torch.bfloat16).eval())
+ids = torch.arange(40)[None] % 90
+with torch.inference_mode():
+    read = model(ids, use_cache=True)
+    logits = [read.logits, model(ids[:, :1], past_key_values=read.past_key_values).logits]
+print("numba" in sys.modules, [x.double().sum().item() for x in logits])
+"""
+
+
+def test_a_model_reads_and_writes_without_numba_once_its_kernels_are_kept(room: Path) -> None:
+    home = str(SOURCES.parent.parent)
+    first, second = (result(start(room, DECODE, PYTHONPATH=home)) for _ in range(2))
+    assert first.startswith("True ") and second.startswith("False ")
+    assert first.removeprefix("True ") == second.removeprefix("False ")
+
+
+def test_names_are_those_of_kernels() -> None:
+    """A wrong one would show only where nothing is kept."""
+    from llamita.fused import reading, step
+    from llamita.kernels import linear, packing, program
+
+    tables = [table for module in (linear, packing, step, reading) for table in vars(module).values()]
+    rows = [row for table in tables if isinstance(table, dict) for row in table.values()]
+    turns = [named("causal", f"turn_fp32_{name}") for name in DTYPES.values()]
+    turns += [named("causal", f"turn_{name}_{name}") for name in DTYPES.values()]
+    seen = [x for x in (*tables, *rows, *turns, program._WORKER, named("elementwise", "bytes_of")) if type(x) is Kernel]
+    assert len(seen) > 3 * len(LAYOUTS)
+    assert all(isinstance(getattr(import_module(one._module), one._name), Kernel) for one in seen)

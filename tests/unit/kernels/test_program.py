@@ -121,10 +121,10 @@ def test_two_python_threads_ask_for_one_kernel() -> None:
 
 def test_beside_begins_with_the_call_before() -> None:
     program, _ = chain(2, 4)
-    waits = [row[programs._FROM] for row in program._rows[1:]]
+    waits = [row[programs.FROM] for row in program._rows[1:]]
     program.add(add_up, 0, 0, 0, beside=True)
     program.add(add_up, 0, 0, 0)
-    assert [row[programs._FROM] for row in program._rows[1:]] == [*waits, 3, 2]
+    assert [row[programs.FROM] for row in program._rows[1:]] == [*waits, 3, 2]
     assert waits == [1, 1]
 
 

@@ -1,0 +1,37 @@
+"""What each thread does with a program: claim chunk after chunk and call the kernels."""
+
+from llamita.kernels import simd
+from llamita.kernels.program import ARGUMENTS, CHUNKS, CLAIMED, DONE, FROM, KERNEL, ROW, kernel
+
+SPINS = 4096  # looks at a counter before the core is offered to others
+
+
+@kernel
+def work(table: int) -> None:
+    """Row 0 holds the number of rows, how to offer the core to others, and the parts of a row.
+
+    A thread has a part of each row's chunks for itself, one behind the other, so that it reads on where it was in
+    memory; what others have left of theirs comes after.
+    """
+    rows, pause, parts = simd.read(table), simd.read(table + 8), simd.read(table + 16)
+    mine = simd.claim(table + 8 * CLAIMED)
+    for i in range(1, rows + 1):
+        row = table + i * 8 * ROW
+        for before in range(simd.read(row + 8 * FROM), i):
+            other = table + before * 8 * ROW
+            chunks, spins = simd.read(other + 8 * CHUNKS), 0
+            while simd.seen(other + 8 * DONE) < chunks:
+                spins += 1
+                if spins == SPINS:
+                    simd.rest(pause)
+                    spins = 0
+        chunks, code = simd.read(row + 8 * CHUNKS), simd.read(row + 8 * KERNEL)
+        for turn in range(parts):
+            part = (mine + turn) % parts
+            first, end = chunks * part // parts, chunks * (part + 1) // parts
+            counter = row + 8 * (CLAIMED + 8 * part)
+            chunk = first + simd.claim(counter)
+            while chunk < end:
+                simd.call(code, row + 8 * ARGUMENTS, chunk)
+                simd.claim(row + 8 * DONE)
+                chunk = first + simd.claim(counter)
