@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from llamita.generation.distribution import Distribution, merge
+from llamita.generation.distribution import SAMPLING, Distribution, merge
 from llamita.generation.history import History
 from llamita.generation.mirostat import Mirostat
 from llamita.generation.per_row import check_rows
@@ -41,6 +41,11 @@ class Chain:
     def names(self) -> tuple[str, ...]:
         """The stages that are on."""
         return tuple(dict.fromkeys(name for name, _ in self._steps))
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether a stage looks at more than the logits."""
+        return any(name not in SAMPLING for name in self.names)
 
     @property
     def is_adaptive(self) -> bool:

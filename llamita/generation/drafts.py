@@ -161,11 +161,11 @@ class DraftTree:
     guesser: the model, or the early exit of the target's own.
     """
 
-    def __init__(self, guesser: "LlamaForCausalLM | EarlyExit", *, branches: Sequence[int] = (3, 2, 1)) -> None:
+    def __init__(self, guesser: LlamaForCausalLM | DraftModel, *, branches: Sequence[int] = (3, 2, 1)) -> None:
         if not branches or min(branches) < 1:
             raise UsageError(f"a draft tree of branches {tuple(branches)}: give 1 or more at each depth")
         self.branches = tuple(branches)
-        self._guesser = guesser if isinstance(guesser, EarlyExit) else DraftModel(guesser)
+        self._guesser = guesser if isinstance(guesser, DraftModel) else DraftModel(guesser)
         self.vocab_size = self._guesser.vocab_size
 
     @property
@@ -241,10 +241,12 @@ def read(
     *,
     keep: int = 1,
     parents: Sequence[int] | None = None,
+    positions: Tensor | None = None,
 ) -> Tensor:
     """Let the model read tokens (B, T), what its cache lacks, of texts with slots (B, S): the last logits (B, keep, V).
 
     With `parents` the tokens end with drafts, which `real` does not know and which follow each other as these say.
+    positions: (B, T), where they do not count the real slots.
     """
     config = model.config
     if parents:
@@ -253,5 +255,11 @@ def read(
         return model(tokens, context=tree, logits_to_keep=keep, return_dict=True).logits
     mask = None if bool(real.all()) else real
     return model(
-        tokens, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=keep, return_dict=True
+        tokens,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=keep,
+        return_dict=True,
     ).logits

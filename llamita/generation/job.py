@@ -5,21 +5,23 @@ from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 from llamita.cache.cache import Cache
 from llamita.cache.offloaded import OffloadedCache
 from llamita.cache.quantized import QuantizedCache
 from llamita.cache.static import StaticCache
-from llamita.errors import UsageError
+from llamita.errors import UnsupportedError, UsageError
+from llamita.generation.chain import Chain
 from llamita.generation.constrain import Constraints
 from llamita.generation.distribution import Distribution
-from llamita.generation.history import History
+from llamita.generation.history import History, Process
 from llamita.generation.loop import Feed
 from llamita.generation.options import QUANTIZED, Options
 from llamita.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput, Record
 from llamita.generation.speculative import Acceptance
 from llamita.generation.stop import Row
+from llamita.generation.trail import Trails
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.pretrained import PreTrainedModel
 from llamita.tokenizer.protocol import Tokenizer
@@ -78,6 +80,19 @@ class Job:
             min_length=max(least - embedded, 0) if isinstance(least, int) else least,
         )
         return settings if list(rows) == list(range(len(self.input_ids))) else settings.select(rows)
+
+    def process(
+        self, settings: Distribution, rows: int, generators: Sequence[Generator] | None = None
+    ) -> Process | None:
+        """The rules, then the chain of the settings, as a function, which mirostat is not; None where nothing is on."""
+        chain = Chain(settings, rows=rows, device=self.input_ids.device, generators=generators)
+        if chain.is_adaptive:
+            raise UnsupportedError(
+                "mirostat goes by what was drawn, one token at a time: leave beams and assistants out"
+            )
+        if self.rules is not None:
+            return Trails(self.rules, then=chain)
+        return chain if chain else None
 
     def feed(self, kind: type[Feed] = Feed) -> Feed:
         """The model, about to read the prompts."""

@@ -12,6 +12,7 @@ from llamita.generation.constrain import Grammar
 from llamita.generation.distribution import Distribution
 from llamita.generation.per_row import EachRow, PerRow
 
+DEFAULT_TOP_K = 50
 DEFAULT_NEW_TOKENS = 20  # transformers' default max_length, which it counts from the prompt's end
 
 # Flags of transformers that are taken only where they change nothing, with the value at which they do not.
@@ -27,6 +28,8 @@ NEUTRAL: Mapping[str, Any] = {
 QUANTIZED: Mapping[str, str | None] = {
     "nbits": "bits", "q_group_size": "group", "residual_length": "residual", "backend": None,
 }  # fmt: skip
+# How a model guesses, which is the assistant's own to say in its generation config, and transformers' defaults.
+HABITS: Mapping[str, Any] = {"num_assistant_tokens": 20, "assistant_confidence_threshold": 0.4}
 CACHES = (None, "dynamic", "static", "offloaded", "quantized")
 
 
@@ -39,9 +42,11 @@ class Options(Distribution):
     the form that the written text must have, one of them at most, an EachRow for one a row; token_healing: a prompt
     that ends inside what the model knows as one token is taken back to where that begins. They need a `tokenizer`.
     draft_tree: what guesses ahead guesses several ways on, (3, 2) being the 3 likeliest tokens and the 2 behind each.
+    num_assistant_tokens, assistant_confidence_threshold: None is what the assistant's generation config says, else 20
+    and 0.4.
     """
 
-    top_k: PerRow = 50
+    top_k: PerRow = DEFAULT_TOP_K
     max_new_tokens: int | None = None
     max_time: float | None = None  # seconds
     seed: int | Sequence[int] | None = None
@@ -63,8 +68,8 @@ class Options(Distribution):
     prefill_chunk_size: int | None = None
     prompt_lookup_num_tokens: int | None = None
     max_matching_ngram_size: int | None = None
-    num_assistant_tokens: int = 20
-    assistant_confidence_threshold: float = 0.4
+    num_assistant_tokens: int | None = None
+    assistant_confidence_threshold: float | None = None
     assistant_early_exit: int | None = None
     draft_tree: Sequence[int] | None = None
     return_dict_in_generate: bool = False
@@ -153,7 +158,7 @@ def resolve(flags: Mapping[str, Any], *, checkpoint: Mapping[str, Any], config: 
     ignored = [name for name in NEUTRAL if name in checkpoint and not _is_neutral(name, checkpoint[name])]
     if ignored:
         warnings.warn(f"the checkpoint asks for {', '.join(ignored)}, which llamita leaves out", stacklevel=3)
-    defaults = {name: checkpoint[name] for name in NAMES if checkpoint.get(name) is not None}
+    defaults = {name: checkpoint[name] for name in NAMES if checkpoint.get(name) is not None and name not in HABITS}
     given = {name: value for name, value in flags.items() if name in NAMES}
     return Options(**_with_switches(defaults, given))
 
@@ -161,7 +166,7 @@ def resolve(flags: Mapping[str, Any], *, checkpoint: Mapping[str, Any], config: 
 def _with_switches(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """A flag of None takes the default, but switches off what None switches off, as in transformers."""
     off = {"eos_token_id", "pad_token_id", "top_k", "top_p", "temperature"}
-    neutral = {"top_k": 0, "top_p": 1.0, "temperature": 1.0}
+    neutral = {"top_p": 1.0, "temperature": 1.0}
     values = {name: neutral.get(name) if value is None and name in off else value for name, value in given.items()}
     return {**defaults, **{name: value for name, value in values.items() if value is not None or name in off}}
 

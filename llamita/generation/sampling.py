@@ -8,7 +8,7 @@ from torch import Tensor
 from llamita.errors import UsageError
 from llamita.generation.chain import Chain
 from llamita.generation.constrain import Constraints
-from llamita.generation.distribution import SAMPLING, Distribution, merge
+from llamita.generation.distribution import Distribution, merge
 from llamita.generation.guidance import Guidance
 from llamita.generation.history import History
 from llamita.generation.outputs import Record
@@ -42,7 +42,7 @@ class Sampler:
         self.guidance, self.constraints, self.record = guidance, constraints, record
         self.generators = generators(seed, rows, device)
         self.chain = Chain(settings, rows=rows, device=device, generators=self.generators)
-        self._reads_text = any(name not in SAMPLING for name in self.chain.names)
+        self._reads_text = self.chain.reads_text
         greedy = greedy_rows(settings, rows)
         self._greedy = torch.tensor(greedy, device=device)  # (B,)
         self._is_greedy, self._is_mixed = all(greedy), any(greedy) and not all(greedy)

@@ -18,7 +18,7 @@ from llamita.generation.choice import Choice
 from llamita.generation.drafts import Drafter, Drafts, read
 from llamita.generation.outputs import Ledger
 from llamita.generation.slots import Slots
-from llamita.generation.stop import Stop
+from llamita.generation.stop import Row, Stop
 from llamita.model.llama import LlamaForCausalLM
 
 HOLES = 0.25  # the share of the slots that may be holes before the caches are compacted
@@ -44,6 +44,13 @@ class Acceptance:
         """Tokens that a row wrote for each pass it took part in; 1 is plain decoding."""
         return self.written / max(self.passes, 1)
 
+    def count(self, *, drafted: int, accepted: int, written: int) -> None:
+        """Count a row's part in a pass; of what was accepted only what was written."""
+        self.drafted += drafted
+        self.accepted += min(accepted, written)
+        self.written += written
+        self.passes += 1
+
 
 @torch.no_grad()
 def tokens(
@@ -66,16 +73,16 @@ def tokens(
     """
     cache = GrowingCache() if cache is None else cache
     acceptance = Acceptance() if acceptance is None else acceptance
-    _check(model, drafter, cache)
+    check(model, drafter.vocab_size, cache)
     for own in drafter.caches:  # what an earlier text left behind
         own.reset()
     worth = room(stop, text.real.device)  # (B,) how many guesses are worth their cost
     while not stop.is_over:
         most = torch.minimum(room(stop, text.real.device), worth)
         drafts = drafter.propose(text, most, choice=choice, cache=cache)
-        logits = _checked(model, text, drafts, cache)  # (B, 1 + M, V)
+        logits = checked(model, text, drafts, cache)  # (B, 1 + M, V)
         verdict = verify(logits, drafts, choice, text, alive=_running(stop, text.real.device), ledger=ledger)
-        new = [_accept(stop, row, verdict.column(row)) for row in range(len(text.real))]
+        new = [accept(row, verdict.column(number)) for number, row in enumerate(stop.rows)]
         _count(acceptance, drafts, verdict, new)
         _settle(text, drafts, verdict, _running(stop, text.real.device), [cache, *drafter.caches])
         worth = torch.where(verdict.failed, verdict.counts, torch.maximum(worth, 2 * (verdict.counts - 1)))
@@ -175,7 +182,7 @@ def residual(wanted: Tensor, guessed_by: Tensor) -> Tensor:
     return torch.where(missing.sum(-1, keepdim=True) > 0, missing, wanted)
 
 
-def _checked(model: LlamaForCausalLM, text: Slots, drafts: Drafts, cache: DynamicCache) -> Tensor:
+def checked(model: LlamaForCausalLM, text: Slots, drafts: Drafts, cache: DynamicCache) -> Tensor:
     """Logits (B, 1 + M, V) behind the text and behind each guess, in one pass."""
     new = torch.cat((text.tokens, drafts.tokens), dim=1)[:, cache.length :]
     # What is no guess comes last, where it hides nothing.
@@ -183,13 +190,13 @@ def _checked(model: LlamaForCausalLM, text: Slots, drafts: Drafts, cache: Dynami
     return read(model, new, real, cache, keep=1 + drafts.count, parents=drafts.parents)
 
 
-def _accept(stop: Stop, row: int, chosen: list[int]) -> list[int]:
+def accept(row: Row, chosen: list[int]) -> list[int]:
     """Hand a row its tokens until it ends; returns those it took."""
     taken = []
     for token in chosen:
-        if stop.rows[row].finish is not None:
+        if row.finish is not None:
             break
-        stop.rows[row].push(token)
+        row.push(token)
         taken.append(token)
     return taken
 
@@ -212,16 +219,14 @@ def _running(stop: Stop, device: torch.device) -> Tensor:
 def _count(acceptance: Acceptance, drafts: Drafts, verdict: Verdict, new: list[list[int]]) -> None:
     for row, count in enumerate(verdict.counts.tolist()):
         if count:
-            acceptance.drafted += int(drafts.valid[row].sum())
-            acceptance.accepted += min(count - 1, len(new[row]))
-            acceptance.written += len(new[row])
-            acceptance.passes += 1
+            acceptance.count(drafted=int(drafts.valid[row].sum()), accepted=count - 1, written=len(new[row]))
 
 
-def _check(model: LlamaForCausalLM, drafter: Drafter, cache: DynamicCache) -> None:
-    if drafter.vocab_size not in (None, model.config.vocab_size):
+def check(model: LlamaForCausalLM, vocab_size: int | None, cache: DynamicCache) -> None:
+    """Raise UsageError for a guesser of other tokens (None: of the text's), and for a cache that takes nothing back."""
+    if vocab_size not in (None, model.config.vocab_size):
         raise UsageError(
-            f"the draft model has {drafter.vocab_size} tokens and the model {model.config.vocab_size}: use one with "
+            f"the draft model has {vocab_size} tokens and the model {model.config.vocab_size}: use one with "
             "the same tokenizer"
         )
     if not isinstance(cache, DynamicCache):

@@ -1,19 +1,17 @@
 """Three ways of writing: token by token, by beams, by guessing ahead. Each takes a job and returns what it wrote."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from llamita.cache.dynamic import DynamicCache
 from llamita.errors import UnsupportedError, UsageError
-from llamita.generation import beam, speculative
-from llamita.generation.chain import Chain
+from llamita.generation import assisted, beam, speculative
+from llamita.generation.assistants import drafter, guesser
 from llamita.generation.choice import Choice
-from llamita.generation.distribution import Distribution
-from llamita.generation.drafts import Drafter, DraftModel, DraftTree, EarlyExit, PromptLookup
 from llamita.generation.guidance import Guidance
-from llamita.generation.history import Process
 from llamita.generation.job import Job, Written
 from llamita.generation.lockstep import Lockstep
 from llamita.generation.loop import Feed, tokens
@@ -21,7 +19,6 @@ from llamita.generation.outputs import Ledger, Record, side_by_side
 from llamita.generation.sampling import Sampler, generators, greedy_rows
 from llamita.generation.slots import Slots
 from llamita.generation.stop import Finish, Row, Stop
-from llamita.generation.trail import Trails
 from llamita.model.llama import LlamaForCausalLM
 
 
@@ -84,7 +81,7 @@ def search(job: Job) -> Written:
         fill=fill,
     )
     beams = None if seeded is None else [one for one in seeded for _ in range(options.num_beams)]
-    process = _process(job, settings, prompts * options.num_beams, beams)
+    process = job.process(settings, prompts * options.num_beams, beams)
     told = Lockstep(prompts, job.on_step, fill=fill)
     guidance = _guidance(job, beam.BeamFeed)
     for settled in beam.tokens(feed, found, process=process or beam.untouched, record=record, guidance=guidance):
@@ -126,29 +123,17 @@ def speculate(job: Job) -> Written:
             f"{type(model).__name__} and a {type(cache).__name__}: leave the assistant out"
         )
     job, settings = job.expanded()
-    device, rows = job.input_ids.device, job.rows()
-    seeded = generators(options.seed, len(rows), device)
-    process = _process(job, settings, len(rows), seeded)
-    choice = Choice(
-        len(rows),
-        process=process,
-        greedy=greedy_rows(settings, len(rows)),
-        generators=seeded,
-        device=device,
-    )
-    text, stop, acceptance = Slots(job.input_ids, job.mask), Stop(rows), speculative.Acceptance()
-    record = job.record
+    rows, acceptance, record = job.rows(), speculative.Acceptance(), job.record
     ledger = Ledger(len(rows), record) if record.is_on else None
-    steps = speculative.tokens(
-        model,
-        text,
-        _drafter(job, model),
-        stop=stop,
-        choice=choice,
-        cache=cache,
-        acceptance=acceptance,
-        ledger=ledger,
-    )
+    seeded = generators(options.seed, len(rows), job.input_ids.device)
+    greedy = greedy_rows(settings, len(rows))
+    common: dict[str, Any] = {"stop": Stop(rows), "cache": cache, "acceptance": acceptance, "ledger": ledger}
+    process, text = job.process(settings, len(rows), seeded), Slots(job.input_ids, job.mask)
+    if seeded is None and greedy == [False] and options.draft_tree is None:
+        steps = assisted.tokens(model, text, guesser(job, model, settings, process), process=process, **common)
+    else:
+        choice = Choice(len(rows), process=process, greedy=greedy, generators=seeded, device=job.input_ids.device)
+        steps = speculative.tokens(model, text, drafter(job, model), choice=choice, **common)
     fill = options.padding if options.padding is not None else 0
     told = Lockstep(len(rows), job.on_step, fill=fill)
     for new in steps:
@@ -156,32 +141,8 @@ def speculate(job: Job) -> Written:
         told.push(new, [row.finish is not None for row in rows])
     if ledger is not None:
         ledger.close([len(row.token_ids) for row in rows])
-    written = side_by_side([row.token_ids for row in rows], fill=fill, device=device)
+    written = side_by_side([row.token_ids for row in rows], fill=fill, device=job.input_ids.device)
     return Written(tokens=written, record=record, acceptance=acceptance)
-
-
-def _drafter(job: Job, model: LlamaForCausalLM) -> Drafter:
-    options, tree = job.options, job.options.draft_tree
-    if job.assistant is not None:
-        if tree is not None:
-            return DraftTree(job.assistant, branches=tree)
-        confidence = options.assistant_confidence_threshold
-        return DraftModel(job.assistant, length=options.num_assistant_tokens, confidence=confidence)
-    if options.prompt_lookup_num_tokens:
-        return PromptLookup(length=options.prompt_lookup_num_tokens, ngram=options.max_matching_ngram_size or 2)
-    assert options.assistant_early_exit is not None
-    own = EarlyExit(model, layers=options.assistant_early_exit, length=options.num_assistant_tokens)
-    return own if tree is None else DraftTree(own, branches=tree)
-
-
-def _process(job: Job, settings: Distribution, rows: int, seeded: list[torch.Generator] | None) -> Process | None:
-    """The rules, then the chain of the settings, as a function, which mirostat is not; None where nothing is on."""
-    chain = Chain(settings, rows=rows, device=job.input_ids.device, generators=seeded)
-    if chain.is_adaptive:
-        raise UnsupportedError("mirostat goes by what was drawn, one token at a time: leave beams and assistants out")
-    if job.rules is not None:
-        return Trails(job.rules, then=chain)
-    return chain if chain else None
 
 
 def _guidance(job: Job, kind: type[Feed] = Feed) -> Guidance | None:

@@ -1,4 +1,4 @@
-"""Assisted generation writes what transformers' writes: by a draft model, early exit and prompt lookup."""
+"""Greedy assisted generation writes what transformers' writes: by a draft model, early exit and prompt lookup."""
 
 from typing import Any
 
@@ -57,7 +57,7 @@ def test_greedy(ours: LlamaForCausalLM, draft: LlamaForCausalLM) -> None:
             assert written(ours, drafter, ids) == reference[0, ids.shape[1] :].tolist(), flags
 
 
-def test_sampled_prompt_lookup_under_one_seed(ours: LlamaForCausalLM) -> None:
+def test_the_way_of_batches_draws_no_more_than_plain_decoding(ours: LlamaForCausalLM) -> None:
     ids = torch.randint(6, 97, (1, 9))
     torch.manual_seed(5)
     plain = ours.generate(ids, do_sample=True, top_k=0, max_new_tokens=20)[0, 9:].tolist()

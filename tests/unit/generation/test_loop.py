@@ -46,7 +46,7 @@ def test_settings_a_row(model: LlamaForCausalLM, prompt: Tensor) -> None:
 def test_the_checkpoint_gives_defaults_and_the_call_wins(tiny_config: LlamaConfig) -> None:
     checkpoint = {"temperature": 0.6, "top_p": 0.9, "do_sample": True, "eos_token_id": [3, 4], "max_length": None}
     options = resolve({"top_p": 0.5, "top_k": None}, checkpoint=checkpoint, config=tiny_config)
-    assert (options.temperature, options.top_p, options.top_k, options.do_sample) == (0.6, 0.5, 0, True)
+    assert (options.temperature, options.top_p, options.top_k, options.do_sample) == (0.6, 0.5, None, True)
     assert (options.eos_token_ids, options.padding, options.max_length) == ([3, 4], 3, None)
     assert resolve({}, checkpoint={}, config=tiny_config.replace(eos_token_id=[7, 8])).eos_token_ids == [7, 8]
     assert resolve({"eos_token_id": None}, checkpoint=checkpoint, config=tiny_config).eos_token_ids == []
