@@ -1,6 +1,7 @@
 """GGML's block formats: a table from their names to how weights become bytes and back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -40,9 +41,8 @@ class BlockFormat:
                 f"{self.name} packs rows of a multiple of {self.block} weights, not {tuple(weight.shape)}: "
                 "choose another format for this layer"
             )
-        with torch.no_grad():
-            chunks = weight.contiguous().split(max(1, CHUNK // weight.shape[1]))
-            return torch.cat([self.write(self.fit(chunk)) for chunk in chunks])
+        chunks = weight.detach().contiguous().split(max(1, CHUNK // weight.shape[1]))
+        return torch.cat(_each(lambda chunk: self.write(self.fit(chunk)), chunks))
 
     def dequantize(self, raw: Tensor) -> Tensor:
         """Bytes (N, bytes) as weights fp32 (N, K)."""
@@ -64,6 +64,21 @@ class BlockFormat:
     def raw(self, codes: Codes) -> Tensor:
         """The inverse of `codes`."""
         return self.write(codes)
+
+
+def _each(quantize: Callable[[Tensor], Tensor], chunks: Sequence[Tensor]) -> list[Tensor]:
+    """What becomes of each chunk, as many at once as torch has threads, each with one of them.
+
+    The searches are thousands of small steps, and threads that share a step wait for the slowest after each.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or len(chunks) == 1 or chunks[0].device.type != "cpu":
+        return [quantize(chunk) for chunk in chunks]
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(quantize, chunks))
+    finally:
+        torch.set_num_threads(threads)  # it is also what threads yet to come begin with
 
 
 def _of_32(name: str, ggml_type: int, nbytes: int) -> BlockFormat:

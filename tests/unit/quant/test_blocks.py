@@ -1,12 +1,17 @@
 """What a block format promises by itself: bytes that come back, errors within a step, and clear refusals."""
 
+import dataclasses
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from llamita.errors import UsageError
+from llamita.kernels.codes import Codes
+from llamita.quant import blocks
 from llamita.quant.bits import round_half_away
 from llamita.quant.blocks import FORMATS, BlockFormat
 
@@ -77,6 +82,49 @@ def test_rows_do_not_depend_on_each_other(form: BlockFormat) -> None:
     whole = form.quantize(w)
     assert torch.equal(whole[512:514], form.quantize(w[512:514]))
     assert torch.equal(whole, form.quantize(w.t().contiguous().t()))
+
+
+@pytest.fixture
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 3], indirect=True)
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+def test_chunks_share_no_number_and_torch_keeps_its_threads(
+    form: BlockFormat, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = nn.Parameter(torch.randn(30, 512))
+    whole = form.quantize(weight)
+    monkeypatch.setattr(blocks, "CHUNK", 4 * 512)
+    seen: set[int] = set()
+
+    def fit(chunk: Tensor) -> Codes:
+        seen.add(torch.get_num_threads())
+        return form.fit(chunk)
+
+    with torch.inference_mode():
+        assert torch.equal(dataclasses.replace(form, fit=fit).quantize(weight), whole)
+    assert seen == {1}
+    assert torch.get_num_threads() == threads
+
+
+def test_an_error_in_a_chunk_comes_out_and_torch_keeps_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(chunk: Tensor) -> Codes:
+        raise ValueError("no such weights")
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        monkeypatch.setattr(blocks, "CHUNK", 256)
+        with pytest.raises(ValueError, match="no such weights"):
+            dataclasses.replace(FORMATS["q8_0"], fit=fit).quantize(torch.randn(3, 256))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
