@@ -3,9 +3,12 @@
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
+
+from llamita.kernels.idle import give_back
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Loaded:
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(code.image))
         self._engine.finalize_object()
         self.address: int = self._engine.get_function_address(code.entry)
+        give_back(Path(llvm.__file__).parent)  # 50 MB, of which nothing is used until the next kernel is loaded
 
 
 @cache

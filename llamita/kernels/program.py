@@ -44,7 +44,7 @@ class Kernel:
         """Where its machine code begins."""
         with self._lock:
             if self._loaded is None:
-                from llamita.kernels import machine  # with it comes LLVM, 40 MB that only who runs kernels needs
+                from llamita.kernels import machine  # with it comes LLVM, which only who runs kernels needs
 
                 self._loaded = machine.Loaded(self._code())
         return self._loaded.address
