@@ -41,8 +41,14 @@ class BlockFormat:
                 f"{self.name} packs rows of a multiple of {self.block} weights, not {tuple(weight.shape)}: "
                 "choose another format for this layer"
             )
-        chunks = weight.detach().contiguous().split(max(1, CHUNK // weight.shape[1]))
-        return torch.cat(_each(lambda chunk: self.write(self.fit(chunk)), chunks))
+        rows = max(1, CHUNK // weight.shape[1])
+        with torch.inference_mode(mode=False):  # or no other thread might write to it
+            raw = weight.new_empty(len(weight), weight.shape[1] // self.block * self.nbytes, dtype=torch.uint8)
+        _each(self._quantize, weight.detach().contiguous().split(rows), raw.split(rows))
+        return raw
+
+    def _quantize(self, weight: Tensor, raw: Tensor) -> None:
+        raw.copy_(self.write(self.fit(weight)))
 
     def dequantize(self, raw: Tensor) -> Tensor:
         """Bytes (N, bytes) as weights fp32 (N, K)."""
@@ -66,17 +72,19 @@ class BlockFormat:
         return self.write(codes)
 
 
-def _each(quantize: Callable[[Tensor], Tensor], chunks: Sequence[Tensor]) -> list[Tensor]:
-    """What becomes of each chunk, as many at once as torch has threads, each with one of them.
+def _each(quantize: Callable[[Tensor, Tensor], None], chunks: Sequence[Tensor], results: Sequence[Tensor]) -> None:
+    """Quantize each chunk into its place, as many at once as torch has threads, each with one of them.
 
     The searches are thousands of small steps, and threads that share a step wait for the slowest after each.
     """
     threads = torch.get_num_threads()
     if threads == 1 or len(chunks) == 1 or chunks[0].device.type != "cpu":
-        return [quantize(chunk) for chunk in chunks]
+        for chunk, result in zip(chunks, results, strict=True):
+            quantize(chunk, result)
+        return
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(quantize, chunks))
+            list(pool.map(quantize, chunks, results))  # raises what one of them has raised
     finally:
         torch.set_num_threads(threads)  # it is also what threads yet to come begin with
 
