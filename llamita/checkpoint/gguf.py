@@ -150,7 +150,7 @@ def _check(model: LlamaForCausalLM, tensors: GgufTensors) -> None:
 def _fill(model: LlamaForCausalLM, tensors: GgufTensors, blocks: list[str], device: torch.device) -> None:
     """Give a model on the meta device its weights: blocks as quantized layers, the rest as parameters."""
     if blocks:
-        _put_blocks(model, tensors, blocks)
+        _put_blocks(model, tensors, blocks, device)
     dtype = getattr(torch, str(model.config.dtype))
     for name, _ in list(model.named_parameters()):
         owner, _, leaf = name.rpartition(".")
@@ -168,12 +168,14 @@ def _fill(model: LlamaForCausalLM, tensors: GgufTensors, blocks: list[str], devi
     model.eval()
 
 
-def _put_blocks(model: LlamaForCausalLM, tensors: GgufTensors, names: list[str]) -> None:
+def _put_blocks(model: LlamaForCausalLM, tensors: GgufTensors, names: list[str], device: torch.device) -> None:
     from llamita.quant.matrix import BlockMatrix
     from llamita.quant.surgery import put  # with the kernels, whose compiler is dear to load
 
     for name in names:
         twins = [twin for twin, source in model.tied_weights.items() if source == name]
         modules = tuple(one.removesuffix(".weight") for one in (name, *twins))
-        put(model, modules, BlockMatrix.from_raw(tensors.storage(name), *tensors.stored(name)))
+        raw, order = tensors.stored(name)  # put in the device's order there, not in the CPU's here
+        order = None if order is None else order.to(device)
+        put(model, modules, BlockMatrix.from_raw(tensors.storage(name), raw.to(device), order))
         tensors.release(name)
