@@ -9,7 +9,7 @@ from llamita.generation.distribution import SAMPLING, Distribution, merge
 from llamita.generation.history import History
 from llamita.generation.mirostat import Mirostat
 from llamita.generation.per_row import check_rows
-from llamita.generation.stages import STAGES, Rows
+from llamita.generation.stages import STAGES, Rows, with_top_k_and_p
 
 
 class Chain:
@@ -34,13 +34,10 @@ class Chain:
         settings = distribution if isinstance(distribution, Distribution) else merge(distribution)
         settings.check_rows(rows)
         batch = Rows(settings, rows, device, generators)
-        self._steps = [(stage.name, step) for stage in STAGES for step in stage.steps(batch)]
-        self._mirostat = next((step for _, step in self._steps if isinstance(step, Mirostat)), None)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The stages that are on."""
-        return tuple(dict.fromkeys(name for name, _ in self._steps))
+        steps = [(stage.name, step) for stage in STAGES for step in stage.steps(batch)]
+        self.names = tuple(dict.fromkeys(name for name, _ in steps))  # the stages that are on
+        self._steps = [step for _, step in with_top_k_and_p(steps, batch)]
+        self._mirostat = next((step for step in self._steps if isinstance(step, Mirostat)), None)
 
     @property
     def reads_text(self) -> bool:
@@ -57,7 +54,7 @@ class Chain:
 
     def __call__(self, logits: Tensor, history: History) -> Tensor:
         """What to draw from, (B, V) -> (B, V); the very same tensor where nothing is on."""
-        for _, step in self._steps:
+        for step in self._steps:
             logits = step(logits, history)
         return logits
 

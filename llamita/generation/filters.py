@@ -15,6 +15,7 @@ from llamita.generation.per_row import PerRow, column, is_given, listed, mapped
 TOP_P_TOKENS = 256  # top-p looks at so many likeliest tokens before it sorts them all
 SORTED_AT_ONCE = 4096  # tokens
 TOP_P_DOUBT = 5e-5  # how far sums of probabilities in fp32 may differ by their order
+OUT = np.float32(-math.inf)  # what NumPy puts where a token is removed
 TOP_H_TOKENS = 100  # the entropy of top-h is that of so many likeliest tokens (transformers' number)
 
 
@@ -79,11 +80,10 @@ def keep_top_k(logits: Tensor, top_k: PerRow, *, min_tokens_to_keep: int = 1) ->
     most = logits.shape[-1]
     if isinstance(top_k, int | float):
         count = min(max(int(top_k), min_tokens_to_keep), most)
-        if _suits_numpy(logits):  # the same number, found in less time
-            last = torch.from_numpy(np.partition(logits.detach().numpy(), most - count)[:, most - count, None])
-        else:
-            last = logits.topk(count).values[:, -1:]
-        return logits.masked_fill(logits < last, -math.inf)
+        if _suits_numpy(logits):  # the same numbers, found in less time
+            rows = logits.detach().numpy()
+            return torch.from_numpy(np.where(rows < np.partition(rows, most - count)[:, most - count, None], OUT, rows))
+        return logits.masked_fill(logits < logits.topk(count).values[:, -1:], -math.inf)
     counts = [min(max(int(k), min_tokens_to_keep), most) for k in listed(top_k, len(logits))]
     likeliest = logits.topk(max(counts)).values  # (B, K)
     last = torch.tensor(counts, device=logits.device)[:, None] - 1
@@ -97,6 +97,8 @@ def keep_top_p(logits: Tensor, top_p: PerRow, *, min_tokens_to_keep: int = 1) ->
     Of equal tokens at the border the sort decides; it runs upwards, as in transformers, whose choice it is.
     """
     rest = column(mapped(top_p, lambda p: 1 - p), logits)
+    if _suits_numpy(logits) and (kept := _few_of(logits, rest, min_tokens_to_keep)) is not None:
+        return kept
     look = _least_of_sorted if _suits_numpy(logits) else _least_of_top
     if (least := look(logits, rest, min_tokens_to_keep)) is not None:
         return logits.masked_fill(logits < least, -math.inf)
@@ -106,6 +108,16 @@ def keep_top_p(logits: Tensor, top_p: PerRow, *, min_tokens_to_keep: int = 1) ->
     if min_tokens_to_keep > 1 or not (isinstance(rest, float) and rest < 0.999):
         removed[..., -min_tokens_to_keep:] = False
     return logits.masked_fill(removed.scatter(-1, order, removed), -math.inf)
+
+
+def keep_top_k_and_p(logits: Tensor, top_k: int, top_p: float) -> Tensor | None:
+    """What top-k and then top-p make of one row (1, V), at the cost of one; None where they must be asked in turn."""
+    most = logits.shape[-1]
+    if not _suits_numpy(logits) or top_k >= most or top_k > TOP_P_TOKENS:
+        return None
+    row = logits.detach().numpy()[0]
+    last = np.partition(row, most - top_k)[most - top_k]
+    return _cut(row, row[row >= last], 1 - top_p, min_tokens_to_keep=1)
 
 
 @_filter(off=0, is_on=lambda min_p: min_p > 0)
@@ -175,6 +187,32 @@ def exclude_top_choices(
 
 def _suits_numpy(logits: Tensor) -> bool:
     return logits.is_cpu and logits.dtype == torch.float32
+
+
+def _few_of(logits: Tensor, rest: float | Tensor, min_tokens_to_keep: int) -> Tensor | None:
+    """What `keep_top_p` makes of one row of which another filter has left few tokens; None for others, and in doubt."""
+    if len(logits) > 1 or not isinstance(rest, float):
+        return None
+    row = logits.detach().numpy()[0]
+    left = row[row > -math.inf]
+    return _cut(row, left, rest, min_tokens_to_keep=min_tokens_to_keep) if len(left) <= TOP_P_TOKENS else None
+
+
+def _cut(row: np.ndarray, left: np.ndarray, rest: float, *, min_tokens_to_keep: int) -> Tensor | None:
+    """A row (V,) with nothing but the likeliest of its likeliest tokens `left` (n,), which are sorted: (1, V).
+
+    None where rounding would decide, as the sums are not those of the whole row.
+    """
+    left.sort()
+    sums = np.exp(left - left[-1]).cumsum(dtype=np.float64)
+    limit, doubt = rest * sums[-1], TOP_P_DOUBT * sums[-1]
+    count = min(int(sums.searchsorted(limit, "right")), len(left) - min_tokens_to_keep)
+    if count < 0 or not all(abs(near - limit) > doubt for near in sums[max(count - 1, 0) : count + 1].tolist()):
+        return None
+    if count and left[count - 1] == left[count]:  # the sort of the whole row decides
+        kept = torch.from_numpy(np.where(row < left[0], OUT, row)[None])
+        return kept.index_fill(1, kept.sort().indices[0, : len(row) - len(left) + count], -math.inf)
+    return torch.from_numpy(np.where(row < left[count], OUT, row)[None])
 
 
 def _least_of_sorted(logits: Tensor, rest: float | Tensor, min_tokens_to_keep: int) -> Tensor | None:

@@ -233,6 +233,26 @@ def _filter(name: str, function: Filter) -> Stage:
     return Stage(name, lambda d: d.do_sample and function.does_something(getattr(d, name)), prepare, ("eos_token_id",))
 
 
+def with_top_k_and_p(steps: list[tuple[str, Step]], rows: Rows) -> list[tuple[str, Step]]:
+    """The steps by their names; in one row top-k and top-p, if both are among them, become one, which costs half."""
+    names, k, p = [name for name, _ in steps], rows.settings.top_k, rows.settings.top_p
+    if (
+        rows.count > 1
+        or not {"top_k", "top_p"} <= set(names)
+        or not isinstance(k, int)
+        or not isinstance(p, int | float)
+    ):
+        return steps
+    at = names.index("top_k")
+    (_, first), (_, then) = steps[at : at + 2]
+
+    def both(logits: Tensor, history: History) -> Tensor:
+        kept = filters.keep_top_k_and_p(logits, k, p)
+        return then(first(logits, history), history) if kept is None else kept
+
+    return [*steps[:at], ("top_k", both), *steps[at + 2 :]]
+
+
 def _has(name: str, *, neutral: float = 0) -> Callable[[Distribution], bool]:
     """Whether a number is other than the neutral one, in any row."""
     return lambda d: is_given(getattr(d, name), lambda one: one != neutral, off=neutral)

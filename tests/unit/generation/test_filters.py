@@ -168,3 +168,16 @@ def test_one_value_or_one_a_row(value: PerRow) -> None:
     assert torch.as_tensor(column(value, torch.zeros(2, 3))).expand(2, 1).tolist() == [[2.0], [2.0]]
     assert listed([None, 1.0], 2, off=0.5) == [0.5, 1.0]
     assert EachRow("abc").select([2, 0, 0]) == EachRow("caa")
+
+
+def test_top_k_and_top_p_as_one_equal_both_in_turn() -> None:
+    numbers, told, ties = torch.Generator().manual_seed(0), 0, 0
+    for number in range(600):
+        row = torch.randn(1, 97, generator=numbers) * (1 + number % 5)
+        row = row.bfloat16().float() if number % 2 else row  # equal tokens at the borders
+        for k, p in ((5, 0.9), (20, 0.5), (60, 0.99), (200, 0.9)):
+            both, apart = filters.keep_top_k_and_p(row, k, p), filters.keep_top_p(filters.keep_top_k(row, k), p)
+            assert both is None or torch.equal(both, apart)
+            told += both is not None
+            ties += bool((row == row[apart > -math.inf].min()).sum() > 1)
+    assert told > 1500 and ties > 100
