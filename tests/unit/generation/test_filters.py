@@ -180,4 +180,4 @@ def test_top_k_and_top_p_as_one_equal_both_in_turn() -> None:
             assert both is None or torch.equal(both, apart)
             told += both is not None
             ties += bool((row == row[apart > -math.inf].min()).sum() > 1)
-    assert told > 1500 and ties > 100
+    assert told > 1500 and ties > 30
