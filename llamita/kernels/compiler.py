@@ -1,5 +1,6 @@
 """Kernels compiled by Numba, to machine code that runs without it."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,12 +14,24 @@ part = njit(forceinline=True, error_model="numpy")
 
 def compiled(function: Callable[..., None]) -> Code:
     """The machine code of a function of one or two integers, which is called as C's functions are."""
-    body = part(function)
-    # Around a body that is not a part, Numba looks after errors with functions of its own; so all of it is one.
-    entries: list[Callable[..., None]] = [lambda table: body(table), lambda at, chunk: body(at, chunk)]
     count = function.__code__.co_argcount
-    made: Any = cfunc(types.void(*[types.int64] * count), nogil=True, error_model="numpy")(entries[count - 1])
+    code = _code(function, count)
+    if not any(name.startswith(("numba_", "Py")) for name in code.calls):
+        return code
+    # LLVM did not see that no error can happen, and Numba would report it. Where the body is a part it does see that,
+    # but takes a fifth longer for it.
+    body = part(function)
+    entries: list[Callable[..., None]] = [lambda table: body(table), lambda at, chunk: body(at, chunk)]
+    return _code(entries[count - 1], count)
+
+
+def _code(function: Callable[..., None], count: int) -> Code:
+    made: Any = cfunc(types.void(*[types.int64] * count), nogil=True, error_model="numpy")(function)
     module = llvm.parse_assembly(made.inspect_llvm())
-    named = [*module.functions, *module.global_variables]
-    calls = {value.name for value in named if value.is_declaration and not value.name.startswith("llvm.")}
+    names = {value.name for value in (*module.functions, *module.global_variables) if value.is_declaration}
+    calls = {name for name in names if not name.startswith("llvm.")}
+    # Of LLVM's operations on numbers some become calls of the C library's function of that name, if it has one.
+    found = [re.fullmatch(r"llvm\.(\w+)\.(?:v\d+)?f(32|64)", name) for name in names - calls]
+    likely = {operation[1] + "f" * (operation[2] == "32") for operation in found if operation}
+    calls |= {name for name in likely if llvm.address_of_symbol(name)}
     return Code(made._library._get_compiled_object(), made.native_name, tuple(sorted(calls)))

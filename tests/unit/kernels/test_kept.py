@@ -123,7 +123,7 @@ code = kept.find("toy.add")
 kept.keep("toy.add", dataclasses.replace(code, calls=("no_such_function",)))
 print(code.calls, kept.find("toy.add"))
 """
-    assert result(start(room, lie)).endswith(" None")
+    assert result(start(room, lie)) in ("('sin',) None", "('sinf',) None")
     assert result(start(room)) == "7.0 compiled"
 
 
