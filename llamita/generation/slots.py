@@ -82,17 +82,23 @@ def packing(real: Tensor) -> Tensor:
 
 def rearrange(cache: DynamicCache, order: Tensor) -> None:
     """Make slot j of row i what slot `order[i, j]` (B, S) was."""
-
-    def moved(x: Tensor) -> Tensor:  # (B, K, S, H)
-        return torch.take_along_dim(x, order[:, None, :, None].to(x.device), dim=2)
-
     if cache.positions is not None:
         cache.positions = cache.positions.gather(1, order)
     if not isinstance(cache, GrowingCache):
-        cache.keys, cache.values = [moved(k) for k in cache.keys], [moved(v) for v in cache.values]
+        cache.keys, cache.values = [_moved(k, order) for k in cache.keys], [_moved(v, order) for v in cache.values]
         return
+    stays = order == torch.arange(order.shape[1], device=order.device)
+    starts = stays.int().cumprod(1).sum(1).tolist()  # what stands before keeps its place
     for x in (*cache.keys, *cache.values):  # views of buffers, which keep their places
-        x[:, :, : order.shape[1]] = moved(x)
+        for row, start in enumerate(starts):
+            if start < order.shape[1]:
+                x[row, :, start : order.shape[1]] = x[row].index_select(1, order[row, start:].to(x.device))
     positions, cache.positions = cache.positions, None
     cache.crop(order.shape[1])
     cache.positions = positions
+
+
+def _moved(x: Tensor, order: Tensor) -> Tensor:
+    """Slots (B, K, S, H) in this order (B, S); whole slots at once, which gathering numbers is not."""
+    rows = zip(x, order.to(x.device), strict=True)
+    return torch.stack([row.index_select(1, places) for row, places in rows])
