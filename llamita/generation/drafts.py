@@ -130,29 +130,33 @@ class DraftModel:
         cache = self.cache(cache)
         history = None if choice.process is None else text.history()
         new, real, valid = text.tokens[:, cache.length :], text.real, room > 0
-        columns: list[tuple[Tensor, Tensor, Tensor]] = []
+        guesses: list[tuple[Tensor, Tensor]] = []
+        drawn_from: list[Tensor] = []
         for depth in range(min(self.length, int(room.max()))):
             logits = read(self.model, new, real, cache)[:, 0]
             scores = choice.scores(logits, history)
-            probabilities = choice.probabilities(scores)
             valid = valid & (room > depth)
             if self.confidence:
                 valid = valid & (scores.softmax(-1).amax(-1) >= self.confidence)  # greedy rows have a doubt too
                 if not bool(valid.any()):
                     break
-            token = choice.draw(probabilities, valid)
-            columns.append((token, valid, probabilities))
+            if choice.is_greedy:
+                token = scores.argmax(-1)
+            else:
+                drawn_from.append(choice.probabilities(scores))
+                token = choice.draw(drawn_from[-1], valid)
+            guesses.append((token, valid))
             # What a row no longer guesses hides nothing from it: all that follows is no guess either.
             new, real = token[:, None], torch.cat((real, torch.ones_like(valid[:, None])), dim=1)
             history = None if history is None else history.append(token)
-        return _chain(columns, text, is_drawn=not choice.is_greedy)
+        return _chain(guesses, drawn_from, text)
 
 
-def _chain(columns: list[tuple[Tensor, Tensor, Tensor]], text: Slots, *, is_drawn: bool) -> Drafts:
-    if not columns:
+def _chain(guesses: list[tuple[Tensor, Tensor]], drawn_from: list[Tensor], text: Slots) -> Drafts:
+    if not guesses:
         return Drafts(text.tokens[:, :0], text.real[:, :0])
-    tokens, valid, probabilities = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
-    return Drafts(tokens, valid, probabilities=probabilities if is_drawn else None)
+    tokens, valid = (torch.stack(column, dim=1) for column in zip(*guesses, strict=True))
+    return Drafts(tokens, valid, probabilities=torch.stack(drawn_from, dim=1) if drawn_from else None)
 
 
 class DraftTree:
