@@ -23,7 +23,8 @@ WIDEN = {dtype: named("causal", f"widen_{name}") for dtype, name in DTYPES.items
 ATTEND = {dtype: named("causal", f"causal_{name}") for dtype, name in DTYPES.items()}
 PAIRED = {dtype: named("pairs", f"causal_pairs_{DTYPES[dtype]}") for dtype in (torch.float32, torch.bfloat16)}
 PAIR = named("pairs", "pair_values")
-QUERIES = 16  # of a block
+QUERIES = {dtype: 32 if dtype == torch.bfloat16 else 16 for dtype in DTYPES}  # of a block, by the cache
+SPARE_ROWS = 31  # behind the queries, which blocks may reach into
 SPARE = 9  # slots behind the last that a block of keys may reach into
 
 
@@ -117,12 +118,13 @@ class Reading:
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, place: "Place", room: tuple[Tensor, Tensor]) -> Tensor:
         """Turn and store the new heads, and let them look at what is before them: (rows, N * H)."""
-        turned = place.room("turned", len(q) + QUERIES - 1, q.shape[1])
+        turned = place.room("turned", len(q) + SPARE_ROWS, q.shape[1])
         out = place.room("o", *q.shape, dtype=self._dtype)
         program = Program()
         turn = named("causal", f"turn_{DTYPES[self._dtype]}_{DTYPES[self._cache_dtype]}")
         program.add(turn, q, k, v, place.cosines, place.sines, *room, turned, place.sizes, chunks=len(q))
-        blocks = len(q) // place.tokens * place.queries * -(-place.tokens // QUERIES)
+        size = QUERIES[self._cache_dtype]
+        blocks = len(q) // place.tokens * place.queries * -(-place.tokens // size)
         across = place.heads * -(-place.slots // KEYS)
         if self._cache_dtype == torch.bfloat16:
             pairs_of_chunk = KEYS // 2

@@ -12,6 +12,7 @@ from llamita.kernels import simd as v
 from llamita.kernels.causal import (
     BESIDE,
     NEVER,
+    Eight,
     keep_scores,
     put_rows,
     scaled_eight,
@@ -22,6 +23,8 @@ from llamita.kernels.causal import (
 from llamita.kernels.elementwise import exponential
 from llamita.kernels.layout import KEYS
 from llamita.kernels.program import kernel, part
+
+QUERIES = 32  # of a block
 
 
 @kernel
@@ -45,24 +48,36 @@ def pair_values(at: int, chunk: int) -> None:
 
 
 @part
+def _no_eight() -> Eight:
+    zero = v.no_floats()
+    return zero, zero, zero, zero, zero, zero, zero, zero
+
+
+@part
+def _eight_keys(sums: Eight, q: v.Vector, at: int, step: int) -> Eight:
+    """Two columns of queries times those of eight keys, `step` bytes apart."""
+    a, b, c, d, f, g, h, j = sums
+    return (
+        v.dot2(a, q, v.load_everywhere(at)), v.dot2(b, q, v.load_everywhere(at + step)),
+        v.dot2(c, q, v.load_everywhere(at + 2 * step)), v.dot2(d, q, v.load_everywhere(at + 3 * step)),
+        v.dot2(f, q, v.load_everywhere(at + 4 * step)), v.dot2(g, q, v.load_everywhere(at + 5 * step)),
+        v.dot2(h, q, v.load_everywhere(at + 6 * step)), v.dot2(j, q, v.load_everywhere(at + 7 * step)),
+    )  # fmt: skip
+
+
+@part
 def _tile_scores(q, keys, start, end, width, to, kept, first, window, is_cut):
-    """Products of sixteen queries, pairs (H/2, 16), with keys bf16 (slots, H); returns the largest of each lane."""
-    most, step = v.spread(NEVER), 2 * width
+    """Products of the queries, pairs (H/2, 32), with keys bf16 (slots, H); returns the largest of each lane."""
+    early, late, step = v.spread(NEVER), v.spread(NEVER), 2 * width
     for slot in range(start, end, BESIDE):
-        key = keys + slot * step
-        a = b = c = d = f = g = h = j = v.no_floats()
+        at, one, two = keys + slot * step, _no_eight(), _no_eight()
         for i in range(width // 2):
-            both, at = v.load_words(q + 64 * i), key + 4 * i
-            a = v.dot2(a, both, v.load_everywhere(at))
-            b = v.dot2(b, both, v.load_everywhere(at + step))
-            c = v.dot2(c, both, v.load_everywhere(at + 2 * step))
-            d = v.dot2(d, both, v.load_everywhere(at + 3 * step))
-            f = v.dot2(f, both, v.load_everywhere(at + 4 * step))
-            g = v.dot2(g, both, v.load_everywhere(at + 5 * step))
-            h = v.dot2(h, both, v.load_everywhere(at + 6 * step))
-            j = v.dot2(j, both, v.load_everywhere(at + 7 * step))
-        most = keep_scores((a, b, c, d, f, g, h, j), most, to + 64 * (slot - start), slot, kept, first, window, is_cut)
-    return most
+            one = _eight_keys(one, v.load_words(q + 128 * i), at + 4 * i, step)
+            two = _eight_keys(two, v.load_words(q + 128 * i + 64), at + 4 * i, step)
+        there = to + 64 * (slot - start)
+        early = keep_scores(one, early, there, slot, kept, first, window, is_cut)
+        late = keep_scores(two, late, there + 64 * KEYS, slot, kept, first + 16, window, is_cut)
+    return early, late
 
 
 @part
@@ -81,22 +96,17 @@ def _tile_likelihoods(scores, start, end, most, kept, first, window, is_cut):
 
 
 @part
-def _tile_mix(likelihoods, values, start, end, width, factor, sums):
-    """The sums (H, 16) so far times a factor, and a tile's values by their likelihoods, both in pairs."""
+def _tile_mix(likelihoods, values, start, end, width, early, late, sums):
+    """The sums (2, H, 16) so far times their factors, and a tile's values by their likelihoods, both in pairs."""
     for i in range(0, width, BESIDE):
-        at = sums + 64 * i
-        a, b, c, d, f, g, h, j = scaled_eight(at, factor)
+        at, beside = sums + 64 * i, sums + 64 * (width + i)
+        one, two = scaled_eight(at, early), scaled_eight(beside, late)
         for pair in range(start // 2, end // 2):
-            likelihood, value = v.load_words(likelihoods + 64 * (pair - start // 2)), values + 4 * (pair * width + i)
-            a = v.dot2(a, likelihood, v.load_everywhere(value))
-            b = v.dot2(b, likelihood, v.load_everywhere(value + 4))
-            c = v.dot2(c, likelihood, v.load_everywhere(value + 8))
-            d = v.dot2(d, likelihood, v.load_everywhere(value + 12))
-            f = v.dot2(f, likelihood, v.load_everywhere(value + 16))
-            g = v.dot2(g, likelihood, v.load_everywhere(value + 20))
-            h = v.dot2(h, likelihood, v.load_everywhere(value + 24))
-            j = v.dot2(j, likelihood, v.load_everywhere(value + 28))
-        store_eight(at, (a, b, c, d, f, g, h, j))
+            likelihood, value = likelihoods + 64 * (pair - start // 2), values + 4 * (pair * width + i)
+            one = _eight_keys(one, v.load_words(likelihood), value, 4)
+            two = _eight_keys(two, v.load_words(likelihood + 64 * KEYS), value, 4)
+        store_eight(at, one)
+        store_eight(beside, two)
 
 
 @part
@@ -104,33 +114,44 @@ def _attend(dtype: int, at: int, chunk: int) -> None:
     sizes = v.read(at + 32)
     tokens, heads, group, width = v.read(sizes), v.read(sizes + 8), v.read(sizes + 16), v.read(sizes + 24)
     capacity, window, slots = v.read(sizes + 32), v.read(sizes + 40), v.read(sizes + 64)
-    across = -(-tokens // 16)
+    across = -(-tokens // QUERIES)
     every = heads * group
     row, head, block = chunk // across // every, chunk // across % every, chunk % across
-    count = min(16, tokens - 16 * block)
-    first = v.read(sizes + 56) + 16 * block  # slot of the first query
+    count = min(QUERIES, tokens - QUERIES * block)
+    first = v.read(sizes + 56) + QUERIES * block  # slot of the first query
     kept = v.read(v.read(at + 24) + 8 + 8 * row)  # the row's first visible slot
-    place = ((row * tokens + 16 * block) * every + head) * width
+    place = ((row * tokens + QUERIES * block) * every + head) * width
     keys = v.read(at + 8) + 2 * (row * heads + head // group) * capacity * width
     values = v.read(at + 16) + 2 * (row * heads + head // group) * slots * width
     q = v.on_stack()
-    sums = q + 64 * width
-    scores = sums + 64 * width
-    turn_columns(v.read(at) + 4 * place, 4 * every * width, width, q, sums)
-    for i in range(width // 2):
-        v.store_words(q + 64 * i, v.pair(v.load(q + 128 * i), v.load(q + 128 * i + 64)))
-    most, total = v.spread(NEVER), v.no_floats()
+    scores = q + 64 * width
+    sums = scores + 128 * KEYS
+    for half in range(2):  # the columns of the queries lie in the room of the sums before these are set to nothing
+        turned, step = sums + 64 * width, 4 * every * width
+        turn_columns(v.read(at) + 4 * place + 16 * half * step, step, width, turned, sums)
+        for i in range(width // 2):
+            both = v.pair(v.load(turned + 128 * i), v.load(turned + 128 * i + 64))
+            v.store_words(q + 128 * i + 64 * half, both)
+    for i in range(width):
+        v.store(sums + 64 * (width + i), v.no_floats())
+    early, late, total, last = v.spread(NEVER), v.spread(NEVER), v.no_floats(), v.no_floats()
     start = max(kept, first - window + 1) // 2 * 2
     while start < first + count:
         end = min(start + KEYS, start + -(-(first + count - start) // BESIDE) * BESIDE)
-        is_cut = end > first or start < max(kept, first + 16 - window)
-        new = v.larger(most, _tile_scores(q, keys, start, end, width, scores, kept, first, window, is_cut))
-        factor = exponential(v.minus(most, new))
-        added = _tile_likelihoods(scores, start, end, new, kept, first, window, is_cut)
-        total = v.multiply_add(total, factor, added)
-        _tile_mix(scores, values, start, end, width, factor, sums)
-        most, start = new, end
-    put_rows(dtype, sums, total, width, count, v.read(at + 40), place, every * width, scores)
+        is_cut = end > first or start < max(kept, first + QUERIES - window)
+        one, two = _tile_scores(q, keys, start, end, width, scores, kept, first, window, is_cut)
+        one, two = v.larger(early, one), v.larger(late, two)
+        fade, after = exponential(v.minus(early, one)), exponential(v.minus(late, two))
+        added = _tile_likelihoods(scores, start, end, one, kept, first, window, is_cut)
+        total = v.multiply_add(total, fade, added)
+        added = _tile_likelihoods(scores + 64 * KEYS, start, end, two, kept, first + 16, window, is_cut)
+        last = v.multiply_add(last, after, added)
+        _tile_mix(scores, values, start, end, width, fade, after, sums)
+        early, late, start = one, two, end
+    put_rows(dtype, sums, total, width, min(16, count), v.read(at + 40), place, every * width, scores)
+    if count > 16:
+        place += 16 * every * width
+        put_rows(dtype, sums + 64 * width, last, width, count - 16, v.read(at + 40), place, every * width, scores)
 
 
 @kernel
