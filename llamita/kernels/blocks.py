@@ -5,6 +5,9 @@ Must equal reference.linear of the same codes up to the order of the fp32 sums; 
 Arguments: stream, records of x (B, K/32), out fp32 (B, N), bias fp32 (N,) or 0, N, K, B, tiles of a chunk, whether out
 is added to, and rows of x of a chunk. Chunks go over the tiles first, then over x.
 
+With its gate, gated_...: streams of gate and up, records of x (B, K/32), records that come out (B, N/32), N (a multiple
+of 32), K, B, and rows of x of a chunk, at least `panels.ROWS`: silu(gate x) * (up x).
+
 A lookup has its own kernels, embed_...: ids int64 (B,), stream, out fp32 (B, K), K; a chunk is a row of the batch.
 """
 
@@ -12,6 +15,7 @@ import numpy as np
 
 from llamita.kernels import formats, panels
 from llamita.kernels import simd as v
+from llamita.kernels.elementwise import gated, to_bytes
 from llamita.kernels.formats import Part
 from llamita.kernels.layout import RECORD
 from llamita.kernels.program import kernel, part
@@ -109,6 +113,25 @@ def _linear(open_block: Part, add: Part, four: Part, zero: int, size: int, at: i
 
 
 @part
+def _gated(open_block: Part, four: Part, zero: int, size: int, at: int, chunk: int) -> None:
+    """Thirty-two columns of what comes out, which is in bytes at once."""
+    gate, up, records, out = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)
+    n, k, batch, lines = v.read(at + 32), v.read(at + 40), v.read(at + 48), v.read(at + 56)
+    blocks, across, bytes_of_tile = k // 32, n // 32, k // 32 * size // 8
+    first, column, room = chunk // across * lines, chunk % across, v.on_stack()
+    count, records = min(batch - first, lines), records + first * blocks * RECORD
+    near = room + panels.ROOM
+    for half in range(2):
+        tile = (2 * column + half) * bytes_of_tile
+        sums = panels.multiply(open_block, four, zero, size, (gate + tile, up + tile), records, count, blocks, room)
+        for i in range(count):
+            both = sums + panels.place(i, count)
+            v.store(near + 128 * i + 64 * half, gated(v.load(both), v.load(both + 64)))
+    for i in range(count):
+        to_bytes(near + 128 * i, 32, out + ((first + i) * across + column) * RECORD)
+
+
+@part
 def _weight_centred(code, zero, scale, _, is_late):
     return scale * (code - (1 << zero))
 
@@ -185,6 +208,54 @@ def linear_q5_k(at: int, chunk: int) -> None:
 def linear_q6_k(at: int, chunk: int) -> None:
     """Q6_K."""
     _linear(formats.open_q6_k, _halves, panels.four_halves, 5, 3360, at, chunk)
+
+
+@kernel
+def gated_q8_0(at: int, chunk: int) -> None:
+    """Q8_0."""
+    _gated(formats.open_q8_0, panels.four_centred, 7, 4352, at, chunk)
+
+
+@kernel
+def gated_q4_0(at: int, chunk: int) -> None:
+    """Q4_0."""
+    _gated(formats.open_q4_0, panels.four_centred, 3, 2304, at, chunk)
+
+
+@kernel
+def gated_q4_1(at: int, chunk: int) -> None:
+    """Q4_1."""
+    _gated(formats.open_q4_1, panels.four_above, 0, 2560, at, chunk)
+
+
+@kernel
+def gated_q5_0(at: int, chunk: int) -> None:
+    """Q5_0."""
+    _gated(formats.open_q5_0, panels.four_centred, 4, 2816, at, chunk)
+
+
+@kernel
+def gated_q5_1(at: int, chunk: int) -> None:
+    """Q5_1."""
+    _gated(formats.open_q5_1, panels.four_above, 0, 3072, at, chunk)
+
+
+@kernel
+def gated_q4_k(at: int, chunk: int) -> None:
+    """Q4_K."""
+    _gated(formats.open_q4_k, panels.four_above, 0, 2368, at, chunk)
+
+
+@kernel
+def gated_q5_k(at: int, chunk: int) -> None:
+    """Q5_K."""
+    _gated(formats.open_q5_k, panels.four_above, 0, 2880, at, chunk)
+
+
+@kernel
+def gated_q6_k(at: int, chunk: int) -> None:
+    """Q6_K."""
+    _gated(formats.open_q6_k, panels.four_halves, 5, 3360, at, chunk)
 
 
 @kernel

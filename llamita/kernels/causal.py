@@ -14,14 +14,13 @@ them. H is a multiple of 16, at most 256.
 from llamita.kernels import elements as e
 from llamita.kernels import simd as v
 from llamita.kernels.attend import turn
+from llamita.kernels.eights import Eight, scaled_eight, store_eight
 from llamita.kernels.elementwise import exponential
 from llamita.kernels.layout import KEYS
 from llamita.kernels.program import kernel, part
 
 BESIDE = 8  # keys, or columns of values, that are worked on at once
 NEVER = -1e30  # less than any score
-
-Eight = tuple[v.Vector, v.Vector, v.Vector, v.Vector, v.Vector, v.Vector, v.Vector, v.Vector]
 
 
 @part
@@ -82,25 +81,6 @@ def keep_scores(
         slot += 1
         to += 64
     return most
-
-
-@part
-def scaled_eight(at: int, factor: v.Vector) -> Eight:
-    """Eight vectors, times a factor."""
-    return (
-        v.times(v.load(at), factor), v.times(v.load(at + 64), factor),
-        v.times(v.load(at + 128), factor), v.times(v.load(at + 192), factor),
-        v.times(v.load(at + 256), factor), v.times(v.load(at + 320), factor),
-        v.times(v.load(at + 384), factor), v.times(v.load(at + 448), factor),
-    )  # fmt: skip
-
-
-@part
-def store_eight(at: int, eight: Eight) -> None:
-    """Write eight vectors."""
-    for vector in eight:
-        v.store(at, vector)
-        at += 64
 
 
 @part

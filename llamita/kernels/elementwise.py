@@ -125,14 +125,18 @@ def norm_fp16(at: int, chunk: int) -> None:
 
 
 @part
+def gated(gate: v.Vector, up: v.Vector) -> v.Vector:
+    """silu(gate) * up."""
+    return v.times(v.over(gate, v.plus(v.spread(1.0), exponential(v.minus(v.no_floats(), gate)))), up)
+
+
+@part
 def _gate(dtype, at, chunk):
     first, second, out, size = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)
     start, end, records = chunk * size, min(v.read(at + 32), (chunk + 1) * size), v.read(at + 40)
     last = start + (end - start) // 16 * 16
     for i in range(start, last, 16):
-        x = e.wide(dtype, first, i)
-        x = v.over(x, v.plus(v.spread(1.0), exponential(v.minus(v.no_floats(), x))))
-        e.put_wide(dtype, out, i, v.times(x, e.wide(dtype, second, i)))
+        e.put_wide(dtype, out, i, gated(e.wide(dtype, first, i), e.wide(dtype, second, i)))
     for i in range(last, end):
         x = e.one(dtype, first, i)
         e.put(dtype, out, i, x / (1.0 + math.exp(-x)) * e.one(dtype, second, i))

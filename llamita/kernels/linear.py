@@ -1,5 +1,8 @@
 """Products with the kernels as operators of torch: compile and export see them, with shapes but not their insides."""
 
+from collections.abc import Sequence
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -9,6 +12,8 @@ from llamita.kernels.program import Kernel, Program, named
 
 DENSE: dict[torch.dtype, Kernel] = {dtype: named("dense", f"linear_{name}") for dtype, name in DTYPES.items()}
 PACKED: dict[str, Kernel] = {kind: named("blocks", f"linear_{kind}") for kind in LAYOUTS}
+MANY, GATED_MANY = named("products", "linear_many"), named("products", "gated_many")
+GATED: dict[str, Kernel] = {kind: named("blocks", f"gated_{kind}") for kind in LAYOUTS}
 FEW = 16  # rows of x up to which our product of plain weights is the faster
 _CHUNK = 1 << 16  # bytes of weights that a thread takes at once, and a quarter of that at least
 
@@ -100,11 +105,59 @@ def add_packed(
     tiles = lines_of_chunk(packed.stream.shape[0], packed.stream.shape[1])
     tiles += tiles % 2 if batch >= ROWS else 0  # for many rows they are taken in pairs
     across = -(-packed.stream.shape[0] // tiles)
-    parts = -(-batch // LINES)
+    parts, lines = parts_of(batch)
     return program.add(
         PACKED[packed.kind], packed.stream, records, out, bias, packed.rows, packed.columns, batch, tiles, int(adds),
-        -(-batch // max(1, parts)), chunks=across * parts, beside=beside,
+        lines, chunks=across * parts, beside=beside,
     )  # fmt: skip
+
+
+def takes_many(weights: Sequence[Tensor]) -> bool:
+    """Whether `add_many` and `add_gated_many` can multiply with these, and are the faster way on this machine.
+
+    That is one which multiplies pairs of bf16, but not tiles of them, which torch's library would use.
+    """
+    fit = (w.shape[0] % 16 == 0 and w.shape[1] % 32 == 0 and w.is_contiguous() for w in weights)
+    return all(w.dtype == torch.bfloat16 for w in weights) and all(fit) and _multiplies_pairs()
+
+
+@cache
+def _multiplies_pairs() -> bool:
+    from llamita.kernels import machine  # with it comes LLVM, which only who runs kernels needs
+
+    features = machine.host()[2].split(",")
+    return "+avx512bf16" in features and "+amx-bf16" not in features
+
+
+def add_many(
+    program: Program, weight: Tensor, x: Tensor, out: Tensor, bias: Tensor | None, *, beside: bool = False
+) -> int:
+    """A matrix in bf16 times more than FEW rows of x bf16 (B, K), into out bf16 (B, N). bias: fp32."""
+    (rows, columns), (parts, lines) = weight.shape, parts_of(len(x))
+    return program.add(
+        MANY, weight, x, out, bias, rows, columns, len(x), lines, chunks=-(-rows // 32) * parts, beside=beside
+    )
+
+
+def add_gated_many(program: Program, gate: Tensor, up: Tensor, x: Tensor, out: Tensor) -> int:
+    """silu(gate x) * (up x) of more than FEW rows of x (B, K), into out (B, F), all in bf16."""
+    (rows, columns), (parts, lines) = gate.shape, parts_of(len(x))
+    return program.add(GATED_MANY, gate, up, x, out, rows, columns, len(x), lines, chunks=rows // 16 * parts)
+
+
+def add_gated(program: Program, gate: Packed, up: Packed, records: Tensor, out: Tensor, batch: int) -> int:
+    """silu(gate x) * (up x) of packed matrices of one kind and ROWS or more rows of x, as records (batch, F / 32)."""
+    parts, lines = parts_of(batch)
+    return program.add(
+        GATED[gate.kind], gate.stream, up.stream, records, out, gate.rows, gate.columns, batch, lines,
+        chunks=gate.rows // 32 * parts,
+    )  # fmt: skip
+
+
+def parts_of(batch: int) -> tuple[int, int]:
+    """Into how many parts rows of x are shared out evenly, and the rows of one, at most LINES."""
+    parts = -(-batch // LINES)
+    return parts, -(-batch // max(1, parts))
 
 
 def add_bytes(program: Program, x: Tensor, records: Tensor) -> int:

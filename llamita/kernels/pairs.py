@@ -1,7 +1,8 @@
 """Attention of many new tokens over a cache in bf16, two products at a time.
 
 Must equal causal.causal_bf16 of the same queries rounded to bf16, up to the rounding of the likelihoods to bf16, which
-the fused backends of torch do too. Sums are fp32. The blocks and tiles are those of `causal`.
+the fused backends of torch do too. Sums are fp32. The tiles are those of `causal`; a block has
+thirty-two queries, two vectors, so that every word of a key or a value goes into two products.
 
 A lane's word is a pair of bf16: two columns of a query, or the likelihoods of two keys. Keys are read from the cache as
 they are; values are first laid out in pairs of slots: (B * K, slots / 2, H) words.
@@ -9,22 +10,11 @@ they are; values are first laid out in pairs of slots: (B * K, slots / 2, H) wor
 
 from llamita.kernels import elements as e
 from llamita.kernels import simd as v
-from llamita.kernels.causal import (
-    BESIDE,
-    NEVER,
-    Eight,
-    keep_scores,
-    put_rows,
-    scaled_eight,
-    shown,
-    store_eight,
-    turn_columns,
-)
+from llamita.kernels.causal import BESIDE, NEVER, keep_scores, put_rows, shown, turn_columns
+from llamita.kernels.eights import add_products, no_eight, scaled_eight, store_eight
 from llamita.kernels.elementwise import exponential
-from llamita.kernels.layout import KEYS
+from llamita.kernels.layout import KEYS, QUERIES
 from llamita.kernels.program import kernel, part
-
-QUERIES = 32  # of a block
 
 
 @kernel
@@ -48,32 +38,14 @@ def pair_values(at: int, chunk: int) -> None:
 
 
 @part
-def _no_eight() -> Eight:
-    zero = v.no_floats()
-    return zero, zero, zero, zero, zero, zero, zero, zero
-
-
-@part
-def _eight_keys(sums: Eight, q: v.Vector, at: int, step: int) -> Eight:
-    """Two columns of queries times those of eight keys, `step` bytes apart."""
-    a, b, c, d, f, g, h, j = sums
-    return (
-        v.dot2(a, q, v.load_everywhere(at)), v.dot2(b, q, v.load_everywhere(at + step)),
-        v.dot2(c, q, v.load_everywhere(at + 2 * step)), v.dot2(d, q, v.load_everywhere(at + 3 * step)),
-        v.dot2(f, q, v.load_everywhere(at + 4 * step)), v.dot2(g, q, v.load_everywhere(at + 5 * step)),
-        v.dot2(h, q, v.load_everywhere(at + 6 * step)), v.dot2(j, q, v.load_everywhere(at + 7 * step)),
-    )  # fmt: skip
-
-
-@part
 def _tile_scores(q, keys, start, end, width, to, kept, first, window, is_cut):
     """Products of the queries, pairs (H/2, 32), with keys bf16 (slots, H); returns the largest of each lane."""
     early, late, step = v.spread(NEVER), v.spread(NEVER), 2 * width
     for slot in range(start, end, BESIDE):
-        at, one, two = keys + slot * step, _no_eight(), _no_eight()
+        at, one, two = keys + slot * step, no_eight(), no_eight()
         for i in range(width // 2):
-            one = _eight_keys(one, v.load_words(q + 128 * i), at + 4 * i, step)
-            two = _eight_keys(two, v.load_words(q + 128 * i + 64), at + 4 * i, step)
+            one = add_products(one, v.load_words(q + 128 * i), at + 4 * i, step)
+            two = add_products(two, v.load_words(q + 128 * i + 64), at + 4 * i, step)
         there = to + 64 * (slot - start)
         early = keep_scores(one, early, there, slot, kept, first, window, is_cut)
         late = keep_scores(two, late, there + 64 * KEYS, slot, kept, first + 16, window, is_cut)
@@ -103,8 +75,8 @@ def _tile_mix(likelihoods, values, start, end, width, early, late, sums):
         one, two = scaled_eight(at, early), scaled_eight(beside, late)
         for pair in range(start // 2, end // 2):
             likelihood, value = likelihoods + 64 * (pair - start // 2), values + 4 * (pair * width + i)
-            one = _eight_keys(one, v.load_words(likelihood), value, 4)
-            two = _eight_keys(two, v.load_words(likelihood + 64 * KEYS), value, 4)
+            one = add_products(one, v.load_words(likelihood), value, 4)
+            two = add_products(two, v.load_words(likelihood + 64 * KEYS), value, 4)
         store_eight(at, one)
         store_eight(beside, two)
 

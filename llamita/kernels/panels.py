@@ -11,11 +11,12 @@ An opened block: eight words of both tiles, then both their scales, then both th
 
 from llamita.kernels import simd as v
 from llamita.kernels.formats import Opened, Part, add_above, add_centred, add_halves
-from llamita.kernels.layout import RECORD, ROWS
+from llamita.kernels.layout import LINES, RECORD, ROWS
 from llamita.kernels.program import part
 
 BLOCKS = 16  # of a panel
 SCALES, SECONDS, OPENED = 1024, 1152, 1280  # where they begin, and where the next block does
+ROOM = BLOCKS * OPENED + 128 * (LINES + ROWS)  # bytes that `multiply` works in
 
 Pair = tuple[v.Vector, v.Vector]  # of the two tiles
 Four = tuple[v.Vector, v.Vector, v.Vector, v.Vector]

@@ -13,7 +13,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, register_model
 
 LANES = 16
-STACK = 1 << 16  # bytes that a kernel may work in
+STACK = 1 << 17  # bytes that a kernel may work in
 _F16, _F32, _F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _FLOATS, _WORDS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
@@ -335,3 +335,10 @@ def fetch_ahead(at: int, count: int) -> None:
     """Begin to load the `count` bytes that stand AHEAD of an address; they need not exist."""
     for i in range(0, count, 64):
         _fetch_line(at + AHEAD + i)
+
+
+@njit(forceinline=True)
+def fetch(at: int, count: int) -> None:
+    """Begin to load the `count` bytes at an address; they need not exist."""
+    for i in range(0, count, 64):
+        _fetch_line(at + i)

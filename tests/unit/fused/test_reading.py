@@ -1,4 +1,4 @@
-"""Attention of many new tokens: turned, stored, looked at in blocks of sixteen queries; held to reference.attend."""
+"""Attention of many new tokens: turned, stored, looked at in blocks of queries; held to reference.attend."""
 
 import pytest
 import torch
@@ -6,9 +6,10 @@ from torch import Tensor
 
 from llamita.cache.growing import GrowingCache
 from llamita.fused import fuse
-from llamita.fused.reading import Place, Reading
-from llamita.kernels import reference
-from tests.unit.fused.models import plain, prompt
+from llamita.fused.place import Place
+from llamita.fused.reading import Reading
+from llamita.kernels import linear, reference
+from tests.unit.fused.models import plain, prompt, twins
 
 CLOSE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}  # bf16 rounds queries and likelihoods too
 
@@ -105,3 +106,19 @@ def test_threads_change_nothing() -> None:
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(results[i], results[i % 4]) for i in range(12))
+
+
+@pytest.mark.parametrize("biased", [{}, {"mlp_bias": True, "attention_bias": True}], ids=["plain", "biased"])
+@torch.no_grad()
+def test_our_products_in_bf16_and_torchs(biased: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"hidden_size": 96, "intermediate_size": 160, "num_attention_heads": 6, "num_key_value_heads": 2}
+    expected, fused = twins(torch.bfloat16, **sizes, **biased)
+    ids, calls, add = prompt(2, 41), [], linear.add_many
+    monkeypatch.setattr(linear, "add_many", lambda *given, **more: (calls.append(given), add(*given, **more)))
+    wanted = expected(ids, logits_to_keep=1).logits
+    for is_ours in (True, False):
+        calls.clear()
+        monkeypatch.setattr(linear, "_multiplies_pairs", lambda answer=is_ours: answer)
+        mine = fused(ids, past_key_values=GrowingCache(), logits_to_keep=1).logits
+        torch.testing.assert_close(mine, wanted, rtol=0, atol=0.15 * float(wanted.abs().max()))
+        assert bool(calls) is is_ours
