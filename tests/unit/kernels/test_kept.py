@@ -177,10 +177,10 @@ def test_a_model_reads_and_writes_without_numba_once_its_kernels_are_kept(room: 
 
 def test_names_are_those_of_kernels() -> None:
     """A wrong one would show only where nothing is kept."""
-    from llamita.fused import reading, step
+    from llamita.fused import place, reading, step
     from llamita.kernels import linear, packing, program
 
-    tables = [table for module in (linear, packing, step, reading) for table in vars(module).values()]
+    tables = [table for module in (linear, packing, place, step, reading) for table in vars(module).values()]
     rows = [row for table in tables if isinstance(table, dict) for row in table.values()]
     turns = [named("causal", f"turn_fp32_{name}") for name in DTYPES.values()]
     turns += [named("causal", f"turn_{name}_{name}") for name in DTYPES.values()]
