@@ -132,7 +132,8 @@ def test_overhead() -> None:
 
 def test_guessing_rows_tell_what_was_accepted() -> None:
     rows = speculate.measure(shape_name="tiny", dtype="float32", batches=(2,), tokens=12, repeats=1)
-    plain, lookup, draft = rows
+    assert [row.test for row in rows] == ["tg12 batch 2"] * 3 + ["tg12 batch 2, no kernels"] * 3
+    plain, lookup, draft = rows[:3]
     assert plain.system == "plain" and plain.ratio is None
     assert lookup.system.startswith("prompt lookup, ") and draft.system.startswith("draft model, ")
     assert draft.ratio == pytest.approx(plain.median / draft.median)
