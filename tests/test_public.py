@@ -11,7 +11,7 @@ import pytest
 import llamita
 from tests.architecture.source import ROOT
 
-OURS = {"torch", "numba", "triton", "flash_attn"}
+OURS = {"torch", "numba", "llvmlite", "triton", "flash_attn"}
 HUB = {"transformers", "huggingface_hub", "peft", "lm_eval", "tokenizers", "safetensors", "requests", "httpx", "httpx2"}
 SERVER = {"fastapi", "uvicorn", "starlette", "pydantic", "prometheus_client"}
 NAMES = [name for name in llamita.__all__ if name != "__version__"]
@@ -76,4 +76,14 @@ def test_help_loads_neither_torch_nor_hub_nor_server(arguments: list[str]) -> No
 def test_model_class_costs_no_more_than_torch() -> None:
     loaded = modules_after("from llamita import LlamaForCausalLM") - modules_after("import torch")
     dear = {"torch.nn.attention.varlen", "torch.nn.attention.flex_attention", "torch._dynamo", "torch._inductor"}
-    assert not loaded & (dear | HUB | SERVER | {"numba", "triton", "flash_attn", "rich", "jinja2"})
+    assert not loaded & (dear | HUB | SERVER | (OURS - {"torch"}) | {"rich", "jinja2"})
+
+
+def test_fused_steps_load_no_compiler_before_there_is_a_kernel_to_run() -> None:
+    loaded = modules_after("import llamita.fused") - modules_after("import torch")
+    assert "llamita.kernels.program" in loaded
+    assert not loaded & (HUB | SERVER | (OURS - {"torch"}))
+
+
+def test_a_measured_session_holds_no_tokenizers() -> None:
+    assert "tokenizers" not in modules_after("import llamita.bench.ours")

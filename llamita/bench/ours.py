@@ -9,8 +9,6 @@ from torch import Tensor
 
 from llamita.bench import models
 from llamita.bench.formats import dtype_of
-from llamita.checkpoint.gguf import load_gguf
-from llamita.checkpoint.gguf_save import save_gguf
 from llamita.fused import fuse, why_not
 from llamita.model.llama import LlamaForCausalLM
 
@@ -66,10 +64,15 @@ def save_folder(shape_name: str, format: str, path: Path) -> None:
 
 def save_blocks(shape_name: str, format: str, path: Path) -> None:
     """Write the model as a GGUF file without a tokenizer, quantized weights block for block."""
+    from llamita.checkpoint.gguf_save import save_gguf
+
     save_gguf(models.build(shape_name, format), None, path)
 
 
 def _loaded(path: Path, format: str) -> LlamaForCausalLM:
     if path.suffix == ".gguf":
+        # It brings the tokenizers along, some MiB that no other session is to be measured with.
+        from llamita.checkpoint.gguf import load_gguf
+
         return load_gguf(path)[0].eval()
     return LlamaForCausalLM.from_pretrained(path, dtype=dtype_of(format), device="cpu")

@@ -12,7 +12,6 @@ from llamita.errors import BrokenFileError, NotFoundError
 from llamita.files.disk import explained
 from llamita.files.hub import is_gguf_name, resolve, resolve_gguf
 from llamita.model.llama import LlamaForCausalLM
-from llamita.tokenizer.load import load_tokenizer
 from llamita.tokenizer.protocol import Tokenizer
 
 EMBEDDED = "cria"
@@ -53,6 +52,8 @@ def load_pretrained(
 
         model, tokenizer = load_gguf(folder, dtype=dtype, device=device, attn_implementation=attn_implementation)
         return Loaded(model, with_tokens(tokenizer, folder), str(name), folder)
+    from llamita.tokenizer.load import load_tokenizer  # brings the tokenizers, which `find` alone has no need of
+
     config = LlamaConfig.from_pretrained(folder)
     tokenizer = load_tokenizer(folder)
     check_vocabulary(tokenizer, config, folder)  # before the weights, which may be large
