@@ -5,6 +5,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llamita.bench import models
@@ -31,6 +32,13 @@ class TorchSession:
         out = self._model.generate(ids, max_new_tokens=tokens + 1, do_sample=False, pad_token_id=0, streamer=watch)
         assert out.shape[1] == len(prompt) + tokens + 1 and len(watch.times) == tokens + 2
         return watch.times[-1] - watch.times[1]
+
+    def loss(self, document: list[int]) -> float:
+        """The negative log likelihood of all tokens but the first."""
+        ids = torch.tensor([document])
+        with torch.inference_mode():
+            logits = self._model(ids, use_cache=True).logits[0, :-1]
+        return F.cross_entropy(logits.float(), ids[0, 1:], reduction="sum").item()
 
 
 class Watch:

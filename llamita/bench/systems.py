@@ -26,6 +26,10 @@ class Session(Protocol):
         """Read a prompt and write the first token, then so many more: the seconds of these. No token ends the text."""
         ...
 
+    def loss(self, document: list[int]) -> float:
+        """The negative log likelihood of all tokens but the first, where the system gives every token's logits."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class System:
@@ -38,6 +42,7 @@ class System:
     extra: str = ""  # of ours, that brings it
     file: str = "folder"  # the kind it loads, of `llamita.bench.files`
     quantized_file: str = "gguf"
+    foretells: bool = True  # whether it gives the logits of every token
     needs_file: bool = False  # whether it can be given weights in no other way
 
     def label(self, format: str) -> str:
@@ -85,6 +90,7 @@ SYSTEMS: dict[str, System] = {
             extra="peers",
             file="openvino",
             quantized_file="openvino",
+            foretells=False,
             needs_file=True,
         ),
     )

@@ -24,6 +24,7 @@ TESTS = {
     "prefill": "reading a prompt",
     "load": "from a file to the first token",
     "memory": "the most held while loading and writing",
+    "quality": "perplexity of a text in each format, with --shape cria",
     "train": "forward and backward of one batch",
     "overhead": "what of a step of writing is not the model's",
     "speculate": "guessing ahead beside plain writing",
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch", type=int, default=None, help="rows of the batch (train 4, overhead 1, speculate 1 and 4)"
     )
     parser.add_argument(
-        "-p", "--length", type=int, default=None, help="tokens read (prefill 512, train 256, decode 1 before it writes)"
+        "-p", "--length", type=int, default=None, help="tokens read (prefill and quality 512, train 256, decode 1)"
     )
     parser.add_argument("-n", "--tokens", type=int, default=128, help="tokens written")
     parser.add_argument("--repeats", type=int, default=5, help="counted turns of each system")
@@ -135,6 +136,12 @@ def _memory(args: argparse.Namespace) -> "Measured":
     return memory.measure(_settings(args), tokens=args.tokens, depth=args.length or DEPTH)
 
 
+def _quality(args: argparse.Namespace) -> "Measured":
+    from llamita.bench import quality
+
+    return quality.measure(_settings(args), length=args.length or PREFILL)
+
+
 def _train(args: argparse.Namespace) -> "Measured":
     from llamita.bench import train
     from llamita.bench.compare import Measured
@@ -196,6 +203,7 @@ MEASURES: "Mapping[str, Callable[[argparse.Namespace], Measured]]" = {
     "prefill": _prefill,
     "load": _load,
     "memory": _memory,
+    "quality": _quality,
     "train": _train,
     "overhead": _overhead,
     "speculate": _speculate,

@@ -94,23 +94,12 @@ def _quantized(args: argparse.Namespace, name: str, text: str) -> "tuple[Cost, L
             attn_implementation=args.attn,
             offline=args.offline,
         )
-    from llamita.quant.report import quantize_and_count
+    from llamita.quant.report import documents, quantize_and_count
 
-    with terminal.waiting(f"quantizing to {name}", is_quiet=args.quiet):
-        return quantize_and_count(loaded.model, name, _documents(loaded, text, args.tokens)), loaded
-
-
-def _documents(loaded: "Loaded", text: str, most: int) -> list[list[int]]:
-    """The token ids of the text's documents, up to so many in all."""
-    from llamita.quant.report import windows
-
-    tokenizer, documents = loaded.tokenizer, []
     length = min(loaded.model.config.max_position_embeddings, LONGEST)
-    for document in text.split("\f"):
-        ids = tokenizer.encode(document, add_special_tokens=False)[: max(0, most)]
-        documents += windows(ids, length=length, first=tokenizer.bos_token_id)
-        most -= len(ids)
-    return documents
+    cut = documents(text, loaded.tokenizer, length=length, most=max(0, args.tokens))
+    with terminal.waiting(f"quantizing to {name}", is_quiet=args.quiet):
+        return quantize_and_count(loaded.model, name, cut), loaded
 
 
 def _facts(name: str, cost: "Cost") -> dict[str, Any]:

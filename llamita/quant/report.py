@@ -14,6 +14,7 @@ from llamita.quant.blocks import FORMATS
 from llamita.quant.matrix import Matrix
 from llamita.quant.recipes import Recipe
 from llamita.quant.surgery import Choice, quantize
+from llamita.tokenizer.protocol import Tokenizer
 
 INPUTS = 256  # rows that are kept of what each layer is given, to compare what it puts out
 
@@ -166,6 +167,16 @@ def _watched(model: nn.Module, seen: dict[str, list[Tensor]]) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def documents(text: str, tokenizer: Tokenizer, *, length: int, most: int | None = None) -> Documents:
+    """A text in token ids, `most` of them in all: form feeds part its documents, and what is longer than `length`."""
+    found: list[list[int]] = []
+    for document in text.split("\f"):
+        ids = tokenizer.encode(document, add_special_tokens=False)[:most]
+        found += windows(ids, length=length, first=tokenizer.bos_token_id)
+        most = None if most is None else most - len(ids)
+    return found
 
 
 def windows(ids: Sequence[int], *, length: int, first: int | None) -> list[list[int]]:

@@ -5,6 +5,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from llamita.bench.shapes import shape
 from llamita.errors import LlamitaError, UnsupportedError
 
@@ -41,6 +43,25 @@ class LlamaCppSession:
             self.go_on([token])
             token = self.likeliest()
         return perf_counter() - start
+
+    def loss(self, document: list[int]) -> float:
+        """The negative log likelihood of all tokens but the first."""
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
+        count = len(document)
+        batch = llama_cpp.llama_batch_init(count, 0, 1)
+        batch.n_tokens = count
+        for place, token in enumerate(document):
+            batch.token[place], batch.pos[place], batch.logits[place] = token, place, 1
+            batch.n_seq_id[place], batch.seq_id[place][0] = 1, 0
+        code = llama_cpp.llama_decode(self._context, batch)
+        llama_cpp.llama_batch_free(batch)
+        if code:
+            raise LlamitaError(f"llama.cpp stopped with code {code} at {count} tokens: is its context full?")
+        words = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
+        logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits(self._context), (count, words))[:-1].astype(float)
+        likely = logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
+        likely -= logits.max(-1, keepdims=True)
+        return -float(likely[np.arange(count - 1), document[1:]].sum())
 
     def go_on(self, tokens: list[int]) -> None:
         """Read more tokens, behind what is in the cache."""

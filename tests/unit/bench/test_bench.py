@@ -12,9 +12,11 @@ from llamita.bench import (
     files,
     load,
     memory,
+    models,
     ours,
     overhead,
     products,
+    quality,
     roofline,
     speculate,
     systems,
@@ -27,6 +29,7 @@ from llamita.bench.systems import SYSTEMS, named
 from llamita.bench.workers import Fresh
 from llamita.cli.main import main
 from llamita.errors import UnsupportedError, UsageError
+from llamita.quant.report import perplexity
 
 BESIDE = Settings(shape="tiny", formats=["fp32"], systems=["llamita", "transformers"], repeats=1, threads=1)
 
@@ -65,6 +68,26 @@ def test_load(tmp_path: Path) -> None:
     call = load.prepare_call("llamita", "tiny", "q8_0", path, 1)()
     start = load.prepare_start("llamita", "tiny", "q8_0", path, 1)()
     assert 0 < load.prepare_limit(path, 2)() < call < start
+
+
+def test_quality(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system's perplexity is that of the model's own losses, and of the limit ours in fp32."""
+    whole = quality.held_out(64)
+    monkeypatch.setattr(quality, "held_out", lambda length: whole[:3])
+    settings = replace(BESIDE, shape="cria", formats=["fp32", "q4_0"], repeats=3)
+    exact, theirs, rounded = quality.measure(settings, length=64).rows
+    model = models.build("cria", "fp32")
+    assert exact.median == pytest.approx(1000 * perplexity(model, whole[:3]), rel=1e-4)
+    assert theirs.median == pytest.approx(exact.median, rel=1e-4) and exact.min == exact.max
+    assert exact.of_limit == 1 and rounded.format == "q4_0" and rounded.of_limit not in (None, 1.0)
+    assert len(whole) > 100 and all(len(document) <= 64 for document in whole)
+
+
+def test_quality_wants_trained_weights_and_every_tokens_logits() -> None:
+    with pytest.raises(UsageError, match="--shape cria"):
+        quality.measure(BESIDE, length=64)
+    with pytest.raises(UsageError, match="leave it out of --against"):
+        quality.measure(replace(BESIDE, shape="cria", systems=["llamita", "openvino"]), length=64)
 
 
 def test_the_limit_of_loading_reads_every_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

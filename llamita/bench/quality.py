@@ -1,0 +1,61 @@
+"""Quality: the perplexity of cria's held-out text in each format, beside peers and beside the weights in fp32."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+from llamita.bench.compare import Limit, Measured, Settings, Trial, compare
+from llamita.bench.shapes import EMBEDDED, shape
+from llamita.bench.systems import OURS, SYSTEMS, open_session
+from llamita.bench.workers import Job
+from llamita.errors import UsageError
+
+Documents = Sequence[Sequence[int]]
+
+
+def measure(settings: Settings, *, length: int) -> Measured:
+    """Rows of perplexities in thousandths, of the text cut into documents of `length` tokens; less is better.
+
+    The limit is ours in fp32: a share of 99.5 % is a perplexity 0.5 % above it. One turn is enough, as none differs.
+    Raises UsageError for a shape of random weights, which foretell nothing, and for OpenVINO, whose graph gives the
+    last logits alone.
+    """
+    if settings.shape != EMBEDDED:
+        raise UsageError(f"the weights of {settings.shape} are random and foretell no text: add --shape {EMBEDDED}")
+    if unable := [name for name in settings.systems if not SYSTEMS[name].foretells]:
+        raise UsageError(f"{unable[0]} gives the last token's logits alone here: leave it out of --against")
+    documents = held_out(min(length, shape(EMBEDDED).max_position_embeddings))
+    exact = (OURS.name, EMBEDDED, "fp32", None, settings.threads, documents)
+    test = Trial(
+        name="perplexity",
+        unit="thousandths",
+        prepare=prepare,
+        arguments=(documents,),
+        share=lambda _, value, least: least / value,
+        limit=Limit(name="in fp32", unit="thousandths", scale=1.0, prepare=prepare, arguments=lambda _: exact),
+    )
+    return compare(test, replace(settings, repeats=1))
+
+
+def held_out(length: int) -> Documents:
+    """The embedded model's held-out text in token ids, in documents of at most `length`."""
+    # Not for workers, who find other libraries in the peers' environment.
+    from llamita.checkpoint.load import find
+    from llamita.quant.report import documents
+    from llamita.tokenizer.load import load_tokenizer
+
+    text = (files("llamita") / EMBEDDED / "held_out.txt").read_text(encoding="utf-8")
+    return documents(text, load_tokenizer(find(EMBEDDED)), length=length)
+
+
+def prepare(system: str, shape_name: str, format: str, path: Path | None, threads: int, documents: Documents) -> Job:
+    """A thousand times the perplexity of some documents, their first tokens given; runs in a worker's process."""
+    session = open_session(system, shape_name, format, path, threads)
+
+    def run() -> float:
+        loss = sum(session.loss(list(document)) for document in documents)
+        return 1000 * math.exp(loss / sum(len(document) - 1 for document in documents))
+
+    return run
