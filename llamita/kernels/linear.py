@@ -14,6 +14,8 @@ DENSE: dict[torch.dtype, Kernel] = {dtype: named("dense", f"linear_{name}") for 
 PACKED: dict[str, Kernel] = {kind: named("blocks", f"linear_{kind}") for kind in LAYOUTS}
 MANY, GATED_MANY = named("products", "linear_many"), named("products", "gated_many")
 GATED: dict[str, Kernel] = {kind: named("blocks", f"gated_{kind}") for kind in LAYOUTS}
+TURNED = named("few", "linear_bf16")
+WIDE = 4096  # columns beyond which two rows of x fill the first cache, so that it pays to turn the weights
 FEW = 16  # rows of x up to which our product of plain weights is the faster
 _CHUNK = 1 << 16  # bytes of weights that a thread takes at once, and a quarter of that at least
 
@@ -83,9 +85,12 @@ def add_dense(
 ) -> int:
     """A matrix of torch's times x fp32 (batch, K), into out (batch, N) or, where it `adds`, onto it."""
     rows, columns = weight.shape
-    lines = lines_of_chunk(rows, columns * weight.element_size())
+    lines, kernel = lines_of_chunk(rows, columns * weight.element_size()), DENSE[weight.dtype]
+    is_much = batch > 2 or (batch == 2 and columns > WIDE)
+    if is_much and weight.dtype == torch.bfloat16 and rows % 16 == 0 and columns % 32 == 0:
+        lines, kernel = -(-lines // 32) * 32, TURNED
     return program.add(
-        DENSE[weight.dtype], weight, x, out, bias, rows, columns, batch, lines, int(adds),
+        kernel, weight, x, out, bias, rows, columns, batch, lines, int(adds),
         chunks=-(-rows // lines), beside=beside,
     )  # fmt: skip
 

@@ -19,7 +19,7 @@ _PAIRS = 128  # pairs of columns of a panel
 
 
 @part
-def _turned(w: int, step: int, pairs: int, to: int) -> None:
+def turned(w: int, step: int, pairs: int, to: int) -> None:
     """Sixteen rows of pairs, `step` bytes apart, with a lane for each row."""
     for i in range(0, pairs, 16):
         v.transpose(w + 4 * i, step, to + 64 * i)
@@ -36,8 +36,8 @@ def _multiply(first: int, second: int, following: int, x: int, k: int, lines: in
         v.store(sums + 64 * i, v.no_floats())
     for column in range(0, k, 2 * _PAIRS):
         pairs, later = min(_PAIRS, k // 2 - column // 2), column + 2 * _PAIRS
-        _turned(first + 2 * column, step, pairs, at)
-        _turned(second + 2 * column, step, pairs, at + 64 * _PAIRS)
+        turned(first + 2 * column, step, pairs, at)
+        turned(second + 2 * column, step, pairs, at + 64 * _PAIRS)
         for number in range(eights):
             if number < 16:  # a row of either tile's next panel
                 v.fetch((first + 2 * later if later < k else following) + number * step, 4 * _PAIRS)

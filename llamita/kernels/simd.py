@@ -294,6 +294,12 @@ store_fp16 = _operation(
     lambda b, at, value: _write(b, at, _narrow_fp16(b, value, _WORDS, ir.VectorType(_I16, LANES))),
 )
 dot2 = _operation(Floats(Floats, Words, Words), _dot2)  # total + two products of bf16 a lane
+first_bf16 = _operation(  # of pairs, the numbers in the low halves of the lanes
+    Floats(Words), lambda b, x: b.bitcast(b.shl(x, ir.Constant(_WORDS, [16] * LANES)), _FLOATS)
+)
+second_bf16 = _operation(
+    Floats(Words), lambda b, x: b.bitcast(b.and_(x, ir.Constant(_WORDS, [-65536] * LANES)), _FLOATS)
+)
 pair = _operation(Words(Floats, Floats), _pair)  # as bf16: the first in the low halves of the lanes, the second above
 store_words = _operation(void(i64, Words), lambda b, at, value: _write(b, at, value))
 load_halves = _operation(  # 16 uint16
