@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -47,7 +48,9 @@ def held_out(length: int) -> Documents:
     from llamita.tokenizer.load import load_tokenizer
 
     text = (files("llamita") / EMBEDDED / "held_out.txt").read_text(encoding="utf-8")
-    return documents(text, load_tokenizer(find(EMBEDDED)), length=length)
+    tokenizer = load_tokenizer(find(EMBEDDED))
+    encode = partial(tokenizer.encode, add_special_tokens=False)
+    return documents(text, encode=encode, first=tokenizer.bos_token_id, length=length)
 
 
 def prepare(system: str, shape_name: str, format: str, path: Path | None, threads: int, documents: Documents) -> Job:

@@ -4,6 +4,7 @@ import argparse
 import json
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,8 +97,13 @@ def _quantized(args: argparse.Namespace, name: str, text: str) -> "tuple[Cost, L
         )
     from llamita.quant.report import documents, quantize_and_count
 
-    length = min(loaded.model.config.max_position_embeddings, LONGEST)
-    cut = documents(text, loaded.tokenizer, length=length, most=max(0, args.tokens))
+    cut = documents(
+        text,
+        encode=partial(loaded.tokenizer.encode, add_special_tokens=False),
+        first=loaded.tokenizer.bos_token_id,
+        length=min(loaded.model.config.max_position_embeddings, LONGEST),
+        most=max(0, args.tokens),
+    )
     with terminal.waiting(f"quantizing to {name}", is_quiet=args.quiet):
         return quantize_and_count(loaded.model, name, cut), loaded
 

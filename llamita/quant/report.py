@@ -1,7 +1,7 @@
 """What quantizing costs: bytes, errors of every weight and of what it puts out, and perplexity on a text."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -14,7 +14,6 @@ from llamita.quant.blocks import FORMATS
 from llamita.quant.matrix import Matrix
 from llamita.quant.recipes import Recipe
 from llamita.quant.surgery import Choice, quantize
-from llamita.tokenizer.protocol import Tokenizer
 
 INPUTS = 256  # rows that are kept of what each layer is given, to compare what it puts out
 
@@ -169,12 +168,14 @@ def _watched(model: nn.Module, seen: dict[str, list[Tensor]]) -> Iterator[None]:
             hook.remove()
 
 
-def documents(text: str, tokenizer: Tokenizer, *, length: int, most: int | None = None) -> Documents:
-    """A text in token ids, `most` of them in all: form feeds part its documents, and what is longer than `length`."""
+def documents(
+    text: str, *, encode: Callable[[str], Sequence[int]], first: int | None, length: int, most: int | None = None
+) -> Documents:
+    """A text in token ids, `most` of them in all: form feeds part its documents, and `windows` cuts what is longer."""
     found: list[list[int]] = []
     for document in text.split("\f"):
-        ids = tokenizer.encode(document, add_special_tokens=False)[:most]
-        found += windows(ids, length=length, first=tokenizer.bos_token_id)
+        ids = encode(document)[:most]
+        found += windows(ids, length=length, first=first)
         most = None if most is None else most - len(ids)
     return found
 
