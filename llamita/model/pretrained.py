@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from llamita.config import DTYPES, LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
 from llamita.model import recompute, vocabulary
+from llamita.model.generation_config import GenerationConfig
 from llamita.model.initial import initialize_tree, shapes_only
 from llamita.model.invariant import invariant
 from llamita.model.loading import LoadReport, MemoryTensors, Tensors, fill
@@ -34,7 +35,7 @@ class PreTrainedModel(nn.Module):
                 "pass llamita.LlamaConfig, for example LlamaConfig.from_dict(config.to_dict())"
             )
         self.config = config
-        self.generation_config: dict[str, Any] = {}
+        self._generation_config = GenerationConfig.of(config) if self.can_generate() else GenerationConfig()
         self.load_report = LoadReport()
         self._input_hook: RemovableHandle | None = None
 
@@ -96,7 +97,7 @@ class PreTrainedModel(nn.Module):
             )
         if str(report):
             warnings.warn(f"loading {folder}: {report}", stacklevel=2)
-        model.generation_config = _read_generation_config(path)
+        model.generation_config = _read_generation_config(path, model.generation_config)
         model = invariant(model) if deterministic else model
         return cast("Self", (model, vars(report))) if output_loading_info else model
 
@@ -158,6 +159,15 @@ class PreTrainedModel(nn.Module):
         return output if return_dict else output.to_tuple()
 
     # Facts
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """How the model writes unless a call says otherwise: a dictionary, whose names are attributes too."""
+        return self._generation_config
+
+    @generation_config.setter
+    def generation_config(self, value: Mapping[str, Any]) -> None:
+        self._generation_config = value if isinstance(value, GenerationConfig) else GenerationConfig(value)
 
     @property
     def base_model(self) -> nn.Module:
@@ -326,11 +336,11 @@ def chosen_device(device: str | torch.device) -> torch.device:
     return chosen
 
 
-def _read_generation_config(folder: Path | None) -> dict[str, Any]:
+def _read_generation_config(folder: Path | None, default: Mapping[str, Any]) -> Mapping[str, Any]:
     from llamita.files.disk import read_json
 
     path = None if folder is None else folder / "generation_config.json"
-    return read_json(path) if path is not None and path.exists() else {}
+    return read_json(path) if path is not None and path.exists() else default
 
 
 def _require_grad(module: nn.Module, inputs: object, output: Tensor) -> None:

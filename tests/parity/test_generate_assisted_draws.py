@@ -145,13 +145,9 @@ def test_guesses_are_accepted_in_part(target: Pair, near: Pair, looping: Pair) -
 def test_the_assistants_habits_are_its_own(target: Pair, near: Pair) -> None:
     for tokens, confidence in ((1, 0.4), (3, 0.0), (7, 0.9), (20, 0.2)):
         pair, helper = Pair(*map(deepcopy, target)), Pair(*map(deepcopy, near))
-        saved = {"eos_token_id": ENDS, "pad_token_id": 0}
-        for one in (pair, helper):
-            one.ours.generation_config = {
-                **saved, "num_assistant_tokens": tokens, "assistant_confidence_threshold": confidence,
-            }  # fmt: skip
-            one.theirs.generation_config.num_assistant_tokens = tokens
-            one.theirs.generation_config.assistant_confidence_threshold = confidence
+        for model in (*pair, *helper):
+            model.generation_config.num_assistant_tokens = tokens
+            model.generation_config.assistant_confidence_threshold = confidence
         for seed, by in enumerate([{"assistant_model": helper}, {"assistant_early_exit": 1}]):
             acceptance = drawn(pair, by, {}, seed=seed)[0].acceptance
             assert acceptance.drafted <= tokens * acceptance.passes
