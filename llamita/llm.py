@@ -302,8 +302,9 @@ def load(
     compile: str = "off",
     deterministic: bool = False,
 ) -> LLM:
-    """A model ready to write: "cria" or None for the embedded one, a folder, or a repository id on the hub.
+    """A model ready to write: "cria" or None for the embedded one, a folder, a .gguf file, or a name on the hub.
 
+    That is a repository's id, or one of its GGUF files by quantization or name: org/name:Q4_K_M, org/name:file.gguf.
     draft: a smaller model of the same tokens, named in the same way, which guesses ahead and changes no answer.
     quantize: "q8_0", "q4_k" or another recipe of `llamita.quant.recipes`, or one's own mapping of globs to formats.
     kernels: "auto" lets the CPU's kernels write wherever they know the model (`llamita.fused`), to the rounding of the
@@ -329,7 +330,7 @@ def load(
 
 
 def _prepare(model: LlamaForCausalLM, *, kernels: str, compile: str, deterministic: bool) -> None:
-    """Apply the plans asked for. Each is loaded only here: Numba and torch's compiler take a while."""
+    """Apply the plans asked for. Each is loaded only here: a plain model has no need of any, and torch's compiler takes a while."""
     if deterministic:
         from llamita.model.invariant import invariant
 
