@@ -330,7 +330,7 @@ def load(
 
 
 def _prepare(model: LlamaForCausalLM, *, kernels: str, compile: str, deterministic: bool) -> None:
-    """Apply the plans asked for. Each is loaded only here: a plain model has no need of any, and torch's compiler takes a while."""
+    """Apply the plans asked for. Each is loaded only here: compilers take a while, and a plain model needs none."""
     if deterministic:
         from llamita.model.invariant import invariant
 
