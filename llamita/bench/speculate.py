@@ -19,7 +19,7 @@ from llamita.generation.drafts import first_layers
 from llamita.model.llama import LlamaForCausalLM
 
 DRAFT_LAYERS = 2
-QUIET = 0.01  # how much of what the later layers say is heard
+QUIET = 0.003  # how much of what the later layers say is heard
 
 
 def agreeing_pair(shape_name: str, dtype: str) -> tuple[LlamaForCausalLM, LlamaForCausalLM]:
