@@ -57,9 +57,8 @@ class Assistant:
         self._process = process
         self._ends = frozenset(ends)
         self._padding = None if padding in self._ends else padding
-        self._cache = _new_cache(
-            guesser.model
-        )  # of an early exit too: hidden tokens leave other keys than the target's
+        # Of an early exit too: hidden tokens leave other keys than the target's.
+        self._cache = _new_cache(guesser.model)
         self.vocab_size = guesser.vocab_size
         self.caches: list[DynamicCache] = [self._cache]
 
