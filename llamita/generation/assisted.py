@@ -17,7 +17,7 @@ from llamita.generation.drafts import DraftModel, Drafts, PromptLookup, read
 from llamita.generation.history import History, Process
 from llamita.generation.outputs import Ledger
 from llamita.generation.slots import Slots
-from llamita.generation.speculative import Acceptance, accept, check, checked, residual
+from llamita.generation.speculative import Acceptance, accept, check, checked, has_kernels, residual
 from llamita.generation.stop import Stop
 from llamita.model.llama import LlamaForCausalLM
 
@@ -204,9 +204,9 @@ def tokens(
 def _new_cache(model: LlamaForCausalLM) -> DynamicCache:
     """An empty cache of the kind that the model itself begins: then its logits are those of plain decoding to the bit.
 
-    Whatever stands in for a model's forward writes into one that grows in place.
+    The CPU's kernels write into one that grows in place.
     """
-    return GrowingCache() if "forward" in vars(model) else DynamicCache()
+    return GrowingCache() if has_kernels(model) else DynamicCache()
 
 
 def _scores(logits: Tensor, drafts: Drafts, text: Slots, process: Process | None) -> Tensor:

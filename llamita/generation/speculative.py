@@ -5,6 +5,7 @@ arXiv:2211.17192; for all others the model chooses its own token at every step a
 so that a greedy or seeded text is that of plain decoding.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from llamita.generation.drafts import Drafter, Drafts, read
 from llamita.generation.outputs import Ledger
 from llamita.generation.slots import Slots
 from llamita.generation.stop import Row, Stop
+from llamita.kernels.linear import FEW
 from llamita.model.llama import LlamaForCausalLM
 
 HOLES = 0.25  # the share of the slots that may be holes before the caches are compacted
@@ -77,8 +79,9 @@ def tokens(
     for own in drafter.caches:  # what an earlier text left behind
         own.reset()
     worth = room(stop, text.real.device)  # (B,) how many guesses are worth their cost
+    cheap = _cheap(model, len(text.real))
     while not stop.is_over:
-        most = torch.minimum(room(stop, text.real.device), worth)
+        most = torch.minimum(room(stop, text.real.device), worth).clamp(max=cheap)
         drafts = drafter.propose(text, most, choice=choice, cache=cache)
         logits = checked(model, text, drafts, cache)  # (B, 1 + M, V)
         verdict = verify(logits, drafts, choice, text, alive=_running(stop, text.real.device), ledger=ledger)
@@ -91,6 +94,11 @@ def tokens(
         yield new
 
 
+def _cheap(model: LlamaForCausalLM, rows: int) -> int:
+    """How many guesses each of some rows may have before a pass costs much more: kernels read many rows as a prompt."""
+    return max(1, FEW // rows - 1) if has_kernels(model) else sys.maxsize
+
+
 def _tolerated(model: LlamaForCausalLM, cache: DynamicCache) -> float:
     """The share of the slots that may be holes: none in a cache that is small beside the weights, as kernels know none.
 
@@ -98,6 +106,11 @@ def _tolerated(model: LlamaForCausalLM, cache: DynamicCache) -> float:
     """
     weights = sum(weight.nbytes for weight in (*model.parameters(), *model.buffers()))
     return 0.0 if model.config.sliding_window is not None or cache.nbytes < CHEAP * weights else HOLES
+
+
+def has_kernels(model: LlamaForCausalLM) -> bool:
+    """Whether something stands in for the model's forward, as the CPU's kernels do."""
+    return "forward" in vars(model)
 
 
 def room(stop: Stop, device: torch.device) -> Tensor:
