@@ -91,7 +91,7 @@ def add_dense(
         lines, kernel = -(-lines // 32) * 32, TURNED
     return program.add(
         kernel, weight, x, out, bias, rows, columns, batch, lines, int(adds),
-        chunks=-(-rows // lines), beside=beside,
+        chunks=-(-rows // lines), beside=beside, streams=lines * columns * weight.element_size(),
     )  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def add_packed(
     parts, lines = parts_of(batch)
     return program.add(
         PACKED[packed.kind], packed.stream, records, out, bias, packed.rows, packed.columns, batch, tiles, int(adds),
-        lines, chunks=across * parts, beside=beside,
+        lines, chunks=across * parts, beside=beside, streams=tiles * packed.stream.shape[1],
     )  # fmt: skip
 
 

@@ -20,9 +20,10 @@ from llamita.kernels.team import pause, team
 
 ROW = 128  # numbers in a row; a kilobyte
 KERNEL, CHUNKS, FROM, ARGUMENTS = 0, 1, 2, 3
+BYTES = 15  # of the first argument that a chunk reads, one chunk's behind the other's; 0 where it is not so
 DONE = 16  # chunks done; on a cache line of its own, as all threads write to it
 CLAIMED = 24  # chunks claimed of each part, eight numbers on
-_MOST_ARGUMENTS = DONE - ARGUMENTS
+_MOST_ARGUMENTS = BYTES - ARGUMENTS
 _MOST_PARTS = (ROW - CLAIMED) // 8
 _PACKAGE = __name__.rpartition(".")[0]
 
@@ -105,10 +106,18 @@ class Program:
         self._group = 1  # the first of the rows that nobody has waited for
         self._table: torch.Tensor | None = None
 
-    def add(self, kernel: Kernel, *arguments: torch.Tensor | int | None, chunks: int = 1, beside: bool = False) -> int:
+    def add(
+        self,
+        kernel: Kernel,
+        *arguments: torch.Tensor | int | None,
+        chunks: int = 1,
+        beside: bool = False,
+        streams: int = 0,
+    ) -> int:
         """Put a call behind the others; one `beside` the last may begin before that is done. Returns its number.
 
-        An argument of None is 0: there is none, or `change` will say.
+        An argument of None is 0: there is none, or `change` will say. streams: the bytes that a chunk reads of the
+        first argument, where chunk after chunk lies there; a thread that waits begins to load its first.
         """
         assert len(arguments) <= _MOST_ARGUMENTS
         self.keep += [argument for argument in arguments if isinstance(argument, torch.Tensor)]
@@ -116,7 +125,7 @@ class Program:
         row = [0] * ROW
         row[KERNEL], row[CHUNKS], row[FROM] = kernel.address, chunks, number if beside else self._group
         numbers = [x.data_ptr() if isinstance(x, torch.Tensor) else x or 0 for x in arguments]
-        row[ARGUMENTS : ARGUMENTS + len(numbers)] = numbers
+        row[ARGUMENTS : ARGUMENTS + len(numbers)], row[BYTES] = numbers, streams
         self._rows.append(row)
         self._group = self._group if beside else number
         self._table = None

@@ -1,9 +1,10 @@
 """What each thread does with a program: claim chunk after chunk and call the kernels."""
 
 from llamita.kernels import simd
-from llamita.kernels.program import ARGUMENTS, CHUNKS, CLAIMED, DONE, FROM, KERNEL, ROW, kernel
+from llamita.kernels.program import ARGUMENTS, BYTES, CHUNKS, CLAIMED, DONE, FROM, KERNEL, ROW, kernel
 
 SPINS = 4096  # looks at a counter before the core is offered to others
+AHEAD = 1 << 17  # bytes of a matrix that a thread asks for while it waits
 
 
 @kernel
@@ -11,21 +12,27 @@ def work(table: int) -> None:
     """Row 0 holds the number of rows, how to offer the core to others, and the parts of a row.
 
     A thread has a part of each row's chunks for itself, one behind the other, so that it reads on where it was in
-    memory; what others have left of theirs comes after.
+    memory; what others have left of theirs comes after. While it waits it begins to load what it will read.
     """
     rows, pause, parts = simd.read(table), simd.read(table + 8), simd.read(table + 16)
     mine = simd.claim(table + 8 * CLAIMED)
     for i in range(1, rows + 1):
         row = table + i * 8 * ROW
+        size, chunks = simd.read(row + 8 * BYTES), simd.read(row + 8 * CHUNKS)
+        ahead = simd.read(row + 8 * ARGUMENTS) + chunks * (mine % parts) // parts * size
+        end_of_ahead = ahead + min(AHEAD, chunks // parts * size)
         for before in range(simd.read(row + 8 * FROM), i):
             other = table + before * 8 * ROW
-            chunks, spins = simd.read(other + 8 * CHUNKS), 0
-            while simd.seen(other + 8 * DONE) < chunks:
+            needed, spins = simd.read(other + 8 * CHUNKS), 0
+            while simd.seen(other + 8 * DONE) < needed:
+                if ahead < end_of_ahead:
+                    simd.fetch(ahead, 64)
+                    ahead += 64
                 spins += 1
                 if spins == SPINS:
                     simd.rest(pause)
                     spins = 0
-        chunks, code = simd.read(row + 8 * CHUNKS), simd.read(row + 8 * KERNEL)
+        code = simd.read(row + 8 * KERNEL)
         for turn in range(parts):
             part = (mine + turn) % parts
             first, end = chunks * part // parts, chunks * (part + 1) // parts

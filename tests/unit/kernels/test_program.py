@@ -64,6 +64,16 @@ def test_a_call_waits_for_the_ones_before_it(team: str, threads: int) -> None:
     assert [room.tolist() for room in rooms] == [[8.0**i] * 8 for i in range(7)]
 
 
+@pytest.mark.parametrize("streams", [1, 4096, 1 << 40])
+def test_waiting_threads_ask_for_memory_that_need_not_be_there(streams: int) -> None:
+    program, ones = Program(), torch.ones(64)
+    rooms = [ones, torch.zeros(64), torch.zeros(64)]
+    for before, after in pairwise(rooms):
+        program.add(add_up, before, after, 64, chunks=64, streams=streams)
+    program.run(4)
+    assert rooms[1].tolist() == [64.0] * 64 and rooms[2].tolist() == [4096.0] * 64
+
+
 def test_every_chunk_is_made_once(team: str) -> None:
     program, rooms = chain(1, 3001)
     for runs in range(1, 4):
