@@ -87,7 +87,7 @@ def add_dense(
     rows, columns = weight.shape
     lines, kernel = lines_of_chunk(rows, columns * weight.element_size()), DENSE[weight.dtype]
     is_much = batch > 2 or (batch == 2 and columns > WIDE)
-    if is_much and weight.dtype == torch.bfloat16 and rows % 16 == 0 and columns % 32 == 0:
+    if is_much and _has_wide_registers() and weight.dtype == torch.bfloat16 and rows % 16 == 0 and columns % 32 == 0:
         lines, kernel = -(-lines // 32) * 32, TURNED
     return program.add(
         kernel, weight, x, out, bias, rows, columns, batch, lines, int(adds),
@@ -128,10 +128,19 @@ def takes_many(weights: Sequence[Tensor]) -> bool:
 
 @cache
 def _multiplies_pairs() -> bool:
+    return "+avx512bf16" in _features() and "+amx-bf16" not in _features()
+
+
+@cache
+def _has_wide_registers() -> bool:
+    """Whether the sums of turned weights stay in registers: eight vectors of sixteen lanes, and what makes them."""
+    return "+avx512f" in _features()
+
+
+def _features() -> list[str]:
     from llamita.kernels import machine  # with it comes LLVM, which only who runs kernels needs
 
-    features = machine.host()[2].split(",")
-    return "+avx512bf16" in features and "+amx-bf16" not in features
+    return machine.host()[2].split(",")
 
 
 def add_many(

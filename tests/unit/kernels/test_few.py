@@ -3,12 +3,18 @@
 import pytest
 import torch
 
-from llamita.kernels import linear, reference
+from llamita.kernels import linear, machine, reference
 from llamita.kernels.linear import add_dense
 from llamita.kernels.program import Program
 from tests.unit.kernels.launch import guarded
 
 SIZES = [(16, 32, 3), (48, 96, 4), (32, 288, 5), (80, 544, 16), (176, 64, 21)]  # N, K, B
+
+
+@pytest.fixture(autouse=True)
+def any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way is right everywhere, though not the faster one."""
+    monkeypatch.setattr(linear, "_has_wide_registers", lambda: True)
 
 
 @pytest.fixture
@@ -62,5 +68,17 @@ def test_what_is_left_to_the_other_kernel(shape: tuple[int, int, int], taken: li
     torch.testing.assert_close(product(weight, x, None, None), reference.few(x, weight), rtol=2e-6, atol=2e-5)
     product(torch.randn(16, 32), torch.randn(4, 32), None, None)
     assert linear.TURNED not in taken
-    product(torch.randn(16, linear.WIDE + 32).bfloat16(), torch.randn(2, linear.WIDE + 32), None, None)
+    weight, x = torch.randn(16, linear.WIDE + 32).bfloat16(), torch.randn(2, linear.WIDE + 32)
+    product(weight, x, None, None)
     assert taken[-1] is linear.TURNED
+
+
+@pytest.mark.parametrize(("features", "is_turned"), [("+avx2,+avx512f", True), ("+avx2", False), ("", False)])
+def test_the_machine_decides(features: str, is_turned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the fixture's answer
+    monkeypatch.setattr(machine, "host", lambda: ("any", "any", features))
+    linear._has_wide_registers.cache_clear()
+    try:
+        assert linear._has_wide_registers() is is_turned
+    finally:
+        linear._has_wide_registers.cache_clear()
