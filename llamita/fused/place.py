@@ -40,7 +40,7 @@ class Place:
             [tokens, config.num_key_value_heads, group, width, capacity, window, scale, slot, self.slots]
         )
         self._width = width
-        self._rooms: dict[str, Tensor] = {}
+        self._rooms: dict[tuple[str, torch.dtype], Tensor] = {}
         self.cosines, self.sines = (torch.empty(batch * tokens, width // 2) for _ in "cs")
         run(
             ANGLES, positions.contiguous(), rope.inv_freq.float(), self.cosines, self.sines, width // 2,
@@ -48,10 +48,10 @@ class Place:
         )  # fmt: skip
 
     def room(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The tensor of this name, of a size that it may be given anew."""
-        room, size = self._rooms.get(name), prod(shape)
+        """The tensor of this name and dtype, of a size that it may be given anew."""
+        room, size = self._rooms.get((name, dtype)), prod(shape)
         if room is None or room.numel() < size:
-            room = self._rooms[name] = torch.empty(size, dtype=dtype)
+            room = self._rooms[name, dtype] = torch.empty(size, dtype=dtype)
         return room[:size].view(shape)
 
     @cached_property
