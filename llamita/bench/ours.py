@@ -5,7 +5,6 @@ from time import perf_counter
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from llamita.bench import models
@@ -33,12 +32,10 @@ class TorchSession:
         assert out.shape[1] == len(prompt) + tokens + 1 and len(watch.times) == tokens + 2
         return watch.times[-1] - watch.times[1]
 
-    def loss(self, document: list[int]) -> float:
-        """The negative log likelihood of all tokens but the first."""
-        ids = torch.tensor([document])
+    def foretold(self, document: list[int]) -> Tensor:
+        """The logits (T, V) behind every token."""
         with torch.inference_mode():
-            logits = self._model(ids, use_cache=True).logits[0, :-1]
-        return F.cross_entropy(logits.float(), ids[0, 1:], reduction="sum").item()
+            return self._model(torch.tensor([document]), use_cache=True).logits[0]
 
 
 class Watch:

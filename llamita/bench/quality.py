@@ -7,13 +7,17 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
 from llamita.bench.compare import Limit, Measured, Settings, Trial, compare
 from llamita.bench.shapes import EMBEDDED, shape
 from llamita.bench.systems import OURS, SYSTEMS, open_session
 from llamita.bench.workers import Job
+from llamita.checkpoint.load import find
 from llamita.errors import UsageError
-
-Documents = Sequence[Sequence[int]]
+from llamita.quant.report import Documents, documents
 
 
 def measure(settings: Settings, *, length: int) -> Measured:
@@ -42,10 +46,7 @@ def measure(settings: Settings, *, length: int) -> Measured:
 
 def held_out(length: int) -> Documents:
     """The embedded model's held-out text in token ids, in documents of at most `length`."""
-    # Not for workers, who find other libraries in the peers' environment.
-    from llamita.checkpoint.load import find
-    from llamita.quant.report import documents
-    from llamita.tokenizer.load import load_tokenizer
+    from llamita.tokenizer.load import load_tokenizer  # not for workers, who are given ids
 
     text = (files("llamita") / EMBEDDED / "held_out.txt").read_text(encoding="utf-8")
     tokenizer = load_tokenizer(find(EMBEDDED))
@@ -58,7 +59,12 @@ def prepare(system: str, shape_name: str, format: str, path: Path | None, thread
     session = open_session(system, shape_name, format, path, threads)
 
     def run() -> float:
-        loss = sum(session.loss(list(document)) for document in documents)
+        loss = sum(_loss(session.foretold(list(document)), document) for document in documents)
         return 1000 * math.exp(loss / sum(len(document) - 1 for document in documents))
 
     return run
+
+
+def _loss(logits: Tensor, document: Sequence[int]) -> float:
+    """The negative log likelihood of all tokens but the first, by the logits (T, V) behind every token."""
+    return F.cross_entropy(logits[:-1].double(), torch.tensor(document[1:]), reduction="sum").item()

@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
+from torch import Tensor
+
 from llamita.errors import UnsupportedError, UsageError
 
 VERSION = "import importlib.metadata as m, sys; print(m.version(sys.argv[1]))"
@@ -26,8 +28,8 @@ class Session(Protocol):
         """Read a prompt and write the first token, then so many more: the seconds of these. No token ends the text."""
         ...
 
-    def loss(self, document: list[int]) -> float:
-        """The negative log likelihood of all tokens but the first, where the system gives every token's logits."""
+    def foretold(self, document: list[int]) -> Tensor:
+        """The logits (T, V) behind every token, where the system gives them."""
         ...
 
 

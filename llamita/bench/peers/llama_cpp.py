@@ -6,6 +6,8 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from llamita.bench.shapes import shape
 from llamita.errors import LlamitaError, UnsupportedError
@@ -44,8 +46,8 @@ class LlamaCppSession:
             token = self.likeliest()
         return perf_counter() - start
 
-    def loss(self, document: list[int]) -> float:
-        """The negative log likelihood of all tokens but the first."""
+    def foretold(self, document: list[int]) -> Tensor:
+        """The logits (T, V) behind every token."""
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
         count = len(document)
         batch = llama_cpp.llama_batch_init(count, 0, 1)
@@ -53,23 +55,22 @@ class LlamaCppSession:
         for place, token in enumerate(document):
             batch.token[place], batch.pos[place], batch.logits[place] = token, place, 1
             batch.n_seq_id[place], batch.seq_id[place][0] = 1, 0
-        code = llama_cpp.llama_decode(self._context, batch)
+        self._decode(batch, count)
         llama_cpp.llama_batch_free(batch)
-        if code:
-            raise LlamitaError(f"llama.cpp stopped with code {code} at {count} tokens: is its context full?")
         words = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
-        logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits(self._context), (count, words))[:-1].astype(float)
-        likely = logits - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
-        likely -= logits.max(-1, keepdims=True)
-        return -float(likely[np.arange(count - 1), document[1:]].sum())
+        logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits(self._context), (count, words))
+        return torch.from_numpy(logits.copy())  # the memory is llama.cpp's
 
     def go_on(self, tokens: list[int]) -> None:
         """Read more tokens, behind what is in the cache."""
         ids = (llama_cpp.llama_token * len(tokens))(*tokens)
-        code = llama_cpp.llama_decode(self._context, llama_cpp.llama_batch_get_one(ids, len(tokens)))
-        if code:
-            raise LlamitaError(f"llama.cpp stopped with code {code} at {len(tokens)} tokens: is its context full?")
+        self._decode(llama_cpp.llama_batch_get_one(ids, len(tokens)), len(tokens))
         llama_cpp.llama_synchronize(self._context)
+
+    def _decode(self, batch: Any, count: int) -> None:
+        code = llama_cpp.llama_decode(self._context, batch)
+        if code:
+            raise LlamitaError(f"llama.cpp stopped with code {code} at {count} tokens: is its context full?")
 
     def likeliest(self) -> int:
         """The token that the last pass finds likeliest."""

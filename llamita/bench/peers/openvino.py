@@ -10,7 +10,6 @@ from torch import Tensor
 from llamita.bench import models
 from llamita.bench.peers.openvino_graph import build, openvino
 from llamita.bench.shapes import EMBEDDED, shape
-from llamita.errors import UnsupportedError
 
 WIDE = "bf16"  # what products of quantized weights are computed in, as far as OpenVINO does not choose less
 
@@ -43,10 +42,6 @@ class OpenVinoSession:
             self.go_on([token])
             token = self.likeliest()
         return perf_counter() - start
-
-    def loss(self, document: list[int]) -> float:
-        """Refuse: of all tokens read the graph gives the last one's logits."""
-        raise UnsupportedError("OpenVINO's graph gives the last token's logits alone: leave it out")
 
     def go_on(self, tokens: list[int]) -> None:
         """Read more tokens, behind what is in the cache."""
