@@ -13,7 +13,7 @@ from torch import Tensor
 from llamita.cache.dynamic import DynamicCache
 from llamita.cache.growing import GrowingCache
 from llamita.generation.chain import Chain
-from llamita.generation.drafts import DraftModel, Drafts, PromptLookup, read
+from llamita.generation.drafts import DraftModel, Drafts, PromptLookup, places, read
 from llamita.generation.history import History, Process
 from llamita.generation.outputs import Ledger
 from llamita.generation.slots import Slots
@@ -151,10 +151,9 @@ def continuations(text: Tensor, count: int, *, ngram: int) -> Iterator[Tensor]:
 
     The places of the most last tokens come first, from left to right.
     """
-    for size in range(min(ngram, len(text) - 1), 0, -1):
-        places = (text[:-1].unfold(0, size, 1) == text[-size:]).all(-1).nonzero()[:, 0] + size
-        for place in places.tolist():
-            yield text[place : place + count]
+    for starts in places(text, ngram=ngram):
+        for start in starts.tolist():
+            yield text[start : start + count]
 
 
 def _chain(drawn: list[Tensor], text: Slots, drawn_from: list[Tensor] | None = None) -> Drafts:

@@ -1,6 +1,6 @@
 """Guesses at how texts go on: from a smaller model, the model's own first layers, or the text itself."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
@@ -90,14 +90,18 @@ def follow(text: Tensor, count: int, *, ngram: int) -> Tensor:
     The latest place that has so many tokens behind it; else the earliest, which has the most (in "aaaa" the latest
     has one).
     """
-    for size in range(min(ngram, len(text) - 1), 0, -1):
-        windows = text[:-1].unfold(0, size, 1)
-        places = (windows == text[-size:]).all(-1).nonzero()[:, 0] + size  # where the continuations start
-        if count > 0 and len(places):
-            complete = places[places + count <= len(text)]
-            start = int(complete[-1] if len(complete) else places[0])
+    for starts in places(text, ngram=ngram):
+        if count > 0 and len(starts):
+            complete = starts[starts + count <= len(text)]
+            start = int(complete[-1] if len(complete) else starts[0])
             return text[start : start + count]
     return text[:0]
+
+
+def places(text: Tensor, *, ngram: int) -> Iterator[Tensor]:
+    """Where text (T,) goes on behind what its last tokens equal: `ngram` of them first, then fewer, (n,) each time."""
+    for size in range(min(ngram, len(text) - 1), 0, -1):
+        yield (text[:-1].unfold(0, size, 1) == text[-size:]).all(-1).nonzero()[:, 0] + size
 
 
 class DraftModel:
