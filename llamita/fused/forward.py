@@ -13,13 +13,12 @@ from llamita.errors import UnsupportedError
 from llamita.fused.reading import Reading
 from llamita.fused.step import Step, check_ids, packed_of
 from llamita.kernels import program
-from llamita.kernels.linear import DENSE
+from llamita.kernels.linear import DENSE, FEW
 from llamita.kernels.pages import enlarge
 from llamita.model.layers import LlamaDecoderLayer
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.outputs import CausalLMOutputWithPast
 
-MOST_ROWS = 16  # tokens of a pass, all rows together, that are one program
 MOST_LOGITS = 256  # tokens, all rows together, whose logits are wanted
 MOST_AT_ONCE = 1024  # tokens that a long prompt is read by
 
@@ -191,14 +190,14 @@ class _Plan:
 
     def read(self, ids: Tensor, cache: GrowingCache, first: Tensor | None, kept: int) -> Tensor:
         """The logits of the last tokens of ids (B, T), which are read in parts of at most `MOST_AT_ONCE`."""
-        if ids.numel() <= MOST_ROWS:
+        if ids.numel() <= FEW:
             return self._step(ids, kept).run(ids, cache, first)
         tokens, size = ids.shape[1], max(kept, MOST_AT_ONCE // ids.shape[0])
         behind = tokens if tokens <= size else max(tokens % size, kept)
         parts, last = ids[:, : tokens - behind].split(size, dim=1), ids[:, tokens - behind :]
         for part in parts if behind < tokens else ():
             self._reading.run(part, cache, first, 1)
-        if last.numel() <= MOST_ROWS:
+        if last.numel() <= FEW:
             return self._step(last, kept).run(last, cache, first)
         return self._reading.run(last, cache, first, kept)
 

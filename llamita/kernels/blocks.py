@@ -15,6 +15,7 @@ import numpy as np
 
 from llamita.kernels import formats, panels
 from llamita.kernels import simd as v
+from llamita.kernels.dense import put, put_wide
 from llamita.kernels.elementwise import gated, to_bytes
 from llamita.kernels.formats import Part
 from llamita.kernels.layout import RECORD
@@ -58,22 +59,14 @@ def _halves(opened, zero, x, total):
 
 
 @part
-def _put(total, at, out, bias, row, n, adds):
+def _put(total: v.Vector, out: int, bias: int, row: int, n: int, adds: int) -> None:
     """Write sixteen sums, or as many as there are rows left."""
+    to, its = out + 4 * row, bias + 4 * row if bias else 0
     if row + 16 <= n:
-        if bias:
-            total = v.plus(total, v.load(bias + 4 * row))
-        if adds:
-            total = v.plus(total, v.load(out + 4 * row))
-        v.store(out + 4 * row, total)
+        put_wide(to, total, its, adds)
         return
     for lane in range(n - row):
-        value = v.lane(total, lane)
-        if bias:
-            value += v.read_fp32(bias + 4 * (row + lane))
-        if adds:
-            value += v.read_fp32(out + 4 * (row + lane))
-        v.write_fp32(out + 4 * (row + lane), value)
+        put(to + 4 * lane, v.lane(total, lane), its + 4 * lane if its else 0, adds)
 
 
 @part
@@ -103,13 +96,13 @@ def _linear(open_block: Part, add: Part, four: Part, zero: int, size: int, at: i
             sums = panels.multiply(open_block, four, zero, size, (tile, beside), records, count, blocks, room)
             for i in range(count):
                 both = sums + panels.place(i, count)
-                _put(v.load(both), at, out + 4 * i * n, bias, row, n, adds)
+                _put(v.load(both), out + 4 * i * n, bias, row, n, adds)
                 if row + 16 < n:
-                    _put(v.load(both + 64), at, out + 4 * i * n, bias, row + 16, n, adds)
+                    _put(v.load(both + 64), out + 4 * i * n, bias, row + 16, n, adds)
         else:
             for i in range(count):
                 total = _one(open_block, add, zero, size, tile, records + i * line, blocks)
-                _put(total, at, out + 4 * i * n, bias, row, n, adds)
+                _put(total, out + 4 * i * n, bias, row, n, adds)
 
 
 @part

@@ -142,8 +142,7 @@ def turn_columns(rows: int, step: int, width: int, columns: int, sums: int) -> N
     """Sixteen rows fp32 (H,), so many bytes apart, as columns (H, 16); and as many sums of nothing."""
     for i in range(0, width, 16):
         v.transpose(rows + 4 * i, step, columns + 64 * i)
-    for i in range(width):
-        v.store(sums + 64 * i, v.no_floats())
+    v.clear(sums, width)
 
 
 @part

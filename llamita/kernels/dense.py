@@ -58,12 +58,23 @@ def _four_dots(dtype, w, start, x, columns):
 
 
 @part
-def _put(to, value, bias, adds):
+def put(to: int, value: float, bias: int, adds: int) -> None:
+    """Write a sum, with its bias fp32, or 0 for none, onto what is there where it `adds`."""
     if bias:
         value += v.read_fp32(bias)
     if adds:
         value += v.read_fp32(to)
     v.write_fp32(to, value)
+
+
+@part
+def put_wide(to: int, value: v.Vector, bias: int, adds: int) -> None:
+    """Sixteen of them."""
+    if bias:
+        value = v.plus(value, v.load(bias))
+    if adds:
+        value = v.plus(value, v.load(to))
+    v.store(to, value)
 
 
 @part
@@ -76,10 +87,10 @@ def _linear(dtype, at, chunk):
             to = out + 4 * (b * n + row)
             values = _four_dots(dtype, w, row * k, x + 4 * k * b, k)
             for j in range(4):
-                _put(to + 4 * n * j, values[j], its_bias, adds)
+                put(to + 4 * n * j, values[j], its_bias, adds)
         for b in range(batch - batch % 4, batch):
             value = _dot(dtype, w, row * k, x + 4 * k * b, k)
-            _put(out + 4 * (b * n + row), value, its_bias, adds)
+            put(out + 4 * (b * n + row), value, its_bias, adds)
 
 
 @kernel

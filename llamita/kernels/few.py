@@ -9,6 +9,7 @@ K is a multiple of 32, N of 16. The arguments are those of `dense`.
 """
 
 from llamita.kernels import simd as v
+from llamita.kernels.dense import put_wide
 from llamita.kernels.eights import Eight, no_eight
 from llamita.kernels.products import turned
 from llamita.kernels.program import kernel, part
@@ -47,15 +48,6 @@ def _add_four(panel: int, pairs: int, x: Lines, following: int, step: int, at: i
         at += 64
 
 
-@part
-def _put(total, out, bias, adds):
-    if bias:
-        total = v.plus(total, v.load(bias))
-    if adds:
-        total = v.plus(total, v.load(out))
-    v.store(out, total)
-
-
 @kernel
 def linear_bf16(at: int, chunk: int) -> None:
     """Weights in bf16."""
@@ -66,8 +58,7 @@ def linear_bf16(at: int, chunk: int) -> None:
     for row in range(chunk * rows, min(n, (chunk + 1) * rows), 32):
         tile = w + row * step
         beside = tile + 16 * step if row + 16 < n else tile
-        for i in range(8 * fours):
-            v.store(sums + 64 * i, v.no_floats())
+        v.clear(sums, 8 * fours)
         for column in range(0, k, 2 * _PAIRS):
             pairs, later = min(_PAIRS, (k - column) // 2), column + 2 * _PAIRS
             turned(tile + 2 * column, step, pairs, panel)
@@ -82,6 +73,6 @@ def linear_bf16(at: int, chunk: int) -> None:
                 _add_four(panel, pairs, lines, 0 if first else following, step, sums + 128 * first)
         for i in range(batch):
             to = 4 * (i * n + row)
-            _put(v.load(sums + 128 * i), out + to, bias + 4 * row if bias else 0, adds)
+            put_wide(out + to, v.load(sums + 128 * i), bias + 4 * row if bias else 0, adds)
             if row + 16 < n:
-                _put(v.load(sums + 128 * i + 64), out + to + 64, bias + 4 * (row + 16) if bias else 0, adds)
+                put_wide(out + to + 64, v.load(sums + 128 * i + 64), bias + 4 * (row + 16) if bias else 0, adds)

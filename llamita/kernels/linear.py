@@ -16,7 +16,7 @@ MANY, GATED_MANY = named("products", "linear_many"), named("products", "gated_ma
 GATED: dict[str, Kernel] = {kind: named("blocks", f"gated_{kind}") for kind in LAYOUTS}
 TURNED = named("few", "linear_bf16")
 WIDE = 4096  # columns beyond which two rows of x fill the first cache, so that it pays to turn the weights
-FEW = 16  # rows of x up to which our product of plain weights is the faster
+FEW = 16  # rows of x up to which our products in fp32 are the faster, and a whole pass is one program
 _CHUNK = 1 << 16  # bytes of weights that a thread takes at once, and a quarter of that at least
 
 

@@ -104,8 +104,7 @@ def _attend(dtype: int, at: int, chunk: int) -> None:
         for i in range(width // 2):
             both = v.pair(v.load(turned + 128 * i), v.load(turned + 128 * i + 64))
             v.store_words(q + 128 * i + 64 * half, both)
-    for i in range(width):
-        v.store(sums + 64 * (width + i), v.no_floats())
+    v.clear(sums + 64 * width, width)
     early, late, total, last = v.spread(NEVER), v.spread(NEVER), v.no_floats(), v.no_floats()
     start = max(kept, first - window + 1) // 2 * 2
     while start < first + count:

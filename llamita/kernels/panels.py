@@ -113,8 +113,7 @@ def multiply(
     size: bytes of eight blocks of a tile. at: the kernel's own memory.
     """
     line, fours, sums = blocks * RECORD, -(-lines // ROWS), at + BLOCKS * OPENED
-    for i in range(2 * ROWS * fours):
-        v.store(sums + 64 * i, v.no_floats())
+    v.clear(sums, 2 * ROWS * fours)
     for first in range(0, blocks, BLOCKS):
         count = min(BLOCKS, blocks - first)
         for i in range(count):

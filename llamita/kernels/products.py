@@ -5,7 +5,7 @@ Must equal F.linear of the same, up to the order of the sums, which are fp32 and
 Two tiles of sixteen rows of weights are turned, a panel of columns at a time, so that a lane is a row and its word two
 columns of it; then eight rows of x after the other are multiplied with both. Sums wait in memory between the panels.
 
-K is a multiple of 32, N of 16, and a chunk has from ROWS to LINES rows of x. Chunks go over the tiles first.
+K is a multiple of 32, N of 16, and a chunk has from ROWS to `layout.LINES` rows of x. Chunks go over the tiles first.
 """
 
 from llamita.kernels import simd as v
@@ -14,7 +14,6 @@ from llamita.kernels.elementwise import gated
 from llamita.kernels.program import kernel, part
 
 ROWS = 8  # rows of x that are worked on at once
-LINES = 256  # rows of x whose sums a kernel's own memory holds
 _PAIRS = 128  # pairs of columns of a panel
 
 
@@ -32,8 +31,7 @@ def _multiply(first: int, second: int, following: int, x: int, k: int, lines: in
     following: the tile that is likely to be next, for which memory is asked in time. at: the kernel's own memory.
     """
     step, eights, sums = 2 * k, -(-lines // ROWS), at + 128 * _PAIRS
-    for i in range(2 * ROWS * eights):
-        v.store(sums + 64 * i, v.no_floats())
+    v.clear(sums, 2 * ROWS * eights)
     for column in range(0, k, 2 * _PAIRS):
         pairs, later = min(_PAIRS, k // 2 - column // 2), column + 2 * _PAIRS
         turned(first + 2 * column, step, pairs, at)

@@ -344,6 +344,13 @@ def fetch_ahead(at: int, count: int) -> None:
 
 
 @njit(forceinline=True)
+def clear(at: int, count: int) -> None:
+    """Write so many vectors of nothing."""
+    for i in range(count):
+        store(at + 64 * i, no_floats())
+
+
+@njit(forceinline=True)
 def fetch(at: int, count: int) -> None:
     """Begin to load the `count` bytes at an address; they need not exist."""
     for i in range(0, count, 64):
