@@ -36,6 +36,12 @@ def positive(name: str, value: Any) -> None:
         raise UsageError(f"{name} is {value!r}: it must be above 0")
 
 
+def not_negative(name: str, value: Any) -> None:
+    """A finite number, 0 or above."""
+    if not is_number(value) or not 0 <= value < math.inf:
+        raise UsageError(f"{name} is {value!r}: it must be 0 or above")
+
+
 def positives(name: str, value: Any) -> None:
     """A list of finite numbers above 0."""
     if not isinstance(value, list | tuple):

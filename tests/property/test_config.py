@@ -4,6 +4,7 @@ import json
 from dataclasses import fields
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -27,6 +28,7 @@ KEYS = sorted({*LlamaConfig().to_dict(), "num_labels", "unknown", "original_max_
 CHANGES = st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=3)
 
 
+@pytest.mark.filterwarnings("ignore:rope_t:UserWarning")  # of keys of no use, of two bases
 @settings(max_examples=300)
 @given(CHANGES, st.sampled_from(["rope_scaling", "rope_parameters"]), st.none() | ROPES)
 @example({"rms_norm_eps": float("nan")}, "rope_scaling", None)

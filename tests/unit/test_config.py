@@ -216,10 +216,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"rope_scaling": {"type": "linear", "factor": "4"}}, "rope factor is '4': it must be above 0"),
     ({"rope_scaling": {"type": "linear", "rope_type": "yarn", "factor": 2}}, "rope keys 'type' and 'rope_type'"),
     (
-        {"rope_scaling": {"type": "linear", "factor": 2, "spin": 1}},
-        "rope_parameters has keys Llama does not know: spin",
-    ),
-    (
         {"rope_scaling": {"type": "longrope", **LONG, "short_factor": [1.0]}},
         "rope short_factor has 1 numbers, head_dim",
     ),
@@ -227,7 +223,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"rope_scaling": {"rope_type": "llama3", **LLAMA_3, "high_freq_factor": 1.0}},
         "high_freq_factor 1.0 must be above",
     ),
-    ({"rope_parameters": {"rope_theta": 5.0}, "rope_theta": 6.0}, "rope_theta 6.0 contradicts rope_parameters'"),
     (
         {"rope_parameters": {"rope_type": "linear", "factor": 2.0}, "rope_scaling": {"type": "linear", "factor": 4.0}},
         "rope_scaling contradicts rope_parameters: give one of them",

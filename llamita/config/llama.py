@@ -1,25 +1,16 @@
-"""The facts of a Llama: shapes, rotary positions, token ids. Reads and writes config.json of any age."""
+"""The facts of a Llama: shapes, rotary positions, token ids, under the names of Hugging Face's config.json."""
 
-import json
-from collections.abc import Mapping
-from dataclasses import InitVar, dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any, cast
+import difflib
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import FrozenInstanceError, InitVar, dataclass, field, fields, replace
+from typing import Any, ClassVar, cast
 
 from llamita import checks
-from llamita.errors import BrokenFileError, NotFoundError, UnsupportedError, UsageError
+from llamita.config.files import ConfigFiles
+from llamita.config.rope import RopeConfig, parse
+from llamita.errors import UnsupportedError, UsageError
 
-ROPE_REQUIRED: dict[str, tuple[str, ...]] = {
-    "default": (),
-    "linear": ("factor",),
-    "dynamic": ("factor",),
-    "yarn": ("factor",),
-    "longrope": ("short_factor", "long_factor"),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
-    "proportional": (),
-}
-ROPE_CHECKS = {"truncate": checks.flag, "short_factor": checks.positives, "long_factor": checks.positives}
-ROPE_SYNONYMS = {"su": "longrope", "ntk": "dynamic"}
 ROPE_WITH_ORIGINAL_LENGTH = ("yarn", "longrope", "llama3")
 
 ACTIVATIONS = (
@@ -35,93 +26,14 @@ DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RopeConfig:
-    """Rotary positions: the type, the base, and what the type needs (keys of transformers' `rope_parameters`)."""
-
-    rope_type: str = "default"
-    rope_theta: float = 10000.0
-    factor: float | None = None
-    original_max_position_embeddings: int | None = None
-    attention_factor: float | None = None
-    beta_fast: float | None = None
-    beta_slow: float | None = None
-    mscale: float | None = None
-    mscale_all_dim: float | None = None
-    truncate: bool | None = None
-    short_factor: tuple[float, ...] | None = None
-    long_factor: tuple[float, ...] | None = None
-    low_freq_factor: float | None = None
-    high_freq_factor: float | None = None
-    partial_rotary_factor: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.rope_type not in ROPE_REQUIRED:
-            raise UsageError(f"rope_type {self.rope_type!r} is unknown: use one of {', '.join(ROPE_REQUIRED)}")
-        for name in ROPE_REQUIRED[self.rope_type]:
-            if getattr(self, name) is None:
-                raise UsageError(f"rope_type {self.rope_type!r} needs the key {name!r}: add it to rope_parameters")
-        for name, value in self.to_dict().items():
-            if name != "rope_type":
-                ROPE_CHECKS.get(name, checks.positive)(f"rope {name}", value)
-        if self.factor is not None and self.factor < 1:
-            raise UsageError(f"rope factor is {self.factor}: it stretches the context, so it must be at least 1")
-        if self.rope_type == "yarn" and self.rope_theta <= 1:
-            raise UsageError(f"rope_theta is {self.rope_theta}: the 'yarn' rope_type needs it above 1")
-        if self.rope_type == "llama3" and self["high_freq_factor"] <= self["low_freq_factor"]:
-            raise UsageError(
-                f"high_freq_factor {self.high_freq_factor} must be above low_freq_factor {self.low_freq_factor}"
-            )
-        if self.partial_rotary_factor is not None and self.rope_type not in ("default", "proportional"):
-            raise UnsupportedError(f"partial_rotary_factor goes with rope_type 'proportional', not {self.rope_type!r}")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "RopeConfig":
-        """Read `rope_parameters` or `rope_scaling` of any age (`type` or `rope_type`; keys of no use are an error)."""
-        values = {key: value for key, value in values.items() if value is not None}
-        for name in ("type", "rope_type"):
-            if not isinstance(values.get(name, ""), str):
-                raise UsageError(f"rope {name} is {values[name]!r}: it must be one of {', '.join(ROPE_REQUIRED)}")
-        kinds = {ROPE_SYNONYMS.get(kind, kind) for kind in (values.pop("type", None), values.get("rope_type")) if kind}
-        if len(kinds) > 1:
-            both = " and ".join(sorted(map(str, kinds)))
-            raise UsageError(f"rope keys 'type' and 'rope_type' contradict each other ({both}): keep one")
-        values["rope_type"] = kinds.pop() if kinds else "default"
-        nested = [key for key, value in values.items() if isinstance(value, Mapping)]
-        if nested:
-            raise UnsupportedError(f"rope_parameters per layer type ({', '.join(nested)}) are not part of Llama")
-        unknown = values.keys() - {item.name for item in fields(cls)}
-        if unknown:
-            raise UsageError(f"rope_parameters has keys Llama does not know: {', '.join(sorted(unknown))}")
-        lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
-        return cls(**{**values, **lists})
-
-    def to_dict(self) -> dict[str, Any]:
-        """The keys that are set, as transformers 5 writes them."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in values.items()
-            if value is not None
-        }
-
-    def __getitem__(self, key: str) -> Any:
-        """`config.rope_parameters["rope_theta"]`, as transformers 5 users read it."""
-        return self.to_dict()[key]
-
-    @property
-    def depends_on_length(self) -> bool:
-        """Whether the frequencies change with the length of the sequence."""
-        return self.rope_type in ("dynamic", "longrope")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LlamaConfig:
+class LlamaConfig(ConfigFiles):
     """Every hyper-parameter of a Llama, by the names of Hugging Face's config.json; frozen and validated.
 
     `rope_theta` and `rope_scaling` are the older spelling of `rope_parameters` and may be given in its place;
     `num_labels` may be given for an `id2label` without names.
     `attn_implementation` and `numerics` choose how this process computes and are not written to files.
     Keys that Llama does not know are kept in `extra`, readable as attributes, and written back.
+    The fields of `ASSIGNABLE`, which shape no weight, may be assigned, as trainers do.
     Raises UsageError (a ValueError) for impossible or contradictory values.
     """
 
@@ -139,7 +51,7 @@ class LlamaConfig:
     use_cache: bool = True
     pad_token_id: int | None = None
     bos_token_id: int | None = 1
-    eos_token_id: int | tuple[int, ...] | None = 2
+    eos_token_id: int | list[int] | None = 2
     pretraining_tp: int | None = 1
     tie_word_embeddings: bool = False
     rope_parameters: RopeConfig = cast("RopeConfig", None)  # noqa: RUF009
@@ -154,6 +66,7 @@ class LlamaConfig:
     attn_implementation: str = "sdpa"
     numerics: str = "hf"
     extra: Mapping[str, Any] = field(default_factory=dict)
+    attribute_map: ClassVar[Mapping[str, str]] = {"torch_dtype": "dtype", "_attn_implementation": "attn_implementation"}
     rope_theta: InitVar[float | None] = None
     rope_scaling: InitVar[Mapping[str, Any] | None] = None
     num_labels: InitVar[int | None] = None
@@ -165,7 +78,8 @@ class LlamaConfig:
         derived = {
             "num_key_value_heads": self.num_key_value_heads or self.num_attention_heads,
             "head_dim": self.head_dim or self.hidden_size // self.num_attention_heads,
-            "eos_token_id": tuple(self.eos_token_id) if isinstance(self.eos_token_id, list) else self.eos_token_id,
+            "eos_token_id": list(self.eos_token_id) if isinstance(self.eos_token_id, tuple) else self.eos_token_id,
+            "dtype": None if self.dtype is None else str(self.dtype).removeprefix("torch."),
             "attn_implementation": BACKEND_SYNONYMS.get(self.attn_implementation, self.attn_implementation),
             "rope_parameters": _resolve_rope(self, rope_theta, rope_scaling),
             "id2label": _resolve_labels(self.id2label, num_labels),
@@ -178,20 +92,38 @@ class LlamaConfig:
     def __getattr__(self, name: str) -> Any:
         # Reached only for names that are not fields. Not through self.extra: an object being copied has none yet.
         extra = self.__dict__.get("extra", {})
-        if name not in extra:
+        if name in extra:
+            return extra[name]
+        if name in self.attribute_map:
+            return getattr(self, self.attribute_map[name])
+        if name not in NEUTRAL:
             raise AttributeError(f"LlamaConfig has no field {name!r}")
-        return extra[name]
+        return NEUTRAL[name]
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """All end-of-sequence ids, whether the file gives none, one or a list."""
         eos = self.eos_token_id
-        return () if eos is None else eos if isinstance(eos, tuple) else (eos,)
+        return () if eos is None else tuple(eos) if isinstance(eos, list | tuple) else (eos,)
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """The number of each class by its name."""
+        return {label: index for index, label in self.id2label.items()}
 
     def replace(self, **changes: Any) -> "LlamaConfig":
-        """A copy with some fields changed and everything validated again; `rope_theta` alone changes only the base."""
-        if "id2label" in changes:
-            changes.setdefault("num_labels", None)
+        """A copy with some fields changed and everything validated again; `rope_theta` alone changes only the base.
+
+        Raises UsageError for a name that is no field, with the nearest one.
+        """
+        changes = _renamed(changes)
+        known = {*CHANGEABLE, *self.extra, *NEUTRAL}
+        for name in changes:
+            if name not in known:
+                raise UsageError(f"LlamaConfig has no field {name!r}{nearest(name, known)}")
+        beside = {name: changes.pop(name) for name in list(changes) if name not in CHANGEABLE}
+        if beside:
+            changes["extra"] = {**changes.get("extra", self.extra), **beside}
         if not {"rope_theta", "rope_scaling", "rope_parameters"} & changes.keys():
             return replace(self, **changes)
         theta = changes.pop("rope_theta", None)
@@ -204,21 +136,18 @@ class LlamaConfig:
         return replace(self, rope_parameters=rope, rope_theta=theta, rope_scaling=scaling, **changes)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "LlamaConfig":
+    def from_dict(cls, values: Mapping[str, Any], **changes: Any) -> "LlamaConfig":
         """Read the object of a config.json, old or new; keys that Llama does not know go to `extra`."""
         values = {key: value for key, value in values.items() if key not in NOT_IN_FILES}
         if "torch_dtype" in values:
             values.setdefault("dtype", values["torch_dtype"])
             del values["torch_dtype"]
-        values["dtype"] = str(values["dtype"]).removeprefix("torch.") if values.get("dtype") is not None else None
         if "id2label" in values:
             values.pop("num_labels", None)
-        if values.get("id2label") is not None:
-            values["id2label"] = checks.labels(values["id2label"])
-        known = {item.name for item in fields(cls)} | {"rope_theta", "rope_scaling", "num_labels"}
-        extra = {key: value for key, value in values.items() if key not in known}
-        given = {key: value for key, value in values.items() if key in known and _is_given(key, value)}
-        return cls(**given, extra=extra)
+        extra = {key: value for key, value in values.items() if key not in CHANGEABLE}
+        given = {key: value for key, value in values.items() if key in CHANGEABLE and _is_given(key, value)}
+        config = cls(**given, extra=extra)
+        return config.replace(**changes) if changes else config
 
     def to_dict(self) -> dict[str, Any]:
         """The object of a config.json that readers before and after transformers 5 understand."""
@@ -230,34 +159,26 @@ class LlamaConfig:
         values["torch_dtype"] = self.dtype
         values["eos_token_id"] = list(self.eos_token_ids) if len(self.eos_token_ids) > 1 else self.eos_token_id
         values["id2label"] = {str(index): label for index, label in self.id2label.items()}
-        values["label2id"] = {label: index for index, label in self.id2label.items()}
+        values["label2id"] = self.label2id
         return dict(self.extra) | values
 
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, **changes: Any) -> "LlamaConfig":
-        """Read `folder/config.json`, with some fields changed.
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What of `to_dict` is not as in `LlamaConfig()`, and the model type."""
+        usual = LlamaConfig().to_dict()
+        return {
+            key: value
+            for key, value in self.to_dict().items()
+            if key == "model_type" or key not in usual or usual[key] != value
+        }
 
-        Raises NotFoundError without such a file, BrokenFileError when it is not a JSON object.
-        """
-        path = Path(folder) / "config.json"
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            raise NotFoundError(f"{folder} has no config.json: give the folder of a Hugging Face checkpoint") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise BrokenFileError(f"{path} is not valid JSON ({error}): fetch it again") from None
-        if not isinstance(values, dict):
-            raise BrokenFileError(f"{path} holds a {type(values).__name__}, not a JSON object: fetch it again")
-        config = cls.from_dict(values)
-        return config.replace(**changes) if changes else config
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> "LlamaConfig":
+        """The config itself: a Llama is text only."""
+        return self
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `folder/config.json`, replacing it in one step."""
-        path = Path(folder) / "config.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(".config.json.new")
-        fresh.write_text(json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        fresh.replace(path)
+    def update(self, changes: Mapping[str, Any]) -> None:
+        """Assign several fields at once; see `ASSIGNABLE`."""
+        for name, value in changes.items():
+            setattr(self, name, value)
 
 
 # Readable under their other names, too. Set here: in the class body they would be the defaults of the arguments.
@@ -266,6 +187,18 @@ setattr(LlamaConfig, "num_labels", property(lambda self: len(self.id2label)))  #
 setattr(LlamaConfig, "rope_scaling", property(lambda self: _old_scaling(self.rope_parameters)))  # noqa: B010
 
 NOT_IN_FILES = ("attn_implementation", "numerics", "extra", "label2id")
+CHANGEABLE = {item.name for item in fields(LlamaConfig)} | {"rope_theta", "rope_scaling", "num_labels"}
+# Fields that shape neither weights nor what forward computes of them: trainers and peft assign them.
+ASSIGNABLE = (
+    "use_cache", "pretraining_tp", "tie_word_embeddings", "pad_token_id", "bos_token_id", "eos_token_id",
+    "problem_type",
+)  # fmt: skip
+# What every config of transformers answers, with the answer of a Llama's file that says nothing.
+NEUTRAL: Mapping[str, Any] = {
+    "is_encoder_decoder": False, "return_dict": True, "use_return_dict": True, "output_attentions": False,
+    "output_hidden_states": False, "chunk_size_feed_forward": 0, "architectures": None, "name_or_path": "",
+    "_name_or_path": "", "keys_to_ignore_at_inference": ["past_key_values"], "gradient_checkpointing": False,
+}  # fmt: skip
 MAY_BE_NONE = ("pad_token_id", "bos_token_id", "eos_token_id", "pretraining_tp", "sliding_window", "dtype")
 
 
@@ -288,29 +221,83 @@ def _old_scaling(rope: RopeConfig) -> dict[str, Any] | None:
     return values
 
 
+def _assign(self: LlamaConfig, name: str, value: Any) -> None:
+    """Set one of the fields that may be, checked as everything is."""
+    name = self.attribute_map.get(name, name)
+    if name in {*self.extra, *NEUTRAL} - CHANGEABLE:
+        object.__setattr__(self, "extra", {**self.extra, name: value})
+    elif name in ASSIGNABLE:
+        object.__setattr__(self, name, getattr(self.replace(**{name: value}), name))
+    elif name in CHANGEABLE:
+        raise FrozenInstanceError(
+            f"{name} is a fact that models are built by: config.replace({name}=...) gives a new config"
+        )
+    else:
+        raise FrozenInstanceError(f"LlamaConfig has no field {name!r}{nearest(name, {*CHANGEABLE, *NEUTRAL})}")
+
+
+setattr(LlamaConfig, "__setattr__", _assign)  # noqa: B010  (in the class body a frozen dataclass refuses it)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ ": did you mean ...?" for a name that is misspelled, nothing for one like none of the known."""
+    found = difflib.get_close_matches(name, sorted(known), n=1)
+    return f": did you mean {found[0]!r}?" if found else ""
+
+
+def _renamed(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes by the fields' own names, the labels in one of their three spellings."""
+    changes = {LlamaConfig.attribute_map.get(name, name): value for name, value in changes.items()}
+    numbers = changes.pop("label2id", None)
+    if numbers is not None and "id2label" not in changes:
+        changes["id2label"] = {index: label for label, index in checks.mapping("label2id", numbers).items()}
+    if "id2label" in changes:
+        count, labels = changes.pop("num_labels", None), checks.labels(changes["id2label"])
+        if count not in (None, len(labels)):
+            raise UsageError(f"num_labels is {count}, and id2label names {len(labels)}: give one of them")
+        changes["num_labels"] = None
+    return changes
+
+
 def _resolve_rope(config: LlamaConfig, theta: float | None, scaling: Mapping[str, Any] | None) -> RopeConfig:
     """One RopeConfig from what was given: an object, a new or old dict, a bare theta, or nothing."""
     given = config.rope_parameters
-    values = given.to_dict() if isinstance(given, RopeConfig) else checks.mapping("rope_parameters", given)
-    scaling = checks.mapping("rope_scaling", scaling)
-    if theta is not None and values.get("rope_theta", theta) != theta:
-        raise UsageError(
-            f"rope_theta {theta} contradicts rope_parameters' rope_theta {values['rope_theta']}: give one of them"
-        )
+    read = parse if isinstance(given, RopeConfig) else RopeConfig.from_dict  # what was read is not warned of again
+    values, scaling = checks.mapping("rope_parameters", given), checks.mapping("rope_scaling", scaling)
+    share = config.extra.get("partial_rotary_factor")  # some files keep it beside the rope keys
+    theta = _inner_theta(theta, scaling if scaling.get("rope_theta") is not None else values)
     if theta is not None:
         values["rope_theta"] = theta
     if values.keys() - {"rope_theta", "rope_type"} and scaling:
         values.setdefault("rope_theta", 10000.0)
-        if RopeConfig.from_dict({"rope_theta": values["rope_theta"]} | scaling) != RopeConfig.from_dict(values):
+        if parse({"rope_theta": values["rope_theta"]} | scaling) != parse(values):
             raise UsageError("rope_scaling contradicts rope_parameters: give one of them")
         scaling = {}
-    rope = RopeConfig.from_dict(
-        {key: value for key, value in values.items() if not scaling or key == "rope_theta"} | scaling
-    )
-    return _with_original_length(rope, config)
+    values = {key: value for key, value in values.items() if not scaling or key == "rope_theta"} | scaling
+    if share is not None:
+        values.setdefault("partial_rotary_factor", share)
+    return _with_original_length(read(_with_factor(values, config)), config)
+
+
+def _inner_theta(theta: float | None, values: Mapping[str, Any]) -> float | None:
+    """The base: that of the rope keys, where a file has another one beside them."""
+    inner = values.get("rope_theta")
+    if theta is None or inner is None or inner == theta:
+        return theta if inner is None else inner
+    warnings.warn(f"rope_theta is {theta}, and that of rope_parameters {inner}: the latter is used", stacklevel=2)
+    return inner
+
+
+def _with_factor(values: Mapping[str, Any], config: LlamaConfig) -> Mapping[str, Any]:
+    """A yarn of factor null stretches its original length to the present one."""
+    length: Any = values.get("original_max_position_embeddings")
+    is_open = "factor" in values and values["factor"] is None and checks.is_number(length) and length > 0
+    is_yarn = "yarn" in (values.get("rope_type"), values.get("type"))
+    return {**values, "factor": config.max_position_embeddings / length} if is_open and is_yarn else values
 
 
 def _resolve_labels(labels: Mapping[int, str], count: int | None) -> Mapping[int, str]:
+    labels = checks.labels(labels)
     if count is None or count == len(labels):
         return labels
     checks.count("num_labels", count)
@@ -323,6 +310,8 @@ def _with_original_length(rope: RopeConfig, config: LlamaConfig) -> RopeConfig:
     # Phi-3 style files keep it beside the rope keys, and transformers lets that one win.
     outside = config.extra.get("original_max_position_embeddings")
     length = outside or rope.original_max_position_embeddings or config.max_position_embeddings
+    if length == rope.original_max_position_embeddings:
+        return rope
     return replace(rope, original_max_position_embeddings=length)
 
 
@@ -358,7 +347,7 @@ def _check_shapes(config: LlamaConfig) -> None:
             )
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         value = getattr(config, name)
-        for token in value if isinstance(value, tuple) else (value,):
+        for token in value if isinstance(value, list) else (value,):
             checks.token(name, token, config.vocab_size)
 
 
