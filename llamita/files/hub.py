@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from llamita.errors import AccessError, LlamitaError, NotFoundError, UsageError
 from llamita.files.disk import explained
@@ -15,10 +16,21 @@ _WANTED = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
 _UNWANTED = ["*/*.json", "*/*.safetensors"]  # Exports and originals in folders within the repository.
 
 
-def resolve(name_or_path: str, *, revision: str | None = None, offline: bool = False) -> Path:
+def resolve(
+    name_or_path: str,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    subfolder: str = "",
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    force: bool = False,
+) -> Path:
     """The folder of a model: a directory as it is, else `organisation/name` on the hub, downloaded once.
 
     What looks like a path is never sent to the hub; HF_HOME, HF_TOKEN and HF_HUB_OFFLINE are honoured.
+    subfolder: the model's place in the directory or the repository. token, cache_dir: in place of HF_TOKEN, HF_HOME.
+    force: download again.
     Raises NotFoundError (nothing there, or the network is off), AccessError (gated or private), UsageError (a file).
     """
     if is_gguf_name(name_or_path):
@@ -26,7 +38,7 @@ def resolve(name_or_path: str, *, revision: str | None = None, offline: bool = F
     path = Path(name_or_path).expanduser()
     with explained("read", path):
         if name_or_path and path.is_dir():
-            return path
+            return path / subfolder
         if path.is_file() and path.suffix.lower() == ".gguf":
             raise UsageError(
                 f"{name_or_path} is a GGUF file, not a folder: llamita.load({name_or_path!r}).model reads it"
@@ -35,7 +47,11 @@ def resolve(name_or_path: str, *, revision: str | None = None, offline: bool = F
             raise UsageError(f"{name_or_path} is a file: give the folder of the model")
     if not _REPOSITORY.fullmatch(name_or_path):
         raise NotFoundError(f"no folder {name_or_path!r}, and names on the hub have the form organisation/name")
-    return _download(name_or_path, revision, offline or _is_offline(), wanted=_WANTED, unwanted=_UNWANTED)
+    inside = f"{subfolder}/" if subfolder else ""
+    wanted, unwanted = ([f"{inside}{pattern}" for pattern in patterns] for patterns in (_WANTED, _UNWANTED))
+    asked = {"token": token, "cache_dir": cache_dir, "force_download": force}
+    folder = _download(name_or_path, revision, offline or _is_offline(), wanted=wanted, unwanted=unwanted, **asked)
+    return folder / subfolder
 
 
 def is_gguf_name(name: str) -> bool:
@@ -87,7 +103,9 @@ def _is_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def _download(repository: str, revision: str | None, offline: bool, *, wanted: list[str], unwanted: list[str]) -> Path:
+def _download(
+    repository: str, revision: str | None, offline: bool, *, wanted: list[str], unwanted: list[str], **asked: Any
+) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
@@ -97,6 +115,7 @@ def _download(repository: str, revision: str | None, offline: bool, *, wanted: l
             local_files_only=offline,
             allow_patterns=wanted,
             ignore_patterns=unwanted,
+            **{name: value for name, value in asked.items() if value},
         )
     except Exception as error:  # Any: the hub's HTTP library and that library's errors change between its versions.
         raise _told(error, repository, revision, offline) from error

@@ -34,6 +34,8 @@ class Options(TypedDict, total=False):
 class LlamaHead(LlamaPreTrainedModel):
     """The base of the heads: a LlamaModel under the name that checkpoints give it."""
 
+    accepts_loss_kwargs = False
+
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)
         self.num_labels = len(config.id2label)

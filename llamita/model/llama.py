@@ -6,7 +6,7 @@ N query heads, K key/value heads, H head dim, V vocabulary.
 
 import warnings
 from collections.abc import Collection
-from typing import ClassVar
+from typing import ClassVar, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -132,6 +132,12 @@ class LlamaModel(LlamaPreTrainedModel):
         return {layer % count for layer in layers}
 
 
+class Shifted(TypedDict, total=False):
+    """The one argument of forward that has no name in its signature: trainers expect what is named a label there."""
+
+    shift_labels: Tensor | None
+
+
 class LlamaForCausalLM(LlamaPreTrainedModel):
     """The language model: token ids (B, T) to logits (B, T, V) of what comes next."""
 
@@ -157,9 +163,9 @@ class LlamaForCausalLM(LlamaPreTrainedModel):
         output_hidden_states: Layers = None,
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: Tensor | int | None = None,
-        shift_labels: Tensor | None = None,
         return_dict: bool | None = None,
         context: Context | None = None,
+        **shifted: Unpack[Shifted],
     ) -> CausalLMOutputWithPast:
         """Logits in the model's dtype, and with labels the loss in fp32.
 
@@ -169,6 +175,7 @@ class LlamaForCausalLM(LlamaPreTrainedModel):
         logits (kept, V) lie end to end.
         num_items_in_batch: divide the summed loss by this rather than take the mean.
         """
+        targets = losses.targets(labels, shifted)
         outputs = self.model(
             input_ids,
             attention_mask=attention_mask,
@@ -182,7 +189,6 @@ class LlamaForCausalLM(LlamaPreTrainedModel):
             context=context,
         )
         logits = self.lm_head(keep(outputs.last_hidden_state, logits_to_keep))
-        targets = losses.shift(labels) if shift_labels is None and labels is not None else shift_labels
         loss = None if targets is None else losses.cross_entropy(logits.float(), targets, num_items_in_batch)
         return self.finish(
             CausalLMOutputWithPast(

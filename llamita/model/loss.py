@@ -1,6 +1,7 @@
 """Losses of the language model and of the heads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,14 @@ IGNORED = -100
 def shift(labels: Tensor) -> Tensor:
     """What each token should say next: labels (B, T) one to the left, nothing after the last."""
     return F.pad(labels, (0, 1), value=IGNORED)[..., 1:].contiguous()
+
+
+def targets(labels: Tensor | None, shifted: Mapping[str, Any]) -> Tensor | None:
+    """What the tokens should say next (B, T): labels moved by one, or the `shift_labels` in `shifted` as they are."""
+    if unknown := next(iter(shifted.keys() - {"shift_labels"}), None):
+        raise TypeError(f"forward() got an unexpected keyword argument {unknown!r}")
+    moved = shifted.get("shift_labels")
+    return shift(labels) if moved is None and labels is not None else moved
 
 
 def cross_entropy(

@@ -1,30 +1,27 @@
 """What users of a pretrained model rely on: init, loading, saving, embeddings, recompute."""
 
-import warnings
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from llamita.config import DTYPES, LlamaConfig
+from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
 from llamita.model import recompute, vocabulary
+from llamita.model.files import ModelFiles
+from llamita.model.files import chosen_device as chosen_device
+from llamita.model.files import chosen_dtype as chosen_dtype
 from llamita.model.generation_config import GenerationConfig
-from llamita.model.initial import initialize_tree, shapes_only
-from llamita.model.invariant import invariant
-from llamita.model.loading import LoadReport, MemoryTensors, Tensors, fill
-from llamita.model.rope import LlamaRotaryEmbedding
+from llamita.model.initial import initialize_tree
+from llamita.model.loading import LoadReport
 
 
-class PreTrainedModel(nn.Module):
+class PreTrainedModel(ModelFiles):
     """The base of all models: a config, weights with a rule for their first values, and files to keep both in."""
 
-    main_input_name = "input_ids"
     base_model_prefix = ""
-    _no_split_modules: ClassVar[list[str]] = []
     _tied_weights_keys: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, config: LlamaConfig) -> None:
@@ -35,6 +32,7 @@ class PreTrainedModel(nn.Module):
                 "pass llamita.LlamaConfig, for example LlamaConfig.from_dict(config.to_dict())"
             )
         self.config = config
+        self.name_or_path = str(config.name_or_path or "")
         self._generation_config = GenerationConfig.of(config) if self.can_generate() else GenerationConfig()
         self.load_report = LoadReport()
         self._input_hook: RemovableHandle | None = None
@@ -45,99 +43,6 @@ class PreTrainedModel(nn.Module):
         self.tie_weights()
         if self.config.extra.get("gradient_checkpointing"):
             self.gradient_checkpointing_enable()
-
-    # Loading and saving
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        folder: str | Path | None,
-        *,
-        config: LlamaConfig | None = None,
-        dtype: str | torch.dtype = "auto",
-        device: str | torch.device = "auto",
-        attn_implementation: str | None = None,
-        numerics: str | None = None,
-        num_labels: int | None = None,
-        deterministic: bool = False,
-        state_dict: Mapping[str, Tensor] | None = None,
-        ignore_mismatched_sizes: bool = False,
-        output_loading_info: bool = False,
-        revision: str | None = None,
-        local_files_only: bool = False,
-    ) -> Self:
-        """The model of a Hugging Face checkpoint: a folder, or a repository id on the hub.
-
-        Built on the meta device, then given the file's own pages: no random init, and on the CPU no copy where the
-        dtype fits. In eval mode, as everywhere. What did not fit is in `model.load_report`, and warned of.
-
-        dtype: "auto" takes the config's, else the file's. device: "auto" takes CUDA where there is one.
-        deterministic: batch-invariant mode, see `llamita.model.invariant`; attn_implementation is then its own.
-        output_loading_info: return (model, report as a dict of lists) instead.
-        Raises NotFoundError, BrokenFileError, UnsupportedError (quantized weights), UsageError (shapes that differ, a
-        GGUF file, which `llamita.load` reads).
-        """
-        from llamita.files.checkpoint import open_checkpoint
-        from llamita.files.hub import resolve
-
-        path = resolve(str(folder), revision=revision, offline=local_files_only) if folder is not None else None
-        if path is None and (config is None or state_dict is None):
-            raise UsageError("without a folder, from_pretrained needs both config= and state_dict=")
-        config = config or LlamaConfig.from_pretrained(cast("Path", path))
-        tensors = open_checkpoint(cast("Path", path)) if state_dict is None else MemoryTensors(state_dict)
-        choices = {"attn_implementation": attn_implementation, "numerics": numerics, "num_labels": num_labels}
-        config = config.replace(
-            dtype=chosen_dtype(dtype, config, tensors), **{name: value for name, value in choices.items() if value}
-        )
-        model = cls._from_tensors(config, tensors, device=chosen_device(device))
-        report = model.load_report
-        if report.mismatched_keys and not ignore_mismatched_sizes:
-            raise UsageError(
-                f"{folder} does not fit its config: {report}; ignore_mismatched_sizes=True starts these anew"
-            )
-        if str(report):
-            warnings.warn(f"loading {folder}: {report}", stacklevel=2)
-        model.generation_config = _read_generation_config(path, model.generation_config)
-        model = invariant(model) if deterministic else model
-        return cast("Self", (model, vars(report))) if output_loading_info else model
-
-    @classmethod
-    def _from_tensors(cls, config: LlamaConfig, tensors: Tensors, *, device: torch.device) -> Self:
-        """A model with the checkpoint's weights in `config.dtype`, in eval mode; what did not fit starts anew."""
-        if method := config.extra.get("quantization_config"):
-            kind = method.get("quant_method", "an unnamed method") if isinstance(method, dict) else method
-            raise UnsupportedError(f"this checkpoint is quantized by {kind}: give one of plain weights")
-        with shapes_only():
-            model = cls(config)
-        dtype, std = getattr(torch, str(config.dtype)), config.initializer_range
-        model.load_report = fill(model, tensors, tied=model.tied_weights, std=std, dtype=dtype, device=device)
-        model.tie_weights()
-        for module in model.modules():
-            if isinstance(module, LlamaRotaryEmbedding):
-                module.reset(device)
-        return model.eval()
-
-    def save_pretrained(self, folder: str | Path, *, max_shard_size: int | str = "5GB") -> None:
-        """Write config.json, safetensors (in shards, with an index, above `max_shard_size`) and generation_config.json.
-
-        Each file appears whole or not at all. A tied head is left out; reading puts it back.
-        """
-        from llamita.files.write import save_checkpoint, write_json
-
-        folder = Path(folder)
-        tensors = {name: tensor for name, tensor in self.state_dict().items() if name not in self.tied_weights}
-        save_checkpoint(tensors, folder, max_shard_size=max_shard_size)
-        extra = {**self.config.extra, "architectures": [type(self).__name__]}
-        self.config.replace(dtype=str(self.dtype).removeprefix("torch."), extra=extra).save_pretrained(folder)
-        if self.generation_config:
-            write_json(folder / "generation_config.json", self.generation_config)
-
-    @classmethod
-    def _from_config(cls, config: LlamaConfig, *, dtype: str | torch.dtype = "auto", **changes: Any) -> Self:
-        """A model with first values; `changes` are run-time fields of the config, such as attn_implementation."""
-        model = cls(config.replace(**changes) if changes else config)
-        name = config.dtype or "float32" if dtype == "auto" else dtype
-        return model.to(getattr(torch, name) if isinstance(name, str) else name)
 
     # Choices
 
@@ -263,9 +168,14 @@ class PreTrainedModel(nn.Module):
     # Training
 
     def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: Mapping[str, bool] | None = None, every_n_layers: int = 1
+        self,
+        gradient_checkpointing_kwargs: Mapping[str, bool] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
     ) -> None:
         """Keep only the input of every n-th layer and compute the rest again in the backward pass."""
+        if offload:
+            raise UnsupportedError("recompute keeps what it saves on the model's device: leave offload out")
         options = dict(gradient_checkpointing_kwargs or {})
         use_reentrant = options.pop("use_reentrant", False)
         if options:
@@ -308,39 +218,10 @@ class LlamaPreTrainedModel(PreTrainedModel):
 
         The options are those of `llamita.generation.convention.generate`.
         """
+        self.check_inputs_are_own()
         from llamita.generation.convention import generate
 
         return generate(self, input_ids, **options)
-
-
-def chosen_dtype(dtype: str | torch.dtype, config: LlamaConfig, tensors: Any) -> str:
-    """The name of the dtype to load in: the one asked for, or for "auto" the config's, or the files' own."""
-    name = str(dtype).removeprefix("torch.")
-    if name == "auto":
-        own = (str(tensors.dtype(name)).removeprefix("torch.") for name in tensors.names)
-        name = config.dtype or next((one for one in own if one in DTYPES), "float32")
-    if name not in DTYPES:
-        raise UsageError(f"dtype {name!r} is unknown: use auto or one of {', '.join(DTYPES)}")
-    return name
-
-
-def chosen_device(device: str | torch.device) -> torch.device:
-    """The device asked for, checked; "auto" is CUDA where there is one, else the CPU."""
-    if str(device) == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise UsageError(f"device {str(device)!r} is not available here: use auto or cpu") from None
-    return chosen
-
-
-def _read_generation_config(folder: Path | None, default: Mapping[str, Any]) -> Mapping[str, Any]:
-    from llamita.files.disk import read_json
-
-    path = None if folder is None else folder / "generation_config.json"
-    return read_json(path) if path is not None and path.exists() else default
 
 
 def _require_grad(module: nn.Module, inputs: object, output: Tensor) -> None:

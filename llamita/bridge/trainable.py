@@ -1,0 +1,75 @@
+"""Our models as transformers' own class: what its Trainer, TRL and peft ask for by type before they save one whole."""
+
+from typing import Any, TypeVar
+
+import transformers
+from torch import nn
+
+from llamita.errors import UsageError
+from llamita.model import heads, llama
+from llamita.model.pretrained import PreTrainedModel
+
+M = TypeVar("M", bound=PreTrainedModel)
+
+
+class Peer(transformers.PreTrainedModel):
+    """transformers' class behind ours: it answers to its name, and all that ours has comes first."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+
+class LlamaModel(llama.LlamaModel, Peer):  # pyright: ignore
+    """llamita.LlamaModel, and a transformers.PreTrainedModel."""
+
+
+class LlamaForCausalLM(llama.LlamaForCausalLM, Peer):  # pyright: ignore
+    """llamita.LlamaForCausalLM, and a transformers.PreTrainedModel."""
+
+
+class LlamaForSequenceClassification(heads.LlamaForSequenceClassification, Peer):  # pyright: ignore
+    """llamita.LlamaForSequenceClassification, and a transformers.PreTrainedModel."""
+
+
+class LlamaForTokenClassification(heads.LlamaForTokenClassification, Peer):  # pyright: ignore
+    """llamita.LlamaForTokenClassification, and a transformers.PreTrainedModel."""
+
+
+class LlamaForQuestionAnswering(heads.LlamaForQuestionAnswering, Peer):  # pyright: ignore
+    """llamita.LlamaForQuestionAnswering, and a transformers.PreTrainedModel."""
+
+
+class LlamaForReward(heads.LlamaForReward, Peer):  # pyright: ignore
+    """llamita.LlamaForReward, and a transformers.PreTrainedModel."""
+
+
+class LlamaForEmbedding(heads.LlamaForEmbedding, Peer):  # pyright: ignore
+    """llamita.LlamaForEmbedding, and a transformers.PreTrainedModel."""
+
+
+KINDS: dict[type, Any] = {
+    kind.__bases__[0]: kind
+    for kind in (
+        LlamaModel,
+        LlamaForCausalLM,
+        LlamaForSequenceClassification,
+        LlamaForTokenClassification,
+        LlamaForQuestionAnswering,
+        LlamaForReward,
+        LlamaForEmbedding,
+    )
+}
+
+
+def trainable(model: M) -> M:
+    """The same model, from now on also a transformers.PreTrainedModel; its weights and its arithmetic stay.
+
+    `transformers.Trainer` trains a model without it, but saves one whole only if its type is known.
+    Raises UsageError for a model of a class that is not ours.
+    """
+    if not isinstance(model, transformers.PreTrainedModel):
+        if type(model) not in KINDS:
+            known = ", ".join(kind.__name__ for kind in KINDS)
+            raise UsageError(f"{type(model).__name__} is no class of llamita's: make one of {known} trainable")
+        model.__class__ = KINDS[type(model)]
+    return model

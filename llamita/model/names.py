@@ -1,0 +1,79 @@
+"""The names that transformers' users type: what stands for what, what does nothing here, and what is refused, why."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from llamita.config.llama import CHANGEABLE, NEUTRAL, nearest
+from llamita.errors import UnsupportedError, UsageError
+
+# Names of from_pretrained's own signature, to be meant by one that is misspelled.
+OWN = (
+    "config", "dtype", "torch_dtype", "device", "device_map", "attn_implementation", "state_dict", "revision",
+    "subfolder", "token", "cache_dir", "force_download", "local_files_only", "use_safetensors", "output_loading_info",
+    "ignore_mismatched_sizes",
+)  # fmt: skip
+# Names of from_pretrained that ask for what llamita does anyway, or that only other libraries have a use for.
+IDLE = (
+    "low_cpu_mem_usage", "weights_only", "code_revision", "offload_folder", "offload_state_dict", "offload_buffers",
+    "max_memory", "resume_download", "_fast_init", "use_fast",
+)  # fmt: skip
+# Names that are refused, unless their value asks for nothing.
+REFUSED: Mapping[str, str] = {
+    "trust_remote_code": "llamita runs no code of a checkpoint, its model is its own: leave it out",
+    "quantization_config": 'llamita.load(name, quantize="q8_0") quantizes while it loads',
+    "load_in_8bit": 'llamita.load(name, quantize="q8_0") loads in 8 bits',
+    "load_in_4bit": 'llamita.load(name, quantize="q4_0") loads in 4 bits',
+    "gguf_file": "llamita.load(path) reads GGUF files",
+    "tp_plan": "llamita.parallel splits a model that is loaded",
+    "variant": "name a folder or a revision whose weights bear their usual names",
+    "adapter_kwargs": "peft.PeftModel.from_pretrained(model, folder) puts an adapter on a model",
+    "use_kernels": "llamita.load(name) runs a model with kernels",
+    "key_mapping": "rename the weights, and pass them as state_dict=",
+    "from_tf": "save the checkpoint as safetensors first",
+    "from_flax": "save the checkpoint as safetensors first",
+    "use_auth_token": "it is token= now",
+    "proxies": "set HTTPS_PROXY in the environment",
+}  # fmt: skip
+WHOLE = ("auto", "balanced", "balanced_low_0", "sequential")  # device maps that leave the choice
+
+
+def check_names(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config among the further names of a call; raises for what is refused, or no name at all."""
+    fields = {*CHANGEABLE, *NEUTRAL, "label2id"} - {"extra"}
+    for name, value in changes.items():
+        if name in REFUSED and value not in (None, False):
+            raise UnsupportedError(f"{name} is not for llamita: {REFUSED[name]}")
+        if name not in fields and name not in REFUSED and name not in IDLE:
+            known = {*fields, *OWN, *IDLE, *REFUSED}
+            raise UsageError(
+                f"from_pretrained knows no {name!r}, nor has the config such a field{nearest(name, known)}"
+            )
+    return {name: value for name, value in changes.items() if name in fields}
+
+
+def one_dtype(dtype: str | torch.dtype | None, torch_dtype: str | torch.dtype | None) -> str | torch.dtype:
+    """The dtype asked for under its new or its old name; "auto" where there is neither."""
+    given = {str(one).removeprefix("torch."): one for one in (dtype, torch_dtype) if one is not None}
+    if len(given) > 1:
+        raise UsageError(f"dtype is {dtype} and torch_dtype {torch_dtype}: they are one thing, give one of them")
+    return next(iter(given.values()), "auto")
+
+
+def one_device(device: str | torch.device | None, device_map: Any) -> str | torch.device:
+    """The device asked for by name or by a map of one device; "auto" where there is neither."""
+    if device_map is None:
+        return "auto" if device is None else device
+    if isinstance(device_map, Mapping):
+        places = {str(place) for place in device_map.values()}
+        if len(places) != 1:
+            raise UnsupportedError(
+                f"device_map names {len(places)} devices: llamita keeps a loaded model on one, give that, such as "
+                'device_map="cpu"'
+            )
+        device_map = next(iter(device_map.values()))
+    chosen = "auto" if device_map in WHOLE else f"cuda:{device_map}" if isinstance(device_map, int) else device_map
+    if device is not None and str(device) != str(chosen):
+        raise UsageError(f"device is {device} and device_map {device_map}: they are one thing, give one of them")
+    return chosen
