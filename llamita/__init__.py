@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from llamita.cache import SinkCache as SinkCache
     from llamita.cache import SlidingWindowCache as SlidingWindowCache
     from llamita.cache import StaticCache as StaticCache
+    from llamita.checkpoint.auto import AutoConfig as AutoConfig
+    from llamita.checkpoint.auto import AutoModelForCausalLM as AutoModelForCausalLM
+    from llamita.checkpoint.auto import AutoTokenizer as AutoTokenizer
     from llamita.config import LlamaConfig as LlamaConfig
     from llamita.config import RopeConfig as RopeConfig
     from llamita.errors import LlamitaError as LlamitaError
@@ -43,6 +46,9 @@ _HOME = {
     "SinkCache": "llamita.cache",
     "SlidingWindowCache": "llamita.cache",
     "StaticCache": "llamita.cache",
+    "AutoConfig": "llamita.checkpoint.auto",
+    "AutoModelForCausalLM": "llamita.checkpoint.auto",
+    "AutoTokenizer": "llamita.checkpoint.auto",
     "LlamaConfig": "llamita.config",
     "RopeConfig": "llamita.config",
     "LlamitaError": "llamita.errors",
@@ -71,10 +77,51 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
 ]
 
 
+# Names that people know from other libraries, and what to use here.
+_INSTEAD = {
+    "LlamaTokenizer": "AutoTokenizer.from_pretrained(name)",
+    "LlamaTokenizerFast": "AutoTokenizer.from_pretrained(name)",
+    "PreTrainedTokenizerFast": "AutoTokenizer.from_pretrained(name)",
+    "AutoModel": "LlamaModel",
+    "AutoModelForSequenceClassification": "LlamaForSequenceClassification",
+    "AutoModelForTokenClassification": "LlamaForTokenClassification",
+    "AutoModelForQuestionAnswering": "LlamaForQuestionAnswering",
+    "MistralForCausalLM": "LlamaForCausalLM, which reads Mistral's files",
+    "MistralConfig": 'LlamaConfig with model_type="mistral"',
+    "GenerationConfig": "a dictionary: model.generate(ids, generation_config={...})",
+    "SamplingParams": "the options of llamita.load(name).generate",
+    "BitsAndBytesConfig": 'llamita.load(name, quantize="q8_0")',
+    "TextStreamer": "llamita.load(name).stream(text), or transformers' own with model.generate",
+    "TextIteratorStreamer": "llamita.load(name).stream(text), or transformers' own with model.generate",
+    "StoppingCriteria": "a function (ids, scores) -> bool in stopping_criteria=[...], or stop_strings",
+    "LogitsProcessor": "a function (ids, scores) -> scores in logits_processor=[...]",
+    "pipeline": "transformers.pipeline with a model of llamita's, or llamita.load(name).generate(text)",
+    "Trainer": "transformers.Trainer with llamita.bridge.trainable.trainable(model)",
+    "TrainingArguments": "transformers.TrainingArguments",
+    "LoraConfig": "peft.LoraConfig",
+    "get_peft_model": "peft.get_peft_model",
+    "PeftModel": "peft.PeftModel",
+    "Llama": "llamita.load(path)",
+    "set_seed": "torch.manual_seed, or seed= of generate",
+    "generate": "llamita.load(name).generate(text)",
+    "chat": "llamita.load(name).chat(messages)",
+    "from_pretrained": "llamita.load(name), or LlamaForCausalLM.from_pretrained(name)",
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'llamita' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'llamita' has no attribute {name!r}{_advice(name)}")
+
+
+def _advice(name: str) -> str:
+    from difflib import get_close_matches
+
+    if name in _INSTEAD:
+        return f": use {_INSTEAD[name]}"
+    near = [] if name.startswith("_") else get_close_matches(name, _HOME, n=1, cutoff=0.75)
+    return f": did you mean {near[0]!r}?" if near else ""
 
 
 def __dir__() -> list[str]:

@@ -2,12 +2,16 @@
 
 from typing import Any, TypeVar
 
-import transformers
 from torch import nn
 
-from llamita.errors import UsageError
+from llamita.errors import UnsupportedError, UsageError
 from llamita.model import heads, llama
 from llamita.model.pretrained import PreTrainedModel
+
+try:
+    import transformers
+except ImportError:
+    raise UnsupportedError("transformers is not installed: pip install 'llamita[bridge]'") from None
 
 M = TypeVar("M", bound=PreTrainedModel)
 

@@ -84,7 +84,7 @@ class Familiar(nn.Module):
         """
         steps = torch.stack(tuple(scores))  # (new, rows, V)
         if normalize_logits:
-            steps = steps.log_softmax(-1)
+            steps = steps.permute(1, 2, 0).log_softmax(1).permute(2, 0, 1)  # laid out and so rounded as there
         if beam_indices is None:
             beam_indices = torch.arange(steps.shape[1], device=sequences.device)[:, None].expand(-1, len(steps))
         written = int((beam_indices >= 0).sum(-1).max())

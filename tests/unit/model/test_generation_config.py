@@ -10,6 +10,7 @@ import torch
 
 from llamita import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 from llamita.bridge import transformers as peers
+from llamita.errors import NotFoundError, UnsupportedError
 from llamita.model.generation_config import GenerationConfig
 
 SIZES = {"vocab_size": 40, "hidden_size": 24, "intermediate_size": 56, "num_hidden_layers": 3}
@@ -65,3 +66,47 @@ def test_a_plain_dictionary_will_do(given: dict[str, int]) -> None:
     draft.generation_config.num_assistant_tokens = 2
     plain = model.generate(ids, max_new_tokens=4, do_sample=False)
     assert torch.equal(model.generate(ids, max_new_tokens=4, do_sample=False, assistant_model=draft), plain)
+
+
+METHODS = (
+    "to_dict", "to_diff_dict", "to_json_string", "to_json_file", "save_pretrained", "from_pretrained", "from_dict",
+    "from_model_config", "update", "validate", "get_generation_mode",
+)  # fmt: skip
+
+
+def test_the_methods_of_transformers_object_are_there_and_do_its_work(tmp_path: Path) -> None:
+    given = {"temperature": 0.6, "do_sample": True, "eos_token_id": [7, 8], "top_k": None}
+    ours, theirs = GenerationConfig(given), peers.library().GenerationConfig(**given)
+    assert all(callable(getattr(ours, name)) and hasattr(theirs, name) for name in METHODS)
+    assert ours.to_diff_dict() == {k: v for k, v in theirs.to_diff_dict().items() if k != "transformers_version"}
+    assert ours.to_json_string(ignore_metadata=True) == theirs.to_json_string(ignore_metadata=True)
+    assert json.loads(ours.to_json_string(use_diff=False)) == given
+    assert "temperature" not in json.loads(ours.to_json_string(keys_to_pop=["temperature"]))
+    assert ours.update(temperature=0.7) == theirs.update(temperature=0.7) == {}
+    assert ours.update({"top_p": 0.5}, top_p=0.4) == {}
+    assert (ours.temperature, ours.top_p, ours.validate()) == (0.7, 0.4, None)
+    ours.save_pretrained(tmp_path / "new")
+    assert type(GenerationConfig.from_pretrained(tmp_path / "new")) is GenerationConfig
+    assert GenerationConfig.from_pretrained(tmp_path / "new", top_p=1.0).to_dict() == ours.to_diff_dict() | {
+        "top_p": 1.0
+    }
+    assert peers.library().GenerationConfig.from_pretrained(tmp_path / "new").top_p == 0.4
+    assert GenerationConfig.from_model_config(CONFIG) == GenerationConfig.of(CONFIG)
+    with pytest.raises(NotFoundError):
+        GenerationConfig.from_pretrained(tmp_path)
+    with pytest.raises(UnsupportedError, match="uploads nothing"):
+        ours.save_pretrained(tmp_path, push_to_hub=True)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {}, {"do_sample": True}, {"num_beams": 2}, {"num_beams": 2, "do_sample": True}, {"num_beams": 1},
+        {"prompt_lookup_num_tokens": 2}, {"assistant_early_exit": 1},
+    ],
+)  # fmt: skip
+def test_the_way_of_writing_has_transformers_word(flags: dict[str, int]) -> None:
+    theirs = peers.library().GenerationConfig(**flags)
+    assert GenerationConfig(flags).get_generation_mode() == theirs.get_generation_mode().value
+    guessed = theirs.get_generation_mode(object()).value if "num_beams" not in flags else "assisted_generation"
+    assert GenerationConfig(flags).get_generation_mode(object()) == guessed
