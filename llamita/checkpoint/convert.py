@@ -5,9 +5,10 @@ from pathlib import Path
 import torch
 
 from llamita.checkpoint.gguf_names import is_gguf
-from llamita.checkpoint.gguf_save import PLAIN, WANTED, known_format, save_gguf
+from llamita.checkpoint.gguf_save import known_format, save_gguf
 from llamita.checkpoint.load import Loaded, load_pretrained
 from llamita.errors import UsageError
+from llamita.files.gguf_types import PLAIN
 from llamita.quant.surgery import is_quantized
 from llamita.tokenizer.save import save_tokenizer
 
@@ -44,7 +45,7 @@ def save_folder(loaded: Loaded, folder: Path) -> Path:
 def _plain(name: str | Path | None, format: str | None, offline: bool) -> Loaded:
     """The model in plain numbers, in the dtype of the format or in its own."""
     if format is not None:
-        return load_pretrained(name, dtype=WANTED[format], device="cpu", offline=offline)
+        return load_pretrained(name, dtype=PLAIN[format], device="cpu", offline=offline)
     loaded = load_pretrained(name, device="cpu", offline=offline)
     if not is_quantized(loaded.model):
         return loaded

@@ -10,7 +10,7 @@ from llamita.checkpoint.gguf_rope import rope_from_gguf, rope_to_gguf, shortest
 from llamita.config import LlamaConfig
 from llamita.errors import BrokenFileError, UnsupportedError, UsageError
 from llamita.files.gguf_split import Gguf
-from llamita.files.gguf_types import STORAGES, Field
+from llamita.files.gguf_types import PLAIN, STORAGES, Field
 from llamita.tokenizer.protocol import Tokenizer
 
 ARCHITECTURE = "llama"
@@ -35,7 +35,10 @@ SAMPLING: Mapping[str, tuple[str, str]] = {
     "min_p": ("general.sampling.min_p", "float32"),
     "repetition_penalty": ("general.sampling.penalty_repeat", "float32"),
 }
-PLAIN = ("f32", "f16", "bf16")
+_BIASES = {
+    "attn": [[f"attn_{which}", "bias"] for which in ("q", "k", "v", "output")],
+    "ffn": [[f"ffn_{which}", "bias"] for which in ("gate", "up", "down")],
+}
 BLOCKS_DTYPE = "float32"  # of norms and activations beside blocks, as in llama.cpp
 
 
@@ -70,22 +73,24 @@ def config_from_gguf(file: Gguf, tokenizer: Tokenizer | None) -> LlamaConfig:
     missing = next((FIELDS[name] for name in NEEDED if numbers[name] is None), None)
     if missing or "token_embd.weight" not in file:
         raise BrokenFileError(f"{source} has no {missing or 'token_embd.weight'}: it is no whole model")
-    numbers["vocab_size"] = file.entry("token_embd.weight").shape[0]
+    embedding = file.entry("token_embd.weight").shape
+    if len(embedding) != 2:
+        raise BrokenFileError(f"{source} has an embedding of shape {embedding}, not of rows: download it again")
+    numbers["vocab_size"] = embedding[0]
     numbers["sliding_window"] = numbers["sliding_window"] or None  # 0 is none
     try:
         config = LlamaConfig(
             **{name: number for name, number in numbers.items() if number is not None},
             rms_norm_eps=shortest(values.get("llama.attention.layer_norm_rms_epsilon", 1e-6)),
             tie_word_embeddings="output.weight" not in file,
-            attention_bias="blk.0.attn_q.bias" in file,
-            mlp_bias="blk.0.ffn_gate.bias" in file,
+            attention_bias=_has_bias(file, "attn"),
+            mlp_bias=_has_bias(file, "ffn"),
             dtype=_dtype(file),
             **_roles(values, tokenizer),
         )
         _check_rotation(values, config)
         _check_sizes(file, config)
-        factors = file.load(FREQUENCY_FACTORS) if FREQUENCY_FACTORS in file else None
-        return rope_from_gguf(values, config, factors)
+        return rope_from_gguf(values, config, _factors(file, config))
     except UnsupportedError:
         raise
     except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
@@ -134,6 +139,22 @@ def _dtype(file: Gguf) -> str:
         return BLOCKS_DTYPE
     most = max(PLAIN, key=lambda storage: sizes.get(storage, 0))
     return str(STORAGES[most].dtype).removeprefix("torch.")
+
+
+def _has_bias(file: Gguf, part: str) -> bool:
+    """Whether a projection of any layer, in attention or feed-forward, has a bias."""
+    names = (name.split(".") for name in file.names)
+    return any(name[0] == "blk" and name[2:] in _BIASES[part] for name in names)
+
+
+def _factors(file: Gguf, config: LlamaConfig) -> torch.Tensor | None:
+    """The divisors of the rotary frequencies (H/2,), where the file has such."""
+    if FREQUENCY_FACTORS not in file:
+        return None
+    entry, shape = file.entry(FREQUENCY_FACTORS), (config.head_dim // 2,)
+    if entry.storage not in PLAIN or entry.shape != shape:
+        raise UsageError(f"{FREQUENCY_FACTORS} is {entry.storage} of shape {entry.shape}, not plain numbers of {shape}")
+    return file.load(FREQUENCY_FACTORS).float()
 
 
 def _roles(values: Mapping[str, Any], tokenizer: Tokenizer | None) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from llamita.checkpoint.gguf_names import is_gguf
+from llamita.checkpoint.vocabulary import check_vocabulary
 from llamita.config import LlamaConfig
-from llamita.errors import BrokenFileError, NotFoundError
+from llamita.errors import NotFoundError
 from llamita.files.disk import explained
 from llamita.files.hub import is_gguf_name, resolve, resolve_gguf
 from llamita.model.llama import LlamaForCausalLM
@@ -92,15 +93,6 @@ def _embedded() -> Path:
             "the embedded model cria is not in this installation: install llamita anew, or name a model"
         )
     return folder
-
-
-def check_vocabulary(tokenizer: Tokenizer, config: LlamaConfig, folder: Path) -> None:
-    """Raise BrokenFileError where the tokenizer has ids that the model has no embedding for."""
-    if tokenizer.vocab_size > config.vocab_size:
-        raise BrokenFileError(
-            f"the tokenizer in {folder} has ids up to {tokenizer.vocab_size - 1}, but the model only "
-            f"{config.vocab_size} embeddings: put the model's own tokenizer there"
-        )
 
 
 def with_tokens(tokenizer: Tokenizer | None, path: Path) -> Tokenizer:

@@ -16,6 +16,7 @@ from llamita.errors import BrokenFileError, MemoryShortError
 from llamita.files.disk import LFS_POINTER, explained
 
 MAX_HEADER = 100_000_000  # bytes, the format's own limit
+MAX_ITEMS = 2**48  # numbers in one tensor
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -182,6 +183,8 @@ def _entry(name: str, fields: Any, path: Path) -> Entry:
     dtype = DTYPES[code]
     if math.prod(shape) * dtype.itemsize != stop - start:
         raise BrokenFileError(f"{path}: tensor {name!r}, {code} of shape {shape}, cannot take {stop - start} bytes")
+    if math.prod(max(axis, 1) for axis in shape) >= MAX_ITEMS:  # also beside an axis of 0, where torch counts on
+        raise BrokenFileError(f"{path}: tensor {name!r} has an impossible shape or place: {shape}, {[start, stop]}")
     return Entry(dtype, tuple(shape), start, stop)
 
 

@@ -47,17 +47,18 @@ class LoadReport:
         parts = []
         if self.missing_keys:
             parts.append(f"{len(self.missing_keys)} weights are not in the checkpoint and start random: ")
-            parts.append(_few(self.missing_keys))
+            parts.append(few(self.missing_keys))
         if self.unexpected_keys:
             parts.append(f"; {len(self.unexpected_keys)} in the checkpoint have no place in the model: ")
-            parts.append(_few(self.unexpected_keys))
+            parts.append(few(self.unexpected_keys))
         if self.mismatched_keys:
             parts.append("; of another shape in the checkpoint (checkpoint, model): ")
-            parts.append(_few(f"{name} {theirs} {ours}" for name, theirs, ours in self.mismatched_keys))
+            parts.append(few(f"{name} {theirs} {ours}" for name, theirs, ours in self.mismatched_keys))
         return "".join(parts).removeprefix("; ")
 
 
-def _few(names: Iterable[str]) -> str:
+def few(names: Iterable[str]) -> str:
+    """The first names of many, and how many more there are."""
     names = list(names)
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
