@@ -31,6 +31,8 @@ BACKEND_SYNONYMS = {"flex_attention": "flex", "flash_attn_2": "flash_attention_2
 NUMERICS = ("hf", "meta")
 MODEL_TYPES = ("llama", "mistral")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+MOST = {"num_hidden_layers": 10_000, "num_labels": 1_000_000}  # so that a few bytes cannot ask for all of the memory
+MOST_OF_OTHERS, MOST_WEIGHTS = 2**31 - 1, 2**48  # ids and sizes are 32 bits wide; numbers in one matrix
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -56,10 +58,14 @@ class RopeConfig:
 
     def __post_init__(self) -> None:
         if self.rope_type not in ROPE_REQUIRED:
-            raise UsageError(f"rope_type {self.rope_type!r} is unknown: use one of {', '.join(ROPE_REQUIRED)}")
+            raise UsageError(
+                f"rope_type {checks.quoted(self.rope_type)} is unknown: use one of {', '.join(ROPE_REQUIRED)}"
+            )
         for name in ROPE_REQUIRED[self.rope_type]:
             if getattr(self, name) is None:
-                raise UsageError(f"rope_type {self.rope_type!r} needs the key {name!r}: add it to rope_parameters")
+                raise UsageError(
+                    f"rope_type {checks.quoted(self.rope_type)} needs the key {name!r}: add it to rope_parameters"
+                )
         for name, value in self.to_dict().items():
             if name != "rope_type":
                 ROPE_CHECKS.get(name, checks.positive)(f"rope {name}", value)
@@ -72,7 +78,9 @@ class RopeConfig:
                 f"high_freq_factor {self.high_freq_factor} must be above low_freq_factor {self.low_freq_factor}"
             )
         if self.partial_rotary_factor is not None and self.rope_type not in ("default", "proportional"):
-            raise UnsupportedError(f"partial_rotary_factor goes with rope_type 'proportional', not {self.rope_type!r}")
+            raise UnsupportedError(
+                f"partial_rotary_factor goes with rope_type 'proportional', not {checks.quoted(self.rope_type)}"
+            )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RopeConfig":
@@ -80,7 +88,9 @@ class RopeConfig:
         values = {key: value for key, value in values.items() if value is not None}
         for name in ("type", "rope_type"):
             if not isinstance(values.get(name, ""), str):
-                raise UsageError(f"rope {name} is {values[name]!r}: it must be one of {', '.join(ROPE_REQUIRED)}")
+                raise UsageError(
+                    f"rope {name} is {checks.quoted(values[name])}: it must be one of {', '.join(ROPE_REQUIRED)}"
+                )
         kinds = {ROPE_SYNONYMS.get(kind, kind) for kind in (values.pop("type", None), values.get("rope_type")) if kind}
         if len(kinds) > 1:
             both = " and ".join(sorted(map(str, kinds)))
@@ -241,11 +251,12 @@ class LlamaConfig:
         """
         path = Path(folder) / "config.json"
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = checks.parsed_json(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             raise NotFoundError(f"{folder} has no config.json: give the folder of a Hugging Face checkpoint") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise BrokenFileError(f"{path} is not valid JSON ({error}): fetch it again") from None
+        except ValueError as error:  # UnicodeDecodeError is one, and quotes the bytes
+            reason = checks.shortened(error, checks.MAX_REASON)
+            raise BrokenFileError(f"{path} is not valid JSON ({reason}): fetch it again") from None
         if not isinstance(values, dict):
             raise BrokenFileError(f"{path} holds a {type(values).__name__}, not a JSON object: fetch it again")
         config = cls.from_dict(values)
@@ -314,6 +325,7 @@ def _resolve_labels(labels: Mapping[int, str], count: int | None) -> Mapping[int
     if count is None or count == len(labels):
         return labels
     checks.count("num_labels", count)
+    checks.at_most("num_labels", count, MOST["num_labels"])
     return {index: f"LABEL_{index}" for index in range(count)}
 
 
@@ -332,6 +344,7 @@ def _check_counts(config: LlamaConfig) -> None:
         value = getattr(config, name)
         if value is not None or name not in ("num_key_value_heads", "head_dim", "sliding_window"):
             checks.count(name, value)
+            checks.at_most(name, value, MOST.get(name, MOST_OF_OTHERS))
     if config.head_dim is None and config.hidden_size % config.num_attention_heads:
         raise UsageError(
             f"hidden_size {config.hidden_size} is not a multiple of num_attention_heads "
@@ -347,6 +360,8 @@ def _check_shapes(config: LlamaConfig) -> None:
         )
     if config.head_dim % 2:
         raise UsageError(f"head_dim is {config.head_dim}: rotary positions turn pairs, so it must be even")
+    rows = max(config.vocab_size, config.intermediate_size, config.num_attention_heads * config.head_dim)
+    checks.at_most(f"the largest matrix, {rows} rows of {config.hidden_size},", rows * config.hidden_size, MOST_WEIGHTS)
     rope = config.rope_parameters
     if rope.rope_type == "dynamic" and config.head_dim < 4:
         raise UsageError(f"head_dim is {config.head_dim}: the 'dynamic' rope_type needs at least 4")
@@ -376,7 +391,9 @@ def _check_choices(config: LlamaConfig) -> None:
     for name, allowed in choices.items():
         if getattr(config, name) not in allowed:
             listed = ", ".join(str(value) for value in allowed)
-            raise UnsupportedError(f"{name} {getattr(config, name)!r} is not supported: use one of {listed}")
+            raise UnsupportedError(
+                f"{name} {checks.quoted(getattr(config, name))} is not supported: use one of {listed}"
+            )
     for name in ("rms_norm_eps", "initializer_range", "attention_dropout"):
         checks.share(name, getattr(config, name))
     if config.rms_norm_eps == 0:

@@ -7,6 +7,7 @@ import torch
 
 from llamita.checkpoint.gguf_names import FREQUENCY_FACTORS
 from llamita.checkpoint.gguf_rope import rope_from_gguf, rope_to_gguf, shortest
+from llamita.checks import MAX_REASON, quoted, shortened
 from llamita.config import LlamaConfig
 from llamita.errors import BrokenFileError, UnsupportedError, UsageError
 from llamita.files.gguf_split import Gguf
@@ -48,7 +49,9 @@ def config_to_gguf(config: LlamaConfig) -> tuple[dict[str, Field], torch.Tensor 
     Raises UnsupportedError for what GGUF's Llama does not know.
     """
     if config.hidden_act not in ("silu", "swish"):
-        raise UnsupportedError(f"GGUF's Llama has no activation but silu: {config.hidden_act!r} cannot be written")
+        raise UnsupportedError(
+            f"GGUF's Llama has no activation but silu: {quoted(config.hidden_act)} cannot be written"
+        )
     values = {key: getattr(config, name) for name, key in FIELDS.items()}
     fields = {key: Field("uint32", value) for key, value in values.items() if value is not None}
     fields["llama.attention.value_length"] = Field("uint32", config.head_dim)
@@ -67,7 +70,7 @@ def config_from_gguf(file: Gguf, tokenizer: Tokenizer | None) -> LlamaConfig:
     source = file.paths[0]
     architecture = values.get("general.architecture")
     if architecture != ARCHITECTURE or values.get("llama.expert_count", 0):
-        what = "a mixture of experts" if architecture == ARCHITECTURE else f"of architecture {architecture!r}"
+        what = "a mixture of experts" if architecture == ARCHITECTURE else f"of architecture {quoted(architecture)}"
         raise UnsupportedError(f"{source} is {what}: only plain Llamas can be read")
     numbers = {name: _number(values, key, source) for name, key in FIELDS.items()}
     missing = next((FIELDS[name] for name in NEEDED if numbers[name] is None), None)
@@ -94,8 +97,9 @@ def config_from_gguf(file: Gguf, tokenizer: Tokenizer | None) -> LlamaConfig:
     except UnsupportedError:
         raise
     except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BrokenFileError(f"{source} describes no Llama ({reason}): download it again") from error
+        raise BrokenFileError(
+            f"{source} describes no Llama ({shortened(error, MAX_REASON)}): download it again"
+        ) from error
 
 
 def generation_to_gguf(generation: Mapping[str, Any]) -> dict[str, Field]:
@@ -124,7 +128,7 @@ def _number(values: Mapping[str, Any], key: str, source: object) -> int | None:
             raise UnsupportedError(f"{source} has layers that differ in {key}: only Llamas of equal layers can be read")
         value = value[0]
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise BrokenFileError(f"{source} is damaged: {key} is {str(value)[:30]!r}, no whole number")
+        raise BrokenFileError(f"{source} is damaged: {key} is {quoted(value)}, no whole number")
     return value
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from llamita.checks import shortened
 from llamita.config import DTYPES, LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
 from llamita.model import recompute, vocabulary
@@ -106,7 +107,7 @@ class PreTrainedModel(nn.Module):
         """A model with the checkpoint's weights in `config.dtype`, in eval mode; what did not fit starts anew."""
         if method := config.extra.get("quantization_config"):
             kind = method.get("quant_method", "an unnamed method") if isinstance(method, dict) else method
-            raise UnsupportedError(f"this checkpoint is quantized by {kind}: give one of plain weights")
+            raise UnsupportedError(f"this checkpoint is quantized by {shortened(kind)}: give one of plain weights")
         with shapes_only():
             model = cls(config)
         dtype, std = getattr(torch, str(config.dtype)), config.initializer_range
