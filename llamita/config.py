@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from llamita import checks
-from llamita.errors import BrokenFileError, NotFoundError, UnsupportedError, UsageError
+from llamita.errors import AccessError, BrokenFileError, LlamitaError, NotFoundError, UnsupportedError, UsageError
 
 ROPE_REQUIRED: dict[str, tuple[str, ...]] = {
     "default": (),
@@ -267,8 +267,13 @@ class LlamaConfig:
         path = Path(folder) / "config.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(".config.json.new")
-        fresh.write_text(json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        fresh.replace(path)
+        try:
+            fresh.write_text(json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            fresh.replace(path)
+        except OSError as error:
+            fresh.unlink(missing_ok=True)
+            kind = AccessError if isinstance(error, PermissionError) else LlamitaError
+            raise kind(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
 
 
 # Readable under their other names, too. Set here: in the class body they would be the defaults of the arguments.

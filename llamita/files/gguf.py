@@ -217,12 +217,21 @@ def _entries(cursor: Cursor, count: int, alignment: int) -> dict[str, Entry]:
         if stop > cursor.size:
             cursor.refuse(f"is truncated or damaged: tensor {quoted(name)} ends at byte {stop} of {cursor.size}")
         entries[name] = Entry(storage, shape, start, stop)
-    reached = 0
+    _check_layout(cursor, entries, base, alignment)
+    return entries
+
+
+def _check_layout(cursor: Cursor, entries: dict[str, Entry], base: int, alignment: int) -> None:
+    """That tensors lie one behind the other, as GGML wants them: a changed type or shape leaves a hole."""
+    reached = base
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
         if entry.start < reached:
             cursor.refuse(f"is damaged: tensor {quoted(name)} overlaps the tensor before it")
+        if entry.start - reached >= alignment:
+            cursor.refuse(f"is damaged: there is a hole before tensor {quoted(name)}")
         reached = entry.stop
-    return entries
+    if entries and cursor.size - reached >= alignment:
+        cursor.refuse(f"is damaged: its last {cursor.size - reached} bytes belong to no tensor")
 
 
 def _place(cursor: Cursor, name: str) -> tuple[str, tuple[int, ...], int]:
