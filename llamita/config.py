@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from llamita import checks
+from llamita.checks import quoted
 from llamita.errors import AccessError, BrokenFileError, LlamitaError, NotFoundError, UnsupportedError, UsageError
 
 ROPE_REQUIRED: dict[str, tuple[str, ...]] = {
@@ -58,14 +59,10 @@ class RopeConfig:
 
     def __post_init__(self) -> None:
         if self.rope_type not in ROPE_REQUIRED:
-            raise UsageError(
-                f"rope_type {checks.quoted(self.rope_type)} is unknown: use one of {', '.join(ROPE_REQUIRED)}"
-            )
+            raise UsageError(f"rope_type {quoted(self.rope_type)} is unknown: use one of {', '.join(ROPE_REQUIRED)}")
         for name in ROPE_REQUIRED[self.rope_type]:
             if getattr(self, name) is None:
-                raise UsageError(
-                    f"rope_type {checks.quoted(self.rope_type)} needs the key {name!r}: add it to rope_parameters"
-                )
+                raise UsageError(f"rope_type {self.rope_type!r} needs the key {name!r}: add it to rope_parameters")
         for name, value in self.to_dict().items():
             if name != "rope_type":
                 ROPE_CHECKS.get(name, checks.positive)(f"rope {name}", value)
@@ -78,9 +75,7 @@ class RopeConfig:
                 f"high_freq_factor {self.high_freq_factor} must be above low_freq_factor {self.low_freq_factor}"
             )
         if self.partial_rotary_factor is not None and self.rope_type not in ("default", "proportional"):
-            raise UnsupportedError(
-                f"partial_rotary_factor goes with rope_type 'proportional', not {checks.quoted(self.rope_type)}"
-            )
+            raise UnsupportedError(f"partial_rotary_factor goes with rope_type 'proportional', not {self.rope_type!r}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RopeConfig":
@@ -88,9 +83,7 @@ class RopeConfig:
         values = {key: value for key, value in values.items() if value is not None}
         for name in ("type", "rope_type"):
             if not isinstance(values.get(name, ""), str):
-                raise UsageError(
-                    f"rope {name} is {checks.quoted(values[name])}: it must be one of {', '.join(ROPE_REQUIRED)}"
-                )
+                raise UsageError(f"rope {name} is {quoted(values[name])}: it must be one of {', '.join(ROPE_REQUIRED)}")
         kinds = {ROPE_SYNONYMS.get(kind, kind) for kind in (values.pop("type", None), values.get("rope_type")) if kind}
         if len(kinds) > 1:
             both = " and ".join(sorted(map(str, kinds)))
@@ -396,9 +389,7 @@ def _check_choices(config: LlamaConfig) -> None:
     for name, allowed in choices.items():
         if getattr(config, name) not in allowed:
             listed = ", ".join(str(value) for value in allowed)
-            raise UnsupportedError(
-                f"{name} {checks.quoted(getattr(config, name))} is not supported: use one of {listed}"
-            )
+            raise UnsupportedError(f"{name} {quoted(getattr(config, name))} is not supported: use one of {listed}")
     for name in ("rms_norm_eps", "initializer_range", "attention_dropout"):
         checks.share(name, getattr(config, name))
     if config.rms_norm_eps == 0:
