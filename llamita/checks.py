@@ -11,6 +11,8 @@ from llamita.errors import UsageError
 
 MAX_QUOTED = 60  # characters of a value that a message repeats, whatever a file says
 MAX_FLOAT = sys.float_info.max  # whole numbers may be larger
+MAX_DIGITS = 308
+_MANY_DIGITS = re.compile(rf"\d{{{MAX_DIGITS}}}")
 MAX_REASON = 120  # characters of what a library says is wrong
 
 
@@ -34,7 +36,7 @@ def parsed_json(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None 
     pairs: makes each object, of its names and values.
     """
     try:
-        value = json.loads(text, object_pairs_hook=pairs)
+        value = json.loads(text, object_pairs_hook=pairs, parse_int=_integer if _MANY_DIGITS.search(text) else None)
         if re.search(r"\\u[dD][89a-fA-F]", text):  # half of a surrogate pair, unless both halves are there
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
@@ -47,6 +49,13 @@ def parsed_json(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None 
         what = "a number has too many digits" if "digits" in str(error) else shortened(error)
         raise ValueError(what) from None
     return value
+
+
+def _integer(digits: str) -> int:
+    """A whole number that a float can hold: all that is computed with becomes one."""
+    if len(digits) > MAX_DIGITS:
+        raise ValueError("too many digits")
+    return int(digits)
 
 
 def is_number(value: Any) -> bool:

@@ -13,7 +13,7 @@ from tests.unit.cli.conftest import FLAGS, Run
 LONG = "x" * 100_000
 DIGITS = "9" * 5000
 TEXTS = ["[" * 100_000, '{"a":' * 100_000, f'{{"vocab_size": {DIGITS}}}', '{"a": "\\ud800"}', "null", "3", '"a"', ""]
-HUGE: list[Any] = [2**31, 2**63, 2**64, 10**400]
+HUGE: list[Any] = [2**31, 2**63, 2**64, 10**300, 10**400]
 COUNTS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
           "num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window")  # fmt: skip
 VALUES: Mapping[str, list[Mapping[str, Any]]] = {
@@ -24,10 +24,10 @@ VALUES: Mapping[str, list[Mapping[str, Any]]] = {
         {"rope_parameters": {"rope_type": "linear", "factor": 10**400}},
         {"rope_parameters": {"rope_type": LONG}},
         {"rope_parameters": LONG},
-        {"rms_norm_eps": 10**400},
+        {"rms_norm_eps": 10**300},
         {"rms_norm_eps": LONG},
-        {"bos_token_id": 10**400},
-        {"eos_token_id": [1, 10**400]},
+        {"bos_token_id": 10**300},
+        {"eos_token_id": [1, 10**300]},
         {"hidden_act": LONG},
         {"hidden_act": [LONG]},
         {"model_type": LONG},
@@ -47,7 +47,11 @@ VALUES: Mapping[str, list[Mapping[str, Any]]] = {
         {"chat_template": 10**400},
     ],
     "generation_config.json": [
-        {"eos_token_id": 10**400},
+        {"eos_token_id": 10**300},
+        {"top_k": 10**400, "do_sample": True},
+        {"temperature": 10**400, "do_sample": True},
+        {"top_p": 10**400, "do_sample": True},
+        {"repetition_penalty": -(10**400)},
         {"eos_token_id": [2**31]},
         {"bos_token_id": 2**63},
         {"pad_token_id": 2**63},
