@@ -1,10 +1,61 @@
 """Checks of single values: each passes in silence or raises a UsageError that says the name, the value and the rule."""
 
+import json
 import math
-from collections.abc import Mapping
+import re
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from llamita.errors import UsageError
+
+MAX_QUOTED = 60  # characters of a value that a message repeats, whatever a file says
+MAX_FLOAT = sys.float_info.max  # whole numbers may be larger
+MAX_DIGITS = 308
+_MANY_DIGITS = re.compile(rf"\d{{{MAX_DIGITS}}}")
+MAX_REASON = 120  # characters of what a library says is wrong
+
+
+def quoted(value: Any) -> str:
+    """A value as a message repeats it, cut where it is long."""
+    try:
+        return shortened(repr(value))
+    except (ValueError, RecursionError):  # Python writes no whole number of more than 4,300 digits
+        return "too long to be written"
+
+
+def shortened(text: object, most: int = MAX_QUOTED) -> str:
+    """A text in one line of at most so many characters."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
+def parsed_json(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """The value of a JSON text. Raises ValueError with the reason in a few words, for any text there can be.
+
+    pairs: makes each object, of its names and values.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=pairs, parse_int=_integer if _MANY_DIGITS.search(text) else None)
+        if re.search(r"\\u[dD][89a-fA-F]", text):  # half of a surrogate pair, unless both halves are there
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a surrogate pair") from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:
+        what = "a number has too many digits" if "digits" in str(error) else shortened(error)
+        raise ValueError(what) from None
+    return value
+
+
+def _integer(digits: str) -> int:
+    """A whole number that a float can hold: all that is computed with becomes one."""
+    if len(digits) > MAX_DIGITS:
+        raise ValueError("too many digits")
+    return int(digits)
 
 
 def is_number(value: Any) -> bool:
@@ -15,25 +66,31 @@ def is_number(value: Any) -> bool:
 def count(name: str, value: Any) -> None:
     """A whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UsageError(f"{name} is {value!r}: it must be a whole number of at least 1")
+        raise UsageError(f"{name} is {quoted(value)}: it must be a whole number of at least 1")
+
+
+def at_most(name: str, value: Any, most: int) -> None:
+    """A whole number that is no larger than makes sense."""
+    if value > most:
+        raise UsageError(f"{name} is {quoted(value)}: it must be at most {most}")
 
 
 def flag(name: str, value: Any) -> None:
     """True or False, not a word for it."""
     if not isinstance(value, bool):
-        raise UsageError(f"{name} is {value!r}: it must be true or false")
+        raise UsageError(f"{name} is {quoted(value)}: it must be true or false")
 
 
 def share(name: str, value: Any) -> None:
     """A number from 0 to 1."""
     if not is_number(value) or not 0 <= value <= 1:
-        raise UsageError(f"{name} is {value!r}: it must be a number from 0 to 1")
+        raise UsageError(f"{name} is {quoted(value)}: it must be a number from 0 to 1")
 
 
 def positive(name: str, value: Any) -> None:
     """A finite number above 0."""
-    if not is_number(value) or not 0 < value < math.inf:
-        raise UsageError(f"{name} is {value!r}: it must be above 0")
+    if not is_number(value) or not 0 < value < math.inf or value > MAX_FLOAT:
+        raise UsageError(f"{name} is {quoted(value)}: it must be above 0 and finite")
 
 
 def not_negative(name: str, value: Any) -> None:
@@ -45,7 +102,7 @@ def not_negative(name: str, value: Any) -> None:
 def positives(name: str, value: Any) -> None:
     """A list of finite numbers above 0."""
     if not isinstance(value, list | tuple):
-        raise UsageError(f"{name} is {value!r}: it must be a list of numbers")
+        raise UsageError(f"{name} is {quoted(value)}: it must be a list of numbers")
     for one in value:
         positive(name, one)
 
@@ -55,15 +112,15 @@ def token(name: str, value: Any, vocab_size: int) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int):
-        raise UsageError(f"{name} is {value!r}: it must be the number of a token")
+        raise UsageError(f"{name} is {quoted(value)}: it must be the number of a token")
     if not -1 <= value < vocab_size:
-        raise UsageError(f"{name} is {value}, outside the vocabulary of {vocab_size} tokens")
+        raise UsageError(f"{name} is {quoted(value)}, outside the vocabulary of {vocab_size} tokens")
 
 
 def mapping(name: str, value: Any) -> dict[str, Any]:
     """A JSON object as a new dict; None is an empty one."""
     if value is not None and not isinstance(value, Mapping):
-        raise UsageError(f"{name} is {value!r}: it must be an object of keys and values")
+        raise UsageError(f"{name} is {quoted(value)}: it must be an object of keys and values")
     return dict(value or {})
 
 
@@ -72,4 +129,4 @@ def labels(value: Any) -> dict[int, str]:
     try:
         return {int(index): str(label) for index, label in value.items()}
     except (AttributeError, ValueError):
-        raise UsageError(f"id2label is {value!r}: it must name each class by its number") from None
+        raise UsageError(f"id2label is {quoted(value)}: it must name each class by its number") from None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from llamita.bridge import transformers as peers
+from llamita.checkpoint.load import check_weights
 from llamita.config import LlamaConfig, RopeConfig
 from llamita.model.llama import LlamaForCausalLM
 
@@ -186,6 +187,7 @@ class Comparison:
 
 def compare(folder: Path, *, length: int = 33, seed: int = 0) -> Iterator[Comparison]:
     """Run a checkpoint folder here and in transformers, on the same random tokens, over dtypes and backends."""
+    check_weights(folder, LlamaConfig.from_pretrained(folder))  # both would start the missing ones random
     for dtype, backend in product(DTYPES, BACKENDS):
         ours = LlamaForCausalLM.from_pretrained(folder, dtype=dtype, device="cpu", attn_implementation=backend)
         theirs = peers.load(folder, dtype=getattr(torch, dtype), attn_implementation=backend)

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from llamita.checkpoint.gguf_config import config_from_gguf, generation_from_gguf
 from llamita.checkpoint.gguf_names import FREQUENCY_FACTORS, from_gguf, halved, halved_order, heads_of
+from llamita.checkpoint.vocabulary import check_vocabulary
 from llamita.config import LlamaConfig
 from llamita.errors import BrokenFileError, UnsupportedError
 from llamita.files.gguf_split import Gguf, open_gguf
-from llamita.files.gguf_types import STORAGES
+from llamita.files.gguf_types import PLAIN
 from llamita.model.initial import shapes_only
 from llamita.model.llama import LlamaForCausalLM
-from llamita.model.loading import LoadReport
+from llamita.model.loading import LoadReport, few
 from llamita.model.pretrained import chosen_device, chosen_dtype
 from llamita.model.rope import LlamaRotaryEmbedding
 from llamita.quant.blocks import FORMATS
@@ -28,11 +29,13 @@ class GgufTensors:
 
     def __init__(self, file: Gguf, config: LlamaConfig) -> None:
         self._file, self._config = file, config
-        self._names = {from_gguf(name) or name: name for name in file.names if name != FREQUENCY_FACTORS}
-        for ours, theirs in self._names.items():
+        named = {name: from_gguf(name) for name in file.names if name != FREQUENCY_FACTORS}
+        self._names = {ours: theirs for theirs, ours in named.items() if ours is not None}
+        self.strangers = [theirs for theirs, ours in named.items() if ours is None]  # of no Llama, and never read
+        for theirs in self._names.values():
             storage = file.entry(theirs).storage
-            if storage not in FORMATS and self.dtype(ours) not in (torch.float32, torch.float16, torch.bfloat16):
-                known = ", ".join(["f32, f16, bf16", *FORMATS])
+            if storage not in (*PLAIN, *FORMATS):
+                known = ", ".join([*PLAIN, *FORMATS])
                 raise UnsupportedError(f"{file.paths[0]}: tensor {theirs} is stored as {storage}: known are {known}")
 
     @property
@@ -53,9 +56,13 @@ class GgufTensors:
         """The shape of one weight."""
         return self._file.entry(self._names[name]).shape
 
+    def is_in_blocks(self, name: str) -> bool:
+        """Whether a weight is stored in blocks that share a scale."""
+        return name in self._names and self.storage(name) in FORMATS
+
     def dtype(self, name: str) -> torch.dtype:
         """The dtype in which `load` gives one weight: fp32 for blocks."""
-        return STORAGES[self.storage(name)].dtype or torch.float32
+        return torch.float32 if self.is_in_blocks(name) else PLAIN[self.storage(name)]
 
     def load(self, name: str) -> Tensor:
         """One weight: plain numbers share the file's pages, but for queries and keys; blocks are dequantized."""
@@ -103,6 +110,8 @@ def open_model(path: Path) -> tuple[LlamaConfig, Tokenizer | None, GgufTensors, 
     has_tokens = file.value("tokenizer.ggml.model", "none") not in ("none", "no_vocab")
     tokenizer = tokenizer_from_gguf(file.metadata, path) if has_tokens else None
     config = config_from_gguf(file, tokenizer)
+    if tokenizer is not None:
+        check_vocabulary(tokenizer, config, path)
     return config, tokenizer, GgufTensors(file, config), generation_from_gguf(file.metadata, config)
 
 
@@ -125,26 +134,43 @@ def load_gguf(
         config = config.replace(attn_implementation=attn_implementation)
     with shapes_only():
         model = LlamaForCausalLM(config)
+    wanted = [name for name, _ in model.named_parameters()]
     _check(model, tensors)
-    blocks = [name for name in tensors if tensors.storage(name) in FORMATS] if str(dtype) == "auto" else []
+    blocks = [name for name in wanted if str(dtype) == "auto" and tensors.is_in_blocks(name)]
     _fill(model, tensors, blocks, chosen_device(device))
     model.generation_config = generation
-    known = dict(model.named_parameters(remove_duplicate=False)).keys() | set(blocks) | set(model.tied_weights)
-    model.load_report = LoadReport(unexpected_keys=[name for name in tensors if name not in known])
+    unexpected = [name for name in tensors if name not in wanted]
+    model.load_report = LoadReport(unexpected_keys=[*unexpected, *tensors.strangers])
     if str(model.load_report):
         warnings.warn(f"loading {path}: {model.load_report}", stacklevel=3)
     return model, tokenizer
 
 
 def _check(model: LlamaForCausalLM, tensors: GgufTensors) -> None:
-    for name, parameter in model.named_parameters():
-        if name not in tensors:
-            raise BrokenFileError(f"{tensors.paths[0]} has no weights for {name}: it is incomplete, download it again")
-        if tensors.shape(name) != tuple(parameter.shape):
+    """That the file has what the model wants, told by its header: all weights, each of its shape and readable."""
+    source, wanted = tensors.paths[0], dict(model.named_parameters())
+    missing = [name for name in wanted if name not in tensors and not _is_zero(name, tensors)]
+    if missing:
+        raise BrokenFileError(f"{source} is incomplete: it has no weights for {few(missing)}; download it again")
+    for name, parameter in wanted.items():
+        if name in tensors and tensors.shape(name) != tuple(parameter.shape):
             raise BrokenFileError(
-                f"{tensors.paths[0]} says that {name} is {tuple(parameter.shape)}, and holds {tensors.shape(name)}: "
+                f"{source} says that {name} is {tuple(parameter.shape)}, and holds {tensors.shape(name)}: "
                 "download it again"
             )
+        if name in tensors and parameter.ndim == 1 and tensors.is_in_blocks(name):
+            raise UnsupportedError(
+                f"{source}: {name} is stored as {tensors.storage(name)}: norms and biases are read as f32, f16 or bf16"
+            )
+    stray = [name for name in tensors if name.endswith(".bias") and name not in wanted]
+    if stray:
+        raise UnsupportedError(f"{source} has biases that no Llama adds: {few(stray)}")
+
+
+def _is_zero(name: str, tensors: GgufTensors) -> bool:
+    """Whether a weight is a bias that no layer of the file has: some add them to queries, keys and values alone."""
+    kind = name.partition("layers.")[2].partition(".")[2]
+    return name.endswith(".bias") and not any(other.endswith(kind) for other in tensors)
 
 
 def _fill(model: LlamaForCausalLM, tensors: GgufTensors, blocks: list[str], device: torch.device) -> None:
@@ -152,10 +178,11 @@ def _fill(model: LlamaForCausalLM, tensors: GgufTensors, blocks: list[str], devi
     if blocks:
         _put_blocks(model, tensors, blocks, device)
     dtype = getattr(torch, str(model.config.dtype))
-    for name, _ in list(model.named_parameters()):
+    for name, parameter in list(model.named_parameters()):
         owner, _, leaf = name.rpartition(".")
-        weight = nn.Parameter(tensors.load(name).to(device=device, dtype=dtype))
-        model.get_submodule(owner).register_parameter(leaf, weight)
+        weight = tensors.load(name) if name in tensors else torch.zeros(parameter.shape, device="cpu")
+        _check_loaded(name, tuple(weight.shape), tuple(parameter.shape), tensors)
+        model.get_submodule(owner).register_parameter(leaf, nn.Parameter(weight.to(device=device, dtype=dtype)))
     if not any(source in blocks for source in model.tied_weights.values()):
         model.tie_weights()
     for module in model.modules():
@@ -177,5 +204,15 @@ def _put_blocks(model: LlamaForCausalLM, tensors: GgufTensors, names: list[str],
         modules = tuple(one.removesuffix(".weight") for one in (name, *twins))
         raw, order = tensors.stored(name)  # put in the device's order there, not in the CPU's here
         order = None if order is None else order.to(device)
-        put(model, modules, BlockMatrix.from_raw(tensors.storage(name), raw.to(device), order))
+        matrix = BlockMatrix.from_raw(tensors.storage(name), raw.to(device), order)
+        _check_loaded(name, matrix.shape, tuple(model.get_parameter(name).shape), tensors)
+        put(model, modules, matrix)
         tensors.release(name)
+
+
+def _check_loaded(name: str, shape: tuple[int, ...], expected: tuple[int, ...], tensors: GgufTensors) -> None:
+    """That a weight as it was loaded has its place's shape: kernels are given its address and that shape."""
+    if shape != expected:
+        raise BrokenFileError(
+            f"{tensors.paths[0]}: {name} is loaded as {shape}, and not as {expected}: download it again"
+        )

@@ -7,10 +7,11 @@ import torch
 
 from llamita.checkpoint.gguf_names import FREQUENCY_FACTORS
 from llamita.checkpoint.gguf_rope import rope_from_gguf, rope_to_gguf, shortest
+from llamita.checks import MAX_REASON, quoted, shortened
 from llamita.config import LlamaConfig
 from llamita.errors import BrokenFileError, UnsupportedError, UsageError
 from llamita.files.gguf_split import Gguf
-from llamita.files.gguf_types import STORAGES, Field
+from llamita.files.gguf_types import PLAIN, STORAGES, Field
 from llamita.tokenizer.protocol import Tokenizer
 
 ARCHITECTURE = "llama"
@@ -35,7 +36,10 @@ SAMPLING: Mapping[str, tuple[str, str]] = {
     "min_p": ("general.sampling.min_p", "float32"),
     "repetition_penalty": ("general.sampling.penalty_repeat", "float32"),
 }
-PLAIN = ("f32", "f16", "bf16")
+_BIASES = {
+    "attn": [[f"attn_{which}", "bias"] for which in ("q", "k", "v", "output")],
+    "ffn": [[f"ffn_{which}", "bias"] for which in ("gate", "up", "down")],
+}
 BLOCKS_DTYPE = "float32"  # of norms and activations beside blocks, as in llama.cpp
 
 
@@ -45,7 +49,9 @@ def config_to_gguf(config: LlamaConfig) -> tuple[dict[str, Field], torch.Tensor 
     Raises UnsupportedError for what GGUF's Llama does not know.
     """
     if config.hidden_act not in ("silu", "swish"):
-        raise UnsupportedError(f"GGUF's Llama has no activation but silu: {config.hidden_act!r} cannot be written")
+        raise UnsupportedError(
+            f"GGUF's Llama has no activation but silu: {quoted(config.hidden_act)} cannot be written"
+        )
     values = {key: getattr(config, name) for name, key in FIELDS.items()}
     fields = {key: Field("uint32", value) for key, value in values.items() if value is not None}
     fields["llama.attention.value_length"] = Field("uint32", config.head_dim)
@@ -64,33 +70,36 @@ def config_from_gguf(file: Gguf, tokenizer: Tokenizer | None) -> LlamaConfig:
     source = file.paths[0]
     architecture = values.get("general.architecture")
     if architecture != ARCHITECTURE or values.get("llama.expert_count", 0):
-        what = "a mixture of experts" if architecture == ARCHITECTURE else f"of architecture {architecture!r}"
+        what = "a mixture of experts" if architecture == ARCHITECTURE else f"of architecture {quoted(architecture)}"
         raise UnsupportedError(f"{source} is {what}: only plain Llamas can be read")
     numbers = {name: _number(values, key, source) for name, key in FIELDS.items()}
     missing = next((FIELDS[name] for name in NEEDED if numbers[name] is None), None)
     if missing or "token_embd.weight" not in file:
         raise BrokenFileError(f"{source} has no {missing or 'token_embd.weight'}: it is no whole model")
-    numbers["vocab_size"] = file.entry("token_embd.weight").shape[0]
+    embedding = file.entry("token_embd.weight").shape
+    if len(embedding) != 2:
+        raise BrokenFileError(f"{source} has an embedding of shape {embedding}, not of rows: download it again")
+    numbers["vocab_size"] = embedding[0]
     numbers["sliding_window"] = numbers["sliding_window"] or None  # 0 is none
     try:
         config = LlamaConfig(
             **{name: number for name, number in numbers.items() if number is not None},
             rms_norm_eps=shortest(values.get("llama.attention.layer_norm_rms_epsilon", 1e-6)),
             tie_word_embeddings="output.weight" not in file,
-            attention_bias="blk.0.attn_q.bias" in file,
-            mlp_bias="blk.0.ffn_gate.bias" in file,
+            attention_bias=_has_bias(file, "attn"),
+            mlp_bias=_has_bias(file, "ffn"),
             dtype=_dtype(file),
             **_roles(values, tokenizer),
         )
         _check_rotation(values, config)
         _check_sizes(file, config)
-        factors = file.load(FREQUENCY_FACTORS) if FREQUENCY_FACTORS in file else None
-        return rope_from_gguf(values, config, factors)
+        return rope_from_gguf(values, config, _factors(file, config))
     except UnsupportedError:
         raise
     except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BrokenFileError(f"{source} describes no Llama ({reason}): download it again") from error
+        raise BrokenFileError(
+            f"{source} describes no Llama ({shortened(error, MAX_REASON)}): download it again"
+        ) from error
 
 
 def generation_to_gguf(generation: Mapping[str, Any]) -> dict[str, Field]:
@@ -119,7 +128,7 @@ def _number(values: Mapping[str, Any], key: str, source: object) -> int | None:
             raise UnsupportedError(f"{source} has layers that differ in {key}: only Llamas of equal layers can be read")
         value = value[0]
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise BrokenFileError(f"{source} is damaged: {key} is {str(value)[:30]!r}, no whole number")
+        raise BrokenFileError(f"{source} is damaged: {key} is {quoted(value)}, no whole number")
     return value
 
 
@@ -134,6 +143,22 @@ def _dtype(file: Gguf) -> str:
         return BLOCKS_DTYPE
     most = max(PLAIN, key=lambda storage: sizes.get(storage, 0))
     return str(STORAGES[most].dtype).removeprefix("torch.")
+
+
+def _has_bias(file: Gguf, part: str) -> bool:
+    """Whether a projection of any layer, in attention or feed-forward, has a bias."""
+    names = (name.split(".") for name in file.names)
+    return any(name[0] == "blk" and name[2:] in _BIASES[part] for name in names)
+
+
+def _factors(file: Gguf, config: LlamaConfig) -> torch.Tensor | None:
+    """The divisors of the rotary frequencies (H/2,), where the file has such."""
+    if FREQUENCY_FACTORS not in file:
+        return None
+    entry, shape = file.entry(FREQUENCY_FACTORS), (config.head_dim // 2,)
+    if entry.storage not in PLAIN or entry.shape != shape:
+        raise UsageError(f"{FREQUENCY_FACTORS} is {entry.storage} of shape {entry.shape}, not plain numbers of {shape}")
+    return file.load(FREQUENCY_FACTORS).float()
 
 
 def _roles(values: Mapping[str, Any], tokenizer: Tokenizer | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llamita.checks import quoted
 from llamita.config import LlamaConfig, RopeConfig
 from llamita.errors import UnsupportedError
 from llamita.files.gguf_types import Field
@@ -32,7 +33,8 @@ def rope_to_gguf(config: LlamaConfig) -> tuple[dict[str, Field], Tensor | None]:
         return fields, divisors(config)
     if rope.rope_type not in ("linear", "yarn") or rope.truncate is False:
         raise UnsupportedError(
-            f"GGUF's Llama has no rotary type {rope.rope_type!r}: only default, linear, yarn and llama3 can be written"
+            f"GGUF's Llama has no rotary type {quoted(rope.rope_type)}: only default, linear, yarn and llama3 can "
+            "be written"
         )
     fields["llama.rope.scaling.type"] = Field("string", rope.rope_type)
     fields["llama.rope.scaling.factor"] = Field("float32", rope["factor"])
@@ -85,7 +87,7 @@ def _said(values: Mapping[str, Any], config: LlamaConfig, factors: Tensor | None
     factor = shortest(values.get("llama.rope.scaling.factor", values.get("llama.rope.scale_linear", 1.0)))
     plain = RopeConfig(rope_theta=theta)
     if kind not in ("none", "linear", "yarn"):
-        raise UnsupportedError(f"the file has the rotary type {kind!r}: only none, linear and yarn are known")
+        raise UnsupportedError(f"the file has the rotary type {quoted(kind)}: only none, linear and yarn are known")
     if factors is not None:
         return _divided(config.replace(rope_parameters=plain), factors)
     if kind == "yarn" and factor > 1:

@@ -5,14 +5,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from llamita.checkpoint.gguf_config import ARCHITECTURE, PLAIN, config_to_gguf, generation_to_gguf
+from llamita.checkpoint.gguf_config import ARCHITECTURE, config_to_gguf, generation_to_gguf
 from llamita.checkpoint.gguf_names import FREQUENCY_FACTORS, IN_LAYER, heads_of, interleaved, to_gguf
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
-from llamita.files.gguf_types import STORAGES, Field
+from llamita.files.gguf_types import PLAIN, STORAGES, Field
 from llamita.files.gguf_write import Piece, write_gguf
 from llamita.model.llama import LlamaForCausalLM
 from llamita.quant.blocks import FORMATS
@@ -27,8 +26,7 @@ FILE_TYPES: Mapping[str, int] = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q4_k_s": 14, "q4_k_m": 15,
     "q5_k_s": 16, "q5_k_m": 17, "q6_k": 18, "bf16": 32,
 }  # fmt: skip
-WANTED = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-OWN = {dtype: name for name, dtype in WANTED.items()}
+OWN = {dtype: name for name, dtype in PLAIN.items()}
 SYNONYMS_OF_PLAIN = {"fp32": "f32", "float32": "f32", "fp16": "f16", "float16": "f16", "bfloat16": "bf16"}
 QUANTIZATION_VERSION = 2  # of the block formats, since 2023
 Weight = Tensor | Matrix
@@ -135,7 +133,7 @@ def _blocks(name: str, weight: Tensor, storage: str) -> Tensor:
 def _cast(name: str, make: Callable[[], Tensor], storage: str) -> Callable[[], Tensor]:
     def cast() -> Tensor:
         weight = make().cpu()
-        numbers = weight.to(WANTED[storage])
+        numbers = weight.to(PLAIN[storage])
         if storage == "f16" and not numbers.isfinite().all() and weight.isfinite().all():
             raise UsageError(f"{name} has numbers beyond 65504, the largest of f16: take bf16 or f32")
         return numbers

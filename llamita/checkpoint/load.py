@@ -7,11 +7,15 @@ from pathlib import Path
 import torch
 
 from llamita.checkpoint.gguf_names import is_gguf
+from llamita.checkpoint.vocabulary import check_vocabulary
 from llamita.config import LlamaConfig
-from llamita.errors import BrokenFileError, NotFoundError
+from llamita.errors import NotFoundError
+from llamita.files.checkpoint import open_checkpoint
 from llamita.files.disk import explained
 from llamita.files.hub import is_gguf_name, resolve, resolve_gguf
+from llamita.model.initial import shapes_only
 from llamita.model.llama import LlamaForCausalLM
+from llamita.model.loading import check_complete
 from llamita.tokenizer.protocol import Tokenizer
 
 EMBEDDED = "cria"
@@ -57,6 +61,7 @@ def load_pretrained(
     config = LlamaConfig.from_pretrained(folder)
     tokenizer = load_tokenizer(folder)
     check_vocabulary(tokenizer, config, folder)  # before the weights, which may be large
+    check_weights(folder, config)
     model = LlamaForCausalLM.from_pretrained(
         folder,
         dtype=dtype,
@@ -64,6 +69,19 @@ def load_pretrained(
         attn_implementation=attn_implementation,
     )
     return Loaded(model, tokenizer, str(name or EMBEDDED), folder)
+
+
+def check_weights(folder: Path, config: LlamaConfig) -> None:
+    """Raise BrokenFileError where weights are missing, which `from_pretrained` lets start random, for training.
+
+    Those that another library quantized have other names, and are refused where they are loaded.
+    """
+    if config.extra.get("quantization_config"):
+        return
+    with shapes_only():
+        model = LlamaForCausalLM(config)
+    with open_checkpoint(folder) as tensors:
+        check_complete(model, tensors, tied=model.tied_weights, where=folder)
 
 
 def find(name: str | Path | None = None, *, revision: str | None = None, offline: bool = False) -> Path:
@@ -92,15 +110,6 @@ def _embedded() -> Path:
             "the embedded model cria is not in this installation: install llamita anew, or name a model"
         )
     return folder
-
-
-def check_vocabulary(tokenizer: Tokenizer, config: LlamaConfig, folder: Path) -> None:
-    """Raise BrokenFileError where the tokenizer has ids that the model has no embedding for."""
-    if tokenizer.vocab_size > config.vocab_size:
-        raise BrokenFileError(
-            f"the tokenizer in {folder} has ids up to {tokenizer.vocab_size - 1}, but the model only "
-            f"{config.vocab_size} embeddings: put the model's own tokenizer there"
-        )
 
 
 def with_tokens(tokenizer: Tokenizer | None, path: Path) -> Tokenizer:

@@ -10,7 +10,8 @@ import torch
 
 from llamita.checkpoint.gguf import GgufTensors, open_model
 from llamita.checkpoint.gguf_names import is_gguf
-from llamita.checkpoint.load import check_vocabulary, find, with_tokens
+from llamita.checkpoint.load import find, with_tokens
+from llamita.checkpoint.vocabulary import check_vocabulary
 from llamita.config import LlamaConfig
 from llamita.files.checkpoint import TensorFiles, open_checkpoint
 from llamita.files.disk import read_json

@@ -4,8 +4,9 @@ import argparse
 import warnings
 from pathlib import Path
 
-from llamita.cli import arguments, failure, terminal
+from llamita.cli import arguments, failure, idle, terminal
 from llamita.cli.show import size
+from llamita.errors import UsageError
 
 NAME = "convert"
 HELP = "write a model as a GGUF file or a Hugging Face folder"
@@ -14,6 +15,10 @@ EXAMPLES = """\
   llamita convert path/to/model model-q8_0.gguf --to q8_0
   llamita convert model.gguf path/to/folder
 """
+IDLE = {
+    "device": "it converts on the CPU, leave it out",
+    **dict.fromkeys(("attn", "kernels", "compile", "deterministic"), "the model writes no text, leave it out"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,24 +28,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", nargs="?", default=argparse.SUPPRESS, help=where)
     parser.add_argument("-o", "--output", metavar="OUTPUT", help="the same, as an option")
     parser.add_argument("--to", metavar="FORMAT", help="f32, f16, bf16; a .gguf may also be q8_0, q6_k, q4_k_m, ...")
+    parser.add_argument("--force", action="store_true", help="replace what is there, even the model that is read")
 
 
 def run(args: argparse.Namespace) -> int:
     """Load, write, and say what was written."""
     warnings.showwarning = terminal.warn
-    output = args.output or _beside(args.model)
-    form = args.to or args.quantize or (None if args.dtype == "auto" else args.dtype)
+    idle.refuse(args, NAME, IDLE)
+    output = _beside(args.model) if args.output is None else args.output
+    form = _format(args)
     with failure.leaving_at_once(), terminal.waiting("loading torch", is_quiet=args.quiet):
         from llamita.checkpoint.convert import convert
+        from llamita.checkpoint.target import checkpoint_files
     with terminal.waiting(f"converting {args.model or 'cria'}", is_quiet=args.quiet):
-        path = convert(args.model, output, format=form, offline=args.offline)
+        path = convert(args.model, output, format=form, offline=args.offline, force=args.force)
     if not args.quiet:
-        files = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
+        files = [path] if path.is_file() else checkpoint_files(path)
         terminal.note(f"wrote {path}, {size(sum(file.stat().st_size for file in files))}")
     return 0
 
 
+def _format(args: argparse.Namespace) -> str | None:
+    """The numbers that are asked for, by --to or by the options that other verbs have for it."""
+    ways = {"to": args.to, "quantize": args.quantize, "dtype": None if args.dtype == "auto" else args.dtype}
+    given = {name: value for name, value in ways.items() if value is not None}
+    name = next(iter(given), None)
+    idle.refuse(args, NAME, {other: f"--{name} says the format already" for other in given if other != name})
+    return None if name is None else given[name]
+
+
 def _beside(model: str | None) -> str:
     """A name in this folder for a model's other form: x.gguf for x, x for x.gguf."""
-    name = Path(model or "cria").name
+    name = Path(model or "cria").resolve().name if model in (".", "..") else Path(model or "cria").name
+    if not name:
+        raise UsageError(f"{model!r} gives the output no name: say where it goes with -o")
     return name.removesuffix(".gguf") if name.endswith(".gguf") else f"{name}.gguf"

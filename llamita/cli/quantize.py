@@ -2,73 +2,121 @@
 
 import argparse
 import json
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llamita.cli import arguments, failure, terminal
+from llamita.checkpoint.gguf_names import is_gguf
+from llamita.cli import arguments, failure, idle, terminal
 from llamita.cli.show import size
 from llamita.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from llamita.checkpoint.load import Loaded
-    from llamita.quant.report import Cost, LayerCost
+    from llamita.quant.report import Cost, LayerCost, Told
 
 NAME = "quantize"
 HELP = "store a model in fewer bits, and see what that costs"
 EXAMPLES = """\
   llamita quantize --to all
   llamita quantize --to q4_k_m --report
-  llamita quantize path/to/model --to q4_k_m -o model-q4_k_m.gguf
+  llamita quantize path/to/model model-q4_k_m.gguf q4_k_m
 """
-ALL = "all"
+ALL, USUAL = "all", "q4_k_m"
 LONGEST = 512  # tokens read at once of the text
+TOKENS = 20_000  # of the text that are read, where figures are all that is wanted
+IDLE = {
+    "quantize": "--to names the format",
+    **dict.fromkeys(("kernels", "compile", "deterministic"), "leave it out"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which model, to what, and where it goes."""
     arguments.add_model(parser, is_positional=True)
+    parser.add_argument("output", nargs="?", default=argparse.SUPPRESS, help="the GGUF file to write; none: figures")
+    parser.add_argument("to", nargs="?", default=argparse.SUPPRESS, metavar="format", help="the same as --to")
     parser.add_argument(
-        "--to", default="q4_k_m", metavar="FORMATS", help="q8_0, q6_k, q5_k_m, q4_k_m, q4_0, ...; several, or all"
+        "--to", metavar="FORMATS", help=f"q8_0, q6_k, q5_k_m, q4_k_m, q4_0, ...; several, or all; {USUAL} unless given"
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="write the model there, as a GGUF file")
+    parser.add_argument("--force", action="store_true", help="replace a file, even the model that is read")
     parser.add_argument("--report", action="store_true", help="list every weight with its errors")
     parser.add_argument("--text", metavar="FILE", help="measure on this text rather than on one of cria's")
     parser.add_argument(
-        "--tokens", type=int, default=20000, metavar="N", help="measure on so many of its tokens, 0: none"
+        "--tokens",
+        type=int,
+        metavar="N",
+        help=f"measure on so many of its tokens, 0: none; {TOKENS} unless a file is written without --report or --text",
     )
     parser.add_argument("--json", action="store_true", help="print the figures as a JSON list")
 
 
 def run(args: argparse.Namespace) -> int:
     """Quantize, print what it costs, and write the file."""
-    from llamita.quant.recipes import RECIPES, rules
-
-    names = list(RECIPES) if args.to == ALL else [name.strip().lower() for name in args.to.split(",")]
-    for name in names:
-        rules(name)
-    if args.output and len(names) > 1:
-        raise UsageError(f"-o writes one model, --to names {len(names)}: choose one")
-    text = _text(args.text)
+    idle.refuse(args, NAME, IDLE)
+    names, output = _wanted(args)
+    text = _text(args.text) if _tokens(args, output) else ""
     costs = {}
     from llamita.checkpoint.gguf_save import known_format, save_gguf
+    from llamita.checkpoint.target import checked_target
 
+    path = None
+    if output is not None:  # before the work, as GGUF knows not all formats
+        known_format(names[0])
+        path = checked_target(output, args.model, force=args.force)
     for name in names:
-        if args.output:
-            known_format(name)  # before the work, as GGUF knows not all
-        costs[name], loaded = _quantized(args, name, text)
-        if args.output:
-            with terminal.waiting(f"writing {args.output}", is_quiet=args.quiet):
-                path = save_gguf(loaded.model, loaded.tokenizer, args.output)
-            terminal.note(f"wrote {path}, {size(path.stat().st_size)}")
+        costs[name], loaded = _quantized(args, name, text, _tokens(args, output))
+        if path is not None:
+            with terminal.waiting(f"writing {path}", is_quiet=args.quiet):
+                save_gguf(loaded.model, loaded.tokenizer, path)
+            if not args.quiet:
+                terminal.note(f"wrote {path}, {size(path.stat().st_size)}")
     if args.json:
         print(json.dumps([_facts(name, cost) for name, cost in costs.items()], indent=2))
     elif not args.quiet:
         _print(costs, lists_weights=args.report)
     return 0
+
+
+def _wanted(args: argparse.Namespace) -> tuple[list[str], str | None]:
+    """The formats, and the file to write; a format may stand where the file would, as with llama-quantize."""
+    from llamita.quant.recipes import RECIPES, SYNONYMS, rules
+
+    to, output = args.to, args.output
+    known = (ALL, *RECIPES, *SYNONYMS)
+    if to is None and output is not None and output.lower().split(",")[0] in known:
+        to, output = output, None
+    if output is not None and to is not None and is_gguf(to) and output.lower() in known:
+        raise UsageError(f"the file comes before the format: llamita quantize {args.model or 'cria'} {to} {output}")
+    to = to or USUAL
+    names = list(RECIPES) if to.lower() == ALL else [name.strip().lower() for name in to.split(",")]
+    for name in names:
+        rules(name)
+    if output is not None and len(names) > 1:
+        raise UsageError(f"-o writes one model, --to names {len(names)}: choose one")
+    if output is not None and output.strip() not in ("", "-") and not is_gguf(output):
+        raise UsageError(
+            f"{output} does not end in .gguf, as the file that is written has to: name it {_ended(output)}"
+        )
+    return names, output
+
+
+def _ended(name: str) -> str:
+    return f"{name.rstrip('/') or name}.gguf"
+
+
+def _tokens(args: argparse.Namespace, output: str | None) -> int:
+    """How many tokens to measure on: none where a file is what is wanted, and no figures were asked for."""
+    if args.tokens is not None and args.tokens < 0:
+        raise UsageError(f"--tokens is {args.tokens}: give the number of tokens to measure on, or 0")
+    asks = output is None or args.report or args.text is not None
+    return args.tokens if args.tokens is not None else TOKENS if asks else 0
 
 
 def _text(path: str | None) -> str:
@@ -79,11 +127,13 @@ def _text(path: str | None) -> str:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise NotFoundError(f"there is no text {path}: check the path") from None
+    except IsADirectoryError:
+        raise UsageError(f"{path} is a folder: give a text file") from None
     except UnicodeDecodeError:
         raise UsageError(f"{path} is no UTF-8 text: convert it first") from None
 
 
-def _quantized(args: argparse.Namespace, name: str, text: str) -> "tuple[Cost, Loaded]":
+def _quantized(args: argparse.Namespace, name: str, text: str, tokens: int) -> "tuple[Cost, Loaded]":
     warnings.showwarning = terminal.warn
     with failure.leaving_at_once(), terminal.waiting(f"loading {args.model or 'cria'}", is_quiet=args.quiet):
         from llamita.checkpoint.load import load_pretrained
@@ -102,10 +152,22 @@ def _quantized(args: argparse.Namespace, name: str, text: str) -> "tuple[Cost, L
         encode=partial(loaded.tokenizer.encode, add_special_tokens=False),
         first=loaded.tokenizer.bos_token_id,
         length=min(loaded.model.config.max_position_embeddings, LONGEST),
-        most=max(0, args.tokens),
+        most=tokens,
     )
-    with terminal.waiting(f"quantizing to {name}", is_quiet=args.quiet):
-        return quantize_and_count(loaded.model, name, cut), loaded
+    with _progress(f"to {name}", is_quiet=args.quiet) as told:
+        return quantize_and_count(loaded.model, name, cut, told), loaded
+
+
+@contextmanager
+def _progress(what: str, *, is_quiet: bool) -> "Iterator[Told]":
+    """Something to tell of every step, shown on a terminal and only as long as it lasts."""
+    if is_quiet or not terminal.has_color(sys.stderr):
+        yield lambda doing, done, total: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"[dim]{what}[/dim]", spinner="dots", spinner_style="dim") as status:
+        yield lambda doing, done, total: status.update(f"[dim]{doing} {what}: {done} of {total}[/dim]")
 
 
 def _facts(name: str, cost: "Cost") -> dict[str, Any]:
@@ -132,17 +194,34 @@ def _facts(name: str, cost: "Cost") -> dict[str, Any]:
 
 def _print(costs: "dict[str, Cost]", *, lists_weights: bool) -> None:
     first = next(iter(costs.values()))
+    if first.perplexity_before is None:
+        _print_sizes(costs, lists_weights=lists_weights)
+        return
     print(f"{'format':<8} {'size':>9} {'of it':>6} {'perplexity':>11} {'change':>9}  weights")
     print(f"{'as it is':<8} {size(first.bytes_before):>9} {'100 %':>6} {_number(first.perplexity_before):>11}")
     for name, cost in costs.items():
         share, change = cost.bytes_after / cost.bytes_before, cost.perplexity_change
-        forms = ", ".join(f"{count} {form}" for form, (count, _) in sorted(cost.forms.items()))
         print(
             f"{name:<8} {size(cost.bytes_after):>9} {share:>6.0%} {_number(cost.perplexity_after):>11} "
-            f"{'' if change is None else f'{change:+.2%}':>9}  {forms}"
+            f"{'' if change is None else f'{change:+.2%}':>9}  {_forms(cost)}"
         )
         if lists_weights:
             _print_weights(cost.layers)
+
+
+def _print_sizes(costs: "dict[str, Cost]", *, lists_weights: bool) -> None:
+    """The table where nothing was measured."""
+    print(f"{'format':<8} {'size':>9} {'of it':>6}  weights")
+    print(f"{'as it is':<8} {size(next(iter(costs.values())).bytes_before):>9} {'100 %':>6}")
+    for name, cost in costs.items():
+        share = cost.bytes_after / cost.bytes_before
+        print(f"{name:<8} {size(cost.bytes_after):>9} {share:>6.0%}  {_forms(cost)}")
+        if lists_weights:
+            _print_weights(cost.layers)
+
+
+def _forms(cost: "Cost") -> str:
+    return ", ".join(f"{count} {form}" for form, (count, _) in sorted(cost.forms.items()))
 
 
 def _print_weights(layers: "Sequence[LayerCost]") -> None:

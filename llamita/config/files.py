@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from llamita.errors import BrokenFileError, NotFoundError, UnsupportedError
+from llamita import checks
+from llamita.errors import AccessError, BrokenFileError, LlamitaError, NotFoundError, UnsupportedError
 
 
 class ConfigFiles(ABC):
@@ -54,8 +55,13 @@ class ConfigFiles(ABC):
         path = Path(json_file_path)
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".{path.name}.new")
-        fresh.write_text(self.to_json_string(use_diff), encoding="utf-8")
-        fresh.replace(path)
+        try:
+            fresh.write_text(self.to_json_string(use_diff), encoding="utf-8")
+            fresh.replace(path)
+        except OSError as error:
+            fresh.unlink(missing_ok=True)
+            kind = AccessError if isinstance(error, PermissionError) else LlamitaError
+            raise kind(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
 
 
 def refuse_upload(push_to_hub: bool) -> None:
@@ -66,12 +72,13 @@ def refuse_upload(push_to_hub: bool) -> None:
 
 def _read(path: Path, named: str | Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = checks.parsed_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         what = f"{named} has no config.json" if path.name == "config.json" else f"there is no file {named}"
         raise NotFoundError(f"{what}: {_remedy(path.parent)}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BrokenFileError(f"{path} is not valid JSON ({error}): fetch it again") from None
+    except ValueError as error:  # UnicodeDecodeError is one, and quotes the bytes
+        reason = checks.shortened(error, checks.MAX_REASON)
+        raise BrokenFileError(f"{path} is not valid JSON ({reason}): fetch it again") from None
     if not isinstance(values, dict):
         raise BrokenFileError(f"{path} holds a {type(values).__name__}, not a JSON object: fetch it again")
     return values

@@ -7,6 +7,7 @@ from dataclasses import FrozenInstanceError, InitVar, dataclass, field, fields, 
 from typing import Any, ClassVar, cast
 
 from llamita import checks
+from llamita.checks import quoted
 from llamita.config.files import ConfigFiles
 from llamita.config.rope import RopeConfig, parse
 from llamita.errors import UnsupportedError, UsageError
@@ -22,6 +23,8 @@ BACKEND_SYNONYMS = {"flex_attention": "flex", "flash_attn_2": "flash_attention_2
 NUMERICS = ("hf", "meta")
 MODEL_TYPES = ("llama", "mistral")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+MOST = {"num_hidden_layers": 10_000, "num_labels": 1_000_000}  # so that a few bytes cannot ask for all of the memory
+MOST_OF_OTHERS, MOST_WEIGHTS = 2**31 - 1, 2**48  # ids and sizes are 32 bits wide; numbers in one matrix
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -301,6 +304,7 @@ def _resolve_labels(labels: Mapping[int, str], count: int | None) -> Mapping[int
     if count is None or count == len(labels):
         return labels
     checks.count("num_labels", count)
+    checks.at_most("num_labels", count, MOST["num_labels"])
     return {index: f"LABEL_{index}" for index in range(count)}
 
 
@@ -321,6 +325,7 @@ def _check_counts(config: LlamaConfig) -> None:
         value = getattr(config, name)
         if value is not None or name not in ("num_key_value_heads", "head_dim", "sliding_window"):
             checks.count(name, value)
+            checks.at_most(name, value, MOST.get(name, MOST_OF_OTHERS))
     if config.head_dim is None and config.hidden_size % config.num_attention_heads:
         raise UsageError(
             f"hidden_size {config.hidden_size} is not a multiple of num_attention_heads "
@@ -336,6 +341,8 @@ def _check_shapes(config: LlamaConfig) -> None:
         )
     if config.head_dim % 2:
         raise UsageError(f"head_dim is {config.head_dim}: rotary positions turn pairs, so it must be even")
+    rows = max(config.vocab_size, config.intermediate_size, config.num_attention_heads * config.head_dim)
+    checks.at_most(f"the largest matrix, {rows} rows of {config.hidden_size},", rows * config.hidden_size, MOST_WEIGHTS)
     rope = config.rope_parameters
     if rope.rope_type == "dynamic" and config.head_dim < 4:
         raise UsageError(f"head_dim is {config.head_dim}: the 'dynamic' rope_type needs at least 4")
@@ -365,7 +372,7 @@ def _check_choices(config: LlamaConfig) -> None:
     for name, allowed in choices.items():
         if getattr(config, name) not in allowed:
             listed = ", ".join(str(value) for value in allowed)
-            raise UnsupportedError(f"{name} {getattr(config, name)!r} is not supported: use one of {listed}")
+            raise UnsupportedError(f"{name} {quoted(getattr(config, name))} is not supported: use one of {listed}")
     for name in ("rms_norm_eps", "initializer_range", "attention_dropout"):
         checks.share(name, getattr(config, name))
     if config.rms_norm_eps == 0:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NoReturn
 
 from llamita import checks
+from llamita.checks import quoted
 from llamita.errors import UnsupportedError, UsageError
 
 ROPE_REQUIRED: dict[str, tuple[str, ...]] = {
@@ -66,7 +67,7 @@ class RopeConfig(dict[str, Any]):
 
     def __post_init__(self) -> None:
         if self.rope_type not in ROPE_REQUIRED:
-            raise UsageError(f"rope_type {self.rope_type!r} is unknown: use one of {', '.join(ROPE_REQUIRED)}")
+            raise UsageError(f"rope_type {quoted(self.rope_type)} is unknown: use one of {', '.join(ROPE_REQUIRED)}")
         for name in ROPE_REQUIRED[self.rope_type]:
             if getattr(self, name) is None:
                 raise UsageError(f"rope_type {self.rope_type!r} needs the key {name!r}: add it to rope_parameters")
@@ -95,7 +96,7 @@ class RopeConfig(dict[str, Any]):
         """Read `rope_parameters` or `rope_scaling` of any age: `type` or `rope_type`; keys of no use are warned of."""
         rope = parse(values)
         if idle := rope.idle:
-            names = ", ".join(sorted(repr(name)[:60] for name in idle))
+            names = ", ".join(sorted(quoted(name) for name in idle))
             warnings.warn(
                 f"rope_type {rope.rope_type!r} makes no use of {names}: kept in the file, without effect", stacklevel=2
             )
@@ -136,7 +137,7 @@ def parse(values: Mapping[str, Any]) -> RopeConfig:
     values = {key: value for key, value in values.items() if value is not None}
     for name in ("type", "rope_type"):
         if not isinstance(values.get(name, ""), str):
-            raise UsageError(f"rope {name} is {values[name]!r}: it must be one of {', '.join(ROPE_REQUIRED)}")
+            raise UsageError(f"rope {name} is {quoted(values[name])}: it must be one of {', '.join(ROPE_REQUIRED)}")
     kinds = {ROPE_SYNONYMS.get(kind, kind) for kind in (values.pop("type", None), values.get("rope_type")) if kind}
     if len(kinds) > 1:
         both = " and ".join(sorted(map(str, kinds)))
@@ -144,7 +145,9 @@ def parse(values: Mapping[str, Any]) -> RopeConfig:
     values["rope_type"] = kinds.pop() if kinds else "default"
     nested = [key for key, value in values.items() if key not in KNOWN and _is_rope(value)]
     if nested:
-        raise UnsupportedError(f"rope_parameters per layer type ({', '.join(nested)}) are not part of Llama")
+        raise UnsupportedError(
+            f"rope_parameters per layer type ({', '.join(map(checks.shortened, nested))}) are not part of Llama"
+        )
     known: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key in KNOWN
     }

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from llamita.checks import quoted, shortened
 from llamita.errors import BrokenFileError, NotFoundError
 from llamita.files.disk import explained, read_json
 from llamita.files.pickled import PickledFile
@@ -46,6 +47,7 @@ class Shard(Protocol):
         ...
 
 
+MAX_NAME = 255  # bytes of a file's name, in all file systems
 # The order of the search: the first that is there is the checkpoint.
 READERS: Mapping[str, Callable[[Path], Shard]] = {
     "model.safetensors": SafetensorsFile,
@@ -92,7 +94,7 @@ class TensorFiles:
 
     def _entry(self, name: str) -> Described:
         if name not in self._shards:
-            raise KeyError(f"the checkpoint holds no tensor {name!r}")
+            raise KeyError(f"the checkpoint holds no tensor {quoted(name)}")
         return self._shards[name].entries[name]
 
     def __contains__(self, name: object) -> bool:
@@ -139,12 +141,16 @@ def _sharded(index: Path, read: Callable[[Path], Shard]) -> dict[str, Shard]:
     shards: dict[str, Shard] = {}
     for file in dict.fromkeys(weight_map.values()):
         # The name alone is judged, not where a link leads: the hub's cache is made of links.
-        if not file.endswith(suffix) or any(mark in file for mark in "/\\\0:"):
-            raise BrokenFileError(f"{index} names {file!r}, which is no {suffix} file beside it: do not trust it")
+        if not file.endswith(suffix) or any(mark in file for mark in "/\\\0:") or len(file.encode()) > MAX_NAME:
+            raise BrokenFileError(f"{index} names {quoted(file)}, which is no {suffix} file beside it: do not trust it")
         if not (index.parent / file).exists():
-            raise BrokenFileError(f"{index} names the shard {file}, which is not in the folder: download it again")
+            raise BrokenFileError(
+                f"{index} names the shard {shortened(file)}, which is not in the folder: download it again"
+            )
         shards[file] = read(index.parent / file)
     for name, file in weight_map.items():
         if name not in shards[file].entries:
-            raise BrokenFileError(f"{index} says that {file} holds {name!r}, which it does not: download both again")
+            raise BrokenFileError(
+                f"{index} says that {shortened(file)} holds {quoted(name)}, which it does not: download both again"
+            )
     return {name: shards[file] for name, file in weight_map.items()}

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from llamita.checks import parsed_json
 from llamita.errors import AccessError, BrokenFileError, LlamitaError, NotFoundError
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -22,7 +23,8 @@ def explained(action: str, path: Path) -> Iterator[None]:
     except LlamitaError:
         raise
     except FileNotFoundError as error:
-        raise NotFoundError(f"cannot {action} {path}: it does not exist") from error
+        what = "it" if action == "read" else f"the folder {path.parent}"
+        raise NotFoundError(f"cannot {action} {path}: {what} does not exist") from error
     except PermissionError as error:
         raise AccessError(f"cannot {action} {path}: permission denied, check its owner and mode") from error
     except OSError as error:
@@ -48,8 +50,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises NotFoundError, AccessError or BrokenFileError."""
     text = read_text(path)
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = parsed_json(text)
+    except ValueError as error:
         what = "empty" if not text.strip() else f"not valid JSON ({error})"
         raise BrokenFileError(f"{path} is {what}: download or write it again") from error
     if not isinstance(value, dict):
@@ -73,7 +75,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file beside `path` that takes its place when the block ends, and is gone if the block fails."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with creating(draft) as file:
+        with creating(draft, path) as file:
             yield file
         with explained("write", path):
             draft.replace(path)
@@ -85,9 +87,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def creating(path: Path) -> Iterator[BinaryIO]:
-    """A new file, on the disk and not only in its cache when the block ends."""
-    with explained("write", path), path.open("xb") as file:
+def creating(path: Path, meant: Path | None = None) -> Iterator[BinaryIO]:
+    """A new file, on the disk and not only in its cache when the block ends; errors name the one that is meant."""
+    with explained("write", meant or path), path.open("xb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())

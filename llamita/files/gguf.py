@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llamita.checks import quoted
 from llamita.errors import BrokenFileError, MemoryShortError, UnsupportedError
 from llamita.files.disk import LFS_POINTER, explained
 from llamita.files.gguf_cursor import MAX_HEADER, Cursor
@@ -116,7 +117,7 @@ def _fields(cursor: Cursor, count: int) -> Iterator[tuple[str, Field]]:
     for _ in range(count):
         key = cursor.text("a key", MAX_KEY)
         if key in seen:
-            cursor.refuse(f"is damaged: it has the key {key!r} twice")
+            cursor.refuse(f"is damaged: it has the key {quoted(key)} twice")
         seen.add(key)
         kind = _kind(cursor, key)
         if kind != "array":
@@ -124,34 +125,38 @@ def _fields(cursor: Cursor, count: int) -> Iterator[tuple[str, Field]]:
             continue
         kind = _kind(cursor, key)
         if kind == "array":
-            raise UnsupportedError(f"{cursor.path}: the field {key!r} is an array of arrays, which no Llama needs")
+            raise UnsupportedError(
+                f"{cursor.path}: the field {quoted(key)} is an array of arrays, which no Llama needs"
+            )
         yield key, Field(kind, _array(cursor, kind, key))
 
 
 def _kind(cursor: Cursor, key: str) -> str:
-    number = cursor.number("I", f"the kind of {key!r}")
+    number = cursor.number("I", f"the kind of {quoted(key)}")
     if number >= len(_KIND_NAMES):
-        cursor.refuse(f"is damaged: the field {key!r} is of the unknown kind {number}")
+        cursor.refuse(f"is damaged: the field {quoted(key)} is of the unknown kind {number}")
     return _KIND_NAMES[number]
 
 
 def _value(cursor: Cursor, kind: str, key: str) -> Any:
     if kind == "string":
-        return cursor.text(f"the field {key!r}")
+        return cursor.text(f"the field {quoted(key)}")
     if kind != "bool":
-        return cursor.number(KINDS[kind], f"the field {key!r}")
-    return _truth(cursor, [cursor.number("B", f"the field {key!r}")], key)[0]
+        return cursor.number(KINDS[kind], f"the field {quoted(key)}")
+    return _truth(cursor, [cursor.number("B", f"the field {quoted(key)}")], key)[0]
 
 
 def _array(cursor: Cursor, kind: str, key: str) -> list[Any]:
-    count = cursor.number("Q", f"the length of {key!r}")
+    count = cursor.number("Q", f"the length of {quoted(key)}")
     cursor.items += count
     if cursor.items > MAX_ITEMS:
-        cursor.refuse(f"is damaged: with {key!r} its arrays have {cursor.items} items, at most {MAX_ITEMS} are allowed")
+        cursor.refuse(
+            f"is damaged: with {quoted(key)} its arrays have {cursor.items} items, at most {MAX_ITEMS} are allowed"
+        )
     if kind == "string":
         return _texts(cursor, count, key)
     letter = "B" if kind == "bool" else KINDS[kind]
-    start = cursor.skip(count * struct.calcsize(f"<{letter}"), f"the field {key!r}")
+    start = cursor.skip(count * struct.calcsize(f"<{letter}"), f"the field {quoted(key)}")
     values = list(struct.unpack_from(f"<{count}{letter}", cursor.data, start))
     return _truth(cursor, values, key) if kind == "bool" else values
 
@@ -160,7 +165,7 @@ def _texts(cursor: Cursor, count: int, key: str) -> list[str]:
     """Many strings in one loop: a vocabulary has hundreds of thousands."""
     start = cursor.place
     if count * 8 > cursor.size - start:
-        cursor.refuse(f"is truncated or damaged: {key!r} has {count} strings, more than the file has room for")
+        cursor.refuse(f"is truncated or damaged: {quoted(key)} has {count} strings, more than the file has room for")
     data, place, limit = cursor.data, start, min(cursor.size, MAX_HEADER)
     length_at = struct.Struct("<Q").unpack_from
     texts = []
@@ -173,14 +178,14 @@ def _texts(cursor: Cursor, count: int, key: str) -> list[str]:
                 raise struct.error
             texts.append(data[begin:place].decode())
     except (struct.error, UnicodeDecodeError):
-        cursor.refuse(f"is truncated or damaged: string {len(texts)} of {key!r} does not end or is not UTF-8")
+        cursor.refuse(f"is truncated or damaged: string {len(texts)} of {quoted(key)} does not end or is not UTF-8")
     cursor.place = place
     return texts
 
 
 def _truth(cursor: Cursor, values: list[int], key: str) -> list[bool]:
     if any(value > 1 for value in values):
-        cursor.refuse(f"is damaged: the field {key!r} is neither true nor false")
+        cursor.refuse(f"is damaged: the field {quoted(key)} is neither true nor false")
     return [bool(value) for value in values]
 
 
@@ -189,7 +194,7 @@ def _alignment(metadata: dict[str, Field], path: Path) -> int:
     value = field.value
     if not isinstance(value, int) or not 0 < value <= MAX_ALIGNMENT or value & (value - 1):
         raise BrokenFileError(
-            f"{path} is damaged: its alignment is {str(value)[:30]}, which is no power of two up to {MAX_ALIGNMENT}"
+            f"{path} is damaged: its alignment is {quoted(value)}, which is no power of two up to {MAX_ALIGNMENT}"
         )
     return value
 
@@ -200,36 +205,47 @@ def _entries(cursor: Cursor, count: int, alignment: int) -> dict[str, Entry]:
     for _ in range(count):
         name = cursor.text("the name of a tensor", MAX_NAME)
         if name in places:
-            cursor.refuse(f"is damaged: it has the tensor {name!r} twice")
+            cursor.refuse(f"is damaged: it has the tensor {quoted(name)} twice")
         places[name] = _place(cursor, name)
     base = -(-cursor.place // alignment) * alignment
     entries = {}
     for name, (storage, shape, offset) in places.items():
         if offset % alignment:
-            cursor.refuse(f"is damaged: tensor {name!r} lies at {offset}, not at a multiple of {alignment}")
+            cursor.refuse(f"is damaged: tensor {quoted(name)} lies at {offset}, not at a multiple of {alignment}")
         start = base + offset
         stop = start + STORAGES[storage].size(shape)
         if stop > cursor.size:
-            cursor.refuse(f"is truncated or damaged: tensor {name!r} ends at byte {stop} of {cursor.size}")
+            cursor.refuse(f"is truncated or damaged: tensor {quoted(name)} ends at byte {stop} of {cursor.size}")
         entries[name] = Entry(storage, shape, start, stop)
-    reached = 0
+    _check_layout(cursor, entries, base, alignment)
+    return entries
+
+
+def _check_layout(cursor: Cursor, entries: dict[str, Entry], base: int, alignment: int) -> None:
+    """That tensors lie one behind the other, as GGML wants them: a changed type or shape leaves a hole."""
+    reached = base
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
         if entry.start < reached:
-            cursor.refuse(f"is damaged: tensor {name!r} overlaps the tensor before it")
+            cursor.refuse(f"is damaged: tensor {quoted(name)} overlaps the tensor before it")
+        if entry.start - reached >= alignment:
+            cursor.refuse(f"is damaged: there is a hole before tensor {quoted(name)}")
         reached = entry.stop
-    return entries
+    if entries and cursor.size - reached >= alignment:
+        cursor.refuse(f"is damaged: its last {cursor.size - reached} bytes belong to no tensor")
 
 
 def _place(cursor: Cursor, name: str) -> tuple[str, tuple[int, ...], int]:
     """A tensor's storage, shape and offset."""
-    what = f"the tensor {name!r}"
+    what = f"the tensor {quoted(name)}"
     axes = cursor.number("I", what)
     if axes > MAX_AXES:
-        cursor.refuse(f"is damaged: tensor {name!r} has {axes} axes, at most {MAX_AXES} are allowed")
+        cursor.refuse(f"is damaged: tensor {quoted(name)} has {axes} axes, at most {MAX_AXES} are allowed")
     shape = tuple(cursor.number("Q", what) for _ in range(axes))[::-1]  # the file has the fastest axis first
     number, offset = cursor.number("I", what), cursor.number("Q", what)
     if number not in _STORAGE_NAMES:
-        raise UnsupportedError(f"{cursor.path}: tensor {name!r} is of GGML type {number}, which is not known here")
+        raise UnsupportedError(
+            f"{cursor.path}: tensor {quoted(name)} is of GGML type {number}, which is not known here"
+        )
     storage = _STORAGE_NAMES[number]
     _check_rows(cursor, name, shape, STORAGES[storage])
     return storage, shape, offset
@@ -237,6 +253,8 @@ def _place(cursor: Cursor, name: str) -> tuple[str, tuple[int, ...], int]:
 
 def _check_rows(cursor: Cursor, name: str, shape: tuple[int, ...], storage: Storage) -> None:
     if math.prod(max(axis, 1) for axis in shape) >= 2**48:  # also beside an axis of 0, where torch counts on
-        cursor.refuse(f"is damaged: tensor {name!r} has the impossible shape {shape}")
+        cursor.refuse(f"is damaged: tensor {quoted(name)} has the impossible shape {shape}")
     if (shape[-1] if shape else 1) % storage.block:
-        cursor.refuse(f"is damaged: rows of {shape[-1:]} in tensor {name!r} are not whole blocks of {storage.block}")
+        cursor.refuse(
+            f"is damaged: rows of {shape[-1:]} in tensor {quoted(name)} are not whole blocks of {storage.block}"
+        )

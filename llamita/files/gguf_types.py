@@ -92,3 +92,5 @@ STORAGES: Mapping[str, Storage] = {
     "nvfp4": Storage(40, 64, 36),
     "q1_0": Storage(41, 128, 18),
 }
+# Those of plain numbers that weights are computed with.
+PLAIN: Mapping[str, torch.dtype] = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from llamita.checks import quoted
 from llamita.errors import UsageError
 from llamita.files.disk import explained, replacing
 from llamita.files.gguf_types import ALIGNMENT, KINDS, MAGIC, MAX_NAME, NUMBERS, STORAGES, VERSIONS, Field
@@ -49,12 +50,14 @@ def write_gguf(path: Path, metadata: Mapping[str, Field], pieces: Mapping[str, P
 
 def _check(name: str, piece: Piece) -> None:
     if len(name.encode()) >= MAX_NAME:  # ggml keeps a zero behind it
-        raise UsageError(f"tensor name {name!r} has {len(name.encode())} bytes: GGUF allows at most {MAX_NAME - 1}")
+        raise UsageError(
+            f"tensor name {quoted(name)} has {len(name.encode())} bytes: GGUF allows at most {MAX_NAME - 1}"
+        )
     if len(piece.shape) > 4:
-        raise UsageError(f"tensor {name!r} has {len(piece.shape)} axes: GGUF allows at most 4")
+        raise UsageError(f"tensor {quoted(name)} has {len(piece.shape)} axes: GGUF allows at most 4")
     block = STORAGES[piece.storage].block
     if block > 1 and (not piece.shape or piece.shape[-1] % block):
-        raise UsageError(f"rows of tensor {name!r}, of shape {piece.shape}, are not whole {piece.storage} blocks")
+        raise UsageError(f"rows of tensor {quoted(name)}, of shape {piece.shape}, are not whole {piece.storage} blocks")
 
 
 def _write_header(file: BinaryIO, metadata: Mapping[str, Field], pieces: Mapping[str, Piece]) -> None:
@@ -93,7 +96,7 @@ def _packed(key: str, field: Field) -> bytes:
             return head + b"".join(map(_text, field.value))
         return head + struct.pack(f"<{len(field.value)}{KINDS[field.kind]}", *field.value)
     except (struct.error, OverflowError, AttributeError, UnicodeEncodeError) as error:
-        raise UsageError(f"the field {key!r} cannot be written as {field.kind}: {error}") from error
+        raise UsageError(f"the field {quoted(key)} cannot be written as {field.kind}: {error}") from error
 
 
 def _value(kind: str, value: Any) -> bytes:

@@ -44,7 +44,9 @@ def resolve(
                 f"{name_or_path} is a GGUF file, not a folder: llamita.load({name_or_path!r}).model reads it"
             )
         if path.is_file():
-            raise UsageError(f"{name_or_path} is a file: give the folder of the model")
+            raise UsageError(_about_file(name_or_path, path))
+        if path.name and path.with_name(f"{path.name}.gguf").is_file():
+            raise NotFoundError(f"there is no folder {name_or_path}: did you mean the file {name_or_path}.gguf?")
     if not _REPOSITORY.fullmatch(name_or_path):
         raise NotFoundError(f"no folder {name_or_path!r}, and names on the hub have the form organisation/name")
     inside = f"{subfolder}/" if subfolder else ""
@@ -52,6 +54,15 @@ def resolve(
     asked = {"token": token, "cache_dir": cache_dir, "force_download": force}
     folder = _download(name_or_path, revision, offline or _is_offline(), wanted=wanted, unwanted=unwanted, **asked)
     return folder / subfolder
+
+
+def _about_file(name: str, path: Path) -> str:
+    """What to do with a file where a folder is wanted."""
+    with path.open("rb") as file:
+        is_gguf = file.read(4) == b"GGUF"
+    if is_gguf:
+        return f"{name} is a GGUF file without its ending: rename it {name}.gguf, and name it so"
+    return f"{name} is a file: give the folder of the model"
 
 
 def is_gguf_name(name: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llamita.checks import MAX_REASON, quoted, shortened
 from llamita.errors import BrokenFileError
 from llamita.files.disk import LFS_POINTER, explained
 
@@ -50,7 +51,7 @@ def _read(path: Path) -> Any:
     except (OSError, MemoryError):
         raise
     except Exception as error:  # A changed byte can raise nearly anything in zipfile, struct and torch.
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        reason = shortened(error, MAX_REASON) or type(error).__name__
         raise BrokenFileError(f"{path} is damaged or truncated ({reason}): download it again") from error
 
 
@@ -59,5 +60,7 @@ def _checked(value: Any, path: Path) -> dict[str, Tensor]:
         raise BrokenFileError(f"{path} holds a {type(value).__name__} where a dictionary of tensors is expected")
     for name, tensor in value.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
-            raise BrokenFileError(f"{path}: the entry {name!r} is no dense tensor: the file is no model checkpoint")
+            raise BrokenFileError(
+                f"{path}: the entry {quoted(name)} is no dense tensor: the file is no model checkpoint"
+            )
     return {name: tensor.detach() for name, tensor in value.items()}

@@ -12,10 +12,12 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from llamita.checks import MAX_REASON, parsed_json, quoted, shortened
 from llamita.errors import BrokenFileError, MemoryShortError
 from llamita.files.disk import LFS_POINTER, explained
 
 MAX_HEADER = 100_000_000  # bytes, the format's own limit
+MAX_ITEMS = 2**48  # numbers in one tensor
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -158,9 +160,11 @@ def _parse(raw: bytes, path: Path) -> dict[str, Any]:
         return found
 
     try:
-        header = json.loads(raw.decode(), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise BrokenFileError(f"{path} has a damaged header ({error}): download it again") from error
+        header = parsed_json(raw.decode(), unique)
+    except ValueError as error:
+        raise BrokenFileError(
+            f"{path} has a damaged header ({shortened(error, MAX_REASON)}): download it again"
+        ) from error
     if not isinstance(header, dict):
         raise BrokenFileError(f"{path} has a damaged header (it is no JSON object): download it again")
     metadata = header.get("__metadata__", {})
@@ -174,14 +178,24 @@ def _entry(name: str, fields: Any, path: Path) -> Entry:
         code, shape, (start, stop) = fields["dtype"], fields["shape"], fields["data_offsets"]
         numbers = [*shape, start, stop]
     except (TypeError, KeyError, ValueError) as error:
-        raise BrokenFileError(f"{path}: the header's entry for {name!r} is damaged: download it again") from error
+        raise BrokenFileError(f"{path}: the header's entry for {quoted(name)} is damaged: download it again") from error
     if not isinstance(code, str) or code not in DTYPES:
-        raise BrokenFileError(f"{path}: tensor {name!r} has the unknown dtype {code!r}, known are {', '.join(DTYPES)}")
+        raise BrokenFileError(
+            f"{path}: tensor {quoted(name)} has the unknown dtype {quoted(code)}, known are {', '.join(DTYPES)}"
+        )
     if not isinstance(shape, list) or not all(type(number) is int and number >= 0 for number in numbers):
-        raise BrokenFileError(f"{path}: tensor {name!r} has an impossible shape or place: {shape}, {[start, stop]}")
+        raise BrokenFileError(
+            f"{path}: tensor {quoted(name)} has an impossible shape or place: {quoted(shape)}, {quoted([start, stop])}"
+        )
     dtype = DTYPES[code]
     if math.prod(shape) * dtype.itemsize != stop - start:
-        raise BrokenFileError(f"{path}: tensor {name!r}, {code} of shape {shape}, cannot take {stop - start} bytes")
+        raise BrokenFileError(
+            f"{path}: tensor {quoted(name)}, {code} of shape {quoted(shape)}, cannot take {quoted(stop - start)} bytes"
+        )
+    if math.prod(max(axis, 1) for axis in shape) >= MAX_ITEMS:  # also beside an axis of 0, where torch counts on
+        raise BrokenFileError(
+            f"{path}: tensor {quoted(name)} has an impossible shape or place: {quoted(shape)}, {quoted([start, stop])}"
+        )
     return Entry(dtype, tuple(shape), start, stop)
 
 
@@ -190,7 +204,7 @@ def _check_layout(entries: Mapping[str, Entry], size: int, path: Path) -> None:
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
         if entry.start != reached:
             what = "overlaps the tensor before it" if entry.start < reached else "leaves a hole before it"
-            raise BrokenFileError(f"{path}: tensor {name!r} {what}: the file is damaged, download it again")
+            raise BrokenFileError(f"{path}: tensor {quoted(name)} {what}: the file is damaged, download it again")
         reached = entry.stop
     if reached > size:
         raise BrokenFileError(f"{path} is truncated: {size} bytes of tensors where its header promises {reached}")

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from llamita.checks import quoted
 from llamita.errors import LlamitaError, UnsupportedError, UsageError
 from llamita.files.disk import creating, explained, sync_folder, write_json, write_text
 from llamita.files.safetensors import DTYPES, write_tensors
@@ -59,7 +60,7 @@ def _write_drafts(shards: Shards, folder: Path, metadata: Mapping[str, str]) -> 
     drafts = {name: folder / name.replace(".safetensors", f".draft-{token}.safetensors") for name in shards}
     with _discarded_on(BaseException, drafts.values()):
         for name, draft in drafts.items():
-            with creating(draft) as file:
+            with creating(draft, folder / name) as file:
                 write_tensors(file, shards[name], metadata)
         sync_folder(folder)
     return drafts
@@ -157,14 +158,18 @@ def _check(tensors: Mapping[str, Tensor]) -> None:
     writable = set(DTYPES.values())
     for name, tensor in tensors.items():
         if tensor.is_meta:
-            raise UsageError(f"tensor {name!r} is on the meta device and has no data: load the model before saving it")
+            raise UsageError(
+                f"tensor {quoted(name)} is on the meta device and has no data: load the model before saving it"
+            )
         if tensor.dtype not in writable or tensor.layout != torch.strided:
-            raise UnsupportedError(f"tensor {name!r} is {tensor.dtype}, {tensor.layout}: safetensors cannot hold it")
+            raise UnsupportedError(
+                f"tensor {quoted(name)} is {tensor.dtype}, {tensor.layout}: safetensors cannot hold it"
+            )
 
 
 def _bytes(size: int | str) -> int:
     parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
     count = float(parts[1]) * UNITS.get(parts[2].upper(), 0) if parts else 0
     if count < 1:
-        raise UsageError(f"max_shard_size is {size!r}: give a number of bytes, or one such as 500MB, 5GB or 2GiB")
+        raise UsageError(f"max_shard_size is {quoted(size)}: give a number of bytes, or one such as 500MB, 5GB or 2GiB")
     return int(count)

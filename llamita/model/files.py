@@ -8,6 +8,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor
 
+from llamita.checks import shortened
 from llamita.config import DTYPES, LlamaConfig
 from llamita.config.files import refuse_upload
 from llamita.errors import NotFoundError, UnsupportedError, UsageError
@@ -103,7 +104,7 @@ class ModelFiles(Familiar):
         """A model with the checkpoint's weights in `config.dtype`, in eval mode; what did not fit starts anew."""
         if method := config.extra.get("quantization_config"):
             kind = method.get("quant_method", "an unnamed method") if isinstance(method, dict) else method
-            raise UnsupportedError(f"this checkpoint is quantized by {kind}: give one of plain weights")
+            raise UnsupportedError(f"this checkpoint is quantized by {shortened(kind)}: give one of plain weights")
         with shapes_only():
             model = cast("Any", cls)(config)
         dtype, std = getattr(torch, str(config.dtype)), config.initializer_range

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from llamita.checks import shortened
 from llamita.errors import BrokenFileError
 from llamita.model.initial import initialize
 
@@ -47,19 +48,20 @@ class LoadReport:
         parts = []
         if self.missing_keys:
             parts.append(f"{len(self.missing_keys)} weights are not in the checkpoint and start random: ")
-            parts.append(_few(self.missing_keys))
+            parts.append(few(self.missing_keys))
         if self.unexpected_keys:
             parts.append(f"; {len(self.unexpected_keys)} in the checkpoint have no place in the model: ")
-            parts.append(_few(self.unexpected_keys))
+            parts.append(few(self.unexpected_keys))
         if self.mismatched_keys:
             parts.append("; of another shape in the checkpoint (checkpoint, model): ")
-            parts.append(_few(f"{name} {theirs} {ours}" for name, theirs, ours in self.mismatched_keys))
+            parts.append(few(f"{name} {theirs} {ours}" for name, theirs, ours in self.mismatched_keys))
         return "".join(parts).removeprefix("; ")
 
 
-def _few(names: Iterable[str]) -> str:
+def few(names: Iterable[str]) -> str:
+    """The first names of many, and how many more there are."""
     names = list(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(shortened(name) for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 class MemoryTensors:
@@ -106,7 +108,7 @@ def fill(
     for name, parameter in list(model.named_parameters(remove_duplicate=False)):
         if name in tied:
             continue
-        source = places.get(name) or places.get(_twin(name, tied))
+        source = _source(name, places, tied)
         if source is not None and tensors.shape(source) == tuple(parameter.shape):
             _put(model, name, tensors.load(source).to(device=device, dtype=dtype))
             continue
@@ -119,6 +121,33 @@ def fill(
         initialize(model.get_submodule(owner), leaf, fresh, std=std)
         _put(model, name, fresh)
     return report
+
+
+def check_complete(model: nn.Module, tensors: Tensors, *, tied: Mapping[str, str], where: object) -> None:
+    """That a checkpoint has every weight of a model, told by its header: none would start random.
+
+    Raises BrokenFileError, which names the place and the first of those that are missing or of another shape.
+    """
+    wanted = {name: tuple(one.shape) for name, one in model.named_parameters(remove_duplicate=False)}
+    places = _places(tensors.names, list(wanted))
+    found = {name: _source(name, places, tied) for name in wanted if name not in tied}
+    missing = [name for name, source in found.items() if source is None]
+    if missing:
+        raise BrokenFileError(
+            f"{where} is incomplete: {len(missing)} of {len(found)} weights are not in it: {few(missing)}; "
+            "download it again"
+        )
+    for name, source in found.items():
+        if source is not None and tensors.shape(source) != wanted[name]:
+            raise BrokenFileError(
+                f"{where} does not fit its config.json: {shortened(name)} is {wanted[name]} there, "
+                f"and {tensors.shape(source)} in the weights"
+            )
+
+
+def _source(name: str, places: Mapping[str, str], tied: Mapping[str, str]) -> str | None:
+    """What a checkpoint calls a weight of ours, or its twin; None where it has neither."""
+    return places.get(name) or places.get(_twin(name, tied))
 
 
 def _places(names: list[str], wanted: list[str]) -> dict[str, str]:

@@ -71,7 +71,11 @@ class QuantizedEmbedding(_Quantized):
         self.register_buffer("like", torch.empty(0, dtype=dtype), persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Look up."""
+        """Look up; raises IndexError for ids that have no row, as nn.Embedding does."""
+        if ids.device.type == "cpu" and ids.numel() and not torch.compiler.is_compiling():
+            least, most = (int(end) for end in torch.aminmax(ids))
+            if least < 0 or most >= self.num_embeddings:
+                raise IndexError(f"ids run from {least} to {most}, but there are {self.num_embeddings} embeddings")
         return self.matrix.rows(ids).to(self.like.dtype)
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +14,16 @@ from llamita.model.llama import LlamaForCausalLM
 from llamita.quant.blocks import FORMATS
 from llamita.quant.matrix import Matrix
 from llamita.quant.recipes import Recipe
-from llamita.quant.surgery import Choice, quantize
+from llamita.quant.surgery import Choice, choices, quantize
 
 INPUTS = 256  # rows that are kept of what each layer is given, to compare what it puts out
 
 Documents = Sequence[Sequence[int]]
+Told = Callable[[str, int, int], None]  # what is being done, how many of its steps are done, and of how many
+
+
+def untold(doing: str, done: int, total: int) -> None:
+    """Nobody waits for it."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class _Notes:
     """What the watcher of a quantization writes down."""
 
     inputs: Mapping[str, Tensor]
+    told: Callable[[int], None]
     errors: dict[str, tuple[float, float | None]] = field(default_factory=dict)
 
     def __call__(self, choice: Choice, weight: Tensor, packed: Matrix) -> None:
@@ -75,16 +82,18 @@ class _Notes:
             x = torch.cat(kept).float()
             output_error = relative(packed.linear(x), x @ weight.t())
         self.errors[choice.names[0]] = (relative(packed.dequantize(), weight), output_error)
+        self.told(len(self.errors))
 
 
 @torch.no_grad()
-def quantize_and_count(model: LlamaForCausalLM, recipe: Recipe, documents: Documents = ()) -> Cost:
+def quantize_and_count(model: LlamaForCausalLM, recipe: Recipe, documents: Documents = (), told: Told = untold) -> Cost:
     """Quantize a model in place, and say what that cost; errors of outputs and perplexities are those on documents.
 
-    documents: token ids, each with its first token given and the others foretold.
+    documents: token ids, each with its first token given and the others foretold. told: hears of every step.
     """
-    before = perplexity(model, documents) if documents else None
-    notes = _Notes(layer_inputs(model, documents[:16]))
+    before = perplexity(model, documents, partial(told, "measuring it as it is")) if documents else None
+    total = sum(choice.form is not None for choice in choices(model, recipe))
+    notes = _Notes(layer_inputs(model, documents[:16]), lambda done: told("quantizing", done, total))
     size = sum(parameter.nbytes for parameter in model.parameters())
     chosen = quantize(model, recipe, watch=notes)
     layers = [_layer(choice, model, notes) for choice in chosen]
@@ -93,7 +102,7 @@ def quantize_and_count(model: LlamaForCausalLM, recipe: Recipe, documents: Docum
         bytes_before=size,
         bytes_after=size - sum(layer.bytes_before - layer.bytes_after for layer in layers),
         perplexity_before=before,
-        perplexity_after=perplexity(model, documents) if documents else None,
+        perplexity_after=perplexity(model, documents, partial(told, "measuring it")) if documents else None,
     )
 
 
@@ -124,10 +133,13 @@ def relative(found: Tensor, exact: Tensor) -> float:
 
 
 @torch.no_grad()
-def perplexity(model: LlamaForCausalLM, documents: Documents) -> float:
+def perplexity(
+    model: LlamaForCausalLM, documents: Documents, told: Callable[[int, int], None] = lambda done, total: None
+) -> float:
     """exp of the mean loss of every token but the first of each document, computed one document at a time."""
     loss, count = 0.0, 0
-    for document in documents:
+    for number, document in enumerate(documents):
+        told(number, len(documents))
         ids = torch.tensor([list(document)], device=model.device)
         if ids.shape[1] < 2:
             continue

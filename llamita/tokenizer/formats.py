@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from llamita.checks import quoted
 from llamita.errors import UsageError
 from llamita.tokenizer.messages import Message, checked, text_of
 from llamita.tokenizer.protocol import Tokenizer
@@ -53,7 +54,9 @@ class Format:
         for message in checked(dialogue.messages):
             if message["role"] not in self.roles:
                 known = ", ".join(self.roles)
-                raise UsageError(f"role {message['role']!r} is not known to {self.name}'s chat format: use {known}")
+                raise UsageError(
+                    f"role {quoted(message['role'])} is not known to {self.name}'s chat format: use {known}"
+                )
         if dialogue.continued and dialogue.messages[-1]["role"] != "assistant":
             raise UsageError("only an answer can be continued: end with a message of role assistant")
         controls = {text: i for text in self.needs if (i := tokenizer.token_to_id(text)) is not None}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llamita.checks import quoted
 from llamita.errors import BrokenFileError, UnsupportedError
 from llamita.files.gguf_types import Field
 from llamita.tokenizer.gguf_pre import CUTS, SYNONYMS, Cut, pre_tokenizer
@@ -53,7 +54,9 @@ class _Facts:
         self._metadata, self.source = metadata, source
         self.model = self._one("tokenizer.ggml.model", str, "none")
         if self.model not in ("gpt2", "llama"):
-            raise UnsupportedError(f"{source} has a tokenizer of kind {self.model!r}: only gpt2 and llama are known")
+            raise UnsupportedError(
+                f"{source} has a tokenizer of kind {quoted(self.model)}: only gpt2 and llama are known"
+            )
         tokens: list[str] = self._many("tokenizer.ggml.tokens", str)
         types: list[int] = self._many("tokenizer.ggml.token_type", int) or [NORMAL] * len(tokens)
         self.scores: list[float] = self._many("tokenizer.ggml.scores", float) or [0.0] * len(tokens)
@@ -99,7 +102,7 @@ class _Facts:
         name = SYNONYMS.get(name or "default", name or "default")
         if name not in CUTS:
             known = ", ".join([*CUTS, *SYNONYMS])
-            raise UnsupportedError(f"{self.source} cuts text in the way {name!r}: known are {known}")
+            raise UnsupportedError(f"{self.source} cuts text in the way {quoted(name)}: known are {known}")
         return CUTS[name]
 
     def _one(self, key: str, kind: type, default: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import tokenizers
 
+from llamita.checks import MAX_REASON, shortened
 from llamita.errors import BrokenFileError, UsageError
 
 
@@ -120,7 +121,7 @@ class HuggingFaceTokenizer:
             return tokenizers.Tokenizer.from_str(json.dumps(_renamed(self._library, by_text))), names
         except Exception as error:  # The library raises plain Exception.
             raise BrokenFileError(
-                f"the tokenizer's vocabulary contradicts itself ({error}): download it again"
+                f"the tokenizer's vocabulary contradicts itself ({shortened(error, MAX_REASON)}): download it again"
             ) from error
 
 

@@ -6,12 +6,14 @@ from typing import Any
 
 import tokenizers
 
+from llamita.checks import MAX_REASON, quoted, shortened
 from llamita.errors import BrokenFileError, NotFoundError
 from llamita.files.disk import explained, read_json, read_text
 from llamita.tokenizer.huggingface import HuggingFaceTokenizer
 from llamita.tokenizer.protocol import Tokenizer
 
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
+MAX_ID = 2**31 - 1
 LLAMA_3_PAD = "<|finetune_right_pad_id|>"
 
 Settings = Mapping[str, Any]
@@ -25,7 +27,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     folder = Path(folder)
     library = _library(folder / "tokenizer.json")
     settings = {**_known(folder / "special_tokens_map.json"), **_known(folder / "tokenizer_config.json")}
-    models = [_known(folder / "generation_config.json"), _known(folder / "config.json")]
+    models = [_with_ids(folder / name) for name in ("generation_config.json", "config.json")]
     _add_tokens(library, settings, folder)
     roles = {role: _id_of(library, settings.get(role)) for role in ROLES}
     bos = _first(roles["bos_token"], *(model.get("bos_token_id") for model in models))
@@ -77,7 +79,9 @@ def parsed(text: str, source: Path) -> tokenizers.Tokenizer:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # The library raises plain Exception, and its Rust panics are no Exception.
-        raise BrokenFileError(f"{source} has no tokenizer the library can read ({error}): download it again") from error
+        raise BrokenFileError(
+            f"{source} has no tokenizer the library can read ({shortened(error, MAX_REASON)}): download it again"
+        ) from error
     return library
 
 
@@ -88,14 +92,25 @@ def _known(path: Path) -> dict[str, Any]:
     return {name: value for name, value in content.items() if value is not None}
 
 
+def _with_ids(path: Path) -> dict[str, Any]:
+    """What a model's optional JSON file says, its tokens' ids checked to be such as fit 32 bits."""
+    content = _known(path)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        wrong = [i for i in _listed(content.get(name)) if type(i) is int and i > MAX_ID]
+        if wrong:
+            raise BrokenFileError(f"{name} in {path} is {quoted(wrong[0])}, no token's number: mend or remove it")
+    return content
+
+
 def _add_tokens(library: tokenizers.Tokenizer, settings: Settings, folder: Path) -> None:
     """Add the tokens that only tokenizer_config.json knows, and mark those named in a role as special."""
-    for number, fields in _by_id(settings.get("added_tokens_decoder", {}), folder):
-        if library.token_to_id(fields["content"]) is None:
-            library.add_tokens([tokenizers.AddedToken(**fields)])
-            if library.token_to_id(fields["content"]) != number:
+    for number, token in _by_id(settings.get("added_tokens_decoder", {}), folder):
+        if library.token_to_id(token.content) is None:
+            library.add_tokens([token])
+            if library.token_to_id(token.content) != number:
                 raise BrokenFileError(
-                    f"tokenizer_config.json in {folder} gives {fields['content']!r} the id {number}, for which"
+                    f"tokenizer_config.json in {folder} gives {quoted(token.content)} the id {quoted(number)}, for "
+                    "which"
                     " tokenizer.json has no place: the two are not of one checkpoint"
                 )
     named = [settings.get(role) for role in ROLES]
@@ -108,13 +123,15 @@ def _add_tokens(library: tokenizers.Tokenizer, settings: Settings, folder: Path)
             library.add_special_tokens([token])
 
 
-def _by_id(tokens: Any, folder: Path) -> list[tuple[int, dict[str, Any]]]:
-    flags = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+def _by_id(tokens: Any, folder: Path) -> list[tuple[int, tokenizers.AddedToken]]:
+    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
     try:
-        return sorted(
-            (int(i), {flag: fields[flag] for flag in flags if flag in fields}) for i, fields in tokens.items()
-        )
-    except (TypeError, ValueError, AttributeError) as error:
+        found = {
+            int(i): tokenizers.AddedToken(one["content"], **{flag: one[flag] for flag in flags if flag in one})
+            for i, one in tokens.items()
+        }
+        return sorted(found.items(), key=lambda item: item[0])
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise BrokenFileError(f"added_tokens_decoder in tokenizer_config.json in {folder} is damaged") from error
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llamita.checks import quoted
 from llamita.errors import UsageError
 
 Message = Mapping[str, Any]
@@ -16,7 +17,7 @@ def checked(messages: Sequence[Message]) -> Sequence[Message]:
         raise UsageError("the conversation is empty: give at least one message")
     for message in messages:
         if not isinstance(message, Mapping) or "role" not in message:
-            raise UsageError(f"a message is a dictionary with role and content, not {message!r}"[:200])
+            raise UsageError(f"a message is a dictionary with role and content, not {quoted(message)}")
     return messages
 
 
@@ -24,11 +25,11 @@ def text_of(message: Message) -> str:
     """The content of a message as one text: it may be given as a list of text parts. Raises UsageError."""
     role, content = message.get("role"), message.get("content")
     if content is None:
-        raise UsageError(f"a message of role {role!r} has no content: give it a text")
+        raise UsageError(f"a message of role {quoted(role)} has no content: give it a text")
     if isinstance(content, str):
         return content
     if not isinstance(content, Sequence) or not all(_is_text(part) for part in content):
-        raise UsageError(f"the content of a message of role {role!r} is no text: this model reads nothing else")
+        raise UsageError(f"the content of a message of role {quoted(role)} is no text: this model reads nothing else")
     return "".join(part["text"] for part in content)
 
 

@@ -6,6 +6,8 @@ from typing import Any
 from llamita.files.disk import write_json, write_text
 from llamita.tokenizer.protocol import Tokenizer
 
+OTHERS = "additional_chat_templates"
+
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, *, max_length: int) -> None:
     """Write tokenizer.json, tokenizer_config.json and the chat templates; each appears whole or not at all.
@@ -13,6 +15,12 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, *, max_length: int) -> No
     max_length: the most tokens that the model reads. Every end of an answer goes into the model's own files.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for stale in (
+        folder / "special_tokens_map.json",
+        folder / "chat_template.jinja",
+        *folder.glob(f"{OTHERS}/*.jinja"),
+    ):
+        stale.unlink(missing_ok=True)  # of a tokenizer that was there, and would be read as this one's
     write_text(folder / "tokenizer.json", tokenizer.to_json() + "\n")
     ids = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
     tokens = {f"{role}_token": tokenizer.id_to_token(i) for role, i in ids.items() if i is not None}
@@ -31,7 +39,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, *, max_length: int) -> No
         write_text(folder / "chat_template.jinja", tokenizer.chat_template)
     others = {name: text for name, text in templates.items() if text != tokenizer.chat_template}
     if others:
-        (folder / "additional_chat_templates").mkdir(exist_ok=True)
+        (folder / OTHERS).mkdir(exist_ok=True)
     for name, text in others.items():
-        write_text(folder / "additional_chat_templates" / f"{Path(name).name}.jinja", text)
+        write_text(folder / OTHERS / f"{Path(name).name}.jinja", text)
     write_json(folder / "tokenizer_config.json", settings)

@@ -293,7 +293,7 @@ BAD = {
     "experts": ({"fields": {"llama.expert_count": Field("uint32", 8)}}, "mixture of experts"),
     "no length": ({"without": ["llama.context_length"]}, "llama.context_length"),
     "a text for a number": ({"fields": {"llama.block_count": Field("string", "3")}}, "no whole number"),
-    "a billion layers": ({"fields": {"llama.block_count": Field("uint32", 10**9)}}, "1000000000 layers"),
+    "a billion layers": ({"fields": {"llama.block_count": Field("uint32", 10**9)}}, "num_hidden_layers is 1000000000"),
     "layers that differ": (
         {"fields": {"llama.attention.head_count": Field("uint32", [6, 5, 6])}},
         "layers that differ",

@@ -282,3 +282,14 @@ def test_files_that_are_no_config(content: bytes | None, error: type, sentence: 
 def test_reading_may_change_fields(tmp_path: Path) -> None:
     LlamaConfig(**SMALL).save_pretrained(tmp_path)
     assert LlamaConfig.from_pretrained(tmp_path, use_cache=False).use_cache is False
+
+
+def test_a_few_digits_cannot_ask_for_all_of_the_memory() -> None:
+    for changes, sentence in (
+        ({"num_labels": 2**40}, "num_labels is 1099511627776: it must be at most 1000000"),
+        ({"num_hidden_layers": 10**6}, "num_hidden_layers is 1000000: it must be at most 10000"),
+        ({"vocab_size": 2**63}, "vocab_size is 9223372036854775808: it must be at most 2147483647"),
+        ({"vocab_size": 2**30, "hidden_size": 2**20}, "the largest matrix, 1073741824 rows of 1048576, is"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            LlamaConfig(**changes)

@@ -3,7 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from llamita.checkpoint.load import load_pretrained
 from llamita.cli.main import main
+from llamita.files.gguf import GgufFile
+from llamita.quant.report import quantize_and_count
 from tests.unit.cli.conftest import Run
 
 
@@ -80,3 +85,39 @@ def test_mistakes_are_said_in_one_sentence(run: Run, tmp_path: Path) -> None:
 def test_it_runs_without_arguments_on_cria(capsys) -> None:
     assert main(["quantize", "-q"]) == 0
     assert capsys.readouterr().out == ""
+
+
+def test_a_file_is_written_without_measuring_unless_figures_are_asked_for(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> float:
+        raise AssertionError("measured")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("llamita.quant.report.perplexity", refuse)
+        patched.setattr("llamita.quant.report.layer_inputs", lambda model, documents: refuse() if documents else {})
+        outcome = run("quantize", "--to", "q8_0", "-o", "a.gguf")
+        assert outcome.code == 0
+        assert outcome.out.splitlines()[0].split() == ["format", "size", "of", "it", "weights"]
+        assert run("quantize", "-o", "b.gguf", "--to", "q8_0", "--json").code == 0
+    for flag, name in ((["--tokens", "40"], "c"), (["--text", "text"], "d")):
+        Path("text").write_text("Once upon a time.", encoding="utf-8")
+        assert "perplexity" in run("quantize", "--to", "q8_0", "-o", f"{name}.gguf", *flag).out
+
+
+def test_the_way_of_llama_quantize_is_understood(run: Run, small_path: Path) -> None:
+    assert run("quantize", str(small_path), "a.gguf", "Q8_0", "-q") == (0, "", "")
+    assert run("quantize", str(small_path), "-o", "b.gguf", "--to", "q8_0", "-q") == (0, "", "")
+    assert Path("a.gguf").read_bytes()[:4] == b"GGUF"
+    assert GgufFile(Path("a.gguf")).entries == GgufFile(Path("b.gguf")).entries
+    outcome = run("quantize", str(small_path), "q8_0", "--tokens", "0")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.splitlines()[-1].startswith("q8_0")
+
+
+def test_every_step_is_told(small_path: Path) -> None:
+    heard: list[tuple[str, int, int]] = []
+    model = load_pretrained(small_path).model
+    quantize_and_count(model, "q8_0", [[1, 2, 3], [4, 5]], lambda *step: heard.append(step))
+    assert [step for step in heard if step[0] == "quantizing"] == [("quantizing", i + 1, 25) for i in range(25)]
+    assert [step[1:] for step in heard if step[0].startswith("measuring")] == [(0, 2), (1, 2)] * 2

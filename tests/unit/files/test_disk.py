@@ -4,10 +4,12 @@ import errno
 from pathlib import Path
 
 import pytest
+import torch
 
+from llamita.config import LlamaConfig
 from llamita.errors import AccessError, BrokenFileError, LlamitaError, NotFoundError
 from llamita.files.disk import explained, read_json, read_text
-from llamita.files.write import write_json, write_text
+from llamita.files.write import save_checkpoint, write_json, write_text
 
 
 def test_json_goes_and_comes(tmp_path: Path):
@@ -73,3 +75,22 @@ def test_missing_files_and_folders(tmp_path: Path):
 def test_what_the_system_refuses_is_explained(error: OSError, kind: type[LlamitaError], message: str):
     with pytest.raises(kind, match=message), explained("read", Path("a")):
         raise error
+
+
+def test_errors_name_the_file_that_is_meant_and_not_its_draft(tmp_path: Path) -> None:
+    for write in (
+        lambda path: write_text(path, "a"),
+        lambda path: write_json(path, {}),
+    ):
+        with pytest.raises(LlamitaError) as caught:
+            write(tmp_path / "no" / "a.txt")
+        assert ".tmp" not in str(caught.value)
+    with pytest.raises(NotFoundError, match=r"cannot write .*no/a\.txt: the folder .*no does not exist$"):
+        write_text(tmp_path / "no" / "a.txt", "a")
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(LlamitaError, match=r"cannot write .*/config\.json: is a directory$"):
+        LlamaConfig().save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(LlamitaError, match=r"cannot write .*/model\.safetensors: is a directory$"):
+        save_checkpoint({"a": torch.ones(1)}, tmp_path)

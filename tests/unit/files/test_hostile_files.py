@@ -67,6 +67,7 @@ def complaint(folder: Path, content: bytes, name: str = "model.safetensors") -> 
         (packed({"a": {**ONE, "shape": [2.0]}}), "impossible"),
         (packed({"a": {**ONE, "shape": [True, 2]}}), "impossible"),
         (packed({"a": {**ONE, "shape": [2**63, 2**63, 2**63]}}), "cannot take"),
+        (packed({"a": {**ONE, "shape": [0, 2**63], "data_offsets": [0, 0]}}, b""), "impossible"),
         (packed({"a": {**ONE, "data_offsets": [8, 0]}}), "cannot take"),
         (packed({"a": {**ONE, "data_offsets": [-8, 0]}}), "impossible"),
         (packed({"a": {**ONE, "data_offsets": [8, 16]}}, bytes(16)), "hole"),
