@@ -48,8 +48,6 @@ def main(words: Sequence[str] | None = None) -> int:
         terminal.open_streams()
         code = run(words)
         sys.stdout.flush()  # here, where a reader who has left is still no traceback
-    except SystemExit as leaving:  # argparse, after --help
-        return leaving.code if isinstance(leaving.code, int) else 0
     except BaseException as error:
         from llamita.cli import failure
 
@@ -58,7 +56,14 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def run(words: list[str]) -> int:
-    """Run the verb that the words name."""
+    """Run what the words ask for."""
+    try:
+        return _run(words)
+    except SystemExit as leaving:  # argparse, after --help
+        return leaving.code if isinstance(leaving.code, int) else 0
+
+
+def _run(words: list[str]) -> int:
     if not words:
         from llamita.cli.stdin import is_piped
 
