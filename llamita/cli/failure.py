@@ -31,7 +31,7 @@ def report(error: BaseException, words: Sequence[str]) -> int:
     if isinstance(error, OSError):
         _close(sys.stdout)  # what could not be written will not be at exit either
     failure = explained(error)
-    print(f"{terminal.paint('llamita:', 'red', sys.stderr)} {failure}", file=sys.stderr)
+    terminal.say(str(failure), style="red")
     return failure.exit_code
 
 

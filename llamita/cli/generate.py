@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from llamita.cli import arguments, forms, model, stdin, terminal, tokens
+from llamita.cli.screen import Screen
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:
@@ -182,21 +183,18 @@ def _print_text(
     stream: "Stream", llm: "LLM", prompt: str, args: argparse.Namespace, clock: Clock, *, is_colored: bool
 ) -> None:
     """Print the pieces as they come, in the colours of their probabilities; on a terminal, the prompt before them."""
+    screen = Screen(sys.stdout)
     if sys.stdout.isatty() and not args.quiet:
-        asked = prompt if args.system is None else f"{prompt}\n"
-        sys.stdout.write(terminal.paint(asked.translate(terminal.CONTROLS), "dim", sys.stdout))
+        screen.write(prompt if args.system is None else f"{prompt}\n", "dim")
     trail = tokens.Trail(llm.tokenizer, after=stream.completion.prompt_token_ids if args.system is None else ())
-    piece = ""
     try:
         for piece in clock.timed(stream):
             if not is_colored:
-                terminal.show(piece)
+                screen.write(piece)
                 continue
             for run, probability in trail.runs(piece, stream.completion.logprobs or []):
-                sys.stdout.write(tokens.paint(run, probability, sys.stdout))
-            sys.stdout.flush()
+                screen.write(run, tokens.style_of(probability))
     finally:
-        if sys.stdout.isatty() and not piece.endswith("\n"):  # however it ends
-            terminal.show("\n")
+        screen.end_line()  # however it ends
     if is_colored and not args.quiet:
-        print(tokens.legend(), file=sys.stderr)
+        tokens.show_legend()
