@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llamita.generation.likely import Likely
 
 DEFAULT = "default"
+FORCE = "--force"  # behind /save: write over a file that holds something else
 DRAWING = ("temperature", "top_p", "top_k", "min_p")  # the settings of which any makes the model draw
 PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 
@@ -206,8 +207,9 @@ def _surprises(likely: "list[Likely]") -> Iterator[str]:
 
 
 def _save(session: Session, rest: str) -> None:
-    path = _path(rest, "/save FILE")
-    transcript.save(path, session.chat.messages, model=session.chat.llm.name)
+    name = rest.removeprefix(f"{FORCE} ").removesuffix(f" {FORCE}").strip()
+    path = _path("" if name == FORCE else name, "/save FILE")
+    transcript.save(path, session.chat.messages, model=session.chat.llm.name, force=name != rest)
     terminal.note(f"({len(session.chat.messages)} messages saved in {path})")
 
 
@@ -251,7 +253,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Session, str], None]]] = {
     "/reset": ("forget all turns", _reset),
     "/tokens": ("show the last answer token by token", _tokens),
     "/probs": ("show how likely each token of the last answer was", _probs),
-    "/save": ("/save FILE writes the conversation as JSON", _save),
+    "/save": (f"/save FILE writes the conversation as JSON, /save FILE {FORCE} over another file", _save),
     "/load": ("/load FILE goes on from such a file", _load),
     "/bye": ("leave, as Ctrl-D does", _bye),
 }
