@@ -1,6 +1,7 @@
 """What a person at a terminal sees besides the answer: colours, notes, and that something is being waited for."""
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,10 @@ from llamita.cli.wrap import Wrap
 
 NARROWEST = 10  # columns of a terminal for which lines are still broken between words
 
+LONGEST = 60  # characters that are quoted of a value
+# What is too long in a sentence: a value in quotes, in brackets, or one that has no blank, as paths have few.
+QUOTED = re.compile(r"(?<!\w)('[^']{60,}'|\"[^\"]{60,}\")(?!\w)|[\[{][^\]}]{200,}[\]}]|[^\s:,;]{200,}")
+QUOTES = "'\"[{"
 STYLES = {
     "dim": "2",
     "bold": "1",
@@ -69,8 +74,14 @@ def warn(message: Warning | str, *_: object) -> None:
     say(" ".join(str(message).split()), style="yellow")
 
 
+def cut(text: str) -> str:
+    """The beginning of a text, where that is too long to be quoted."""
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
 def say(sentence: str, *, style: str) -> None:
     """A sentence on stderr, the program's name in a style before it."""
+    sentence = QUOTED.sub(lambda found: cut(found[0]) + (found[0][-1] if found[0][0] in QUOTES else ""), sentence)
     name, _, rest = _wrapped(f"llamita: {sentence}").partition(" ")
     print(f"{paint(name, style, sys.stderr)} {rest}", file=sys.stderr, flush=True)
 
