@@ -27,7 +27,7 @@ EXAMPLES = """\
   llamita generate "Once upon a time" --show-probs --stats
   llamita generate -s "You are a helpful llama." "Where do llamas live?"
   llamita generate -p "Is a llama a bird? " --choice Yes,No
-  llamita generate -p "A llama as JSON: " --json-schema llama.json
+  llamita generate -s "You write JSON." "Mia is 28 years old." --json-schema person.json
   llamita generate -m org/name "Once upon a time" --threads 4
 """
 FIRST_WORDS = "Once upon a time"  # a prompt for those who give none
