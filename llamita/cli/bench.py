@@ -49,7 +49,8 @@ COUNTS = ("batch", "length", "tokens", "repeats", "threads")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's own arguments."""
-    parser.add_argument("test", choices=list(TESTS), help="; ".join(f"{name}: {what}" for name, what in TESTS.items()))
+    tests = "; ".join(f"{name}: {what}" for name, what in TESTS.items())
+    parser.add_argument("test", nargs="?", choices=list(TESTS), default="roofline", help=f"{tests} (default: roofline)")
     parser.add_argument("--shape", default="110m", help="a model shape with random weights: 110m, 1b, tiny; or cria")
     parser.add_argument(
         "--formats",

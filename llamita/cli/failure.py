@@ -55,6 +55,8 @@ def leaving_at_once() -> Iterator[None]:
 def _leave(*_: object) -> None:
     try:
         terminal.restore()
+        if sys.stderr.isatty():
+            sys.stderr.write("\n")  # behind the ^C that the terminal shows
         sys.stderr.flush()
     finally:
         os._exit(INTERRUPTED)

@@ -47,7 +47,7 @@ NEEDLESS: Mapping[str, tuple[str, ...]] = {
         *("--main-gpu", "--device-map", "-tp", "--tensor-parallel-size", "--pipeline-parallel-size"),
     ),
     "pipe the file in: llamita generate < FILE": ("-f", "--file", "--prompt-file", "--in-file", "--input-file"),
-    "write > FILE behind the command": ("-of", "--out-file", "--output-file"),
+    "write > FILE behind the command": ("-o", "--output", "-of", "--out-file", "--output-file"),
     "how a prompt is cut into passes changes nothing, leave it out": (
         *("-b", "--batch-size", "-ub", "--ubatch-size", "--n-batch", "--max-num-seqs", "--max-num-batched-tokens"),
     ),

@@ -31,15 +31,17 @@ verbs:
   help       show this, or with a verb its options
   version    show which version this is
 
-Every verb runs without arguments, on the embedded model cria. `llamita VERB --help` shows options and examples.
+Every verb runs without arguments, on the embedded model cria.
+`llamita VERB --help` shows options, defaults and examples.
 
 examples:
   llamita generate "Once upon a time"
   echo "Once upon a time" | llamita --seed 1
+  llamita generate -m org/name "Once upon a time"
   llamita chat
 
-exit codes: 0 done, 1 failure, 2 wrong usage, 3 not found, 4 no access, 5 out of memory, 6 not supported,
-130 interrupted
+exit codes: 0 done, 1 failure, 2 wrong usage, 3 not found, 4 no access,
+5 out of memory, 6 not supported, 130 interrupted
 """
 
 
