@@ -20,6 +20,7 @@ def library() -> ModuleType:
     except ImportError:
         raise UnsupportedError("transformers is not installed: pip install 'llamita[bridge]'") from None
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     return transformers
 
 

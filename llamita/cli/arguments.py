@@ -5,8 +5,12 @@ import difflib
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from typing import Any, NoReturn
 
+from llamita.cli import habits
+from llamita.cli.names import understood
+from llamita.cli.terminal import cut
 from llamita.errors import UsageError
 
 WIDTH = 100  # of help, on terminals that have so much
@@ -22,6 +26,41 @@ WRITING = {
     "frequency_penalty": "frequency_penalty",
     "stop": "stop",
 }
+# What a verb does something with, of what several verbs have.
+TAKES = {
+    "generate": ("threads", "device", "dtype", "quantize", "attn", "kernels", "compile", "deterministic", "offline"),
+    "chat": ("threads", "device", "dtype", "quantize", "attn", "kernels", "compile", "deterministic", "offline"),
+    "show": ("offline",),
+    "convert": ("dtype", "quantize", "offline"),
+    "quantize": ("device", "dtype", "attn", "offline"),
+    "verify": ("threads", "offline"),
+    "bench": ("dtype",),
+}
+SHARED: dict[str, dict[str, Any]] = {
+    "threads": {
+        "type": int,
+        "metavar": "N",
+        "help": "of the CPU (default: one a core; fewer are faster where others work)",
+    },
+    "device": {"default": "auto", "help": "auto (the default), cpu, cuda, cuda:1, ..."},
+    "dtype": {"default": "auto", "help": "auto (the default: the checkpoint's own), float32, bfloat16 or float16"},
+    "quantize": {"metavar": "FORMAT", "help": "fewer bits a weight: q8_0, q4_k, int8, ... (default: as stored)"},
+    "attn": {"metavar": "BACKEND", "help": "sdpa (the default), eager, flex, fixed or flash_attention_2"},
+    "kernels": {
+        "default": "auto",
+        "metavar": "auto|off",
+        "help": "write with the CPU's own kernels (default: auto), or with torch's alone",
+    },
+    "compile": {
+        "default": "off",
+        "metavar": "PLAN",
+        "help": "regional or full: let torch compile the model (default: off)",
+    },
+    "deterministic": {"action": "store_true", "help": "a text never depends on the rest of its batch; slower"},
+    "offline": {"action": "store_true", "help": "use only what was fetched before"},
+}
+MODELS = ("model", "draft_model", "checkpoint")  # the arguments that name one
+NEAR = 0.7  # how alike two names are, of 1, where one may have been meant by the other
 YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 
@@ -30,6 +69,12 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28, width=min(shutil.get_terminal_size().columns - 2, WIDTH))
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        """The help, and the default where there is one that it does not tell."""
+        told = action.help or ""
+        has_default = action.default not in (None, False, argparse.SUPPRESS)
+        return f"{told} (default: %(default)s)" if has_default and "default" not in told else told
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         """`-p, --prompt TEXT`, as Python 3.13 writes it, in all versions."""
@@ -54,45 +99,63 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             add_help=False,
         )
+        self.verb = verb
+        machine = self.add_argument_group("model and machine")
+        for name in TAKES[verb]:
+            machine.add_argument(f"--{name}", **SHARED[name])
         self._everywhere = self.add_argument_group("every verb")
-        self._everywhere.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-        self._everywhere.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
-        self._everywhere.add_argument("--quantize", metavar="FORMAT", help="fewer bits a weight: q8_0, q4_k, int8, ...")
-        self._everywhere.add_argument("--attn", metavar="BACKEND", help="sdpa, eager, flex, fixed or flash_attention_2")
-        self._everywhere.add_argument(
-            "--kernels",
-            default="auto",
-            metavar="auto|off",
-            help="write with the CPU's own kernels, or with torch's alone",
-        )
-        self._everywhere.add_argument(
-            "--compile", default="off", metavar="PLAN", help="regional or full: let torch compile the model; off"
-        )
-        self._everywhere.add_argument(
-            "--deterministic", action="store_true", help="a text never depends on the rest of its batch; slower"
-        )
-        self._everywhere.add_argument("--offline", action="store_true", help="use only what was fetched before")
         self._everywhere.add_argument("-q", "--quiet", action="store_true", help="print the answer and nothing else")
         self._everywhere.add_argument("--debug", action="store_true", help="show where an error happened")
         self._everywhere.add_argument("-h", "--help", action="help", help="show this")
+        self._last = (machine, self._everywhere)
+
+    @property
+    def options(self) -> list[str]:
+        """The names of all options."""
+        return [option for action in self._actions for option in action.option_strings]
 
     def format_help(self) -> str:
         """The help text: the verb's own options first, and a usage line that does not list them all."""
         own = [action.metavar or action.dest.upper() for action in self._get_positional_actions()]
         self.usage = " ".join([self.prog, *(f"[{name}]" for name in own), "[options]"])
-        self._action_groups.sort(key=lambda group: group is self._everywhere)
+        self._action_groups.sort(key=lambda group: self._last.index(group) if group in self._last else -1)
         return super().format_help()
 
     def read(self, words: Sequence[str], environment: Mapping[str, str] = os.environ) -> argparse.Namespace:
         """The values of the words, of the environment where these say nothing, and of the defaults last."""
         self._take(environment)
+        self._look_for_habits(words)
         known, rest = self.parse_known_args(words)
+        known.given = self._given(words)
         if rest and rest[0].startswith("-"):
-            options = [option for action in self._actions for option in action.option_strings]
-            raise unknown("option", rest[0].partition("=")[0], options, f"{self.prog} --help lists them")
+            raise self._unknown(rest[0].partition("=")[0])
         if rest:
-            raise UsageError(f"{rest[0]!r} is one word too many: put quotes around a text of several words")
+            raise UsageError(f"{cut(rest[0])!r} is one word too many: put quotes around a text of several words")
+        for name in MODELS:
+            if getattr(known, name, None) is not None:
+                setattr(known, name, understood(getattr(known, name)))
         return known
+
+    def _given(self, words: Sequence[str]) -> set[str]:
+        """The names of the options that the words give, rather than the environment or a default."""
+        given = {word.partition("=")[0] if word.startswith("--") else word[:2] for word in words}
+        return {action.dest for action in self._actions if given.intersection(action.option_strings)}
+
+    def _look_for_habits(self, words: Sequence[str]) -> None:
+        """Raise UsageError for an option of other programs: some, such as -ngl, would be taken for one of ours."""
+        for word in words:
+            if word == "--":
+                return
+            name = word.partition("=")[0]
+            if name.startswith("-") and name not in self.options and (advice := habits.option(name, self.options)):
+                raise UsageError(f"there is no option {name}: {advice}")
+
+    def _unknown(self, name: str) -> UsageError:
+        """The error for an option that the verb has not: another verb's, or nobody's."""
+        ours = habits.renamed(name)
+        if users := [verb for verb, theirs in _options_of_all().items() if ours in theirs]:
+            return UsageError(f"llamita {self.verb} does nothing with {name}: leave it out, it is for {_listed(users)}")
+        return unknown("option", name, self.options, f"{self.prog} --help lists them")
 
     def error(self, message: str) -> NoReturn:
         """A wrong command line, said in one sentence."""
@@ -105,7 +168,8 @@ class Parser(argparse.ArgumentParser):
                 f"LLAMITA_{name[2:].upper().replace('-', '_')}" for name in action.option_strings if name[1] == "-"
             ]
             for name in names:
-                if name in environment and action.dest != "help":
+                is_its_own = name == f"LLAMITA_{action.dest.upper()}"  # not another argument's, by a second name
+                if name in environment and is_its_own and action.dest != "help":
                     action.default = _value(name, environment[name], action)
 
 
@@ -124,15 +188,31 @@ def _value(name: str, text: str, action: argparse.Action) -> Any:
 
 
 def unknown(kind: str, name: str, known: Iterable[str], remedy: str) -> UsageError:
-    """The error for a name that is not there, with the nearest one."""
-    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    guess = f"did you mean {nearest[0]}? " if nearest else ""
-    return UsageError(f"there is no {kind} {name}: {guess}{remedy}")
+    """The error for a name that is not there, with the nearest one; dashes do not make names alike."""
+    plain = {one.lstrip("-/"): one for one in known}
+    nearest = difflib.get_close_matches(name.lstrip("-/"), plain, n=1, cutoff=NEAR)
+    guess = f"did you mean {plain[nearest[0]]}? " if nearest else ""
+    return UsageError(f"there is no {kind} {cut(name)}: {guess}{remedy}")
+
+
+def _options_of_all() -> dict[str, list[str]]:
+    """The options of every verb."""
+    options = {}
+    for verb in TAKES:
+        parser = Parser(verb, verb)
+        import_module(f"llamita.cli.{verb}").add_arguments(parser)
+        options[verb] = parser.options
+    return options
+
+
+def _listed(verbs: Sequence[str]) -> str:
+    """a; a and b; a, b and c."""
+    return " and ".join([", ".join(verbs[:-1]), verbs[-1]] if len(verbs) > 1 else verbs)
 
 
 def add_model(parser: argparse.ArgumentParser, *, is_positional: bool = False) -> None:
     """Which model: by -m, and where it is what the verb is about, also by its bare name."""
-    what = "cria (the default), a folder, a .gguf file, or organisation/name on the hub"
+    what = "cria (the default), a folder, a .gguf file, or org/name on the hub"
     if is_positional:
         parser.add_argument("model", nargs="?", default=argparse.SUPPRESS, help=what)
     parser.add_argument("-m", "--model", metavar="MODEL", help="the same, as an option" if is_positional else what)
@@ -140,18 +220,38 @@ def add_model(parser: argparse.ArgumentParser, *, is_positional: bool = False) -
 
 def add_writing(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """How to write; what is not given comes from the checkpoint. Returns the group, for what one verb alone has."""
-    group = parser.add_argument_group("writing")
-    group.add_argument("-s", "--system", metavar="TEXT", help="instructions that the answer is to follow")
-    group.add_argument("-n", "--max-tokens", type=int, metavar="N", help="write at most so many tokens")
-    group.add_argument("-t", "--temperature", type=float, metavar="T", help="0 is greedy, higher is more varied")
-    group.add_argument("--top-k", type=int, metavar="K", help="draw among the K likeliest tokens, 0 is all")
-    group.add_argument("--top-p", type=float, metavar="P", help="draw among the likeliest that make up P together")
-    group.add_argument("--min-p", type=float, metavar="P", help="only tokens at least P times as likely as the best")
-    group.add_argument("--repeat-penalty", type=float, metavar="F", help="above 1 has the model repeat less, 1 is off")
-    group.add_argument("--presence-penalty", type=float, metavar="X", help="so much off every token already written")
-    group.add_argument("--frequency-penalty", type=float, metavar="X", help="so much off for every time it was written")
-    group.add_argument("--seed", type=int, help="the same seed writes the same text")
-    group.add_argument("--stop", action="append", metavar="TEXT", help="end where this text comes up (repeatable)")
+    group = parser.add_argument_group("writing (what is not given is as the checkpoint says, or else the default)")
+    group.add_argument(
+        "-s", "--system", metavar="TEXT", help="instructions that the answer is to follow (default: none)"
+    )
+    group.add_argument(
+        "-n", "--max-tokens", type=int, metavar="N", help="at most so many tokens (default: to the end of the context)"
+    )
+    group.add_argument(
+        "-t", "--temperature", type=float, metavar="T", help="0 is greedy (the default), higher is more varied"
+    )
+    group.add_argument("--top-k", type=int, metavar="K", help="draw among the K likeliest tokens (default: 0, all)")
+    group.add_argument(
+        "--top-p", type=float, metavar="P", help="draw among the likeliest that make up P together (default: 1, all)"
+    )
+    group.add_argument(
+        "--min-p", type=float, metavar="P", help="only tokens at least P times as likely as the best (default: 0, all)"
+    )
+    group.add_argument(
+        "--repeat-penalty", type=float, metavar="F", help="above 1 has the model repeat less (default: 1, off)"
+    )
+    group.add_argument(
+        "--presence-penalty", type=float, metavar="X", help="so much off every token already written (default: 0)"
+    )
+    group.add_argument(
+        "--frequency-penalty", type=float, metavar="X", help="so much off for every time it was written (default: 0)"
+    )
+    group.add_argument(
+        "--seed", type=int, metavar="N", help="the same seed writes the same text (default: one by chance)"
+    )
+    group.add_argument(
+        "--stop", action="append", metavar="TEXT", help="end where this text comes up, repeatable (default: none)"
+    )
     return group
 
 

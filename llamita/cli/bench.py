@@ -29,18 +29,33 @@ TESTS = {
     "overhead": "what of a step of writing is not the model's",
     "speculate": "guessing ahead beside plain writing",
 }
+# What a test does something with, of what is not for all of them.
+SYSTEMS = ("formats", "against", "peers_python")
+DRAWN = ("dtype", "batch", "tokens")
+USES = {
+    "roofline": ("length",),
+    "decode": (*SYSTEMS, *DRAWN, "length"),
+    "prefill": (*SYSTEMS, "length"),
+    "load": SYSTEMS,
+    "memory": (*SYSTEMS, "tokens", "length"),
+    "quality": (*SYSTEMS, "length"),
+    "train": ("against", "dtype", "batch", "length"),
+    "overhead": DRAWN,
+    "speculate": DRAWN,
+}
 PREFILL, TRAINED, DEPTH = 512, 256, 1  # tokens read unless --length says otherwise
 COUNTS = ("batch", "length", "tokens", "repeats", "threads")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's own arguments."""
-    parser.add_argument("test", choices=list(TESTS), help="; ".join(f"{name}: {what}" for name, what in TESTS.items()))
+    tests = "; ".join(f"{name}: {what}" for name, what in TESTS.items())
+    parser.add_argument("test", nargs="?", choices=list(TESTS), default="roofline", help=f"{tests} (default: roofline)")
     parser.add_argument("--shape", default="110m", help="a model shape with random weights: 110m, 1b, tiny; or cria")
     parser.add_argument(
         "--formats",
         default=None,
-        help="comma-separated, else bf16: fp32, bf16, fp16, q8_0, q4_0, q4_1, q4_k, q5_k, q6_k, int8 "
+        help="comma-separated (default: bf16): fp32, bf16, fp16, q8_0, q4_0, q4_1, q4_k, q5_k, q6_k, int8 "
         "(not train and below)",
     )
     parser.add_argument(
@@ -50,13 +65,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="comma-separated: transformers, llama.cpp, openvino; empty: ours alone",
     )
     parser.add_argument(
-        "--peers-python", metavar="PATH", help="a Python that has the peers' libraries, where this one has not"
+        "--peers-python", metavar="PATH", help="a Python that has the peers' libraries (default: this one)"
     )
     parser.add_argument(
-        "--batch", type=int, default=None, help="rows of the batch (train 4, overhead 1, speculate 1 and 4)"
+        "--batch", type=int, default=None, help="rows of the batch (defaults: train 4, overhead 1, speculate 1 and 4)"
     )
     parser.add_argument(
-        "-p", "--length", type=int, default=None, help="tokens read (prefill and quality 512, train 256, decode 1)"
+        "-p",
+        "--length",
+        type=int,
+        default=None,
+        help="tokens read (defaults: prefill and quality 512, train 256, decode 1)",
     )
     parser.add_argument("-n", "--tokens", type=int, default=128, help="tokens written")
     parser.add_argument("--repeats", type=int, default=5, help="counted turns of each system")
@@ -71,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
     from llamita.errors import UsageError
 
     shape(args.shape)
+    _check_use(args)
     for name in COUNTS:
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -79,6 +99,21 @@ def run(args: argparse.Namespace) -> int:
     facts = {**report.machine(args.threads), "peers": measured.versions, "limits": measured.facts()}
     print(report.FORMATS[args.output](measured.rows, facts))
     return 0
+
+
+def _check_use(args: argparse.Namespace) -> None:
+    """Raise UsageError for options that the test does nothing with."""
+    from llamita.errors import UsageError
+
+    theirs = {name for uses in USES.values() for name in uses}
+    idle = args.given & theirs - set(USES[args.test])
+    if args.test == "decode" and args.formats is not None:
+        idle |= args.given & {"dtype", "batch"}  # of overhead and speculate, which are left out then
+    for name in sorted(idle):
+        users = ", ".join(test for test, uses in USES.items() if name in uses)
+        raise UsageError(
+            f"bench {args.test} does nothing with --{name.replace('_', '-')} here: leave it out, it is for {users}"
+        )
 
 
 def _settings(args: argparse.Namespace) -> "Settings":

@@ -15,6 +15,7 @@ from llamita.checkpoint.vocabulary import check_vocabulary
 from llamita.config import LlamaConfig
 from llamita.files.checkpoint import TensorFiles, open_checkpoint
 from llamita.files.disk import read_json
+from llamita.model.initial import shapes_only
 from llamita.model.llama import LlamaForCausalLM
 from llamita.tokenizer.load import load_tokenizer
 from llamita.tokenizer.protocol import Tokenizer
@@ -39,8 +40,9 @@ def facts(name: str | None, *, offline: bool = False) -> dict[str, Any]:
         config, tokenizer, generation = LlamaConfig.from_pretrained(folder), load_tokenizer(folder), _saved(folder)
         check_vocabulary(tokenizer, config, folder)
         opened = open_checkpoint(folder)
-    with opened as tensors, torch.device("meta"):
-        model = LlamaForCausalLM(config)
+    with opened as tensors:
+        with shapes_only():
+            model = LlamaForCausalLM(config)
         return {
             "name": name or "cria",
             "folder": str(folder),

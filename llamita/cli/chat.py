@@ -7,13 +7,14 @@ from contextlib import suppress
 from llamita.cli import arguments, model, stdin, terminal
 from llamita.cli.commands import COMMANDS, SETTINGS, Session, obey
 from llamita.cli.conversation import Conversation
-from llamita.cli.keyboard import Keyboard, Said, history_file, joined
+from llamita.cli.keyboard import PROMPT, Keyboard, Said, history_file, joined
 from llamita.errors import LlamitaError, UnsupportedError
 
 NAME = "chat"
 HELP = "talk with a model"
 EXAMPLES = """\
   llamita chat
+  llamita chat "Tell me a story."
   llamita chat -s "Answer in one sentence." -t 0.3
   llamita chat -m path/to/model
   printf 'Hello\\nTell me a story.\\n/tokens\\n' | llamita chat
@@ -21,7 +22,8 @@ EXAMPLES = """\
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which model, how to write, what to keep."""
+    """What to say first, which model, how to write, what to keep."""
+    parser.add_argument("message", nargs="?", help="what to say first (default: what is typed)")
     arguments.add_model(parser)
     arguments.add_writing(parser)
     parser.add_argument("--no-history", action="store_true", help="keep no file of the lines that are typed")
@@ -29,15 +31,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer what is piped in, or what is typed until /bye or Ctrl-D; lines that begin with / are commands."""
+    model.look_for_a_name(args.message)
+    first = [] if args.message is None else [Said(stdin.checked(args.message, "message"))]
     session = Session(_conversation(args), is_quiet=args.quiet)
     with suppress(EOFError):  # /bye
         if stdin.is_piped():
+            for said in first:
+                _do(session, said)
             for said in joined(stdin.lines()):
                 _do(session, said)
             return 0
         keyboard = session.keyboard = _keyboard(args)
         if not args.quiet:
             _greet(session.chat)
+        for said in first:
+            if sys.stdout.isatty() and not args.quiet:
+                terminal.note(f"{PROMPT}{said.text}")
+            take(session, said)
         for said in keyboard.said():
             take(session, said)
     return 0

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -13,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from llamita.cli import arguments, terminal, tokens, transcript
 from llamita.cli.conversation import Conversation
 from llamita.cli.keyboard import Keyboard, edited, editor
-from llamita.cli.wrap import Wrap
+from llamita.cli.screen import Screen
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:
     from llamita.generation.likely import Likely
 
 DEFAULT = "default"
-NARROWEST = 10  # columns of a terminal for which lines are still broken between words
+FORCE = "--force"  # behind /save: write over a file that holds something else
 DRAWING = ("temperature", "top_p", "top_k", "min_p")  # the settings of which any makes the model draw
 PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 
@@ -34,17 +33,16 @@ class Session:
     is_quiet: bool = False
 
     def say(self, pieces: Generator[str, None, None]) -> None:
-        """Print an answer as it is written, on a terminal by whole words; end its line, say how full the context is."""
-        piece, lines = "", Wrap(_columns) if sys.stdout.isatty() else None
+        """Print an answer as it is written; end its line, say whether it was cut, and how full the context is."""
+        screen = Screen(sys.stdout)
         try:
             with closing(pieces):  # where Ctrl-C comes, what was written joins the turns now
                 for piece in pieces:
-                    terminal.show(piece if lines is None else lines.push(piece.translate(terminal.CONTROLS)))
+                    screen.write(piece)
         finally:
-            if lines is not None:
-                terminal.show(lines.flush())
-            if piece and not piece.endswith("\n"):
-                terminal.show("\n")
+            screen.end_line()
+        if self.chat.is_cut:
+            terminal.note("(cut at the limit of tokens)")
         if self.keyboard is not None and not self.is_quiet:
             terminal.note(self.meter())
 
@@ -52,10 +50,6 @@ class Session:
         """How much of the context is used."""
         used, limit = self.chat.used(), self.chat.llm.context_length
         return f"({used}/{limit} tokens)"
-
-
-def _columns() -> int:
-    return max(shutil.get_terminal_size().columns, NARROWEST)
 
 
 def obey(session: Session, line: str) -> None:
@@ -192,8 +186,8 @@ def _probs(session: Session, rest: str) -> None:
     if terminal.has_color(sys.stderr):
         trail = tokens.Trail(llm.tokenizer)
         text = llm.tokenizer.decode(written)
-        print("".join(tokens.paint(*run, sys.stderr) for run in trail.runs(text, likely)), file=sys.stderr)
-        print(tokens.legend(), file=sys.stderr)
+        tokens.show(trail.runs(text, likely), Screen(sys.stderr))
+        tokens.show_legend()
     else:
         cells = [f"{entry.probability:>4.0%} {tokens.quoted(entry.text)}" for entry in likely]
         for line in tokens.table(cells):
@@ -213,8 +207,9 @@ def _surprises(likely: "list[Likely]") -> Iterator[str]:
 
 
 def _save(session: Session, rest: str) -> None:
-    path = _path(rest, "/save FILE")
-    transcript.save(path, session.chat.messages, model=session.chat.llm.name)
+    name = rest.removeprefix(f"{FORCE} ").removesuffix(f" {FORCE}").strip()
+    path = _path("" if name == FORCE else name, "/save FILE")
+    transcript.save(path, session.chat.messages, model=session.chat.llm.name, force=name != rest)
     terminal.note(f"({len(session.chat.messages)} messages saved in {path})")
 
 
@@ -258,7 +253,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Session, str], None]]] = {
     "/reset": ("forget all turns", _reset),
     "/tokens": ("show the last answer token by token", _tokens),
     "/probs": ("show how likely each token of the last answer was", _probs),
-    "/save": ("/save FILE writes the conversation as JSON", _save),
+    "/save": (f"/save FILE writes the conversation as JSON, /save FILE {FORCE} over another file", _save),
     "/load": ("/load FILE goes on from such a file", _load),
     "/bye": ("leave, as Ctrl-D does", _bye),
 }

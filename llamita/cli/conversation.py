@@ -25,6 +25,7 @@ class Conversation:
         self.system = system
         self.seed = seed
         self.turns: list[Turn] = []
+        self.is_cut = False  # whether the answer that was just written ended at its limit of tokens
         self._last: Completion | None = None  # of the last turn, where that was written here
         self._prefix = llm.new_prefix()
 
@@ -90,7 +91,7 @@ class Conversation:
     def _write(self, turns: list[Turn]) -> Generator[str, None, None]:
         """The answer to turns, which take the place of those there are once there is a word of it."""
         before, self.turns = (self.turns, self._last), turns
-        completion = None
+        completion, self.is_cut = None, False
         try:
             self._forget_what_does_not_fit()
             stream = self.llm.stream_chat(self.messages, prefix=self._prefix, seed=self.seed, **self.options)
@@ -110,8 +111,7 @@ class Conversation:
         self.seed += 1
         self.turns.append({"role": "assistant", "content": completion.text})
         self._last = completion
-        if completion.finish_reason == "length":
-            terminal.note(" (cut at the limit of tokens)")
+        self.is_cut = completion.finish_reason == "length"
 
     def _instructions(self) -> list[Turn]:
         return [] if self.system is None else [{"role": "system", "content": self.system}]

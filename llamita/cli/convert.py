@@ -4,7 +4,7 @@ import argparse
 import warnings
 from pathlib import Path
 
-from llamita.cli import arguments, failure, idle, terminal
+from llamita.cli import arguments, failure, terminal
 from llamita.cli.show import size
 from llamita.errors import UsageError
 
@@ -15,10 +15,6 @@ EXAMPLES = """\
   llamita convert path/to/model model-q8_0.gguf --to q8_0
   llamita convert model.gguf path/to/folder
 """
-IDLE = {
-    "device": "it converts on the CPU, leave it out",
-    **dict.fromkeys(("attn", "kernels", "compile", "deterministic"), "the model writes no text, leave it out"),
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Load, write, and say what was written."""
     warnings.showwarning = terminal.warn
-    idle.refuse(args, NAME, IDLE)
     output = _beside(args.model) if args.output is None else args.output
     form = _format(args)
     with failure.leaving_at_once(), terminal.waiting("loading torch", is_quiet=args.quiet):
@@ -53,7 +48,8 @@ def _format(args: argparse.Namespace) -> str | None:
     ways = {"to": args.to, "quantize": args.quantize, "dtype": None if args.dtype == "auto" else args.dtype}
     given = {name: value for name, value in ways.items() if value is not None}
     name = next(iter(given), None)
-    idle.refuse(args, NAME, {other: f"--{name} says the format already" for other in given if other != name})
+    if others := [other for other in given if other != name and other in args.given]:
+        raise UsageError(f"--{others[0]} does nothing in convert: --{name} says the format already")
     return None if name is None else given[name]
 
 

@@ -31,7 +31,7 @@ def report(error: BaseException, words: Sequence[str]) -> int:
     if isinstance(error, OSError):
         _close(sys.stdout)  # what could not be written will not be at exit either
     failure = explained(error)
-    print(f"{terminal.paint('llamita:', 'red', sys.stderr)} {failure}", file=sys.stderr)
+    terminal.say(str(failure), style="red")
     return failure.exit_code
 
 
@@ -55,6 +55,8 @@ def leaving_at_once() -> Iterator[None]:
 def _leave(*_: object) -> None:
     try:
         terminal.restore()
+        if sys.stderr.isatty():
+            sys.stderr.write("\n")  # behind the ^C that the terminal shows
         sys.stderr.flush()
     finally:
         os._exit(INTERRUPTED)

@@ -9,7 +9,7 @@ from llamita.errors import UsageError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One of four ways to say what an answer must look like."""
-    group = parser.add_argument_group("form of the answer, at most one")
+    group = parser.add_argument_group("form of the answer, at most one (default: none)")
     group.add_argument("--json-schema", metavar="SCHEMA", help="JSON that this schema allows: a file, or {...} itself")
     group.add_argument("--regex", metavar="PATTERN", help="text that this pattern matches whole")
     group.add_argument("--grammar", metavar="FILE", help="text of this grammar, written in Lark")
@@ -39,5 +39,9 @@ def _content(name: str) -> str:
         return Path(name).expanduser().read_bytes().decode("utf-8-sig")
     except IsADirectoryError:
         raise UsageError(f"{name} is a folder: name a file") from None
+    except (FileNotFoundError, PermissionError):
+        raise
+    except OSError as error:
+        raise UsageError(f"{name} cannot be read ({error.strerror}): name a file") from None
     except UnicodeDecodeError:
         raise UsageError(f"{name} is not UTF-8 text: convert it, for example with iconv -t utf-8") from None

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from llamita.cli import arguments, forms, model, stdin, terminal, tokens
+from llamita.cli.screen import Screen
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,26 +27,33 @@ EXAMPLES = """\
   llamita generate "Once upon a time" --show-probs --stats
   llamita generate -s "You are a helpful llama." "Where do llamas live?"
   llamita generate -p "Is a llama a bird? " --choice Yes,No
-  llamita generate -p "A llama as JSON: " --json-schema llama.json
+  llamita generate -s "You write JSON." "Mia is 28 years old." --json-schema person.json
+  llamita generate -m org/name "Once upon a time" --threads 4
 """
 FIRST_WORDS = "Once upon a time"  # a prompt for those who give none
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The prompt, which model, how to write, what to print."""
-    what = "the text to continue; text piped in is the prompt, or is put below it"
+    what = "the text to continue; text piped in is the prompt, or is put below it (default: a story's first words)"
     parser.add_argument("prompt", nargs="?", default=argparse.SUPPRESS, help=what)
     parser.add_argument("-p", "--prompt", metavar="TEXT", help="the same, as an option")
     arguments.add_model(parser)
-    parser.add_argument("--draft-model", metavar="MODEL", help="a smaller one that guesses ahead, with the same tokens")
+    parser.add_argument(
+        "--draft-model", metavar="MODEL", help="a smaller one that guesses ahead, with the same tokens (default: none)"
+    )
     arguments.add_writing(parser).add_argument(
         "--heal", action="store_true", help="let the answer finish the word that the prompt breaks off in"
     )
     forms.add_arguments(parser)
     group = parser.add_argument_group("showing")
     group.add_argument("--json", action="store_true", help="print an object: text, finish_reason, usage, model, seed")
-    group.add_argument("--logprobs", type=int, metavar="N", help="in --json: each token's, and the N likeliest there")
-    group.add_argument("--prompt-logprobs", type=int, metavar="N", help="the same of the prompt's tokens, in --json")
+    group.add_argument(
+        "--logprobs", type=int, metavar="N", help="in --json: each token's, and the N likeliest there (default: none)"
+    )
+    group.add_argument(
+        "--prompt-logprobs", type=int, metavar="N", help="the same of the prompt's tokens, in --json (default: none)"
+    )
     group.add_argument("--show-probs", action="store_true", help="colour each token by its probability on a terminal")
     group.add_argument("--stats", action="store_true", help="tell on stderr how fast it read and wrote")
 
@@ -53,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read the prompt before the model is loaded, then write."""
     _check(args)
+    model.look_for_a_name(args.prompt)
     prompt = read_prompt(args.prompt)
     options = arguments.writing(args) | forms.options(args)
     llm = model.load(args)
@@ -92,6 +101,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("--show-probs colours a text and --json prints none: take --logprobs with --json")
     if args.show_probs and args.heal:
         raise UsageError("--show-probs colours whole tokens and --heal hides a part of them: leave one of them out")
+    if args.heal and args.system is not None:
+        raise UsageError("--heal is for a text that goes on, and -s makes it a conversation: leave one of them out")
     if args.draft_model is not None and (args.logprobs is not None or args.show_probs):
         raise UsageError("--draft-model writes several tokens at once: leave out --logprobs and --show-probs")
 
@@ -182,21 +193,18 @@ def _print_text(
     stream: "Stream", llm: "LLM", prompt: str, args: argparse.Namespace, clock: Clock, *, is_colored: bool
 ) -> None:
     """Print the pieces as they come, in the colours of their probabilities; on a terminal, the prompt before them."""
+    screen = Screen(sys.stdout)
     if sys.stdout.isatty() and not args.quiet:
-        asked = prompt if args.system is None else f"{prompt}\n"
-        sys.stdout.write(terminal.paint(asked.translate(terminal.CONTROLS), "dim", sys.stdout))
+        screen.write(prompt if args.system is None else f"{prompt}\n", "dim")
     trail = tokens.Trail(llm.tokenizer, after=stream.completion.prompt_token_ids if args.system is None else ())
-    piece = ""
     try:
         for piece in clock.timed(stream):
             if not is_colored:
-                terminal.show(piece)
+                screen.write(piece)
                 continue
             for run, probability in trail.runs(piece, stream.completion.logprobs or []):
-                sys.stdout.write(tokens.paint(run, probability, sys.stdout))
-            sys.stdout.flush()
+                screen.write(run, tokens.style_of(probability))
     finally:
-        if sys.stdout.isatty() and not piece.endswith("\n"):  # however it ends
-            terminal.show("\n")
+        screen.end_line()  # however it ends
     if is_colored and not args.quiet:
-        print(tokens.legend(), file=sys.stderr)
+        tokens.show_legend()

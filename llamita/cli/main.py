@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from llamita.errors import UsageError
+
 VERBS = {
     "generate": "continue a text",
     "chat": "talk with a model",
@@ -26,16 +28,20 @@ usage: llamita VERB [options]
 
 verbs:
 {verbs}
+  help       show this, or with a verb its options
+  version    show which version this is
 
-Every verb runs without arguments, on the embedded model cria. `llamita VERB --help` shows options and examples.
+Every verb runs without arguments, on the embedded model cria.
+`llamita VERB --help` shows options, defaults and examples.
 
 examples:
   llamita generate "Once upon a time"
   echo "Once upon a time" | llamita --seed 1
+  llamita generate -m org/name "Once upon a time"
   llamita chat
 
-exit codes: 0 done, 1 failure, 2 wrong usage, 3 not found, 4 no access, 5 out of memory, 6 not supported,
-130 interrupted
+exit codes: 0 done, 1 failure, 2 wrong usage, 3 not found, 4 no access,
+5 out of memory, 6 not supported, 130 interrupted
 """
 
 
@@ -48,8 +54,6 @@ def main(words: Sequence[str] | None = None) -> int:
         terminal.open_streams()
         code = run(words)
         sys.stdout.flush()  # here, where a reader who has left is still no traceback
-    except SystemExit as leaving:  # argparse, after --help
-        return leaving.code if isinstance(leaving.code, int) else 0
     except BaseException as error:
         from llamita.cli import failure
 
@@ -58,32 +62,58 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def run(words: list[str]) -> int:
-    """Run the verb that the words name."""
+    """Run what the words ask for."""
+    try:
+        return _run(words)
+    except SystemExit as leaving:  # argparse, after --help
+        return leaving.code if isinstance(leaving.code, int) else 0
+
+
+def _run(words: list[str]) -> int:
     if not words:
         from llamita.cli.stdin import is_piped
 
         words = [DEFAULT] if is_piped() else ["--help"]
-    if words[0] in ("-h", "--help"):
+    if words[0] in ("-h", "--help") or words == ["help"]:
         print(USAGE.format(verbs="\n".join(f"  {verb:<10} {does}" for verb, does in VERBS.items())), end="")
         return 0
-    if words[0] in ("-V", "--version"):
+    if words[0] == "help":
+        return _run_verb(words[1], ["--help"])
+    if words[0] in ("-V", "--version", "version"):
         from llamita import __version__
 
         print(f"llamita {__version__}")
         return 0
     if words[0].startswith("-"):
-        words = [DEFAULT, *words]
+        return _run_verb(DEFAULT, words, is_named=False)
     return _run_verb(words[0], words[1:])
 
 
-def _run_verb(verb: str, words: list[str]) -> int:
+def _run_verb(verb: str, words: list[str], *, is_named: bool = True) -> int:
     from llamita.cli import arguments
 
     if verb not in VERBS:
-        raise arguments.unknown(
-            "verb", verb, VERBS, f'llamita --help lists them, or quote a text: llamita generate "{verb} ..."'
-        )
+        raise _no_verb(verb)
     module = import_module(f"llamita.cli.{verb}")
     parser = arguments.Parser(verb, module.HELP, getattr(module, "EXAMPLES", ""))
     module.add_arguments(parser)
-    return module.run(parser.read(words))
+    given = parser.read(words)
+    if not is_named and (late := getattr(given, "prompt", None)) in VERBS:
+        raise UsageError(f"{late} comes behind an option: write the verb first, llamita {late} ...")
+    return module.run(given)
+
+
+def _no_verb(word: str) -> UsageError:
+    """The error for a first word that is no verb: another program's verb, a model, or a text."""
+    from llamita.cli import arguments, habits, names
+    from llamita.cli.terminal import cut
+
+    if advice := habits.verb(word):
+        return UsageError(f"there is no verb {word}: {advice}")
+    if names.is_model(word) or names.is_model(f"{word}.gguf"):
+        shown = cut(word)
+        return UsageError(
+            f"{shown} is a model: llamita chat -m {shown} talks with it, llamita show {shown} describes it"
+        )
+    remedy = f'llamita --help lists them, or quote a text: llamita generate "{cut(word)} ..."'
+    return arguments.unknown("verb", word, (*VERBS, "help", "version"), remedy)

@@ -1,28 +1,38 @@
 """The model that a command line names, loaded and ready."""
 
 import argparse
+import math
 import os
 import random
 import sys
 import warnings
 from typing import TYPE_CHECKING
 
-from llamita.cli import failure, terminal
+from llamita import checks
+from llamita.cli import failure, names, terminal
+from llamita.errors import UsageError
 
 if TYPE_CHECKING:
     from llamita.llm import LLM
 
+HOT = 4  # a temperature from which a text is noise
+
 
 def load(arguments: argparse.Namespace) -> "LLM":
     """The model of -m, as --device, --dtype and --attn want it; importing torch is part of the wait."""
+    _look_for_mistakes(arguments)
     warnings.showwarning = terminal.warn
     warnings.simplefilter("ignore", DeprecationWarning)
     if arguments.quiet or not sys.stderr.isatty():
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     message = f"loading {arguments.model or 'cria'}"
     with failure.leaving_at_once(), terminal.waiting(message, is_quiet=arguments.quiet):
+        import torch
+
         from llamita import llm
 
+        if arguments.threads is not None:
+            torch.set_num_threads(arguments.threads)
         return llm.load(
             arguments.model,
             dtype=arguments.dtype,
@@ -35,6 +45,25 @@ def load(arguments: argparse.Namespace) -> "LLM":
             compile=arguments.compile,
             deterministic=arguments.deterministic,
         )
+
+
+def _look_for_mistakes(arguments: argparse.Namespace) -> None:
+    """Refuse what cannot be meant, and say what is likely not: the letters that llama.cpp takes for something else."""
+    if arguments.threads is not None:
+        checks.count("--threads", arguments.threads)
+    if arguments.max_tokens == -1:
+        raise UsageError("-n is -1: leave it out, a text then goes to its end or to the end of the context")
+    warm, system = arguments.temperature, arguments.system or ""
+    if warm is not None and math.isfinite(warm) and warm >= HOT and not arguments.quiet:
+        terminal.warn(f"with -t {warm:g} nearly any token is as likely as another: the number of threads is --threads")
+    if system.isdecimal() and not arguments.quiet:
+        terminal.warn(f"-s {system[:60]} gives a system message, the seed is --seed")
+
+
+def look_for_a_name(text: str | None) -> None:
+    """Raise UsageError where a text is the name of a model that lies here."""
+    if text and names.is_model(text):
+        raise UsageError(f"{text} is a model, not a text: name it with -m {text}")
 
 
 def chosen_seed(arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamita.checkpoint.gguf_names import is_gguf
-from llamita.cli import arguments, failure, idle, terminal
+from llamita.cli import arguments, failure, terminal
 from llamita.cli.show import size
 from llamita.errors import NotFoundError, UsageError
 
@@ -30,10 +30,6 @@ EXAMPLES = """\
 ALL, USUAL = "all", "q4_k_m"
 LONGEST = 512  # tokens read at once of the text
 TOKENS = 20_000  # of the text that are read, where figures are all that is wanted
-IDLE = {
-    "quantize": "--to names the format",
-    **dict.fromkeys(("kernels", "compile", "deterministic"), "leave it out"),
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Quantize, print what it costs, and write the file."""
-    idle.refuse(args, NAME, IDLE)
     names, output = _wanted(args)
     text = _text(args.text) if _tokens(args, output) else ""
     costs = {}

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from typing import Any
 
 from llamita.cli import arguments, terminal
@@ -57,8 +58,10 @@ def _print(card: dict[str, Any]) -> None:
             shown.highlight_regex("[█▏]+", "green")
             table.add_row(name, shown)
     console = Console(highlight=False, soft_wrap=False)
-    console.print(Text.assemble((card["name"], "bold green"), (f"  {headline(card)}", "")))
-    console.print(table)
+    with console.capture() as printed:  # rich ends the process with 1 where the reader of a pipe has left
+        console.print(Text.assemble((card["name"], "bold green"), (f"  {headline(card)}", "")))
+        console.print(table)
+    sys.stdout.write(printed.get())
 
 
 def headline(card: dict[str, Any]) -> str:

@@ -1,11 +1,21 @@
 """What a person at a terminal sees besides the answer: colours, notes, and that something is being waited for."""
 
 import os
+import re
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from llamita.cli.wrap import Wrap
+
+NARROWEST = 10  # columns of a terminal for which lines are still broken between words
+
+LONGEST = 60  # characters that are quoted of a value
+# What is too long in a sentence: a value in quotes, in brackets, or one that has no blank, as paths have few.
+QUOTED = re.compile(r"(?<!\w)('[^']{60,}'|\"[^\"]{60,}\")(?!\w)|[\[{][^\]}]{200,}[\]}]|[^\s:,;]{200,}")
+QUOTES = "'\"[{"
 STYLES = {
     "dim": "2",
     "bold": "1",
@@ -39,20 +49,49 @@ def paint(text: str, style: str, stream: TextIO) -> str:
     return f"\033[{STYLES[style]}m{text}\033[0m" if has_color(stream) else text
 
 
-def show(text: str) -> None:
-    """Write a piece of the answer at once; a terminal gets no control characters."""
-    sys.stdout.write(text.translate(CONTROLS) if sys.stdout.isatty() else text)
-    sys.stdout.flush()
+def columns() -> int:
+    """How many characters a line of the terminal has."""
+    return max(shutil.get_terminal_size().columns, NARROWEST)
+
+
+def show(text: str, stream: TextIO | None = None, *, is_styled: bool = False) -> None:
+    """Write a piece of the answer at once, to stdout by default; a terminal gets only the control characters of ours.
+
+    is_styled: the text's escape sequences are styles of ours.
+    """
+    to: TextIO = sys.stdout if stream is None else stream
+    to.write(text.translate(CONTROLS) if to.isatty() and not is_styled else text)
+    to.flush()
 
 
 def note(text: str, *, style: str = "dim") -> None:
     """A line beside the answer."""
-    print(paint(text.translate(CONTROLS), style, sys.stderr), file=sys.stderr, flush=True)
+    print(paint(_wrapped(text.translate(CONTROLS)), style, sys.stderr), file=sys.stderr, flush=True)
 
 
 def warn(message: Warning | str, *_: object) -> None:
     """A warning in one line; has the signature of `warnings.showwarning`."""
-    print(f"{paint('llamita:', 'yellow', sys.stderr)} {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    say(" ".join(str(message).split()), style="yellow")
+
+
+def cut(text: str) -> str:
+    """The beginning of a text, where that is too long to be quoted."""
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def say(sentence: str, *, style: str) -> None:
+    """A sentence on stderr, the program's name in a style before it."""
+    sentence = QUOTED.sub(lambda found: cut(found[0]) + (found[0][-1] if found[0][0] in QUOTES else ""), sentence)
+    name, _, rest = _wrapped(f"llamita: {sentence}").partition(" ")
+    print(f"{paint(name, style, sys.stderr)} {rest}", file=sys.stderr, flush=True)
+
+
+def _wrapped(text: str) -> str:
+    """A text for stderr, its lines broken between words where that is a terminal."""
+    if not sys.stderr.isatty():
+        return text
+    lines = Wrap(columns)
+    return lines.push(text) + lines.flush()
 
 
 def restore() -> None:

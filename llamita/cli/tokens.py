@@ -3,10 +3,11 @@
 import shutil
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from llamita.cli import terminal
+from llamita.cli.screen import Screen
+from llamita.cli.terminal import columns, paint
 
 if TYPE_CHECKING:
     from llamita.generation.likely import Likely
@@ -79,15 +80,24 @@ def style_of(probability: float) -> str:
     return next(style for style, least in SCALE.items() if probability >= least)
 
 
-def paint(text: str, probability: float, stream: TextIO) -> str:
-    """A piece of text in the colour of its probability; no character of it steers the terminal."""
-    return terminal.paint(text.translate(terminal.CONTROLS), style_of(probability), stream)
+def show(runs: Iterable[tuple[str, float]], screen: Screen) -> None:
+    """Pieces of text in the colours of their probabilities, and the end of their line."""
+    for text, probability in runs:
+        screen.write(text, style_of(probability))
+    screen.end_line()
 
 
-def legend() -> str:
-    """What the colours mean, in their colours on stderr."""
-    names = (f"{style} ≥ {least:.0%}" if least else style for style, least in SCALE.items())
-    return "  ".join(terminal.paint(name, style, sys.stderr) for name, style in zip(names, SCALE, strict=True))
+def show_legend() -> None:
+    """What the colours mean, in their colours on stderr, on as many lines as that takes."""
+    lines, width = [""], 0
+    for style, least in SCALE.items():
+        name = f"{style} ≥ {least:.0%}" if least else style
+        if width and width + len(name) > columns():
+            lines.append("")
+            width = 0
+        lines[-1] += paint(name, style, sys.stderr) + "  "
+        width += len(name) + 2
+    print("\n".join(line.rstrip() for line in lines), file=sys.stderr)
 
 
 def table(cells: Sequence[str]) -> list[str]:

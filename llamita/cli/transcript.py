@@ -5,21 +5,37 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llamita.errors import BrokenFileError, LlamitaError, UsageError
+from llamita.errors import BrokenFileError, LlamitaError, NotFoundError, UsageError
 from llamita.files.disk import explained, read_text, write_json
 
 LARGEST = 64_000_000  # bytes; no conversation has so many
 
 
-def save(path: Path, messages: Sequence[dict[str, str]], *, model: str) -> None:
-    """Write a conversation, whole or not at all. A file that holds something else is not overwritten."""
+def save(path: Path, messages: Sequence[dict[str, str]], *, model: str, force: bool = False) -> None:
+    """Write a conversation, whole or not at all; over a file of which something would be lost only by force.
+
+    Raises UsageError for such a file, NotFoundError where its folder is not there, and the disk's errors.
+    """
     with explained("write", path):
-        if path.exists():
-            try:
-                load(path)
-            except LlamitaError:
-                raise UsageError(f"{path} exists and is no conversation: choose another name") from None
+        if not path.parent.is_dir():
+            raise NotFoundError(f"there is no folder {path.parent}: make it first, or choose another")
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path} is no file: choose another name")
+        if path.exists() and not force and not _goes_on(path, messages):
+            raise UsageError(
+                f"{path} exists and holds something else: choose another name, or write /save {path} --force"
+            )
     write_json(path, {"model": model, "messages": list(messages)})
+
+
+def _goes_on(path: Path, messages: Sequence[dict[str, str]]) -> bool:
+    """Whether these messages begin with all that the file holds."""
+    try:
+        saved, content = load(path), json.loads(read_text(path))
+    except LlamitaError:
+        return False
+    extra = content.keys() - {"model", "messages"} if isinstance(content, dict) else ()
+    return not extra and list(messages[: len(saved)]) == saved
 
 
 def load(path: Path) -> list[dict[str, str]]:

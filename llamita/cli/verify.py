@@ -2,65 +2,113 @@
 
 import argparse
 import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
+
+from llamita import checks
+from llamita.cli import failure, terminal
+
+T = TypeVar("T")
 
 NAME = "verify"
 HELP = "compare with transformers, number by number"
 EXAMPLES = """
   llamita verify                     every small random model of the parity grid
+  llamita verify --quick             one in 23 of them, in which every kind of model comes up
   llamita verify path/to/checkpoint  this checkpoint, down to the first module that differs
 """
+STRIDE = 23  # of the grid's cases that --quick takes: prime to every axis, so that no value is left out
+TIMED = 8  # cases that foretell the rest: with and without biases, a cache and padding
+RUNS, QUICK_RUNS = 8, 2  # of a checkpoint: float32 and bfloat16, eager and sdpa, whole and padded
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's own arguments."""
-    parser.add_argument("checkpoint", nargs="?", help="a checkpoint folder, a repository id or cria; none: the grid")
-    parser.add_argument(
-        "--against", choices=["transformers"], default="transformers", help="the library to compare with"
-    )
+    what = "a checkpoint folder, a .gguf file, org/name or cria (default: the grid of small models)"
+    parser.add_argument("checkpoint", nargs="?", default=argparse.SUPPRESS, help=what)
+    parser.add_argument("-m", "--model", dest="checkpoint", metavar="CHECKPOINT", help="the same, as an option")
+    parser.add_argument("--quick", action="store_true", help="a few of the comparisons, in a tenth of the time or less")
+    parser.add_argument("--against", choices=["transformers"], default="transformers", help="what to compare with")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print every comparison and its largest difference; returns 1 if a number that must be equal is not."""
+    with failure.leaving_at_once(), terminal.waiting("loading torch", is_quiet=args.quiet):
+        import torch
+
+        if args.threads is not None:
+            checks.count("--threads", args.threads)
+            torch.set_num_threads(args.threads)
     if args.checkpoint is None:
-        return _grid()
+        return _grid(args)
     from llamita.checkpoint.gguf_names import is_gguf
     from llamita.checkpoint.load import find
 
     path = find(args.checkpoint, offline=args.offline)
     if not is_gguf(path):
-        return _checkpoint(path)
+        return _checkpoint(path, args)
     from llamita.checkpoint.convert import convert
 
     with tempfile.TemporaryDirectory() as folder:  # of the same numbers, which transformers reads
-        return _checkpoint(convert(path, folder, format="f32"))
+        return _checkpoint(convert(path, folder, format="f32"), args)
 
 
-def _grid() -> int:
+def _grid(args: argparse.Namespace) -> int:
     from llamita import verify
 
+    every = list(verify.grid())
+    cases = every[::STRIDE] if args.quick else every
+    if not args.quiet:
+        terminal.note(f"({len(cases)} small models{'' if args.quick else f', {len(every[::STRIDE])} with --quick'})")
+    found = ((case, verify.difference(case)) for case in cases)
     worst: dict[str, float] = {}
     differing = 0
-    for case in verify.grid():
-        found = verify.difference(case)
-        for kind, value in found.items():
+    for case, gaps in _foretold(found, len(cases), warm=1, timed=TIMED + 1, is_quiet=args.quiet):
+        for kind, value in gaps.items():
             worst[kind] = max(worst.get(kind, 0.0), value)
-        differing += max(found.values()) > 0
-        print(f"{case!s:<62} " + "  ".join(f"{kind} {value:g}" for kind, value in found.items()), flush=True)
-    total = sum(1 for _ in verify.grid())
+        differing += max(gaps.values()) > 0
+        if not args.quiet:
+            print(f"{case!s:<62} " + "  ".join(f"{kind} {value:g}" for kind, value in gaps.items()), flush=True)
     largest = ", ".join(f"{kind} {value:g}" for kind, value in worst.items())
-    print(f"{total} cases, {differing} differ from transformers; largest differences: {largest}")
+    print(f"{len(cases)} cases, {differing} differ from transformers; largest differences: {largest}")
     return 1 if differing else 0
 
 
-def _checkpoint(folder: Path) -> int:
+def _checkpoint(folder: Path, args: argparse.Namespace) -> int:
     from llamita import verify
 
     rows = []
-    for row in verify.compare(folder):
+    count = QUICK_RUNS if args.quick else RUNS
+    if not args.quiet:
+        terminal.note(f"({count} runs of the model{'' if args.quick else f', {QUICK_RUNS} with --quick'})")
+    found = islice(verify.compare(folder), count)
+    for row in _foretold(found, count, warm=2, timed=4, is_quiet=args.quiet):  # two runs a loaded model
         rows.append(row)
-        first = "" if row.first is None else f"  first at {row.first}: {row.first_difference:g}"
-        print(f"{row.dtype:<9} {row.backend:<6} {row.run:<13} logits {row.difference:g}{first}", flush=True)
+        if not args.quiet:
+            first = "" if row.first is None else f"  first at {row.first}: {row.first_difference:g}"
+            print(f"{row.dtype:<9} {row.backend:<6} {row.run:<13} logits {row.difference:g}{first}", flush=True)
     differing = sum(row.difference > 0 for row in rows)
     print(f"{len(rows)} runs, {differing} differ from transformers")
     return 1 if differing else 0
+
+
+def _foretold(found: Iterable[T], count: int, *, warm: int, timed: int, is_quiet: bool) -> Iterator[T]:
+    """What is found, one after another; once some were timed, how long all of them take is said on stderr.
+
+    warm: the first ones, which wait for libraries; timed: after how many the rest can be foretold.
+    """
+    started = warmed = time.perf_counter()
+    for number, one in enumerate(found, 1):
+        yield one
+        if number == warm:
+            warmed = time.perf_counter()
+        elif number == timed < count and not is_quiet:
+            each = (time.perf_counter() - warmed) / (timed - warm)
+            terminal.note(f"({_duration(warmed - started + each * (count - warm))} in all)")
+
+
+def _duration(seconds: float) -> str:
+    return f"about {seconds / 60:.0f} minutes" if seconds >= 100 else f"about {max(1, round(seconds))} s"

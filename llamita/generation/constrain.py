@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from llamita.errors import UsageError
+from llamita.generation.exact import LARGEST as LARGEST_EXACT
+from llamita.generation.exact import inexact
 from llamita.generation.trial import tried
 from llamita.tokenizer.protocol import Tokenizer
 
@@ -73,6 +75,11 @@ def schema_text(schema: Mapping[str, Any] | str) -> str:
         parsed = json.loads(_bounded("JSON schema", schema)) if isinstance(schema, str) else schema
         if not isinstance(parsed, Mapping):
             raise TypeError(f"it is a {type(parsed).__name__}, not an object")
+        if found := inexact(parsed):
+            raise UsageError(
+                f"the JSON schema has {found[0]} {str(found[1])[:60]}, which cannot be kept to exactly: "
+                f"take numbers up to {LARGEST_EXACT}"
+            )
         return _bounded("JSON schema", json.dumps(parsed))
     except UsageError:
         raise

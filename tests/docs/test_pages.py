@@ -1,12 +1,15 @@
 """What the pages show works: README and docs blocks and every example are run as a reader would run them."""
 
+import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from llamita.cli.main import main
 from tests.architecture.source import ROOT
 from tests.docs.blocks import Block, command, read_blocks
 
@@ -62,6 +65,17 @@ def test_left_out_blocks_say_why() -> None:
 @pytest.mark.parametrize("block", blocks_of(*SHELLS))
 def test_shell_block_runs(block: Block, reader: Path) -> None:
     run("bash", "-euo", "pipefail", "-c", block.text, folder=reader)
+
+
+def test_the_readmes_schema_is_filled_with_what_the_readmes_sentence_says(
+    reader: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = next(
+        block.text for block in read_blocks(README.read_text(encoding="utf-8")) if "--json-schema" in block.text
+    )
+    (asked,) = [line for line in words.replace("\\\n", " ").splitlines() if "--json-schema" in line]
+    assert main(shlex.split(asked)[1:]) == 0
+    assert json.loads(capsys.readouterr().out) == {"name": "Mia", "age": 28, "city": "Lima"}
 
 
 @pytest.mark.parametrize("block", blocks_of("python"))

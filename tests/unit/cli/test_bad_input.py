@@ -39,15 +39,43 @@ def one_sentence(err: str) -> bool:
         (["generate", "a", "b"], 2, "put quotes around"),
         (["generate", "a", "--tempratur", "1"], 2, "did you mean --temperature?"),
         (["generat", "a"], 2, "did you mean generate?"),
+        (["verison"], 2, "did you mean version?"),
+        (["show", "-t", "0.5"], 2, "llamita show does nothing with -t: leave it out, it is for generate and chat"),
+        (["show", "--temp", "1"], 2, "show does nothing with --temp"),
+        (["show", "--device", "cpu"], 2, "show does nothing with --device"),
+        (["verify", "--stop", "x"], 2, "verify does nothing with --stop"),
+        (["verify", "--dtype", "float32"], 2, "verify does nothing with --dtype"),
+        (["convert", "--kernels", "off"], 2, "convert does nothing with --kernels"),
+        (["quantize", "--seed", "1"], 2, "quantize does nothing with --seed"),
+        (["quantize", "--quantize", "q8_0"], 2, "there is no option --quantize: write --to"),
+        (["chat", "--logprobs", "1"], 2, "chat does nothing with --logprobs: leave it out, it is for generate"),
+        (["bench", "load", "--tokens", "5"], 2, "bench load does nothing with --tokens"),
+        (["bench", "roofline", "--formats", "bf16"], 2, "bench roofline does nothing with --formats"),
+        (["bench", "decode", "--formats", "bf16", "--batch", "2"], 2, "does nothing with --batch"),
+        (["generate", "a", "-n", "-1"], 2, "-n is -1: leave it out"),
+        (["generate", "a", "-s", "b", "--heal"], 2, "leave one of them out"),
+        (["generate", "a", "--threads", "0"], 2, "--threads is 0"),
+        (["-q", "chat"], 2, "write the verb first, llamita chat ..."),
+        (["generate", "a", "-n", "9" * 5000], 2, "invalid int value"),
+        (["generate", "a", "--" + "x" * 5000], 2, "there is no option --xxx"),
+        (["x" * 5000], 2, "there is no verb xxx"),
+        (["generate", "a", "y" * 5000], 2, "is one word too many"),
+        (["generate", "a", "-m", "z" * 5000], 1, "cannot read zzz"),
+        (["generate", "a", "--dtype", "f" * 5000], 2, "dtype 'ffff"),
+        (["generate", "a", "--attn", "g" * 5000], 6, "'ggg"),
+        (["generate", "a", "--device", "h" * 5000], 2, "device 'hhh"),
+        (["generate", "a", "--json-schema", "i" * 5000], 2, "iii"),
+        (["bench", "prefill", "--shape", "j" * 5000], 2, "jjj"),
         (["generate", "a\udcff"], 2, "not UTF-8"),
     ],
-    ids=str,
+    ids=lambda given: str(given)[:80],
 )
 def test_wrong_arguments(run: Run, words: list[str], code: int, says: str) -> None:
     outcome = run(*words)
     assert outcome.code == code, outcome.err
     assert says in outcome.err
     assert one_sentence(outcome.err), outcome.err
+    assert len(outcome.err) < 400  # what is quoted is cut
     assert outcome.out == ""
 
 

@@ -49,10 +49,10 @@ def test_ctrl_c_stops_only_the_answer(type_in: Callable[..., Outcome], monkeypat
     calls = iter([1, 0, 0, 0, 0])
     show = terminal.show
 
-    def interrupted(text: str) -> None:
+    def interrupted(text: str, *stream: Any) -> None:
         if next(calls, 0):
             raise KeyboardInterrupt
-        show(text)
+        show(text, *stream)
 
     monkeypatch.setattr(terminal, "show", interrupted)
     outcome = type_in("Hi", "Hello")

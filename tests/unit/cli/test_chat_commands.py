@@ -11,7 +11,7 @@ import torch
 
 from llamita.cli import commands, tokens, transcript
 from llamita.cli.conversation import Conversation
-from llamita.errors import BrokenFileError, LlamitaError, UsageError
+from llamita.errors import BrokenFileError, LlamitaError, NotFoundError, UsageError
 from llamita.llm import LLM
 from tests.unit.cli.conftest import FLAGS, Run
 from tests.unit.cli.test_chat import answers
@@ -265,6 +265,34 @@ def test_a_file_that_is_no_conversation(
     with pytest.raises(UsageError, match="choose another name"):
         commands.obey(session, f"/save {path}")
     assert path.read_text(encoding="latin-1") == content
+
+
+def test_a_file_that_would_lose_something_is_written_over_by_force_only(
+    session: commands.Session, tmp_path: Path
+) -> None:
+    path = tmp_path / "with space.json"
+    ask(session, "Hi")
+    commands.obey(session, f"/save {path}")
+    ask(session, "And you?")
+    commands.obey(session, f"/save {path}")  # goes on from what the file holds
+    commands.obey(session, "/undo")
+    whole = path.read_text(encoding="utf-8")
+    for content in (whole, '{"messages": [], "notes": 3}', "a letter", ""):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(UsageError, match=r"exists and holds something else: .* --force"):
+            commands.obey(session, f"/save {path}")
+        assert path.read_text(encoding="utf-8") == content
+        for line in (f"/save {path} --force", f"/save --force {path}"):
+            path.write_text(content, encoding="utf-8")
+            commands.obey(session, line)
+            assert transcript.load(path) == session.chat.messages
+    with pytest.raises(UsageError, match="is no file"):
+        commands.obey(session, "/save /dev/null --force")
+    with pytest.raises(UsageError, match="no file is named"):
+        commands.obey(session, "/save --force")
+    with pytest.raises(NotFoundError, match=f"there is no folder {tmp_path / 'no'}: make it first") as told:
+        commands.obey(session, f"/save {tmp_path / 'no' / 'x.json'} --force")
+    assert ".tmp" not in str(told.value)
 
 
 def test_paths_that_cannot_be_read_or_written(session: commands.Session, tmp_path: Path) -> None:

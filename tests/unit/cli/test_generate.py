@@ -21,13 +21,13 @@ FLAGS = ("-n", "9", "-t", "0.9", "--seed", "3")
 
 
 def test_only_the_continuation_is_on_stdout(run: Run, text: str) -> None:
-    assert run("generate", "abc", *FLAGS) == (0, text, "")
-    assert run("generate", "-p", "abc", *FLAGS) == (0, text, "")
+    assert run("generate", "abc", *FLAGS) == (0, text + "\n", "")
+    assert run("generate", "-p", "abc", *FLAGS) == (0, text + "\n", "")
 
 
 def test_piped_text_is_the_prompt_and_the_verb_can_be_left_out(run: Run, text: str) -> None:
-    assert run("generate", *FLAGS, stdin="abc\n").out == text
-    assert run(*FLAGS, stdin="abc").out == text
+    assert run("generate", *FLAGS, stdin="abc\n").out == text + "\n"
+    assert run(*FLAGS, stdin="abc").out == text + "\n"
     assert run(stdin="abc\n").code == 0
 
 
@@ -54,14 +54,14 @@ def test_system_makes_it_a_conversation(run: Run) -> None:
 
 
 def test_stop(run: Run, text: str) -> None:
-    assert run("generate", "abc", *FLAGS, "--stop", "\0", "--stop", text[4]).out == text[: text.index(text[4])]
+    assert run("generate", "abc", *FLAGS, "--stop", "\0", "--stop", text[4]).out == text[: text.index(text[4])] + "\n"
 
 
 def test_options_have_twins_in_the_environment(run: Run, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     twins = {"MAX_TOKENS": "9", "TEMPERATURE": "0.9", "SEED": "3", "PROMPT": "abc", "QUIET": "1", "STOP": "never"}
     for name, value in twins.items():
         monkeypatch.setenv(f"LLAMITA_{name}", value)
-    assert run("generate").out == text
+    assert run("generate").out == text + "\n"
     usage = json.loads(run("generate", "four", "--json", "-n", "2").out)["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"]) == (5, 2)
     monkeypatch.setenv("LLAMITA_SEED", "three")
@@ -117,18 +117,18 @@ def test_options_that_do_not_go_together(run: Run, words: list[str], says: str) 
 
 
 def test_probabilities_are_colours_on_a_terminal_only(run: Run, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run("generate", "abc", *FLAGS, "--show-probs") == (0, text, "")
+    assert run("generate", "abc", *FLAGS, "--show-probs") == (0, text + "\n", "")
     monkeypatch.setattr("llamita.cli.terminal.has_color", lambda stream: True)
     outcome = run("generate", "abc", *FLAGS, "--show-probs", "--stop", text[6])
     shown = text[: text.index(text[6])]
-    assert re.sub(r"\033\[[\d;]*m", "", outcome.out) == "".join(c for c in shown if c.isprintable())
+    assert re.sub(r"\033\[[\d;]*m", "", outcome.out) == "".join(c for c in shown if c.isprintable()) + "\n"
     assert len(shown) <= outcome.out.count("\033[38;5;") <= 9  # a piece a token: none holds two characters here
     assert "sure ≥ 90%" in outcome.err
 
 
 def test_stats_are_told_on_stderr(run: Run, text: str) -> None:
     outcome = run("generate", "abc", *FLAGS, "--stats")
-    assert outcome.out == text
+    assert outcome.out == text + "\n"
     prompt, first, written = outcome.err.splitlines()
     assert re.fullmatch(r"prompt: 4 tokens, [\d.]+ tokens/s", prompt)
     assert re.fullmatch(r"first token: after [\d.]+ ms", first)
@@ -147,15 +147,15 @@ def test_the_answer_has_the_form_asked_for(run: Run, tmp_path: Path, monkeypatch
             outcome = run("generate", "abc", "-t", "1", "--seed", seed, "--json-schema", schema)
             assert json.loads(outcome.out)["n"] in (1, 2)
             assert outcome.err == ""
-        assert run("generate", "abc", "-t", "1", "--seed", seed, "--grammar", "n.lark").out in ("n1", "n2")
-    assert run("generate", "abc", "--choice", "Yes,No").out in ("Yes", "No")
+        assert run("generate", "abc", "-t", "1", "--seed", seed, "--grammar", "n.lark").out in ("n1\n", "n2\n")
+    assert run("generate", "abc", "--choice", "Yes,No").out in ("Yes\n", "No\n")
     monkeypatch.setenv("LLAMITA_REGEX", "[xy]{3}")
-    assert re.fullmatch("[xy]{3}", run("generate", "abc").out)
+    assert re.fullmatch("[xy]{3}\n", run("generate", "abc").out)
 
 
 def test_a_form_that_was_cut_short_is_told(run: Run) -> None:
     outcome = run("generate", "abc", "--regex", "x{9}", "-n", "4")
-    assert (outcome.code, outcome.out) == (0, "xxxx")
+    assert (outcome.code, outcome.out) == (0, "xxxx\n")
     assert "cut at its limit of tokens" in outcome.err
     assert run("generate", "abc", "--regex", "x{9}", "-n", "4", "-q").err == ""
 
@@ -182,7 +182,7 @@ def test_penalties_and_min_p_are_handed_on(run: Run, llm: LLM) -> None:
         "abc", max_tokens=9, seed=3, temperature=0.9, min_p=0.2, repetition_penalty=1.5, presence_penalty=0.5,
         frequency_penalty=0.5,
     )  # fmt: skip
-    assert run("generate", "abc", *FLAGS, *words.split()).out == told.text
+    assert run("generate", "abc", *FLAGS, *words.split()).out == told.text + "\n"
 
 
 def test_heal_lets_the_answer_begin_inside_a_word(run: Run, cria_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Tokens for people: spelled, coloured, in columns."""
 
-import io
 import math
 from pathlib import Path
 
@@ -56,10 +55,6 @@ def test_text_may_be_shown_later_and_in_parts_and_end_in_half_a_character(tokeni
 )
 def test_every_probability_has_its_style(probability: float, style: str) -> None:
     assert tokens.style_of(probability) == style
-
-
-def test_paint_keeps_text_from_steering_the_terminal() -> None:
-    assert tokens.paint("a\033[2J\n", 0.5, io.StringIO()) == "a[2J\n"
 
 
 def test_a_table_fills_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,3 +39,27 @@ def test_a_checkpoint(small_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_no_such_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(tmp_path / "nothing")]) == 3
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_quick_takes_a_few_in_which_every_value_comes_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], small_path: Path
+) -> None:
+    taken: list[verify.Case] = []
+    monkeypatch.setattr(verify, "difference", lambda case: taken.append(case) or {"logits": 0.0})
+    assert main(["verify", "--quick"]) == 0
+    every = list(verify.grid())
+    assert len(taken) * 20 < len(every)
+    for name in ("dtype", "backend", "rope", "heads", "padding", "cached", "bias"):
+        assert {getattr(case, name) for case in taken} == {getattr(case, name) for case in every}
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"{len(taken)} cases, 0 differ")
+    assert main(["verify", "-m", str(small_path), "--quick"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "2 runs, 0 differ from transformers"
+
+
+def test_how_long_it_takes_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(verify, "difference", lambda case: {"logits": 0.0})
+    assert main(["verify"]) == 0
+    told = capsys.readouterr()
+    assert told.err == "(864 small models, 38 with --quick)\n(about 1 s in all)\n"
+    assert main(["verify", "-q"]) == 0
+    assert capsys.readouterr() == (told.out.splitlines()[-1] + "\n", "")

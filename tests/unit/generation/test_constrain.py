@@ -295,3 +295,48 @@ def test_a_row_that_meets_a_limit_on_its_way_ends_alone() -> None:
     assert hostile.error is not None
     assert hostile.is_finished
     assert is_person(json.loads(texts[1]))
+
+
+EXACT = 2**53
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer", "minimum": 10**300},
+        {"type": "integer", "minimum": 10**300, "maximum": 10**300},  # was answered with 2**63 - 1
+        {"type": "integer", "minimum": EXACT + 1},  # was answered with 2**53
+        {"type": "integer", "maximum": -EXACT - 1},
+        {"type": "integer", "exclusiveMinimum": EXACT},
+        {"type": "number", "minimum": 1e300},
+        {"type": "number", "maximum": -1e19},
+        {"type": "integer", "multipleOf": EXACT + 1},
+        {"const": EXACT + 1},
+        {"enum": ["a", {"b": [10**22 + 1]}]},
+        {"type": "object", "properties": {"minimum": {"anyOf": [{"type": "string"}, {"minimum": 10**300}]}}},
+        {"$defs": {"a": {"items": {"maximum": 10**300}}}, "type": "string"},
+    ],
+    ids=str,
+)
+def test_numbers_that_cannot_be_held_exactly_are_refused(schema: dict[str, object]) -> None:
+    for given in (schema, json.dumps(schema)):
+        with pytest.raises(
+            UsageError, match=r"which cannot be kept to exactly: take numbers up to 9007199254740992"
+        ) as told:
+            constrain.json_schema(given)
+        assert len(str(told.value)) < 200
+
+
+def test_large_numbers_that_can_be_held_are_kept_to() -> None:
+    tokenizer = tokenizer_of("bytes")
+    vocabulary = Vocabulary(tokenizer)
+    bounds = {"minimum": EXACT - 1, "maximum": EXACT}
+    for schema in ({"type": "integer", **bounds}, {"type": "integer", "exclusiveMinimum": EXACT - 2, "maximum": EXACT}):
+        for number in (EXACT - 2, EXACT - 1, EXACT, EXACT + 1):
+            constraint = Constraint(
+                constrain.json_schema({**schema, "default": 10**300, "description": "x"}), vocabulary
+            )
+            for token_id in tokenizer.encode(str(number), add_special_tokens=False):
+                constraint.accept(token_id)
+            assert constraint.is_complete == (EXACT - 1 <= number <= EXACT)
+    assert constrain.json_schema({"type": "integer", "minimum": 0, "maximum": 10**18})

@@ -1,0 +1,72 @@
+"""A reader who leaves a pipe ends a command without a word and with 0."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llamita import verify
+from llamita.cli.main import main
+from tests.unit.cli.conftest import Run
+
+
+class Left(io.StringIO):
+    """A pipe whose reader has left."""
+
+    def write(self, text: str, /) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    def flush(self) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+COMMANDS: dict[str, tuple[list[str], str | None]] = {
+    "help": (["--help"], None),
+    "version": (["--version"], None),
+    "help of a verb": (["generate", "--help"], None),
+    "generate": (["generate", "a", "-n", "2"], None),
+    "generate --json": (["generate", "a", "-n", "2", "--json"], None),
+    "chat": (["chat", "-n", "2"], "Hi\n"),
+    "show": (["show"], None),
+    "show --json": (["show", "--json"], None),
+    "quantize": (["quantize", "--tokens", "0"], None),
+    "verify": (["verify"], None),
+    "bench": (["bench", "roofline", "--shape", "tiny", "--length", "4", "--repeats", "1"], None),
+}
+
+
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_reader_who_leaves(name: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    words, piped = COMMANDS[name]
+    monkeypatch.setattr(verify, "grid", lambda: iter([verify.Case()]))
+    monkeypatch.setattr("llamita.bench.roofline.measure", lambda **_: [])
+    patched = Left()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", patched)
+        patch.setattr(sys, "stdin", None if piped is None else io.TextIOWrapper(io.BytesIO(piped.encode())))
+        assert main(words) == 0
+
+
+# What `show` is to do without: torch's compiler, which takes as long to import as torch itself.
+SHOW = """
+import sys
+from llamita.cli.main import main
+code = main(["show", sys.argv[1]])
+sys.exit("torch._dynamo was imported" if "torch._dynamo" in sys.modules else code)
+"""
+
+
+def test_show_into_a_closed_pipe_loads_no_compiler(small_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", SHOW, str(small_path)], stdout=writer, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
