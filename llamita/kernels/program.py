@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from llamita.errors import LlamitaError
 from llamita.kernels.team import pause, team
 
 ROW = 128  # numbers in a row; a kilobyte
@@ -135,12 +136,14 @@ class Program:
         """Give an argument of a call another value."""
         self._rows[number][ARGUMENTS + argument] = value
         if self._table is not None:
-            self._table[number, ARGUMENTS + argument] = value
+            self._numbers[number, ARGUMENTS + argument] = value
 
     def run(self, threads: int | None = None) -> None:
         """Make all calls; as many threads as torch uses, unless told."""
         if self._table is None:
-            self._table = torch.tensor(self._rows)  # torch's memory begins on a cache line
+            self._table = torch.tensor(
+                self._rows, dtype=torch.int64, device="cpu"
+            )  # torch's memory begins on a cache line
             self._numbers = self._table.numpy()
             self._numbers[0, :2] = len(self._rows) - 1, pause()
         threads = threads or torch.get_num_threads()
@@ -154,5 +157,7 @@ def why_not() -> str | None:
     """What keeps this machine from compiling kernels, or None."""
     try:
         return None if _WORKER.address else "its kernels have no address"
+    except LlamitaError:  # of a processor that was asked for by name
+        raise
     except Exception as error:  # Numba, LLVM and the system each have errors of their own
         return f"this machine cannot compile kernels ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
