@@ -58,9 +58,10 @@ class GrowingCache(DynamicCache):
         return keys, values
 
     def begin(self, layers: int, *, batch: int, heads: int, width: int, dtype: torch.dtype) -> None:
-        """Make room in an empty cache, for kernels that will write into it."""
+        """Make room in an empty cache, for the CPU's kernels that will write into it."""
         shape = (batch, heads, ROOM, width)
-        self.rooms = [(torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)) for _ in range(layers)]
+        keys, values = ([torch.zeros(shape, dtype=dtype, device="cpu") for _ in range(layers)] for _ in "kv")
+        self.rooms = list(zip(keys, values, strict=True))
         self._filled = [0] * layers
 
     def reserve(self, tokens: int, *, spare: int = 0) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from threading import Lock
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,16 +10,17 @@ from torch import Tensor, nn
 from llamita.cache.cache import Cache
 from llamita.cache.growing import GrowingCache
 from llamita.errors import UnsupportedError
+from llamita.fused.parts import why_not
 from llamita.fused.reading import Reading
 from llamita.fused.step import Step, check_ids, packed_of
-from llamita.kernels import program
-from llamita.kernels.linear import DENSE, FEW
+from llamita.fused.watch import Watch
+from llamita.kernels.linear import FEW
 from llamita.kernels.pages import enlarge
-from llamita.model.layers import LlamaDecoderLayer
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.outputs import CausalLMOutputWithPast
 
 MOST_LOGITS = 256  # tokens, all rows together, whose logits are wanted
+ASK_MORE = ("output_attentions", "output_hidden_states")  # what a config may ask for in every pass
 MOST_AT_ONCE = 1024  # tokens that a long prompt is read by
 
 
@@ -27,12 +28,15 @@ def fuse(model: LlamaForCausalLM) -> LlamaForCausalLM:
     """Let the model's short passes over a cache run as one program of CPU kernels; returns the model.
 
     Their arithmetic is fp32 between the weights, so their logits, in fp32, are nearer to the fp32 model's than those of
-    the plain bf16 model, but not bit-equal to either. Weights that a state dict or an optimizer changes, or that move,
-    are noticed; a single layer that is replaced, but for the first, is not: fuse last, or again. Raises
-    UnsupportedError for models that `why_not` has a reason against.
+    the plain bf16 model, but not bit-equal to either. Whatever becomes of the model afterwards is noticed in the next
+    pass: weights that change, move or are replaced, other modules, hooks, a patched forward. What the kernels do not
+    know is left to torch for as long as it is there. Raises UnsupportedError for models that `why_not` has a reason
+    against.
     """
     if (reason := why_not(model)) is not None:
         raise UnsupportedError(f"this model cannot be fused: {reason}; run it without")
+    if "forward" in vars(model) and not is_fused(model):
+        raise UnsupportedError("the model's forward is another plan's already: take that back, or run without kernels")
     unfuse(model)
     for tensor in {id(tensor): tensor for tensor in _matrices(model)}.values():
         enlarge(tensor)
@@ -51,32 +55,15 @@ def _matrices(model: LlamaForCausalLM) -> Iterator[Tensor]:
 
 
 def unfuse(model: LlamaForCausalLM) -> LlamaForCausalLM:
-    """Take the plan back; returns the model."""
-    model.__dict__.pop("forward", None)
+    """Take the plan back, and no other; returns the model."""
+    if is_fused(model):
+        del model.__dict__["forward"]
     return model
 
 
-def why_not(model: LlamaForCausalLM) -> str | None:
-    """What keeps a model from being fused, or None."""
-    config = model.config
-    if model.device.type != "cpu":
-        return f"it is on {model.device}, and the kernels are the CPU's"
-    if config.attn_implementation == "fixed":
-        return "it is in batch-invariant mode, and the kernels round by the number of rows"
-    if config.hidden_act != "silu":
-        return f"its activation is {config.hidden_act}, and the kernels know silu"
-    if config.rope_parameters.depends_on_length:
-        return f"its rotary type {config.rope_parameters.rope_type} depends on the length"
-    if config.head_dim % 16 or config.head_dim > 256:
-        return f"its heads are {config.head_dim} wide, and the kernels know multiples of 16 up to 256"
-    if model.dtype not in DENSE:
-        return f"its dtype is {model.dtype}"
-    for name, module in model.named_modules():
-        if not name.endswith(("_proj", "lm_head")) or packed_of(module) is not None:
-            continue
-        if type(module) is not nn.Linear or module.weight.dtype not in DENSE:
-            return f"{name} is a {type(module).__name__} that the kernels do not know"
-    return program.why_not()
+def is_fused(model: nn.Module) -> bool:
+    """Whether the model's short passes run as programs of kernels."""
+    return isinstance(vars(model).get("forward"), FusedForward)
 
 
 class FusedForward:
@@ -123,28 +110,35 @@ class FusedForward:
         use_cache = self._model.config.use_cache if use_cache is None else use_cache
         return use_cache and not self._model.training and not torch.is_grad_enabled()
 
+    def _current(self) -> "_Plan | None":
+        """The plan for the model as it is now, or None where it is not one for kernels any more."""
+        if self._plan is None or self._plan.watch.has_changed():
+            self._plan = None if why_not(self._model) else _Plan(self._model)
+        return self._plan
+
     def _logits(self, ids: Tensor, mask: Tensor | None, cache: GrowingCache, keep: int | Tensor) -> Tensor | None:
         """The logits (B, kept, V) in fp32, or None where the pass is not one for kernels."""
         config, first = self._model.config, None
-        if self._plan is None or self._plan.is_stale():
-            self._plan = _Plan(self._model)
-        plan = self._plan
-        if self._model.training or torch.is_grad_enabled() or any(plan.hooks):  # hooks: somebody watches a layer
+        if torch.is_grad_enabled() or self._model.training or self._model.model.training:
             return None
-        if not isinstance(keep, int) or cache.unrotated or ids.ndim != 2 or not ids.numel():
+        if not isinstance(keep, int) or cache.unrotated or not _are_ids(ids):
+            return None
+        plan = self._current()
+        if plan is None or plan.watch.is_hooked() or any(map(config.extra.get, ASK_MORE)):
             return None
         kept = min(keep or ids.shape[1], ids.shape[1])
         if ids.shape[0] * kept > MOST_LOGITS:
             return None
         if mask is not None:
-            first = _padding(mask, cache.length + ids.shape[1])
+            first = _padding(mask, len(ids), cache.length + ids.shape[1])
             if first is None:
                 return None
         if not len(cache):
-            heads, layers = config.num_key_value_heads, config.num_hidden_layers
-            cache.begin(layers, batch=ids.shape[0], heads=heads, width=config.head_dim, dtype=plan.dtype)
-        if (ids.shape[0], plan.dtype, config.num_hidden_layers) != _kind(cache):
+            heads = config.num_key_value_heads
+            cache.begin(plan.layers, batch=ids.shape[0], heads=heads, width=config.head_dim, dtype=plan.dtype)
+        if (plan.layers, ids.shape[0], config.num_key_value_heads, config.head_dim, plan.dtype) != _kind(cache):
             return None
+        ids = ids if ids.dtype == torch.int64 else ids.long()
         check_ids(ids, config.vocab_size)
         with self._lock:
             start = cache.length
@@ -155,38 +149,26 @@ class FusedForward:
                 raise
 
 
-def _kind(cache: GrowingCache) -> tuple[int, torch.dtype, int]:
-    """Rows, dtype and layers of a cache."""
+def _are_ids(ids: Tensor) -> bool:
+    """Whether these are token ids (B, T) that an embedding on the CPU takes; torch says what is wrong with others."""
+    return ids.ndim == 2 and ids.numel() > 0 and ids.dtype in (torch.int64, torch.int32) and ids.device.type == "cpu"
+
+
+def _kind(cache: GrowingCache) -> tuple[object, ...]:
+    """Layers, rows, heads, width and dtype of a cache, all of whose layers are alike."""
     keys = cache.rooms[0][0]
-    return keys.shape[0], keys.dtype, len(cache)
+    return len(cache), keys.shape[0], keys.shape[1], keys.shape[3], keys.dtype
 
 
 class _Plan:
-    """What reads tokens, made for a model's weights where they lie and its layers as they are."""
+    """What reads tokens, made for a model's weights where they lie and its modules as they are."""
 
     def __init__(self, model: LlamaForCausalLM) -> None:
         self._model = model
         self._reading = Reading(model)
         self._steps: dict[tuple[int, int, int], Step] = {}
-        attention = cast("LlamaDecoderLayer", model.model.layers[0]).self_attn
-        self._places = (model._modules, model.model._modules, attention._modules)
-        self._seen = self._look()
-        self.dtype = model.dtype
-        inner = [module for module in model.modules() if module is not model]
-        self.hooks = [hooks for module in inner for hooks in (module._forward_hooks, module._forward_pre_hooks)]
-
-    def _look(self) -> tuple[object, ...]:
-        model, inner, attention = self._places
-        embedding = cast("nn.Module", inner["embed_tokens"])
-        packed = packed_of(embedding)
-        weight = embedding._parameters["weight"] if packed is None else packed.stream
-        norm = cast("Tensor", cast("nn.Module", inner["norm"])._parameters["weight"])
-        changes = 0 if norm.is_inference() else norm._version  # counts what is done to it in place
-        return cast("Tensor", weight).data_ptr(), changes, attention["q_proj"], model["lm_head"]
-
-    def is_stale(self) -> bool:
-        """Whether anything is not where it was; looked at in every step."""
-        return self._look() != self._seen
+        self.watch = Watch(model)
+        self.dtype, self.layers = model.dtype, len(model.model.layers)
 
     def read(self, ids: Tensor, cache: GrowingCache, first: Tensor | None, kept: int) -> Tensor:
         """The logits of the last tokens of ids (B, T), which are read in parts of at most `MOST_AT_ONCE`."""
@@ -209,9 +191,9 @@ class _Plan:
         return self._steps[key]
 
 
-def _padding(mask: Tensor, slots: int) -> Tensor | None:
+def _padding(mask: Tensor, rows: int, slots: int) -> Tensor | None:
     """How much padding stands left of each row (B,), or None for a mask that hides anything else."""
-    if mask.ndim != 2 or mask.shape[1] != slots:
+    if mask.shape != (rows, slots) or mask.device.type != "cpu":
         return None
     shown = mask.bool()
     first = shown.long().argmax(dim=1)

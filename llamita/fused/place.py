@@ -6,7 +6,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from llamita.fused.step import bits
+from llamita.fused.step import bits, empty, numbers
 from llamita.kernels.program import Kernel, Program, named
 from llamita.model.llama import LlamaForCausalLM
 
@@ -28,22 +28,21 @@ class Place:
         width, self.queries, self.tokens = config.head_dim, config.num_attention_heads, tokens
         self.heads = batch * config.num_key_value_heads
         self.slots = (slot + tokens + SPARE) // 2 * 2
-        self.seen = torch.zeros(1 + batch, dtype=torch.long)
-        self.seen[0] = slot
-        positions = torch.arange(slot, slot + tokens).expand(batch, tokens)
+        self.seen = numbers(slot, *[0] * batch)
+        positions = torch.arange(slot, slot + tokens, dtype=torch.int64, device="cpu").expand(batch, tokens)
         if first is not None:
             self.seen[1:] = first
             positions = (positions - first[:, None]).clamp(min=0)
         window, scale = config.sliding_window or 1 << 30, bits(width**-0.5)
         group = config.num_attention_heads // config.num_key_value_heads
-        self.sizes = torch.tensor(
-            [tokens, config.num_key_value_heads, group, width, capacity, window, scale, slot, self.slots]
+        self.sizes = numbers(
+            tokens, config.num_key_value_heads, group, width, capacity, window, scale, slot, self.slots
         )
         self._width = width
         self._rooms: dict[tuple[str, torch.dtype], Tensor] = {}
-        self.cosines, self.sines = (torch.empty(batch * tokens, width // 2) for _ in "cs")
+        self.cosines, self.sines = (empty(batch * tokens, width // 2) for _ in "cs")
         run(
-            ANGLES, positions.contiguous(), rope.inv_freq.float(), self.cosines, self.sines, width // 2,
+            ANGLES, positions.contiguous(), rope.inv_freq, self.cosines, self.sines, width // 2,
             bits(rope.attention_factor), chunks=batch * tokens,
         )  # fmt: skip
 
@@ -51,19 +50,19 @@ class Place:
         """The tensor of this name and dtype, of a size that it may be given anew."""
         room, size = self._rooms.get((name, dtype)), prod(shape)
         if room is None or room.numel() < size:
-            room = self._rooms[name, dtype] = torch.empty(size, dtype=dtype)
+            room = self._rooms[name, dtype] = empty(size, dtype=dtype)
         return room[:size].view(shape)
 
     @cached_property
     def wide(self) -> tuple[Tensor, Tensor]:
         """Room for a layer's keys and values in fp32."""
         shape = (self.heads, self.slots, self._width)
-        return torch.empty(shape), torch.empty(shape)
+        return empty(*shape), empty(*shape)
 
     @cached_property
     def paired(self) -> Tensor:
         """Room for a layer's values in pairs of bf16."""
-        return torch.empty(self.heads, self.slots // 2, self._width, dtype=torch.int32)
+        return empty(self.heads, self.slots // 2, self._width, dtype=torch.int32)
 
 
 def run(kernel: Kernel, *arguments: Tensor | int | None, chunks: int) -> None:

@@ -10,7 +10,7 @@ from llamita.cache.growing import GrowingCache
 from llamita.fused.place import SPARE, Place, run
 from llamita.fused.step import bias_of, bits, packed_of
 from llamita.kernels import linear
-from llamita.kernels.layout import DTYPES, KEYS, QUERIES, RECORD, ROWS
+from llamita.kernels.layout import DTYPES, KEYS, NUMBERS, QUERIES, RECORD, ROWS
 from llamita.kernels.program import Program, named
 from llamita.model.layers import LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM
@@ -139,9 +139,11 @@ class Reading:
     ) -> Tensor:
         """Add y to x in place, and normalize the last `kept` tokens of each row."""
         out = place.room("normed", batch * kept, x.shape[1], dtype=self._dtype)
-        weight = norm.weight.detach().float()
-        epsilon = bits(norm.variance_epsilon)
-        run(NORM[self._dtype], x, y, weight, out, x.shape[1], epsilon, 0, tokens, kept, chunks=batch * kept)
+        weight, epsilon = norm.weight.detach(), bits(norm.variance_epsilon)
+        run(
+            NORM[self._dtype], x, y, weight, out, x.shape[1], epsilon, 0, tokens, kept, NUMBERS[weight.dtype],
+            chunks=batch * kept,
+        )  # fmt: skip
         return out
 
     def _gate(self, gate: Tensor, up: Tensor) -> Tensor:

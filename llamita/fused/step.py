@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from llamita.cache.growing import GrowingCache
 from llamita.kernels import linear
-from llamita.kernels.layout import DTYPES, RECORD
+from llamita.kernels.layout import DTYPES, NUMBERS, RECORD
 from llamita.kernels.packed import LAYOUTS, Packed
 from llamita.kernels.program import Program, named
 from llamita.model.layers import LlamaDecoderLayer, LlamaRMSNorm
@@ -19,6 +19,7 @@ EMBED = {dtype: named("elementwise", f"embed_{name}") for dtype, name in DTYPES.
 EMBED_PACKED = {kind: named("blocks", f"embed_{kind}") for kind in LAYOUTS}
 ATTEND = {dtype: named("attend", f"attend_{name}") for dtype, name in DTYPES.items()}
 ANGLES, NORM, GATE = (named("elementwise", name) for name in ("angles", "norm_fp32", "gate_fp32"))
+CPU = torch.device("cpu")
 SCRATCH = 1024  # slots of scores to begin with
 
 
@@ -36,14 +37,13 @@ class Step:
         self._heads = config.num_attention_heads
         self._group = config.num_attention_heads // config.num_key_value_heads
         self._width, self._dtype = config.head_dim, dtype
-        self._positions = torch.zeros(self._rows, dtype=torch.long)
-        self._slots = torch.zeros(1 + batch, dtype=torch.long)
+        self._positions = empty(self._rows, dtype=torch.int64).zero_()
+        self._slots = empty(1 + batch, dtype=torch.int64).zero_()
+        self._places, self._numbers = self._positions.numpy().reshape(batch, tokens), self._slots.numpy()
         window = config.sliding_window or 1 << 40
         scale = bits(config.head_dim**-0.5)
-        self._sizes = torch.tensor(
-            [tokens, config.num_key_value_heads, self._group, config.head_dim, SCRATCH, window, scale]
-        )
-        self._scores = torch.empty(0)
+        self._sizes = numbers(tokens, config.num_key_value_heads, self._group, config.head_dim, SCRATCH, window, scale)
+        self._scores = empty(0)
         self._attends: list[int] = []
         self._records: dict[int, Tensor] = {}  # by the address of what they are the bytes of
         self._keys: Callable[[], Tensor | None] = lambda: None  # of the cache that the program knows; it may go
@@ -55,7 +55,7 @@ class Step:
         first: the first visible slot of each row (B,), or None where all are seen; positions count from there.
         """
         ids = ids.contiguous()
-        logits = torch.empty(self._batch, self._kept, self._vocabulary)
+        logits = empty(self._batch, self._kept, self._vocabulary)
         slot = cache.reserve(self._tokens)
         try:
             if cache.rooms[0][0] is not self._keys():  # all layers move together
@@ -71,7 +71,7 @@ class Step:
 
     def _place(self, slot: int, first: Tensor | None) -> None:
         """Say where the new tokens stand."""
-        places, slots = self._positions.numpy().reshape(self._batch, self._tokens), self._slots.numpy()
+        places, slots = self._places, self._numbers
         slots[0] = slot
         slots[1:] = 0 if first is None else first.numpy()
         for token in range(self._tokens):
@@ -84,7 +84,7 @@ class Step:
         capacity = cache.rooms[0][0].shape[2]
         assert all(x.shape[2] == capacity and x.dtype == self._dtype for room in cache.rooms for x in room)
         if self._scores.numel() < self._batch * self._heads * capacity:
-            self._scores = torch.empty(self._batch * self._heads * capacity)
+            self._scores = empty(self._batch * self._heads * capacity)
         self._sizes[4] = capacity
         for number, (keys, values) in zip(self._attends, cache.rooms, strict=True):
             self._program.change(number, 5, keys.data_ptr())
@@ -109,10 +109,10 @@ class Step:
         weight, kernel = (
             (packed.stream, EMBED_PACKED[packed.kind]) if packed else (embedding.weight, EMBED[embedding.weight.dtype])
         )
-        self._ids = self._program.add(kernel, None, weight, self._x, config.hidden_size, chunks=rows)
-        frequencies = rope.inv_freq.float().contiguous()
+        self._widen(model)
+        self._ids = self._program.add(kernel, None, weight, self._x, config.hidden_size, chunks=rows, beside=True)
         self._program.add(
-            ANGLES, self._positions, frequencies, self._cosines, self._sines, half,
+            ANGLES, self._positions, rope.inv_freq, self._cosines, self._sines, half,
             bits(rope.attention_factor), chunks=rows, beside=True,
         )  # fmt: skip
         for layer in model.model.layers:
@@ -120,6 +120,19 @@ class Step:
             self._layer(layer)
         self._norm(model.model.norm, (model.lm_head,), kept=self._kept)
         self._head = self._linear(model.lm_head, self._normed, self._x, rows=self._batch * self._kept)
+
+    def _widen(self, model: LlamaForCausalLM) -> None:
+        """Let every run begin with the biases in fp32: what was copied once would not change with them."""
+        self._wide: dict[int, Tensor] = {}
+        for module in model.modules():
+            tensor = module._parameters.get("bias")
+            if tensor is None or id(tensor) in self._wide:
+                continue
+            wide = self._wide[id(tensor)] = tensor.detach()
+            if tensor.dtype != torch.float32:
+                self._wide[id(tensor)] = self._room(tensor.numel())
+                first_row, kernel = self._positions.new_zeros(1), EMBED[tensor.dtype]
+                self._program.add(kernel, first_row, wide, self._wide[id(tensor)], tensor.numel(), beside=True)
 
     def _layer(self, layer: LlamaDecoderLayer) -> None:
         attention, mlp = layer.self_attn, layer.mlp
@@ -148,10 +161,10 @@ class Step:
         """Normalize the residual stream for its readers, of each row the last `kept` tokens."""
         kept = self._tokens if kept is None else kept
         records = self._records_of(self._normed, readers)
-        weight, width = norm.weight.detach().float().contiguous(), norm.weight.numel()
+        weight, width = norm.weight.detach(), norm.weight.numel()
         self._program.add(
             NORM, self._x, None, weight, self._normed, width, bits(norm.variance_epsilon), records,
-            self._tokens, kept, chunks=self._batch * kept,
+            self._tokens, kept, NUMBERS[weight.dtype], chunks=self._batch * kept,
         )  # fmt: skip
 
     def _linear(
@@ -166,7 +179,8 @@ class Step:
     ) -> int:
         """One matrix, which reads x or its records."""
         rows = rows or self._rows
-        bias, packed = bias_of(module), packed_of(module)
+        packed, bias = packed_of(module), module.bias
+        bias = self._wide[id(bias)] if isinstance(bias, Tensor) else None
         if packed is None:
             assert isinstance(module, nn.Linear)
             weight = module.weight.detach()
@@ -179,17 +193,17 @@ class Step:
         if not any(packed_of(reader) for reader in readers):
             return None
         if x.data_ptr() not in self._records:
-            self._records[x.data_ptr()] = torch.zeros(x.numel() // 32 * RECORD, dtype=torch.uint8)
+            self._records[x.data_ptr()] = empty(x.numel() // 32 * RECORD, dtype=torch.uint8).zero_()
         return self._records[x.data_ptr()]
 
     def _room(self, *shape: int) -> Tensor:
-        return torch.zeros(shape)
+        return empty(*shape).zero_()
 
 
 def check_ids(ids: Tensor, vocabulary: int) -> None:
     """Raise IndexError for token ids that the embedding has no row for: kernels would read on."""
-    values = ids.numpy()
-    least, most = values.min(), values.max()
+    values = ids.flatten().tolist()
+    least, most = min(values), max(values)
     if least < 0 or most >= vocabulary:
         raise IndexError(f"ids run from {least} to {most}, but the model has {vocabulary}: give its own tokenizer's")
 
@@ -204,6 +218,16 @@ def packed_of(module: nn.Module) -> Packed | None:
     """The packed matrix that a quantized layer has on the CPU, or None for a plain one."""
     packed = getattr(module, "packed", None)
     return packed if isinstance(packed, Packed) else None
+
+
+def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Memory for kernels, whatever torch's default dtype and device are."""
+    return torch.empty(shape, dtype=dtype, device=CPU)
+
+
+def numbers(*values: int) -> Tensor:
+    """Numbers for kernels: int64."""
+    return torch.tensor(values, dtype=torch.int64, device=CPU)
 
 
 def bits(number: float) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 from llamita.cache.dynamic import DynamicCache
 from llamita.cache.growing import GrowingCache
 from llamita.errors import UsageError
+from llamita.fused import is_fused
 from llamita.generation.choice import Choice
 from llamita.generation.drafts import Drafter, Drafts, read
 from llamita.generation.outputs import Ledger
@@ -109,8 +110,8 @@ def _tolerated(model: LlamaForCausalLM, cache: DynamicCache) -> float:
 
 
 def has_kernels(model: LlamaForCausalLM) -> bool:
-    """Whether something stands in for the model's forward, as the CPU's kernels do."""
-    return "forward" in vars(model)
+    """Whether the CPU's kernels, and no other plan, stand in for the model's forward."""
+    return is_fused(model)
 
 
 def room(stop: Stop, device: torch.device) -> Tensor:

@@ -6,14 +6,24 @@ from typing import Any
 
 import llvmlite.binding as llvm
 from numba import cfunc, njit, types
+from numba.core.registry import cpu_target
 
+from llamita.errors import UnsupportedError
+from llamita.kernels import processor
 from llamita.kernels.machine import Code
 
+processor.aim()  # before Numba looks at what machine this is, which it does once
 part = njit(forceinline=True, error_model="numpy")
 
 
 def compiled(function: Callable[..., None]) -> Code:
     """The machine code of a function of one or two integers, which is called as C's functions are."""
+    context: Any = cpu_target.target_context
+    if processor.named() is not None and context.codegen().magic_tuple()[1:] != processor.target()[1:]:
+        raise UnsupportedError(
+            f"{processor.VARIABLE} comes too late, as Numba compiles for {context.codegen().magic_tuple()[1]} in this "
+            "process: set it before Numba compiles anything, or unset it"
+        )
     count = function.__code__.co_argcount
     code = _code(function, count)
     if not any(name.startswith(("numba_", "Py")) for name in code.calls):

@@ -6,7 +6,7 @@ A dtype is a number that kernels know when they are compiled, so that only its o
 from llamita.kernels import simd as v
 from llamita.kernels.program import part
 
-FP32, BF16, FP16 = 0, 1, 2
+FP32, BF16, FP16 = 0, 1, 2  # their order in `layout.DTYPES`
 
 
 @part

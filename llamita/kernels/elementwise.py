@@ -75,10 +75,26 @@ def embed_fp16(at: int, chunk: int) -> None:
 
 
 @part
+def _wide_of(kind: int, at: int, i: int) -> v.Vector:
+    """Sixteen elements of a dtype that is known only as the kernel runs."""
+    if kind == e.FP32:
+        return e.wide(e.FP32, at, i)
+    return e.wide(e.BF16, at, i) if kind == e.BF16 else e.wide(e.FP16, at, i)
+
+
+@part
+def _one_of(kind: int, at: int, i: int) -> float:
+    """One of them."""
+    if kind == e.FP32:
+        return e.one(e.FP32, at, i)
+    return e.one(e.BF16, at, i) if kind == e.BF16 else e.one(e.FP16, at, i)
+
+
+@part
 def _norm(dtype, at, chunk):
     x, y, weight, out = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)
     width, epsilon, records = v.read(at + 32), v.read_fp32(at + 40), v.read(at + 48)
-    tokens, kept = v.read(at + 56), v.read(at + 64)
+    tokens, kept, kind = v.read(at + 56), v.read(at + 64), v.read(at + 72)
     row = chunk // kept * tokens + tokens - kept + chunk % kept
     x, whole, squares, square = x + 4 * width * row, width - width % 16, v.no_floats(), 0.0
     for i in range(0, whole, 16):
@@ -93,10 +109,10 @@ def _norm(dtype, at, chunk):
         square += v.read_fp32(x + 4 * i) ** 2
     factor = 1.0 / math.sqrt((square + v.total(squares)) / width + epsilon)
     for i in range(0, whole, 16):
-        value = v.times(v.load(weight + 4 * i), v.times(v.load(x + 4 * i), v.spread(factor)))
+        value = v.times(_wide_of(kind, weight, i), v.times(v.load(x + 4 * i), v.spread(factor)))
         e.put_wide(dtype, out, width * chunk + i, value)
     for i in range(whole, width):
-        e.put(dtype, out, width * chunk + i, v.read_fp32(weight + 4 * i) * (v.read_fp32(x + 4 * i) * factor))
+        e.put(dtype, out, width * chunk + i, _one_of(kind, weight, i) * (v.read_fp32(x + 4 * i) * factor))
     if records:
         to_bytes(out + 4 * width * chunk, width, records + width // 32 * RECORD * chunk)
 
@@ -105,7 +121,8 @@ def _norm(dtype, at, chunk):
 def norm_fp32(at: int, chunk: int) -> None:
     """Add y to x, then RMSNorm.
 
-    x fp32 (B, T, D), y (B, T, D) or 0, weight (D,), out (B, kept, D), D, epsilon, records, T, kept. x becomes x + y.
+    x fp32 (B, T, D), y (B, T, D) or 0, weight (D,), out (B, kept, D), D, epsilon, records, T, kept, the number of the
+    weight's dtype. x becomes x + y.
     Only the last `kept` tokens of each row are read, and a chunk is one of them. Records of out, or 0, are for fp32
     alone; D is then a multiple of 32.
     """

@@ -17,7 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from llamita.kernels.machine import Code, host, is_complete
+from llamita.kernels.machine import Code, is_complete
+from llamita.kernels.processor import target
 
 _DIGEST = hashlib.sha256().digest_size
 _MONTH = 30 * 24 * 3600.0
@@ -88,7 +89,7 @@ def _fingerprint() -> str:
     elsewhere = ("NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS")  # the settings of Numba's that change no code
     settings = {name: x for name, x in os.environ.items() if name.startswith("NUMBA_") and name not in elsewhere}
     made_by = version("numba"), version("llvmlite"), sorted(settings.items())
-    digest = hashlib.sha256(repr((host(), made_by)).encode())
+    digest = hashlib.sha256(repr((target(), made_by)).encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

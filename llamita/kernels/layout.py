@@ -3,6 +3,7 @@
 import torch
 
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}  # what kernels' names end in
+NUMBERS = {dtype: number for number, dtype in enumerate(DTYPES)}  # what they are in `elements`
 RECORD = 48  # bytes of 32 columns of x in bytes, see `elementwise`
 KEYS = 64  # keys of a tile, see `causal`
 QUERIES = 32  # queries of a block, see `pairs`

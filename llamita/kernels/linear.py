@@ -35,8 +35,8 @@ def few(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _packed(x: Tensor, stream: Tensor, kind: str, rows: int, bias: Tensor | None) -> Tensor:
     flat = x.detach().reshape(-1, x.shape[-1]).float().contiguous()
     batch, columns = flat.shape
-    out = torch.empty(batch, rows)
-    records = torch.empty(batch * columns // 32 * RECORD, dtype=torch.uint8)
+    out = torch.empty(batch, rows, dtype=torch.float32, device="cpu")
+    records = torch.empty(batch * columns // 32 * RECORD, dtype=torch.uint8, device="cpu")
     bias = None if bias is None else bias.detach().float().contiguous()
     program = Program()
     add_bytes(program, flat, records)
@@ -47,7 +47,7 @@ def _packed(x: Tensor, stream: Tensor, kind: str, rows: int, bias: Tensor | None
 
 def _few(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     flat = x.detach().reshape(-1, x.shape[-1]).float().contiguous()
-    out = torch.empty(flat.shape[0], weight.shape[0])
+    out = torch.empty(flat.shape[0], weight.shape[0], dtype=torch.float32, device="cpu")
     bias = None if bias is None else bias.detach().float().contiguous()
     program = Program()
     add_dense(program, weight.detach().contiguous(), flat, out, bias, flat.shape[0])
@@ -138,9 +138,9 @@ def _has_wide_registers() -> bool:
 
 
 def _features() -> list[str]:
-    from llamita.kernels import machine  # with it comes LLVM, which only who runs kernels needs
+    from llamita.kernels import processor  # with it comes LLVM, which only who runs kernels needs
 
-    return machine.host()[2].split(",")
+    return processor.target()[2].split(",")
 
 
 def add_many(

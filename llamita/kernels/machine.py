@@ -1,6 +1,5 @@
-"""Machine code as LLVM writes it: for what processor it is, and how it is brought to run. Needs no Numba."""
+"""Machine code as LLVM writes it, and how it is brought to run. Needs no Numba."""
 
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import llvmlite.binding as llvm
 
 from llamita.kernels.idle import give_back
+from llamita.kernels.processor import initialize
 
 
 @dataclass(frozen=True)
@@ -18,15 +18,6 @@ class Code:
     image: bytes
     entry: str
     calls: tuple[str, ...]
-
-
-def host() -> tuple[str, str, str]:
-    """This machine: LLVM's triple, the processor, its features."""
-    try:
-        features = llvm.get_host_cpu_features().flatten()
-    except RuntimeError:  # not every system tells
-        features = ""
-    return llvm.get_process_triple(), llvm.get_host_cpu_name(), features
 
 
 def is_complete(code: Code) -> bool:
@@ -49,10 +40,7 @@ class Loaded:
 
 @cache
 def _start() -> None:
-    with suppress(RuntimeError):  # LLVM's older bindings want this, newer ones refuse it
-        llvm.initialize()
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
+    initialize()
     _engine()  # from the first on LLVM knows the functions of this process
 
 

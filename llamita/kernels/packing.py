@@ -21,7 +21,7 @@ def pack_raw(raw: Tensor, kind: str, order: Tensor | None = None) -> Packed:
     """
     layout, rows, blocks = LAYOUTS[kind], raw.shape[0], raw.shape[1] // SIZES[kind]
     width = blocks * (layout.head + 8 * layout.block if layout.sub else layout.block)  # bytes of a tile
-    stream = torch.empty(-(-rows // TILE), width, dtype=torch.uint8)
+    stream = torch.empty(-(-rows // TILE), width, dtype=torch.uint8, device="cpu")
     make_large(stream)
     tiles = max(1, _CHUNK // max(1, width))
     if order is not None:  # what else is in it would be read from anywhere

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from threading import Lock
+from time import perf_counter
 from typing import Any
 
 import torch
 
-from llamita.kernels.team import pause, team
+from llamita.errors import LlamitaError
+from llamita.kernels.team import Pace, pause, team
 
 ROW = 128  # numbers in a row; a kilobyte
 KERNEL, CHUNKS, FROM, ARGUMENTS = 0, 1, 2, 3
@@ -105,6 +107,7 @@ class Program:
         self._rows: list[list[int]] = [[0] * ROW]
         self._group = 1  # the first of the rows that nobody has waited for
         self._table: torch.Tensor | None = None
+        self._pace = Pace(1)
 
     def add(
         self,
@@ -135,24 +138,37 @@ class Program:
         """Give an argument of a call another value."""
         self._rows[number][ARGUMENTS + argument] = value
         if self._table is not None:
-            self._table[number, ARGUMENTS + argument] = value
+            self._numbers[number, ARGUMENTS + argument] = value
 
     def run(self, threads: int | None = None) -> None:
-        """Make all calls; as many threads as torch uses, unless told."""
+        """Make all calls; as many threads as torch uses, or fewer where that is faster, unless told."""
         if self._table is None:
-            self._table = torch.tensor(self._rows)  # torch's memory begins on a cache line
+            # torch's memory begins on a cache line
+            self._table = torch.tensor(self._rows, dtype=torch.int64, device="cpu")
             self._numbers = self._table.numpy()
             self._numbers[0, :2] = len(self._rows) - 1, pause()
-        threads = threads or torch.get_num_threads()
+        pace = None if threads else self._paced(torch.get_num_threads())
+        threads = threads or self._pace.threads
         parts = min(threads, _MOST_PARTS)
         self._numbers[0, 2] = parts
         self._numbers[:, DONE : CLAIMED + 8 * parts : 8] = 0
+        start = perf_counter()
         team()(_WORKER.address, self._table.data_ptr(), threads)
+        if pace is not None:
+            pace.note(perf_counter() - start)
+
+    def _paced(self, most: int) -> Pace | None:
+        """What finds the number of threads, where there is a choice."""
+        if self._pace.most != most:
+            self._pace = Pace(most)
+        return self._pace if most > 1 else None
 
 
 def why_not() -> str | None:
     """What keeps this machine from compiling kernels, or None."""
     try:
         return None if _WORKER.address else "its kernels have no address"
+    except LlamitaError:  # of a processor that was asked for by name
+        raise
     except Exception as error:  # Numba, LLVM and the system each have errors of their own
         return f"this machine cannot compile kernels ({type(error).__name__}: {str(error).splitlines()[0][:200]})"

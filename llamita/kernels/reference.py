@@ -26,7 +26,7 @@ def linear(x: Tensor, codes: Codes, bias: Tensor | None = None) -> Tensor:
     scale = _product(codes.scale, codes.sub_scale)
     minimum = None if codes.minimum is None else _product(codes.minimum, codes.sub_minimum)
     width = codes.shape[1] // scale.shape[1]
-    out = torch.zeros(xq.shape[0], codes.shape[0], device=x.device)
+    out = torch.zeros(xq.shape[0], codes.shape[0], dtype=torch.float32, device=x.device)
     for group, start in enumerate(range(0, codes.shape[1], width)):
         part = xq[:, start : start + width].float()
         dot = part @ (codes.codes[:, start : start + width].float() - codes.zero).t()  # exact: integers below 2**24
@@ -103,6 +103,7 @@ def attend(
         buffer[:, :, slot:end] = new.transpose(1, 2).to(buffer.dtype)
     keys, values = (x[:, :, :end].float().repeat_interleave(q.shape[2] // k.shape[2], dim=1) for x in room)
     scores = scale * turn(q, *angles).transpose(1, 2) @ keys.mT  # (B, N, T, S)
-    place, own = torch.arange(end), torch.arange(slot, end)[:, None]
+    place = torch.arange(end, device=q.device)
+    own = place[slot:, None]
     seen = (place <= own) & (place > own - window) & (place >= first[:, None, None]) | (place == own)  # (B, T, S)
     return (scores.masked_fill(~seen[:, None], -torch.inf).softmax(-1) @ values).transpose(1, 2)

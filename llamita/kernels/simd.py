@@ -12,6 +12,9 @@ from numba import njit, types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, register_model
 
+from llamita.kernels import processor
+
+processor.aim()  # before Numba looks at what machine this is, which it does once
 LANES = 16
 STACK = 1 << 17  # bytes that a kernel may work in
 _F16, _F32, _F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from llamita.errors import UnsupportedError
+
 
 class Recomputed:
     """A layer's forward that keeps only its input for the backward pass (arXiv:1604.06174).
@@ -31,6 +33,8 @@ def enable(layers: nn.ModuleList, *, every_n_layers: int = 1, use_reentrant: boo
     if every_n_layers < 1:
         raise ValueError(f"every_n_layers is {every_n_layers}: it must be at least 1")
     disable(layers)
+    if any("forward" in vars(layer) for layer in layers):
+        raise UnsupportedError("a layer's forward is another plan's already: take that back, or leave recompute off")
     for layer in list(layers)[::every_n_layers]:
         layer.forward = Recomputed(layer, use_reentrant=use_reentrant)
 

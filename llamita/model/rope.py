@@ -97,14 +97,14 @@ class LlamaRotaryEmbedding(nn.Module):
         self.reset(self.inv_freq.device)
         return self
 
-    @torch.no_grad()
     def forward(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
         """The rotation of positions (B, T) for queries and keys of `dtype`."""
         rope = self.config.rope_parameters
         inv_freq = self.inv_freq
-        if rope.rope_type in AT_LENGTH:
-            inv_freq = AT_LENGTH[rope.rope_type](self.config, positions.max() + 1, inv_freq)
-        return Rotation(positions, inv_freq, self.attention_factor, dtype, rope, self.config.numerics)
+        with torch.no_grad():  # no decorator: the class's forward is to be this very function, which plans look for
+            if rope.rope_type in AT_LENGTH:
+                inv_freq = AT_LENGTH[rope.rope_type](self.config, positions.max() + 1, inv_freq)
+            return Rotation(positions, inv_freq, self.attention_factor, dtype, rope, self.config.numerics)
 
 
 def frequencies(config: LlamaConfig) -> tuple[Tensor, float]:
@@ -223,7 +223,7 @@ def proportional(config: LlamaConfig) -> tuple[Tensor, float]:
     rope = config.rope_parameters
     share = 1.0 if rope.partial_rotary_factor is None else rope.partial_rotary_factor
     turning = int(share * config.head_dim // 2)
-    inv_freq = torch.zeros(config.head_dim // 2)
+    inv_freq = torch.zeros(config.head_dim // 2, dtype=torch.float32)
     inv_freq[:turning] = _plain(config)[:turning]
     return inv_freq / (rope.factor or 1.0), 1.0
 

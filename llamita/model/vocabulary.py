@@ -37,7 +37,7 @@ def resized(rows: Tensor, size: int, *, std: float, from_mean: bool) -> Tensor:
         old = rows.float()
         mean = old.mean(0)
         # One draw z of N(0, I) over the old rows gives (old - mean)^T z / sqrt(V) ~ N(0, covariance), without its root.
-        draws = torch.randn(added, old.shape[0], device=rows.device) / old.shape[0] ** 0.5
+        draws = torch.randn(added, old.shape[0], dtype=torch.float32, device=rows.device) / old.shape[0] ** 0.5
         fresh = mean + 1e-9**0.5 * draws @ (old - mean)
     else:
         fresh.normal_(0.0, std)

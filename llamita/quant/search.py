@@ -132,7 +132,8 @@ def _fit_symmetric(x: Tensor, *, levels: int) -> tuple[Tensor, Tensor]:
     sum_lx, sum_ll = _moments(x, inverse, weights, weighted, levels)
     scale = torch.where(sum_ll != 0, sum_lx / sum_ll, 0)
     best = scale * sum_lx
-    offsets = torch.tensor(0.1) * torch.tensor([float(step) for step in range(-9, 10) if step])
+    steps = torch.tensor([float(step) for step in range(-9, 10) if step], dtype=torch.float32, device="cpu")
+    offsets = torch.tensor(0.1, dtype=torch.float32, device="cpu") * steps
     for numerator in (-(levels + offsets)).to(x.device).unbind():
         inverse = numerator / largest
         sum_lx, sum_ll = _moments(x, inverse, weights, weighted, levels)

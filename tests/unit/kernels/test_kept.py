@@ -53,7 +53,7 @@ def room(tmp_path: Path) -> Path:
     """A copy of what compiles and keeps kernels, with a kernel of two files that calls a function of the system's."""
     copy = tmp_path / "kernels_under_test"
     copy.mkdir()
-    for name in ("compiler", "idle", "kept", "machine", "program", "simd", "team", "worker"):
+    for name in ("compiler", "idle", "kept", "machine", "processor", "program", "simd", "team", "worker"):
         text = (SOURCES / f"{name}.py").read_text(encoding="utf-8")
         (copy / f"{name}.py").write_text(text.replace("llamita.kernels", "kernels_under_test"), encoding="utf-8")
     for name, text in {"__init__": "", "toy": TOY, "words": WORDS}.items():

@@ -1,0 +1,72 @@
+"""Notices, in every pass and within microseconds, that a model is no longer what a plan was made of."""
+
+from collections.abc import Iterator
+from itertools import repeat
+from operator import attrgetter, contains, getitem
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from llamita.kernels.packed import Packed
+
+FORWARD = attrgetter("forward", "__call__")
+# Of each module that has them: what a pass depends on beside modules, parameters and buffers.
+FACTS = ("config", "variance_epsilon", "attention_factor", "layer_idx", "head_dim", "act_fn", "max_norm", "matrix")
+
+
+class Watch:
+    """Remembers a model's modules, their classes, forwards, tensors and attributes, and where the tensors lie.
+
+    What a tensor holds is not remembered: kernels read it anew in every pass. Every comparison is one loop in C.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = list(model.modules())
+        self._types = [type(module) for module in self._modules]
+        self._classes = list(dict.fromkeys(self._types))
+        self._forwards = [FORWARD(kind) for kind in self._classes]
+        self._inner = [vars(module) for module in self._modules[1:]]  # the model's own forward is the plan
+        self._holders = list(_holders(self._modules))
+        self._held = [dict(holder) for holder in self._holders]
+        facts = [(vars(module), name) for module in self._modules for name in FACTS if name in vars(module)]
+        self._owners, self._names = [owner for owner, _ in facts], [name for _, name in facts]
+        self._facts = [owner[name] for owner, name in facts]
+        self._tensors = [x for held in self._held for x in held.values() if isinstance(x, Tensor) and x.numel()]
+        self._addresses, self._sizes = self._where()
+        inner = self._modules[1:]
+        self._hooks = [hooks for module in inner for hooks in (module._forward_hooks, module._forward_pre_hooks)]
+        self._hooks += [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
+
+    def _where(self) -> tuple[list[int], list[int]]:
+        return [*map(Tensor.data_ptr, self._tensors)], [*map(Tensor.numel, self._tensors)]
+
+    def is_hooked(self) -> bool:
+        """Whether somebody watches, or changes, what goes through a module."""
+        return any(self._hooks)
+
+    def has_changed(self) -> bool:
+        """Whether a module, a forward, a tensor or an attribute is another one, or a tensor lies elsewhere."""
+        try:
+            return (
+                [*map(type, self._modules)] != self._types
+                or self._holders != self._held  # the same tensor is equal by identity; another one raises
+                or any(map(contains, self._inner, repeat("forward")))
+                or [*map(FORWARD, self._classes)] != self._forwards
+                or [*map(getitem, self._owners, self._names)] != self._facts
+                or self._where() != (self._addresses, self._sizes)
+                or not all(map(Tensor.is_contiguous, self._tensors))
+            )
+        except (RuntimeError, KeyError, AttributeError, TypeError):  # what was there is gone, or cannot be compared
+            return True
+
+
+def _holders(modules: list[nn.Module]) -> Iterator[dict[str, Any]]:
+    """The dictionaries that hold the modules' children and tensors."""
+    for module in modules:
+        yield from (held for held in (module._modules, module._parameters, module._buffers) if held)
+        matrix = vars(module).get("matrix")
+        store = getattr(matrix, "store", None)
+        packed = getattr(store, "packed", None)
+        if isinstance(packed, Packed):
+            yield from (vars(matrix), vars(store), vars(packed))
