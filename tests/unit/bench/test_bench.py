@@ -1,8 +1,10 @@
 """Every test of the bench runs on a tiny shape, beside transformers where there is one, and fails in one sentence."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from llamita.bench import (
     models,
     ours,
     overhead,
+    prefill,
     products,
     quality,
     roofline,
@@ -62,12 +65,37 @@ def test_decode_behind_a_prompt_says_so(monkeypatch: pytest.MonkeyPatch) -> None
     assert trial.share("fp32", 10.0, 20.0 * read) == pytest.approx(0.5)
 
 
-def test_load(tmp_path: Path) -> None:
+def test_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of ours, on which nothing takes time but the first token, which takes 4 s."""
     path = files.written(SYSTEMS["llamita"], "tiny", "q8_0", tmp_path, None)
     assert path.suffix == ".gguf"
-    call = load.prepare_call("llamita", "tiny", "q8_0", path, 1)()
-    start = load.prepare_start("llamita", "tiny", "q8_0", path, 1)()
-    assert 0 < load.prepare_limit(path, 2)() < call < start
+    clock, stat, first_token = {"now": 3.0}, tmp_path / "stat", load._first_token
+
+    def slow_first_token(*of: Any) -> None:
+        first_token(*of)
+        clock["now"] += 4.0
+
+    monkeypatch.setattr(load, "_first_token", slow_first_token)
+    monkeypatch.setattr(load, "perf_counter", lambda: clock["now"])
+    assert load.prepare_call("llamita", "tiny", "q8_0", path, 1)() == 4.0
+    stat.write_text(f"7 (a) b) S {' '.join('1' * 18)} {2 * os.sysconf('SC_CLK_TCK')} 5")  # started at 2 s
+    monkeypatch.setattr(load, "Path", lambda _: stat)
+    monkeypatch.setattr(load, "clock_gettime", lambda _: clock["now"])
+    assert load.prepare_start("llamita", "tiny", "q8_0", path, 1)() == 3.0 + 4.0 + 4.0 - 2.0
+    assert load.prepare_limit(path, 2)() == 0.0
+
+
+@pytest.mark.parametrize("rates", [{"fp32": 7.0, "bf16": 2.0}, {"fp32": 2.0, "bf16": 7.0}], ids=str)
+def test_the_limit_of_reading_is_the_faster_of_fp32_and_bf16(
+    rates: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Trial] = []
+    monkeypatch.setattr(prefill, "compare", lambda trial, settings: asked.append(trial))
+    monkeypatch.setattr(products, "PRODUCTS", {name: lambda _, rate=rate: rate for name, rate in rates.items()})
+    monkeypatch.setattr(products, "_speed", lambda operations, rate: rate)
+    prefill.measure(BESIDE, length=5)
+    (limit,) = [trial.limit for trial in asked if trial.limit]
+    assert limit.prepare(*limit.arguments(None))() == 7.0
 
 
 def test_quality(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +237,9 @@ def test_the_command_prints_json_and_leaves_out_what_a_peer_has_not(capsys: pyte
     assert main(["bench", "prefill", *flags, "--threads", "1", "-o", "json"]) == 0
     captured = capsys.readouterr()
     read = json.loads(captured.out)
-    assert list(read) == ["machine", "rows"] and read["machine"]["limits"]["bf16 products"]["unit"] == "GFLOP/s"
+    assert (
+        list(read) == ["machine", "rows"] and read["machine"]["limits"]["products in fp32 or bf16"]["unit"] == "GFLOP/s"
+    )
     (row,) = read["rows"]
     assert (row["test"], row["shape"], row["format"], row["system"]) == ("pp4", "tiny", "q8_0", "llamita")
     assert captured.err == "pp4 tiny q8_0: llamita\n"
