@@ -17,8 +17,8 @@ FLOATS = ("fp32", "bf16")  # what a float model may be multiplied in
 def measure(settings: Settings, *, length: int) -> Measured:
     """Rows of tokens per second, of a prompt of `length` tokens of which the last one's logits are wanted.
 
-    The limit is what torch.mm gives in fp32 or in bf16, whichever is faster here: some machines multiply bf16 slowly. It
-    is the same for every format: quantized products may pass it.
+    The limit is what torch.mm gives in fp32 or in bf16, whichever is faster: some machines multiply bf16 slowly. It is
+    the same for every format: quantized products may pass it.
     """
     config = shape(settings.shape)
     operations = prompt_operations(config, length) / length

@@ -220,18 +220,6 @@ def test_a_library_that_is_not_there_is_named_with_the_line_that_brings_it(
         )
 
 
-def test_another_python_is_asked_where_this_one_lacks_a_library(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    python = tmp_path / "python"
-    python.touch(mode=0o755)
-    monkeypatch.setattr(systems, "version", lambda package, asked: "1.0" if asked else "")
-    assert systems.interpreter(SYSTEMS["openvino"], str(python)) == str(python)
-    assert systems.interpreter(SYSTEMS["llamita"], str(python)) is None
-    with pytest.raises(UsageError, match="is no program"):
-        systems.interpreter(SYSTEMS["openvino"], str(tmp_path / "none"))
-
-
 def test_the_command_prints_json_and_leaves_out_what_a_peer_has_not(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--shape", "tiny", "--formats", "q8_0", "--against", "transformers", "-p", "4", "--repeats", "1"]
     assert main(["bench", "prefill", *flags, "--threads", "1", "-o", "json"]) == 0
