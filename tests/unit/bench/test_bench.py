@@ -20,6 +20,7 @@ from llamita.bench import (
     prefill,
     products,
     quality,
+    reading,
     roofline,
     speculate,
     systems,
@@ -155,6 +156,13 @@ def test_roofline() -> None:
     assert {row.format for row in rows} == {"fp32", "bf16", "int8"}
     assert "product 4x160x64" in {row.test for row in rows} and "read 1 MiB" in {row.test for row in rows}
     assert all(row.median > 0 for row in rows)
+
+
+def test_torch_keeps_its_threads_when_numba_starts_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba sets OpenMP's number of threads, which is torch's, once in a process: this stands in for that."""
+    monkeypatch.setattr(reading.numba, "set_num_threads", lambda count: torch.set_num_threads(2))
+    reading.use_threads(1)
+    assert torch.get_num_threads() == 1
 
 
 def test_train() -> None:
