@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from llamita.bench.compare import Measured, Settings, Trial
 from llamita.bench.peaks import peak_bytes
 from llamita.bench.shapes import SHAPES, shape
 from llamita.bench.systems import SYSTEMS, named
-from llamita.bench.workers import Fresh
+from llamita.bench.workers import Fresh, Job, Worker
 from llamita.cli.main import main
 from llamita.errors import UnsupportedError, UsageError
 from llamita.quant.report import perplexity
@@ -45,7 +46,20 @@ def little_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "ENOUGH", 0.001)
 
 
-def test_decode() -> None:
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs run here, with what is imported: test_workers runs processes, and test_the_command_... all of it."""
+
+    def prepared(worker: Worker, prepare: Callable[..., Job], arguments: tuple[Any, ...], *_: int, **__: None) -> None:
+        worker._job = prepare(*arguments)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(Worker, "__init__", prepared)
+    monkeypatch.setattr(Worker, "ask", lambda worker, order: worker._job())
+    monkeypatch.setattr(Worker, "stop", lambda worker: None)
+    monkeypatch.setattr(reading, "KERNELS", {"torch.sum": reading.KERNELS["torch.sum"]})  # Numba compiles for long
+
+
+def test_decode(in_this_process: None) -> None:
     measured = decode.measure(BESIDE, tokens=4, depth=1)
     ours, theirs = measured.rows
     assert (ours.system, theirs.system) == ("llamita", "transformers")
@@ -99,7 +113,7 @@ def test_the_limit_of_reading_is_the_faster_of_fp32_and_bf16(
     assert limit.prepare(*limit.arguments(None))() == 7.0
 
 
-def test_quality(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quality(in_this_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A system's perplexity is that of the model's own losses, and of the limit ours in fp32."""
     whole = quality.held_out(64)
     monkeypatch.setattr(quality, "held_out", lambda length: whole[:3])
