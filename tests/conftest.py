@@ -1,5 +1,6 @@
 """What every test stands on: one thread, fixed seeds, no network, and small models whose axes all differ in size."""
 
+import gc
 import os
 
 # Before torch and the hub are imported; processes that tests start inherit it.
@@ -28,6 +29,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
+
+
+def pytest_collection_finish() -> None:
+    """Leave what libraries and tests are made of out of every later search for garbage: it is never any."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
