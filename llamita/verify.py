@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -115,12 +116,20 @@ def random_model(case: Case) -> LlamaForCausalLM:
 
 def difference(case: Case) -> dict[str, float]:
     """The largest absolute difference from transformers in each kind of number that the case computes."""
-    ours = random_model(case)
-    theirs = peers.twin(ours)
+    ours, theirs = _pair(replace(case, padding="none", cached=False))
+    for model in (ours, theirs):
+        model.zero_grad()
     tokens, mask = case.inputs()
     if case.cached:
         return _cached_difference(ours, theirs, tokens, mask)
     return _whole_difference(ours, theirs, tokens, mask)
+
+
+@lru_cache(maxsize=2)
+def _pair(case: Case) -> tuple[LlamaForCausalLM, Any]:
+    """Both models of a case, which are the same for every padding and with a cache or without."""
+    ours = random_model(case)
+    return ours, peers.twin(ours)
 
 
 def _whole_difference(ours: nn.Module, theirs: nn.Module, tokens: Tensor, mask: Tensor | None) -> dict[str, float]:

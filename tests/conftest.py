@@ -1,11 +1,13 @@
 """What every test stands on: one thread, fixed seeds, no network, and small models whose axes all differ in size."""
 
+import gc
 import os
 
 # Before torch and the hub are imported; processes that tests start inherit it.
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -30,10 +32,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in set(left_out)]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let a process with nothing left take tests from another's: so a long one holds up none behind it."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
+
+
+def pytest_collection_finish() -> None:
+    """Leave what libraries and tests are made of out of every later search for garbage: it is never any."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def seed() -> None:
-    """Start every test from the same random state."""
+    """Start every test from the same random state, and on one thread: two that share small work mostly wait."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -67,8 +67,9 @@ def room(nbytes: int) -> np.ndarray:
 
 def use_threads(count: int) -> None:
     """Read with so many threads in this process, or as many as there are cores."""
-    torch.set_num_threads(count)
     numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    # Last, for Numba starts its threads there, and may set OpenMP's number of them, which is torch's too, to all cores.
+    torch.set_num_threads(count)
 
 
 def speed(kernel: Callable[[np.ndarray], float], values: np.ndarray) -> float:

@@ -32,7 +32,7 @@ def _reading(shape_name: str, nbytes: int, repeats: int) -> list[Row]:
 
 def _products(format: str, shape_name: str, length: int, repeats: int) -> list[Row]:
     sizes = dict.fromkeys(products.sizes(shape(shape_name), length))
-    jobs = {"x".join(map(str, size)): Here(products.prepare(format, [size])) for size in sizes}
+    jobs = {"x".join(map(str, size)): Here(products.prepare([format], [size])) for size in sizes}
     unit = "GOP/s" if format == "int8" else "GFLOP/s"
     turns = in_turn(jobs, repeats)
     return [_row(f"product {size}", shape_name, format, "torch", unit, values) for size, values in turns.items()]

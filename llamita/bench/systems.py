@@ -1,6 +1,5 @@
 """The systems that take part: ours, and other libraries' with the same weights, each in a process of its own."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from llamita.bench import interpreters
 from llamita.errors import UnsupportedError, UsageError
 
 VERSION = "import importlib.metadata as m, sys; print(m.version(sys.argv[1]))"
@@ -110,17 +110,24 @@ def named(systems: str) -> list[str]:
 def interpreter(system: System, peers_python: str | None) -> str | None:
     """The Python that has a system's library: None for this one, else `peers_python`.
 
-    Raises UnsupportedError where neither has it, UsageError for an interpreter that is not there.
+    Raises UnsupportedError where neither has it or `peers_python` lacks what llamita needs, UsageError where that is no
+    interpreter.
     """
-    if peers_python is not None and not os.access(peers_python, os.X_OK):
-        raise UsageError(f"--peers-python {peers_python} is no program: give the path of a Python interpreter")
+    if peers_python is not None:
+        interpreters.check_is_program(peers_python)
     if not system.package or version(system.package, None):
         return None
-    if peers_python is not None and version(system.package, peers_python):
+    if peers_python is None:
+        line = f"pip install 'llamita[{system.extra}]'"
+        raise UnsupportedError(
+            f"{system.package} is not installed: {line}, or name a Python that has it with --peers-python"
+        )
+    interpreters.check(peers_python)
+    if version(system.package, peers_python):
         return peers_python
-    line = f"pip install 'llamita[{system.extra}]'"
     raise UnsupportedError(
-        f"{system.package} is not installed: {line}, or name a Python that has it with --peers-python"
+        f"{system.package} is installed neither here nor in --peers-python {peers_python}: "
+        f"{peers_python} -m pip install {system.package}"
     )
 
 

@@ -18,11 +18,18 @@ def serve(pipe: Connection) -> None:
             pipe.send(job() if pipe.recv() == "run" else peak_bytes(job))
     except (KeyboardInterrupt, EOFError, ConnectionResetError):
         return
+    except ModuleNotFoundError as error:
+        _tell(pipe, f"{sys.executable} lacks the module {error.name}, which this benchmark needs: install it there")
     except Exception as error:
-        pipe.send(f"{type(error).__name__}: {error}")
-        with suppress(KeyboardInterrupt, EOFError, ConnectionResetError):
-            while True:  # a process that was gone could not be asked what went wrong
-                pipe.recv()
+        _tell(pipe, f"{type(error).__name__}: {error}")
+
+
+def _tell(pipe: Connection, what: str) -> None:
+    """Say what went wrong, and stay until the other side has read it: a process that was gone could not be asked."""
+    pipe.send(what)
+    with suppress(KeyboardInterrupt, EOFError, ConnectionResetError):
+        while True:
+            pipe.recv()
 
 
 if __name__ == "__main__":

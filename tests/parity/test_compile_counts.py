@@ -28,11 +28,14 @@ CACHES: dict[str, MakeCache] = {
 
 
 class Pair:
-    """A compiled model, its plain twin, and how many graphs have been compiled."""
+    """A compiled model, its plain twin, and how many graphs have been compiled.
 
-    def __init__(self, config: LlamaConfig, plan: str, backend: str = "eager", **changes: str) -> None:
+    One of all layers is traced through each of them: where two tell no more than one, there is one.
+    """
+
+    def __init__(self, config: LlamaConfig, plan: str, backend: str = "eager", layers: int = 2, **changes: str) -> None:
         self.plain = LlamaForCausalLM(
-            config.replace(max_position_embeddings=256, num_hidden_layers=2, **changes)
+            config.replace(max_position_embeddings=256, num_hidden_layers=layers, **changes)
         ).eval()
         self.counter = CompileCounterWithBackend(backend)
         self.compiled = compile_model(copy.deepcopy(self.plain), plan, backend=self.counter)
@@ -98,7 +101,7 @@ def test_whole_sequences_of_any_length_share_their_graphs(tiny_config: LlamaConf
 @plans
 @pytest.mark.parametrize(("kind", "rows"), [("dynamic", 1), ("dynamic", 2), ("static", 2)])
 def test_decoding_compiles_nothing_anew(tiny_config: LlamaConfig, plan: str, kind: str, rows: int) -> None:
-    pair = Pair(tiny_config, plan)
+    pair = Pair(tiny_config, plan, layers=rows)
     pair.read_on(CACHES[kind], rows)
     kinds = pair.graphs
     assert kinds <= {"regional": 4, "full": 3}[plan]  # several tokens, one; in full also several behind a cache
@@ -115,7 +118,7 @@ def test_regional_serves_every_cache_with_the_same_graphs(tiny_config: LlamaConf
 
 
 def test_full_takes_a_cache_that_grows_in_place(tiny_config: LlamaConfig) -> None:
-    pair = Pair(tiny_config, "full")
+    pair = Pair(tiny_config, "full", layers=1)
     pair.read_on(CACHES["growing"], 2)
     kinds = pair.graphs
     pair.read_on(CACHES["growing"], 2)
@@ -123,7 +126,7 @@ def test_full_takes_a_cache_that_grows_in_place(tiny_config: LlamaConfig) -> Non
 
 
 def test_full_runs_plainly_over_a_quantized_cache_and_says_so_once(tiny_config: LlamaConfig) -> None:
-    pair = Pair(tiny_config, "full")
+    pair = Pair(tiny_config, "full", layers=1)
     with pytest.warns(UserWarning, match='runs plainly: use compile="regional"$') as said:
         pair.read_on(CACHES["quantized"], 2)
         pair.read_on(CACHES["quantized"], 1)
@@ -135,7 +138,7 @@ def test_full_runs_plainly_over_a_quantized_cache_and_says_so_once(tiny_config: 
 
 @pytest.mark.parametrize(("plan", "kind"), [("regional", "dynamic"), ("full", "dynamic"), ("full", "static")])
 def test_padded_rows(tiny_config: LlamaConfig, plan: str, kind: str) -> None:
-    pair = Pair(tiny_config, plan)
+    pair = Pair(tiny_config, plan, layers={"regional": 2, "full": 1}[plan])
     pair.read_on(CACHES[kind], 3, left=4)
     kinds = pair.graphs
     pair.read_on(CACHES[kind], 3, left=2)
@@ -171,7 +174,7 @@ def test_gradients_are_those_of_the_plain_model(tiny_config: LlamaConfig, plan: 
 
 @plans
 def test_generate_writes_what_the_plain_model_writes(tiny_config: LlamaConfig, plan: str) -> None:
-    pair = Pair(tiny_config, plan)
+    pair = Pair(tiny_config, plan, layers={"regional": 2, "full": 1}[plan])
     ids, mask = tokens(2, 6), torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
     options = {"attention_mask": mask, "max_new_tokens": 12, "do_sample": True, "seed": [1, 2], "eos_token_id": None}
     assert torch.equal(pair.compiled.generate(ids, **options), pair.plain.generate(ids, **options))

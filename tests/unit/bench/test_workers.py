@@ -1,38 +1,14 @@
 """Processes that take turns, and what they say when they cannot."""
 
-import os
 from collections import deque
 
 import pytest
 import torch
 
 from llamita.bench.peaks import peak_bytes
-from llamita.bench.workers import Fresh, Job, Worker, in_turn, workers
+from llamita.bench.workers import Fresh, Worker, in_turn, workers
 from llamita.errors import LlamitaError
-
-
-def failing(message: str) -> Job:
-    raise ValueError(message)
-
-
-def failing_later(message: str) -> Job:
-    def run() -> float:
-        raise ValueError(message)
-
-    return run
-
-
-def dying() -> Job:
-    return lambda: os._exit(3)
-
-
-def counting() -> Job:
-    turns = iter(range(9))
-    return lambda: float(next(turns))
-
-
-def threads() -> Job:
-    return lambda: float(torch.get_num_threads())
+from tests.unit.bench.jobs import counting, dying, failing, failing_later, threads
 
 
 class Noted:

@@ -57,6 +57,14 @@ def test_what_was_written_to_stays_and_the_rest_goes_until_it_is_read(tmp_path: 
     assert resident(of / "code") == 0
 
 
-def test_other_systems_keep_what_they_have(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sys, "platform", "win32")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads what Linux tells of memory")
+@pytest.mark.parametrize("platform", ["win32", "darwin", "linux"])
+def test_other_systems_keep_what_they_have(platform: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "code").write_bytes(b"a" * SIZE)
+    with (tmp_path / "code").open("rb") as file:
+        room = mmap.mmap(file.fileno(), SIZE, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+    assert room[:] == b"a" * SIZE
+    monkeypatch.setattr(sys, "platform", platform)
     give_back(tmp_path)
+    monkeypatch.undo()
+    assert resident(tmp_path / "code") == (0 if platform == "linux" else 1024)

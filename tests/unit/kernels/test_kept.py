@@ -1,23 +1,25 @@
 """What is kept of compiled kernels: never stale or damaged, run without Numba, kept where there is room, not needed."""
 
 import os
+import re
 import shutil
-import subprocess
-import sys
 import time
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import llamita.kernels
-from llamita.kernels import simd
+from llamita.kernels import kept, simd
 from llamita.kernels.layout import DTYPES
 from llamita.kernels.packed import LAYOUTS
 from llamita.kernels.program import Kernel, named
+from tests.unit.kernels.zygote import Zygote, result
 
 X86 = "x86_64" in simd.target()[0]
 SOURCES = Path(llamita.kernels.__file__).parent
+Start = Callable[..., int]  # of a script and changes to its environment; what `result` reads
 
 # Prints the sum of two numbers that a kernel reads, and whether anything had to be compiled.
 SCRIPT = """
@@ -48,34 +50,49 @@ def both(at):
 """
 
 
+def imported(*names: str) -> dict[str, str]:
+    """The texts of modules of kernels by name, and of those that they import of this folder, and so on."""
+    texts: dict[str, str] = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in texts:
+            texts[name] = (SOURCES / f"{name}.py").read_text(encoding="utf-8")
+            for module, several in re.findall(r"from llamita\.kernels(?:\.(\w+))? import ([\w, ]+)", texts[name]):
+                waiting += [module] if module else re.findall(r"\w+", several.split(" as ")[0])
+    return texts
+
+
 @pytest.fixture
 def room(tmp_path: Path) -> Path:
     """A copy of what compiles and keeps kernels, with a kernel of two files that calls a function of the system's."""
     copy = tmp_path / "kernels_under_test"
     copy.mkdir()
-    for name in ("compiler", "idle", "kept", "machine", "processor", "program", "simd", "team", "worker"):
-        text = (SOURCES / f"{name}.py").read_text(encoding="utf-8")
+    for name, text in imported("program", "simd", "worker").items():
         (copy / f"{name}.py").write_text(text.replace("llamita.kernels", "kernels_under_test"), encoding="utf-8")
     for name, text in {"__init__": "", "toy": TOY, "words": WORDS}.items():
         (copy / f"{name}.py").write_text(text, encoding="utf-8")
     return copy
 
 
-def start(room: Path, script: str = SCRIPT, **environment: str) -> "subprocess.Popen[str]":
-    """Run the script in a process of its own, with every warning an error."""
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    """What starts processes that have imported torch, and no more."""
+    process = Zygote()
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def start(room: Path, zygote: Zygote) -> Start:
+    """Run a script on the copy in a process of its own, with every warning an error and a home of its own."""
     home = {"HOME": str(room.parent / "home"), "XDG_CACHE_HOME": str(room.parent / "home")}
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("NUMBA_")}
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", script], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**kept, **home, "PYTHONPATH": str(room.parent), **environment},
-    )  # fmt: skip
+    rest = {key: value for key, value in os.environ.items() if not key.startswith("NUMBA_")}
 
+    def started(script: str = SCRIPT, **environment: str) -> int:
+        return zygote.start(script, {**rest, **home, "PYTHONPATH": str(room.parent), **environment})
 
-def result(process: "subprocess.Popen[str]") -> str:
-    """What it printed."""
-    out, error = process.communicate(timeout=120)
-    assert process.returncode == 0, error
-    return out.strip()
+    return started
 
 
 def files(room: Path) -> list[Path]:
@@ -89,33 +106,33 @@ def block(folder: Path) -> None:
     folder.write_text("")
 
 
-def test_what_is_kept_is_run_without_numba_until_any_source_changes(room: Path) -> None:
-    together = [start(room), start(room)]
+def test_what_is_kept_is_run_without_numba_until_any_source_changes(room: Path, start: Start) -> None:
+    together = [start(), start()]
     assert {result(process)[:3] for process in together} == {"7.0"}
     assert [file.name for file in files(room)] == ["toy.add", "worker.work"]
-    assert result(start(room)) == "7.0 found"
-    assert result(start(room, NUMBA_CPU_NAME="x86-64" if X86 else "generic", NUMBA_CPU_FEATURES="")) == "7.0 compiled"
-    assert result(start(room)) == "7.0 found"
+    assert result(start()) == "7.0 found"
+    assert result(start(NUMBA_CPU_NAME="x86-64" if X86 else "generic", NUMBA_CPU_FEATURES="")) == "7.0 compiled"
+    assert result(start()) == "7.0 found"
     words = room / "words.py"
     words.write_text(WORDS.replace("+ v.read", "* v.read"), encoding="utf-8")
-    assert result(start(room)) == "12.0 compiled"
+    assert result(start()) == "12.0 compiled"
 
 
-def test_damaged_code_is_never_run(room: Path) -> None:
-    assert result(start(room)) == "7.0 compiled"
+def test_damaged_code_is_never_run(room: Path, start: Start) -> None:
+    assert result(start()) == "7.0 compiled"
     add, work = files(room)
     whole, look = add.read_bytes(), "from kernels_under_test import kept; print(kept.find('toy.add') is not None)"
-    assert result(start(room, look)) == "True"
+    assert result(start(look)) == "True"
     for damaged in (b"", whole[:100], whole[:-1], whole[:-8] + b"12345678", whole + b"\0", work.read_bytes()):
         add.write_bytes(damaged)
-        assert result(start(room, look)) == "False"
-    assert result(start(room)) == "7.0 compiled"
-    assert result(start(room)) == "7.0 found"
+        assert result(start(look)) == "False"
+    assert result(start()) == "7.0 compiled"
+    assert result(start()) == "7.0 found"
 
 
-def test_code_that_calls_what_is_not_there_is_compiled(room: Path) -> None:
+def test_code_that_calls_what_is_not_there_is_compiled(room: Path, start: Start) -> None:
     """LLVM would end the process."""
-    assert result(start(room)) == "7.0 compiled"
+    assert result(start()) == "7.0 compiled"
     lie = """
 import dataclasses
 from kernels_under_test import kept
@@ -123,29 +140,29 @@ code = kept.find("toy.add")
 kept.keep("toy.add", dataclasses.replace(code, calls=("no_such_function",)))
 print(code.calls, kept.find("toy.add"))
 """
-    assert result(start(room, lie)) in ("('sin',) None", "('sinf',) None")
-    assert result(start(room)) == "7.0 compiled"
+    assert result(start(lie)) in ("('sin',) None", "('sinf',) None")
+    assert result(start()) == "7.0 compiled"
 
 
-def test_nothing_is_left_beside_the_sources_and_nothing_kept_where_no_folder_is(room: Path) -> None:
+def test_nothing_is_left_beside_the_sources_and_nothing_kept_where_no_folder_is(room: Path, start: Start) -> None:
     before = sorted(room.glob("*.py"))
-    assert result(start(room)) == "7.0 compiled"
+    assert result(start()) == "7.0 compiled"
     assert sorted(path for path in room.iterdir() if path.name != "__pycache__") == before
     assert {path.suffix for path in room.rglob("*") if path.is_file()} <= {".py", ".pyc"}
     elsewhere = room.parent / "elsewhere"
-    assert result(start(room, NUMBA_CACHE_DIR=str(elsewhere))) == "7.0 compiled"
-    assert result(start(room, NUMBA_CACHE_DIR=str(elsewhere))) == "7.0 found"
+    assert result(start(NUMBA_CACHE_DIR=str(elsewhere))) == "7.0 compiled"
+    assert result(start(NUMBA_CACHE_DIR=str(elsewhere))) == "7.0 found"
     block(room.parent / "home")
-    assert result(start(room)) == "7.0 compiled"
+    assert result(start()) == "7.0 compiled"
 
 
-def test_what_nobody_added_to_for_a_month_goes(room: Path) -> None:
+def test_what_nobody_added_to_for_a_month_goes(room: Path, start: Start) -> None:
     kernels = room.parent / "home" / "llamita" / "kernels"
     for name, days in {"old": 31, "new": 29}.items():
         (kernels / name).mkdir(parents=True)
         (kernels / name / "toy.add").write_text("")
         os.utime(kernels / name, (0, time.time() - days * 24 * 3600))
-    assert result(start(room)) == "7.0 compiled"
+    assert result(start()) == "7.0 compiled"
     assert not (kernels / "old").exists()
     assert (kernels / "new").exists() and len(files(room)) == 3
 
@@ -168,11 +185,16 @@ print("numba" in sys.modules, [x.double().sum().item() for x in logits])
 """
 
 
-def test_a_model_reads_and_writes_without_numba_once_its_kernels_are_kept(room: Path) -> None:
-    home = str(SOURCES.parent.parent)
-    first, second = (result(start(room, DECODE, PYTHONPATH=home)) for _ in range(2))
-    assert first.startswith("True ") and second.startswith("False ")
-    assert first.removeprefix("True ") == second.removeprefix("False ")
+def test_a_model_reads_and_writes_without_numba_once_its_kernels_are_kept(room: Path, start: Start) -> None:
+    """Compiled once for all tests; here only what every program has is compiled anew, in a home of its own."""
+    ours = {"PYTHONPATH": str(SOURCES.parent.parent)}
+    shared = {"XDG_CACHE_HOME": str(kept._folder().parents[2])}
+    once = result(start(DECODE, **ours, **shared)).split(" ", 1)[1]
+    here = room.parent / "home" / "llamita" / "kernels" / kept._folder().name
+    shutil.copytree(kept._folder(), here)
+    (here / "worker.work").unlink()
+    assert result(start(DECODE, **ours)) == f"True {once}"
+    assert result(start(DECODE, **ours)) == f"False {once}"
 
 
 def test_names_are_those_of_kernels() -> None:

@@ -1,19 +1,57 @@
 """Large pages: values and addresses stay, and what cannot be moved is left alone."""
 
+import re
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from llamita.kernels import pages
+from tests.unit.kernels.test_idle import smaps
 
 
-def test_values_and_address_stay() -> None:
-    tensor = torch.arange(3 * pages.LARGE // 4, dtype=torch.int32)[7:]  # not at a page's beginning
+class Asked(list):
+    """What the system is asked of memory: first address, bytes and advice; it answers with a number."""
+
+    def __init__(self, answer: int) -> None:
+        self._answer = answer
+
+    def __call__(self, start: Any, size: Any, advice: int) -> int:
+        self.append((start.value, size.value, advice))
+        return self._answer
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone is asked")
+@pytest.mark.parametrize("answer", [0, -1])
+@pytest.mark.parametrize(("ask", "advice"), [(pages.enlarge, 25), (pages.make_large, 14)])
+def test_whole_pages_of_a_tensor_are_asked_for_and_the_answer_is_told(
+    ask: Callable[[torch.Tensor], bool], advice: int, answer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Asked(answer)
+    monkeypatch.setattr(pages, "_advise", lambda: asked)
+    tensor = torch.zeros(2 * pages.LARGE // 4 + 9, dtype=torch.int32)[7:]  # not at a page's beginning
+    assert ask(tensor) is (answer == 0)
+    ((start, size, advised),) = asked
+    assert advised == advice and start % 4096 == size % 4096 == 0
+    assert 0 <= start - tensor.data_ptr() < 4096
+    assert 0 <= tensor.data_ptr() + tensor.nbytes - (start + size) < 4096
+
+
+def large_kb(tensor: torch.Tensor) -> int:
+    """KB in large pages of the mapping that a tensor lies in."""
+    found = re.finditer(r"^(\w+)-(\w+) .*\n(?:[A-Z].*\n)*?AnonHugePages: +(\d+)", smaps(), re.MULTILINE)
+    return sum(int(one[3]) for one in found if int(one[1], 16) <= tensor.data_ptr() < int(one[2], 16))
+
+
+def test_values_and_address_stay_and_the_pages_are_large() -> None:
+    tensor = torch.arange(3 * pages.LARGE // 4, dtype=torch.int32)[7:]
     before, address = tensor.clone(), tensor.data_ptr()
-    pages.enlarge(tensor)
+    did = pages.enlarge(tensor)  # older systems refuse
     assert tensor.data_ptr() == address
     assert torch.equal(tensor, before)
+    assert not did or large_kb(tensor) >= 2048
 
 
 def test_memory_may_be_asked_for_in_large_pages_before_it_is_written() -> None:

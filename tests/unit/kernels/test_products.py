@@ -27,7 +27,7 @@ def test_many_rows(rows: int, columns: int, batch: int, is_biased: bool) -> None
     add_many(program, weight, x, out[:batch], bias)
     program.run()
     expected = F.linear(x.float(), weight.float(), bias)
-    torch.testing.assert_close(out[:batch].float(), expected, rtol=8e-3, atol=2e-3 * columns**0.5)
+    torch.testing.assert_close(out[:batch].float(), expected, rtol=8e-3, atol=1e-5 * columns)  # sums are fp32
     assert bool((out[batch] == 9).all())
 
 
@@ -39,7 +39,7 @@ def test_the_gated_layer_in_bf16(rows: int, columns: int, batch: int) -> None:
     add_gated_many(program, gate, up, x, out[:batch])
     program.run()
     expected = F.silu(F.linear(x.float(), gate.float())) * F.linear(x.float(), up.float())
-    torch.testing.assert_close(out[:batch].float(), expected, rtol=8e-3, atol=1e-3 * columns)
+    torch.testing.assert_close(out[:batch].float(), expected, rtol=8e-3, atol=1e-6 * columns)  # sums are fp32
     assert bool((out[batch] == 9).all())
 
 

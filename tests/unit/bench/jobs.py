@@ -1,0 +1,37 @@
+"""Jobs for the bench's processes, which need not import torch for most of them."""
+
+import os
+
+from llamita.bench.workers import Job
+
+
+def failing(message: str) -> Job:
+    """Fails while it is prepared."""
+    raise ValueError(message)
+
+
+def failing_later(message: str) -> Job:
+    """Fails when it is run."""
+
+    def run() -> float:
+        raise ValueError(message)
+
+    return run
+
+
+def dying() -> Job:
+    """Ends its process."""
+    return lambda: os._exit(3)
+
+
+def counting() -> Job:
+    """Counts its turns."""
+    turns = iter(range(9))
+    return lambda: float(next(turns))
+
+
+def threads() -> Job:
+    """Says how many threads torch has."""
+    import torch
+
+    return lambda: float(torch.get_num_threads())
