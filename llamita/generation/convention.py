@@ -12,6 +12,7 @@ from llamita.generation.distribution import Processor
 from llamita.generation.job import Criterion, Job, Written
 from llamita.generation.options import Options, resolve
 from llamita.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
+from llamita.generation.per_row import LARGEST
 from llamita.generation.rules import ruled
 from llamita.generation.strategies import search, speculate, write
 from llamita.model.llama import LlamaForCausalLM
@@ -112,6 +113,7 @@ def _job(
     if input_ids is None and inputs_embeds is None:
         input_ids = _beginning(model, options)
     given = _checked(input_ids, inputs_embeds)
+    _check_ids(input_ids, options, model.config.vocab_size)
     device = model.device
     input_ids = input_ids.to(device) if input_ids is not None else given.new_empty((len(given), 0), dtype=torch.long)
     if attention_mask is None and inputs_embeds is None:
@@ -152,6 +154,17 @@ def _beginning(model: PreTrainedModel, options: Options) -> Tensor:
     if bos is None:
         raise UsageError("there is nothing to continue, and the model has no first token: pass input_ids")
     return torch.tensor([[bos]])
+
+
+def _check_ids(input_ids: Tensor | None, options: Options, vocabulary: int) -> None:
+    """Raise UsageError for ids that the model does not know: of the input, or what ended rows are filled with."""
+    pad, rows = options.pad_token_id, 1 if input_ids is None else len(input_ids) * options.num_return_sequences
+    if pad is not None and pad >= vocabulary and (rows > 1 or pad > LARGEST):
+        raise UsageError(f"pad_token_id {pad} is outside the vocabulary of {vocabulary}: name one of its tokens")
+    lowest, highest = (0, 0) if input_ids is None else map(int, input_ids.aminmax())
+    if not 0 <= lowest <= highest < vocabulary:
+        outside = lowest if lowest < 0 else highest
+        raise UsageError(f"token id {outside} is outside the vocabulary of {vocabulary}: encode the text with its own")
 
 
 def _checked(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:

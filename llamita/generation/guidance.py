@@ -4,6 +4,8 @@ from torch import Tensor
 
 from llamita.generation.loop import Feed
 
+MOST = 1e15  # what exaggerates more would leave no numbers
+
 
 class Guidance:
     """Exaggerates the difference that the prompt makes over a negative one, whose texts are read beside it.
@@ -12,7 +14,7 @@ class Guidance:
     """
 
     def __init__(self, scale: float, feed: Feed) -> None:
-        self.scale = scale
+        self.scale = min(max(scale, -MOST), MOST)
         self.feed = feed
 
     def __call__(self, logits: Tensor) -> Tensor:

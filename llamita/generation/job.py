@@ -11,10 +11,11 @@ from llamita.cache.cache import Cache
 from llamita.cache.offloaded import OffloadedCache
 from llamita.cache.quantized import QuantizedCache
 from llamita.cache.static import StaticCache
-from llamita.errors import UnsupportedError, UsageError
+from llamita.errors import MemoryShortError, UnsupportedError, UsageError
 from llamita.generation.chain import Chain
 from llamita.generation.constrain import Constraints
 from llamita.generation.distribution import Distribution
+from llamita.generation.finite import finite
 from llamita.generation.history import History, Process
 from llamita.generation.loop import Feed
 from llamita.generation.options import QUANTIZED, Options
@@ -106,15 +107,21 @@ class Job:
             use_cache=self.options.use_cache,
             chunk=self.options.prefill_chunk_size,
             kept=self.options.kept,
+            check=(lambda logits: logits) if self.options.remove_invalid_values else finite,
         )
 
     def new_cache(self) -> Cache | None:
         """An empty cache of the kind that the options name, or None for the model's own choice."""
         name, model = self.options.cache_implementation, self.model
         if name == "static":
-            batch = len(self.input_ids) * (1 if self.options.num_beams > 1 else self.options.num_return_sequences)
+            batch = len(self.input_ids)  # of the expanded job where texts multiply before they are read
             room = max(self.input_ids.shape[1], 0 if self.embeds is None else self.embeds.shape[1]) + self.limit
-            return StaticCache(model.config, batch=batch, capacity=room, dtype=model.dtype, device=model.device)
+            try:
+                return StaticCache(model.config, batch=batch, capacity=room, dtype=model.dtype, device=model.device)
+            except (RuntimeError, OverflowError, TypeError, ValueError) as error:
+                raise MemoryShortError(
+                    f"a static cache of {room} tokens does not fit the memory: give fewer max_new_tokens"
+                ) from error
         if name == "quantized":
             given = self.options.cache_config or {}
             return QuantizedCache(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from llamita.cache.cache import Cache
+from llamita.generation.finite import finite
 from llamita.generation.stop import Stop
 from llamita.model.pretrained import PreTrainedModel
 
@@ -46,7 +47,7 @@ class Feed:
 
     A mask (B, cached + T) that shows everything is dropped, which spares every step its work.
     chunk: read a long prompt in parts of so many tokens. kept: what to keep of the model's outputs, step by step:
-    "attentions", "hidden_states".
+    "attentions", "hidden_states". check: what logits (B, V) must pass.
     """
 
     def __init__(
@@ -60,10 +61,12 @@ class Feed:
         use_cache: bool = True,
         chunk: int | None = None,
         kept: tuple[str, ...] = (),
+        check: Callable[[Tensor], Tensor] = finite,
     ) -> None:
         self.model = model
         self.cache = past_key_values
         self.use_cache = use_cache
+        self.check = check
         self.chunk = chunk if use_cache else None
         self.kept: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in kept}
         self._ids, self._embeds = input_ids, inputs_embeds
@@ -74,7 +77,7 @@ class Feed:
         """Let the model read on: the fp32 logits (B, V) of what comes next."""
         name, unread = ("input_ids", self._ids) if self._embeds is None else ("inputs_embeds", self._embeds)
         assert unread is not None
-        parts = (unread,) if self.chunk is None else unread.split(self.chunk, dim=1)
+        parts = (unread,) if self.chunk is None or self.chunk >= unread.shape[1] else unread.split(self.chunk, dim=1)
         behind = unread.shape[1]
         output = None
         for part in parts:
@@ -84,7 +87,7 @@ class Feed:
         assert output is not None
         for name, steps in self.kept.items():
             steps.append(output[name])
-        return output.logits[:, -1].float()
+        return self.check(output.logits[:, -1]).float()
 
     def _read(self, mask: Tensor | None, **inputs: Tensor) -> Any:
         output = self.model(
