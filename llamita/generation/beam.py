@@ -106,7 +106,7 @@ class BeamSearch:
         candidates = self.running.take(index // vocabulary)
         first = torch.arange(batch, device=index.device)[:, None] * beams
         candidates.tokens[..., self.written] = index % vocabulary
-        candidates.origins[..., self.written] = index // vocabulary + first
+        candidates.origins[..., self.written] = (index // vocabulary + first).int()
         candidates.scores = totals.gather(1, index)
         return candidates, self._ends(candidates)
 
@@ -199,6 +199,8 @@ class BeamFeed(Feed):
         self._change(lambda x: x.repeat_interleave(times, 0))
         if self._mask is not None:
             self._mask = self._mask.repeat_interleave(times, 0)
+        if self._positions is not None and len(self._positions) > 1:
+            self._positions = self._positions.repeat_interleave(times, 0)
         if self.cache is not None:
             self.cache.repeat(times)
         for steps in self.kept.values():
@@ -273,7 +275,8 @@ def stops_at(
 
     def over(tokens: Tensor) -> Tensor:
         share = len(tokens) // len(skipped)
-        texts = (tokenizer.decode(row)[skipped[i // share] :] for i, row in enumerate(tokens.tolist()))
+        spelled = (tokenizer.decode(row, skip_special_tokens=False) for row in tokens.tolist())
+        texts = (text[skipped[i // share] :] for i, text in enumerate(spelled))
         return torch.tensor([first_match(text, strings) is not None for text in texts], device=tokens.device)
 
     return over

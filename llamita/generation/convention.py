@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from llamita.cache.cache import Cache
+from llamita.cache.foreign import adapted
 from llamita.errors import UsageError
 from llamita.generation.distribution import Processor
-from llamita.generation.job import Criterion, Job, Written
+from llamita.generation.job import Criterion, Job, Written, unread
 from llamita.generation.options import Options, resolve
 from llamita.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from llamita.generation.per_row import LARGEST
@@ -17,7 +18,7 @@ from llamita.generation.rules import ruled
 from llamita.generation.strategies import search, speculate, write
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.pretrained import PreTrainedModel
-from llamita.tokenizer.protocol import Tokenizer
+from llamita.tokenizer.huggingface import readable
 
 Output = Tensor | GenerateDecoderOnlyOutput | GenerateBeamDecoderOnlyOutput
 
@@ -40,9 +41,11 @@ def generate(
     *,
     attention_mask: Tensor | None = None,
     inputs_embeds: Tensor | None = None,
-    past_key_values: Cache | None = None,
+    past_key_values: Any = None,
+    position_ids: Tensor | None = None,
+    logits_to_keep: int | Tensor | None = None,
     streamer: Streamer | None = None,
-    tokenizer: Tokenizer | None = None,
+    tokenizer: Any = None,
     generation_config: Any = None,
     stopping_criteria: Sequence[Criterion] = (),
     logits_processor: Sequence[Processor] = (),
@@ -60,17 +63,23 @@ def generate(
 
     attention_mask: (B, T), 0 for padding, which belongs on the left; guessed from the padding token when absent.
     past_key_values: a cache of the first tokens; the ids are the whole text, or with a longer mask the new part only.
+    It may be transformers' DynamicCache or StaticCache too, which is filled, or (keys, values) by layer.
+    position_ids: (B, T), of the input or its end; what is written counts on from the last. logits_to_keep: forward's,
+    of every pass; only the last logits are looked at.
     assistant_model: a smaller model of the same tokens, which guesses ahead; `prompt_lookup_num_tokens` and
     `assistant_early_exit` guess without one. `draft_tree` has it guess several ways on.
     streamer: told of the prompts, then of every column (B,) of what is written, whatever the strategy; of beams, the
     best text's, once it is sure.
-    tokenizer: for stop_strings, for the forms that a text must have (json_schema, regex, grammar, choice), and for
-    token_healing, where the ids that are returned begin without what was dropped, which is written again.
+    tokenizer: ours or a fast one of transformers, for stop_strings, for the forms that a text must have (json_schema,
+    regex, grammar, choice), and for token_healing, where the ids that are returned begin without what was dropped,
+    which is written again.
     """
     flags = {**_fields(generation_config), "logits_processor": tuple(logits_processor), **flags}
     options = resolve(flags, checkpoint=model.generation_config, config=model.config)
-    job = _job(model, options, input_ids, attention_mask, inputs_embeds, past_key_values)
-    job.tokenizer, job.criteria, job.assistant = tokenizer, tuple(stopping_criteria), assistant_model
+    job = _job(model, options, input_ids, attention_mask, inputs_embeds, adapted(past_key_values))
+    job.positions = _positions(job, position_ids)
+    job.logits_to_keep = 1 if logits_to_keep is None else logits_to_keep
+    job.tokenizer, job.criteria, job.assistant = readable(tokenizer), tuple(stopping_criteria), assistant_model
     job.negative = (negative_prompt_ids, negative_prompt_attention_mask)
     job = ruled(job)
     if streamer is not None:
@@ -127,6 +136,19 @@ def _job(
         cache=cache,
         limit=options.limit(input_ids.shape[1], given.shape[1], model.config),
     )
+
+
+def _positions(job: Job, position_ids: Tensor | None) -> Tensor | None:
+    """The position ids (B | 1, T) that a call gives, checked; raises UsageError for another shape."""
+    if position_ids is None:
+        return None
+    tokens = job.input_ids if job.embeds is None else job.embeds
+    new = unread(tokens, job.mask, job.cache).shape[1]
+    if position_ids.ndim != 2 or position_ids.shape[0] not in (1, len(tokens)) or position_ids.shape[1] < new:
+        raise UsageError(
+            f"position_ids is {tuple(position_ids.shape)} for an input of {tuple(tokens.shape[:2])}: give one a token"
+        )
+    return position_ids.to(job.input_ids.device)
 
 
 def _fields(generation_config: Any) -> dict[str, Any]:

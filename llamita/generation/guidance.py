@@ -19,7 +19,7 @@ class Guidance:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Guided log probabilities for logits (B, V)."""
-        without = self.feed.logits().log_softmax(-1)
+        without = self.feed.native().log_softmax(-1)  # in its dtype, as transformers does
         return self.scale * (logits.log_softmax(-1) - without) + without
 
     def append(self, step: Tensor) -> None:

@@ -27,7 +27,8 @@ class Hypotheses:
         """Nothing written yet, in (B, n, limit) places, and a score that anything beats."""
         tokens = torch.full(shape, fill, device=device)
         scores = torch.full(shape[:2], NEVER, device=device)
-        return cls(tokens, torch.full_like(tokens, -1), scores, torch.zeros_like(scores, dtype=torch.bool))
+        origins = torch.full_like(tokens, -1, dtype=torch.int32)  # transformers' dtype
+        return cls(tokens, origins, scores, torch.zeros_like(scores, dtype=torch.bool))
 
     def longer(self, room: int, *, fill: int) -> "Hypotheses":
         """The same with room for so many tokens."""

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from llamita.cache.cache import Cache
 from llamita.cache.dynamic import DynamicCache
+from llamita.cache.foreign import adapted, handed_back
 from llamita.config import LlamaConfig
-from llamita.context.arguments import from_arguments
+from llamita.context.arguments import check_cache_position, from_arguments
 from llamita.context.causal import Causal
 from llamita.context.protocol import Context
 from llamita.context.recording import Recording
@@ -52,10 +53,14 @@ class LlamaModel(LlamaPreTrainedModel):
         output_hidden_states: Layers = None,
         return_dict: bool | None = None,
         context: Context | None = None,
+        cache_position: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> BaseModelOutputWithPast:
         """Hidden states of the tokens, after the final norm.
 
         Either the familiar arguments say where tokens stand and how they attend, or a `context` does.
+        past_key_values: one of `llamita.cache`, transformers' DynamicCache or StaticCache, or (keys, values) by layer.
+        cache_position (T,): taken where it says what the cache says. token_type_ids: taken, as there are no types.
         output_attentions, output_hidden_states: True, or the numbers of the layers to return.
         Raises ValueError unless exactly one of input_ids and inputs_embeds is given.
         """
@@ -63,7 +68,8 @@ class LlamaModel(LlamaPreTrainedModel):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, D)
         if context is None:
-            cache = self._cache(past_key_values, use_cache)
+            cache = self._cache(adapted(past_key_values), use_cache)
+            check_cache_position(cache_position, hidden_states.shape[1], cache)
             context = self._context(hidden_states, attention_mask, position_ids, cache, output_attentions)
         rotation = self.rotary_emb(context.positions, hidden_states.dtype)
 
@@ -80,7 +86,7 @@ class LlamaModel(LlamaPreTrainedModel):
         return self.finish(
             BaseModelOutputWithPast(
                 last_hidden_state=hidden_states,
-                past_key_values=getattr(context, "cache", None),
+                past_key_values=handed_back(getattr(context, "cache", None), past_key_values),
                 hidden_states=tuple(seen) if wanted else None,
                 attentions=context.attentions if isinstance(context, Recording) else None,
             ),
@@ -160,6 +166,8 @@ class LlamaForCausalLM(LlamaPreTrainedModel):
         shift_labels: Tensor | None = None,
         return_dict: bool | None = None,
         context: Context | None = None,
+        cache_position: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> CausalLMOutputWithPast:
         """Logits in the model's dtype, and with labels the loss in fp32.
 
@@ -180,6 +188,8 @@ class LlamaForCausalLM(LlamaPreTrainedModel):
             output_hidden_states=output_hidden_states,
             return_dict=True,
             context=context,
+            cache_position=cache_position,
+            token_type_ids=token_type_ids,
         )
         logits = self.lm_head(keep(outputs.last_hidden_state, logits_to_keep))
         targets = losses.shift(labels) if shift_labels is None and labels is not None else shift_labels

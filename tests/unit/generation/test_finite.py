@@ -1,4 +1,4 @@
-"""Whatever numbers settings and weights have, what is written are tokens of the vocabulary, or one sentence says why."""
+"""Whatever numbers settings and weights have, tokens of the vocabulary are written, or one sentence says why not."""
 
 import math
 from typing import Any
@@ -103,7 +103,7 @@ def test_damaged_weights_are_named(tiny_config: LlamaConfig, way: str, number: f
     model = LlamaForCausalLM(tiny_config.replace(eos_token_id=None, pad_token_id=0)).eval()
     with torch.no_grad():
         model.lm_head.weight[VOCABULARY - 1, 5] = number
-    with pytest.raises(NotFiniteError, match="not finite: its weights are damaged, .* try float32"):
+    with pytest.raises(NotFiniteError, match=r"not finite: its weights are damaged, .* try float32"):
         written(model, **WAYS[way])
     tokens = written(model, remove_invalid_values=True) if way == "greedy" else torch.zeros(1)
     assert 0 <= int(tokens.min()) <= int(tokens.max()) < VOCABULARY
@@ -157,7 +157,8 @@ def test_a_draw_stays_in_the_vocabulary() -> None:
 
 
 def test_half_precision_that_overflows_is_no_number() -> None:
-    assert finite(large := torch.full((2, 300), 6e4, dtype=torch.float16)) is large  # the sum is beyond the dtype
-    assert finite(huge := torch.full((2, 300), 3e38)) is huge
+    large, huge = torch.full((2, 300), 6e4, dtype=torch.float16), torch.full((2, 300), 3e38)
+    assert finite(large) is large  # whose sums are beyond the dtype
+    assert finite(huge) is huge
     with pytest.raises(NotFiniteError, match="too large for float16"):
         finite(large * 2)
