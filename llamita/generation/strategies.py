@@ -157,6 +157,10 @@ def _guidance(job: Job, kind: type[Feed] = Feed) -> Guidance | None:
     device, prompts = job.input_ids.device, len(job.input_ids)
     ids, mask = (None if x is None else x.to(device) for x in job.negative)
     ids = job.input_ids[:, -1:] if ids is None else ids
+    if not ids.shape[1]:
+        raise UsageError(
+            "guidance_scale needs a text to steer away from beside inputs_embeds: pass negative_prompt_ids"
+        )
     if len(ids) == prompts * job.options.num_beams:  # transformers wants the rows of one prompt's beams, all alike
         ids, mask = (None if x is None else x[:: job.options.num_beams] for x in (ids, mask))
     assert ids is not None

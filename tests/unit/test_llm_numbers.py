@@ -23,8 +23,9 @@ def test_extreme_numbers_write_tokens(llm: LLM, seed: int | None) -> None:
     for cold in (1e-38, 1e-45, 5e-324):
         assert llm.generate("abc", max_tokens=4, temperature=cold, seed=seed).token_ids == greedy
     for options in (
-        {"temperature": 1e308}, {"repetition_penalty": 1e39}, {"repetition_penalty": 5e-324}, {"presence_penalty": 1e39},
-        {"frequency_penalty": -1e39}, {"top_k": 10**30}, {"max_tokens": 2**70}, {"logprobs": 2**70}, {"top_p": 5e-324},
+        {"temperature": 1e308}, {"repetition_penalty": 1e39}, {"repetition_penalty": 5e-324},
+        {"presence_penalty": 1e39}, {"frequency_penalty": -1e39}, {"top_k": 10**30}, {"max_tokens": 2**70},
+        {"logprobs": 2**70}, {"top_p": 5e-324},
         {"temperature": 1e-30, "presence_penalty": -1e39, "repetition_penalty": 1e39},
     ):  # fmt: skip
         tokens = llm.generate("abc", **{"max_tokens": 4, "temperature": 0.8, "seed": seed, **options}).token_ids
