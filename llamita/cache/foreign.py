@@ -123,8 +123,3 @@ def _of_pairs(pairs: Any) -> DynamicCache | None:
         cache.keys.append(pair[0])
         cache.values.append(pair[1])
     return cache if len(cache) else None
-
-
-def handed_back(cache: Cache | None, given: Any) -> Any:
-    """The cache that a caller gets: the very object of theirs that was bridged, else the cache."""
-    return given if isinstance(cache, ForeignCache) and given is cache.inner else cache

@@ -9,7 +9,6 @@ from llamita.cache.cache import Cache
 from llamita.context.cached import Cached
 from llamita.context.causal import Causal
 from llamita.context.packed import documents_of
-from llamita.errors import UsageError
 
 
 def from_arguments(
@@ -63,18 +62,6 @@ def _positions(embeds: Tensor, attention_mask: Tensor | None, offset: int | Tens
     if attention_mask is None:
         return slots[None]
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, slots]
-
-
-def check_cache_position(cache_position: Tensor | None, queries: int, cache: Cache | None) -> None:
-    """Raise UsageError where the slots (T,) that a caller names are not those behind what the cache holds."""
-    if cache_position is None:
-        return
-    start = 0 if cache is None else cache.length
-    if cache_position.tolist() != list(range(start, start + queries)):
-        raise UsageError(
-            f"cache_position is not {start} to {start + queries - 1}, where the cache puts these {queries} tokens: "
-            "leave it out, and say where they stand by position_ids"
-        )
 
 
 def _check_mask(mask: Tensor, batch: int, queries: int, offset: int | Tensor) -> None:

@@ -83,7 +83,8 @@ def generate(
     job.negative = (negative_prompt_ids, negative_prompt_attention_mask)
     job = ruled(job)
     if streamer is not None:
-        streamer.put(job.input_ids.cpu())
+        told = job.input_ids if options.num_beams > 1 else job.returned_ids  # of beams the best is told, one a prompt
+        streamer.put(told.cpu())
         job.on_step = lambda step: streamer.put(step.cpu())
     written = _strategy(job)(job)
     if streamer is not None:

@@ -25,6 +25,11 @@ NEUTRAL: Mapping[str, Any] = {
     "compile_config": None, "custom_generate": None, "trust_remote_code": None,
     "max_cache_len": None, "continuous_batching_config": None,
 }  # fmt: skip
+# What belongs to other models or older versions, and why it is nothing to a Llama.
+NO_FLAGS: Mapping[str, str] = {
+    "token_type_ids": "this model knows no types of tokens",
+    "cache_position": "the cache knows where it stands, and position_ids say where tokens do",
+}
 # What cache_config may say, and what QuantizedCache calls it; the library that transformers does it by does not matter.
 QUANTIZED: Mapping[str, str | None] = {
     "nbits": "bits", "q_group_size": "group", "residual_length": "residual", "backend": None,
@@ -188,6 +193,8 @@ def _with_switches(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dic
 
 
 def _refuse(name: str, value: Any) -> None:
+    if name in NO_FLAGS:
+        raise UsageError(f"generate takes no {name}: {NO_FLAGS[name]}, leave it out")
     if name in NEUTRAL:
         if not _is_neutral(name, value):
             raise UnsupportedError(f"{name}={value!r} is not supported: leave it at {NEUTRAL[name]!r}")

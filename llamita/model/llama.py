@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from llamita.cache.cache import Cache
 from llamita.cache.dynamic import DynamicCache
-from llamita.cache.foreign import adapted, handed_back
+from llamita.cache.foreign import adapted
 from llamita.config import LlamaConfig
-from llamita.context.arguments import check_cache_position, from_arguments
+from llamita.context.arguments import from_arguments
 from llamita.context.causal import Causal
 from llamita.context.protocol import Context
 from llamita.context.recording import Recording
+from llamita.context.slots import check_cache_position
 from llamita.model import loss as losses
 from llamita.model.layers import LlamaDecoderLayer, LlamaRMSNorm
 from llamita.model.outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -68,8 +69,10 @@ class LlamaModel(LlamaPreTrainedModel):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, D)
         if context is None:
-            cache = self._cache(adapted(past_key_values), use_cache)
-            check_cache_position(cache_position, hidden_states.shape[1], cache)
+            is_ours = past_key_values is None or isinstance(past_key_values, Cache)
+            cache = self._cache(past_key_values if is_ours else adapted(past_key_values), use_cache)
+            if cache_position is not None:
+                check_cache_position(cache_position, hidden_states.shape[1], cache)
             context = self._context(hidden_states, attention_mask, position_ids, cache, output_attentions)
         rotation = self.rotary_emb(context.positions, hidden_states.dtype)
 
@@ -83,10 +86,11 @@ class LlamaModel(LlamaPreTrainedModel):
         if len(self.layers) in wanted:
             seen.append(hidden_states)
 
+        kept = getattr(context, "cache", None)
         return self.finish(
             BaseModelOutputWithPast(
                 last_hidden_state=hidden_states,
-                past_key_values=handed_back(getattr(context, "cache", None), past_key_values),
+                past_key_values=kept if kept is past_key_values else getattr(kept, "inner", kept),
                 hidden_states=tuple(seen) if wanted else None,
                 attentions=context.attentions if isinstance(context, Recording) else None,
             ),

@@ -13,6 +13,7 @@ from llamita.cache import DynamicCache
 from llamita.config import LlamaConfig
 from llamita.errors import LlamitaError, UnsupportedError, UsageError
 from llamita.fused import fuse
+from llamita.model.heads import LlamaForSequenceClassification
 from llamita.model.llama import LlamaForCausalLM
 from llamita.tokenizer.load import load_tokenizer
 
@@ -196,6 +197,11 @@ def test_cache_positions_and_token_types(pair: Pair, ids: Tensor) -> None:
     ours(ids[:, 4:], past_key_values=cache, cache_position=torch.arange(4, 7))
     with pytest.raises(UsageError, match="cache_position is not 7 to 13"):
         ours(ids, past_key_values=cache, cache_position=torch.arange(7))
+    for name, given in (("token_type_ids", types), ("cache_position", torch.arange(7))):  # there an error too
+        with pytest.raises(UsageError, match=f"generate takes no {name}"):
+            ours.generate(ids, **{name: given})
+    scorer = LlamaForSequenceClassification(ours.config).eval()
+    assert torch.equal(scorer(ids, token_type_ids=types).logits, scorer(ids).logits)
 
 
 def test_a_tokenizer_of_transformers(small_path: Path) -> None:

@@ -97,7 +97,7 @@ FLAGS: Mapping[str, Sequence[Any]] = {
     "stopping_criteria": (True,),
     "assistant_model": (True,),
     "negative_prompt_ids": (True,),
-    "prefix_allowed_tokens_fn": (lambda row, ids: [5 + row, 6, 40 + int(ids[-1]) % 20, 17],),
+    "prefix_allowed_tokens_fn": (lambda row, ids: [5 + row, 6, 40 + len(ids) % 20, 17],),
     "max_time": (1000.0,),
     "generation_config": ({"repetition_penalty": 1.3, "top_k": 7}, {"num_beams": 2}, {"max_length": 9}),
 }
