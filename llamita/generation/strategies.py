@@ -124,7 +124,7 @@ def speculate(job: Job) -> Written:
     cache = job.cache if job.cache is not None else job.new_cache()
     if not isinstance(model, LlamaForCausalLM) or not (cache is None or isinstance(cache, DynamicCache)):
         raise UnsupportedError(
-            f"guessing ahead takes tokens back, and needs a language model and a DynamicCache of ours, not a "
+            f"guessing ahead takes tokens back, and needs a language model and a DynamicCache, not a "
             f"{type(model).__name__} and a {type(getattr(cache, 'inner', cache)).__name__}: leave the assistant out"
         )
     job, settings = job.expanded()

@@ -134,7 +134,7 @@ def readable(tokenizer: Any) -> Any:
     library = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if not isinstance(library, tokenizers.Tokenizer):
         raise UsageError(
-            f"tokenizer is a {type(tokenizer).__name__}, whose tokens cannot be looked up here: pass "
+            f"generate cannot read a {type(tokenizer).__name__} as a tokenizer: pass "
             "llamita.tokenizer.load.load_tokenizer(folder), or a fast tokenizer of transformers"
         )
     end, templates = getattr(tokenizer, "eos_token_id", None), getattr(tokenizer, "chat_template", None)
