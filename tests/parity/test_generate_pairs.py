@@ -113,13 +113,22 @@ KNOWN: Mapping[str, Callable[[Case], bool]] = {
         guesses(case) and "past_key_values" in case["flags"]
     ),
     "padding is not looked up": lambda case: case["padded"] and "prompt_lookup_num_tokens" in case["flags"],
-    "a beam's negative text is its own": lambda case: (
-        case["flags"].get("num_beams", 1) > 1 and case["flags"].get("guidance_scale", 1) != 1
-    ),
+    "a beam's negative text is its own": lambda case: beams(case) > 1 and is_guided(case),
     "a cache that is given is used": lambda case: (
         case["flags"].get("use_cache") is False and "past_key_values" in case["flags"]
     ),
 }
+
+
+def beams(case: Case) -> int:
+    """How many beams a case has, by the call or by its generation config."""
+    flags = case["flags"]
+    return flags.get("num_beams", flags.get("generation_config", {}).get("num_beams", 1))
+
+
+def is_guided(case: Case) -> bool:
+    """Whether a case steers away from a negative text."""
+    return "negative_prompt_ids" in case["flags"] or case["flags"].get("guidance_scale", 1) != 1
 
 
 def guesses(case: Case) -> bool:
@@ -131,8 +140,8 @@ def takes_no_guesses(case: Case) -> bool:
     """Whether a case asks for what guessing ahead refuses."""
     names = ("inputs_embeds", "position_ids", "logits_to_keep", "stopping_criteria", "output_hidden_states")
     flags = case["flags"]
-    asks = any(name in flags for name in (*names, "output_attentions")) or flags.get("guidance_scale", 1) != 1
-    return asks or flags.get("num_beams", 1) > 1 or flags.get("cache_implementation") == "static"
+    asks = any(name in flags for name in (*names, "output_attentions")) or is_guided(case)
+    return asks or beams(case) > 1 or flags.get("cache_implementation") == "static"
 
 
 @pytest.fixture(scope="module")
