@@ -11,6 +11,10 @@ class BrokenFileError(LlamitaError, ValueError):
     """A file is damaged, truncated or hostile."""
 
 
+class NotFiniteError(LlamitaError, ArithmeticError):
+    """A model's numbers are infinite or NaN."""
+
+
 class UsageError(LlamitaError, ValueError):
     """An argument is wrong: a value, a name or a combination."""
 

@@ -11,6 +11,7 @@ from llamita.generation.drafts import Drafter, DraftModel, DraftTree, EarlyExit,
 from llamita.generation.history import Process
 from llamita.generation.job import Job
 from llamita.generation.options import DEFAULT_TOP_K, HABITS
+from llamita.generation.per_row import LARGEST
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.pretrained import PreTrainedModel
 
@@ -52,7 +53,9 @@ def _assistant(job: Job, model: LlamaForCausalLM) -> LlamaForCausalLM | None:
 
 def _lookup(job: Job) -> PromptLookup:
     options = job.options
-    return PromptLookup(length=options.prompt_lookup_num_tokens or 1, ngram=options.max_matching_ngram_size or 2)
+    return PromptLookup(
+        length=min(options.prompt_lookup_num_tokens or 1, LARGEST), ngram=options.max_matching_ngram_size or 2
+    )
 
 
 def _guessing(job: Job, model: LlamaForCausalLM, assistant: LlamaForCausalLM) -> DraftModel:

@@ -14,6 +14,7 @@ from llamita.cache.dynamic import DynamicCache
 from llamita.cache.growing import GrowingCache
 from llamita.generation.chain import Chain
 from llamita.generation.drafts import DraftModel, Drafts, PromptLookup, places, read
+from llamita.generation.finite import multinomial
 from llamita.generation.history import History, Process
 from llamita.generation.outputs import Ledger
 from llamita.generation.slots import Slots
@@ -72,7 +73,7 @@ class Assistant:
             scores = self._read(new, shown, text.real)
             scores = scores if self._process is None else self._process(scores, history)
             drawn_from.append(scores.softmax(-1))
-            new = torch.multinomial(drawn_from[-1], 1)  # (1, 1)
+            new = multinomial(drawn_from[-1])  # (1, 1)
             drawn.append(new)
             if self._is_last(int(new), drawn_from[-1]):
                 break
@@ -229,7 +230,7 @@ def decide(scores: Tensor, drafts: Drafts) -> tuple[int, int]:
     wanted = scores.softmax(-1)[0]  # (1 + M, V)
     guesses = drafts.tokens[0]
     if drafts.probabilities is None:
-        drawn = torch.multinomial(wanted, 1)[:, 0]  # of all at once, as transformers draws them
+        drawn = multinomial(wanted)[:, 0]  # of all at once, as transformers draws them
         right = _leading(drawn[:-1] == guesses)
         return right, int(drawn[right])
     guessed, places = drafts.probabilities[0], torch.arange(drafts.count, device=guesses.device)
@@ -239,7 +240,7 @@ def decide(scores: Tensor, drafts: Drafts) -> tuple[int, int]:
     if right < drafts.count:
         rest = residual(rest, guessed[right : right + 1])
         rest = rest / rest.sum()
-    return right, int(torch.multinomial(rest, 1))
+    return right, int(multinomial(rest))
 
 
 def _leading(flags: Tensor) -> int:

@@ -24,8 +24,10 @@ def ban(logits: Tensor, tokens: Tensor, rows: Sequence[bool] | None = None) -> T
 
 
 def force(logits: Tensor, tokens: Tensor, rows: Sequence[bool] | None = None) -> Tensor:
-    """Leave only the tokens (N,), all equally likely, in these rows or in all."""
+    """Leave only the tokens (N,), all equally likely, in these rows or in all; raises UsageError for other ids."""
     if rows is None or all(rows):
+        if int(tokens.max()) >= logits.shape[1]:
+            raise UsageError(f"token {int(tokens.max())} is forced, but the vocabulary has {logits.shape[1]} tokens")
         return torch.full_like(logits, -math.inf).index_fill_(1, tokens, 0.0)
     return _in_rows(force, logits, tokens, rows)
 

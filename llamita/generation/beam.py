@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from llamita.errors import UsageError
+from llamita.generation.finite import multinomial
 from llamita.generation.guidance import Guidance
 from llamita.generation.history import History, Process
 from llamita.generation.hypotheses import NEVER, Hypotheses
@@ -15,6 +16,8 @@ from llamita.generation.loop import Feed
 from llamita.generation.outputs import Record
 from llamita.generation.stop import first_match
 from llamita.tokenizer.protocol import Tokenizer
+
+ROOM = 256  # tokens that hypotheses have room for at first
 
 
 class BeamSearch:
@@ -59,8 +62,9 @@ class BeamSearch:
         self.generators = generators
         self.written = 0
         self.is_over = False
-        self.running = Hypotheses.empty((batch, beams, limit), fill=fill, device=device)
-        self.finished = Hypotheses.empty((batch, beams, limit), fill=fill, device=device)
+        self._fill = fill
+        self.running = Hypotheses.empty((batch, beams, min(limit, ROOM)), fill=fill, device=device)
+        self.finished = Hypotheses.empty((batch, beams, min(limit, ROOM)), fill=fill, device=device)
         self.running.scores[:, 0] = 0.0  # the others begin as copies of the first: they must not be chosen
         self._prompts = prompts.select([row for row in range(batch) for _ in range(beams)])
         self._open = torch.ones(batch, 1, dtype=torch.bool, device=device)  # may still improve
@@ -79,6 +83,9 @@ class BeamSearch:
 
     def advance(self, log_probabilities: Tensor) -> Tensor:
         """Choose by log probabilities (B * beams, V) how to go on; returns the rows (B * beams,) gone on from."""
+        if self.written == self.running.tokens.shape[2]:
+            room = min(2 * self.written, self.limit)
+            self.running, self.finished = (x.longer(room, fill=self._fill) for x in (self.running, self.finished))
         candidates, hits = self._candidates(log_probabilities.unflatten(0, (-1, self.beams)))
         self._finish(candidates, hits)
         candidates.scores = candidates.scores + hits.float() * NEVER
@@ -99,16 +106,16 @@ class BeamSearch:
         candidates = self.running.take(index // vocabulary)
         first = torch.arange(batch, device=index.device)[:, None] * beams
         candidates.tokens[..., self.written] = index % vocabulary
-        candidates.origins[..., self.written] = index // vocabulary + first
+        candidates.origins[..., self.written] = (index // vocabulary + first).int()
         candidates.scores = totals.gather(1, index)
         return candidates, self._ends(candidates)
 
     def _drawn(self, totals: Tensor, count: int) -> Tensor:
         probabilities = totals.softmax(-1)
         if self.generators is None:
-            return torch.multinomial(probabilities, count)
+            return multinomial(probabilities, count)
         rows = zip(probabilities, self.generators, strict=True)
-        return torch.stack([torch.multinomial(row, count, generator=generator) for row, generator in rows])
+        return torch.stack([multinomial(row, count, generator=generator) for row, generator in rows])
 
     def _ends(self, candidates: Hypotheses) -> Tensor:
         tokens = candidates.tokens[..., : self.written + 1]
@@ -121,7 +128,7 @@ class BeamSearch:
         """Let those that are over, and among the best, in among the finished; the rest were only in reserve."""
         ended = hits.clone()
         ended[:, self.beams :] = False
-        scores = candidates.scores / ((self.written + 1) ** self.length_penalty)
+        scores = candidates.scores / _divisor(self.written + 1, self.length_penalty)
         scores += (self.finished.ended.all(-1, keepdim=True) & (self.early_stopping is True)).float() * NEVER
         scores += (~self._open).float() * NEVER
         scores += (~ended) * NEVER
@@ -132,7 +139,7 @@ class BeamSearch:
         """Find which prompts can still improve, and whether all is over."""
         is_hopeful = self.early_stopping == "never" and self.length_penalty > 0.0
         length = self.limit if is_hopeful else self.written
-        best = self.running.scores[:, :1] / (length**self.length_penalty)
+        best = self.running.scores[:, :1] / _divisor(length, self.length_penalty)
         finished = self.finished
         worst = torch.where(finished.ended, finished.scores.min(dim=1, keepdim=True).values, NEVER)
         self._open = self._open & (best > worst).any(-1, keepdim=True)
@@ -175,6 +182,15 @@ class BeamSearch:
         return tokens[0, :agreed].tolist()
 
 
+def _divisor(length: int, penalty: float) -> float:
+    """length ** penalty, as far as fp32 holds it."""
+    number = torch.finfo(torch.float32)
+    try:
+        return min(max(float(length) ** penalty, number.tiny), number.max)
+    except OverflowError:
+        return number.max
+
+
 class BeamFeed(Feed):
     """A feed whose rows multiply and change places; the prompts are read once, not once a beam."""
 
@@ -183,6 +199,8 @@ class BeamFeed(Feed):
         self._change(lambda x: x.repeat_interleave(times, 0))
         if self._mask is not None:
             self._mask = self._mask.repeat_interleave(times, 0)
+        if self._positions is not None and len(self._positions) > 1:
+            self._positions = self._positions.repeat_interleave(times, 0)
         if self.cache is not None:
             self.cache.repeat(times)
         for steps in self.kept.values():
@@ -257,7 +275,8 @@ def stops_at(
 
     def over(tokens: Tensor) -> Tensor:
         share = len(tokens) // len(skipped)
-        texts = (tokenizer.decode(row)[skipped[i // share] :] for i, row in enumerate(tokens.tolist()))
+        spelled = (tokenizer.decode(row, skip_special_tokens=False) for row in tokens.tolist())
+        texts = (text[skipped[i // share] :] for i, text in enumerate(spelled))
         return torch.tensor([first_match(text, strings) is not None for text in texts], device=tokens.device)
 
     return over

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from llamita.generation.distribution import SAMPLING, Distribution, merge
-from llamita.generation.history import History
+from llamita.generation.history import History, Process
 from llamita.generation.mirostat import Mirostat
 from llamita.generation.per_row import check_rows
 from llamita.generation.stages import STAGES, Rows, with_top_k_and_p
+
+LARGEST = 1e30  # of logits that settings raise: what is left to do to them, at most a division, stays finite
 
 
 class Chain:
@@ -36,7 +38,9 @@ class Chain:
         batch = Rows(settings, rows, device, generators)
         steps = [(stage.name, step) for stage in STAGES for step in stage.steps(batch)]
         self.names = tuple(dict.fromkeys(name for name, _ in steps))  # the stages that are on
-        self._steps = [step for _, step in with_top_k_and_p(steps, batch)]
+        ready = with_top_k_and_p(steps, batch)
+        is_bounded = settings.may_overflow
+        self._steps = [_bounded(step) if is_bounded and name not in SAMPLING else step for name, step in ready]
         self._mirostat = next((step for step in self._steps if isinstance(step, Mirostat)), None)
 
     @property
@@ -62,3 +66,8 @@ class Chain:
         """Tell what was drawn, tokens (B,), from the logits (B, V) that the chain gave: mirostat goes by it."""
         if self._mirostat is not None:
             self._mirostat.observe(logits, tokens)
+
+
+def _bounded(step: Process) -> Process:
+    """A step whose logits are at most LARGEST; what it forbids stays forbidden."""
+    return lambda logits, history: step(logits, history).clamp(max=LARGEST)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from llamita.generation.finite import multinomial
 from llamita.generation.history import History, Process
 from llamita.generation.sampling import pick
 
@@ -57,7 +58,7 @@ class Choice:
         rows = (among & ~self.greedy).nonzero()[:, 0]
         if self.generators is None:
             if len(rows):
-                tokens[rows] = torch.multinomial(probabilities[rows], 1)[:, 0]
+                tokens[rows] = multinomial(probabilities[rows])[:, 0]
             return tokens
         for row in rows.tolist():
             tokens[row] = pick(probabilities[row], self.generators[row])

@@ -7,16 +7,18 @@ import torch
 from torch import Tensor
 
 from llamita.cache.cache import Cache
+from llamita.cache.foreign import adapted
 from llamita.errors import UsageError
 from llamita.generation.distribution import Processor
-from llamita.generation.job import Criterion, Job, Written
+from llamita.generation.job import Criterion, Job, Written, unread
 from llamita.generation.options import Options, resolve
 from llamita.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
+from llamita.generation.per_row import LARGEST
 from llamita.generation.rules import ruled
 from llamita.generation.strategies import search, speculate, write
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.pretrained import PreTrainedModel
-from llamita.tokenizer.protocol import Tokenizer
+from llamita.tokenizer.huggingface import readable
 
 Output = Tensor | GenerateDecoderOnlyOutput | GenerateBeamDecoderOnlyOutput
 
@@ -39,9 +41,11 @@ def generate(
     *,
     attention_mask: Tensor | None = None,
     inputs_embeds: Tensor | None = None,
-    past_key_values: Cache | None = None,
+    past_key_values: Any = None,
+    position_ids: Tensor | None = None,
+    logits_to_keep: int | Tensor | None = None,
     streamer: Streamer | None = None,
-    tokenizer: Tokenizer | None = None,
+    tokenizer: Any = None,
     generation_config: Any = None,
     stopping_criteria: Sequence[Criterion] = (),
     logits_processor: Sequence[Processor] = (),
@@ -59,21 +63,28 @@ def generate(
 
     attention_mask: (B, T), 0 for padding, which belongs on the left; guessed from the padding token when absent.
     past_key_values: a cache of the first tokens; the ids are the whole text, or with a longer mask the new part only.
+    It may be transformers' DynamicCache or StaticCache too, which is filled, or (keys, values) by layer.
+    position_ids: (B, T), of the input or its end; what is written counts on from the last. logits_to_keep: forward's,
+    of every pass; only the last logits are looked at.
     assistant_model: a smaller model of the same tokens, which guesses ahead; `prompt_lookup_num_tokens` and
     `assistant_early_exit` guess without one. `draft_tree` has it guess several ways on.
     streamer: told of the prompts, then of every column (B,) of what is written, whatever the strategy; of beams, the
     best text's, once it is sure.
-    tokenizer: for stop_strings, for the forms that a text must have (json_schema, regex, grammar, choice), and for
-    token_healing, where the ids that are returned begin without what was dropped, which is written again.
+    tokenizer: ours or a fast one of transformers, for stop_strings, for the forms that a text must have (json_schema,
+    regex, grammar, choice), and for token_healing, where the ids that are returned begin without what was dropped,
+    which is written again.
     """
     flags = {**_fields(generation_config), "logits_processor": tuple(logits_processor), **flags}
     options = resolve(flags, checkpoint=model.generation_config, config=model.config)
-    job = _job(model, options, input_ids, attention_mask, inputs_embeds, past_key_values)
-    job.tokenizer, job.criteria, job.assistant = tokenizer, tuple(stopping_criteria), assistant_model
+    job = _job(model, options, input_ids, attention_mask, inputs_embeds, adapted(past_key_values))
+    job.positions = _positions(job, position_ids)
+    job.logits_to_keep = 1 if logits_to_keep is None else logits_to_keep
+    job.tokenizer, job.criteria, job.assistant = readable(tokenizer), tuple(stopping_criteria), assistant_model
     job.negative = (negative_prompt_ids, negative_prompt_attention_mask)
     job = ruled(job)
     if streamer is not None:
-        streamer.put(job.input_ids.cpu())
+        told = job.input_ids if options.num_beams > 1 else job.returned_ids  # of beams the best is told, one a prompt
+        streamer.put(told.cpu())
         job.on_step = lambda step: streamer.put(step.cpu())
     written = _strategy(job)(job)
     if streamer is not None:
@@ -112,6 +123,7 @@ def _job(
     if input_ids is None and inputs_embeds is None:
         input_ids = _beginning(model, options)
     given = _checked(input_ids, inputs_embeds)
+    _check_ids(input_ids, options, model.config.vocab_size)
     device = model.device
     input_ids = input_ids.to(device) if input_ids is not None else given.new_empty((len(given), 0), dtype=torch.long)
     if attention_mask is None and inputs_embeds is None:
@@ -125,6 +137,19 @@ def _job(
         cache=cache,
         limit=options.limit(input_ids.shape[1], given.shape[1], model.config),
     )
+
+
+def _positions(job: Job, position_ids: Tensor | None) -> Tensor | None:
+    """The position ids (B | 1, T) that a call gives, checked; raises UsageError for another shape."""
+    if position_ids is None:
+        return None
+    tokens = job.input_ids if job.embeds is None else job.embeds
+    new = unread(tokens, job.mask, job.cache).shape[1]
+    if position_ids.ndim != 2 or position_ids.shape[0] not in (1, len(tokens)) or position_ids.shape[1] < new:
+        raise UsageError(
+            f"position_ids is {tuple(position_ids.shape)} for an input of {tuple(tokens.shape[:2])}: give one a token"
+        )
+    return position_ids.to(job.input_ids.device)
 
 
 def _fields(generation_config: Any) -> dict[str, Any]:
@@ -152,6 +177,17 @@ def _beginning(model: PreTrainedModel, options: Options) -> Tensor:
     if bos is None:
         raise UsageError("there is nothing to continue, and the model has no first token: pass input_ids")
     return torch.tensor([[bos]])
+
+
+def _check_ids(input_ids: Tensor | None, options: Options, vocabulary: int) -> None:
+    """Raise UsageError for ids that the model does not know: of the input, or what ended rows are filled with."""
+    pad, rows = options.pad_token_id, 1 if input_ids is None else len(input_ids) * options.num_return_sequences
+    if pad is not None and pad >= vocabulary and (rows > 1 or pad > LARGEST):
+        raise UsageError(f"pad_token_id {pad} is outside the vocabulary of {vocabulary}: name one of its tokens")
+    lowest, highest = (0, 0) if input_ids is None else map(int, input_ids.aminmax())
+    if not 0 <= lowest <= highest < vocabulary:
+        outside = lowest if lowest < 0 else highest
+        raise UsageError(f"token id {outside} is outside the vocabulary of {vocabulary}: encode the text with its own")
 
 
 def _checked(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:

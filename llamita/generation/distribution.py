@@ -46,6 +46,9 @@ RANGES: Mapping[str, tuple[float, float, str]] = {
     "mirostat_eta": (0, math.inf, "give a rate of 0 or more"),
 }
 
+EXTREME = 1e15
+FACTORS = ("repetition_penalty", "encoder_repetition_penalty")
+AMOUNTS = ("presence_penalty", "frequency_penalty", "dry_multiplier")
 NUMBERS = tuple(RANGES)  # fields that take one number a row
 WHOLE = (
     "top_k", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length", "min_new_tokens", "max_length",
@@ -129,6 +132,19 @@ class Distribution:
             check_whole(name, getattr(self, name))
         if 1 in listed(self.mirostat, 1):
             raise UsageError("mirostat is 1: there is only version 2, give 2 or 0")
+
+    @property
+    def may_overflow(self) -> bool:
+        """Whether penalties or biases may make logits so large that arithmetic on them leaves no numbers."""
+        tables = [self.sequence_bias, self.logit_bias]
+        each = [one for table in tables for one in (table if isinstance(table, EachRow) else [table])]
+        values = [
+            v for one in each for v in (one.values() if isinstance(one, Mapping) else [bias for _, bias in one or ()])
+        ]
+        numbers = [one for name in AMOUNTS for one in listed(getattr(self, name), 1, off=1.0)]
+        factors = [one for name in FACTORS for one in listed(getattr(self, name), 1, off=1.0)]
+        is_large = any(abs(one) > EXTREME for one in (*values, *numbers, *factors) if one != -math.inf)
+        return is_large or min(factors) < 1 / EXTREME or self.exponential_decay_length_penalty is not None
 
     @classmethod
     def of(cls, flags: object) -> "Distribution":

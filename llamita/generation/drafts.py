@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 from typing import Protocol
 
 import torch
@@ -13,9 +15,12 @@ from llamita.cache.growing import GrowingCache
 from llamita.context.tree import Tree, lineage
 from llamita.errors import UsageError
 from llamita.generation.choice import Choice
+from llamita.generation.finite import finite
 from llamita.generation.history import Process
 from llamita.generation.slots import Slots
 from llamita.model.llama import LlamaForCausalLM
+
+MOST_DRAFTS = 4096  # in one tree
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +177,10 @@ class DraftTree:
     def __init__(self, guesser: LlamaForCausalLM | DraftModel, *, branches: Sequence[int] = (3, 2, 1)) -> None:
         if not branches or min(branches) < 1:
             raise UsageError(f"a draft tree of branches {tuple(branches)}: give 1 or more at each depth")
+        if sum(accumulate(branches, mul)) > MOST_DRAFTS:
+            raise UsageError(
+                f"a draft tree of branches {tuple(branches)} is too large: give at most {MOST_DRAFTS} guesses"
+            )
         self.branches = tuple(branches)
         self._guesser = guesser if isinstance(guesser, DraftModel) else DraftModel(guesser)
         self.vocab_size = self._guesser.vocab_size
@@ -190,7 +199,7 @@ class DraftTree:
             new = torch.cat((text.tokens, tokens), dim=1)[:, cache.length :]
             logits = read(self._guesser.model, new, text.real, cache, keep=len(level), parents=parents)
             scores = logits if choice.process is None else _processed(logits, text, tokens, parents, choice.process)
-            likeliest = scores.topk(width).indices.flatten(1)  # (B, len(level) * width)
+            likeliest = scores.topk(min(width, scores.shape[-1])).indices.flatten(1)  # (B, len(level) * width)
             tokens = torch.cat((tokens, likeliest), dim=1)
             valid = torch.cat((valid, (room > depth)[:, None].expand_as(likeliest)), dim=1)
             parents += [parent for parent in level for _ in range(width)]
@@ -260,9 +269,9 @@ def read(
     if parents:
         scale, window = config.head_dim**-0.5, config.sliding_window
         tree = Tree(real, parents, cache, backend=config.attn_implementation, scale=scale, window=window)
-        return model(tokens, context=tree, logits_to_keep=keep, return_dict=True).logits
+        return finite(model(tokens, context=tree, logits_to_keep=keep, return_dict=True).logits)
     mask = None if bool(real.all()) else real
-    return model(
+    output = model(
         tokens,
         attention_mask=mask,
         position_ids=positions,
@@ -270,4 +279,5 @@ def read(
         use_cache=True,
         logits_to_keep=keep,
         return_dict=True,
-    ).logits
+    )
+    return finite(output.logits)

@@ -44,7 +44,9 @@ def penalise_continuation(
     excess = longest - torch.tensor(allowed, device=logits.device)[:, None]
     exponent = excess.clamp(min=0).minimum(torch.tensor(largest, device=logits.device)[:, None])
     penalty = column(multiplier, logits) * torch.pow(column(base, logits), exponent.to(logits))
-    is_lowered = (excess >= 0) & (torch.tensor(listed(multiplier, rows), device=logits.device)[:, None] != 0)
+    is_lowered = (excess >= 0) & torch.tensor([one != 0 for one in listed(multiplier, rows)], device=logits.device)[
+        :, None
+    ]
     return torch.where(is_lowered & (longest >= 0), logits - penalty, logits)
 
 

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from llamita.generation.bans import among
+from llamita.generation.hypotheses import NEVER
 from llamita.generation.per_row import PerRow, column, is_given, listed, mapped
 
 TOP_P_TOKENS = 256  # top-p looks at so many likeliest tokens before it sorts them all
 SORTED_AT_ONCE = 4096  # tokens
 TOP_P_DOUBT = 5e-5  # how far sums of probabilities in fp32 may differ by their order
+COLD = 1e-8  # below this temperature quotients may be too large for fp32
 OUT = np.float32(-math.inf)  # what NumPy puts where a token is removed
 TOP_H_TOKENS = 100  # the entropy of top-h is that of so many likeliest tokens (transformers' number)
 
@@ -60,7 +62,15 @@ def _filter(*, off: float, is_on: Callable[[float], bool]) -> Callable[[_Functio
 @_filter(off=1.0, is_on=lambda temperature: temperature not in (0, 1))
 def scale(logits: Tensor, temperature: PerRow, *, min_tokens_to_keep: int = 1) -> Tensor:
     """Divide by the temperature: below 1 the likely gets likelier, above 1 all come closer; 0 is left to the draw."""
-    return logits / column(temperature, logits)
+    least = torch.finfo(logits.dtype).tiny
+    divisor = column(mapped(temperature, lambda one: max(one, least)), logits)
+    scaled = logits / divisor
+    if not is_given(temperature, lambda one: one < COLD, off=1.0):
+        return scaled
+    top = logits.amax(-1, keepdim=True)
+    reached = top / divisor
+    is_out = top.isfinite() & (reached.isinf() | (reached < NEVER))
+    return torch.where(is_out, (logits - top) / divisor, scaled)  # the same distribution, and none above 0
 
 
 @_filter(off=0, is_on=lambda top_h: top_h > 0)
@@ -201,9 +211,11 @@ def _few_of(logits: Tensor, rest: float | Tensor, min_tokens_to_keep: int) -> Te
 def _cut(row: np.ndarray, left: np.ndarray, rest: float, *, min_tokens_to_keep: int) -> Tensor | None:
     """A row (V,) with nothing but the likeliest of its likeliest tokens `left` (n,), which are sorted: (1, V).
 
-    None where rounding would decide, as the sums are not those of the whole row.
+    None where rounding would decide, as the sums are not those of the whole row, and where there is nothing to keep.
     """
     left.sort()
+    if not len(left) or not np.isfinite(left[-1]):
+        return None
     sums = np.exp(left - left[-1]).cumsum(dtype=np.float64)
     limit, doubt = rest * sums[-1], TOP_P_DOUBT * sums[-1]
     count = min(int(sums.searchsorted(limit, "right")), len(left) - min_tokens_to_keep)

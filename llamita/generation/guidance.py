@@ -4,6 +4,8 @@ from torch import Tensor
 
 from llamita.generation.loop import Feed
 
+MOST = 1e15  # what exaggerates more would leave no numbers
+
 
 class Guidance:
     """Exaggerates the difference that the prompt makes over a negative one, whose texts are read beside it.
@@ -12,12 +14,12 @@ class Guidance:
     """
 
     def __init__(self, scale: float, feed: Feed) -> None:
-        self.scale = scale
+        self.scale = min(max(scale, -MOST), MOST)
         self.feed = feed
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Guided log probabilities for logits (B, V)."""
-        without = self.feed.logits().log_softmax(-1)
+        without = self.feed.native().log_softmax(-1)  # in its dtype, as transformers does
         return self.scale * (logits.log_softmax(-1) - without) + without
 
     def append(self, step: Tensor) -> None:

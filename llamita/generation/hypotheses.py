@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 NEVER = -1.0e9  # transformers' score of what must not be chosen: finite, so that sums and comparisons stay defined
@@ -26,7 +27,14 @@ class Hypotheses:
         """Nothing written yet, in (B, n, limit) places, and a score that anything beats."""
         tokens = torch.full(shape, fill, device=device)
         scores = torch.full(shape[:2], NEVER, device=device)
-        return cls(tokens, torch.full_like(tokens, -1), scores, torch.zeros_like(scores, dtype=torch.bool))
+        origins = torch.full_like(tokens, -1, dtype=torch.int32)  # transformers' dtype
+        return cls(tokens, origins, scores, torch.zeros_like(scores, dtype=torch.bool))
+
+    def longer(self, room: int, *, fill: int) -> "Hypotheses":
+        """The same with room for so many tokens."""
+        more = (0, room - self.tokens.shape[2])
+        tokens, origins = F.pad(self.tokens, more, value=fill), F.pad(self.origins, more, value=-1)
+        return Hypotheses(tokens, origins, self.scores, self.ended)
 
     def take(self, index: Tensor) -> "Hypotheses":
         """Of each prompt those numbered by index (B, m), in this order."""

@@ -8,13 +8,15 @@ from typing import Any
 from torch import Generator, Tensor
 
 from llamita.cache.cache import Cache
+from llamita.cache.foreign import ForeignCache
 from llamita.cache.offloaded import OffloadedCache
 from llamita.cache.quantized import QuantizedCache
 from llamita.cache.static import StaticCache
-from llamita.errors import UnsupportedError, UsageError
+from llamita.errors import MemoryShortError, UnsupportedError, UsageError
 from llamita.generation.chain import Chain
 from llamita.generation.constrain import Constraints
 from llamita.generation.distribution import Distribution
+from llamita.generation.finite import finite
 from llamita.generation.history import History, Process
 from llamita.generation.loop import Feed
 from llamita.generation.options import QUANTIZED, Options
@@ -33,7 +35,8 @@ Criterion = Callable[[Tensor, Any], Any]  # (ids (B, T), scores) -> bool, or boo
 class Job:
     """A call of generate, made plain: what to continue, by which options, at most how far.
 
-    input_ids (B, T), mask (B, cached + T), embeds (B, T, D). negative: ids and mask of the prompt to steer away from.
+    input_ids (B, T), mask (B, cached + T), embeds (B, T, D), positions (B | 1, T).
+    negative: ids and mask of the prompt to steer away from.
     rules: what each text must be (see `rules`). dropped: of each prompt the tokens that are to be written again.
     """
 
@@ -44,6 +47,8 @@ class Job:
     embeds: Tensor | None
     cache: Cache | None
     limit: int
+    positions: Tensor | None = None
+    logits_to_keep: int | Tensor = 1
     tokenizer: Tokenizer | None = None
     rules: Constraints | None = None
     dropped: Sequence[Sequence[int]] = ()
@@ -99,22 +104,30 @@ class Job:
         cache = self.cache if self.cache is not None else self.new_cache()
         return kind(
             self.model,
-            _unread(self.input_ids, self.mask, self.cache),
-            inputs_embeds=None if self.embeds is None else _unread(self.embeds, None, self.cache),
+            unread(self.input_ids, self.mask, self.cache) if self.embeds is None else self.input_ids,
+            inputs_embeds=None if self.embeds is None else unread(self.embeds, self.mask, self.cache),
             attention_mask=self.mask,
             past_key_values=cache,
             use_cache=self.options.use_cache,
             chunk=self.options.prefill_chunk_size,
             kept=self.options.kept,
+            position_ids=self.positions,
+            logits_to_keep=self.logits_to_keep,
+            check=(lambda logits: logits) if self.options.remove_invalid_values else finite,
         )
 
     def new_cache(self) -> Cache | None:
         """An empty cache of the kind that the options name, or None for the model's own choice."""
         name, model = self.options.cache_implementation, self.model
         if name == "static":
-            batch = len(self.input_ids) * (1 if self.options.num_beams > 1 else self.options.num_return_sequences)
+            batch = len(self.input_ids)  # of the expanded job where texts multiply before they are read
             room = max(self.input_ids.shape[1], 0 if self.embeds is None else self.embeds.shape[1]) + self.limit
-            return StaticCache(model.config, batch=batch, capacity=room, dtype=model.dtype, device=model.device)
+            try:
+                return StaticCache(model.config, batch=batch, capacity=room, dtype=model.dtype, device=model.device)
+            except (RuntimeError, OverflowError, TypeError, ValueError) as error:
+                raise MemoryShortError(
+                    f"a static cache of {room} tokens does not fit the memory: give fewer max_new_tokens"
+                ) from error
         if name == "quantized":
             given = self.options.cache_config or {}
             return QuantizedCache(
@@ -156,6 +169,7 @@ class Job:
             input_ids=ids,
             mask=repeat(self.mask),
             embeds=repeat(self.embeds),
+            positions=self.positions if self.positions is None or len(self.positions) == 1 else repeat(self.positions),
             rules=rules,
             dropped=dropped,
             negative=(negative[0], negative[1]),
@@ -181,16 +195,18 @@ class Written:
         """transformers' record of these sequences (B * returned, T + new)."""
         kept: dict[str, Any] = {} if self.feed is None else {k: tuple(steps) for k, steps in self.feed.kept.items()}
         cache = None if self.feed is None else self.feed.cache
+        cache = cache.inner if isinstance(cache, ForeignCache) else cache
         common: dict[str, Any] = {"scores": self.record.scores, "logits": self.record.logits, "past_key_values": cache}
         if self.beams is None:
             return GenerateDecoderOnlyOutput(sequences, **common, **kept, acceptance=self.acceptance)
-        indices, ranking = self.beams if self.record.scores is not None else (None, None)
+        indices, ranking = self.beams
+        ranking = None if self.record.scores is None else ranking
         return GenerateBeamDecoderOnlyOutput(
             sequences, sequences_scores=ranking, beam_indices=indices, **common, **kept
         )
 
 
-def _unread(inputs: Tensor, attention_mask: Tensor | None, cache: Cache | None) -> Tensor:
+def unread(inputs: Tensor, attention_mask: Tensor | None, cache: Cache | None) -> Tensor:
     """What the cache does not hold of ids (B, T) or embeddings (B, T, D)."""
     if cache is None or (attention_mask is not None and attention_mask.shape[1] != inputs.shape[1]):
         return inputs

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from llamita.cache.cache import Cache
+from llamita.generation.finite import finite
 from llamita.generation.stop import Stop
 from llamita.model.pretrained import PreTrainedModel
 
@@ -46,7 +47,8 @@ class Feed:
 
     A mask (B, cached + T) that shows everything is dropped, which spares every step its work.
     chunk: read a long prompt in parts of so many tokens. kept: what to keep of the model's outputs, step by step:
-    "attentions", "hidden_states".
+    "attentions", "hidden_states". check: what logits (B, V) must pass. position_ids: (B | 1, T) of
+    the input, counted on by one from its last; None counts by the mask. logits_to_keep: forward's, of every pass.
     """
 
     def __init__(
@@ -60,10 +62,16 @@ class Feed:
         use_cache: bool = True,
         chunk: int | None = None,
         kept: tuple[str, ...] = (),
+        check: Callable[[Tensor], Tensor] = finite,
+        position_ids: Tensor | None = None,
+        logits_to_keep: int | Tensor = 1,
     ) -> None:
         self.model = model
         self.cache = past_key_values
         self.use_cache = use_cache
+        self.check = check
+        self.logits_to_keep = logits_to_keep
+        self._positions = position_ids
         self.chunk = chunk if use_cache else None
         self.kept: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in kept}
         self._ids, self._embeds = input_ids, inputs_embeds
@@ -72,27 +80,35 @@ class Feed:
 
     def logits(self) -> Tensor:
         """Let the model read on: the fp32 logits (B, V) of what comes next."""
+        return self.native().float()
+
+    def native(self) -> Tensor:
+        """The same in the model's own dtype."""
         name, unread = ("input_ids", self._ids) if self._embeds is None else ("inputs_embeds", self._embeds)
         assert unread is not None
-        parts = (unread,) if self.chunk is None else unread.split(self.chunk, dim=1)
+        parts = (unread,) if self.chunk is None or self.chunk >= unread.shape[1] else unread.split(self.chunk, dim=1)
         behind = unread.shape[1]
         output = None
         for part in parts:
             behind -= part.shape[1]
             mask = self._mask if self._mask is None or not behind else self._mask[:, :-behind]
-            output = self._read(mask, **{name: part})
+            where = self._positions
+            if where is not None:
+                end = where.shape[1] - behind
+                where = where[:, end - part.shape[1] : end]
+            output = self._read(mask, position_ids=where, **{name: part})
         assert output is not None
         for name, steps in self.kept.items():
             steps.append(output[name])
-        return output.logits[:, -1].float()
+        return self.check(output.logits[:, -1])
 
-    def _read(self, mask: Tensor | None, **inputs: Tensor) -> Any:
+    def _read(self, mask: Tensor | None, **inputs: Tensor | None) -> Any:
         output = self.model(
             **inputs,
             attention_mask=mask,
             past_key_values=self.cache,
             use_cache=self.use_cache,
-            logits_to_keep=1,
+            logits_to_keep=self.logits_to_keep,
             return_dict=True,
             **{f"output_{name}": True for name in self.kept},
         )
@@ -104,6 +120,8 @@ class Feed:
         new = step[:, None]
         if self._mask is not None:
             self._mask = torch.cat((self._mask, torch.ones_like(new, dtype=self._mask.dtype)), dim=1)
+        if self._positions is not None:
+            self._positions = torch.cat((self._positions, self._positions[:, -1:] + 1), dim=1)
         if self.cache is not None:
             self._ids, self._embeds = new, None
         elif self._embeds is not None:

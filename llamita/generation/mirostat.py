@@ -8,6 +8,8 @@ from torch import Tensor
 from llamita.generation.history import History
 from llamita.generation.per_row import PerRow, listed
 
+MOST = 1e15
+
 
 class Mirostat:
     """Keeps the surprise of every row near its target, by a limit that each draw moves.
@@ -18,9 +20,10 @@ class Mirostat:
 
     def __init__(self, rows: int, *, mode: PerRow, tau: PerRow, eta: PerRow, device: torch.device | str) -> None:
         on = [one == 2 for one in listed(mode, rows)]
-        targets = zip(on, listed(tau, rows), strict=True)
+        # Of more bits than this no token is: finite, so that no limit becomes NaN.
+        targets = zip(on, [min(one, MOST) for one in listed(tau, rows)], strict=True)
         self.tau = torch.tensor([one if is_on else math.inf for is_on, one in targets], device=device)
-        self.eta = torch.tensor(listed(eta, rows), dtype=self.tau.dtype, device=device)
+        self.eta = torch.tensor([min(one, MOST) for one in listed(eta, rows)], dtype=self.tau.dtype, device=device)
         self.mu = 2 * self.tau
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:

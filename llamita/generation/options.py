@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from llamita import checks
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
 from llamita.generation.constrain import Grammar
 from llamita.generation.distribution import Distribution
-from llamita.generation.per_row import EachRow, PerRow
+from llamita.generation.per_row import LARGEST, EachRow, PerRow
 
 DEFAULT_TOP_K = 50
 DEFAULT_NEW_TOKENS = 20  # transformers' default max_length, which it counts from the prompt's end
@@ -24,12 +25,22 @@ NEUTRAL: Mapping[str, Any] = {
     "compile_config": None, "custom_generate": None, "trust_remote_code": None,
     "max_cache_len": None, "continuous_batching_config": None,
 }  # fmt: skip
+# What belongs to other models or older versions, and why it is nothing to a Llama.
+NO_FLAGS: Mapping[str, str] = {
+    "token_type_ids": "this model knows no types of tokens",
+    "cache_position": "the cache knows where it stands, and position_ids say where tokens do",
+}
 # What cache_config may say, and what QuantizedCache calls it; the library that transformers does it by does not matter.
 QUANTIZED: Mapping[str, str | None] = {
     "nbits": "bits", "q_group_size": "group", "residual_length": "residual", "backend": None,
 }  # fmt: skip
 # How a model guesses, which is the assistant's own to say in its generation config, and transformers' defaults.
 HABITS: Mapping[str, Any] = {"num_assistant_tokens": 20, "assistant_confidence_threshold": 0.4}
+COUNTS = (
+    "num_beams", "num_return_sequences", "prefill_chunk_size", "prompt_lookup_num_tokens", "max_matching_ngram_size",
+    "num_assistant_tokens", "assistant_early_exit",
+)  # fmt: skip
+MOST_TEXTS = 65_536
 CACHES = (None, "dynamic", "static", "offloaded", "quantized")
 
 
@@ -80,10 +91,18 @@ class Options(Distribution):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("num_beams", "num_return_sequences", "prefill_chunk_size", "prompt_lookup_num_tokens"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise UsageError(f"{name} is {value!r}: it must be a whole number of at least 1")
+        for name in COUNTS:
+            if (value := getattr(self, name)) is not None:
+                checks.count(name, value)
+        for name in ("num_beams", "num_return_sequences"):
+            if (value := getattr(self, name)) > MOST_TEXTS:
+                raise UsageError(f"{name} is {value}: at most {MOST_TEXTS} texts are written side by side")
+        if self.max_new_tokens is not None and type(self.max_new_tokens) is not int:
+            raise UsageError(f"max_new_tokens is {self.max_new_tokens!r}: it must be a whole number of at least 1")
+        for name in ("length_penalty", "guidance_scale", "max_time", "assistant_confidence_threshold"):
+            value: Any = getattr(self, name)
+            if value is not None and (not checks.is_number(value) or value != value):
+                raise UsageError(f"{name} is {value!r}: it must be a number")
         if self.cache_implementation not in CACHES:
             known = ", ".join(name for name in CACHES if name)
             raise UsageError(f"cache_implementation {self.cache_implementation!r} is unknown: use one of {known}")
@@ -100,13 +119,15 @@ class Options(Distribution):
     def eos_token_ids(self) -> list[int]:
         """The end tokens as a list, whether one, several or none are given."""
         eos: Any = self.eos_token_id
-        return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+        ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+        return [min(token, LARGEST) for token in ids]
 
     @property
     def padding(self) -> int | None:
         """What stands behind the end of a row: the padding token, else the first end token."""
         pad = self.pad_token_id
-        return pad if pad is not None and pad >= 0 else next(iter(self.eos_token_ids), None)
+        pad = pad if pad is not None and pad >= 0 else next(iter(self.eos_token_ids), None)
+        return None if pad is None else min(pad, LARGEST)
 
     @property
     def stops(self) -> list[str]:
@@ -139,7 +160,7 @@ class Options(Distribution):
                 f"the input has {max(prompt, embedded)} tokens, and max_length or max_new_tokens leaves no room for "
                 "another: raise it"
             )
-        return limit
+        return min(limit, LARGEST)
 
 
 NAMES = tuple(item.name for item in fields(Options))
@@ -172,6 +193,8 @@ def _with_switches(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dic
 
 
 def _refuse(name: str, value: Any) -> None:
+    if name in NO_FLAGS:
+        raise UsageError(f"generate takes no {name}: {NO_FLAGS[name]}, leave it out")
     if name in NEUTRAL:
         if not _is_neutral(name, value):
             raise UnsupportedError(f"{name}={value!r} is not supported: leave it at {NEUTRAL[name]!r}")

@@ -16,7 +16,8 @@ from llamita.generation.per_row import PerRow, column, listed, mapped
 
 def penalise_repetition(logits: Tensor, text: Tensor, penalty: PerRow) -> Tensor:
     """Divide positive logits of tokens in the text by the penalty, multiply negative ones (arXiv:1909.05858)."""
-    factor = column(penalty, logits)
+    least = torch.finfo(logits.dtype).tiny
+    factor = column(mapped(penalty, lambda one: max(one, least)), logits)
     penalised = torch.where(logits < 0, logits * factor, logits / factor)
     return torch.where(_counted(text, logits) > 0, penalised, logits)
 
@@ -77,7 +78,7 @@ class SequenceBias:
         device: torch.device | str = "cpu",
     ) -> None:
         pairs = biases.items() if isinstance(biases, Mapping) else [(tuple(ids), bias) for ids, bias in biases]
-        table = {_sequence(ids): float(bias) for ids, bias in dict(pairs).items()}
+        table = {_sequence(ids): bias_of(bias, ids) for ids, bias in dict(pairs).items()}
         self._highest = max((max(ids) for ids in table), default=0)
         lengths = sorted({len(ids) for ids in table}, key=lambda length: (length > 1, _place(table, length)))
         self._groups = [_group({i: b for i, b in table.items() if len(i) == length}, device) for length in lengths]
@@ -102,6 +103,14 @@ class SequenceBias:
         return logits + total
 
 
+def bias_of(value: float, tokens: object) -> float:
+    """A bias as a number that fp32 holds; minus infinity forbids. Raises UsageError for what is no number."""
+    if not isinstance(value, int | float) or value != value:
+        raise UsageError(f"the bias of {tokens!r} is {value!r}: give a number, or minus infinity to forbid it")
+    largest = torch.finfo(torch.float32).max
+    return value if value == -math.inf else float(min(max(value, -largest), largest))
+
+
 def _group(table: Mapping[tuple[int, ...], float], device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:
     """Sequences of one length: their beginnings (N, length - 1), last tokens (N,) and biases (N,)."""
     ids = torch.tensor(list(table), device=device)
@@ -113,7 +122,7 @@ def _place(table: Mapping[tuple[int, ...], float], length: int) -> int:
 
 
 def _sequence(ids: Sequence[int]) -> tuple[int, ...]:
-    if not ids or not all(isinstance(one, int) and one >= 0 for one in ids):
+    if not ids or not all(isinstance(one, int) and 0 <= one < 2**63 for one in ids):
         raise UsageError(f"{ids!r} is no sequence of tokens: give one id or more, each 0 or above")
     return tuple(ids)
 

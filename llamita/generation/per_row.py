@@ -11,6 +11,9 @@ from llamita.errors import UsageError
 PerRow = float | Sequence[float | None] | Tensor | None  # one number for all rows, or one for each; None is "off"
 
 
+LARGEST = 2**62  # a larger whole number is as good as this one, and would not fit a tensor
+
+
 class EachRow(tuple):
     """One value for each row, of something that is itself a list or a table: EachRow((None, [[5, 7]]))."""
 
@@ -20,19 +23,30 @@ class EachRow(tuple):
 
 
 def listed(value: PerRow, rows: int, *, off: float = 0.0) -> list[float]:
-    """The value of every row as a number; `off` stands for None."""
+    """The value of every row as a number that fits a tensor; `off` stands for None."""
+    return [off if one is None else _fitting(one) for one in _each(value, rows)]
+
+
+def _each(value: PerRow, rows: int) -> Sequence[float | None]:
     values = value.tolist() if isinstance(value, Tensor) else value
-    each = values if isinstance(values, Sequence) else [values] * rows
-    return [off if one is None else one for one in each]
+    return values if isinstance(values, Sequence) else [values] * rows
+
+
+def _fitting(number: float) -> float:
+    return min(max(number, -LARGEST), LARGEST) if isinstance(number, int) else number
 
 
 def column(value: PerRow, logits: Tensor) -> float | Tensor:
-    """A number as it is, numbers as (B, 1): division and comparison then round as transformers' do."""
+    """A number as it is, numbers as (B, 1): division and comparison then round as transformers' do.
+
+    What is beyond the dtype's largest number becomes that: 0 times infinity would be no number.
+    """
+    largest = torch.finfo(logits.dtype).max
     if isinstance(value, Tensor) and value.ndim == 0:
         value = value.item()
     if isinstance(value, int | float):
-        return value
-    return torch.tensor(listed(value, 1), dtype=torch.float64).to(logits)[:, None]
+        return min(max(value, -largest), largest)
+    return torch.tensor(listed(value, 1), dtype=torch.float64).clamp(-largest, largest).to(logits)[:, None]
 
 
 def mapped(value: PerRow, function: Callable[[float], float]) -> PerRow:
@@ -49,9 +63,9 @@ def is_given(value: PerRow, is_on: Callable[[float], bool], *, off: float) -> bo
 
 def check(name: str, value: PerRow, *, low: float, high: float, remedy: str) -> None:
     """Raise UsageError for what is no finite number from `low` to `high`, on any row; None passes."""
-    for one in listed(value, 1, off=low):
+    for one in _each(value, 1):
         is_number = isinstance(one, int | float) and not isinstance(one, bool)
-        if not is_number or not low <= one <= high or math.isinf(one):
+        if one is not None and (not is_number or not low <= one <= high or one in (math.inf, -math.inf)):
             raise UsageError(f"{name} is {one!r}: {remedy}")
 
 

@@ -58,10 +58,10 @@ def check(options: Options) -> None:
     if unknown := options.keys() - Options.__annotations__.keys():
         nearest = difflib.get_close_matches(min(unknown), Options.__annotations__, n=1, cutoff=0.0)[0]
         raise UsageError(f"there is no option {min(unknown)!r}: did you mean {nearest!r}?")
-    if (most := options.get("max_tokens")) is not None and most < 1:
-        raise UsageError(f"max_tokens is {most}: it must be at least 1")
+    if (most := options.get("max_tokens")) is not None and (type(most) is not int or most < 1):
+        raise UsageError(f"max_tokens is {most!r}: it must be a whole number, at least 1")
     for name in ("logprobs", "prompt_logprobs"):
-        if (count := options.get(name)) is not None and count < 0:
+        if (count := options.get(name)) is not None and (type(count) is not int or count < 0):
             raise UsageError(f"{name} is {count}: give a count of tokens, 0 tells of those of the text alone")
     check_forms([name for name in FORMS if options.get(name) is not None], heals=bool(options.get("heal")))
 

@@ -75,9 +75,9 @@ def _checked(tokenizer: Tokenizer | None, flag: str) -> Tokenizer:
 def _healed(job: Job, tokenizer: Tokenizer) -> Job:
     """The prompts without their last tokens where these begin longer ones, to be written again."""
     ids = job.input_ids
-    if job.embeds is not None or (job.mask is not None and job.mask.shape != ids.shape):
+    if job.embeds is not None or job.positions is not None or (job.mask is not None and job.mask.shape != ids.shape):
         raise UsageError(
-            "token_healing takes tokens off the prompts: pass input_ids of the whole texts, and their mask"
+            "token_healing takes tokens off the prompts: pass input_ids of the whole texts and their mask, no positions"
         )
     vocabulary = healing.Vocabulary(token_bytes(tokenizer))
     shown = torch.ones_like(ids) if job.mask is None else job.mask

@@ -1,5 +1,6 @@
 """From logits to tokens: what the settings make of them, then the likeliest or a draw."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +10,7 @@ from llamita.errors import UsageError
 from llamita.generation.chain import Chain
 from llamita.generation.constrain import Constraints
 from llamita.generation.distribution import Distribution, merge
+from llamita.generation.finite import check_sums, multinomial, refuse
 from llamita.generation.guidance import Guidance
 from llamita.generation.history import History
 from llamita.generation.outputs import Record
@@ -88,7 +90,7 @@ def draw(logits: Tensor, generators: Sequence[torch.Generator] | None = None) ->
     """
     probabilities = logits.softmax(-1)
     if generators is None:
-        return torch.multinomial(probabilities, 1)[:, 0]
+        return multinomial(probabilities)[:, 0]
     if len(generators) == 1:
         return pick(probabilities[0], generators[0])
     rows = zip(probabilities, generators, strict=True)
@@ -99,13 +101,17 @@ def pick(probabilities: Tensor, generator: torch.Generator) -> Tensor:
     """A token (1,) by probabilities (V,), whose sum need not be 1, and one random number.
 
     torch.multinomial draws a number for every token of the vocabulary, which takes longer than all the rest.
+    Raises UsageError where there is no token to draw.
     """
     reached = probabilities.cumsum(0, dtype=torch.float64)
     number = torch.rand(1, dtype=torch.float64, generator=generator, device=probabilities.device)
     # Without the last factor a product could be rounded up to the sum, where there is no token.
     if reached.is_cpu:  # the same search in fewer calls
         sums = reached.numpy()
+        if not 0 < sums[-1] < math.inf:
+            refuse()
         return torch.tensor([sums.searchsorted(number.item() * sums[-1] * BELOW_1, "right")])
+    check_sums(reached[-1:])
     return torch.searchsorted(reached, number * reached[-1] * BELOW_1, right=True)
 
 
@@ -113,7 +119,7 @@ def generators(seed: Seed, rows: int, device: torch.device | str) -> list[torch.
     """A random generator for each row, or None for torch's global one; raises UsageError for other seeds than rows."""
     if seed is None:
         return None
-    seeds = [seed] * rows if isinstance(seed, int) else list(seed)
+    seeds = list(seed) if isinstance(seed, Sequence) else [seed] * rows
     if len(seeds) != rows:
         raise UsageError(f"seed lists {len(seeds)} numbers for {rows} rows: give one for each, or one for all")
     return [_seeded(number, device) for number in seeds]

@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from llamita.errors import UsageError
 from llamita.generation import bans, filters, penalties
 from llamita.generation.distribution import Distribution, Tokens
 from llamita.generation.dry import penalise_continuation
 from llamita.generation.filters import Filter
+from llamita.generation.finite import refuse
 from llamita.generation.history import History
 from llamita.generation.history import Process as Step
 from llamita.generation.mirostat import Mirostat
-from llamita.generation.per_row import EachRow, PerRow, is_given, listed
+from llamita.generation.per_row import LARGEST, EachRow, PerRow, is_given, listed
 from llamita.generation.watermark import Watermark, WatermarkingConfig
 
 
@@ -87,9 +89,16 @@ def _sequence_bias(rows: Rows) -> Step:
 
 
 def _logit_bias(rows: Rows) -> Step:
-    table = {int(token): float(value) for token, value in _given(rows.settings.logit_bias).items()}
-    tokens, values = rows.ids(list(table)), torch.tensor(list(table.values()), device=rows.device)
-    return lambda logits, _: penalties.add_bias(logits, tokens, values)
+    table = {int(token): penalties.bias_of(value, token) for token, value in _given(rows.settings.logit_bias).items()}
+    fitting = [min(max(token, -1), LARGEST) for token in table]
+    tokens, values = (torch.tensor(column, device=rows.device) for column in (fitting, list(table.values())))
+
+    def step(logits: Tensor, _: History) -> Tensor:
+        if not 0 <= min(fitting) <= max(fitting) < logits.shape[1]:
+            raise UsageError(f"logit_bias names tokens outside the vocabulary of {logits.shape[1]}: leave them out")
+        return penalties.add_bias(logits, tokens, values)
+
+    return step
 
 
 def _encoder_repetition(rows: Rows) -> Step:
@@ -194,6 +203,8 @@ def _processors(rows: Rows) -> Step:
     def step(logits: Tensor, history: History) -> Tensor:
         for processor in rows.settings.logits_processor:
             logits = processor(history.input_ids, logits)
+        if bool(logits.isnan().any()):
+            refuse()
         return logits
 
     return step
@@ -266,7 +277,9 @@ def _has_end(name: str) -> Callable[[Distribution], bool]:
 def _ids(tokens: Tokens) -> list[int]:
     """Ids as a list, whether one, several or none are given; transformers' -1 is none."""
     listed_ids = [] if tokens is None else [tokens] if isinstance(tokens, int) else list(tokens)
-    return [token for token in listed_ids if token >= 0]
+    return [
+        min(token, LARGEST) for token in listed_ids if token >= 0
+    ]  # beyond the vocabulary one is as good as another
 
 
 def _numbers(value: PerRow, rows: Rows, *, off: float = 0.0) -> PerRow:

@@ -23,9 +23,10 @@ class Row:
     """One row as it grows: its tokens, its text, and why it ended.
 
     limit: the most tokens. eos_token_ids: ids that end it. strings: texts that end it and are not part of it, however
-    tokens cut them. tokenizer: needed for `strings`, and where text is wanted. after: the ids before the row, where
-    its text goes on from theirs: a SentencePiece token that begins with a space keeps it only behind another.
-    again: ids whose text comes first once more, in whatever tokens, and is no part of the row's.
+    tokens cut them; special tokens, which the text does not show, count with their names. tokenizer: needed for
+    `strings`, and where text is wanted. after: the ids before the row, where its text goes on from theirs: a
+    SentencePiece token that begins with a space keeps it only behind another. again: ids whose text comes first once
+    more, in whatever tokens, and is no part of the row's.
     """
 
     def __init__(
@@ -50,7 +51,8 @@ class Row:
         self._again = 0  # characters still to leave out
         if tokenizer is not None and again:
             self._again = len("".join(map(_behind(tokenizer, after).push, again)))
-        self._held = ""
+        self._held: list[tuple[str, bool]] = []  # characters, and whether they are shown
+        self._names = tokenizer if strings else None  # where special tokens are spelled
 
     @property
     def needs_tokens(self) -> bool:
@@ -64,7 +66,7 @@ class Row:
         if token_id in self.eos_token_ids:
             self.finish = Finish("stop", token_id)
         elif self._decoder is not None:
-            shown = self._release(self._own(self._decoder.push(token_id)))
+            shown = self._release(self._own(self._decoder.push(token_id)), self._name(token_id))
         if self.finish is None and len(self.token_ids) >= self.limit:
             self.finish = Finish("length")
         if self.finish is not None:
@@ -77,25 +79,38 @@ class Row:
         left, self._again = piece[self._again :], max(0, self._again - len(piece))
         return left
 
-    def _release(self, piece: str) -> str:
-        """The held text and a new piece, up to a stop string or to what may become one."""
-        text = self._held + piece
+    def _name(self, token_id: int) -> str:
+        """The name of a special token, where stop strings are looked for."""
+        if self._names is None or token_id not in self._names.special_ids:
+            return ""
+        return self._names.id_to_token(token_id) or ""
+
+    def _release(self, piece: str, name: str = "") -> str:
+        """The held text and a new piece, or a name that is not shown, up to a stop string or what may become one."""
+        if not self.strings:
+            return piece
+        held = [*self._held, *((one, True) for one in piece), *((one, False) for one in name)]
+        text = "".join(one for one, _ in held)
         if (found := first_match(text, self.strings)) is not None:
             start, string = found
-            self.finish, self._held = Finish("stop", string), ""
-            return text[:start]
-        held = partial_match(text, self.strings)
-        self._held = text[len(text) - held :]
-        return text[: len(text) - held]
+            self.finish, self._held = Finish("stop", string), []
+            return _shown(held[:start])
+        start = len(text) - partial_match(text, self.strings)
+        self._held = held[start:]
+        return _shown(held[:start])
 
     def _rest(self) -> str:
         """What was still waiting when the row ended: bytes of a character cut off, the start of no stop string."""
         assert self.finish is not None
         if self._decoder is None or isinstance(self.finish.matched, str):
             return ""
-        text = self._release(self._own(self._decoder.flush())) + self._held
-        self._held = ""
+        text = self._release(self._own(self._decoder.flush())) + _shown(self._held)
+        self._held = []
         return text
+
+
+def _shown(held: Sequence[tuple[str, bool]]) -> str:
+    return "".join(one for one, is_shown in held if is_shown)
 
 
 def _behind(tokenizer: Tokenizer, before: Sequence[int]) -> StreamDecoder:

@@ -115,12 +115,17 @@ def speculate(job: Job) -> Written:
             "guessing ahead gives no attentions or hidden states and takes no guidance, criteria or inputs_embeds: "
             "leave the assistant out"
         )
+    if job.positions is not None or job.logits_to_keep != 1:
+        raise UnsupportedError(
+            "guessing ahead counts positions by the mask and keeps the logits of its guesses: leave position_ids and "
+            "logits_to_keep out"
+        )
     model = job.model
     cache = job.cache if job.cache is not None else job.new_cache()
     if not isinstance(model, LlamaForCausalLM) or not (cache is None or isinstance(cache, DynamicCache)):
         raise UnsupportedError(
             f"guessing ahead takes tokens back, and needs a language model and a DynamicCache, not a "
-            f"{type(model).__name__} and a {type(cache).__name__}: leave the assistant out"
+            f"{type(model).__name__} and a {type(getattr(cache, 'inner', cache)).__name__}: leave the assistant out"
         )
     job, settings = job.expanded()
     rows, acceptance, record = job.rows(), speculative.Acceptance(), job.record
@@ -152,9 +157,13 @@ def _guidance(job: Job, kind: type[Feed] = Feed) -> Guidance | None:
     device, prompts = job.input_ids.device, len(job.input_ids)
     ids, mask = (None if x is None else x.to(device) for x in job.negative)
     ids = job.input_ids[:, -1:] if ids is None else ids
+    if not ids.shape[1]:
+        raise UsageError(
+            "guidance_scale needs a text to steer away from beside inputs_embeds: pass negative_prompt_ids"
+        )
     if len(ids) == prompts * job.options.num_beams:  # transformers wants the rows of one prompt's beams, all alike
         ids, mask = (None if x is None else x[:: job.options.num_beams] for x in (ids, mask))
     assert ids is not None
     if len(ids) != prompts:
         raise UsageError(f"negative_prompt_ids has {len(ids)} rows for {prompts} prompts: give one for each")
-    return Guidance(scale, kind(job.model, ids, attention_mask=mask))
+    return Guidance(scale, kind(job.model, ids, attention_mask=mask, logits_to_keep=0))  # all of them, as there

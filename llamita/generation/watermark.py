@@ -18,6 +18,7 @@ from torch import Tensor
 from llamita.errors import UsageError
 
 TABLE = 1_000_003  # entries of the table that hashes tokens for "selfhash"
+MOST = 1e15  # a larger bias is as good as this one
 CANDIDATES = 40  # likeliest tokens that "selfhash" tries
 
 
@@ -66,7 +67,7 @@ class Watermark:
             context = ids[-self.config.context_width :]
             if len(context) == self.config.context_width and bool((context >= 0).all()):
                 green = self._greens(context, logits[row])
-                marked[row, green] = marked[row, green] + self.config.bias
+                marked[row, green] = marked[row, green] + min(max(self.config.bias, -MOST), MOST)
         return marked
 
     def green(self, context: Tensor, vocabulary: int) -> Tensor:

@@ -29,6 +29,8 @@ class Options(TypedDict, total=False):
     output_attentions: Layers
     output_hidden_states: Layers
     context: Context | None
+    cache_position: Tensor | None
+    token_type_ids: Tensor | None
 
 
 class LlamaHead(LlamaPreTrainedModel):

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from llamita.cache.cache import Cache
 from llamita.cache.dynamic import DynamicCache
+from llamita.cache.foreign import adapted
 from llamita.config import LlamaConfig
 from llamita.context.arguments import from_arguments
 from llamita.context.causal import Causal
 from llamita.context.protocol import Context
 from llamita.context.recording import Recording
+from llamita.context.slots import check_cache_position
 from llamita.model import loss as losses
 from llamita.model.layers import LlamaDecoderLayer, LlamaRMSNorm
 from llamita.model.outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -52,10 +54,14 @@ class LlamaModel(LlamaPreTrainedModel):
         output_hidden_states: Layers = None,
         return_dict: bool | None = None,
         context: Context | None = None,
+        cache_position: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> BaseModelOutputWithPast:
         """Hidden states of the tokens, after the final norm.
 
         Either the familiar arguments say where tokens stand and how they attend, or a `context` does.
+        past_key_values: one of `llamita.cache`, transformers' DynamicCache or StaticCache, or (keys, values) by layer.
+        cache_position (T,): taken where it says what the cache says. token_type_ids: taken, as there are no types.
         output_attentions, output_hidden_states: True, or the numbers of the layers to return.
         Raises ValueError unless exactly one of input_ids and inputs_embeds is given.
         """
@@ -63,7 +69,10 @@ class LlamaModel(LlamaPreTrainedModel):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, D)
         if context is None:
-            cache = self._cache(past_key_values, use_cache)
+            is_ours = past_key_values is None or isinstance(past_key_values, Cache)
+            cache = self._cache(past_key_values if is_ours else adapted(past_key_values), use_cache)
+            if cache_position is not None:
+                check_cache_position(cache_position, hidden_states.shape[1], cache)
             context = self._context(hidden_states, attention_mask, position_ids, cache, output_attentions)
         rotation = self.rotary_emb(context.positions, hidden_states.dtype)
 
@@ -77,10 +86,11 @@ class LlamaModel(LlamaPreTrainedModel):
         if len(self.layers) in wanted:
             seen.append(hidden_states)
 
+        kept = getattr(context, "cache", None)
         return self.finish(
             BaseModelOutputWithPast(
                 last_hidden_state=hidden_states,
-                past_key_values=getattr(context, "cache", None),
+                past_key_values=kept if kept is past_key_values else getattr(kept, "inner", kept),
                 hidden_states=tuple(seen) if wanted else None,
                 attentions=context.attentions if isinstance(context, Recording) else None,
             ),
@@ -165,6 +175,8 @@ class LlamaForCausalLM(LlamaPreTrainedModel):
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
         context: Context | None = None,
+        cache_position: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
         **shifted: Unpack[Shifted],
     ) -> CausalLMOutputWithPast:
         """Logits in the model's dtype, and with labels the loss in fp32.
@@ -187,6 +199,8 @@ class LlamaForCausalLM(LlamaPreTrainedModel):
             output_hidden_states=output_hidden_states,
             return_dict=True,
             context=context,
+            cache_position=cache_position,
+            token_type_ids=token_type_ids,
         )
         logits = self.lm_head(keep(outputs.last_hidden_state, logits_to_keep))
         loss = None if targets is None else losses.cross_entropy(logits.float(), targets, num_items_in_batch)

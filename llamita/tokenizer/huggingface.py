@@ -125,6 +125,32 @@ class HuggingFaceTokenizer:
             ) from error
 
 
+def readable(tokenizer: Any) -> Any:
+    """A tokenizer of ours as it is, and transformers' fast one, or one of `tokenizers`, as ours; None stays None.
+
+    Raises UsageError for what has no such tokenizer in it.
+    """
+    if tokenizer is None or (hasattr(tokenizer, "id_to_token") and hasattr(tokenizer, "special_ids")):
+        return tokenizer
+    library = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if not isinstance(library, tokenizers.Tokenizer):
+        raise UsageError(
+            f"generate cannot read a {type(tokenizer).__name__} as a tokenizer: pass "
+            "llamita.tokenizer.load.load_tokenizer(folder), or a fast tokenizer of transformers"
+        )
+    end, templates = getattr(tokenizer, "eos_token_id", None), getattr(tokenizer, "chat_template", None)
+    templates = templates if isinstance(templates, Mapping) else {} if templates is None else {"default": templates}
+    return HuggingFaceTokenizer(
+        library,
+        bos_token_id=getattr(tokenizer, "bos_token_id", None),
+        eos_token_ids=[] if end is None else [end],
+        pad_token_id=getattr(tokenizer, "pad_token_id", None),
+        prefix=(),
+        suffix=(),
+        templates=templates,
+    )
+
+
 def _renamed(library: tokenizers.Tokenizer, names: Mapping[str, str]) -> dict[str, Any]:
     """A tokenizer.json's content, its tokens renamed wherever they are named."""
     content = json.loads(library.to_str())

@@ -1,6 +1,7 @@
 """Text in, text out: one prompt or several, streamed or whole, chats, and what is refused."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,14 @@ def test_the_checkpoint_gives_defaults(llm: LLM, monkeypatch: pytest.MonkeyPatch
         ("a", {"regex": "a", "heal": True}, "regex is of the answer alone"),
         ("a", {"json_schema": {"type": 5}}, "the grammar is refused"),
         (["a", "b"], {"temperature": 1.0, "seed": [1]}, "seed"),
+        ("a", {"seed": 2**100}, "fits in 64 bits"),
+        ("a", {"seed": 1.5}, "seed is 1.5"),
+        ("a", {"max_tokens": 1.5}, "max_tokens is 1.5"),
+        ("a", {"max_tokens": "3"}, "max_tokens is '3'"),
+        ("a", {"logprobs": 0.5}, "logprobs is 0.5"),
+        ("a", {"logit_bias": {5: math.nan}}, "the bias of 5 is nan"),
+        ("a", {"logit_bias": {10**30: 1.0}}, "outside the vocabulary of 260"),
+        ("a", {"logit_bias": {-1: 1.0}}, "outside the vocabulary of 260"),
     ],
     ids=str,
 )

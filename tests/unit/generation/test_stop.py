@@ -135,3 +135,27 @@ def test_a_row_goes_on_from_the_text_before_it() -> None:
 def test_stop_strings_need_a_tokenizer() -> None:
     with pytest.raises(UsageError, match="tokenizer="):
         Row(3, strings=["x"])
+
+
+@pytest.mark.parametrize(
+    ("stop", "shown", "count"),
+    [
+        ("<|pad|>", "ab", 3),
+        ("b<|pad|>", "a", 3),
+        ("<|pad|>c", "ab", 4),
+        ("b<|pad|>cd", "a", 5),
+        ("|pad", "ab", 3),
+        ("cd", "ab", 5),
+        ("<|eot_id|>", "abcde", 6),
+        ("bc", "abcde", 6),
+    ],
+)
+def test_special_tokens_stop_by_their_names(tokenizer: Tokenizer, stop: str, shown: str, count: int) -> None:
+    ids = [*tokenizer.encode("ab", add_special_tokens=False), 259, *tokenizer.encode("cde", add_special_tokens=False)]
+    row, pieces = Row(6, strings=[stop], tokenizer=tokenizer), []
+    for token_id in ids:
+        if row.finish is None:
+            pieces.append(row.push(token_id))
+    assert (row.text, len(row.token_ids)) == (shown, count)
+    assert "".join(pieces) == row.text
+    assert row.finish == (Finish("length") if count == 6 else Finish("stop", stop))

@@ -1,0 +1,18 @@
+"""Where a caller says that tokens are put in the cache, against where they are."""
+
+from torch import Tensor
+
+from llamita.cache.cache import Cache
+from llamita.errors import UsageError
+
+
+def check_cache_position(cache_position: Tensor | None, queries: int, cache: Cache | None) -> None:
+    """Raise UsageError where the slots (T,) that a caller names are not those behind what the cache holds."""
+    if cache_position is None:
+        return
+    start = 0 if cache is None else cache.length
+    if cache_position.tolist() != list(range(start, start + queries)):
+        raise UsageError(
+            f"cache_position is not {start} to {start + queries - 1}, where the cache puts these {queries} tokens: "
+            "leave it out, and say where they stand by position_ids"
+        )

@@ -1,0 +1,42 @@
+"""Only numbers are chosen by: what is no number is found before it can become a token."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from llamita.errors import NotFiniteError, UsageError
+
+
+def finite(logits: Tensor) -> Tensor:
+    """The logits (..., V) that a model gave, as they are; raises NotFiniteError unless all of them are finite."""
+    # One sum, which a NaN or an infinity always shows in, costs less than a look at every number.
+    if not math.isfinite(logits.sum(dtype=torch.float32).item()) and not bool(logits.isfinite().all()):
+        raise NotFiniteError(
+            "the model's logits are not finite: its weights are damaged, or too large for "
+            f"{str(logits.dtype).removeprefix('torch.')}: load it again, or try float32"
+        )
+    return logits
+
+
+def multinomial(probabilities: Tensor, count: int = 1, *, generator: torch.Generator | None = None) -> Tensor:
+    """torch.multinomial, (B, V) -> (B, count); raises UsageError where there is nothing to draw from."""
+    try:
+        return torch.multinomial(probabilities, count, generator=generator)
+    except RuntimeError:
+        check_sums(probabilities.sum(-1))
+        raise
+
+
+def check_sums(sums: Tensor) -> None:
+    """Raise UsageError where the probabilities of a row have no finite sum (B,) above 0."""
+    if not bool(((sums > 0) & sums.isfinite()).all()):
+        refuse()
+
+
+def refuse() -> None:
+    """Raise UsageError for a row without a token to draw."""
+    raise UsageError(
+        "there is no token to draw: the settings or a logits_processor forbid all of them, or gave NaN or infinity; "
+        "allow at least one"
+    )
