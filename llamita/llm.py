@@ -10,26 +10,28 @@ from torch import Tensor
 
 from llamita.checkpoint.load import Loaded, load_pretrained
 from llamita.errors import UsageError
-from llamita.generation import constrain, healing, request, speculative
-from llamita.generation.chain import Chain
-from llamita.generation.choice import Choice
+from llamita.generation import text_options
 from llamita.generation.completion import Completion, Stream, Writing
-from llamita.generation.constrain import Constraint, Constraints
-from llamita.generation.distribution import Distribution
-from llamita.generation.drafts import DraftModel
-from llamita.generation.history import History
-from llamita.generation.likely import Likelihoods, Likely, Spelling
-from llamita.generation.loop import Chooser, Feed, Watched, tokens
+from llamita.generation.decode import Chooser, ModelRunner, Watched, tokens
+from llamita.generation.logprobs import LogprobRecorder, TokenLogprob, TokenTexts
 from llamita.generation.outputs import Logprobs, prompt_logprobs
-from llamita.generation.prefix import Prefix
-from llamita.generation.request import Options
-from llamita.generation.sampling import Sampler, generators, greedy_rows
-from llamita.generation.slots import Slots
-from llamita.generation.speculative import Acceptance
-from llamita.generation.stop import Row, Stop
-from llamita.generation.trail import Trails
+from llamita.generation.prefix_cache import Prefix
+from llamita.generation.sequence import Row, Stop
+from llamita.generation.speculative import verify
+from llamita.generation.speculative.proposers import DraftModelProposer
+from llamita.generation.speculative.ragged import RaggedBatch
+from llamita.generation.speculative.verify import Acceptance
+from llamita.generation.text_options import TextOptions
 from llamita.model.fingerprint import fingerprint
 from llamita.model.llama import LlamaForCausalLM
+from llamita.sampling.history import History
+from llamita.sampling.params import SamplingParams
+from llamita.sampling.processor_list import LogitsProcessorList
+from llamita.sampling.sampler import Sampler, generators, greedy_rows
+from llamita.sampling.selection import TokenSelector
+from llamita.structured import grammar, healing
+from llamita.structured.grammar import Constraint, Constraints
+from llamita.structured.stateless import StatelessConstraint
 from llamita.tokenizer.chat import Message, encode_chat
 
 Prompt = str | Sequence[int]  # a text, or its token ids
@@ -62,13 +64,15 @@ class LLM:
 
     # A str is also a sequence of str: the first signature is meant to win.
     @overload
-    def generate(self, prompt: str, **options: Unpack[Options]) -> Completion: ...  # pyright: ignore[reportOverlappingOverload]
+    def generate(self, prompt: str, **options: Unpack[TextOptions]) -> Completion: ...  # pyright: ignore[reportOverlappingOverload]
     @overload
-    def generate(self, prompt: Sequence[Prompt], **options: Unpack[Options]) -> list[Completion]: ...
+    def generate(self, prompt: Sequence[Prompt], **options: Unpack[TextOptions]) -> list[Completion]: ...
     @overload
-    def generate(self, prompt: Sequence[int], **options: Unpack[Options]) -> Completion: ...
+    def generate(self, prompt: Sequence[int], **options: Unpack[TextOptions]) -> Completion: ...
 
-    def generate(self, prompt: Prompt | Sequence[Prompt], **options: Unpack[Options]) -> Completion | list[Completion]:
+    def generate(
+        self, prompt: Prompt | Sequence[Prompt], **options: Unpack[TextOptions]
+    ) -> Completion | list[Completion]:
         """Continue a text, or several at once, each as if it were alone.
 
         Raises UsageError for an empty prompt, for one that fills the context, and for wrong options.
@@ -82,7 +86,12 @@ class LLM:
         return completions[0] if is_one else completions
 
     def stream(
-        self, prompt: Prompt, *, prefix: Prefix | None = None, watch: Watch | None = None, **options: Unpack[Options]
+        self,
+        prompt: Prompt,
+        *,
+        prefix: Prefix | None = None,
+        watch: Watch | None = None,
+        **options: Unpack[TextOptions],
     ) -> Stream:
         """Continue a text, piece by piece.
 
@@ -97,7 +106,7 @@ class LLM:
         *,
         tools: Sequence[Tool] | None = None,
         continue_final_message: bool = False,
-        **options: Unpack[Options],
+        **options: Unpack[TextOptions],
     ) -> Completion:
         """Answer a conversation: messages of role and content, in the checkpoint's own chat format.
 
@@ -119,7 +128,7 @@ class LLM:
         continue_final_message: bool = False,
         prefix: Prefix | None = None,
         watch: Watch | None = None,
-        **options: Unpack[Options],
+        **options: Unpack[TextOptions],
     ) -> Stream:
         """Answer a conversation, piece by piece; the arguments are those of `chat` and `stream`."""
         goes_on = continue_final_message
@@ -164,7 +173,7 @@ class LLM:
     def _begin(
         self,
         prompts: list[list[int]],
-        options: Options,
+        options: TextOptions,
         *,
         goes_on: bool,
         tools: tuple[str, ...] = (),
@@ -172,7 +181,7 @@ class LLM:
         watch: Watch | None = None,
     ) -> tuple[Iterator[Any], list[Writing]]:
         """The steps that write behind the prompts, and what they write; `goes_on`: it reads on from the prompts."""
-        request.check(options)
+        text_options.check(options)
         if not prompts:
             return iter(()), []
         whole, healings = prompts, None
@@ -183,7 +192,7 @@ class LLM:
             self._row(ids, options, whole=all if goes_on else None) for ids, all in zip(prompts, whole, strict=True)
         ]
         count = options.get("logprobs")
-        likely = None if count is None else Likelihoods(self._spelling, len(rows), top=count)
+        likely = None if count is None else LogprobRecorder(self._spelling, len(rows), top=count)
         writings = [
             Writing(row, ids, tools, None if likely is None else likely.rows[i], self._prompt_likely(ids, options))
             for i, (row, ids) in enumerate(zip(rows, prompts, strict=True))
@@ -198,7 +207,7 @@ class LLM:
         self,
         prompts: list[list[int]],
         rows: list[Row],
-        options: Options,
+        options: TextOptions,
         prefix: Prefix | None,
         watches: Sequence[Watch],
         rules: Constraints | None,
@@ -213,43 +222,43 @@ class LLM:
         if prefix is not None:
             cache = prefix.take(prompts[0])
             ids = ids[:, cache.length :]
-        feed = Feed(self.model, ids, attention_mask=mask, past_key_values=cache)
+        feed = ModelRunner(self.model, ids, attention_mask=mask, past_key_values=cache)
         steps = tokens(feed, choose=choose, stop=Stop(rows), pad_token_id=self.tokenizer.pad_token_id or 0)
         return steps if prefix is None else prefix.follow(steps)
 
     def _guessed(
-        self, prompts: list[list[int]], rows: list[Row], options: Options, rules: Constraints | None
+        self, prompts: list[list[int]], rows: list[Row], options: TextOptions, rules: Constraints | None
     ) -> Iterator[list[list[int]]]:
         """The steps that write the rows with the draft model guessing ahead."""
         assert self.draft is not None
         ids, mask = self._batch(prompts)
         settings = self._settings(options)
         seeded = generators(options.get("seed"), len(rows), ids.device)
-        chain = Chain(settings, rows=len(rows), device=ids.device, generators=seeded)
-        process = (chain or None) if rules is None else Trails(rules, then=chain)
+        chain = LogitsProcessorList(settings, rows=len(rows), device=ids.device, generators=seeded)
+        process = (chain or None) if rules is None else StatelessConstraint(rules, then=chain)
         greedy = greedy_rows(settings, len(rows))
-        choice = Choice(len(rows), process=process, greedy=greedy, generators=seeded, device=ids.device)
+        choice = TokenSelector(len(rows), process=process, greedy=greedy, generators=seeded, device=ids.device)
         self.acceptance = Acceptance()
-        drafter, text, stop = DraftModel(self.draft), Slots(ids, mask), Stop(rows)
-        return speculative.tokens(self.model, text, drafter, stop=stop, choice=choice, acceptance=self.acceptance)
+        drafter, text, stop = DraftModelProposer(self.draft), RaggedBatch(ids, mask), Stop(rows)
+        return verify.tokens(self.model, text, drafter, stop=stop, choice=choice, acceptance=self.acceptance)
 
     def _batch(self, prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Ids and mask (B, T) on the model's device."""
         ids, mask = _left_padded(prompts, self.tokenizer.pad_token_id or 0)
         return ids.to(self.model.device), mask.to(self.model.device)
 
-    def _settings(self, options: Options) -> Distribution:
-        return request.settings(options, self.model.generation_config, self.tokenizer.eos_token_ids)
+    def _settings(self, options: TextOptions) -> SamplingParams:
+        return text_options.settings(options, self.model.generation_config, self.tokenizer.eos_token_ids)
 
-    def _constraints(self, options: Options, rows: int) -> Constraints | None:
+    def _constraints(self, options: TextOptions, rows: int) -> Constraints | None:
         """The form that the options ask of every row, or None."""
-        form = request.form(options)
+        form = text_options.form(options)
         if form is None:
             return None
         first = Constraint(form, self._vocabulary)
         return Constraints([first.fork() for _ in range(rows)])
 
-    def _prompt_likely(self, prompt: list[int], options: Options) -> list[Likely] | None:
+    def _prompt_likely(self, prompt: list[int], options: TextOptions) -> list[TokenLogprob] | None:
         """How likely a prompt's tokens were, where the options ask for it."""
         count = options.get("prompt_logprobs")
         if count is None:
@@ -258,7 +267,7 @@ class LLM:
         found = prompt_logprobs(self.model, ids, top=count)
         return self._spelling.likely(ids[0, 1:], Logprobs(*(column[0] for column in found)))
 
-    def _row(self, prompt: list[int], options: Options, *, whole: list[int] | None) -> Row:
+    def _row(self, prompt: list[int], options: TextOptions, *, whole: list[int] | None) -> Row:
         """The row that is to follow a prompt; its text goes on from that of `whole`, or stands alone.
 
         What whole has behind the prompt is written again, and not shown.
@@ -269,19 +278,19 @@ class LLM:
         return Row(
             min(most, room),
             eos_token_ids=self.tokenizer.eos_token_ids,
-            strings=request.stops(options),
+            strings=text_options.stops(options),
             tokenizer=self.tokenizer,
             after=after,
             again=whole[len(prompt) :] if whole is not None else (),
         )
 
     @cached_property
-    def _vocabulary(self) -> constrain.Vocabulary:
-        return constrain.Vocabulary(self.tokenizer)
+    def _vocabulary(self) -> grammar.Vocabulary:
+        return grammar.Vocabulary(self.tokenizer)
 
     @cached_property
-    def _spelling(self) -> Spelling:
-        return Spelling(self.tokenizer)
+    def _spelling(self) -> TokenTexts:
+        return TokenTexts(self.tokenizer)
 
     @cached_property
     def _beginnings(self) -> healing.Vocabulary:

@@ -15,7 +15,7 @@ from llamita.bench.prompts import prompt
 from llamita.bench.report import Row, rows_of
 from llamita.bench.shapes import shape
 from llamita.fused.forward import fuse, unfuse, why_not
-from llamita.generation.drafts import first_layers
+from llamita.generation.speculative.proposers import first_layers
 from llamita.model.llama import LlamaForCausalLM
 
 DRAFT_LAYERS = 2

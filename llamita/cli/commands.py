@@ -16,7 +16,7 @@ from llamita.cli.screen import Screen
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:
-    from llamita.generation.likely import Likely
+    from llamita.generation.logprobs import TokenLogprob
 
 DEFAULT = "default"
 FORCE = "--force"  # behind /save: write over a file that holds something else
@@ -94,17 +94,17 @@ def _change(chat: Conversation, name: str, text: str) -> None:
 
 
 def _check(name: str, value: Any) -> None:
-    from llamita.generation.distribution import Distribution
+    from llamita.sampling.params import SamplingParams
 
     if name == "max_tokens" and value < 1:
         raise UsageError(f"max_tokens is {value}: it must be at least 1")
     if name in (*DRAWING, *PENALTIES):
-        Distribution(**{name: value})
+        SamplingParams(**{name: value})
 
 
 def _setting(chat: Conversation, name: str) -> str:
     """A setting as it is, and where it comes from if not from here."""
-    from llamita.generation.distribution import Distribution
+    from llamita.sampling.params import SamplingParams
 
     if name == "seed":
         return str(chat.seed)
@@ -114,7 +114,7 @@ def _setting(chat: Conversation, name: str) -> str:
     if name in DRAWING and not saved.get("do_sample") and chat.options.keys().isdisjoint(DRAWING):
         return "0, the likeliest token each time (the model's own)" if name == "temperature" else "unused"
     if name in (*DRAWING, *PENALTIES):
-        neutral = f"{getattr(Distribution(), name) or 0:g}"
+        neutral = f"{getattr(SamplingParams(), name) or 0:g}"
         return neutral if saved.get(name) is None else f"{saved[name]:g} (the model's own)"
     return "to the end of the context" if name == "max_tokens" else "none"
 
@@ -169,10 +169,10 @@ def _reset(session: Session, rest: str) -> None:
 
 
 def _tokens(session: Session, rest: str) -> None:
-    from llamita.generation.likely import Spelling
+    from llamita.generation.logprobs import TokenTexts
 
     tokenizer = session.chat.llm.tokenizer
-    spelling = Spelling(tokenizer)
+    spelling = TokenTexts(tokenizer)
     prompt, written = session.chat.last_answer()
     for line in tokens.table([f"{token_id:>6} {tokens.quoted(spelling.of(token_id))}" for token_id in written]):
         terminal.note(line)
@@ -196,7 +196,7 @@ def _probs(session: Session, rest: str) -> None:
         terminal.note(line)
 
 
-def _surprises(likely: "list[Likely]") -> Iterator[str]:
+def _surprises(likely: "list[TokenLogprob]") -> Iterator[str]:
     """The three least likely tokens with what was likeliest in their places, and the perplexity."""
     for entry in sorted(likely, key=lambda entry: entry.logprob)[:3]:
         best = entry.top[0]

@@ -14,7 +14,7 @@ from llamita.errors import UsageError
 
 if TYPE_CHECKING:
     from llamita.generation.completion import Completion, Stream
-    from llamita.generation.speculative import Acceptance
+    from llamita.generation.speculative.verify import Acceptance
     from llamita.llm import LLM
 
 NAME = "generate"

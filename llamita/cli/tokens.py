@@ -10,7 +10,7 @@ from llamita.cli.screen import Screen
 from llamita.cli.terminal import columns, paint
 
 if TYPE_CHECKING:
-    from llamita.generation.likely import Likely
+    from llamita.generation.logprobs import TokenLogprob
     from llamita.llm import LLM
     from llamita.tokenizer.protocol import Tokenizer
 
@@ -23,17 +23,17 @@ def quoted(text: str) -> str:
     return repr(text if len(text) <= WIDEST else text[: WIDEST - 1] + "…")
 
 
-def data(likely: "Likely") -> dict[str, object]:
+def data(likely: "TokenLogprob") -> dict[str, object]:
     """A token with its log probability, and the likeliest ones in its place, as JSON has them."""
     top = [{"token": one.text, "logprob": one.logprob} for one in likely.top]
     return {"token": likely.text, "logprob": likely.logprob, "top": top}
 
 
-def reread(llm: "LLM", prompt: Sequence[int], written: Sequence[int], *, top: int = 0) -> "list[Likely]":
+def reread(llm: "LLM", prompt: Sequence[int], written: Sequence[int], *, top: int = 0) -> "list[TokenLogprob]":
     """How likely the written tokens were behind a prompt, in one pass over both."""
     import torch
 
-    from llamita.generation.likely import Spelling
+    from llamita.generation.logprobs import TokenTexts
     from llamita.generation.outputs import logprobs_through
 
     with torch.no_grad():
@@ -41,7 +41,7 @@ def reread(llm: "LLM", prompt: Sequence[int], written: Sequence[int], *, top: in
         states = llm.model.model(ids[:, :-1], use_cache=False).last_hidden_state[:, len(prompt) - 1 :]
         chosen = ids[:, len(prompt) :]
         logprobs = logprobs_through(states, llm.model.lm_head, chosen, top=top)
-    return Spelling(llm.tokenizer).likely(chosen[0], type(logprobs)(*(column[0] for column in logprobs)))
+    return TokenTexts(llm.tokenizer).likely(chosen[0], type(logprobs)(*(column[0] for column in logprobs)))
 
 
 class Trail:
@@ -59,7 +59,7 @@ class Trail:
         self._waiting: deque[tuple[str, float]] = deque()  # text and probability, not yet shown
         self._seen = 0
 
-    def runs(self, text: str, tokens: "Sequence[Likely]") -> Iterator[tuple[str, float]]:
+    def runs(self, text: str, tokens: "Sequence[TokenLogprob]") -> Iterator[tuple[str, float]]:
         """The shown text, cut into what one token gave, each with its probability. tokens: all there are so far."""
         for likely in tokens[self._seen :]:
             self._waiting.append((self._decoder.push(likely.token_id), likely.probability))

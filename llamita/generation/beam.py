@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from llamita.errors import UsageError
-from llamita.generation.finite import multinomial
+from llamita.generation.decode import ModelRunner
 from llamita.generation.guidance import Guidance
-from llamita.generation.history import History, Process
 from llamita.generation.hypotheses import NEVER, Hypotheses
-from llamita.generation.loop import Feed
-from llamita.generation.outputs import Record
-from llamita.generation.stop import first_match
+from llamita.generation.outputs import ScoreRecorder
+from llamita.generation.sequence import first_match
+from llamita.sampling.finite import multinomial
+from llamita.sampling.history import History, LogitsProcessor
 from llamita.tokenizer.protocol import Tokenizer
 
 ROOM = 256  # tokens that hypotheses have room for at first
@@ -191,7 +191,7 @@ def _divisor(length: int, penalty: float) -> float:
         return number.max
 
 
-class BeamFeed(Feed):
+class BeamRunner(ModelRunner):
     """A feed whose rows multiply and change places; the prompts are read once, not once a beam."""
 
     def repeat(self, times: int) -> None:
@@ -225,21 +225,21 @@ def untouched(logits: Tensor, history: History) -> Tensor:
 
 @torch.no_grad()
 def tokens(
-    feed: BeamFeed,
+    feed: BeamRunner,
     search: BeamSearch,
     *,
-    process: Process = untouched,
-    record: Record | None = None,
+    process: LogitsProcessor = untouched,
+    record: ScoreRecorder | None = None,
     guidance: Guidance | None = None,
 ) -> Iterator[list[list[int]]]:
     """Search until nothing can improve; every step yields what it settled, a list of token ids for each prompt.
 
     feed: of the B prompts. process: changes the log probabilities, given the texts so far. guidance: away from B
-    negative prompts, by a BeamFeed of them: each beam has its own negative text. The results are `search.best()`.
+    negative prompts, by a BeamRunner of them: each beam has its own negative text. The results are `search.best()`.
     """
     feeds = [feed]
     if guidance is not None:
-        assert isinstance(guidance.feed, BeamFeed)
+        assert isinstance(guidance.feed, BeamRunner)
         feeds.append(guidance.feed)
     while not search.is_over:
         logits = feed.logits()  # at first (B, V), then (B * beams, V)

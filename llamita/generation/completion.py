@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from llamita.generation.likely import Likely
-from llamita.generation.stop import Row
-from llamita.generation.toolcalls import ToolCall, parse
+from llamita.generation.logprobs import TokenLogprob
+from llamita.generation.sequence import Row
+from llamita.structured.tool_calls import ToolCall, parse
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Completion:
     prompt_token_ids: list[int]
     finish_reason: str | None
     stop_reason: int | str | None = None
-    logprobs: list[Likely] | None = None
-    prompt_logprobs: list[Likely] | None = None
+    logprobs: list[TokenLogprob] | None = None
+    prompt_logprobs: list[TokenLogprob] | None = None
     tools: tuple[str, ...] = ()
 
     @property
@@ -63,8 +63,8 @@ class Writing:
     row: Row
     prompt_token_ids: list[int]
     tools: tuple[str, ...] = ()
-    likely: Sequence[Likely] | None = None
-    prompt_likely: list[Likely] | None = None
+    likely: Sequence[TokenLogprob] | None = None
+    prompt_likely: list[TokenLogprob] | None = None
 
     @property
     def completion(self) -> Completion:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from llamita.generation.loop import Feed
+from llamita.generation.decode import ModelRunner
 
 MOST = 1e15  # what exaggerates more would leave no numbers
 
@@ -13,7 +13,7 @@ class Guidance:
     scale: 1 changes nothing, more exaggerates. feed: of the negative prompts, a row for each text.
     """
 
-    def __init__(self, scale: float, feed: Feed) -> None:
+    def __init__(self, scale: float, feed: ModelRunner) -> None:
         self.scale = min(max(scale, -MOST), MOST)
         self.feed = feed
 

@@ -48,7 +48,7 @@ class GenerateBeamDecoderOnlyOutput(ModelOutput):
     past_key_values: Cache | None = None
 
 
-class Record:
+class ScoreRecorder:
     """What is kept of every step for the output: `scores`, `logits`, or neither."""
 
     def __init__(self, *, scores: bool = False, logits: bool = False) -> None:
@@ -77,10 +77,10 @@ class Record:
         return None if self._logits is None else tuple(self._logits)
 
 
-class Ledger:
+class RaggedScoreRecorder:
     """The record of rows that grow unequally: logits and scores of each row's tokens, brought into step at the end."""
 
-    def __init__(self, rows: int, record: Record) -> None:
+    def __init__(self, rows: int, record: ScoreRecorder) -> None:
         self._rows: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(rows)]
         self._record = record
 

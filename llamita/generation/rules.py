@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 
 from llamita.errors import UsageError
-from llamita.generation import constrain, healing, request
-from llamita.generation.constrain import Constraint, Constraints
-from llamita.generation.job import Job
-from llamita.generation.options import Options
-from llamita.generation.per_row import EachRow, check_rows
+from llamita.generation import text_options
+from llamita.generation.hf_flags import GenerationFlags
+from llamita.generation.request import GenerationRequest
+from llamita.sampling.per_row import EachRow, check_rows
+from llamita.structured import grammar, healing
+from llamita.structured.grammar import Constraint, Constraints
 from llamita.tokenizer.pieces import token_bytes
 from llamita.tokenizer.protocol import Tokenizer
 
 
-def ruled(job: Job) -> Job:
+def ruled(job: GenerationRequest) -> GenerationRequest:
     """The same with the rules that its options ask for, and prompts cut back to be healed; itself without any.
 
     Raises UsageError for wrong forms, two of them, or no tokenizer to read them by.
@@ -28,16 +29,16 @@ def ruled(job: Job) -> Job:
     names = sorted({name for row in forms for name, value in row.items() if value is not None})
     if not names and not job.options.token_healing:
         return job
-    request.check_forms([*names], heals=job.options.token_healing)
+    text_options.check_forms([*names], heals=job.options.token_healing)
     tokenizer = _checked(job.tokenizer, names[0] if names else "token_healing")
     if not names:
         return _healed(job, tokenizer)
-    return replace(job, rules=_constraints(forms, constrain.Vocabulary(tokenizer, job.options.eos_token_ids)))
+    return replace(job, rules=_constraints(forms, grammar.Vocabulary(tokenizer, job.options.eos_token_ids)))
 
 
-def _forms(options: Options, rows: int) -> list[dict[str, Any]]:
+def _forms(options: GenerationFlags, rows: int) -> list[dict[str, Any]]:
     """The flags of each row."""
-    given = {name: getattr(options, name) for name in request.FORMS}
+    given = {name: getattr(options, name) for name in text_options.FORMS}
     for name, value in given.items():
         if isinstance(value, EachRow):
             check_rows(name, value, rows)
@@ -47,14 +48,14 @@ def _forms(options: Options, rows: int) -> list[dict[str, Any]]:
     ]
 
 
-def _constraints(forms: list[dict[str, Any]], vocabulary: constrain.Vocabulary) -> Constraints:
+def _constraints(forms: list[dict[str, Any]], vocabulary: grammar.Vocabulary) -> Constraints:
     """A rule a row, each form compiled once."""
     made: list[tuple[dict[str, Any], Constraint | None]] = []
     rows: list[Constraint | None] = []
     for form in forms:
         known = next((pair for pair in made if pair[0] == form), None)
         if known is None:
-            grammar = request.form(form)
+            grammar = text_options.form(form)
             known = (form, None if grammar is None else Constraint(grammar, vocabulary))
             made.append(known)
         rows.append(None if known[1] is None else known[1].fork())
@@ -72,7 +73,7 @@ def _checked(tokenizer: Tokenizer | None, flag: str) -> Tokenizer:
     return tokenizer
 
 
-def _healed(job: Job, tokenizer: Tokenizer) -> Job:
+def _healed(job: GenerationRequest, tokenizer: Tokenizer) -> GenerationRequest:
     """The prompts without their last tokens where these begin longer ones, to be written again."""
     ids = job.input_ids
     if job.embeds is not None or job.positions is not None or (job.mask is not None and job.mask.shape != ids.shape):

@@ -8,21 +8,22 @@ from torch import Tensor
 
 from llamita.cache.dynamic import DynamicCache
 from llamita.errors import UnsupportedError, UsageError
-from llamita.generation import assisted, beam, speculative
+from llamita.generation import beam
 from llamita.generation.assistants import drafter, guesser
-from llamita.generation.choice import Choice
+from llamita.generation.decode import ModelRunner, tokens
 from llamita.generation.guidance import Guidance
-from llamita.generation.job import Job, Written
-from llamita.generation.lockstep import Lockstep
-from llamita.generation.loop import Feed, tokens
-from llamita.generation.outputs import Ledger, Record, side_by_side
-from llamita.generation.sampling import Sampler, generators, greedy_rows
-from llamita.generation.slots import Slots
-from llamita.generation.stop import Finish, Row, Stop
+from llamita.generation.outputs import RaggedScoreRecorder, ScoreRecorder, side_by_side
+from llamita.generation.request import GenerationRequest, GenerationResult
+from llamita.generation.sequence import Finish, Row, Stop
+from llamita.generation.speculative import hf_draws, verify
+from llamita.generation.speculative.ragged import RaggedBatch
+from llamita.generation.streaming import ColumnStreamer
 from llamita.model.llama import LlamaForCausalLM
+from llamita.sampling.sampler import Sampler, generators, greedy_rows
+from llamita.sampling.selection import TokenSelector
 
 
-def write(job: Job) -> Written:
+def write(job: GenerationRequest) -> GenerationResult:
     """Token by token: greedy, or drawn."""
     job, settings = job.expanded()
     record, feed, rows = job.record, job.feed(), job.rows()
@@ -39,10 +40,10 @@ def write(job: Job) -> Written:
         columns.append(step[:, None])
         job.on_step(step)
         _judge(job, rows, columns, record)
-    return Written(tokens=torch.cat(columns, dim=1), record=record, feed=feed)
+    return GenerationResult(tokens=torch.cat(columns, dim=1), record=record, feed=feed)
 
 
-def _judge(job: Job, rows: list[Row], columns: list[Tensor], record: Record) -> None:
+def _judge(job: GenerationRequest, rows: list[Row], columns: list[Tensor], record: ScoreRecorder) -> None:
     """End the rows that the clock or a criterion of the user ends."""
     if not (job.criteria or job.is_late):
         return
@@ -52,7 +53,7 @@ def _judge(job: Job, rows: list[Row], columns: list[Tensor], record: Record) -> 
             row.finish = Finish("time" if job.is_late else "criterion")
 
 
-def _verdicts(job: Job, ids: Tensor, record: Record) -> Tensor:
+def _verdicts(job: GenerationRequest, ids: Tensor, record: ScoreRecorder) -> Tensor:
     """Which texts (R, T) the clock or a criterion ends: bool (R,)."""
     over = torch.full((len(ids),), job.is_late, device=ids.device)
     for criterion in job.criteria:
@@ -60,11 +61,11 @@ def _verdicts(job: Job, ids: Tensor, record: Record) -> Tensor:
     return over
 
 
-def search(job: Job) -> Written:
+def search(job: GenerationRequest) -> GenerationResult:
     """By beams: the texts that are likeliest as a whole, or drawn beside each other."""
     options, prompts = job.options, len(job.input_ids)
-    record, feed = job.record, job.feed(beam.BeamFeed)
-    assert isinstance(feed, beam.BeamFeed)
+    record, feed = job.record, job.feed(beam.BeamRunner)
+    assert isinstance(feed, beam.BeamRunner)
     settings = job.settings([row for row in range(prompts) for _ in range(options.num_beams)])
     seeded = generators(options.seed, prompts, job.input_ids.device)
     fill = beam.filler(options.pad_token_id, options.eos_token_ids)
@@ -82,15 +83,15 @@ def search(job: Job) -> Written:
     )
     beams = None if seeded is None else [one for one in seeded for _ in range(options.num_beams)]
     process = job.process(settings, prompts * options.num_beams, beams)
-    told = Lockstep(prompts, job.on_step, fill=fill)
-    guidance = _guidance(job, beam.BeamFeed)
+    told = ColumnStreamer(prompts, job.on_step, fill=fill)
+    guidance = _guidance(job, beam.BeamRunner)
     for settled in beam.tokens(feed, found, process=process or beam.untouched, record=record, guidance=guidance):
         told.push(settled, found.closed[:, 0].tolist())
     written, indices, scores = found.best(options.num_return_sequences)
-    return Written(tokens=written, record=record, feed=feed, beams=(indices, scores))
+    return GenerationResult(tokens=written, record=record, feed=feed, beams=(indices, scores))
 
 
-def _beam_stops(job: Job, record: Record) -> Callable[[Tensor], Tensor] | None:
+def _beam_stops(job: GenerationRequest, record: ScoreRecorder) -> Callable[[Tensor], Tensor] | None:
     """Which written tokens (R, new) end a beam beside the end tokens: stop strings, criteria, the clock."""
     strings, tokenizer = job.options.stops, job.tokenizer
     if strings and tokenizer is None:
@@ -107,7 +108,7 @@ def _beam_stops(job: Job, record: Record) -> Callable[[Tensor], Tensor] | None:
     return over
 
 
-def speculate(job: Job) -> Written:
+def speculate(job: GenerationRequest) -> GenerationResult:
     """By guessing ahead and checking several tokens in one pass."""
     options = job.options
     if options.kept or options.guidance_scale not in (None, 1) or job.criteria or job.embeds is not None:
@@ -128,29 +129,31 @@ def speculate(job: Job) -> Written:
             f"{type(model).__name__} and a {type(getattr(cache, 'inner', cache)).__name__}: leave the assistant out"
         )
     job, settings = job.expanded()
-    rows, acceptance, record = job.rows(), speculative.Acceptance(), job.record
-    ledger = Ledger(len(rows), record) if record.is_on else None
+    rows, acceptance, record = job.rows(), verify.Acceptance(), job.record
+    ledger = RaggedScoreRecorder(len(rows), record) if record.is_on else None
     seeded = generators(options.seed, len(rows), job.input_ids.device)
     greedy = greedy_rows(settings, len(rows))
     common: dict[str, Any] = {"stop": Stop(rows), "cache": cache, "acceptance": acceptance, "ledger": ledger}
-    process, text = job.process(settings, len(rows), seeded), Slots(job.input_ids, job.mask)
+    process, text = job.process(settings, len(rows), seeded), RaggedBatch(job.input_ids, job.mask)
     if seeded is None and greedy == [False] and options.draft_tree is None:
-        steps = assisted.tokens(model, text, guesser(job, model, settings, process), process=process, **common)
+        steps = hf_draws.tokens(model, text, guesser(job, model, settings, process), process=process, **common)
     else:
-        choice = Choice(len(rows), process=process, greedy=greedy, generators=seeded, device=job.input_ids.device)
-        steps = speculative.tokens(model, text, drafter(job, model), choice=choice, **common)
+        choice = TokenSelector(
+            len(rows), process=process, greedy=greedy, generators=seeded, device=job.input_ids.device
+        )
+        steps = verify.tokens(model, text, drafter(job, model), choice=choice, **common)
     fill = options.padding if options.padding is not None else 0
-    told = Lockstep(len(rows), job.on_step, fill=fill)
+    told = ColumnStreamer(len(rows), job.on_step, fill=fill)
     for new in steps:
-        _judge(job, rows, [], Record())
+        _judge(job, rows, [], ScoreRecorder())
         told.push(new, [row.finish is not None for row in rows])
     if ledger is not None:
         ledger.close([len(row.token_ids) for row in rows])
     written = side_by_side([row.token_ids for row in rows], fill=fill, device=job.input_ids.device)
-    return Written(tokens=written, record=record, acceptance=acceptance)
+    return GenerationResult(tokens=written, record=record, acceptance=acceptance)
 
 
-def _guidance(job: Job, kind: type[Feed] = Feed) -> Guidance | None:
+def _guidance(job: GenerationRequest, kind: type[ModelRunner] = ModelRunner) -> Guidance | None:
     scale = job.options.guidance_scale
     if scale is None or scale == 1:
         return None

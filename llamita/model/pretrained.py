@@ -216,10 +216,10 @@ class LlamaPreTrainedModel(PreTrainedModel):
     def generate(self, input_ids: Tensor | None = None, **options: Any) -> Any:
         """Continue token ids (B, T): a tensor, or the record that `return_dict_in_generate` asks for.
 
-        The options are those of `llamita.generation.convention.generate`.
+        The options are those of `llamita.generation.hf.generate`.
         """
         self.check_inputs_are_own()
-        from llamita.generation.convention import generate
+        from llamita.generation.hf import generate
 
         return generate(self, input_ids, **options)
 

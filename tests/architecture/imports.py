@@ -13,10 +13,11 @@ ROWS: tuple[frozenset[str], ...] = tuple(
     for row in (
         "errors checks config presets cria __version__",
         "kernels files",
-        "attention cache",
+        "attention cache tokenizer",
         "context",
+        "sampling structured",
         "model",
-        "tokenizer quant adapters parallel fused",
+        "quant adapters parallel fused",
         "checkpoint generation data chart",
         "engine train lens",
         "llm",
@@ -30,7 +31,7 @@ ROWS: tuple[frozenset[str], ...] = tuple(
 # (module, target): the few imports inside a method that reach down the table.
 DEFERRED: frozenset[tuple[str, str]] = frozenset(
     {
-        ("llamita.model.pretrained", "llamita.generation.convention"),  # `generate` on the model class
+        ("llamita.model.pretrained", "llamita.generation.hf"),  # `generate` on the model class
     }
 )
 
@@ -43,7 +44,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "safetensors": ("files",),
     "tokenizers": ("tokenizer",),
     "jinja2": ("tokenizer",),
-    "llguidance": ("generation.constrain",),
+    "llguidance": ("structured",),
     "numba": ("kernels", "bench.reading"),
     "llvmlite": ("kernels",),
     "triton": ("kernels",),

@@ -8,12 +8,18 @@ from torch import Tensor
 
 from llamita.bridge import transformers as peers
 from llamita.config import LlamaConfig
-from llamita.generation.choice import Choice
-from llamita.generation.drafts import Drafter, DraftModel, DraftTree, EarlyExit, PromptLookup
-from llamita.generation.slots import Slots
-from llamita.generation.speculative import tokens
-from llamita.generation.stop import Row, Stop
+from llamita.generation.sequence import Row, Stop
+from llamita.generation.speculative.proposers import (
+    DraftModelProposer,
+    DraftTree,
+    EarlyExit,
+    PromptLookupProposer,
+    Proposer,
+)
+from llamita.generation.speculative.ragged import RaggedBatch
+from llamita.generation.speculative.verify import tokens
 from llamita.model.llama import LlamaForCausalLM
+from llamita.sampling.selection import TokenSelector
 
 ENDS = [11, 23]
 
@@ -32,19 +38,19 @@ def draft(tiny_config: LlamaConfig) -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval()
 
 
-def written(model: LlamaForCausalLM, drafter: Drafter, ids: Tensor) -> list[int]:
+def written(model: LlamaForCausalLM, drafter: Proposer, ids: Tensor) -> list[int]:
     stop = Stop([Row(20, eos_token_ids=ENDS)])
-    for _ in tokens(model, Slots(ids), drafter, stop=stop, choice=Choice(1)):
+    for _ in tokens(model, RaggedBatch(ids), drafter, stop=stop, choice=TokenSelector(1)):
         pass
     return stop.rows[0].token_ids
 
 
 def test_greedy(ours: LlamaForCausalLM, draft: LlamaForCausalLM) -> None:
     theirs: Any = peers.twin(ours)
-    helpers: list[tuple[Drafter, dict[str, Any]]] = [
-        (PromptLookup(length=5), {"prompt_lookup_num_tokens": 5}),
-        (PromptLookup(length=3, ngram=1), {"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1}),
-        (DraftModel(draft), {"assistant_model": peers.twin(draft)}),
+    helpers: list[tuple[Proposer, dict[str, Any]]] = [
+        (PromptLookupProposer(length=5), {"prompt_lookup_num_tokens": 5}),
+        (PromptLookupProposer(length=3, ngram=1), {"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1}),
+        (DraftModelProposer(draft), {"assistant_model": peers.twin(draft)}),
         (EarlyExit(ours, layers=2), {"assistant_early_exit": 2}),
         (DraftTree(draft), {}),
     ]
@@ -63,7 +69,13 @@ def test_the_way_of_batches_draws_no_more_than_plain_decoding(ours: LlamaForCaus
     plain = ours.generate(ids, do_sample=True, top_k=0, max_new_tokens=20)[0, 9:].tolist()
     torch.manual_seed(5)
     stop = Stop([Row(20, eos_token_ids=ENDS)])
-    for _ in tokens(ours, Slots(ids), PromptLookup(length=4, ngram=1), stop=stop, choice=Choice(1, greedy=False)):
+    for _ in tokens(
+        ours,
+        RaggedBatch(ids),
+        PromptLookupProposer(length=4, ngram=1),
+        stop=stop,
+        choice=TokenSelector(1, greedy=False),
+    ):
         pass
     assert stop.rows[0].token_ids == plain
 

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from llamita.bridge import transformers as peers
 from llamita.config import LlamaConfig
-from llamita.generation.beam import BeamFeed, BeamSearch, filler, tokens, untouched
-from llamita.generation.chain import Chain
-from llamita.generation.distribution import Distribution
-from llamita.generation.history import History
-from llamita.generation.outputs import Record, compute_transition_scores
+from llamita.generation.beam import BeamRunner, BeamSearch, filler, tokens, untouched
+from llamita.generation.outputs import ScoreRecorder, compute_transition_scores
 from llamita.model.llama import LlamaForCausalLM
+from llamita.sampling.history import History
+from llamita.sampling.params import SamplingParams
+from llamita.sampling.processor_list import LogitsProcessorList
 
 END, PAD = 5, 3
 MANY_ENDS = [11, 23, 42, 61, 77]
@@ -52,9 +52,9 @@ class Searched:
     def __init__(self, model: Any, ids: Tensor, mask: Tensor | None, process: Any = untouched, **settings: Any) -> None:
         use_cache = settings.pop("use_cache", True)
         self.search = BeamSearch(History.begin(ids, mask), **settings)
-        self.record = Record(scores=True, logits=True)
+        self.record = ScoreRecorder(scores=True, logits=True)
         self.streamed: list[list[int]] = [[] for _ in ids]
-        feed = BeamFeed(model, ids, attention_mask=mask, use_cache=use_cache)
+        feed = BeamRunner(model, ids, attention_mask=mask, use_cache=use_cache)
         for step in tokens(feed, self.search, process=process, record=self.record):
             for text, new in zip(self.streamed, step, strict=True):
                 text += new
@@ -143,7 +143,7 @@ def test_a_chain_of_settings(
     asked = {"max_new_tokens": 12, "num_beams": 3, "return_dict_in_generate": True, "output_scores": True}
     torch.manual_seed(1)
     reference = theirs.generate(prompt, **asked, eos_token_id=eos, **flags)
-    chain = Chain(Distribution(**flags, eos_token_id=eos, num_beams=3, max_length=19), rows=9)
+    chain = LogitsProcessorList(SamplingParams(**flags, eos_token_id=eos, num_beams=3, max_length=19), rows=9)
     torch.manual_seed(1)
     settings = {"eos_token_ids": eos, "do_sample": flags.get("do_sample", False), "fill": PAD}
     written, _, scores = Searched(ours, prompt, None, chain, beams=3, limit=12, **settings).search.best()
@@ -154,7 +154,7 @@ def test_a_chain_of_settings(
 def test_hidden_states(ours: LlamaForCausalLM, theirs: Any, prompt: Tensor) -> None:
     asked = {"num_beams": 3, "return_dict_in_generate": True, "output_hidden_states": True}
     reference = theirs.generate(prompt, **asked, max_new_tokens=4)
-    feed = BeamFeed(ours, prompt, kept=("hidden_states",))
+    feed = BeamRunner(ours, prompt, kept=("hidden_states",))
     search = BeamSearch(History.begin(prompt), beams=3, limit=4, eos_token_ids=[END])
     assert len(list(tokens(feed, search))) == len(reference.hidden_states)
     torch.testing.assert_close(tuple(feed.kept["hidden_states"]), reference.hidden_states, rtol=1e-4, atol=1e-4)

@@ -9,14 +9,14 @@ import pytest
 import torch
 import transformers
 from torch import Tensor
-from transformers.generation import LogitsProcessorList
+from transformers import generation
 from transformers.generation.watermarking import WatermarkDetector
 
-from llamita.generation.chain import Chain
-from llamita.generation.distribution import Distribution
-from llamita.generation.history import History
-from llamita.generation.per_row import EachRow
-from llamita.generation.watermark import WatermarkingConfig, detect
+from llamita.sampling.history import History
+from llamita.sampling.params import SamplingParams
+from llamita.sampling.per_row import EachRow
+from llamita.sampling.processor_list import LogitsProcessorList
+from llamita.sampling.watermark import WatermarkingConfig, detect
 
 V, B, P = 97, 5, 6
 EOS = [3, 11]
@@ -37,12 +37,12 @@ def case(seed: int, *, written: int, rows: int = B, prompt: int = P) -> tuple[Te
 
 def theirs(
     model: Any, flags: dict[str, Any], input_ids: Tensor, *, prompt: int = P, mask: Tensor | None = None
-) -> LogitsProcessorList:
+) -> generation.LogitsProcessorList:
     extra = {name: flags[name] for name in ("prefix_allowed_tokens_fn", "logits_processor") if name in flags}
     config = transformers.GenerationConfig(**{k: v for k, v in flags.items() if k not in extra})
     config._eos_token_tensor = torch.tensor(flags["eos_token_id"])
     if "logits_processor" in extra:
-        extra["logits_processor"] = LogitsProcessorList(extra["logits_processor"])
+        extra["logits_processor"] = generation.LogitsProcessorList(extra["logits_processor"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return model._get_logits_processor(
@@ -55,8 +55,8 @@ def theirs(
         )
 
 
-def ours(flags: dict[str, Any], rows: int = B) -> Chain:
-    return Chain(Distribution(**flags), rows=rows)
+def ours(flags: dict[str, Any], rows: int = B) -> LogitsProcessorList:
+    return LogitsProcessorList(SamplingParams(**flags), rows=rows)
 
 
 def history(input_ids: Tensor, *, prompt: int = P, first: Tensor | None = None) -> History:

@@ -12,10 +12,10 @@ import torch
 import llamita
 from llamita.cache import saved
 from llamita.errors import BrokenFileError, NotFoundError, UsageError
-from llamita.generation import toolcalls
 from llamita.kernels.program import Program
 from llamita.llm import LLM
 from llamita.model.fingerprint import fingerprint
+from llamita.structured import tool_calls
 from tests.small import CONFIG, save_small_model
 
 
@@ -316,7 +316,7 @@ def test_tools_are_called(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llm.tokenizer, "chat_templates", {"default": template})
     question: Any = [{"role": "user", "content": "?"}]
     monkeypatch.setattr(type(llm), "context_length", 400)
-    called = llm.chat(question, tools=[TOOL], grammar=toolcalls.grammar([TOOL]), temperature=1.0, seed=0)
+    called = llm.chat(question, tools=[TOOL], grammar=tool_calls.grammar([TOOL]), temperature=1.0, seed=0)
     assert '"weather"' in llm.tokenizer.decode(called.prompt_token_ids)
     (call,) = called.tool_calls
     assert (call.name, call.arguments["days"] in (1, 2)) == ("weather", True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llamita.cli import tokens
-from llamita.generation.likely import Likely, Spelling
+from llamita.generation.logprobs import TokenLogprob, TokenTexts
 from llamita.tokenizer.load import load_tokenizer
 from llamita.tokenizer.protocol import Tokenizer
 
@@ -16,18 +16,18 @@ def tokenizer(small_path: Path) -> Tokenizer:
     return load_tokenizer(small_path)
 
 
-def likely(token_id: int, probability: float = 0.5) -> Likely:
-    return Likely(token_id, "", math.log(probability))
+def likely(token_id: int, probability: float = 0.5) -> TokenLogprob:
+    return TokenLogprob(token_id, "", math.log(probability))
 
 
 def test_tokens_are_spelled(tokenizer: Tokenizer) -> None:
-    spelling = Spelling(tokenizer)
+    spelling = TokenTexts(tokenizer)
     ids = tokenizer.encode("a\né", add_special_tokens=False)
     assert [spelling.of(i) for i in ids] == ["a", "\n", "\ufffd", "\ufffd"]
     assert [tokens.quoted(spelling.of(i)) for i in ids[:2]] == ["'a'", r"'\n'"]
     assert spelling.of(258) == "<|eot_id|>"
     assert spelling.of(9999) == ""
-    told = tokens.data(Likely(ids[0], "a", -1.0, (Likely(ids[1], "\n", -0.5),)))
+    told = tokens.data(TokenLogprob(ids[0], "a", -1.0, (TokenLogprob(ids[1], "\n", -0.5),)))
     assert told == {"token": "a", "logprob": -1.0, "top": [{"token": "\n", "logprob": -0.5}]}
 
 

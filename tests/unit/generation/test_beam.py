@@ -11,9 +11,9 @@ from torch import Tensor
 from llamita.cache import StaticCache
 from llamita.config import LlamaConfig
 from llamita.errors import UsageError
-from llamita.generation.beam import BeamFeed, BeamSearch, stops_at, tokens, untouched
-from llamita.generation.history import History
+from llamita.generation.beam import BeamRunner, BeamSearch, stops_at, tokens, untouched
 from llamita.model.llama import LlamaForCausalLM
+from llamita.sampling.history import History
 from llamita.tokenizer.load import load_tokenizer
 
 
@@ -29,11 +29,11 @@ def prompt() -> Tensor:
 
 
 def found(
-    model: LlamaForCausalLM, ids: Tensor, feed: BeamFeed | None = None, process: Any = untouched, **settings: Any
+    model: LlamaForCausalLM, ids: Tensor, feed: BeamRunner | None = None, process: Any = untouched, **settings: Any
 ) -> list[list[int]]:
     search = BeamSearch(History.begin(ids), **settings)
     streamed: list[list[int]] = [[] for _ in ids]
-    for step in tokens(feed or BeamFeed(model, ids), search, process=process):
+    for step in tokens(feed or BeamRunner(model, ids), search, process=process):
         streamed = [text + new for text, new in zip(streamed, step, strict=True)]
     best, origins, _ = search.best()
     assert streamed == [row[row_origins >= 0].tolist() for row, row_origins in zip(best, origins, strict=True)]
@@ -67,7 +67,7 @@ def test_what_streams_was_never_taken_back(model: LlamaForCausalLM, prompt: Tens
     search = BeamSearch(History.begin(prompt), beams=3, limit=12, eos_token_ids=list(range(10, 40)))
     streamed: list[list[int]] = [[] for _ in prompt]
     lengths = []
-    for step in tokens(BeamFeed(model, prompt), search):
+    for step in tokens(BeamRunner(model, prompt), search):
         streamed = [text + new for text, new in zip(streamed, step, strict=True)]
         lengths.append(sum(map(len, streamed)))
         for row, text in enumerate(streamed):
@@ -94,10 +94,10 @@ def test_a_stop_string_ends_a_beam(small_path: Path) -> None:
 def test_a_static_cache_and_embeddings(model: LlamaForCausalLM, prompt: Tensor) -> None:
     expected = found(model, prompt, beams=3, limit=6)
     cache = StaticCache(model.config, batch=3, capacity=12)
-    assert found(model, prompt, BeamFeed(model, prompt, past_key_values=cache), beams=3, limit=6) == expected
+    assert found(model, prompt, BeamRunner(model, prompt, past_key_values=cache), beams=3, limit=6) == expected
     embeds = model.get_input_embeddings()(prompt).detach()
     for use_cache in (True, False):
-        feed = BeamFeed(model, inputs_embeds=embeds, use_cache=use_cache)
+        feed = BeamRunner(model, inputs_embeds=embeds, use_cache=use_cache)
         assert found(model, prompt[:, :0], feed, beams=3, limit=6) == expected
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
 from llamita.fused import fuse
-from llamita.generation.drafts import first_layers
+from llamita.generation.speculative.proposers import first_layers
 from llamita.model.llama import LlamaForCausalLM, LlamaModel
 
 SMALL = {"hidden_size": 24, "num_attention_heads": 3, "num_key_value_heads": 1, "num_hidden_layers": 1}

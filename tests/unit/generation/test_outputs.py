@@ -9,7 +9,7 @@ from llamita.errors import UsageError
 from llamita.generation.outputs import (
     GenerateBeamDecoderOnlyOutput,
     GenerateDecoderOnlyOutput,
-    Record,
+    ScoreRecorder,
     compute_transition_scores,
     logprobs_of,
     logprobs_through,
@@ -69,7 +69,7 @@ def test_transition_scores_of_rows_that_stayed() -> None:
 
 
 def test_records() -> None:
-    record = Record(scores=True)
+    record = ScoreRecorder(scores=True)
     logits = torch.zeros(1, 2)
     record.add(logits, logits)
     logits += 1  # what is kept does not follow

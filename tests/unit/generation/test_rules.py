@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from llamita.errors import UsageError
-from llamita.generation.per_row import EachRow
 from llamita.llm import LLM, load
 from llamita.model.llama import LlamaForCausalLM
+from llamita.sampling.per_row import EachRow
 from llamita.tokenizer.load import load_tokenizer
 from llamita.tokenizer.protocol import Tokenizer
 from tests.small import BEGIN, END, PAD

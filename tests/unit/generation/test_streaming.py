@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from llamita.config import LlamaConfig
-from llamita.generation.lockstep import Lockstep
+from llamita.generation.streaming import ColumnStreamer
 from llamita.model.llama import LlamaForCausalLM
 
 WAYS: list[dict[str, Any]] = [
@@ -61,7 +61,7 @@ def test_what_is_heard_is_what_is_returned(model: LlamaForCausalLM, way: dict[st
 
 def test_columns_come_as_soon_as_all_rows_have_them() -> None:
     told: list[list[int]] = []
-    lockstep = Lockstep(3, lambda step: told.append(step.tolist()), fill=9)
+    lockstep = ColumnStreamer(3, lambda step: told.append(step.tolist()), fill=9)
     lockstep.push([[1, 2], [3], []], [False] * 3)
     assert told == []
     lockstep.push([[], [], [4]], [False, True, False])

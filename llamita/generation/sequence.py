@@ -1,0 +1,177 @@
+"""When a row is over: an end token, a stop string, or its length; and what of its text may be shown so far."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llamita.errors import UsageError
+from llamita.tokenizer.protocol import Tokenizer
+from llamita.tokenizer.stream import CONTEXT, StreamDecoder
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Why a row ended: "stop", with the token id or the string that it met, or "length"."""
+
+    reason: str
+    matched: int | str | None = None
+
+
+class Row:
+    """One row as it grows: its tokens, its text, and why it ended.
+
+    limit: the most tokens. eos_token_ids: ids that end it. strings: texts that end it and are not part of it, however
+    tokens cut them; special tokens, which the text does not show, count with their names. tokenizer: needed for
+    `strings`, and where text is wanted. after: the ids before the row, where its text goes on from theirs: a
+    SentencePiece token that begins with a space keeps it only behind another. again: ids whose text comes first once
+    more, in whatever tokens, and is no part of the row's.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        *,
+        eos_token_ids: Collection[int] = (),
+        strings: Sequence[str] = (),
+        tokenizer: Tokenizer | None = None,
+        after: Sequence[int] = (),
+        again: Sequence[int] = (),
+    ) -> None:
+        if strings and tokenizer is None:
+            raise UsageError("stop_strings are found in text: pass tokenizer= as well")
+        self.limit = limit
+        self.eos_token_ids = frozenset(eos_token_ids)
+        self.strings = tuple(strings)
+        self.token_ids: list[int] = []
+        self.text = ""  # complete and safe to show; what may become a stop string waits
+        self.finish: Finish | None = None
+        self._decoder = None if tokenizer is None else _behind(tokenizer, after)
+        self._again = 0  # characters still to leave out
+        if tokenizer is not None and again:
+            self._again = len("".join(map(_behind(tokenizer, after).push, again)))
+        self._held: list[tuple[str, bool]] = []  # characters, and whether they are shown
+        self._names = tokenizer if strings else None  # where special tokens are spelled
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether the values of the tokens matter, not only their number."""
+        return bool(self.eos_token_ids) or self._decoder is not None
+
+    def push(self, token_id: int) -> str:
+        """Take the next token; returns the text that became safe to show."""
+        self.token_ids.append(token_id)
+        shown = ""
+        if token_id in self.eos_token_ids:
+            self.finish = Finish("stop", token_id)
+        elif self._decoder is not None:
+            shown = self._release(self._own(self._decoder.push(token_id)), self._name(token_id))
+        if self.finish is None and len(self.token_ids) >= self.limit:
+            self.finish = Finish("length")
+        if self.finish is not None:
+            shown += self._rest()
+        self.text += shown
+        return shown
+
+    def _own(self, piece: str) -> str:
+        """What of a new piece is not said again."""
+        left, self._again = piece[self._again :], max(0, self._again - len(piece))
+        return left
+
+    def _name(self, token_id: int) -> str:
+        """The name of a special token, where stop strings are looked for."""
+        if self._names is None or token_id not in self._names.special_ids:
+            return ""
+        return self._names.id_to_token(token_id) or ""
+
+    def _release(self, piece: str, name: str = "") -> str:
+        """The held text and a new piece, or a name that is not shown, up to a stop string or what may become one."""
+        if not self.strings:
+            return piece
+        held = [*self._held, *((one, True) for one in piece), *((one, False) for one in name)]
+        text = "".join(one for one, _ in held)
+        if (found := first_match(text, self.strings)) is not None:
+            start, string = found
+            self.finish, self._held = Finish("stop", string), []
+            return _shown(held[:start])
+        start = len(text) - partial_match(text, self.strings)
+        self._held = held[start:]
+        return _shown(held[:start])
+
+    def _rest(self) -> str:
+        """What was still waiting when the row ended: bytes of a character cut off, the start of no stop string."""
+        assert self.finish is not None
+        if self._decoder is None or isinstance(self.finish.matched, str):
+            return ""
+        text = self._release(self._own(self._decoder.flush())) + _shown(self._held)
+        self._held = []
+        return text
+
+
+def _shown(held: Sequence[tuple[str, bool]]) -> str:
+    return "".join(one for one, is_shown in held if is_shown)
+
+
+def _behind(tokenizer: Tokenizer, before: Sequence[int]) -> StreamDecoder:
+    """A decoder of what follows some ids."""
+    decoder = StreamDecoder(tokenizer)
+    for token_id in before[-CONTEXT:]:
+        decoder.push(token_id)
+    return decoder
+
+
+def listed_stops(stop: str | Sequence[str] | None) -> list[str]:
+    """Stop strings as a list; raises UsageError for an empty one."""
+    stops = [stop] if isinstance(stop, str) else list(stop or ())
+    if not all(stops):
+        raise UsageError("a stop string is empty: it would stop before the first token, leave it out")
+    return stops
+
+
+def first_match(text: str, strings: Sequence[str]) -> tuple[int, str] | None:
+    """Where a stop string begins, and which: the one that is complete first, as if the text came by characters."""
+    ends = [(text.find(string) + len(string), string) for string in strings if string in text]
+    if not ends:
+        return None
+    end, string = min(ends, key=lambda found: (found[0], -len(found[1])))
+    return end - len(string), string
+
+
+def partial_match(text: str, strings: Sequence[str]) -> int:
+    """How many of the last characters could be the beginning of a stop string."""
+    longest = min(max(map(len, strings), default=1) - 1, len(text))
+    return next((n for n in range(longest, 0, -1) if any(s.startswith(text[-n:]) for s in strings)), 0)
+
+
+class Stop:
+    """The rows of a batch, watched together."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = list(rows)
+        self._steps = 0
+        self._needs_tokens = any(row.needs_tokens for row in self.rows)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every row has ended."""
+        return all(row.finish is not None for row in self.rows)
+
+    def padded(self, step: Tensor, pad_token_id: int | None) -> Tensor:
+        """The tokens (B,) with padding in the rows that have ended."""
+        ended = [row.finish is not None for row in self.rows]
+        if pad_token_id is None or not any(ended):
+            return step
+        return step.masked_fill(torch.tensor(ended, device=step.device), pad_token_id)
+
+    def accept(self, step: Tensor) -> None:
+        """Take the tokens (B,) of a step. They are read from the device only where a row looks at their values."""
+        self._steps += 1
+        if self._needs_tokens:
+            for row, token_id in zip(self.rows, step.tolist(), strict=True):
+                if row.finish is None:
+                    row.push(token_id)
+            return
+        for row in self.rows:
+            if row.finish is None and self._steps >= row.limit:
+                row.finish = Finish("length")

@@ -1,0 +1,1 @@
+"""Speculative decoding: proposers guess tokens, the model verifies them in one pass."""

@@ -1,0 +1,285 @@
+"""Guesses at how texts go on: from a smaller model, the model's own first layers, or the text itself."""
+
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from llamita.cache.dynamic import DynamicCache
+from llamita.cache.growing import GrowingCache
+from llamita.context.tree import Tree, lineage
+from llamita.errors import UsageError
+from llamita.generation.speculative.ragged import RaggedBatch
+from llamita.model.llama import LlamaForCausalLM
+from llamita.sampling.finite import finite
+from llamita.sampling.history import LogitsProcessor
+from llamita.sampling.selection import TokenSelector
+
+MOST_DRAFTS = 4096  # in one tree
+
+
+@dataclass(frozen=True, eq=False)
+class Drafts:
+    """M guessed tokens behind each text.
+
+    tokens: (B, M). valid: (B, M) bool, which of them are meant; what follows one that is not is not either.
+    parents: for each the number of the one it follows, -1 for the text's end; None when each follows the last.
+    probabilities: (B, M, V), what the tokens of a chain were drawn from; None when they were not drawn.
+    """
+
+    tokens: Tensor
+    valid: Tensor
+    parents: Sequence[int] | None = None
+    probabilities: Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        """M."""
+        return self.tokens.shape[1]
+
+
+class Proposer(Protocol):
+    """Guesses; what it knows of the texts beyond their tokens lies in caches, which follow the texts' slots."""
+
+    @property
+    def vocab_size(self) -> int | None:
+        """How many tokens it knows; None where it takes them from the text."""
+        ...
+
+    @property
+    def caches(self) -> list[DynamicCache]:
+        """Caches of the texts' first slots, which are cut and compacted with them."""
+        ...
+
+    def propose(self, text: RaggedBatch, room: Tensor, *, choice: TokenSelector, cache: DynamicCache) -> Drafts:
+        """Guess at most `room` (B,) tokens a row. `cache` is the target's; it is read, never changed."""
+        ...
+
+
+class PromptLookupProposer:
+    """Looks for the last tokens earlier in the text and guesses what followed them there.
+
+    length: the most tokens to guess. ngram: how many last tokens to look for; where they are nowhere, fewer.
+    """
+
+    vocab_size = None
+
+    def __init__(self, *, length: int = 10, ngram: int = 2) -> None:
+        if length < 1 or ngram < 1:
+            raise UsageError(f"prompt lookup of {length} tokens by {ngram}: give 1 or more")
+        self.length = length
+        self.ngram = ngram
+
+    @property
+    def caches(self) -> list[DynamicCache]:
+        """None: the text is all it needs."""
+        return []
+
+    def propose(self, text: RaggedBatch, room: Tensor, *, choice: TokenSelector, cache: DynamicCache) -> Drafts:
+        """The continuation (B, M) of an earlier occurrence; rows without one guess nothing."""
+        counts = room.clamp(max=self.length).tolist()
+        found = [follow(text.row(row), count, ngram=self.ngram) for row, count in enumerate(counts)]
+        lengths = torch.tensor([len(tokens) for tokens in found], device=room.device)
+        tokens = torch.nn.utils.rnn.pad_sequence(found, batch_first=True)  # (B, M)
+        return Drafts(tokens, torch.arange(tokens.shape[1], device=room.device) < lengths[:, None])
+
+
+def follow(text: Tensor, count: int, *, ngram: int) -> Tensor:
+    """What followed the last tokens of text (T,) where they stood before: at most `count` tokens.
+
+    The latest place that has so many tokens behind it; else the earliest, which has the most (in "aaaa" the latest
+    has one).
+    """
+    for starts in places(text, ngram=ngram):
+        if count > 0 and len(starts):
+            complete = starts[starts + count <= len(text)]
+            start = int(complete[-1] if len(complete) else starts[0])
+            return text[start : start + count]
+    return text[:0]
+
+
+def places(text: Tensor, *, ngram: int) -> Iterator[Tensor]:
+    """Where text (T,) goes on behind what its last tokens equal: `ngram` of them first, then fewer, (n,) each time."""
+    for size in range(min(ngram, len(text) - 1), 0, -1):
+        yield (text[:-1].unfold(0, size, 1) == text[-size:]).all(-1).nonzero()[:, 0] + size
+
+
+class DraftModelProposer:
+    """A smaller model of the same tokens guesses one after another, by the same rules as the target chooses.
+
+    length: the most tokens to guess. confidence: a row guesses no further where its likeliest token is less likely
+    than this (judged before the token is drawn, so that the result stays exact).
+    """
+
+    def __init__(self, model: LlamaForCausalLM, *, length: int = 5, confidence: float = 0.0) -> None:
+        if length < 1:
+            raise UsageError(f"a draft of {length} tokens: give 1 or more")
+        self.model = model
+        self.vocab_size = model.config.vocab_size
+        self.length = length
+        self.confidence = confidence
+        self._own = GrowingCache()
+
+    @property
+    def caches(self) -> list[DynamicCache]:
+        """The draft model's own cache."""
+        return [self._own]
+
+    def cache(self, target: DynamicCache) -> DynamicCache:
+        """The cache to draft with, given the target's."""
+        return self._own
+
+    def propose(self, text: RaggedBatch, room: Tensor, *, choice: TokenSelector, cache: DynamicCache) -> Drafts:
+        """A chain of guesses; where the target draws, these are drawn."""
+        cache = self.cache(cache)
+        history = None if choice.process is None else text.history()
+        new, real, valid = text.tokens[:, cache.length :], text.real, room > 0
+        guesses: list[tuple[Tensor, Tensor]] = []
+        drawn_from: list[Tensor] = []
+        for depth in range(min(self.length, int(room.max()))):
+            logits = read(self.model, new, real, cache)[:, 0]
+            scores = choice.scores(logits, history)
+            valid = valid & (room > depth)
+            if self.confidence:
+                valid = valid & (scores.softmax(-1).amax(-1) >= self.confidence)  # greedy rows have a doubt too
+                if not bool(valid.any()):
+                    break
+            if choice.is_greedy:
+                token = scores.argmax(-1)
+            else:
+                drawn_from.append(choice.probabilities(scores))
+                token = choice.draw(drawn_from[-1], valid)
+            guesses.append((token, valid))
+            # What a row no longer guesses hides nothing from it: all that follows is no guess either.
+            new, real = token[:, None], torch.cat((real, torch.ones_like(valid[:, None])), dim=1)
+            history = None if history is None else history.append(token)
+        return _chain(guesses, drawn_from, text)
+
+
+def _chain(guesses: list[tuple[Tensor, Tensor]], drawn_from: list[Tensor], text: RaggedBatch) -> Drafts:
+    if not guesses:
+        return Drafts(text.tokens[:, :0], text.real[:, :0])
+    tokens, valid = (torch.stack(column, dim=1) for column in zip(*guesses, strict=True))
+    return Drafts(tokens, valid, probabilities=torch.stack(drawn_from, dim=1) if drawn_from else None)
+
+
+class DraftTree:
+    """A smaller model guesses several ways on: `branches[d]` likeliest tokens behind each guess of depth d.
+
+    guesser: the model, or the early exit of the target's own.
+    """
+
+    def __init__(self, guesser: LlamaForCausalLM | DraftModelProposer, *, branches: Sequence[int] = (3, 2, 1)) -> None:
+        if not branches or min(branches) < 1:
+            raise UsageError(f"a draft tree of branches {tuple(branches)}: give 1 or more at each depth")
+        if sum(accumulate(branches, mul)) > MOST_DRAFTS:
+            raise UsageError(
+                f"a draft tree of branches {tuple(branches)} is too large: give at most {MOST_DRAFTS} guesses"
+            )
+        self.branches = tuple(branches)
+        self._guesser = guesser if isinstance(guesser, DraftModelProposer) else DraftModelProposer(guesser)
+        self.vocab_size = self._guesser.vocab_size
+
+    @property
+    def caches(self) -> list[DynamicCache]:
+        """Those of the guesser."""
+        return self._guesser.caches
+
+    def propose(self, text: RaggedBatch, room: Tensor, *, choice: TokenSelector, cache: DynamicCache) -> Drafts:
+        """A tree, level by level; the same shape in all rows."""
+        cache = self._guesser.cache(cache)
+        parents, level = [], [-1]  # the drafts of the deepest level; -1 is the text's end
+        tokens, valid = text.tokens[:, :0], text.real[:, :0]
+        for depth, width in enumerate(self.branches[: int(room.max())]):
+            new = torch.cat((text.tokens, tokens), dim=1)[:, cache.length :]
+            logits = read(self._guesser.model, new, text.real, cache, keep=len(level), parents=parents)
+            scores = logits if choice.process is None else _processed(logits, text, tokens, parents, choice.process)
+            likeliest = scores.topk(min(width, scores.shape[-1])).indices.flatten(1)  # (B, len(level) * width)
+            tokens = torch.cat((tokens, likeliest), dim=1)
+            valid = torch.cat((valid, (room > depth)[:, None].expand_as(likeliest)), dim=1)
+            parents += [parent for parent in level for _ in range(width)]
+            level = list(range(len(parents) - likeliest.shape[1], len(parents)))
+        return Drafts(tokens, valid, parents)
+
+
+def _processed(
+    logits: Tensor, text: RaggedBatch, tokens: Tensor, parents: Sequence[int], process: LogitsProcessor
+) -> Tensor:
+    """Logits (B, nodes, V) behind the deepest guesses, or the text, as they are chosen from."""
+    lines = lineage(parents)[-logits.shape[1] :] or [[]]
+    start, columns = text.history(), []
+    for column, line in enumerate(lines):
+        history = start
+        for number in line:
+            history = history.append(tokens[:, number])
+        columns.append(process(logits[:, column].float(), history))
+    return torch.stack(columns, dim=1)
+
+
+class EarlyExit(DraftModelProposer):
+    """The model's own first layers guess, then its norm and head (arXiv:2404.16710), on their part of the cache."""
+
+    def __init__(self, model: LlamaForCausalLM, *, layers: int, length: int = 5, confidence: float = 0.0) -> None:
+        super().__init__(first_layers(model, layers), length=length, confidence=confidence)
+        self.layers = layers
+
+    @property
+    def caches(self) -> list[DynamicCache]:
+        """None: it drafts with the first layers of the target's."""
+        return []
+
+    def cache(self, target: DynamicCache) -> DynamicCache:
+        """The first layers of the target's cache; it grows by concatenation, so the target's stay as they are."""
+        shared = copy(target)
+        shared.keys, shared.values = target.keys[: self.layers], target.values[: self.layers]
+        return shared
+
+
+def first_layers(model: LlamaForCausalLM, layers: int) -> LlamaForCausalLM:
+    """A model of the first layers, the norm and the head of this one, with its very weights."""
+    if not 1 <= layers <= model.config.num_hidden_layers:
+        raise UsageError(f"early exit after {layers} layers of {model.config.num_hidden_layers}: give at most these")
+    with torch.device("meta"):
+        part = LlamaForCausalLM(model.config.replace(num_hidden_layers=layers))
+    part.model.embed_tokens, part.model.norm = model.model.embed_tokens, model.model.norm
+    part.model.layers, part.model.rotary_emb = model.model.layers[:layers], model.model.rotary_emb
+    part.lm_head = model.lm_head
+    return part.train(model.training)
+
+
+def read(
+    model: LlamaForCausalLM,
+    tokens: Tensor,
+    real: Tensor,
+    cache: DynamicCache,
+    *,
+    keep: int = 1,
+    parents: Sequence[int] | None = None,
+    positions: Tensor | None = None,
+) -> Tensor:
+    """Let the model read tokens (B, T), what its cache lacks, of texts with slots (B, S): the last logits (B, keep, V).
+
+    With `parents` the tokens end with drafts, which `real` does not know and which follow each other as these say.
+    positions: (B, T), where they do not count the real slots.
+    """
+    config = model.config
+    if parents:
+        scale, window = config.head_dim**-0.5, config.sliding_window
+        tree = Tree(real, parents, cache, backend=config.attn_implementation, scale=scale, window=window)
+        return finite(model(tokens, context=tree, logits_to_keep=keep, return_dict=True).logits)
+    mask = None if bool(real.all()) else real
+    output = model(
+        tokens,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=keep,
+        return_dict=True,
+    )
+    return finite(output.logits)

@@ -1,0 +1,283 @@
+"""Filters of a distribution: each looks at the logits alone, (B, V) -> (B, V), with one setting or one a row."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llamita.generation.hypotheses import NEVER
+from llamita.sampling.per_row import PerRow, column, is_given, listed, mapped
+from llamita.sampling.token_masks import among
+
+TOP_P_TOKENS = 256  # top-p looks at so many likeliest tokens before it sorts them all
+SORTED_AT_ONCE = 4096  # tokens
+TOP_P_DOUBT = 5e-5  # how far sums of probabilities in fp32 may differ by their order
+COLD = 1e-8  # below this temperature quotients may be too large for fp32
+OUT = np.float32(-math.inf)  # what NumPy puts where a token is removed
+TOP_H_TOKENS = 100  # the entropy of top-h is that of so many likeliest tokens (transformers' number)
+
+
+class _Function(Protocol):
+    def __call__(self, logits: Tensor, value: PerRow, /, *, min_tokens_to_keep: int = 1) -> Tensor: ...
+
+
+class Filter:
+    """A filter that leaves the rows alone whose setting is off, bit for bit; all off gives the very same tensor.
+
+    off: the setting that None stands for. is_on: whether a setting does anything. min_tokens_to_keep: beams need the
+    end tokens and one more.
+    """
+
+    def __init__(self, function: _Function, *, off: float, is_on: Callable[[float], bool]) -> None:
+        self.function, self.off, self.is_on = function, off, is_on
+        functools.update_wrapper(self, function)
+
+    def does_something(self, value: PerRow) -> bool:
+        """Whether the setting is on in any row."""
+        return is_given(value, self.is_on, off=self.off)
+
+    def __call__(self, logits: Tensor, value: PerRow, *, min_tokens_to_keep: int = 1) -> Tensor:
+        """Filter logits (B, V)."""
+        if isinstance(value, int | float):
+            return self.function(logits, value, min_tokens_to_keep=min_tokens_to_keep) if self.is_on(value) else logits
+        values = listed(value, len(logits), off=self.off)
+        on = [row for row, one in enumerate(values) if self.is_on(one)]
+        if not on:
+            return logits
+        if len(on) == len(values):
+            return self.function(logits, value, min_tokens_to_keep=min_tokens_to_keep)
+        rows = torch.tensor(on, device=logits.device)
+        chosen = [values[row] for row in on]
+        return logits.index_copy(0, rows, self.function(logits[rows], chosen, min_tokens_to_keep=min_tokens_to_keep))
+
+
+def _filter(*, off: float, is_on: Callable[[float], bool]) -> Callable[[_Function], Filter]:
+    return lambda function: Filter(function, off=off, is_on=is_on)
+
+
+@_filter(off=1.0, is_on=lambda temperature: temperature not in (0, 1))
+def scale(logits: Tensor, temperature: PerRow, *, min_tokens_to_keep: int = 1) -> Tensor:
+    """Divide by the temperature: below 1 the likely gets likelier, above 1 all come closer; 0 is left to the draw."""
+    least = torch.finfo(logits.dtype).tiny
+    divisor = column(mapped(temperature, lambda one: max(one, least)), logits)
+    scaled = logits / divisor
+    if not is_given(temperature, lambda one: one < COLD, off=1.0):
+        return scaled
+    top = logits.amax(-1, keepdim=True)
+    reached = top / divisor
+    is_out = top.isfinite() & (reached.isinf() | (reached < NEVER))
+    return torch.where(is_out, (logits - top) / divisor, scaled)  # the same distribution, and none above 0
+
+
+@_filter(off=0, is_on=lambda top_h: top_h > 0)
+def keep_top_h(logits: Tensor, top_h: PerRow, *, min_tokens_to_keep: int = 1) -> Tensor:
+    """Keep the likeliest tokens whose entropy adds up to a share of the whole (arXiv:2509.02510)."""
+    top, order = logits.topk(min(TOP_H_TOKENS, logits.shape[-1]))
+    probabilities, entropy = _entropy(top)
+    reached = (-probabilities * probabilities.log()).cumsum(-1)
+    kept = reached <= entropy * column(top_h, logits)
+    kept[:, 0] = True
+    return logits.masked_fill(~torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, kept), -math.inf)
+
+
+@_filter(off=0, is_on=lambda top_k: top_k > 0)
+def keep_top_k(logits: Tensor, top_k: PerRow, *, min_tokens_to_keep: int = 1) -> Tensor:
+    """Remove what is less likely than the k-th likeliest (ties with it stay); 0 keeps everything."""
+    most = logits.shape[-1]
+    if isinstance(top_k, int | float):
+        count = min(max(int(top_k), min_tokens_to_keep), most)
+        if _suits_numpy(logits):  # the same numbers, found in less time
+            rows = logits.detach().numpy()
+            return torch.from_numpy(np.where(rows < np.partition(rows, most - count)[:, most - count, None], OUT, rows))
+        return logits.masked_fill(logits < logits.topk(count).values[:, -1:], -math.inf)
+    counts = [min(max(int(k), min_tokens_to_keep), most) for k in listed(top_k, len(logits))]
+    likeliest = logits.topk(max(counts)).values  # (B, K)
+    last = torch.tensor(counts, device=logits.device)[:, None] - 1
+    return logits.masked_fill(logits < likeliest.gather(-1, last), -math.inf)
+
+
+@_filter(off=1.0, is_on=lambda top_p: top_p < 1)
+def keep_top_p(logits: Tensor, top_p: PerRow, *, min_tokens_to_keep: int = 1) -> Tensor:
+    """Keep the smallest set of likeliest tokens whose probability reaches p (arXiv:1904.09751).
+
+    Of equal tokens at the border the sort decides; it runs upwards, as in transformers, whose choice it is.
+    """
+    rest = column(mapped(top_p, lambda p: 1 - p), logits)
+    if _suits_numpy(logits) and (kept := _few_of(logits, rest, min_tokens_to_keep)) is not None:
+        return kept
+    look = _least_of_sorted if _suits_numpy(logits) else _least_of_top
+    if (least := look(logits, rest, min_tokens_to_keep)) is not None:
+        return logits.masked_fill(logits < least, -math.inf)
+    ascending, order = logits.sort()
+    removed = ascending.softmax(-1).cumsum(-1) <= rest
+    # The likeliest token alone needs no keeping: behind it stands the whole, which is above any such rest.
+    if min_tokens_to_keep > 1 or not (isinstance(rest, float) and rest < 0.999):
+        removed[..., -min_tokens_to_keep:] = False
+    return logits.masked_fill(removed.scatter(-1, order, removed), -math.inf)
+
+
+def keep_top_k_and_p(logits: Tensor, top_k: int, top_p: float) -> Tensor | None:
+    """What top-k and then top-p make of one row (1, V), at the cost of one; None where they must be asked in turn."""
+    most = logits.shape[-1]
+    if not _suits_numpy(logits) or top_k >= most or top_k > TOP_P_TOKENS:
+        return None
+    row = logits.detach().numpy()[0]
+    last = np.partition(row, most - top_k)[most - top_k]
+    return _cut(row, row[row >= last], 1 - top_p, min_tokens_to_keep=1)
+
+
+@_filter(off=0, is_on=lambda min_p: min_p > 0)
+def keep_min_p(logits: Tensor, min_p: PerRow, *, min_tokens_to_keep: int = 1) -> Tensor:
+    """Keep tokens at least min_p times as likely as the likeliest (arXiv:2407.01082)."""
+    probabilities = logits.softmax(-1)
+    removed = probabilities < column(min_p, logits) * probabilities.amax(-1, keepdim=True)
+    if min_tokens_to_keep == 1:  # the likeliest is never below its own share
+        return logits.masked_fill(removed, -math.inf)
+    likeliest = probabilities.topk(min(min_tokens_to_keep, logits.shape[-1])).indices
+    return logits.masked_fill(removed.scatter(-1, likeliest, False), -math.inf)
+
+
+@_filter(off=1.0, is_on=lambda typical_p: 0 < typical_p < 1)
+def keep_typical(logits: Tensor, typical_p: PerRow, *, min_tokens_to_keep: int = 1) -> Tensor:
+    """Keep the tokens whose surprise is nearest to the expected one, until their mass reaches p (arXiv:2202.00666)."""
+    normalized = logits.log_softmax(-1)
+    expected = -(normalized * normalized.exp()).nansum(-1, keepdim=True)
+    distance, order = (-normalized - expected).abs().sort()
+    mass = logits.gather(-1, order).softmax(-1).cumsum(-1)
+    last = (mass < column(typical_p, logits)).sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
+    removed = distance > distance.gather(-1, last)
+    removed[..., :min_tokens_to_keep] = False
+    return logits.masked_fill(removed.scatter(-1, order, removed), -math.inf)
+
+
+@_filter(off=0, is_on=lambda epsilon: 0 < epsilon < 1)
+def cut_epsilon(logits: Tensor, epsilon: PerRow, *, min_tokens_to_keep: int = 1) -> Tensor:
+    """Remove tokens less likely than epsilon (arXiv:2210.15191)."""
+    removed = logits.softmax(-1) < column(epsilon, logits)
+    return logits.masked_fill(removed & _is_behind(logits, min_tokens_to_keep), -math.inf)
+
+
+@_filter(off=0, is_on=lambda epsilon: 0 < epsilon < 1)
+def cut_eta(logits: Tensor, epsilon: PerRow, *, min_tokens_to_keep: int = 1) -> Tensor:
+    """Remove tokens less likely than min(epsilon, sqrt(epsilon) * exp(-entropy)) (arXiv:2210.15191)."""
+    _, entropy = _entropy(logits)
+    least = torch.tensor(listed(epsilon, len(logits)), dtype=logits.dtype, device=logits.device)[:, None]
+    removed = logits.softmax(-1) < torch.min(least, least.sqrt() * (-entropy).exp())
+    return logits.masked_fill(removed & _is_behind(logits, min_tokens_to_keep), -math.inf)
+
+
+def exclude_top_choices(
+    logits: Tensor,
+    probability: PerRow,
+    threshold: PerRow,
+    *,
+    protected: Tensor,
+    generators: Sequence[torch.Generator] | None = None,
+) -> Tensor:
+    """XTC: with a probability, remove all tokens at least as likely as the threshold but the least likely of them.
+
+    As in text-generation-webui, whose author's it is: a row that would lose a protected token (the end, a new line;
+    ids, (P,)) stays as it is. One number is drawn for each row that is on, from its generator or the global one.
+    """
+    chances = listed(probability, len(logits))
+    if not any(chance > 0 for chance in chances):
+        return logits
+    acts = torch.tensor(_lots(chances, generators), device=logits.device)[:, None]  # (B, 1)
+    probabilities = logits.softmax(-1)
+    top = probabilities >= column(threshold, logits)
+    least = probabilities.masked_fill(~top, math.inf).argmin(-1, keepdim=True)
+    removed = top.scatter(-1, least, False)
+    acts = acts & ~(removed & among(protected, logits)).any(-1, keepdim=True)
+    return logits.masked_fill(removed & acts, -math.inf)
+
+
+def _suits_numpy(logits: Tensor) -> bool:
+    return logits.is_cpu and logits.dtype == torch.float32
+
+
+def _few_of(logits: Tensor, rest: float | Tensor, min_tokens_to_keep: int) -> Tensor | None:
+    """What `keep_top_p` makes of one row of which another filter has left few tokens; None for others, and in doubt."""
+    if len(logits) > 1 or not isinstance(rest, float):
+        return None
+    row = logits.detach().numpy()[0]
+    left = row[row > -math.inf]
+    return _cut(row, left, rest, min_tokens_to_keep=min_tokens_to_keep) if len(left) <= TOP_P_TOKENS else None
+
+
+def _cut(row: np.ndarray, left: np.ndarray, rest: float, *, min_tokens_to_keep: int) -> Tensor | None:
+    """A row (V,) with nothing but the likeliest of its likeliest tokens `left` (n,), which are sorted: (1, V).
+
+    None where rounding would decide, as the sums are not those of the whole row, and where there is nothing to keep.
+    """
+    left.sort()
+    if not len(left) or not np.isfinite(left[-1]):
+        return None
+    sums = np.exp(left - left[-1]).cumsum(dtype=np.float64)
+    limit, doubt = rest * sums[-1], TOP_P_DOUBT * sums[-1]
+    count = min(int(sums.searchsorted(limit, "right")), len(left) - min_tokens_to_keep)
+    if count < 0 or not all(abs(near - limit) > doubt for near in sums[max(count - 1, 0) : count + 1].tolist()):
+        return None
+    if count and left[count - 1] == left[count]:  # the sort of the whole row decides
+        kept = torch.from_numpy(np.where(row < left[0], OUT, row)[None])
+        return kept.index_fill(1, kept.sort().indices[0, : len(row) - len(left) + count], -math.inf)
+    return torch.from_numpy(np.where(row < left[count], OUT, row)[None])
+
+
+def _least_of_sorted(logits: Tensor, rest: float | Tensor, min_tokens_to_keep: int) -> Tensor | None:
+    """The least logit (B, 1) that `keep_top_p` keeps: by the same sums, over numbers that NumPy sorts a lot faster.
+
+    None where equal logits stand at the border, between which the order decides that torch sorts them into.
+    """
+    ascending = np.sort(logits.detach().numpy(), axis=-1)
+    sums = torch.from_numpy(ascending).softmax(-1).cumsum(-1).numpy()
+    rests = rest[:, 0].tolist() if isinstance(rest, Tensor) else [rest] * len(sums)
+    most = sums.shape[1] - min_tokens_to_keep
+    removed = [min(int(row.searchsorted(np.float32(one), "right")), most) for row, one in zip(sums, rests, strict=True)]
+    if any(count > 0 and row[count - 1] == row[count] for row, count in zip(ascending, removed, strict=True)):
+        return None
+    return torch.from_numpy(ascending[range(len(removed)), removed])[:, None]
+
+
+def _least_of_top(logits: Tensor, rest: float | Tensor, min_tokens_to_keep: int) -> Tensor | None:
+    """The least logit (B, 1) that `keep_top_p` keeps, without its sort of the whole vocabulary.
+
+    None where the likeliest tokens do not tell: the share is not among them, or a tie or rounding would decide; and
+    for a small vocabulary, which is sorted faster than looked into.
+    """
+    if logits.shape[-1] <= SORTED_AT_ONCE:
+        return None
+    share = 1 - rest
+    top = logits.topk(min(TOP_P_TOKENS, logits.shape[-1])).values  # (B, K), falling
+    likely = (top - logits.logsumexp(-1, keepdim=True)).exp()
+    before = likely.cumsum(-1) - likely
+    kept = (before < share).sum(-1, keepdim=True).clamp(min=min_tokens_to_keep)
+    is_far = ((before - share).abs() > TOP_P_DOUBT).all(-1, keepdim=True)
+    last = kept.clamp(max=top.shape[1] - 1)
+    least = top.gather(-1, last - 1)
+    is_told = is_far & (kept == last) & (least > top.gather(-1, last))
+    return least if bool(is_told.all()) else None
+
+
+def _lots(chances: Sequence[float], generators: Sequence[torch.Generator] | None) -> list[bool]:
+    if generators is None:
+        drawn = torch.rand(len(chances)).tolist()
+        return [lot < chance for lot, chance in zip(drawn, chances, strict=True)]
+    pairs = zip(chances, generators, strict=True)
+    return [c > 0 and torch.rand((), generator=g, device=g.device).item() < c for c, g in pairs]
+
+
+def _entropy(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities (B, V) and entropy (B, 1), in nats, rounded as torch.distributions.Categorical does."""
+    normalized = logits - logits.logsumexp(-1, keepdim=True)
+    probabilities = normalized.softmax(-1)
+    finite = normalized.clamp(min=torch.finfo(logits.dtype).min)
+    return probabilities, -(finite * probabilities).sum(-1, keepdim=True)
+
+
+def _is_behind(logits: Tensor, count: int) -> Tensor:
+    """Which tokens are less likely than the first `count`."""
+    return logits < logits.topk(min(count, logits.shape[-1])).values[..., -1:]

@@ -1,0 +1,47 @@
+"""Mirostat 2: a limit of surprise that follows what was drawn (arXiv:2007.14966)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from llamita.sampling.history import History
+from llamita.sampling.per_row import PerRow, listed
+
+MOST = 1e15
+
+
+class Mirostat:
+    """Keeps the surprise of every row near its target, by a limit that each draw moves.
+
+    tau: the target in bits a token. eta: how fast the limit follows. mu: the limits (B,), at first 2 tau; infinite in
+    rows where mirostat is off. mode: 2 for on and 0 for off.
+    """
+
+    def __init__(self, rows: int, *, mode: PerRow, tau: PerRow, eta: PerRow, device: torch.device | str) -> None:
+        on = [one == 2 for one in listed(mode, rows)]
+        # Of more bits than this no token is: finite, so that no limit becomes NaN.
+        targets = zip(on, [min(one, MOST) for one in listed(tau, rows)], strict=True)
+        self.tau = torch.tensor([one if is_on else math.inf for is_on, one in targets], device=device)
+        self.eta = torch.tensor([min(one, MOST) for one in listed(eta, rows)], dtype=self.tau.dtype, device=device)
+        self.mu = 2 * self.tau
+
+    def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
+        """Remove what is more surprising than the limit; the likeliest token always stays. The text is not read."""
+        return keep_unsurprising(logits, self.mu)
+
+    def observe(self, logits: Tensor, tokens: Tensor) -> None:
+        """Move the limits by the surprise of the tokens (B,) drawn from logits (B, V)."""
+        error = surprise(logits, tokens) - self.tau
+        self.mu = torch.where(self.mu.isinf(), self.mu, self.mu - self.eta * error)
+
+
+def keep_unsurprising(logits: Tensor, limit: Tensor) -> Tensor:
+    """Remove tokens of more than `limit` (B,) bits of surprise; the likeliest always stays."""
+    removed = -logits.log_softmax(-1) / math.log(2) > limit[:, None]
+    return logits.masked_fill(removed.scatter(-1, logits.argmax(-1, keepdim=True), False), -math.inf)
+
+
+def surprise(logits: Tensor, tokens: Tensor) -> Tensor:
+    """How surprising the tokens (B,) are under logits (B, V), in bits."""
+    return -logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0] / math.log(2)

@@ -1,0 +1,1 @@
+"""What a text must be: grammars, token healing and tool calls."""

@@ -1,0 +1,247 @@
+"""Text that must be of a form: a JSON schema, a regular expression, a Lark grammar, or one of some choices."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llamita.errors import UsageError
+from llamita.structured.exact import LARGEST as LARGEST_EXACT
+from llamita.structured.exact import inexact
+from llamita.structured.guard import validate
+from llamita.tokenizer.protocol import Tokenizer
+
+if TYPE_CHECKING:
+    import llguidance
+
+LARGEST = 100_000  # characters of a grammar
+IMPOSSIBLE = "no text can have this form"
+# A model may otherwise write blanks without end: one between parts, or a line break with its indentation.
+BLANK = r"(\x20|\n\x20{0,16})?"
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """A form that a text may have, in llguidance's words; made by the functions below, which try it first."""
+
+    source: str
+
+
+def json_schema(schema: Mapping[str, Any] | str) -> Grammar:
+    """JSON that a schema allows: a dictionary, or JSON text of one."""
+    from llguidance import LLMatcher
+
+    text = schema_text(schema)
+    try:
+        source = LLMatcher.grammar_from_json_schema(text, defaults={"whitespace_pattern": BLANK})
+    except ValueError as error:  # its JSON reader allows less nesting than Python's
+        raise UsageError(f"the JSON schema cannot be read: {_sentence(str(error))}") from error
+    return Grammar(validate(source))
+
+
+def regex(pattern: str) -> Grammar:
+    """Text that a regular expression matches whole, in Rust's syntax: no look-around, no backreferences."""
+    from llguidance import LLMatcher
+
+    return Grammar(validate(LLMatcher.grammar_from_regex(_bounded("regex", pattern))))
+
+
+def lark(grammar: str) -> Grammar:
+    """Text of a context-free grammar in llguidance's kind of Lark; `start` is its first rule."""
+    from llguidance import LLMatcher
+
+    return Grammar(validate(LLMatcher.grammar_from_lark(_bounded("grammar", grammar))))
+
+
+def choice(texts: Sequence[str]) -> Grammar:
+    """One of these texts."""
+    if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text for text in texts):
+        raise UsageError("a choice is a list of texts: give at least one, and none that is empty")
+    return lark("start: CHOICE\nCHOICE: " + " | ".join(quoted(text) for text in texts))
+
+
+def quoted(text: str) -> str:
+    """A text as Lark writes it."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def schema_text(schema: Mapping[str, Any] | str) -> str:
+    """A schema as JSON text; raises UsageError for what is none."""
+    try:
+        parsed = json.loads(_bounded("JSON schema", schema)) if isinstance(schema, str) else schema
+        if not isinstance(parsed, Mapping):
+            raise TypeError(f"it is a {type(parsed).__name__}, not an object")
+        if found := inexact(parsed):
+            raise UsageError(
+                f"the JSON schema has {found[0]} {str(found[1])[:60]}, which cannot be kept to exactly: "
+                f"take numbers up to {LARGEST_EXACT}"
+            )
+        return _bounded("JSON schema", json.dumps(parsed))
+    except UsageError:
+        raise
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UsageError(f"the JSON schema cannot be read: {_sentence(str(error))}") from error
+
+
+class Vocabulary:
+    """A tokenizer as llguidance reads it. Takes up to a second for 128 k tokens: make it once for a model.
+
+    eos_token_ids: what may end a text; the tokenizer's own by default. Raises UsageError where there is none.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, eos_token_ids: Sequence[int] | None = None) -> None:
+        from llguidance import LLTokenizer
+
+        self.size = tokenizer.vocab_size
+        ends = tokenizer.eos_token_ids if eos_token_ids is None else eos_token_ids
+        self.eos_token_ids = [i for i in ends if 0 <= i < self.size]
+        if not self.eos_token_ids:
+            raise UsageError("a constrained text needs a token to end with, and there is none: name one, eos_token_id=")
+        try:
+            self.inner = LLTokenizer(tokenizer.to_json(), n_vocab=self.size, eos_token=self.eos_token_ids)
+        except (ValueError, RuntimeError) as error:
+            raise UsageError(f"llguidance cannot read this tokenizer: {_sentence(str(error))}") from error
+
+
+class Rule(Protocol):
+    """What one row may write next: by the form it must have (`Constraint`), or by what it begins with (`Healing`)."""
+
+    def mask(self, size: int) -> Tensor | None:
+        """Which of so many ids may come next, bool (size,); None for any."""
+        ...
+
+    def accept(self, token_id: int) -> None:
+        """Go on by a token."""
+        ...
+
+    def fork(self) -> Self:
+        """An independent copy, for a beam or a draft."""
+        ...
+
+
+class Constraint:
+    """What one row may write next, and whether it has written all of it.
+
+    Raises UsageError for a grammar that is wrong, too large or allows no text. Rows of one grammar: `fork` the first.
+    error: set when the row went beyond llguidance's limits on the way; it may then only end.
+    """
+
+    def __init__(self, grammar: Grammar, vocabulary: Vocabulary) -> None:
+        from llguidance import LLMatcher, LLParserLimits
+
+        self.vocabulary = vocabulary
+        self.error: str | None = None
+        limits = LLParserLimits(verbose_errors=False, max_grammar_size=100_000)
+        self._matcher: llguidance.LLMatcher = LLMatcher(vocabulary.inner, grammar.source, log_level=0, limits=limits)
+        self._is_ended = False
+        self._look()
+        self.allowed()
+        if self.error is not None:
+            raise UsageError(f"the grammar is refused: {self.error}")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the text could end here: it is of the form."""
+        return self.error is None and self._matcher.is_accepting()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing but an end token may follow."""
+        return self._is_ended or self.error is not None or self._matcher.is_stopped()
+
+    def allowed(self) -> bytes:
+        """The ids that may come next, a bit each, the lowest first; of a finished row the end tokens."""
+        if not self.is_finished:
+            bits = self._matcher.compute_bitmask()
+            self._look()
+            if not self.is_finished:
+                return bits
+        ends = sum(1 << i for i in self.vocabulary.eos_token_ids)
+        return ends.to_bytes((self.vocabulary.size + 31) // 32 * 4, "little")
+
+    def mask(self, size: int) -> Tensor:
+        """The same as bool (size,); ids beyond the vocabulary are no text."""
+        return _unpacked(self.allowed(), size)
+
+    def accept(self, token_id: int) -> None:
+        """Go on by a token; what follows an end is padding and does not count. One not allowed is the row's error."""
+        if self._is_ended or self.error is not None:
+            return
+        if token_id in self.vocabulary.eos_token_ids and self._matcher.is_accepting():
+            self._is_ended = True
+        else:
+            self._matcher.consume_token(token_id)
+            self._look()
+
+    def fits(self, token_ids: Sequence[int]) -> int:
+        """How many first tokens of a draft are allowed one after another; nothing changes."""
+        return 0 if self.is_finished else self._matcher.validate_tokens(list(token_ids))
+
+    def fork(self) -> "Constraint":
+        """An independent copy, for a beam or a draft."""
+        twin = object.__new__(Constraint)
+        twin.__dict__.update(self.__dict__)
+        twin._matcher = self._matcher.deep_copy()
+        return twin
+
+    def _look(self) -> None:
+        if self._matcher.is_error():
+            self.error = _sentence(self._matcher.get_error())
+        elif self._matcher.is_stopped() and not self._matcher.is_accepting():
+            self.error = IMPOSSIBLE
+
+
+class Constraints:
+    """The rules of a batch, None for a row that is free: mask the logits, choose, accept what was chosen."""
+
+    def __init__(self, rows: Sequence[Rule | None]) -> None:
+        self.rows = list(rows)
+
+    def mask(self, logits: Tensor) -> Tensor:
+        """Logits (B, V) with minus infinity for ids that a row may not write."""
+        masks = [None if rule is None else rule.mask(logits.shape[1]) for rule in self.rows]
+        if all(mask is None for mask in masks):
+            return logits
+        free = torch.ones(logits.shape[1], dtype=torch.bool)
+        allowed = torch.stack([free if mask is None else mask for mask in masks])
+        return logits.masked_fill(~allowed.to(logits.device), -torch.inf)
+
+    def accept(self, tokens: Tensor) -> None:
+        """Take the tokens (B,) of a step."""
+        for rule, token_id in zip(self.rows, tokens.tolist(), strict=True):
+            if rule is not None:
+                rule.accept(token_id)
+
+    def select(self, rows: Tensor) -> None:
+        """Make row i what row `rows[i]` was, as beam search asks."""
+        self.rows = self.forked(rows.tolist()).rows
+
+    def forked(self, rows: Sequence[int]) -> "Constraints":
+        """Independent copies of the rules of these rows, repeats allowed."""
+        chosen = [self.rows[row] for row in rows]
+        return Constraints([None if one is None else one.fork() for one in chosen])
+
+
+def _unpacked(bits: bytes, size: int) -> Tensor:
+    """Bits, the lowest of each byte first, as bool (size,); ids behind the last are False."""
+    flags = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=size, bitorder="little")
+    return torch.from_numpy(flags).bool()
+
+
+def _bounded(what: str, text: str) -> str:
+    if len(text) > LARGEST:
+        raise UsageError(f"the {what} has {len(text)} characters, at most {LARGEST} are read: make it smaller")
+    return text
+
+
+def _sentence(error: str) -> str:
+    """The first line of llguidance's message that says something, without its state."""
+    if error.startswith("NoExtension"):  # its name for a dead end
+        return IMPOSSIBLE
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    told = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), None)
+    return (told or (lines[0] if lines else "no reason given"))[:300]
