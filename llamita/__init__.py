@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llamita.config import RopeConfig as RopeConfig
     from llamita.errors import LlamitaError as LlamitaError
     from llamita.llm import LLM as LLM
-    from llamita.llm import load as load
+    from llamita.loader import load as load
     from llamita.model.heads import LlamaForEmbedding as LlamaForEmbedding
     from llamita.model.heads import LlamaForQuestionAnswering as LlamaForQuestionAnswering
     from llamita.model.heads import LlamaForReward as LlamaForReward
@@ -53,7 +53,7 @@ _HOME = {
     "RopeConfig": "llamita.config",
     "LlamitaError": "llamita.errors",
     "LLM": "llamita.llm",
-    "load": "llamita.llm",
+    "load": "llamita.loader",
     "LlamaForEmbedding": "llamita.model.heads",
     "LlamaForQuestionAnswering": "llamita.model.heads",
     "LlamaForReward": "llamita.model.heads",

@@ -15,7 +15,6 @@ from llamita.bench.prompts import prompt
 from llamita.bench.report import Row, rows_of
 from llamita.bench.shapes import shape
 from llamita.fused.forward import fuse, unfuse, why_not
-from llamita.generation.speculative.proposers import first_layers
 from llamita.model.llama import LlamaForCausalLM
 
 DRAFT_LAYERS = 2
@@ -33,7 +32,7 @@ def agreeing_pair(shape_name: str, dtype: str) -> tuple[LlamaForCausalLM, LlamaF
         for name, weight in layer.named_parameters():
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 weight.data.mul_(QUIET)
-    return model, first_layers(model, DRAFT_LAYERS)
+    return model, model.first_layers(DRAFT_LAYERS)
 
 
 def measure(*, shape_name: str, dtype: str, batches: tuple[int, ...], tokens: int, repeats: int) -> list[Row]:

@@ -169,7 +169,7 @@ def _reset(session: Session, rest: str) -> None:
 
 
 def _tokens(session: Session, rest: str) -> None:
-    from llamita.generation.logprobs import TokenTexts
+    from llamita.tokenizer.pieces import TokenTexts
 
     tokenizer = session.chat.llm.tokenizer
     spelling = TokenTexts(tokenizer)

@@ -14,7 +14,7 @@ from llamita.errors import UsageError
 
 if TYPE_CHECKING:
     from llamita.generation.completion import Completion, Stream
-    from llamita.generation.speculative.verify import Acceptance
+    from llamita.generation.run import Acceptance
     from llamita.llm import LLM
 
 NAME = "generate"
@@ -85,8 +85,8 @@ def _report(completion: "Completion", llm: "LLM", seed: int, args: argparse.Name
         terminal.warn("the answer was cut at its limit of tokens, before its form was complete: give more with -n")
     if args.stats:
         print(clock.stats(completion), file=sys.stderr)
-        if llm.acceptance is not None:
-            print(_guesses(llm.acceptance), file=sys.stderr)
+        if completion.acceptance is not None:
+            print(_guesses(completion.acceptance), file=sys.stderr)
     elif sys.stderr.isatty() and not args.quiet and not args.json:
         terminal.note(summary(completion, clock.seconds, seed))
 

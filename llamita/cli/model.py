@@ -29,11 +29,11 @@ def load(arguments: argparse.Namespace) -> "LLM":
     with failure.leaving_at_once(), terminal.waiting(message, is_quiet=arguments.quiet):
         import torch
 
-        from llamita import llm
+        from llamita import loader
 
         if arguments.threads is not None:
             torch.set_num_threads(arguments.threads)
-        return llm.load(
+        return loader.load(
             arguments.model,
             dtype=arguments.dtype,
             device=arguments.device,

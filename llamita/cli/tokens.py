@@ -33,15 +33,15 @@ def reread(llm: "LLM", prompt: Sequence[int], written: Sequence[int], *, top: in
     """How likely the written tokens were behind a prompt, in one pass over both."""
     import torch
 
-    from llamita.generation.logprobs import TokenTexts
-    from llamita.generation.outputs import logprobs_through
+    from llamita.generation.logprobs import logprobs_through, token_logprobs
+    from llamita.tokenizer.pieces import TokenTexts
 
     with torch.no_grad():
         ids = torch.tensor([[*prompt, *written]], device=llm.model.device)
         states = llm.model.model(ids[:, :-1], use_cache=False).last_hidden_state[:, len(prompt) - 1 :]
         chosen = ids[:, len(prompt) :]
         logprobs = logprobs_through(states, llm.model.lm_head, chosen, top=top)
-    return TokenTexts(llm.tokenizer).likely(chosen[0], type(logprobs)(*(column[0] for column in logprobs)))
+    return token_logprobs(TokenTexts(llm.tokenizer), chosen[0], type(logprobs)(*(column[0] for column in logprobs)))
 
 
 class Trail:

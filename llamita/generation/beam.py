@@ -1,185 +1,22 @@
-"""Beam search and beam sampling: several continuations of each prompt side by side, the best of them kept."""
+"""Beam search: reads for several continuations of each prompt side by side, and keeps the best of them."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Literal
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from llamita.errors import UsageError
-from llamita.generation.decode import ModelRunner
-from llamita.generation.guidance import Guidance
-from llamita.generation.hypotheses import NEVER, Hypotheses
+from llamita.generation.beam_search import BeamSearch, filler, stops_at
+from llamita.generation.guidance import Guidance, guidance_of
 from llamita.generation.outputs import ScoreRecorder
-from llamita.generation.sequence import first_match
-from llamita.sampling.finite import multinomial
+from llamita.generation.request import GenerationRequest
+from llamita.generation.run import GenerationResult, Run
+from llamita.generation.runner import ModelRunner
+from llamita.generation.sequence import Finish
+from llamita.generation.sequence import Sequence as TextSequence
+from llamita.generation.streaming import ColumnStreamer
 from llamita.sampling.history import History, LogitsProcessor
-from llamita.tokenizer.protocol import Tokenizer
-
-ROOM = 256  # tokens that hypotheses have room for at first
-
-
-class BeamSearch:
-    """The running and the finished hypotheses of B prompts: transformers' search, step for step.
-
-    beams: how many run side by side. limit: the most tokens to write.
-    length_penalty: scores are divided by length ** this: above 0 favours long ones.
-    early_stopping: True ends a prompt as soon as `beams` of its hypotheses have finished; False when the best running
-    one, at its present length, is no better than the worst finished; "never" when it cannot become better.
-    stops: says of token ids (R, written) which rows are over, beside the end tokens.
-    do_sample: draw the candidates, from `generators` (one a prompt) or torch's global one, rather than take the best.
-    fill: what stands behind the end (see `filler`).
-    """
-
-    def __init__(
-        self,
-        prompts: History,
-        *,
-        beams: int,
-        limit: int,
-        eos_token_ids: Sequence[int] = (),
-        stops: Callable[[Tensor], Tensor] | None = None,
-        length_penalty: float = 1.0,
-        early_stopping: bool | Literal["never"] = False,
-        do_sample: bool = False,
-        generators: Sequence[torch.Generator] | None = None,
-        fill: int = -1,
-    ) -> None:
-        if beams < 1 or limit < 1:
-            raise UsageError(f"beams is {beams} and limit {limit}: give 1 or more")
-        if early_stopping not in (True, False, "never"):
-            raise UsageError(f'early_stopping is {early_stopping!r}: give True, False or "never"')
-        batch, device = len(prompts.input_ids), prompts.input_ids.device
-        self.batch = batch
-        self.beams = beams
-        self.limit = limit
-        self.eos = torch.tensor(list(eos_token_ids), dtype=torch.long, device=device)
-        self.stops = stops
-        self.length_penalty = length_penalty
-        self.early_stopping = early_stopping
-        self.do_sample = do_sample
-        self.generators = generators
-        self.written = 0
-        self.is_over = False
-        self._fill = fill
-        self.running = Hypotheses.empty((batch, beams, min(limit, ROOM)), fill=fill, device=device)
-        self.finished = Hypotheses.empty((batch, beams, min(limit, ROOM)), fill=fill, device=device)
-        self.running.scores[:, 0] = 0.0  # the others begin as copies of the first: they must not be chosen
-        self._prompts = prompts.select([row for row in range(batch) for _ in range(beams)])
-        self._open = torch.ones(batch, 1, dtype=torch.bool, device=device)  # may still improve
-        self._settled = [0] * batch
-
-    @property
-    def history(self) -> History:
-        """The texts of the running hypotheses, B * beams of them."""
-        written = self.running.tokens[..., : self.written].flatten(0, 1)
-        return replace(self._prompts, input_ids=torch.cat((self._prompts.input_ids, written), dim=1))
-
-    @property
-    def last(self) -> Tensor:
-        """The token that each running hypothesis wrote last: (B * beams,)."""
-        return self.running.tokens[..., self.written - 1].flatten()
-
-    def advance(self, log_probabilities: Tensor) -> Tensor:
-        """Choose by log probabilities (B * beams, V) how to go on; returns the rows (B * beams,) gone on from."""
-        if self.written == self.running.tokens.shape[2]:
-            room = min(2 * self.written, self.limit)
-            self.running, self.finished = (x.longer(room, fill=self._fill) for x in (self.running, self.finished))
-        candidates, hits = self._candidates(log_probabilities.unflatten(0, (-1, self.beams)))
-        self._finish(candidates, hits)
-        candidates.scores = candidates.scores + hits.float() * NEVER
-        self.running = candidates.take(candidates.scores.topk(self.beams).indices)
-        self.written += 1
-        self._close(hits)
-        return self.running.origins[..., self.written - 1].flatten()
-
-    def _candidates(self, log_probabilities: Tensor) -> tuple[Hypotheses, Tensor]:
-        """The best, or drawn, continuations of all beams (B, K), and which of them are over (B, K).
-
-        So many that enough remain to go on with when all end tokens are among the best.
-        """
-        batch, beams, vocabulary = log_probabilities.shape
-        totals = (log_probabilities + self.running.scores[..., None]).flatten(1)  # (B, beams * V)
-        count = min(max(2, 1 + len(self.eos)) * beams, totals.shape[1])
-        index = self._drawn(totals, count) if self.do_sample else totals.topk(count).indices
-        candidates = self.running.take(index // vocabulary)
-        first = torch.arange(batch, device=index.device)[:, None] * beams
-        candidates.tokens[..., self.written] = index % vocabulary
-        candidates.origins[..., self.written] = (index // vocabulary + first).int()
-        candidates.scores = totals.gather(1, index)
-        return candidates, self._ends(candidates)
-
-    def _drawn(self, totals: Tensor, count: int) -> Tensor:
-        probabilities = totals.softmax(-1)
-        if self.generators is None:
-            return multinomial(probabilities, count)
-        rows = zip(probabilities, self.generators, strict=True)
-        return torch.stack([multinomial(row, count, generator=generator) for row, generator in rows])
-
-    def _ends(self, candidates: Hypotheses) -> Tensor:
-        tokens = candidates.tokens[..., : self.written + 1]
-        if self.written + 1 >= self.limit:
-            return torch.ones_like(candidates.ended)
-        over = torch.isin(tokens[..., -1], self.eos)
-        return over if self.stops is None else over | self.stops(tokens.flatten(0, 1)).view_as(over)
-
-    def _finish(self, candidates: Hypotheses, hits: Tensor) -> None:
-        """Let those that are over, and among the best, in among the finished; the rest were only in reserve."""
-        ended = hits.clone()
-        ended[:, self.beams :] = False
-        scores = candidates.scores / _divisor(self.written + 1, self.length_penalty)
-        scores += (self.finished.ended.all(-1, keepdim=True) & (self.early_stopping is True)).float() * NEVER
-        scores += (~self._open).float() * NEVER
-        scores += (~ended) * NEVER
-        merged = self.finished.beside(Hypotheses(candidates.tokens, candidates.origins, scores, ended))
-        self.finished = merged.take(merged.scores.topk(self.beams).indices)
-
-    def _close(self, hits: Tensor) -> None:
-        """Find which prompts can still improve, and whether all is over."""
-        is_hopeful = self.early_stopping == "never" and self.length_penalty > 0.0
-        length = self.limit if is_hopeful else self.written
-        best = self.running.scores[:, :1] / _divisor(length, self.length_penalty)
-        finished = self.finished
-        worst = torch.where(finished.ended, finished.scores.min(dim=1, keepdim=True).values, NEVER)
-        self._open = self._open & (best > worst).any(-1, keepdim=True)
-        are_full = self.early_stopping is True and bool(finished.ended.all())
-        self.is_over = not bool(self._open.any()) or are_full or bool(hits.all())
-
-    def best(self, returned: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each prompt the `returned` best: token ids and origins (B * returned, new), scores (B * returned,)."""
-        if not 1 <= returned <= self.beams:
-            raise UsageError(f"num_return_sequences is {returned}, of {self.beams} beams: give at most num_beams")
-        best = self.finished.take(torch.arange(returned, device=self.eos.device).expand(self.batch, -1))
-        longest = int(best.lengths().max())
-        tokens, origins = (x[..., :longest].flatten(0, 1) for x in (best.tokens, best.origins))
-        return tokens, origins, best.scores.flatten()
-
-    @property
-    def closed(self) -> Tensor:
-        """Which prompts cannot improve any more: bool (B, 1)."""
-        are_full = self.finished.ended.all(-1, keepdim=True) & (self.early_stopping is True)
-        return ~self._open | are_full | self.is_over
-
-    def settled(self) -> list[list[int]]:
-        """The tokens that since the last call became sure to be in the best hypothesis of each prompt.
-
-        A token is sure when all hypotheses that may still win agree on it; at the end all of the best are.
-        """
-        ended, is_closed = self.finished.ended, self.closed
-        may_win = torch.cat((ended, torch.ones_like(ended)), dim=1)
-        is_best = torch.arange(2 * self.beams, device=ended.device) == 0
-        may_win = torch.where(is_closed, is_best, may_win)  # (B, 2 * beams)
-        every = self.finished.beside(self.running)
-        return [self._newly(row, every, may_win[row]) for row in range(self.batch)]
-
-    def _newly(self, row: int, every: Hypotheses, may_win: Tensor) -> list[int]:
-        start = self._settled[row]
-        length = int(every.lengths()[row][may_win].min())
-        tokens = every.tokens[row][may_win][:, start:length]  # (hypotheses, unsettled)
-        agreed = int((tokens == tokens[:1]).all(0).long().cumprod(0).sum())
-        self._settled[row] += agreed
-        return tokens[0, :agreed].tolist()
+from llamita.sampling.sampler import generators
 
 
 def _divisor(length: int, penalty: float) -> float:
@@ -199,6 +36,8 @@ class BeamRunner(ModelRunner):
         self._change(lambda x: x.repeat_interleave(times, 0))
         if self._mask is not None:
             self._mask = self._mask.repeat_interleave(times, 0)
+        if self._positions is not None and len(self._positions) > 1:
+            self._positions = self._positions.repeat_interleave(times, 0)
         if self._positions is not None and len(self._positions) > 1:
             self._positions = self._positions.repeat_interleave(times, 0)
         if self.cache is not None:
@@ -224,59 +63,108 @@ def untouched(logits: Tensor, history: History) -> Tensor:
 
 
 @torch.no_grad()
-def tokens(
-    feed: BeamRunner,
+def beam_steps(
+    runner: BeamRunner,
     search: BeamSearch,
     *,
     process: LogitsProcessor = untouched,
-    record: ScoreRecorder | None = None,
+    recorder: ScoreRecorder | None = None,
     guidance: Guidance | None = None,
 ) -> Iterator[list[list[int]]]:
     """Search until nothing can improve; every step yields what it settled, a list of token ids for each prompt.
 
-    feed: of the B prompts. process: changes the log probabilities, given the texts so far. guidance: away from B
+    runner: of the B prompts. process: changes the log probabilities, given the texts so far. guidance: away from B
     negative prompts, by a BeamRunner of them: each beam has its own negative text. The results are `search.best()`.
     """
-    feeds = [feed]
+    runners = [runner]
     if guidance is not None:
-        assert isinstance(guidance.feed, BeamRunner)
-        feeds.append(guidance.feed)
+        assert isinstance(guidance.runner, BeamRunner)
+        runners.append(guidance.runner)
     while not search.is_over:
-        logits = feed.logits()  # at first (B, V), then (B * beams, V)
+        logits = runner.logits()  # at first (B, V), then (B * beams, V)
         scores = logits.log_softmax(-1)
         scores = scores if guidance is None else guidance(scores)
         if search.written == 0:
             logits, scores = (x.repeat_interleave(search.beams, 0) for x in (logits, scores))
-            for each in feeds:
+            for each in runners:
                 each.repeat(search.beams)
         scores = process(scores, search.history)
-        if record is not None:
-            record.add(logits, scores)
+        if recorder is not None:
+            recorder(logits, scores)
         rows = search.advance(scores)
         yield search.settled()
-        for each in feeds:
+        for each in runners:
             each.reorder(rows)
             each.append(search.last)
 
 
-def filler(pad_token_id: int | None, eos_token_ids: Sequence[int]) -> int:
-    """What stands behind the end of a beam in transformers: there a padding token of 0 counts as none."""
-    return (pad_token_id or eos_token_ids[0]) if eos_token_ids else -1
+def search_beams(request: GenerationRequest) -> Run:
+    """Write the texts that are likeliest as a whole, or drawn beside each other."""
+    settings, prompts = request.settings, len(request.input_ids)
+    recorder, runner, sequences = request.score_recorder, request.runner(BeamRunner), request.sequences()
+    assert isinstance(runner, BeamRunner)
+    seeded = generators(settings.seed, prompts, request.input_ids.device)
+    fill = filler(settings.pad_token_id, settings.eos_token_ids)
+    found = _search(request, recorder, seeded, fill)
+    params = request.params([row for row in range(prompts) for _ in range(settings.num_beams)])
+    of_beams = None if seeded is None else [one for one in seeded for _ in range(settings.num_beams)]
+    process = request.processor(params, prompts * settings.num_beams, of_beams) or untouched
+    streamer = ColumnStreamer(prompts, request.on_step, fill=fill)
+    guidance = guidance_of(request, BeamRunner)
+
+    def write() -> Iterator[object]:
+        for settled in beam_steps(runner, found, process=process, recorder=recorder, guidance=guidance):
+            streamer.push(settled, found.closed[:, 0].tolist())
+            _hand_over(sequences, settled)
+            yield settled
+        for sequence in sequences:
+            sequence.end(Finish("time" if request.is_late else "criterion"))
+
+    def result() -> GenerationResult:
+        written, indices, scores = found.best(settings.num_return_sequences)
+        return GenerationResult(tokens=written, recorder=recorder, runner=runner, beams=(indices, scores))
+
+    return Run(request=request, sequences=sequences, steps=write(), result=result)
 
 
-def stops_at(
-    strings: Sequence[str], tokenizer: Tokenizer, *, again: Sequence[Sequence[int]] = ()
-) -> Callable[[Tensor], Tensor]:
-    """Which rows of token ids (R, written) contain one of these strings, however tokens cut it: bool (R,).
+def _search(
+    request: GenerationRequest, recorder: ScoreRecorder | None, seeded: list[torch.Generator] | None, fill: int
+) -> BeamSearch:
+    settings = request.settings
+    return BeamSearch(
+        request.history,
+        beams=settings.num_beams,
+        limit=max(request.limits),
+        eos_token_ids=settings.eos_token_ids,
+        stops=_stops(request, recorder),
+        length_penalty=settings.length_penalty,
+        early_stopping=settings.early_stopping,
+        do_sample=settings.do_sample,
+        generators=seeded,
+        fill=fill,
+    )
 
-    again: of each prompt the ids whose text comes first once more, in which nothing is looked for.
-    """
-    skipped = [len(tokenizer.decode(ids)) for ids in again] or [0]
+
+def _hand_over(sequences: list[TextSequence], settled: list[list[int]]) -> None:
+    """Give the sequences what became sure of their texts."""
+    for sequence, tokens in zip(sequences, settled, strict=True):
+        for token_id in tokens:
+            if sequence.finish is None:
+                sequence.push(token_id)
+
+
+def _stops(request: GenerationRequest, recorder: ScoreRecorder | None) -> Callable[[Tensor], Tensor] | None:
+    """Which written tokens (R, new) end a beam beside the end tokens: stop strings, criteria, the clock."""
+    strings, tables = request.settings.stops, request.tables
+    if strings and tables is None:
+        raise UsageError("stop_strings are found in text: pass tokenizer= as well")
+    if not (strings or request.criteria or request.settings.max_time is not None):
+        return None
+    found = stops_at(strings, tables.tokenizer, again=request.dropped) if strings and tables else None
 
     def over(tokens: Tensor) -> Tensor:
-        share = len(tokens) // len(skipped)
-        spelled = (tokenizer.decode(row, skip_special_tokens=False) for row in tokens.tolist())
-        texts = (text[skipped[i // share] :] for i, text in enumerate(spelled))
-        return torch.tensor([first_match(text, strings) is not None for text in texts], device=tokens.device)
+        prompts = request.input_ids.repeat_interleave(len(tokens) // len(request.input_ids), 0)
+        verdicts = request.are_over(torch.cat((prompts, tokens), dim=1), recorder)
+        return verdicts if found is None else verdicts | found(tokens)
 
     return over

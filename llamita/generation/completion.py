@@ -1,12 +1,12 @@
 """What was written, as text: at once, or piece by piece."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from llamita.generation.logprobs import TokenLogprob
-from llamita.generation.sequence import Row
+from llamita.generation.run import Acceptance, Run
+from llamita.generation.sequence import Sequence
 from llamita.structured.tool_calls import ToolCall, parse
 
 
@@ -30,7 +30,7 @@ class Completion:
     finish_reason: "stop" at an end token or a stop text, which stop_reason then names; "length" at the limit or the
     end of the context; None while it is not over. logprobs: how likely each token was, prompt_logprobs: how likely
     those of the prompt were from its second on, where that was asked for. tools: the names of those that could be
-    called.
+    called. acceptance: how well guessing ahead went, over all texts that were written together.
     """
 
     text: str
@@ -41,6 +41,7 @@ class Completion:
     logprobs: list[TokenLogprob] | None = None
     prompt_logprobs: list[TokenLogprob] | None = None
     tools: tuple[str, ...] = ()
+    acceptance: Acceptance | None = field(default=None, compare=False)
 
     @property
     def usage(self) -> Usage:
@@ -56,43 +57,32 @@ class Completion:
         return self.text
 
 
-@dataclass(frozen=True, eq=False)
-class Writing:
-    """A text in the making: its row, what it follows, and what is to be told of it."""
-
-    row: Row
-    prompt_token_ids: list[int]
-    tools: tuple[str, ...] = ()
-    likely: Sequence[TokenLogprob] | None = None
-    prompt_likely: list[TokenLogprob] | None = None
-
-    @property
-    def completion(self) -> Completion:
-        """What it has come to."""
-        row, finish = self.row, self.row.finish
-        return Completion(
-            text=row.text,
-            token_ids=row.token_ids,
-            prompt_token_ids=self.prompt_token_ids,
-            finish_reason=None if finish is None else finish.reason,
-            stop_reason=None if finish is None else finish.matched,
-            logprobs=None if self.likely is None else list(self.likely[: len(row.token_ids)]),
-            prompt_logprobs=self.prompt_likely,
-            tools=self.tools,
-        )
+def completion_of(run: Run, sequence: Sequence, tools: tuple[str, ...] = ()) -> Completion:
+    """What a sequence of a run has come to so far."""
+    finish, logprobs, of_prompt = sequence.finish, sequence.logprobs, sequence.prompt_logprobs
+    return Completion(
+        text=sequence.text,
+        token_ids=sequence.token_ids,
+        prompt_token_ids=sequence.prompt_token_ids,
+        finish_reason=None if finish is None else finish.reason,
+        stop_reason=None if finish is None else finish.matched,
+        logprobs=None if logprobs is None else list(logprobs[: len(sequence.token_ids)]),
+        prompt_logprobs=None if of_prompt is None else list(of_prompt),
+        tools=tools,
+        acceptance=run.acceptance,
+    )
 
 
 class Stream(Iterator[str]):
     """Pieces of text as they are written; `completion` is what there is so far, and at the end all of it."""
 
-    def __init__(self, steps: Iterator[Any], writing: Writing) -> None:
-        self._steps = steps
-        self._writing = writing
+    def __init__(self, run: Run, tools: tuple[str, ...] = ()) -> None:
+        self._run, self._tools = run, tools
         self._shown = 0
 
     def __next__(self) -> str:
-        for _ in self._steps:
-            text = self._writing.row.text
+        for _ in self._run.steps:
+            text = self._run.sequences[0].text
             if piece := text[self._shown :]:
                 self._shown = len(text)
                 return piece
@@ -101,4 +91,4 @@ class Stream(Iterator[str]):
     @property
     def completion(self) -> Completion:
         """The text so far."""
-        return self._writing.completion
+        return completion_of(self._run, self._run.sequences[0], self._tools)

@@ -1,15 +1,20 @@
-"""The loop that writes tokens: read, choose, stop or go on."""
+"""The plain loop: read, choose, stop or go on; greedy, or drawn."""
 
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from llamita.cache.cache import Cache
-from llamita.generation.sequence import Stop
-from llamita.model.pretrained import PreTrainedModel
-from llamita.sampling.finite import finite
+from llamita.generation.logprobs import LogprobRecorder
+from llamita.generation.outputs import ScoreRecorder
+from llamita.generation.request import GenerationRequest
+from llamita.generation.run import GenerationResult, Run
+from llamita.generation.runner import ModelRunner
+from llamita.generation.sequence import Finish, SequenceBatch
+from llamita.generation.sequence import Sequence as TextSequence
+from llamita.sampling.sampler import Sampler, StatefulProcessor
+from llamita.structured.grammar import Constraints
 
 
 class Chooser(Protocol):
@@ -24,120 +29,78 @@ class Chooser(Protocol):
         ...
 
 
-class Watched:
-    """A chooser whose every step somebody else is told of: the logits (B, V) and the tokens (B,)."""
-
-    def __init__(self, choose: Chooser, watch: Callable[[Tensor, Tensor], None]) -> None:
-        self._choose = choose
-        self._watch = watch
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """The next tokens (B,) for logits (B, V)."""
-        chosen = self._choose(logits)
-        self._watch(logits, chosen)
-        return chosen
-
-    def append(self, step: Tensor) -> None:
-        """Take the tokens (B,) that the rows went on by."""
-        self._choose.append(step)
-
-
-class ModelRunner:
-    """What the model is to read next, and what it has read: ids or embeddings, their mask, the cache.
-
-    A mask (B, cached + T) that shows everything is dropped, which spares every step its work.
-    chunk: read a long prompt in parts of so many tokens. kept: what to keep of the model's outputs, step by step:
-    "attentions", "hidden_states". check: what logits (B, V) must pass. position_ids: (B | 1, T) of
-    the input, counted on by one from its last; None counts by the mask. logits_to_keep: forward's, of every pass.
-    """
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        input_ids: Tensor | None = None,
-        *,
-        inputs_embeds: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        use_cache: bool = True,
-        chunk: int | None = None,
-        kept: tuple[str, ...] = (),
-        check: Callable[[Tensor], Tensor] = finite,
-        position_ids: Tensor | None = None,
-        logits_to_keep: int | Tensor = 1,
-    ) -> None:
-        self.model = model
-        self.cache = past_key_values
-        self.use_cache = use_cache
-        self.check = check
-        self.logits_to_keep = logits_to_keep
-        self._positions = position_ids
-        self.chunk = chunk if use_cache else None
-        self.kept: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in kept}
-        self._ids, self._embeds = input_ids, inputs_embeds
-        is_padded = attention_mask is not None and not bool((attention_mask == 1).all())
-        self._mask = attention_mask if is_padded else None
-
-    def logits(self) -> Tensor:
-        """Let the model read on: the fp32 logits (B, V) of what comes next."""
-        return self.native().float()
-
-    def native(self) -> Tensor:
-        """The same in the model's own dtype."""
-        name, unread = ("input_ids", self._ids) if self._embeds is None else ("inputs_embeds", self._embeds)
-        assert unread is not None
-        parts = (unread,) if self.chunk is None or self.chunk >= unread.shape[1] else unread.split(self.chunk, dim=1)
-        behind = unread.shape[1]
-        output = None
-        for part in parts:
-            behind -= part.shape[1]
-            mask = self._mask if self._mask is None or not behind else self._mask[:, :-behind]
-            where = self._positions
-            if where is not None:
-                end = where.shape[1] - behind
-                where = where[:, end - part.shape[1] : end]
-            output = self._read(mask, position_ids=where, **{name: part})
-        assert output is not None
-        for name, steps in self.kept.items():
-            steps.append(output[name])
-        return self.check(output.logits[:, -1])
-
-    def _read(self, mask: Tensor | None, **inputs: Tensor | None) -> Any:
-        output = self.model(
-            **inputs,
-            attention_mask=mask,
-            past_key_values=self.cache,
-            use_cache=self.use_cache,
-            logits_to_keep=self.logits_to_keep,
-            return_dict=True,
-            **{f"output_{name}": True for name in self.kept},
-        )
-        self.cache = output.past_key_values
-        return output
-
-    def append(self, step: Tensor) -> None:
-        """Put the tokens (B,) behind what was read."""
-        new = step[:, None]
-        if self._mask is not None:
-            self._mask = torch.cat((self._mask, torch.ones_like(new, dtype=self._mask.dtype)), dim=1)
-        if self._positions is not None:
-            self._positions = torch.cat((self._positions, self._positions[:, -1:] + 1), dim=1)
-        if self.cache is not None:
-            self._ids, self._embeds = new, None
-        elif self._embeds is not None:
-            self._embeds = torch.cat((self._embeds, self.model.get_input_embeddings()(new)), dim=1)
-        else:
-            assert self._ids is not None
-            self._ids = torch.cat((self._ids, new), dim=1)
-
-
 # Not inference_mode: tokens made there could not be trained on afterwards.
 @torch.no_grad()
-def tokens(feed: ModelRunner, *, choose: Chooser, stop: Stop, pad_token_id: int | None = None) -> Iterator[Tensor]:
-    """Write until every row has ended, one step (B,) at a time; `stop` knows what each row has come to."""
-    while not stop.is_over:
-        step = stop.padded(choose(feed.logits()), pad_token_id)  # (B,)
-        stop.accept(step)
+def decode_steps(
+    runner: ModelRunner, *, choose: Chooser, batch: SequenceBatch, pad_token_id: int | None = None
+) -> Iterator[Tensor]:
+    """Write until every sequence has ended, one step (B,) at a time."""
+    while not batch.is_over:
+        step = batch.padded(choose(runner.logits()), pad_token_id)  # (B,)
+        batch.accept(step)
         yield step
-        feed.append(step)
+        runner.append(step)
         choose.append(step)
+
+
+def decode(request: GenerationRequest) -> Run:
+    """Write token by token."""
+    given = request
+    request, params = given.expanded()
+    sequences, runner, recorder = request.sequences(), request.runner(), request.score_recorder
+    noted = _logprob_recorder(request, sequences)
+    choose = Sampler(
+        params,
+        request.history,
+        seed=[one.generator for one in sequences if one.generator is not None] or None,
+        processors=_processors(request, sequences),
+        observers=[one for one in (recorder, noted, *request.observers) if one is not None],
+    )
+    columns: list[Tensor] = []
+    steps = decode_steps(runner, choose=choose, batch=SequenceBatch(sequences), pad_token_id=request.settings.padding)
+
+    def write() -> Iterator[Tensor]:
+        for step in steps if request.prefix is None else request.prefix.follow(steps):
+            columns.append(step[:, None])
+            request.on_step(step)
+            end_late(request, sequences, columns, recorder)
+            yield step
+
+    def result() -> GenerationResult:
+        logprobs = None if noted is None else noted.rows
+        return GenerationResult(tokens=torch.cat(columns, dim=1), recorder=recorder, runner=runner, logprobs=logprobs)
+
+    return Run(request=given, sequences=sequences, steps=write(), result=result)
+
+
+def _logprob_recorder(request: GenerationRequest, sequences: Sequence[TextSequence]) -> LogprobRecorder | None:
+    """What notes how likely the tokens were, where that is asked for; the sequences share its rows."""
+    if request.settings.logprobs is None or request.tables is None:
+        return None
+    recorder = LogprobRecorder(request.tables.texts, len(sequences), top=request.settings.logprobs)
+    for sequence, row in zip(sequences, recorder.rows, strict=True):
+        sequence.logprobs = row
+    return recorder
+
+
+def _processors(request: GenerationRequest, sequences: Sequence[TextSequence]) -> list[StatefulProcessor]:
+    processors: list[StatefulProcessor] = []
+    if request.settings.guidance_scale not in (None, 1):
+        from llamita.generation.guidance import guidance_of
+
+        processors += [one for one in (guidance_of(request),) if one is not None]
+    if request.constraints is not None:
+        processors.append(Constraints([one.constraint for one in sequences]))
+    return processors
+
+
+def end_late(
+    request: GenerationRequest, sequences: Sequence[TextSequence], columns: list[Tensor], recorder: ScoreRecorder | None
+) -> None:
+    """End the sequences that the clock or a criterion of the user ends."""
+    if not (request.criteria or request.is_late):
+        return
+    ids = torch.cat((request.input_ids, *columns), dim=1)
+    for sequence, is_over in zip(sequences, request.are_over(ids, recorder).tolist(), strict=True):
+        if is_over and sequence.finish is None:
+            sequence.finish = Finish("time" if request.is_late else "criterion")

@@ -2,7 +2,12 @@
 
 from torch import Tensor
 
-from llamita.generation.decode import ModelRunner
+from llamita.errors import UsageError
+from llamita.generation.request import GenerationRequest
+from llamita.generation.runner import ModelRunner
+
+MOST = 1e15  # what exaggerates more would leave no numbers
+
 
 MOST = 1e15  # what exaggerates more would leave no numbers
 
@@ -10,18 +15,38 @@ MOST = 1e15  # what exaggerates more would leave no numbers
 class Guidance:
     """Exaggerates the difference that the prompt makes over a negative one, whose texts are read beside it.
 
-    scale: 1 changes nothing, more exaggerates. feed: of the negative prompts, a row for each text.
+    scale: 1 changes nothing, more exaggerates. runner: of the negative prompts, a row for each text.
     """
 
-    def __init__(self, scale: float, feed: ModelRunner) -> None:
+    def __init__(self, scale: float, runner: ModelRunner) -> None:
         self.scale = min(max(scale, -MOST), MOST)
-        self.feed = feed
+        self.runner = runner
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Guided log probabilities for logits (B, V)."""
-        without = self.feed.native().log_softmax(-1)  # in its dtype, as transformers does
+        without = self.runner.native().log_softmax(-1)  # in its dtype, as transformers does
         return self.scale * (logits.log_softmax(-1) - without) + without
 
     def append(self, step: Tensor) -> None:
         """Put the chosen tokens (B,) behind the negative texts too."""
-        self.feed.append(step)
+        self.runner.append(step)
+
+
+def guidance_of(request: GenerationRequest, kind: type[ModelRunner] = ModelRunner) -> Guidance | None:
+    """The guidance that a request asks for. Raises UsageError where its negative prompts do not fit the prompts."""
+    scale = request.settings.guidance_scale
+    if scale is None or scale == 1:
+        return None
+    device, prompts = request.input_ids.device, len(request.input_ids)
+    ids, mask = (None if x is None else x.to(device) for x in request.negative)
+    ids = request.input_ids[:, -1:] if ids is None else ids
+    if not ids.shape[1]:
+        raise UsageError(
+            "guidance_scale needs a text to steer away from beside inputs_embeds: pass negative_prompt_ids"
+        )
+    if len(ids) == prompts * request.settings.num_beams:  # transformers wants the rows of a prompt's beams, all alike
+        ids, mask = (None if x is None else x[:: request.settings.num_beams] for x in (ids, mask))
+    assert ids is not None
+    if len(ids) != prompts:
+        raise UsageError(f"negative_prompt_ids has {len(ids)} rows for {prompts} prompts: give one for each")
+    return Guidance(scale, kind(request.model, ids, attention_mask=mask, logits_to_keep=0))  # all of them, as there

@@ -1,23 +1,25 @@
 """`model.generate`, called as transformers' is: the same arguments and flags in, the same outputs out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from llamita.cache.cache import Cache
-from llamita.cache.foreign import adapted
+from llamita.cache.foreign import ForeignCache, adapted
 from llamita.errors import UsageError
-from llamita.generation.hf_flags import GenerationFlags, resolve
+from llamita.generation.hf_flags import resolve
 from llamita.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
-from llamita.generation.request import Criterion, GenerationRequest, GenerationResult, unread
-from llamita.generation.rules import ruled
-from llamita.generation.strategies import search, speculate, write
-from llamita.model.llama import LlamaForCausalLM
-from llamita.model.pretrained import PreTrainedModel
+from llamita.generation.plan import plan
+from llamita.generation.prefix_cache import Prefix
+from llamita.generation.protocol import LanguageModel
+from llamita.generation.request import Criterion, GenerationRequest, unread
+from llamita.generation.run import GenerationResult, Run
+from llamita.generation.settings import GenerationSettings
 from llamita.sampling.params import HFProcessor
 from llamita.sampling.per_row import LARGEST
+from llamita.structured.token_tables import TokenTables
 from llamita.tokenizer.huggingface import readable
 
 Output = Tensor | GenerateDecoderOnlyOutput | GenerateBeamDecoderOnlyOutput
@@ -36,7 +38,7 @@ class Streamer(Protocol):
 
 
 def generate(
-    model: PreTrainedModel,
+    model: LanguageModel,
     input_ids: Tensor | None = None,
     *,
     attention_mask: Tensor | None = None,
@@ -49,15 +51,16 @@ def generate(
     generation_config: Any = None,
     stopping_criteria: Sequence[Criterion] = (),
     logits_processor: Sequence[HFProcessor] = (),
-    assistant_model: LlamaForCausalLM | None = None,
+    assistant_model: LanguageModel | None = None,
     negative_prompt_ids: Tensor | None = None,
     negative_prompt_attention_mask: Tensor | None = None,
+    prefix: Prefix | None = None,
     **flags: Any,
 ) -> Output:
     """Continue token ids (B, T): returns them with what was written, (B, T + new), or with more beside.
 
     Rows that end early are filled with the padding token. With `inputs_embeds` (B, T, D) alone the result is what was
-    written, (B, new). Flags: the fields of `llamita.generation.hf_flags.GenerationFlags`; `generation_config` (a
+    written, (B, new). Flags: the fields of `llamita.generation.settings.GenerationSettings`; `generation_config` (a
     dictionary, or transformers' object) gives those not named, and the checkpoint's generation_config.json the rest.
     Without a `seed` it draws as transformers does: the same torch.manual_seed gives the same tokens.
 
@@ -71,85 +74,102 @@ def generate(
     streamer: told of the prompts, then of every column (B,) of what is written, whatever the strategy; of beams, the
     best text's, once it is sure.
     tokenizer: ours or a fast one of transformers, for stop_strings, for the forms that a text must have (json_schema,
-    regex, grammar, choice), and for token_healing, where the ids that are returned begin without what was dropped,
-    which is written again.
+    regex, grammar, choice), for token_healing, where the ids that are returned begin without what was dropped, which
+    is written again, and for logprobs, the count of likeliest tokens to note beside each one written.
+    prefix: what an `LLM.new_prefix` or an earlier call with it has read of a text that begins alike is not read again.
     """
     flags = {**_fields(generation_config), "logits_processor": tuple(logits_processor), **flags}
-    options = resolve(flags, checkpoint=model.generation_config, config=model.config)
-    job = _job(model, options, input_ids, attention_mask, inputs_embeds, adapted(past_key_values))
-    job.positions = _positions(job, position_ids)
-    job.logits_to_keep = 1 if logits_to_keep is None else logits_to_keep
-    job.tokenizer, job.criteria, job.assistant = readable(tokenizer), tuple(stopping_criteria), assistant_model
-    job.negative = (negative_prompt_ids, negative_prompt_attention_mask)
-    job = ruled(job)
+    settings = resolve(flags, checkpoint=model.generation_config, config=model.config)
+    request = _request(model, settings, input_ids, attention_mask, inputs_embeds, adapted(past_key_values))
+    request.positions = _positions(request, position_ids)
+    request.logits_to_keep = 1 if logits_to_keep is None else logits_to_keep
+    read = readable(tokenizer)
+    request.tables = None if read is None else TokenTables(read)
+    request.criteria, request.assistant = tuple(stopping_criteria), assistant_model
+    request.negative = (negative_prompt_ids, negative_prompt_attention_mask)
+    if prefix is not None:
+        _take_prefix(request, prefix)
     if streamer is not None:
-        told = job.input_ids if options.num_beams > 1 else job.returned_ids  # of beams the best is told, one a prompt
+        request.on_step = lambda step: streamer.put(step.cpu())
+    run = plan(request)
+    if streamer is not None:
+        told = run.request.input_ids if settings.num_beams > 1 else run.request.returned_ids  # of beams the best alone
         streamer.put(told.cpu())
-        job.on_step = lambda step: streamer.put(step.cpu())
-    written = _strategy(job)(job)
+    result = run.finish()
     if streamer is not None:
         streamer.end()
-    sequences = torch.cat((job.returned_ids, written.tokens), dim=1)
-    return written.output(sequences) if options.return_dict_in_generate else sequences
+    sequences = torch.cat((run.request.returned_ids, result.tokens), dim=1)
+    return _output(run, result, sequences) if settings.return_dict_in_generate else sequences
 
 
-def _strategy(job: GenerationRequest) -> Callable[[GenerationRequest], GenerationResult]:
-    """Which way of writing the flags ask for; raises UsageError for flags that exclude each other."""
-    options = job.options
-    has_model = job.assistant or options.assistant_early_exit
-    is_guessing = has_model or options.prompt_lookup_num_tokens
-    if options.draft_tree is not None and not has_model:
-        raise UsageError("a draft_tree is of a model's guesses: pass assistant_model or assistant_early_exit")
-    if options.num_beams > 1:
-        if is_guessing:
-            raise UsageError("beams and guessing ahead exclude each other: set num_beams=1, or leave the assistant out")
-        return search
-    if options.num_return_sequences > 1 and not options.do_sample:
-        raise UsageError(
-            f"num_return_sequences={options.num_return_sequences} would repeat one greedy text: set do_sample=True, "
-            "or num_beams"
-        )
-    return speculate if is_guessing else write
+def _output(run: Run, result: GenerationResult, sequences: Tensor) -> Output:
+    """transformers' record of these sequences (B * returned, T + new)."""
+    runner = result.runner
+    kept: dict[str, Any] = {} if runner is None else {name: tuple(steps) for name, steps in runner.kept.items()}
+    cache = None if runner is None else runner.cache
+    cache = cache.inner if isinstance(cache, ForeignCache) else cache
+    recorder = result.recorder
+    scores, logits = (None, None) if recorder is None else (recorder.scores, recorder.logits)
+    common: dict[str, Any] = {"scores": scores, "logits": logits, "past_key_values": cache}
+    if result.beams is None:
+        told = {"acceptance": run.acceptance, "logprobs": result.logprobs}
+        return GenerateDecoderOnlyOutput(sequences, **common, **kept, **told)
+    indices, ranking = result.beams
+    ranking = None if scores is None else ranking
+    return GenerateBeamDecoderOnlyOutput(sequences, sequences_scores=ranking, beam_indices=indices, **common, **kept)
 
 
-def _job(
-    model: PreTrainedModel,
-    options: GenerationFlags,
+def _request(
+    model: LanguageModel,
+    settings: GenerationSettings,
     input_ids: Tensor | None,
     attention_mask: Tensor | None,
     inputs_embeds: Tensor | None,
     cache: Cache | None,
 ) -> GenerationRequest:
     if input_ids is None and inputs_embeds is None:
-        input_ids = _beginning(model, options)
+        input_ids = _beginning(model, settings)
     given = _checked(input_ids, inputs_embeds)
-    _check_ids(input_ids, options, model.config.vocab_size)
+    _check_ids(input_ids, settings, model.config.vocab_size)
     device = model.device
     input_ids = input_ids.to(device) if input_ids is not None else given.new_empty((len(given), 0), dtype=torch.long)
     if attention_mask is None and inputs_embeds is None:
-        attention_mask = guessed_mask(input_ids, options)
-    return GenerationRequest(
+        attention_mask = guessed_mask(input_ids, settings)
+    embedded = 0 if inputs_embeds is None else inputs_embeds.shape[1]
+    request = GenerationRequest(
         model=model,
-        options=options,
+        settings=settings,
         input_ids=input_ids,
+        limit=lambda _, columns: settings.limit(columns, embedded or columns, model.config),
         mask=None if attention_mask is None else attention_mask.to(device),
         embeds=None if inputs_embeds is None else inputs_embeds.to(device),
         cache=cache,
-        limit=options.limit(input_ids.shape[1], given.shape[1], model.config),
+        repeats_hf_draws=True,
     )
+    assert request.limits  # wrong limits are refused before anything else
+    return request
 
 
-def _positions(job: GenerationRequest, position_ids: Tensor | None) -> Tensor | None:
+def _take_prefix(request: GenerationRequest, prefix: Prefix) -> None:
+    """Let the request read on from a prefix. Raises UsageError where it is of several prompts, or has padding."""
+    is_padded = request.mask is not None and not bool(request.mask.all())
+    texts = len(request.input_ids) * request.settings.num_return_sequences
+    if texts > 1 or is_padded or request.cache is not None:
+        raise UsageError("a prefix is of one text: pass one prompt without padding, and no cache beside it")
+    request.prefix, request.prompts = prefix, request.input_ids.tolist()
+
+
+def _positions(request: GenerationRequest, position_ids: Tensor | None) -> Tensor | None:
     """The position ids (B | 1, T) that a call gives, checked; raises UsageError for another shape."""
     if position_ids is None:
         return None
-    tokens = job.input_ids if job.embeds is None else job.embeds
-    new = unread(tokens, job.mask, job.cache).shape[1]
+    tokens = request.input_ids if request.embeds is None else request.embeds
+    new = unread(tokens, request.mask, request.cache).shape[1]
     if position_ids.ndim != 2 or position_ids.shape[0] not in (1, len(tokens)) or position_ids.shape[1] < new:
         raise UsageError(
             f"position_ids is {tuple(position_ids.shape)} for an input of {tuple(tokens.shape[:2])}: give one a token"
         )
-    return position_ids.to(job.input_ids.device)
+    return position_ids.to(request.input_ids.device)
 
 
 def _fields(generation_config: Any) -> dict[str, Any]:
@@ -164,24 +184,24 @@ def _fields(generation_config: Any) -> dict[str, Any]:
     }
 
 
-def guessed_mask(input_ids: Tensor, options: GenerationFlags) -> Tensor | None:
+def guessed_mask(input_ids: Tensor, settings: GenerationSettings) -> Tensor | None:
     """The mask (B, T) that the padding token implies, where it is not also an end token: transformers' rule."""
-    pad = options.padding
-    if pad is None or pad in options.eos_token_ids:
+    pad = settings.padding
+    if pad is None or pad in settings.eos_token_ids:
         return None
     return (input_ids != pad).long()
 
 
-def _beginning(model: PreTrainedModel, options: GenerationFlags) -> Tensor:
-    bos = model.config.bos_token_id if options.bos_token_id is None else options.bos_token_id
+def _beginning(model: LanguageModel, settings: GenerationSettings) -> Tensor:
+    bos = model.config.bos_token_id if settings.bos_token_id is None else settings.bos_token_id
     if bos is None:
         raise UsageError("there is nothing to continue, and the model has no first token: pass input_ids")
     return torch.tensor([[bos]])
 
 
-def _check_ids(input_ids: Tensor | None, options: GenerationFlags, vocabulary: int) -> None:
+def _check_ids(input_ids: Tensor | None, settings: GenerationSettings, vocabulary: int) -> None:
     """Raise UsageError for ids that the model does not know: of the input, or what ended rows are filled with."""
-    pad, rows = options.pad_token_id, 1 if input_ids is None else len(input_ids) * options.num_return_sequences
+    pad, rows = settings.pad_token_id, 1 if input_ids is None else len(input_ids) * settings.num_return_sequences
     if pad is not None and pad >= vocabulary and (rows > 1 or pad > LARGEST):
         raise UsageError(f"pad_token_id {pad} is outside the vocabulary of {vocabulary}: name one of its tokens")
     lowest, highest = (0, 0) if input_ids is None else map(int, input_ids.aminmax())

@@ -1,17 +1,28 @@
-"""How likely the tokens of a text were, each with its own text."""
+"""Log-probabilities of tokens: of those written, of those of a prompt, and of the likeliest in their places."""
 
 import math
-from collections.abc import Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from llamita.tokenizer.pieces import token_bytes
-from llamita.tokenizer.protocol import Tokenizer
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from llamita.errors import UsageError
+from llamita.generation.protocol import LanguageModel
+from llamita.tokenizer.pieces import TokenTexts
 
-    from llamita.generation.outputs import Logprobs
+
+class Logprobs(NamedTuple):
+    """How likely tokens were, and what was likeliest in their places.
+
+    chosen (..., ) the log probabilities of the tokens, ranks (...,) how many were at least as likely (1: the
+    likeliest), top (..., n) the likeliest ids and top_logprobs (..., n) theirs; fp32.
+    """
+
+    chosen: Tensor
+    ranks: Tensor
+    top: Tensor
+    top_logprobs: Tensor
 
 
 class TokenLogprob(NamedTuple):
@@ -20,7 +31,7 @@ class TokenLogprob(NamedTuple):
     token_id: int
     text: str
     logprob: float
-    top: "Sequence[TokenLogprob]" = ()
+    top: Sequence["TokenLogprob"] = ()
 
     @property
     def probability(self) -> float:
@@ -28,28 +39,12 @@ class TokenLogprob(NamedTuple):
         return math.exp(self.logprob)
 
 
-class TokenTexts:
-    """How the tokens of a vocabulary are written."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-
-    @cached_property
-    def pieces(self) -> list[bytes | None]:
-        """The bytes of every id (V,), None for control tokens."""
-        return token_bytes(self._tokenizer)
-
-    def of(self, token_id: int) -> str:
-        """A token's own text; bytes that are no character by themselves become U+FFFD."""
-        piece = self.pieces[token_id] if token_id < len(self.pieces) else None
-        return (self._tokenizer.id_to_token(token_id) or "") if piece is None else piece.decode(errors="replace")
-
-    def likely(self, tokens: "Tensor", logprobs: "Logprobs") -> list[TokenLogprob]:
-        """Tokens (T,) with their log probabilities (T,), (T, n)."""
-        tops = zip(logprobs.top.tolist(), logprobs.top_logprobs.tolist(), strict=True)
-        beside = [tuple(TokenLogprob(i, self.of(i), value) for i, value in zip(*top, strict=True)) for top in tops]
-        rows = zip(tokens.tolist(), logprobs.chosen.tolist(), beside, strict=True)
-        return [TokenLogprob(token_id, self.of(token_id), logprob, top) for token_id, logprob, top in rows]
+def token_logprobs(texts: TokenTexts, tokens: Tensor, logprobs: Logprobs) -> list[TokenLogprob]:
+    """Tokens (T,) with their log probabilities (T,), and the likeliest in their places (T, n)."""
+    tops = zip(logprobs.top.tolist(), logprobs.top_logprobs.tolist(), strict=True)
+    beside = [tuple(TokenLogprob(i, texts.of(i), value) for i, value in zip(*top, strict=True)) for top in tops]
+    rows = zip(tokens.tolist(), logprobs.chosen.tolist(), beside, strict=True)
+    return [TokenLogprob(token_id, texts.of(token_id), logprob, top) for token_id, logprob, top in rows]
 
 
 class LogprobRecorder:
@@ -58,15 +53,60 @@ class LogprobRecorder:
     rows: the tokens of each row so far. top: how many of the likeliest to note beside each.
     """
 
-    def __init__(self, spelling: TokenTexts, rows: int, *, top: int) -> None:
+    def __init__(self, texts: TokenTexts, rows: int, *, top: int) -> None:
         self.rows: list[list[TokenLogprob]] = [[] for _ in range(rows)]
-        self._spelling = spelling
+        self._texts = texts
         self._top = top
 
-    def __call__(self, logits: "Tensor", chosen: "Tensor") -> None:
-        """Note a step: logits (B, V) and tokens (B,)."""
-        from llamita.generation.outputs import logprobs_of
-
-        step = self._spelling.likely(chosen, logprobs_of(logits, chosen, top=self._top))
+    def __call__(self, logits: Tensor, scores: Tensor, tokens: Tensor) -> None:
+        """Note a step: logits (B, V) as the model gave them, and tokens (B,)."""
+        step = token_logprobs(self._texts, tokens, logprobs_of(logits, tokens, top=self._top))
         for row, likely in zip(self.rows, step, strict=True):
             row.append(likely)
+
+
+def logprobs_of(logits: Tensor, tokens: Tensor, *, top: int = 0) -> Logprobs:
+    """The log probabilities of tokens (...,) under logits (..., V), with the `top` likeliest beside them."""
+    table = logits.float().log_softmax(-1)
+    chosen = table.gather(-1, tokens[..., None])  # (..., 1)
+    likeliest = table.topk(min(top, table.shape[-1]), dim=-1)
+    return Logprobs(chosen[..., 0], (table > chosen).sum(-1) + 1, likeliest.indices, likeliest.values)
+
+
+@torch.no_grad()
+def logprobs_through(
+    hidden_states: Tensor, head: Callable[[Tensor], Tensor], tokens: Tensor, *, top: int = 0, chunk: int = 128
+) -> Logprobs:
+    """The log probabilities of tokens (B, T) after hidden states (B, T, D), with at most `chunk` rows of logits alive.
+
+    The hidden state of a place tells of the token after it: pass `hidden_states[:, :-1]` and `input_ids[:, 1:]`.
+    """
+    if chunk < 1:
+        raise UsageError(f"chunk is {chunk}: it must be at least 1 token")
+    pairs = zip(hidden_states.flatten(0, -2).split(chunk), tokens.flatten().split(chunk), strict=True)
+    parts = [logprobs_of(head(states), chosen, top=top) for states, chosen in pairs]
+    joined = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Logprobs(*(column.unflatten(0, tokens.shape) for column in joined))
+
+
+@torch.no_grad()
+def prompt_logprobs(
+    model: LanguageModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    top: int = 0,
+    chunk: int = 128,
+) -> Logprobs:
+    """How likely a text (B, T) was, token by token from its second: (B, T - 1); what padding gets means nothing."""
+    hidden_states = model.last_hidden_state(input_ids, attention_mask)
+    return logprobs_through(hidden_states[:, :-1], model.head, input_ids[:, 1:], top=top, chunk=chunk)
+
+
+def prompt_token_logprobs(
+    model: LanguageModel, prompt: Sequence[int], texts: TokenTexts, *, top: int
+) -> list[TokenLogprob]:
+    """How likely a prompt's tokens were from its second on, with the `top` likeliest in their places."""
+    ids = torch.tensor([list(prompt)], device=model.device)
+    found = prompt_logprobs(model, ids, top=top)
+    return token_logprobs(texts, ids[0, 1:], Logprobs(*(column[0] for column in found)))

@@ -1,15 +1,13 @@
-"""What generation returns beside the tokens: records by transformers' names, the scores of its choices, logprobs."""
+"""What generation returns beside the tokens: records by transformers' names, and the scores of its choices."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llamita.cache.cache import Cache
-from llamita.errors import UsageError
-from llamita.model.llama import LlamaForCausalLM
 from llamita.model.outputs import ModelOutput
 
 
@@ -18,7 +16,8 @@ class GenerateDecoderOnlyOutput(ModelOutput):
     """sequences (B, T + new); the rest, where asked for, one a step.
 
     scores: logits as they were chosen from, (B, V) fp32; logits: as the model gave them. attentions, hidden_states:
-    one a layer, (B, N, T, S) and (B, T, D). acceptance: how well guessing ahead went (`speculative.Acceptance`).
+    one a layer, (B, N, T, S) and (B, T, D). acceptance: how well guessing ahead went (`run.Acceptance`).
+    logprobs: of each text its tokens', where that was asked for (`logprobs.TokenLogprob`).
     """
 
     sequences: Tensor
@@ -28,6 +27,7 @@ class GenerateDecoderOnlyOutput(ModelOutput):
     hidden_states: tuple[tuple[Tensor, ...], ...] | None = None
     past_key_values: Cache | None = None
     acceptance: Any = None
+    logprobs: Any = None
 
 
 @dataclass(repr=False)
@@ -55,7 +55,7 @@ class ScoreRecorder:
         self._scores: list[Tensor] | None = [] if scores else None
         self._logits: list[Tensor] | None = [] if logits else None
 
-    def add(self, logits: Tensor, scores: Tensor) -> None:
+    def __call__(self, logits: Tensor, scores: Tensor, tokens: Tensor | None = None) -> None:
         """Keep a step's logits as the model gave them and as they were chosen from, (B, V) each."""
         for kept, new in ((self._logits, logits), (self._scores, scores)):
             if kept is not None:
@@ -97,7 +97,7 @@ class RaggedScoreRecorder:
             pairs = zip(self._rows, lengths, strict=True)
             taken = [steps[step] if step < length else (blank, blank) for steps, length in pairs]
             logits, scores = (torch.stack(column) for column in zip(*taken, strict=True))
-            self._record.add(logits, scores)
+            self._record(logits, scores)
 
 
 def side_by_side(rows: Sequence[Sequence[int]], *, fill: int, device: torch.device | str = "cpu") -> Tensor:
@@ -130,56 +130,3 @@ def compute_transition_scores(
         table = scores[step].log_softmax(-1) if normalize_logits else scores[step]
         columns.append(table[rows[:, step], written[:, step]])
     return torch.stack(columns, dim=1).masked_fill(ended, 0.0)
-
-
-class Logprobs(NamedTuple):
-    """How likely tokens were, and what was likeliest in their places.
-
-    chosen (..., ) the log probabilities of the tokens, ranks (...,) how many were at least as likely (1: the
-    likeliest), top (..., n) the likeliest ids and top_logprobs (..., n) theirs; fp32.
-    """
-
-    chosen: Tensor
-    ranks: Tensor
-    top: Tensor
-    top_logprobs: Tensor
-
-
-def logprobs_of(logits: Tensor, tokens: Tensor, *, top: int = 0) -> Logprobs:
-    """The log probabilities of tokens (...,) under logits (..., V), with the `top` likeliest beside them."""
-    table = logits.float().log_softmax(-1)
-    chosen = table.gather(-1, tokens[..., None])  # (..., 1)
-    likeliest = table.topk(min(top, table.shape[-1]), dim=-1)
-    return Logprobs(chosen[..., 0], (table > chosen).sum(-1) + 1, likeliest.indices, likeliest.values)
-
-
-@torch.no_grad()
-def logprobs_through(
-    hidden_states: Tensor, head: nn.Module, tokens: Tensor, *, top: int = 0, chunk: int = 128
-) -> Logprobs:
-    """The log probabilities of tokens (B, T) after hidden states (B, T, D), with at most `chunk` rows of logits alive.
-
-    The hidden state of a place tells of the token after it: pass `hidden_states[:, :-1]` and `input_ids[:, 1:]`.
-    """
-    if chunk < 1:
-        raise UsageError(f"chunk is {chunk}: it must be at least 1 token")
-    pairs = zip(hidden_states.flatten(0, -2).split(chunk), tokens.flatten().split(chunk), strict=True)
-    parts = [logprobs_of(head(states), chosen, top=top) for states, chosen in pairs]
-    joined = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Logprobs(*(column.unflatten(0, tokens.shape) for column in joined))
-
-
-@torch.no_grad()
-def prompt_logprobs(
-    model: LlamaForCausalLM,
-    input_ids: Tensor,
-    attention_mask: Tensor | None = None,
-    *,
-    top: int = 0,
-    chunk: int = 128,
-) -> Logprobs:
-    """How likely a text (B, T) was, token by token from its second: (B, T - 1); what padding gets means nothing."""
-    hidden_states = model.model(
-        input_ids, attention_mask=attention_mask, use_cache=False, return_dict=True
-    ).last_hidden_state
-    return logprobs_through(hidden_states[:, :-1], model.lm_head, input_ids[:, 1:], top=top, chunk=chunk)

@@ -1,152 +1,197 @@
-"""What a call of generate comes down to: a job for a strategy, and what the strategy wrote."""
+"""A call to write, made plain. `LLM` and `model.generate` each translate what their users say into one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any
 
-from torch import Generator, Tensor
+import torch
+from torch import Tensor
 
 from llamita.cache.cache import Cache
-from llamita.cache.foreign import ForeignCache
 from llamita.cache.offloaded import OffloadedCache
 from llamita.cache.quantized import QuantizedCache
 from llamita.cache.static import StaticCache
 from llamita.errors import MemoryShortError, UnsupportedError, UsageError
-from llamita.generation.decode import ModelRunner
-from llamita.generation.hf_flags import QUANTIZED, GenerationFlags
-from llamita.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput, ScoreRecorder
-from llamita.generation.sequence import Row
-from llamita.generation.speculative.verify import Acceptance
-from llamita.model.llama import LlamaForCausalLM
-from llamita.model.pretrained import PreTrainedModel
+from llamita.generation.outputs import ScoreRecorder
+from llamita.generation.prefix_cache import Prefix
+from llamita.generation.protocol import LanguageModel
+from llamita.generation.runner import ModelRunner
+from llamita.generation.sequence import Sequence as TextSequence
+from llamita.generation.settings import QUANTIZED, GenerationSettings
 from llamita.sampling.finite import finite
 from llamita.sampling.history import History, LogitsProcessor
 from llamita.sampling.params import SamplingParams
-from llamita.sampling.processor_list import LogitsProcessorList
+from llamita.sampling.sampler import LogitsProcessorList, Observer, generators
 from llamita.structured.grammar import Constraints
 from llamita.structured.stateless import StatelessConstraint
-from llamita.tokenizer.protocol import Tokenizer
+from llamita.structured.token_tables import TokenTables
 
-Criterion = Callable[[Tensor, Any], Any]  # (ids (B, T), scores) -> bool, or bool (B,), as transformers' criteria
+Criterion = Callable[[Tensor, Any], Any]  # (ids (B, T), scores) -> whether a row is over: (B,), or one for all
 
 
 @dataclass(kw_only=True)
 class GenerationRequest:
-    """A call of generate, made plain: what to continue, by which options, at most how far.
+    """What to continue, by which settings, at most how far.
 
-    input_ids (B, T), mask (B, cached + T), embeds (B, T, D), positions (B | 1, T).
-    negative: ids and mask of the prompt to steer away from.
-    rules: what each text must be (see `rules`). dropped: of each prompt the tokens that are to be written again.
+    input_ids: (B, T); mask: (B, cached + T), None where all rows are as long; embeds: (B, T, D) instead of ids;
+    positions: (B | 1, T), None where they count by the mask. logits_to_keep: forward's, of every pass.
+    limit: how many tokens a row may write, by the length of its prompt and the columns T of the batch.
+    prompts: the rows as lists, where their text is wanted; `reads_on`: the text goes on from theirs.
+    tables: what is known of the tokenizer's tokens. constraints, dropped: see `plan.constrained`.
+    negative: ids and mask of the prompt to steer away from. prefix: what was read of earlier texts, for one row.
+    repeats_hf_draws: one drawn, unseeded text that is guessed ahead uses random numbers as transformers does.
     """
 
-    model: PreTrainedModel
-    options: GenerationFlags
+    model: LanguageModel
+    settings: GenerationSettings
     input_ids: Tensor
-    mask: Tensor | None
-    embeds: Tensor | None
-    cache: Cache | None
-    limit: int
+    limit: Callable[[int, int], int]
+    mask: Tensor | None = None
+    embeds: Tensor | None = None
+    cache: Cache | None = None
     positions: Tensor | None = None
     logits_to_keep: int | Tensor = 1
-    tokenizer: Tokenizer | None = None
-    rules: Constraints | None = None
+    prompts: list[list[int]] | None = None
+    reads_on: bool = False
+    tables: TokenTables | None = None
+    constraints: Constraints | None = None
     dropped: Sequence[Sequence[int]] = ()
     criteria: Sequence[Criterion] = ()
-    assistant: LlamaForCausalLM | None = None
+    assistant: LanguageModel | None = None
     negative: tuple[Tensor | None, Tensor | None] = (None, None)
+    prefix: Prefix | None = None
+    observers: tuple[Observer, ...] = ()
     on_step: Callable[[Tensor], None] = field(default=lambda step: None)
+    repeats_hf_draws: bool = False
     started: float = field(default_factory=monotonic)
 
     @property
     def returned_ids(self) -> Tensor:
         """The prompts (B * returned, T), each as often as texts of it are returned."""
-        return self.input_ids.repeat_interleave(self.options.num_return_sequences, 0)
+        return self.input_ids.repeat_interleave(self.settings.num_return_sequences, 0)
 
     @property
     def history(self) -> History:
         """The prompts as the penalties see them."""
+        if self.mask is None:
+            return History(self.input_ids, self.input_ids.shape[1])
         return History.begin(self.input_ids, self.mask)
 
     @property
-    def record(self) -> ScoreRecorder:
-        """A new record of what the options ask to be kept of every step."""
-        is_on = self.options.return_dict_in_generate
-        return ScoreRecorder(scores=is_on and self.options.output_scores, logits=is_on and self.options.output_logits)
+    def limits(self) -> list[int]:
+        """How many tokens each row may write."""
+        rows, columns = self.input_ids.shape
+        lengths = [columns] * rows if self.prompts is None else map(len, self.prompts)
+        return [self.limit(length, columns) for length in lengths]
 
-    def settings(self, rows: Sequence[int]) -> SamplingParams:
+    @property
+    def score_recorder(self) -> ScoreRecorder | None:
+        """A new recorder of what the settings ask to be kept of every step, or None."""
+        scores, logits = self.settings.output_scores, self.settings.output_logits
+        is_on = self.settings.return_dict_in_generate and (scores or logits)
+        return ScoreRecorder(scores=scores, logits=logits) if is_on else None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether `max_time` is over."""
+        return self.settings.max_time is not None and monotonic() - self.started > self.settings.max_time
+
+    def params(self, rows: Sequence[int]) -> SamplingParams:
         """What shapes the distribution, for these rows of the batch."""
-        settings = SamplingParams.of(self.options)
+        params = SamplingParams.of(self.settings)
         embedded = 0 if self.embeds is None or self.input_ids.shape[1] else self.embeds.shape[1]
-        least: Any = settings.min_length
-        settings = replace(
-            settings,
-            max_length=self.input_ids.shape[1] + self.limit,
+        least: Any = params.min_length
+        params = replace(
+            params,
+            max_length=self.input_ids.shape[1] + max(self.limits),
             min_length=max(least - embedded, 0) if isinstance(least, int) else least,
         )
-        return settings if list(rows) == list(range(len(self.input_ids))) else settings.select(rows)
+        return params if list(rows) == list(range(len(self.input_ids))) else params.select(rows)
 
-    def process(
-        self, settings: SamplingParams, rows: int, generators: Sequence[Generator] | None = None
+    def processor(
+        self, params: SamplingParams, rows: int, generators: Sequence[torch.Generator] | None = None
     ) -> LogitsProcessor | None:
-        """The rules, then the chain of the settings, as a function, which mirostat is not; None where nothing is on."""
-        chain = LogitsProcessorList(settings, rows=rows, device=self.input_ids.device, generators=generators)
-        if chain.is_adaptive:
+        """The constraints, then the processors of the settings, as a function of the text; None where nothing is on.
+
+        Raises UnsupportedError for mirostat, which is no such function.
+        """
+        processors = LogitsProcessorList(params, rows=rows, device=self.input_ids.device, generators=generators)
+        if processors.is_adaptive:
             raise UnsupportedError(
                 "mirostat goes by what was drawn, one token at a time: leave beams and assistants out"
             )
-        if self.rules is not None:
-            return StatelessConstraint(self.rules, then=chain)
-        return chain if chain else None
+        if self.constraints is not None:
+            return StatelessConstraint(self.constraints, then=processors)
+        return processors if processors else None
 
-    def feed(self, kind: type[ModelRunner] = ModelRunner) -> ModelRunner:
-        """The model, about to read the prompts."""
-        cache = self.cache if self.cache is not None else self.new_cache()
+    def runner(self, kind: type[ModelRunner] = ModelRunner) -> ModelRunner:
+        """The model, about to read what the cache does not hold of the prompts."""
+        given = self.cache if self.prefix is None or self.prompts is None else self.prefix.take(self.prompts[0])
         return kind(
             self.model,
-            unread(self.input_ids, self.mask, self.cache) if self.embeds is None else self.input_ids,
-            inputs_embeds=None if self.embeds is None else unread(self.embeds, self.mask, self.cache),
+            unread(self.input_ids, self.mask, given) if self.embeds is None else self.input_ids,
+            inputs_embeds=None if self.embeds is None else unread(self.embeds, self.mask, given),
             attention_mask=self.mask,
-            past_key_values=cache,
-            use_cache=self.options.use_cache,
-            chunk=self.options.prefill_chunk_size,
-            kept=self.options.kept,
+            past_key_values=self.new_cache() if given is None else given,
+            use_cache=self.settings.use_cache,
+            chunk=self.settings.prefill_chunk_size,
+            kept=self.settings.kept,
             position_ids=self.positions,
             logits_to_keep=self.logits_to_keep,
-            check=(lambda logits: logits) if self.options.remove_invalid_values else finite,
+            check=(lambda logits: logits) if self.settings.remove_invalid_values else finite,
         )
 
     def new_cache(self) -> Cache | None:
-        """An empty cache of the kind that the options name, or None for the model's own choice."""
-        name, model = self.options.cache_implementation, self.model
+        """An empty cache of the kind that the settings name, or None for the model's own choice."""
+        name, model = self.settings.cache_implementation, self.model
         if name == "static":
-            batch = len(self.input_ids)  # of the expanded job where texts multiply before they are read
-            room = max(self.input_ids.shape[1], 0 if self.embeds is None else self.embeds.shape[1]) + self.limit
+            batch = len(self.input_ids)  # of the expanded request where texts multiply before they are read
+            columns = max(self.input_ids.shape[1], 0 if self.embeds is None else self.embeds.shape[1])
+            capacity = columns + max(self.limits)
             try:
-                return StaticCache(model.config, batch=batch, capacity=room, dtype=model.dtype, device=model.device)
+                return StaticCache(model.config, batch=batch, capacity=capacity, dtype=model.dtype, device=model.device)
             except (RuntimeError, OverflowError, TypeError, ValueError) as error:
                 raise MemoryShortError(
-                    f"a static cache of {room} tokens does not fit the memory: give fewer max_new_tokens"
+                    f"a static cache of {capacity} tokens does not fit the memory: give fewer max_new_tokens"
                 ) from error
         if name == "quantized":
-            given = self.options.cache_config or {}
+            given = self.settings.cache_config or {}
             return QuantizedCache(
                 **{known: given[each] for each, known in QUANTIZED.items() if known and each in given}
             )
         return OffloadedCache() if name == "offloaded" else None
 
-    def rows(self) -> list[Row]:
-        """A row for each text to be written."""
-        eos, strings = self.options.eos_token_ids, self.options.stops
-        tokenizer = self.tokenizer if strings else None
-        again = self.dropped or [()] * len(self.input_ids)
-        return [Row(self.limit, eos_token_ids=eos, strings=strings, tokenizer=tokenizer, again=ids) for ids in again]
+    def sequences(self) -> list[TextSequence]:
+        """A sequence for each row, with its random generator and its constraint."""
+        settings, rows = self.settings, len(self.input_ids)
+        strings, tables = settings.stops, self.tables
+        prompts = self.prompts or [[]] * rows
+        dropped = self.dropped or [()] * rows
+        seeded = generators(settings.seed, rows, self.input_ids.device) or [None] * rows
+        constraints = [None] * rows if self.constraints is None else self.constraints.rows
+        return [
+            TextSequence(
+                limit,
+                eos_token_ids=settings.eos_token_ids,
+                strings=strings,
+                tokenizer=tables.tokenizer if tables and (strings or self.prompts is not None) else None,
+                after=prompt if self.reads_on else (),
+                again=again,
+                prompt_token_ids=prompt,
+                generator=generator,
+                constraint=constraint,
+            )
+            for limit, prompt, again, generator, constraint in zip(
+                self.limits, prompts, dropped, seeded, constraints, strict=True
+            )
+        ]
 
     def expanded(self) -> tuple["GenerationRequest", SamplingParams]:
         """The same with a row for each text that is returned, and the settings of these rows."""
-        times = self.options.num_return_sequences
+        times = self.settings.num_return_sequences
         origins = [row for row in range(len(self.input_ids)) for _ in range(times)]
-        return self.repeated(times), self.settings(origins)
+        return self.repeated(times), self.params(origins)
 
     def repeated(self, times: int) -> "GenerationRequest":
         """The same with every prompt so many times, its copies side by side."""
@@ -161,8 +206,6 @@ class GenerationRequest:
         ids = repeat(self.input_ids)
         assert ids is not None
         origins = [row for row in range(len(self.input_ids)) for _ in range(times)]
-        rules = None if self.rules is None else self.rules.forked(origins)
-        dropped = [self.dropped[row] for row in origins] if self.dropped else ()
         negative = tuple(x if x is None or len(x) != len(self.input_ids) else repeat(x) for x in self.negative)
         return replace(
             self,
@@ -170,40 +213,31 @@ class GenerationRequest:
             mask=repeat(self.mask),
             embeds=repeat(self.embeds),
             positions=self.positions if self.positions is None or len(self.positions) == 1 else repeat(self.positions),
-            rules=rules,
-            dropped=dropped,
+            prompts=None if self.prompts is None else [self.prompts[row] for row in origins],
+            constraints=None if self.constraints is None else self.constraints.forked(origins),
+            dropped=[self.dropped[row] for row in origins] if self.dropped else (),
             negative=(negative[0], negative[1]),
         )
 
-    @property
-    def is_late(self) -> bool:
-        """Whether `max_time` is over."""
-        return self.options.max_time is not None and monotonic() - self.started > self.options.max_time
+    def are_over(self, ids: Tensor, recorder: ScoreRecorder | None) -> Tensor:
+        """Which texts (R, T) the clock or a criterion of the user ends: bool (R,)."""
+        over = torch.full((len(ids),), self.is_late, device=ids.device)
+        for criterion in self.criteria:
+            scores = None if recorder is None else recorder.scores
+            over = over | torch.as_tensor(criterion(ids, scores), device=ids.device).bool()
+        return over
 
 
-@dataclass(kw_only=True)
-class GenerationResult:
-    """What a strategy wrote: tokens (B * returned, new), and what was kept beside them."""
-
-    tokens: Tensor
-    record: ScoreRecorder = field(default_factory=ScoreRecorder)
-    feed: ModelRunner | None = None
-    beams: tuple[Tensor, Tensor] | None = None  # beam_indices and sequences_scores
-    acceptance: Acceptance | None = None
-
-    def output(self, sequences: Tensor) -> GenerateDecoderOnlyOutput | GenerateBeamDecoderOnlyOutput:
-        """transformers' record of these sequences (B * returned, T + new)."""
-        kept: dict[str, Any] = {} if self.feed is None else {k: tuple(steps) for k, steps in self.feed.kept.items()}
-        cache = None if self.feed is None else self.feed.cache
-        cache = cache.inner if isinstance(cache, ForeignCache) else cache
-        common: dict[str, Any] = {"scores": self.record.scores, "logits": self.record.logits, "past_key_values": cache}
-        if self.beams is None:
-            return GenerateDecoderOnlyOutput(sequences, **common, **kept, acceptance=self.acceptance)
-        indices, ranking = self.beams
-        ranking = None if self.record.scores is None else ranking
-        return GenerateBeamDecoderOnlyOutput(
-            sequences, sequences_scores=ranking, beam_indices=indices, **common, **kept
-        )
+def left_padded(
+    rows: Sequence[Sequence[int]], fill: int, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor | None]:
+    """Ids (B, T) of prompts, padded on the left so that all go on in the same column; a mask where they differ."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[fill] * (longest - len(row)) + list(row) for row in rows], device=device)
+    if all(len(row) == longest for row in rows):
+        return ids, None
+    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+    return ids, torch.tensor(mask, device=device)
 
 
 def unread(inputs: Tensor, attention_mask: Tensor | None, cache: Cache | None) -> Tensor:

@@ -1,12 +1,14 @@
-"""When a row is over: an end token, a stop string, or its length; and what of its text may be shown so far."""
+"""A sequence that is being written: its tokens, its text, why it ended, and all else that one row owns."""
 
-from collections.abc import Collection, Sequence
+from collections import abc
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from llamita.errors import UsageError
+from llamita.generation.logprobs import TokenLogprob
+from llamita.structured.grammar import Rule as Constraint
 from llamita.tokenizer.protocol import Tokenizer
 from llamita.tokenizer.stream import CONTEXT, StreamDecoder
 
@@ -19,25 +21,29 @@ class Finish:
     matched: int | str | None = None
 
 
-class Row:
-    """One row as it grows: its tokens, its text, and why it ended.
+class Sequence:
+    """One text as it grows: its tokens, its text, why it ended, and what its next token depends on.
 
     limit: the most tokens. eos_token_ids: ids that end it. strings: texts that end it and are not part of it, however
-    tokens cut them; special tokens, which the text does not show, count with their names. tokenizer: needed for
-    `strings`, and where text is wanted. after: the ids before the row, where its text goes on from theirs: a
-    SentencePiece token that begins with a space keeps it only behind another. again: ids whose text comes first once
-    more, in whatever tokens, and is no part of the row's.
+    tokens cut them. tokenizer: needed for `strings`, and where text is wanted. after: the ids before the row, where
+    its text goes on from theirs: a SentencePiece token that begins with a space keeps it only behind another.
+    again: ids whose text comes first once more, in whatever tokens, and is no part of the row's.
+    prompt_token_ids: what it follows. generator: draws its tokens; None is torch's global one. constraint: what it may
+    write. logprobs: of its tokens, prompt_logprobs: of its prompt's, where these were asked for.
     """
 
     def __init__(
         self,
         limit: int,
         *,
-        eos_token_ids: Collection[int] = (),
-        strings: Sequence[str] = (),
+        eos_token_ids: abc.Collection[int] = (),
+        strings: abc.Sequence[str] = (),
         tokenizer: Tokenizer | None = None,
-        after: Sequence[int] = (),
-        again: Sequence[int] = (),
+        after: abc.Sequence[int] = (),
+        again: abc.Sequence[int] = (),
+        prompt_token_ids: abc.Sequence[int] = (),
+        generator: torch.Generator | None = None,
+        constraint: Constraint | None = None,
     ) -> None:
         if strings and tokenizer is None:
             raise UsageError("stop_strings are found in text: pass tokenizer= as well")
@@ -47,6 +53,10 @@ class Row:
         self.token_ids: list[int] = []
         self.text = ""  # complete and safe to show; what may become a stop string waits
         self.finish: Finish | None = None
+        self.prompt_token_ids = list(prompt_token_ids)
+        self.generator, self.constraint = generator, constraint
+        self.logprobs: abc.Sequence[TokenLogprob] | None = None
+        self.prompt_logprobs: abc.Sequence[TokenLogprob] | None = None
         self._decoder = None if tokenizer is None else _behind(tokenizer, after)
         self._again = 0  # characters still to leave out
         if tokenizer is not None and again:
@@ -73,6 +83,12 @@ class Row:
             shown += self._rest()
         self.text += shown
         return shown
+
+    def end(self, finish: Finish) -> None:
+        """End it for this reason, if it has not ended, and show what waits."""
+        if self.finish is None:
+            self.finish = finish
+            self.text += self._rest()
 
     def _own(self, piece: str) -> str:
         """What of a new piece is not said again."""
@@ -109,11 +125,7 @@ class Row:
         return text
 
 
-def _shown(held: Sequence[tuple[str, bool]]) -> str:
-    return "".join(one for one, is_shown in held if is_shown)
-
-
-def _behind(tokenizer: Tokenizer, before: Sequence[int]) -> StreamDecoder:
+def _behind(tokenizer: Tokenizer, before: abc.Sequence[int]) -> StreamDecoder:
     """A decoder of what follows some ids."""
     decoder = StreamDecoder(tokenizer)
     for token_id in before[-CONTEXT:]:
@@ -121,7 +133,11 @@ def _behind(tokenizer: Tokenizer, before: Sequence[int]) -> StreamDecoder:
     return decoder
 
 
-def listed_stops(stop: str | Sequence[str] | None) -> list[str]:
+def _shown(held: abc.Sequence[tuple[str, bool]]) -> str:
+    return "".join(one for one, is_shown in held if is_shown)
+
+
+def listed_stops(stop: str | abc.Sequence[str] | None) -> list[str]:
     """Stop strings as a list; raises UsageError for an empty one."""
     stops = [stop] if isinstance(stop, str) else list(stop or ())
     if not all(stops):
@@ -129,7 +145,7 @@ def listed_stops(stop: str | Sequence[str] | None) -> list[str]:
     return stops
 
 
-def first_match(text: str, strings: Sequence[str]) -> tuple[int, str] | None:
+def first_match(text: str, strings: abc.Sequence[str]) -> tuple[int, str] | None:
     """Where a stop string begins, and which: the one that is complete first, as if the text came by characters."""
     ends = [(text.find(string) + len(string), string) for string in strings if string in text]
     if not ends:
@@ -138,28 +154,28 @@ def first_match(text: str, strings: Sequence[str]) -> tuple[int, str] | None:
     return end - len(string), string
 
 
-def partial_match(text: str, strings: Sequence[str]) -> int:
+def partial_match(text: str, strings: abc.Sequence[str]) -> int:
     """How many of the last characters could be the beginning of a stop string."""
     longest = min(max(map(len, strings), default=1) - 1, len(text))
     return next((n for n in range(longest, 0, -1) if any(s.startswith(text[-n:]) for s in strings)), 0)
 
 
-class Stop:
-    """The rows of a batch, watched together."""
+class SequenceBatch:
+    """The sequences of a batch: takes their tokens step by step, and tells when all have ended."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = list(rows)
+    def __init__(self, sequences: abc.Iterable[Sequence]) -> None:
+        self.sequences = list(sequences)
         self._steps = 0
-        self._needs_tokens = any(row.needs_tokens for row in self.rows)
+        self._needs_tokens = any(row.needs_tokens for row in self.sequences)
 
     @property
     def is_over(self) -> bool:
         """Whether every row has ended."""
-        return all(row.finish is not None for row in self.rows)
+        return all(row.finish is not None for row in self.sequences)
 
     def padded(self, step: Tensor, pad_token_id: int | None) -> Tensor:
         """The tokens (B,) with padding in the rows that have ended."""
-        ended = [row.finish is not None for row in self.rows]
+        ended = [row.finish is not None for row in self.sequences]
         if pad_token_id is None or not any(ended):
             return step
         return step.masked_fill(torch.tensor(ended, device=step.device), pad_token_id)
@@ -168,10 +184,10 @@ class Stop:
         """Take the tokens (B,) of a step. They are read from the device only where a row looks at their values."""
         self._steps += 1
         if self._needs_tokens:
-            for row, token_id in zip(self.rows, step.tolist(), strict=True):
+            for row, token_id in zip(self.sequences, step.tolist(), strict=True):
                 if row.finish is None:
                     row.push(token_id)
             return
-        for row in self.rows:
+        for row in self.sequences:
             if row.finish is None and self._steps >= row.limit:
                 row.finish = Finish("length")

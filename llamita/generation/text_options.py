@@ -1,13 +1,15 @@
-"""What one asks of a text: the options of `LLM`, and what they mean for its distribution and its form."""
+"""The options of `LLM`, in OpenAI's words, and the settings that they mean."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from llamita.errors import UsageError
-from llamita.generation.sequence import listed_stops
-from llamita.sampling.params import SamplingParams
-from llamita.structured.grammar import Grammar, choice, json_schema, lark, regex
+from llamita.generation.request import Criterion
+from llamita.generation.settings import GenerationSettings
+from llamita.structured.forms import FORMS, check_forms
+from llamita.structured.grammar import Grammar
+from llamita.tokenizer.protocol import Tokenizer
 
 
 class TextOptions(TypedDict, total=False):
@@ -21,6 +23,8 @@ class TextOptions(TypedDict, total=False):
     logprobs: note how likely each token was, and so many of the likeliest beside it; prompt_logprobs: the same of the
     prompt's tokens from its second on, which takes another pass over it. heal: a prompt that ends inside
     what the model knows as one token is taken back to where that begins; the answer reads on from the prompt.
+    num_beams, length_penalty, guidance_scale, prompt_lookup_num_tokens, assistant_early_exit, stopping_criteria:
+    transformers' words and meanings; negative_prompt is what guidance leads away from.
     """
 
     max_tokens: int | None
@@ -41,16 +45,25 @@ class TextOptions(TypedDict, total=False):
     logprobs: int | None
     prompt_logprobs: int | None
     heal: bool
+    num_beams: int | None
+    length_penalty: float | None
+    guidance_scale: float | None
+    negative_prompt: str | Sequence[int] | None
+    prompt_lookup_num_tokens: int | None
+    assistant_early_exit: int | None
+    stopping_criteria: Sequence[Criterion] | None
 
 
+Prompt = str | Sequence[int]  # a text, or its token ids
 DRAWING = ("temperature", "top_k", "top_p", "min_p")  # any of them makes a call draw
+# What has the same name and meaning in the settings.
+SAME = (
+    "seed", "json_schema", "regex", "grammar", "choice", "logprobs", "num_beams", "length_penalty", "guidance_scale",
+)  # fmt: skip
+GUESSING = ("prompt_lookup_num_tokens", "assistant_early_exit")
+# Where the settings' defaults are transformers', those of a text: all tokens are kept, a draft is short and unjudged.
+NEUTRAL: Mapping[str, Any] = {"top_k": 0, "num_assistant_tokens": 5, "assistant_confidence_threshold": 0.0}
 SETTINGS = (*DRAWING, "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias")
-FORMS: Mapping[str, Callable[[Any], Grammar]] = {
-    "json_schema": json_schema,
-    "regex": regex,
-    "grammar": lambda given: given if isinstance(given, Grammar) else lark(given),
-    "choice": choice,
-}
 
 
 def check(options: TextOptions) -> None:
@@ -63,31 +76,49 @@ def check(options: TextOptions) -> None:
     for name in ("logprobs", "prompt_logprobs"):
         if (count := options.get(name)) is not None and (type(count) is not int or count < 0):
             raise UsageError(f"{name} is {count}: give a count of tokens, 0 tells of those of the text alone")
-    check_forms([name for name in FORMS if options.get(name) is not None], heals=bool(options.get("heal")))
+    forms = [name for name in FORMS if options.get(name) is not None]
+    if forms:
+        check_forms(forms, heals=bool(options.get("heal")))
 
 
-def check_forms(names: Sequence[str], *, heals: bool) -> None:
-    """Raise UsageError where an answer is asked to have two forms, or one that would begin inside the prompt."""
-    if len(names) > 1:
-        raise UsageError(f"{' and '.join(names)} are two forms for one answer: give one of them")
-    if names and heals:
-        raise UsageError(f"{names[0]} is of the answer alone, and healing begins inside the prompt: give one of them")
+def token_ids(prompt: Prompt, tokenizer: Tokenizer, *, context_length: int, vocab_size: int) -> list[int]:
+    """The token ids of a prompt. Raises UsageError for none, for too many, and for ids outside the vocabulary."""
+    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token_id) for token_id in prompt]
+    if not ids:
+        raise UsageError("the prompt is empty: give the model a text to continue")
+    if len(ids) >= context_length:
+        raise UsageError(
+            f"the prompt has {len(ids)} tokens, the model reads at most {context_length} and needs "
+            "room to write: shorten it"
+        )
+    if outside := [i for i in ids if not 0 <= i < vocab_size]:
+        raise UsageError(f"token id {outside[0]} is outside the vocabulary of {vocab_size}")
+    return ids
 
 
-def settings(options: TextOptions, saved: Mapping[str, Any], eos_token_ids: Sequence[int]) -> SamplingParams:
-    """What shapes the distribution: the options over what the checkpoint has saved."""
+def of_row(options: TextOptions, row: int) -> TextOptions:
+    """The options of one prompt among several: of a list of seeds, its own."""
+    seed = options.get("seed")
+    return options if seed is None or isinstance(seed, int) else {**options, "seed": seed[row]}
+
+
+def settings_of(
+    options: TextOptions, saved: Mapping[str, Any], tokenizer: Tokenizer, *, reads_on: bool, is_plain: bool
+) -> GenerationSettings:
+    """The settings that these options mean, over what the checkpoint has saved.
+
+    reads_on: the text goes on from its prompt, which may be healed. is_plain: nothing guesses ahead.
+    """
     given = {name: value for name in SETTINGS if (value := options.get(name)) is not None}
     draws = saved.get("do_sample", False) or any(name in given for name in DRAWING)
     known = {name: saved[name] for name in SETTINGS if saved.get(name) is not None}
-    return SamplingParams(do_sample=draws, eos_token_id=list(eos_token_ids), **{**known, **given})
-
-
-def form(options: TextOptions | Mapping[str, Any]) -> Grammar | None:
-    """The form that the answer must have, or None."""
-    name = next((name for name in FORMS if options.get(name) is not None), None)
-    return None if name is None else FORMS[name](options.get(name))
-
-
-def stops(options: TextOptions) -> tuple[str, ...]:
-    """The texts that end the answer."""
-    return tuple(listed_stops(options.get("stop")))
+    same = {name: value for name in SAME if (value := options.get(name)) is not None}
+    ahead = {} if is_plain else {name: value for name in GUESSING if (value := options.get(name)) is not None}
+    return GenerationSettings(
+        **{**NEUTRAL, **known, **given, **same, **ahead},
+        do_sample=draws,
+        eos_token_id=list(tokenizer.eos_token_ids),
+        pad_token_id=tokenizer.pad_token_id or 0,
+        stop_strings=options.get("stop"),
+        token_healing=reads_on and bool(options.get("heal")),
+    )

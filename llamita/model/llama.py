@@ -20,6 +20,7 @@ from llamita.context.causal import Causal
 from llamita.context.protocol import Context
 from llamita.context.recording import Recording
 from llamita.context.slots import check_cache_position
+from llamita.errors import UsageError
 from llamita.model import loss as losses
 from llamita.model.layers import LlamaDecoderLayer, LlamaRMSNorm
 from llamita.model.outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -239,6 +240,28 @@ class LlamaForCausalLM(LlamaPreTrainedModel):
         return losses.chunked_cross_entropy(
             hidden_states, self.lm_head, targets, chunk=chunk, num_items=num_items_in_batch
         )
+
+    def last_hidden_state(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """What the head reads of token ids (B, T): (B, T, D)."""
+        return self.model(input_ids, attention_mask=attention_mask, use_cache=False, return_dict=True).last_hidden_state
+
+    def head(self, hidden_states: Tensor) -> Tensor:
+        """Logits (..., V) of hidden states (..., D)."""
+        return self.lm_head(hidden_states)
+
+    def first_layers(self, count: int) -> "LlamaForCausalLM":
+        """A model of the first layers, the norm and the head of this one, with its very weights.
+
+        Raises UsageError where there are not so many.
+        """
+        if not 1 <= count <= self.config.num_hidden_layers:
+            raise UsageError(f"early exit after {count} layers of {self.config.num_hidden_layers}: give at most these")
+        with torch.device("meta"):
+            part = LlamaForCausalLM(self.config.replace(num_hidden_layers=count))
+        part.model.embed_tokens, part.model.norm = self.model.embed_tokens, self.model.norm
+        part.model.layers, part.model.rotary_emb = self.model.layers[:count], self.model.rotary_emb
+        part.lm_head = self.lm_head
+        return part.train(self.training)
 
 
 def keep(hidden_states: Tensor, positions: int | Tensor) -> Tensor:

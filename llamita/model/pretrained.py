@@ -221,7 +221,7 @@ class LlamaPreTrainedModel(PreTrainedModel):
         self.check_inputs_are_own()
         from llamita.generation.hf import generate
 
-        return generate(self, input_ids, **options)
+        return generate(cast("Any", self), input_ids, **options)
 
 
 def _require_grad(module: nn.Module, inputs: object, output: Tensor) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llamita.generation.hypotheses import NEVER
+from llamita.sampling.finite import NEVER
 from llamita.sampling.per_row import PerRow, column, is_given, listed, mapped
 from llamita.sampling.token_masks import among
 

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from llamita.errors import NotFiniteError, UsageError
 
+NEVER = -1.0e9  # transformers' score of what must not be chosen: finite, so that sums and comparisons stay defined
+
 
 def finite(logits: Tensor) -> Tensor:
     """The logits (..., V) that a model gave, as they are; raises NotFiniteError unless all of them are finite."""

@@ -1,31 +1,106 @@
 """From logits to tokens: what the settings make of them, then the likeliest or a draw."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from llamita.errors import UsageError
-from llamita.generation.guidance import Guidance
-from llamita.generation.outputs import ScoreRecorder
 from llamita.sampling.finite import check_sums, multinomial, refuse
-from llamita.sampling.history import History
-from llamita.sampling.params import SamplingParams, merge
-from llamita.sampling.per_row import listed
-from llamita.sampling.processor_list import LogitsProcessorList
-from llamita.structured.grammar import Constraints
+from llamita.sampling.history import History, LogitsProcessor
+from llamita.sampling.mirostat import Mirostat
+from llamita.sampling.params import SAMPLING, SamplingParams, merge
+from llamita.sampling.per_row import check_rows, listed
+from llamita.sampling.processors import PROCESSORS, BatchSettings, with_top_k_and_p
 
-Seed = int | Sequence[int] | None
+Seed = int | Sequence[int] | Sequence[torch.Generator] | None
 BELOW_1 = 1 - 2**-52
+LARGEST = 1e30  # of logits that settings raise: what is left to do to them, at most a division, stays finite
+
+
+# Takes a step's logits (B, V) as the model gave them, the scores (B, V) that were drawn from, and the tokens (B,).
+Observer = Callable[[Tensor, Tensor, Tensor], object]
+
+
+class LogitsProcessorList:
+    """The processors that the settings ask for, in their order; with none the logits stay untouched.
+
+    params: one for the batch, or one for each row. generators: those of the rows, which XTC draws from before
+    the token is drawn; None draws from torch's global one. Raises UsageError for lists of the wrong length.
+
+    Padding is no text here, so that a row is what it is alone; for transformers it is, but in the repetition penalty.
+    """
+
+    def __init__(
+        self,
+        params: SamplingParams | Sequence[SamplingParams],
+        *,
+        rows: int,
+        device: torch.device | str = "cpu",
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> None:
+        if not isinstance(params, SamplingParams):
+            check_rows("params", params, rows)
+        settings = params if isinstance(params, SamplingParams) else merge(params)
+        settings.check_rows(rows)
+        batch = BatchSettings(settings, rows, device, generators)
+        steps = [(stage.name, step) for stage in PROCESSORS for step in stage.steps(batch)]
+        self.names = tuple(dict.fromkeys(name for name, _ in steps))  # the stages that are on
+        ready = with_top_k_and_p(steps, batch)
+        is_bounded = settings.may_overflow
+        self._steps = [_bounded(step) if is_bounded and name not in SAMPLING else step for name, step in ready]
+        self._mirostat = next((step for step in self._steps if isinstance(step, Mirostat)), None)
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether a stage looks at more than the logits."""
+        return any(name not in SAMPLING for name in self.names)
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether it must be told of every draw, one step at a time, which beams and speculation do not do."""
+        return self._mirostat is not None
+
+    def __bool__(self) -> bool:
+        return bool(self._steps)
+
+    def __call__(self, logits: Tensor, history: History) -> Tensor:
+        """What to draw from, (B, V) -> (B, V); the very same tensor where nothing is on."""
+        for step in self._steps:
+            logits = step(logits, history)
+        return logits
+
+    def observe(self, logits: Tensor, tokens: Tensor) -> None:
+        """Tell what was drawn, tokens (B,), from the logits (B, V) that the chain gave: mirostat goes by it."""
+        if self._mirostat is not None:
+            self._mirostat.observe(logits, tokens)
+
+
+def _bounded(step: LogitsProcessor) -> LogitsProcessor:
+    """A step whose logits are at most LARGEST; what it forbids stays forbidden."""
+    return lambda logits, history: step(logits, history).clamp(max=LARGEST)
+
+
+class StatefulProcessor(Protocol):
+    """Changes logits by what it knows of the texts, which it follows token by token: guidance, constraints."""
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Changed logits (B, V)."""
+        ...
+
+    def append(self, step: Tensor) -> None:
+        """Take the tokens (B,) that the rows went on by, padding in those that have ended."""
+        ...
 
 
 class Sampler:
     """Chooses the next token of every row, and remembers the text where a setting looks at it.
 
     settings: one for the batch, or one for each row. history: the prompts. seed: None draws from torch's global
-    generator; a number seeds every row alike, a list each row by itself.
-    guidance, constraints: steer the logits before the settings do. record: keeps logits and scores of every step.
+    generator; a number seeds every row alike, a list each row by itself, generators are taken as they are.
+    processors: change the logits before the settings do, in this order. observers: see every step.
     """
 
     def __init__(
@@ -34,14 +109,13 @@ class Sampler:
         history: History,
         *,
         seed: Seed = None,
-        guidance: Guidance | None = None,
-        constraints: Constraints | None = None,
-        record: ScoreRecorder | None = None,
+        processors: Sequence[StatefulProcessor] = (),
+        observers: Sequence[Observer] = (),
     ) -> None:
         rows, device = len(history.input_ids), history.input_ids.device
         settings = settings if isinstance(settings, SamplingParams) else merge(settings)
         self.history = history
-        self.guidance, self.constraints, self.record = guidance, constraints, record
+        self.processors, self.observers = tuple(processors), tuple(observers)
         self.generators = generators(seed, rows, device)
         self.chain = LogitsProcessorList(settings, rows=rows, device=device, generators=self.generators)
         self._reads_text = self.chain.reads_text
@@ -51,24 +125,22 @@ class Sampler:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """The next tokens (B,) for logits (B, V) in fp32."""
-        scores = logits if self.guidance is None else self.guidance(logits)
-        if self.constraints is not None:
-            scores = self.constraints.mask(scores)
+        scores = logits
+        for processor in self.processors:
+            scores = processor(scores)
         scores = self.chain(scores, self.history)
         tokens = self._chosen(scores)
         self.chain.observe(scores, tokens)
-        if self.record is not None:
-            self.record.add(logits, scores)
+        for observe in self.observers:
+            observe(logits, scores, tokens)
         return tokens
 
     def append(self, step: Tensor) -> None:
         """Take the tokens (B,) that the rows went on by, padding in those that have ended."""
         if self._reads_text:
             self.history = self.history.append(step)
-        if self.constraints is not None:
-            self.constraints.accept(step)
-        if self.guidance is not None:
-            self.guidance.append(step)
+        for processor in self.processors:
+            processor.append(step)
 
     def _chosen(self, scores: Tensor) -> Tensor:
         if self._is_greedy:
@@ -125,7 +197,9 @@ def generators(seed: Seed, rows: int, device: torch.device | str) -> list[torch.
     return [_seeded(number, device) for number in seeds]
 
 
-def _seeded(number: int, device: torch.device | str) -> torch.Generator:
+def _seeded(number: int | torch.Generator, device: torch.device | str) -> torch.Generator:
+    if isinstance(number, torch.Generator):
+        return number
     if isinstance(number, bool) or not isinstance(number, int) or not -(2**63) <= number < 2**64:
         raise UsageError(f"seed is {number!r}: it must be a whole number that fits in 64 bits")
     return torch.Generator(device=device).manual_seed(number)

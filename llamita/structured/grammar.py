@@ -196,12 +196,12 @@ class Constraint:
 
 
 class Constraints:
-    """The rules of a batch, None for a row that is free: mask the logits, choose, accept what was chosen."""
+    """The rules of a batch, None for a row that is free; a `StatefulProcessor` of the sampler."""
 
     def __init__(self, rows: Sequence[Rule | None]) -> None:
         self.rows = list(rows)
 
-    def mask(self, logits: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor) -> Tensor:
         """Logits (B, V) with minus infinity for ids that a row may not write."""
         masks = [None if rule is None else rule.mask(logits.shape[1]) for rule in self.rows]
         if all(mask is None for mask in masks):
@@ -210,9 +210,9 @@ class Constraints:
         allowed = torch.stack([free if mask is None else mask for mask in masks])
         return logits.masked_fill(~allowed.to(logits.device), -torch.inf)
 
-    def accept(self, tokens: Tensor) -> None:
+    def append(self, step: Tensor) -> None:
         """Take the tokens (B,) of a step."""
-        for rule, token_id in zip(self.rows, tokens.tolist(), strict=True):
+        for rule, token_id in zip(self.rows, step.tolist(), strict=True):
             if rule is not None:
                 rule.accept(token_id)
 

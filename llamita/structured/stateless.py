@@ -29,7 +29,7 @@ class StatelessConstraint:
             self._state(self._known[row // share], tuple(i for i in text if i != NO_TOKEN))
             for row, text in enumerate(texts)
         ]
-        masked = Constraints(states).mask(logits)
+        masked = Constraints(states)(logits)
         return masked if self._then is None else self._then(masked, history)
 
     def _state(self, known: dict[tuple[int, ...], Rule], text: tuple[int, ...]) -> Rule | None:

@@ -1,6 +1,7 @@
-"""The bytes that each token of a vocabulary stands for."""
+"""The bytes and the text that each token of a vocabulary stands for."""
 
 import re
+from functools import cached_property
 
 from llamita.tokenizer.protocol import Tokenizer
 
@@ -34,3 +35,20 @@ def _letters() -> dict[str, int]:
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in visible]
     return {chr(byte): byte for byte in visible} | {chr(0x100 + i): byte for i, byte in enumerate(hidden)}
+
+
+class TokenTexts:
+    """How the tokens of a vocabulary are written."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    @cached_property
+    def pieces(self) -> list[bytes | None]:
+        """The bytes of every id (V,), None for control tokens."""
+        return token_bytes(self._tokenizer)
+
+    def of(self, token_id: int) -> str:
+        """A token's own text; bytes that are no character by themselves become U+FFFD."""
+        piece = self.pieces[token_id] if token_id < len(self.pieces) else None
+        return (self._tokenizer.id_to_token(token_id) or "") if piece is None else piece.decode(errors="replace")

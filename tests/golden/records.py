@@ -7,7 +7,7 @@ from io import StringIO
 from pathlib import Path
 
 from llamita.cli.main import VERBS, main
-from llamita.llm import load
+from llamita.loader import load
 
 FOLDER = Path(__file__).parent
 

@@ -8,16 +8,16 @@ from torch import Tensor
 
 from llamita.bridge import transformers as peers
 from llamita.config import LlamaConfig
-from llamita.generation.sequence import Row, Stop
+from llamita.generation.sequence import Sequence, SequenceBatch
 from llamita.generation.speculative.proposers import (
     DraftModelProposer,
-    DraftTree,
-    EarlyExit,
+    DraftTreeProposer,
+    EarlyExitProposer,
     PromptLookupProposer,
     Proposer,
 )
 from llamita.generation.speculative.ragged import RaggedBatch
-from llamita.generation.speculative.verify import tokens
+from llamita.generation.speculative.verify import speculative_steps
 from llamita.model.llama import LlamaForCausalLM
 from llamita.sampling.selection import TokenSelector
 
@@ -39,10 +39,10 @@ def draft(tiny_config: LlamaConfig) -> LlamaForCausalLM:
 
 
 def written(model: LlamaForCausalLM, drafter: Proposer, ids: Tensor) -> list[int]:
-    stop = Stop([Row(20, eos_token_ids=ENDS)])
-    for _ in tokens(model, RaggedBatch(ids), drafter, stop=stop, choice=TokenSelector(1)):
+    stop = SequenceBatch([Sequence(20, eos_token_ids=ENDS)])
+    for _ in speculative_steps(model, RaggedBatch(ids), drafter, batch=stop, selector=TokenSelector(1)):
         pass
-    return stop.rows[0].token_ids
+    return stop.sequences[0].token_ids
 
 
 def test_greedy(ours: LlamaForCausalLM, draft: LlamaForCausalLM) -> None:
@@ -51,8 +51,8 @@ def test_greedy(ours: LlamaForCausalLM, draft: LlamaForCausalLM) -> None:
         (PromptLookupProposer(length=5), {"prompt_lookup_num_tokens": 5}),
         (PromptLookupProposer(length=3, ngram=1), {"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1}),
         (DraftModelProposer(draft), {"assistant_model": peers.twin(draft)}),
-        (EarlyExit(ours, layers=2), {"assistant_early_exit": 2}),
-        (DraftTree(draft), {}),
+        (EarlyExitProposer(ours, layers=2), {"assistant_early_exit": 2}),
+        (DraftTreeProposer(draft), {}),
     ]
     for seed in range(4):
         ids = torch.randint(6, 97, (1, 9), generator=torch.Generator().manual_seed(seed))
@@ -68,16 +68,16 @@ def test_the_way_of_batches_draws_no_more_than_plain_decoding(ours: LlamaForCaus
     torch.manual_seed(5)
     plain = ours.generate(ids, do_sample=True, top_k=0, max_new_tokens=20)[0, 9:].tolist()
     torch.manual_seed(5)
-    stop = Stop([Row(20, eos_token_ids=ENDS)])
-    for _ in tokens(
+    stop = SequenceBatch([Sequence(20, eos_token_ids=ENDS)])
+    for _ in speculative_steps(
         ours,
         RaggedBatch(ids),
         PromptLookupProposer(length=4, ngram=1),
-        stop=stop,
-        choice=TokenSelector(1, greedy=False),
+        batch=stop,
+        selector=TokenSelector(1, greedy=False),
     ):
         pass
-    assert stop.rows[0].token_ids == plain
+    assert stop.sequences[0].token_ids == plain
 
 
 def test_scores_and_logits(ours: LlamaForCausalLM, draft: LlamaForCausalLM) -> None:

@@ -8,12 +8,13 @@ from torch import Tensor
 
 from llamita.bridge import transformers as peers
 from llamita.config import LlamaConfig
-from llamita.generation.beam import BeamRunner, BeamSearch, filler, tokens, untouched
+from llamita.generation.beam import BeamRunner, beam_steps, untouched
+from llamita.generation.beam_search import BeamSearch, filler
 from llamita.generation.outputs import ScoreRecorder, compute_transition_scores
 from llamita.model.llama import LlamaForCausalLM
 from llamita.sampling.history import History
 from llamita.sampling.params import SamplingParams
-from llamita.sampling.processor_list import LogitsProcessorList
+from llamita.sampling.sampler import LogitsProcessorList
 
 END, PAD = 5, 3
 MANY_ENDS = [11, 23, 42, 61, 77]
@@ -55,7 +56,7 @@ class Searched:
         self.record = ScoreRecorder(scores=True, logits=True)
         self.streamed: list[list[int]] = [[] for _ in ids]
         feed = BeamRunner(model, ids, attention_mask=mask, use_cache=use_cache)
-        for step in tokens(feed, self.search, process=process, record=self.record):
+        for step in beam_steps(feed, self.search, process=process, recorder=self.record):
             for text, new in zip(self.streamed, step, strict=True):
                 text += new
 
@@ -156,7 +157,7 @@ def test_hidden_states(ours: LlamaForCausalLM, theirs: Any, prompt: Tensor) -> N
     reference = theirs.generate(prompt, **asked, max_new_tokens=4)
     feed = BeamRunner(ours, prompt, kept=("hidden_states",))
     search = BeamSearch(History.begin(prompt), beams=3, limit=4, eos_token_ids=[END])
-    assert len(list(tokens(feed, search))) == len(reference.hidden_states)
+    assert len(list(beam_steps(feed, search))) == len(reference.hidden_states)
     torch.testing.assert_close(tuple(feed.kept["hidden_states"]), reference.hidden_states, rtol=1e-4, atol=1e-4)
 
 

@@ -15,7 +15,7 @@ from transformers.generation.watermarking import WatermarkDetector
 from llamita.sampling.history import History
 from llamita.sampling.params import SamplingParams
 from llamita.sampling.per_row import EachRow
-from llamita.sampling.processor_list import LogitsProcessorList
+from llamita.sampling.sampler import LogitsProcessorList
 from llamita.sampling.watermark import WatermarkingConfig, detect
 
 V, B, P = 97, 5, 6

@@ -1,4 +1,4 @@
-"""Guessing ahead in one text that is drawn without a seed: by transformers' random numbers, one for one.
+"""Compatibility: one text that is guessed ahead and drawn without a seed repeats transformers' random numbers.
 
 Under the same torch.manual_seed the text is that of transformers' assisted generation (5.23), whose random numbers
 depend on every guess, accepted or not. So guesses are made here as there, whatever they are worth.
@@ -13,21 +13,22 @@ from torch import Tensor
 from llamita.cache.dynamic import DynamicCache
 from llamita.cache.growing import GrowingCache
 from llamita.generation.outputs import RaggedScoreRecorder
-from llamita.generation.sequence import Stop
-from llamita.generation.speculative.proposers import DraftModelProposer, Drafts, PromptLookupProposer, places, read
+from llamita.generation.protocol import LanguageModel
+from llamita.generation.run import Acceptance
+from llamita.generation.runner import read_ragged
+from llamita.generation.sequence import SequenceBatch
+from llamita.generation.speculative.proposers import DraftModelProposer, Drafts, PromptLookupProposer, places
 from llamita.generation.speculative.ragged import RaggedBatch
 from llamita.generation.speculative.verify import (
-    Acceptance,
     append_accepted,
     check,
     has_kernels,
     residual,
     score_drafts,
 )
-from llamita.model.llama import LlamaForCausalLM
 from llamita.sampling.finite import multinomial
 from llamita.sampling.history import History, LogitsProcessor
-from llamita.sampling.processor_list import LogitsProcessorList
+from llamita.sampling.sampler import LogitsProcessorList
 
 REREAD = 2  # tokens that transformers' draft model reads at the start of a round, whether it knows them or not
 
@@ -53,26 +54,26 @@ class HFProposer(Protocol):
 class HFDraftProposer:
     """A draft model, or the model's first layers, that draws its guesses as the target would.
 
-    It stops behind an end token, and behind a token of its own that is less likely than `guesser.confidence`. Padding
+    It stops behind an end token, and behind a token of its own that is less likely than `proposer.confidence`. Padding
     tokens that were written are hidden from it (they are not from the target), where the prompt has no padding; None
     hides none.
     """
 
     def __init__(
         self,
-        guesser: DraftModelProposer,
+        proposer: DraftModelProposer,
         *,
         process: LogitsProcessor | None,
         ends: Collection[int],
         padding: int | None,
     ) -> None:
-        self._guesser = guesser
+        self._proposer = proposer
         self._process = process
         self._ends = frozenset(ends)
         self._padding = None if padding in self._ends else padding
         # Of an early exit too: hidden tokens leave other keys than the target's.
-        self._cache = _new_cache(guesser.model)
-        self.vocab_size = guesser.vocab_size
+        self._cache = _new_cache(proposer.model)
+        self.vocab_size = proposer.vocab_size
         self.caches: list[DynamicCache] = [self._cache]
 
     def propose(self, text: RaggedBatch, room: int) -> Drafts:
@@ -81,7 +82,7 @@ class HFDraftProposer:
         new, shown, history = text.tokens[:, self._cache.length :], self._shown(text), text.history()
         drawn: list[Tensor] = []
         drawn_from: list[Tensor] = []
-        for _ in range(min(self._guesser.length, room)):
+        for _ in range(min(self._proposer.length, room)):
             scores = self._read(new, shown, text.real)
             scores = scores if self._process is None else self._process(scores, history)
             drawn_from.append(scores.softmax(-1))
@@ -101,10 +102,10 @@ class HFDraftProposer:
         start = self._cache.length
         places = torch.arange(start, start + new.shape[1], device=new.device)[None]
         positions = None if torch.equal(shown[:, : real.shape[1]], real) else places
-        return read(self._guesser.model, new, shown, self._cache, positions=positions)[:, 0].float()
+        return read_ragged(self._proposer.model, new, shown, self._cache, positions=positions)[:, 0].float()
 
     def _is_last(self, token: int, probabilities: Tensor) -> bool:
-        return token in self._ends or float(probabilities[0, token]) < self._guesser.confidence
+        return token in self._ends or float(probabilities[0, token]) < self._proposer.confidence
 
 
 class HFLookupProposer:
@@ -115,12 +116,12 @@ class HFLookupProposer:
     """
 
     def __init__(
-        self, guesser: PromptLookupProposer, *, process: LogitsProcessor | None, ends: Collection[int], vocabulary: int
+        self, proposer: PromptLookupProposer, *, process: LogitsProcessor | None, ends: Collection[int], vocabulary: int
     ) -> None:
-        self._guesser = guesser
+        self._proposer = proposer
         self._process, self._vocabulary = process, vocabulary
         self._ends = frozenset(ends)
-        self.vocab_size, self.caches = guesser.vocab_size, guesser.caches
+        self.vocab_size, self.caches = proposer.vocab_size, proposer.caches
         # What a chain of filters forbids is always the same; None where it must be asked at every token.
         is_fixed = isinstance(process, LogitsProcessorList) and not process.reads_text
         self._fixed: dict[torch.device, Tensor] | None = {} if is_fixed else None
@@ -129,7 +130,7 @@ class HFLookupProposer:
         """The first continuation of which anything is allowed, up to an end token."""
         if room > 0:
             history = text.history()
-            for follows in continuations(text.row(0), self._guesser.length, ngram=self._guesser.ngram):
+            for follows in continuations(text.row(0), self._proposer.length, ngram=self._proposer.ngram):
                 if len(guess := self._allowed(follows, history)):
                     return _chain(self._before_end(guess), text)
         return _chain([], text)
@@ -177,43 +178,43 @@ def _chain(drawn: list[Tensor], text: RaggedBatch, drawn_from: list[Tensor] | No
 
 
 @torch.no_grad()
-def tokens(
-    model: LlamaForCausalLM,
+def hf_speculative_steps(
+    model: LanguageModel,
     text: RaggedBatch,
-    guesser: HFProposer,
+    proposer: HFProposer,
     *,
-    stop: Stop,
+    batch: SequenceBatch,
     process: LogitsProcessor | None = None,
     cache: DynamicCache | None = None,
     acceptance: Acceptance | None = None,
-    ledger: RaggedScoreRecorder | None = None,
+    recorder: RaggedScoreRecorder | None = None,
 ) -> Iterator[list[list[int]]]:
     """Draw one text to its end from torch's global generator; each step yields a list of its new tokens, in a list.
 
-    text: the prompt, which grows. process: what makes scores of logits. The rest is as in `speculative.tokens`.
+    text: the prompt, which grows. process: what makes scores of logits. The rest is as in `verify.speculative_steps`.
     """
     cache = _new_cache(model) if cache is None else cache
     acceptance = Acceptance() if acceptance is None else acceptance
-    check(model, guesser.vocab_size, cache)
-    (row,) = stop.rows
-    while not stop.is_over:
-        drafts = guesser.propose(text, row.limit - len(row.token_ids) - 1)
+    check(model, proposer.vocab_size, cache)
+    (sequence,) = batch.sequences
+    while not batch.is_over:
+        drafts = proposer.propose(text, sequence.limit - len(sequence.token_ids) - 1)
         logits = score_drafts(model, text, drafts, cache).float()  # (1, 1 + M, V)
         scores = _scores(logits, drafts, text, process)
         right, last = decide(scores, drafts)
-        new = append_accepted(row, [*drafts.tokens[0, :right].tolist(), last])
+        new = append_accepted(sequence, [*drafts.tokens[0, :right].tolist(), last])
         acceptance.count(drafted=drafts.count, accepted=right, written=len(new))
-        if ledger is not None:
+        if recorder is not None:
             for place in range(len(new)):
-                ledger.add(logits[:, place], scores[:, place], text.real[:, -1])
+                recorder.add(logits[:, place], scores[:, place], text.real[:, -1])
         chosen = torch.cat((drafts.tokens[:, :right], drafts.tokens.new_full((1, 1), last)), dim=1)
         text.append(chosen, torch.ones_like(chosen, dtype=torch.bool))
-        for one in (cache, *guesser.caches):
+        for one in (cache, *proposer.caches):
             one.crop(min(one.length, text.width - 1))
         yield [new]
 
 
-def _new_cache(model: LlamaForCausalLM) -> DynamicCache:
+def _new_cache(model: LanguageModel) -> DynamicCache:
     """An empty cache of the kind that the model itself begins: then its logits are those of plain decoding to the bit.
 
     The CPU's kernels write into one that grows in place.

@@ -12,13 +12,15 @@ from torch import Tensor
 
 from llamita.cache.dynamic import DynamicCache
 from llamita.cache.growing import GrowingCache
-from llamita.context.tree import Tree, lineage
+from llamita.context.tree import lineage
 from llamita.errors import UsageError
+from llamita.generation.protocol import LanguageModel
+from llamita.generation.runner import read_ragged
 from llamita.generation.speculative.ragged import RaggedBatch
-from llamita.model.llama import LlamaForCausalLM
-from llamita.sampling.finite import finite
 from llamita.sampling.history import LogitsProcessor
 from llamita.sampling.selection import TokenSelector
+
+MOST_DRAFTS = 4096  # in one tree
 
 MOST_DRAFTS = 4096  # in one tree
 
@@ -56,7 +58,7 @@ class Proposer(Protocol):
         """Caches of the texts' first slots, which are cut and compacted with them."""
         ...
 
-    def propose(self, text: RaggedBatch, room: Tensor, *, choice: TokenSelector, cache: DynamicCache) -> Drafts:
+    def propose(self, text: RaggedBatch, room: Tensor, *, selector: TokenSelector, cache: DynamicCache) -> Drafts:
         """Guess at most `room` (B,) tokens a row. `cache` is the target's; it is read, never changed."""
         ...
 
@@ -80,7 +82,7 @@ class PromptLookupProposer:
         """None: the text is all it needs."""
         return []
 
-    def propose(self, text: RaggedBatch, room: Tensor, *, choice: TokenSelector, cache: DynamicCache) -> Drafts:
+    def propose(self, text: RaggedBatch, room: Tensor, *, selector: TokenSelector, cache: DynamicCache) -> Drafts:
         """The continuation (B, M) of an earlier occurrence; rows without one guess nothing."""
         counts = room.clamp(max=self.length).tolist()
         found = [follow(text.row(row), count, ngram=self.ngram) for row, count in enumerate(counts)]
@@ -116,7 +118,7 @@ class DraftModelProposer:
     than this (judged before the token is drawn, so that the result stays exact).
     """
 
-    def __init__(self, model: LlamaForCausalLM, *, length: int = 5, confidence: float = 0.0) -> None:
+    def __init__(self, model: LanguageModel, *, length: int = 5, confidence: float = 0.0) -> None:
         if length < 1:
             raise UsageError(f"a draft of {length} tokens: give 1 or more")
         self.model = model
@@ -134,26 +136,26 @@ class DraftModelProposer:
         """The cache to draft with, given the target's."""
         return self._own
 
-    def propose(self, text: RaggedBatch, room: Tensor, *, choice: TokenSelector, cache: DynamicCache) -> Drafts:
+    def propose(self, text: RaggedBatch, room: Tensor, *, selector: TokenSelector, cache: DynamicCache) -> Drafts:
         """A chain of guesses; where the target draws, these are drawn."""
         cache = self.cache(cache)
-        history = None if choice.process is None else text.history()
+        history = None if selector.process is None else text.history()
         new, real, valid = text.tokens[:, cache.length :], text.real, room > 0
         guesses: list[tuple[Tensor, Tensor]] = []
         drawn_from: list[Tensor] = []
         for depth in range(min(self.length, int(room.max()))):
-            logits = read(self.model, new, real, cache)[:, 0]
-            scores = choice.scores(logits, history)
+            logits = read_ragged(self.model, new, real, cache)[:, 0]
+            scores = selector.scores(logits, history)
             valid = valid & (room > depth)
             if self.confidence:
                 valid = valid & (scores.softmax(-1).amax(-1) >= self.confidence)  # greedy rows have a doubt too
                 if not bool(valid.any()):
                     break
-            if choice.is_greedy:
+            if selector.is_greedy:
                 token = scores.argmax(-1)
             else:
-                drawn_from.append(choice.probabilities(scores))
-                token = choice.draw(drawn_from[-1], valid)
+                drawn_from.append(selector.probabilities(scores))
+                token = selector.draw(drawn_from[-1], valid)
             guesses.append((token, valid))
             # What a row no longer guesses hides nothing from it: all that follows is no guess either.
             new, real = token[:, None], torch.cat((real, torch.ones_like(valid[:, None])), dim=1)
@@ -168,37 +170,41 @@ def _chain(guesses: list[tuple[Tensor, Tensor]], drawn_from: list[Tensor], text:
     return Drafts(tokens, valid, probabilities=torch.stack(drawn_from, dim=1) if drawn_from else None)
 
 
-class DraftTree:
+class DraftTreeProposer:
     """A smaller model guesses several ways on: `branches[d]` likeliest tokens behind each guess of depth d.
 
-    guesser: the model, or the early exit of the target's own.
+    proposer: the model, or the early exit of the target's own.
     """
 
-    def __init__(self, guesser: LlamaForCausalLM | DraftModelProposer, *, branches: Sequence[int] = (3, 2, 1)) -> None:
+    def __init__(self, proposer: LanguageModel | DraftModelProposer, *, branches: Sequence[int] = (3, 2, 1)) -> None:
         if not branches or min(branches) < 1:
             raise UsageError(f"a draft tree of branches {tuple(branches)}: give 1 or more at each depth")
         if sum(accumulate(branches, mul)) > MOST_DRAFTS:
             raise UsageError(
                 f"a draft tree of branches {tuple(branches)} is too large: give at most {MOST_DRAFTS} guesses"
             )
+        if sum(accumulate(branches, mul)) > MOST_DRAFTS:
+            raise UsageError(
+                f"a draft tree of branches {tuple(branches)} is too large: give at most {MOST_DRAFTS} guesses"
+            )
         self.branches = tuple(branches)
-        self._guesser = guesser if isinstance(guesser, DraftModelProposer) else DraftModelProposer(guesser)
-        self.vocab_size = self._guesser.vocab_size
+        self._proposer = proposer if isinstance(proposer, DraftModelProposer) else DraftModelProposer(proposer)
+        self.vocab_size = self._proposer.vocab_size
 
     @property
     def caches(self) -> list[DynamicCache]:
-        """Those of the guesser."""
-        return self._guesser.caches
+        """Those of the proposer."""
+        return self._proposer.caches
 
-    def propose(self, text: RaggedBatch, room: Tensor, *, choice: TokenSelector, cache: DynamicCache) -> Drafts:
+    def propose(self, text: RaggedBatch, room: Tensor, *, selector: TokenSelector, cache: DynamicCache) -> Drafts:
         """A tree, level by level; the same shape in all rows."""
-        cache = self._guesser.cache(cache)
+        cache = self._proposer.cache(cache)
         parents, level = [], [-1]  # the drafts of the deepest level; -1 is the text's end
         tokens, valid = text.tokens[:, :0], text.real[:, :0]
         for depth, width in enumerate(self.branches[: int(room.max())]):
             new = torch.cat((text.tokens, tokens), dim=1)[:, cache.length :]
-            logits = read(self._guesser.model, new, text.real, cache, keep=len(level), parents=parents)
-            scores = logits if choice.process is None else _processed(logits, text, tokens, parents, choice.process)
+            logits = read_ragged(self._proposer.model, new, text.real, cache, keep=len(level), parents=parents)
+            scores = logits if selector.process is None else _processed(logits, text, tokens, parents, selector.process)
             likeliest = scores.topk(min(width, scores.shape[-1])).indices.flatten(1)  # (B, len(level) * width)
             tokens = torch.cat((tokens, likeliest), dim=1)
             valid = torch.cat((valid, (room > depth)[:, None].expand_as(likeliest)), dim=1)
@@ -221,11 +227,11 @@ def _processed(
     return torch.stack(columns, dim=1)
 
 
-class EarlyExit(DraftModelProposer):
+class EarlyExitProposer(DraftModelProposer):
     """The model's own first layers guess, then its norm and head (arXiv:2404.16710), on their part of the cache."""
 
-    def __init__(self, model: LlamaForCausalLM, *, layers: int, length: int = 5, confidence: float = 0.0) -> None:
-        super().__init__(first_layers(model, layers), length=length, confidence=confidence)
+    def __init__(self, model: LanguageModel, *, layers: int, length: int = 5, confidence: float = 0.0) -> None:
+        super().__init__(model.first_layers(layers), length=length, confidence=confidence)
         self.layers = layers
 
     @property
@@ -238,48 +244,3 @@ class EarlyExit(DraftModelProposer):
         shared = copy(target)
         shared.keys, shared.values = target.keys[: self.layers], target.values[: self.layers]
         return shared
-
-
-def first_layers(model: LlamaForCausalLM, layers: int) -> LlamaForCausalLM:
-    """A model of the first layers, the norm and the head of this one, with its very weights."""
-    if not 1 <= layers <= model.config.num_hidden_layers:
-        raise UsageError(f"early exit after {layers} layers of {model.config.num_hidden_layers}: give at most these")
-    with torch.device("meta"):
-        part = LlamaForCausalLM(model.config.replace(num_hidden_layers=layers))
-    part.model.embed_tokens, part.model.norm = model.model.embed_tokens, model.model.norm
-    part.model.layers, part.model.rotary_emb = model.model.layers[:layers], model.model.rotary_emb
-    part.lm_head = model.lm_head
-    return part.train(model.training)
-
-
-def read(
-    model: LlamaForCausalLM,
-    tokens: Tensor,
-    real: Tensor,
-    cache: DynamicCache,
-    *,
-    keep: int = 1,
-    parents: Sequence[int] | None = None,
-    positions: Tensor | None = None,
-) -> Tensor:
-    """Let the model read tokens (B, T), what its cache lacks, of texts with slots (B, S): the last logits (B, keep, V).
-
-    With `parents` the tokens end with drafts, which `real` does not know and which follow each other as these say.
-    positions: (B, T), where they do not count the real slots.
-    """
-    config = model.config
-    if parents:
-        scale, window = config.head_dim**-0.5, config.sliding_window
-        tree = Tree(real, parents, cache, backend=config.attn_implementation, scale=scale, window=window)
-        return finite(model(tokens, context=tree, logits_to_keep=keep, return_dict=True).logits)
-    mask = None if bool(real.all()) else real
-    output = model(
-        tokens,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=keep,
-        return_dict=True,
-    )
-    return finite(output.logits)

@@ -10,97 +10,72 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llamita.cache.dynamic import DynamicCache
 from llamita.cache.growing import GrowingCache
 from llamita.errors import UsageError
 from llamita.fused import is_fused
 from llamita.generation.outputs import RaggedScoreRecorder
-from llamita.generation.sequence import Row, Stop
-from llamita.generation.speculative.proposers import Drafts, Proposer, read
+from llamita.generation.protocol import LanguageModel
+from llamita.generation.run import Acceptance
+from llamita.generation.runner import read_ragged
+from llamita.generation.sequence import Sequence, SequenceBatch
+from llamita.generation.speculative.proposers import Drafts, Proposer
 from llamita.generation.speculative.ragged import RaggedBatch
 from llamita.kernels.linear import FEW
-from llamita.model.llama import LlamaForCausalLM
 from llamita.sampling.selection import TokenSelector
 
 HOLES = 0.25  # the share of the slots that may be holes before the caches are compacted
 CHEAP = 0.1  # a cache of so much of the weights' bytes is compacted at once
 
 
-@dataclass
-class Acceptance:
-    """How well guessing went, summed over rows: tokens guessed, accepted and written, and passes of the model."""
-
-    drafted: int = 0
-    accepted: int = 0
-    written: int = 0
-    passes: int = 0
-
-    @property
-    def rate(self) -> float:
-        """The share of the guessed tokens that were accepted; of a tree only one branch can be."""
-        return self.accepted / max(self.drafted, 1)
-
-    @property
-    def tokens_per_pass(self) -> float:
-        """Tokens that a row wrote for each pass it took part in; 1 is plain decoding."""
-        return self.written / max(self.passes, 1)
-
-    def count(self, *, drafted: int, accepted: int, written: int) -> None:
-        """Count a row's part in a pass; of what was accepted only what was written."""
-        self.drafted += drafted
-        self.accepted += min(accepted, written)
-        self.written += written
-        self.passes += 1
-
-
 @torch.no_grad()
-def tokens(
-    model: LlamaForCausalLM,
+def speculative_steps(
+    model: LanguageModel,
     text: RaggedBatch,
-    drafter: Proposer,
+    proposer: Proposer,
     *,
-    stop: Stop,
-    choice: TokenSelector,
+    batch: SequenceBatch,
+    selector: TokenSelector,
     cache: DynamicCache | None = None,
     acceptance: Acceptance | None = None,
-    ledger: RaggedScoreRecorder | None = None,
+    recorder: RaggedScoreRecorder | None = None,
 ) -> Iterator[list[list[int]]]:
     """Write until every row has ended; each step yields a list of new tokens for each row, one or more of them.
 
-    text: the prompts, which grow. cache: of their first slots. acceptance: counts what happens. ledger: keeps logits
+    text: the prompts, which grow. cache: of their first slots. acceptance: counts what happens. recorder: keeps logits
     and scores. A row guesses as many tokens as proved right the last time and one more, or twice as many when all did.
     Greedy rows equal plain decoding up to ties in rounding. Rotary types whose frequencies depend on the length see
     that of a whole pass, guesses included.
     """
     cache = GrowingCache() if cache is None else cache
     acceptance = Acceptance() if acceptance is None else acceptance
-    check(model, drafter.vocab_size, cache)
-    for own in drafter.caches:  # what an earlier text left behind
+    check(model, proposer.vocab_size, cache)
+    for own in proposer.caches:  # what an earlier text left behind
         own.reset()
-    worth = room(stop, text.real.device)  # (B,) how many guesses are worth their cost
+    worth = most_drafts(batch, text.real.device)  # (B,) how many guesses are worth their cost
     cheap = _cheap(model, len(text.real))
-    while not stop.is_over:
-        most = torch.minimum(room(stop, text.real.device), worth).clamp(max=cheap)
-        drafts = drafter.propose(text, most, choice=choice, cache=cache)
+    while not batch.is_over:
+        most = torch.minimum(most_drafts(batch, text.real.device), worth).clamp(max=cheap)
+        drafts = proposer.propose(text, most, selector=selector, cache=cache)
         logits = score_drafts(model, text, drafts, cache)  # (B, 1 + M, V)
-        verdict = verify(logits, drafts, choice, text, alive=_running(stop, text.real.device), ledger=ledger)
-        new = [append_accepted(row, verdict.column(number)) for number, row in enumerate(stop.rows)]
-        _count(acceptance, drafts, verdict, new)
-        _settle(text, drafts, verdict, _running(stop, text.real.device), [cache, *drafter.caches])
-        worth = torch.where(verdict.failed, verdict.counts, torch.maximum(worth, 2 * (verdict.counts - 1)))
+        result = verify(logits, drafts, selector, text, alive=_running(batch, text.real.device), recorder=recorder)
+        new = [append_accepted(row, result.column(number)) for number, row in enumerate(batch.sequences)]
+        _count(acceptance, drafts, result, new)
+        _commit(text, drafts, result, _running(batch, text.real.device), [cache, *proposer.caches])
+        worth = torch.where(result.failed, result.counts, torch.maximum(worth, 2 * (result.counts - 1)))
         if text.holes():
-            text.compact([cache, *drafter.caches], tolerated=_tolerated(model, cache))
+            text.compact([cache, *proposer.caches], tolerated=_tolerated(model, cache))
         yield new
 
 
-def _cheap(model: LlamaForCausalLM, rows: int) -> int:
+def _cheap(model: LanguageModel, rows: int) -> int:
     """How many guesses each of some rows may have before a pass costs much more: kernels read many rows as a prompt."""
     return max(1, FEW // rows - 1) if has_kernels(model) else sys.maxsize
 
 
-def _tolerated(model: LlamaForCausalLM, cache: DynamicCache) -> float:
+def _tolerated(model: LanguageModel, cache: DynamicCache) -> float:
     """The share of the slots that may be holes: none in a cache that is small beside the weights, as kernels know none.
 
     None under a window either, which counts slots: with holes it would hide too much.
@@ -109,14 +84,14 @@ def _tolerated(model: LlamaForCausalLM, cache: DynamicCache) -> float:
     return 0.0 if model.config.sliding_window is not None or cache.nbytes < CHEAP * weights else HOLES
 
 
-def has_kernels(model: LlamaForCausalLM) -> bool:
+def has_kernels(model: LanguageModel) -> bool:
     """Whether the CPU's kernels, and no other plan, stand in for the model's forward."""
-    return is_fused(model)
+    return isinstance(model, nn.Module) and is_fused(model)
 
 
-def room(stop: Stop, device: torch.device) -> Tensor:
+def most_drafts(batch: SequenceBatch, device: torch.device) -> Tensor:
     """How many tokens each row may guess, (B,): one less than it may still write, as the model adds one itself."""
-    left = [0 if row.finish is not None else row.limit - len(row.token_ids) - 1 for row in stop.rows]
+    left = [0 if row.finish is not None else row.limit - len(row.token_ids) - 1 for row in batch.sequences]
     return torch.tensor(left, device=device)
 
 
@@ -143,21 +118,21 @@ class VerifyResult:
 def verify(
     logits: Tensor,
     drafts: Drafts,
-    choice: TokenSelector,
+    selector: TokenSelector,
     text: RaggedBatch,
     *,
     alive: Tensor,
-    ledger: RaggedScoreRecorder | None = None,
+    recorder: RaggedScoreRecorder | None = None,
 ) -> VerifyResult:
     """Walk down the guesses in every row that is `alive` (B,), as far as the model agrees.
 
-    logits: (B, 1 + M, V), behind the text and behind each guess. ledger: told of every token's.
+    logits: (B, 1 + M, V), behind the text and behind each guess. recorder: told of every token's.
     """
     rows = torch.arange(len(alive), device=alive.device)
     parents = range(-1, drafts.count - 1) if drafts.parents is None else drafts.parents
     follows = torch.tensor(list(parents), dtype=torch.long, device=alive.device) + 1  # 0 is the text's end
-    history = None if choice.process is None else text.history()
-    is_plain = choice.is_plain and ledger is None
+    history = None if selector.process is None else text.history()
+    is_plain = selector.is_plain and recorder is None
     likeliest = logits.argmax(-1) if is_plain else None  # at once for all, where nothing else is asked
     standing, kept, columns = torch.zeros_like(rows), torch.zeros_like(drafts.valid), []
     counts, last, failed = torch.zeros_like(rows), text.tokens[:, -1], torch.zeros_like(alive)
@@ -167,10 +142,10 @@ def verify(
             token = likeliest[rows, standing]
         else:
             own = logits[rows, standing].float()  # (B, V)
-            scores = choice.scores(own, history)
-            token = _token(scores, drafts, is_next, choice, alive)
-            if ledger is not None:
-                ledger.add(own, scores, alive)
+            scores = selector.scores(own, history)
+            token = _token(scores, drafts, is_next, selector, alive)
+            if recorder is not None:
+                recorder.add(own, scores, alive)
         columns.append(token)
         counts, last = counts + alive, torch.where(alive, token, last)
         is_met = is_next & (drafts.tokens == token[:, None])
@@ -182,17 +157,17 @@ def verify(
     return VerifyResult(torch.stack(columns, dim=1), counts, kept, failed, last)
 
 
-def _token(scores: Tensor, drafts: Drafts, is_next: Tensor, choice: TokenSelector, alive: Tensor) -> Tensor:
+def _token(scores: Tensor, drafts: Drafts, is_next: Tensor, selector: TokenSelector, alive: Tensor) -> Tensor:
     """The model's token (B,) by scores (B, V): of a drawn guess, that guess or its replacement; else its own choice."""
-    wanted = choice.probabilities(scores)  # (B, V)
+    wanted = selector.probabilities(scores)  # (B, V)
     if drafts.probabilities is None:
-        return choice.draw(wanted, alive)
+        return selector.draw(wanted, alive)
     rows, number = torch.arange(len(alive), device=alive.device), is_next.int().argmax(-1)
     guess, guessed_by = drafts.tokens[rows, number], drafts.probabilities[rows, number]  # (B,), (B, V)
     has_guess = is_next.any(-1)
-    threshold = choice.uniform(has_guess) * guessed_by[rows, guess]
+    threshold = selector.uniform(has_guess) * guessed_by[rows, guess]
     is_accepted = has_guess & (threshold < wanted[rows, guess])
-    drawn = choice.draw(torch.where(has_guess[:, None], residual(wanted, guessed_by), wanted), alive & ~is_accepted)
+    drawn = selector.draw(torch.where(has_guess[:, None], residual(wanted, guessed_by), wanted), alive & ~is_accepted)
     return torch.where(is_accepted, guess, drawn)
 
 
@@ -202,49 +177,49 @@ def residual(wanted: Tensor, guessed_by: Tensor) -> Tensor:
     return torch.where(missing.sum(-1, keepdim=True) > 0, missing, wanted)
 
 
-def score_drafts(model: LlamaForCausalLM, text: RaggedBatch, drafts: Drafts, cache: DynamicCache) -> Tensor:
+def score_drafts(model: LanguageModel, text: RaggedBatch, drafts: Drafts, cache: DynamicCache) -> Tensor:
     """Logits (B, 1 + M, V) behind the text and behind each guess, in one pass."""
     new = torch.cat((text.tokens, drafts.tokens), dim=1)[:, cache.length :]
     # What is no guess comes last, where it hides nothing.
     real = text.real if drafts.parents else torch.cat((text.real, torch.ones_like(drafts.valid)), dim=1)
-    return read(model, new, real, cache, keep=1 + drafts.count, parents=drafts.parents)
+    return read_ragged(model, new, real, cache, keep=1 + drafts.count, parents=drafts.parents)
 
 
-def append_accepted(row: Row, chosen: list[int]) -> list[int]:
+def append_accepted(sequence: Sequence, chosen: list[int]) -> list[int]:
     """Hand a row its tokens until it ends; returns those it took."""
     taken = []
     for token in chosen:
-        if row.finish is not None:
+        if sequence.finish is not None:
             break
-        row.push(token)
+        sequence.push(token)
         taken.append(token)
     return taken
 
 
-def _settle(
-    text: RaggedBatch, drafts: Drafts, verdict: VerifyResult, running: Tensor, caches: list[DynamicCache]
+def _commit(
+    text: RaggedBatch, drafts: Drafts, result: VerifyResult, running: Tensor, caches: list[DynamicCache]
 ) -> None:
     """Put the accepted guesses and the last token behind the text, and forget the guesses behind all accepted ones."""
-    used = verdict.kept.any(0).nonzero()
+    used = result.kept.any(0).nonzero()
     width = int(used[-1]) + 1 if len(used) else 0
     ended = ~running[:, None]  # whatever stands there now, and no hole
-    text.append(drafts.tokens[:, :width], verdict.kept[:, :width] | ended)
+    text.append(drafts.tokens[:, :width], result.kept[:, :width] | ended)
     for cache in caches:
         cache.crop(min(cache.length, text.width))
-    text.append(verdict.last[:, None], torch.ones_like(ended))
+    text.append(result.last[:, None], torch.ones_like(ended))
 
 
-def _running(stop: Stop, device: torch.device) -> Tensor:
-    return torch.tensor([row.finish is None for row in stop.rows], device=device)
+def _running(batch: SequenceBatch, device: torch.device) -> Tensor:
+    return torch.tensor([row.finish is None for row in batch.sequences], device=device)
 
 
-def _count(acceptance: Acceptance, drafts: Drafts, verdict: VerifyResult, new: list[list[int]]) -> None:
-    for row, count in enumerate(verdict.counts.tolist()):
+def _count(acceptance: Acceptance, drafts: Drafts, result: VerifyResult, new: list[list[int]]) -> None:
+    for row, count in enumerate(result.counts.tolist()):
         if count:
             acceptance.count(drafted=int(drafts.valid[row].sum()), accepted=count - 1, written=len(new[row]))
 
 
-def check(model: LlamaForCausalLM, vocab_size: int | None, cache: DynamicCache) -> None:
+def check(model: LanguageModel, vocab_size: int | None, cache: DynamicCache) -> None:
     """Raise UsageError for a guesser of other tokens (None: of the text's), and for a cache that takes nothing back."""
     if vocab_size not in (None, model.config.vocab_size):
         raise UsageError(

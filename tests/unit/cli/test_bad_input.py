@@ -151,7 +151,7 @@ def test_an_error_nobody_thought_of(run: Run, monkeypatch: pytest.MonkeyPatch) -
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a\nb")
 
-    monkeypatch.setattr("llamita.llm.load", broken)
+    monkeypatch.setattr("llamita.loader.load", broken)
     outcome = run("generate", "a")
     assert outcome.code == 1
     assert outcome.err.startswith("llamita: RuntimeError: a b; ")
@@ -173,7 +173,7 @@ def test_an_interruption_wrapped_by_a_library(run: Run, monkeypatch: pytest.Monk
         except KeyboardInterrupt as error:
             raise ImportError("numpy failed to load") from error
 
-    monkeypatch.setattr("llamita.llm.load", interrupted)
+    monkeypatch.setattr("llamita.loader.load", interrupted)
     assert run("generate", "a") == (130, "", "")
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from llamita.cache import StaticCache
 from llamita.config import LlamaConfig
 from llamita.errors import UsageError
-from llamita.generation.beam import BeamRunner, BeamSearch, stops_at, tokens, untouched
+from llamita.generation.beam import BeamRunner, beam_steps, untouched
+from llamita.generation.beam_search import BeamSearch, stops_at
 from llamita.model.llama import LlamaForCausalLM
 from llamita.sampling.history import History
 from llamita.tokenizer.load import load_tokenizer
@@ -33,7 +34,7 @@ def found(
 ) -> list[list[int]]:
     search = BeamSearch(History.begin(ids), **settings)
     streamed: list[list[int]] = [[] for _ in ids]
-    for step in tokens(feed or BeamRunner(model, ids), search, process=process):
+    for step in beam_steps(feed or BeamRunner(model, ids), search, process=process):
         streamed = [text + new for text, new in zip(streamed, step, strict=True)]
     best, origins, _ = search.best()
     assert streamed == [row[row_origins >= 0].tolist() for row, row_origins in zip(best, origins, strict=True)]
@@ -67,7 +68,7 @@ def test_what_streams_was_never_taken_back(model: LlamaForCausalLM, prompt: Tens
     search = BeamSearch(History.begin(prompt), beams=3, limit=12, eos_token_ids=list(range(10, 40)))
     streamed: list[list[int]] = [[] for _ in prompt]
     lengths = []
-    for step in tokens(BeamRunner(model, prompt), search):
+    for step in beam_steps(BeamRunner(model, prompt), search):
         streamed = [text + new for text, new in zip(streamed, step, strict=True)]
         lengths.append(sum(map(len, streamed)))
         for row, text in enumerate(streamed):

@@ -10,7 +10,6 @@ from torch import Tensor
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
 from llamita.fused import fuse
-from llamita.generation.speculative.proposers import first_layers
 from llamita.model.llama import LlamaForCausalLM, LlamaModel
 
 SMALL = {"hidden_size": 24, "num_attention_heads": 3, "num_key_value_heads": 1, "num_hidden_layers": 1}
@@ -145,7 +144,7 @@ def test_passes_stay_with_the_kernels(small_path: Path, flags: dict[str, Any], m
     model = fuse(LlamaForCausalLM.from_pretrained(small_path))
     settings: dict[str, Any] = {**prompts(), "max_new_tokens": 20, "eos_token_id": None, "pad_token_id": 0}
     settings["no_repeat_ngram_size"] = 3
-    flags = {**given(flags, fuse(first_layers(model, 1))), "assistant_confidence_threshold": 0.0}
+    flags = {**given(flags, fuse(model.first_layers(1))), "assistant_confidence_threshold": 0.0}
     plain = model.generate(**settings)
     monkeypatch.setattr(LlamaModel, "_wanted", None)  # what is not fused would fail
     out = model.generate(**settings, **flags, return_dict_in_generate=True)

@@ -6,14 +6,12 @@ from torch import nn
 
 from llamita.config import LlamaConfig
 from llamita.errors import UsageError
+from llamita.generation.logprobs import logprobs_of, logprobs_through, prompt_logprobs
 from llamita.generation.outputs import (
     GenerateBeamDecoderOnlyOutput,
     GenerateDecoderOnlyOutput,
     ScoreRecorder,
     compute_transition_scores,
-    logprobs_of,
-    logprobs_through,
-    prompt_logprobs,
     side_by_side,
 )
 from llamita.model.llama import LlamaForCausalLM
@@ -71,7 +69,7 @@ def test_transition_scores_of_rows_that_stayed() -> None:
 def test_records() -> None:
     record = ScoreRecorder(scores=True)
     logits = torch.zeros(1, 2)
-    record.add(logits, logits)
+    record(logits, logits)
     logits += 1  # what is kept does not follow
     assert record.logits is None
     assert record.scores is not None and record.scores[0].tolist() == [[0.0, 0.0]]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from llamita.errors import UsageError
-from llamita.llm import LLM, load
+from llamita.llm import LLM
+from llamita.loader import load
 from llamita.model.llama import LlamaForCausalLM
 from llamita.sampling.per_row import EachRow
 from llamita.tokenizer.load import load_tokenizer

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamita.errors import UsageError
-from llamita.generation.sequence import Finish, Row, Stop, first_match, partial_match
+from llamita.generation.sequence import Finish, Sequence, SequenceBatch, first_match, partial_match
 from llamita.tokenizer.load import load_tokenizer
 from llamita.tokenizer.protocol import Tokenizer
 
@@ -19,9 +19,9 @@ def tokenizer(small_path: Path) -> Tokenizer:
     return load_tokenizer(small_path)
 
 
-def written(tokenizer: Tokenizer, text: str, **options) -> tuple[Row, list[str]]:
+def written(tokenizer: Tokenizer, text: str, **options) -> tuple[Sequence, list[str]]:
     ids = tokenizer.encode(text, add_special_tokens=False)
-    row = Row(**{"limit": len(ids)} | options, tokenizer=tokenizer)
+    row = Sequence(**{"limit": len(ids)} | options, tokenizer=tokenizer)
     pieces = []
     for token_id in ids:
         if row.finish is None:
@@ -56,7 +56,7 @@ def test_text_cut_in_a_character_says_so_at_its_end_only(tokenizer: Tokenizer) -
 
 
 def test_an_end_token_releases_what_was_held(tokenizer: Tokenizer) -> None:
-    row = Row(10, eos_token_ids=[257], strings=["END"], tokenizer=tokenizer)
+    row = Sequence(10, eos_token_ids=[257], strings=["END"], tokenizer=tokenizer)
     for token_id in [*tokenizer.encode("an EN", add_special_tokens=False), 257]:
         row.push(token_id)
     assert row.text == "an EN"
@@ -64,7 +64,7 @@ def test_an_end_token_releases_what_was_held(tokenizer: Tokenizer) -> None:
 
 
 def test_an_end_token_at_the_limit_is_a_stop() -> None:
-    row = Row(2, eos_token_ids=[4])
+    row = Sequence(2, eos_token_ids=[4])
     row.push(3)
     row.push(4)
     assert row.finish == Finish("stop", 4)
@@ -90,7 +90,7 @@ def test_tokens_do_not_change_where_a_text_stops(text: str, strings: list[str]) 
         def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
             return "".join(map(chr, ids))
 
-    row = Row(len(text), strings=strings, tokenizer=Letters())  # type: ignore[arg-type]
+    row = Sequence(len(text), strings=strings, tokenizer=Letters())  # type: ignore[arg-type]
     for letter in text:
         if row.finish is None:
             row.push(ord(letter))
@@ -99,7 +99,7 @@ def test_tokens_do_not_change_where_a_text_stops(text: str, strings: list[str]) 
 
 
 def test_a_batch_ends_row_by_row() -> None:
-    stop = Stop([Row(5, eos_token_ids=[9]), Row(2, eos_token_ids=[9]), Row(5)])
+    stop = SequenceBatch([Sequence(5, eos_token_ids=[9]), Sequence(2, eos_token_ids=[9]), Sequence(5)])
     steps = [[1, 1, 9], [9, 1, 9], [7, 7, 9]]
     shown = []
     for step in steps:
@@ -107,8 +107,8 @@ def test_a_batch_ends_row_by_row() -> None:
         stop.accept(padded)
         shown.append(padded.tolist())
     assert shown == [[1, 1, 9], [9, 1, 9], [0, 0, 9]]
-    assert [row.token_ids for row in stop.rows] == [[1, 9], [1, 1], [9, 9, 9]]
-    assert [row.finish for row in stop.rows] == [Finish("stop", 9), Finish("length"), None]
+    assert [row.token_ids for row in stop.sequences] == [[1, 9], [1, 1], [9, 9, 9]]
+    assert [row.finish for row in stop.sequences] == [Finish("stop", 9), Finish("length"), None]
     assert not stop.is_over
 
 
@@ -125,7 +125,7 @@ def test_a_row_goes_on_from_the_text_before_it() -> None:
             return "".join(" " + "abcdef"[i] for i in ids)[1:]
 
     tokenizer: Any = Words()
-    alone, behind = Row(2, tokenizer=tokenizer), Row(2, tokenizer=tokenizer, after=[0, 1, 2, 3, 4, 5])
+    alone, behind = Sequence(2, tokenizer=tokenizer), Sequence(2, tokenizer=tokenizer, after=[0, 1, 2, 3, 4, 5])
     for token_id in (2, 3):
         alone.push(token_id)
         behind.push(token_id)
@@ -134,28 +134,4 @@ def test_a_row_goes_on_from_the_text_before_it() -> None:
 
 def test_stop_strings_need_a_tokenizer() -> None:
     with pytest.raises(UsageError, match="tokenizer="):
-        Row(3, strings=["x"])
-
-
-@pytest.mark.parametrize(
-    ("stop", "shown", "count"),
-    [
-        ("<|pad|>", "ab", 3),
-        ("b<|pad|>", "a", 3),
-        ("<|pad|>c", "ab", 4),
-        ("b<|pad|>cd", "a", 5),
-        ("|pad", "ab", 3),
-        ("cd", "ab", 5),
-        ("<|eot_id|>", "abcde", 6),
-        ("bc", "abcde", 6),
-    ],
-)
-def test_special_tokens_stop_by_their_names(tokenizer: Tokenizer, stop: str, shown: str, count: int) -> None:
-    ids = [*tokenizer.encode("ab", add_special_tokens=False), 259, *tokenizer.encode("cde", add_special_tokens=False)]
-    row, pieces = Row(6, strings=[stop], tokenizer=tokenizer), []
-    for token_id in ids:
-        if row.finish is None:
-            pieces.append(row.push(token_id))
-    assert (row.text, len(row.token_ids)) == (shown, count)
-    assert "".join(pieces) == row.text
-    assert row.finish == (Finish("length") if count == 6 else Finish("stop", stop))
+        Sequence(3, strings=["x"])

@@ -13,8 +13,7 @@ from llamita.model.llama import LlamaForCausalLM
 from llamita.sampling.finite import finite, multinomial
 from llamita.sampling.history import History
 from llamita.sampling.params import SamplingParams
-from llamita.sampling.processor_list import LogitsProcessorList
-from llamita.sampling.sampler import draw, pick
+from llamita.sampling.sampler import LogitsProcessorList, draw, pick
 
 VOCABULARY, HUGE = 97, 10**400
 WAYS: dict[str, dict[str, Any]] = {

@@ -65,8 +65,8 @@ def written(constraints: list[Constraint | None], vocabulary: Vocabulary, seed: 
         steps -= 1
         logits = torch.randn(len(ids), vocabulary.size + 7, generator=generator)
         logits[:, eos] += 2.0
-        tokens = torch.multinomial(rows.mask(logits).softmax(-1), 1, generator=generator)[:, 0]
-        rows.accept(tokens)
+        tokens = torch.multinomial(rows(logits).softmax(-1), 1, generator=generator)[:, 0]
+        rows.append(tokens)
         for row, token in zip(ids, tokens.tolist(), strict=True):
             if not row or row[-1] not in eos:
                 row.append(token)
@@ -125,18 +125,18 @@ def test_every_form_is_kept(form: str, vocabulary: Vocabulary) -> None:
 def test_rows_differ_and_a_free_row_is_left_alone(vocabulary: Vocabulary) -> None:
     rows = Constraints([Constraint(grammar.choice(["a"]), vocabulary), None])
     logits = torch.randn(2, vocabulary.size + 3)
-    masked = rows.mask(logits)
+    masked = rows(logits)
     assert torch.equal(masked[1], logits[1])
     assert masked[0].isfinite().sum() >= 1
     assert (masked[0, vocabulary.size :] == -torch.inf).all()
     letter = int(masked[0].argmax())
-    rows.accept(torch.tensor([letter, 0]))
+    rows.append(torch.tensor([letter, 0]))
     # Whole: nothing but an end may follow.
-    ended = rows.mask(logits)[0].isfinite().nonzero()[:, 0].tolist()
+    ended = rows(logits)[0].isfinite().nonzero()[:, 0].tolist()
     assert ended == sorted(vocabulary.eos_token_ids)
     assert rows.rows[0].is_finished
-    rows.accept(torch.tensor([vocabulary.eos_token_ids[-1], 0]))
-    rows.accept(torch.tensor([letter, 0]))  # padding
+    rows.append(torch.tensor([vocabulary.eos_token_ids[-1], 0]))
+    rows.append(torch.tensor([letter, 0]))  # padding
     assert rows.rows[0].is_complete
     assert rows.rows[0].error is None
 
@@ -144,12 +144,12 @@ def test_rows_differ_and_a_free_row_is_left_alone(vocabulary: Vocabulary) -> Non
 def test_a_text_that_may_go_on_may_also_end(vocabulary: Vocabulary) -> None:
     constraint = Constraint(grammar.regex("a+"), vocabulary)
     assert not constraint.is_complete
-    first = Constraints([constraint]).mask(torch.zeros(1, vocabulary.size))[0]
+    first = Constraints([constraint])(torch.zeros(1, vocabulary.size))[0]
     assert not first[vocabulary.eos_token_ids].isfinite().any()
     constraint.accept(int(first.argmax()))
     assert constraint.is_complete
     assert not constraint.is_finished
-    after = Constraints([constraint]).mask(torch.zeros(1, vocabulary.size))[0]
+    after = Constraints([constraint])(torch.zeros(1, vocabulary.size))[0]
     assert after[vocabulary.eos_token_ids].isfinite().all()
     assert after[int(first.argmax())].isfinite()
 
@@ -157,14 +157,14 @@ def test_a_text_that_may_go_on_may_also_end(vocabulary: Vocabulary) -> None:
 def test_a_token_not_allowed_is_the_row_s_own_error(vocabulary: Vocabulary) -> None:
     good, bad = (Constraint(grammar.choice(["a"]), vocabulary) for _ in "ab")
     rows = Constraints([good, bad])
-    letter = int(rows.mask(torch.zeros(2, vocabulary.size))[0].argmax())
+    letter = int(rows(torch.zeros(2, vocabulary.size))[0].argmax())
     wrong = next(i for i in range(vocabulary.size) if i != letter and i not in vocabulary.eos_token_ids)
-    rows.accept(torch.tensor([letter, wrong]))
+    rows.append(torch.tensor([letter, wrong]))
     assert good.error is None
     assert "doesn't satisfy the grammar" in bad.error
     assert bad.is_finished
     assert not bad.is_complete
-    ended = rows.mask(torch.zeros(2, vocabulary.size))[1].isfinite().nonzero()[:, 0].tolist()
+    ended = rows(torch.zeros(2, vocabulary.size))[1].isfinite().nonzero()[:, 0].tolist()
     assert ended == sorted(vocabulary.eos_token_ids)
 
 
@@ -173,12 +173,12 @@ def test_beams_and_drafts() -> None:
     vocabulary = Vocabulary(tokenizer)
     a, b, c, z = tokenizer.encode("abcz")
     rows = Constraints([Constraint(grammar.regex("abc|z"), vocabulary) for _ in range(2)])
-    rows.accept(torch.tensor([a, z]))
+    rows.append(torch.tensor([a, z]))
     assert [row.fits([b, c, z]) for row in rows.rows] == [2, 0]
     rows.select(torch.tensor([0, 0]))
-    rows.accept(torch.tensor([b, z]))
+    rows.append(torch.tensor([b, z]))
     assert [row.error is None for row in rows.rows] == [True, False]
-    rows.accept(torch.tensor([c, z]))
+    rows.append(torch.tensor([c, z]))
     assert rows.rows[0].is_complete
 
 
@@ -210,8 +210,8 @@ def test_a_model_samples_under_a_schema(small_path: Path) -> None:
     while not all(row.is_finished for row in rows.rows):
         with torch.no_grad():
             logits = model(step, past_key_values=cache).logits[:, -1]
-        chosen = torch.multinomial(rows.mask(logits).softmax(-1), 1)
-        rows.accept(chosen[:, 0])
+        chosen = torch.multinomial(rows(logits).softmax(-1), 1)
+        rows.append(chosen[:, 0])
         written.append(chosen[:, 0].tolist())
         step = chosen
     for ids in zip(*written, strict=True):

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from llamita.generation.beam import BeamRunner, BeamSearch
-from llamita.generation.beam import tokens as beam_tokens
-from llamita.generation.sequence import Row, Stop
-from llamita.generation.speculative.proposers import DraftModelProposer, DraftTree, PromptLookupProposer
+from llamita.generation.beam import BeamRunner, beam_steps
+from llamita.generation.beam_search import BeamSearch
+from llamita.generation.sequence import Sequence, SequenceBatch
+from llamita.generation.speculative.proposers import DraftModelProposer, DraftTreeProposer, PromptLookupProposer
 from llamita.generation.speculative.ragged import RaggedBatch
-from llamita.generation.speculative.verify import tokens
+from llamita.generation.speculative.verify import speculative_steps
 from llamita.model.llama import LlamaForCausalLM
 from llamita.sampling.history import History
 from llamita.sampling.selection import TokenSelector
@@ -44,10 +44,10 @@ PROMPTS = torch.tensor([[256, 64, 65, 66, 64], [256, 64, 65, 64, 65], [256, 70, 
 
 
 def step_by_step(model: LlamaForCausalLM, constraints: Constraints, limit: int) -> list[list[int]]:
-    rows, text = [Row(limit, eos_token_ids=[END, END + 1]) for _ in PROMPTS], PROMPTS
+    rows, text = [Sequence(limit, eos_token_ids=[END, END + 1]) for _ in PROMPTS], PROMPTS
     for _ in range(limit):
-        step = constraints.mask(model(text).logits[:, -1]).argmax(-1)
-        constraints.accept(step)
+        step = constraints(model(text).logits[:, -1]).argmax(-1)
+        constraints.append(step)
         text = torch.cat((text, step[:, None]), dim=1)
         for row, token in zip(rows, step.tolist(), strict=True):
             if row.finish is None:
@@ -60,18 +60,18 @@ def test_guesses(model: LlamaForCausalLM, constraints: Constraints) -> None:
     for drafter in (
         PromptLookupProposer(length=4, ngram=1),
         DraftModelProposer(model, length=3),
-        DraftTree(model, branches=(2, 1)),
+        DraftTreeProposer(model, branches=(2, 1)),
     ):
-        stop = Stop([Row(24, eos_token_ids=[END, END + 1]) for _ in PROMPTS])
+        stop = SequenceBatch([Sequence(24, eos_token_ids=[END, END + 1]) for _ in PROMPTS])
         choice = TokenSelector(3, process=StatelessConstraint(constraints))
-        for _ in tokens(model, RaggedBatch(PROMPTS), drafter, stop=stop, choice=choice):
+        for _ in speculative_steps(model, RaggedBatch(PROMPTS), drafter, batch=stop, selector=choice):
             pass
-        assert [row.token_ids for row in stop.rows] == expected
+        assert [row.token_ids for row in stop.sequences] == expected
 
 
 def test_beams(model: LlamaForCausalLM, tokenizer: Tokenizer, constraints: Constraints) -> None:
     search = BeamSearch(History.begin(PROMPTS), beams=3, limit=24, eos_token_ids=[END, END + 1], fill=END)
-    for _ in beam_tokens(BeamRunner(model, PROMPTS), search, process=StatelessConstraint(constraints)):
+    for _ in beam_steps(BeamRunner(model, PROMPTS), search, process=StatelessConstraint(constraints)):
         pass
     written, _, _ = search.best(3)
     for row, text in enumerate(written[:6].tolist()):

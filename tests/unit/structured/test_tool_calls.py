@@ -1,11 +1,11 @@
 """Calls read from what models write, and forced: whatever chance writes under the grammar is read back as valid."""
 
 import pytest
-from tests.unit.structured.test_grammar import tokenizer_of, written
 
 from llamita.errors import UsageError
 from llamita.structured.grammar import Constraint, Vocabulary
 from llamita.structured.tool_calls import STYLES, ToolCall, grammar, parse
+from tests.unit.structured.test_grammar import tokenizer_of, written
 
 WEATHER = {
     "type": "function",

@@ -8,7 +8,7 @@ from llamita.generation.speculative.proposers import Drafts, PromptLookupPropose
 from llamita.generation.speculative.ragged import RaggedBatch
 from llamita.sampling.history import LogitsProcessor
 from llamita.sampling.params import SamplingParams
-from llamita.sampling.processor_list import LogitsProcessorList
+from llamita.sampling.sampler import LogitsProcessorList
 
 CHI_SQUARE_3 = 16.3  # exceeded once in a thousand by 3 degrees of freedom
 

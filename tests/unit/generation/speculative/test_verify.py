@@ -10,18 +10,19 @@ from torch import Tensor
 from llamita.cache import DynamicCache, StaticCache
 from llamita.config import LlamaConfig
 from llamita.errors import UsageError
-from llamita.generation.sequence import Row, Stop
+from llamita.generation.run import Acceptance
+from llamita.generation.sequence import Sequence, SequenceBatch
 from llamita.generation.speculative.proposers import (
     DraftModelProposer,
     Drafts,
-    DraftTree,
-    EarlyExit,
+    DraftTreeProposer,
+    EarlyExitProposer,
     PromptLookupProposer,
     Proposer,
     follow,
 )
 from llamita.generation.speculative.ragged import RaggedBatch
-from llamita.generation.speculative.verify import Acceptance, residual, tokens
+from llamita.generation.speculative.verify import residual, speculative_steps
 from llamita.model.llama import LlamaForCausalLM
 from llamita.sampling.history import History
 from llamita.sampling.selection import TokenSelector
@@ -39,7 +40,7 @@ class Oracle:
     def __init__(self, true: list[list[int]], prompt: int, wrong: int = 5, length: int = 4) -> None:
         self.true, self.prompt, self.wrong, self.length = true, prompt, wrong, length
 
-    def propose(self, text: RaggedBatch, room: Tensor, *, choice: TokenSelector, cache: DynamicCache) -> Drafts:
+    def propose(self, text: RaggedBatch, room: Tensor, *, selector: TokenSelector, cache: DynamicCache) -> Drafts:
         tokens = torch.zeros(len(room), self.length, dtype=torch.long)
         for row, true in enumerate(self.true):
             start = int(text.real[row, self.prompt :].sum()) if text.width > self.prompt else 0
@@ -53,10 +54,10 @@ MAKERS: dict[str, Maker] = {
     "draft": lambda model, small: DraftModelProposer(small, length=3),
     "confident": lambda model, small: DraftModelProposer(small, length=3, confidence=0.05),
     "itself": lambda model, small: DraftModelProposer(model, length=3),
-    "exit": lambda model, small: EarlyExit(model, layers=2, length=3),
-    "tree": lambda model, small: DraftTree(small, branches=(3, 2, 1)),
-    "own tree": lambda model, small: DraftTree(model, branches=(2, 2)),
-    "exit tree": lambda model, small: DraftTree(EarlyExit(model, layers=1), branches=(2, 1)),
+    "exit": lambda model, small: EarlyExitProposer(model, layers=2, length=3),
+    "tree": lambda model, small: DraftTreeProposer(small, branches=(3, 2, 1)),
+    "own tree": lambda model, small: DraftTreeProposer(model, branches=(2, 2)),
+    "exit tree": lambda model, small: DraftTreeProposer(EarlyExitProposer(model, layers=1), branches=(2, 1)),
 }
 
 
@@ -92,14 +93,14 @@ def speculated(
     cache: Any = None,
     **choice: Any,
 ) -> list[list[int]]:
-    stop = Stop([Row(limit, eos_token_ids=eos) for limit in limits or [16] * len(ids)])
+    stop = SequenceBatch([Sequence(limit, eos_token_ids=eos) for limit in limits or [16] * len(ids)])
     written: list[list[int]] = [[] for _ in ids]
-    settings: dict[str, Any] = {"stop": stop, "choice": TokenSelector(len(ids), **choice), "acceptance": acceptance}
-    for step in tokens(model, RaggedBatch(ids, mask), drafter, cache=cache, **settings):
-        for text, new, row in zip(written, step, stop.rows, strict=True):
+    settings: dict[str, Any] = {"batch": stop, "selector": TokenSelector(len(ids), **choice), "acceptance": acceptance}
+    for step in speculative_steps(model, RaggedBatch(ids, mask), drafter, cache=cache, **settings):
+        for text, new, row in zip(written, step, stop.sequences, strict=True):
             assert new or row.finish is not None
             text += new
-    assert written == [row.token_ids for row in stop.rows]
+    assert written == [row.token_ids for row in stop.sequences]
     return written
 
 
@@ -142,7 +143,7 @@ def test_windows_and_other_positions(tiny_config: LlamaConfig, change: dict[str,
     ids, mask = prompts(3)
     true = plain(model, ids, mask)
     assert speculated(model, Oracle(true, 7), ids, mask) == true
-    assert speculated(model, DraftTree(model, branches=(2, 1, 1)), ids, mask) == true
+    assert speculated(model, DraftTreeProposer(model, branches=(2, 1, 1)), ids, mask) == true
 
 
 def test_ends_inside_a_guess(model: LlamaForCausalLM) -> None:
@@ -220,7 +221,7 @@ CHI_SQUARE_63 = 103.4  # exceeded once in a thousand by 63 degrees of freedom
 def test_the_distribution_is_the_models_own(pair: tuple[LlamaForCausalLM, LlamaForCausalLM], name: str) -> None:
     model, small = pair
     rows, ids = 3000, torch.tensor([[1, 2, 0, 1, 2]])
-    drafter = EarlyExit(model, layers=1, length=2) if name == "exit" else MAKERS[name](model, small)
+    drafter = EarlyExitProposer(model, layers=1, length=2) if name == "exit" else MAKERS[name](model, small)
     acceptance = Acceptance()
     torch.manual_seed(11)
     found = torch.tensor(
@@ -270,9 +271,9 @@ def test_what_cannot_work_is_said(model: LlamaForCausalLM, pair: tuple[LlamaForC
     for wrong in (
         lambda: PromptLookupProposer(length=0),
         lambda: DraftModelProposer(model, length=0),
-        lambda: DraftTree(model, branches=(2, 0)),
-        lambda: DraftTree(model, branches=()),
-        lambda: EarlyExit(model, layers=4),
+        lambda: DraftTreeProposer(model, branches=(2, 0)),
+        lambda: DraftTreeProposer(model, branches=()),
+        lambda: EarlyExitProposer(model, layers=4),
     ):
         with pytest.raises(UsageError):
             wrong()

@@ -12,9 +12,8 @@ from llamita.sampling.history import History
 from llamita.sampling.mirostat import surprise
 from llamita.sampling.params import NUMBERS, RANGES, TABLES, SamplingParams, merge
 from llamita.sampling.per_row import EachRow
-from llamita.sampling.processor_list import LogitsProcessorList
 from llamita.sampling.processors import PROCESSORS
-from llamita.sampling.sampler import draw
+from llamita.sampling.sampler import LogitsProcessorList, draw
 
 ROWS, V, END = 4, 31, 5
 
@@ -200,7 +199,7 @@ def test_wrong_settings_are_refused(wrong: dict) -> None:
 
 
 def test_a_distribution_for_each_row_is_needed() -> None:
-    with pytest.raises(UsageError, match="distribution lists 2"):
+    with pytest.raises(UsageError, match="params lists 2"):
         LogitsProcessorList([SamplingParams(), SamplingParams()], rows=3)
 
 

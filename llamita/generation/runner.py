@@ -1,0 +1,135 @@
+"""Running the model: what it is to read next goes in, the logits of what may follow come out."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llamita.cache.cache import Cache
+from llamita.cache.dynamic import DynamicCache
+from llamita.context.tree import Tree
+from llamita.generation.protocol import LanguageModel
+from llamita.sampling.finite import finite
+
+
+class ModelRunner:
+    """Runs the model over a batch, step by step: knows what it is to read next, its mask and its cache.
+
+    A mask (B, cached + T) that shows everything is dropped, which spares every step its work.
+    chunk: read a long prompt in parts of so many tokens. kept: what to keep of the model's outputs, step by step:
+    "attentions", "hidden_states". check: what logits (B, V) must pass. position_ids: (B | 1, T) of the input, counted
+    on by one from its last; None counts by the mask. logits_to_keep: forward's, of every pass.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        input_ids: Tensor | None = None,
+        *,
+        inputs_embeds: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool = True,
+        chunk: int | None = None,
+        kept: tuple[str, ...] = (),
+        check: Callable[[Tensor], Tensor] = finite,
+        position_ids: Tensor | None = None,
+        logits_to_keep: int | Tensor = 1,
+    ) -> None:
+        self.model = model
+        self.cache = past_key_values
+        self.use_cache = use_cache
+        self.check = check
+        self.logits_to_keep = logits_to_keep
+        self._positions = position_ids
+        self.chunk = chunk if use_cache else None
+        self.kept: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in kept}
+        self._ids, self._embeds = input_ids, inputs_embeds
+        is_padded = attention_mask is not None and not bool((attention_mask == 1).all())
+        self._mask = attention_mask if is_padded else None
+
+    def logits(self) -> Tensor:
+        """Let the model read on: the fp32 logits (B, V) of what comes next."""
+        return self.native().float()
+
+    def native(self) -> Tensor:
+        """The same in the model's own dtype."""
+        name, unread = ("input_ids", self._ids) if self._embeds is None else ("inputs_embeds", self._embeds)
+        assert unread is not None
+        parts = (unread,) if self.chunk is None or self.chunk >= unread.shape[1] else unread.split(self.chunk, dim=1)
+        behind = unread.shape[1]
+        output = None
+        for part in parts:
+            behind -= part.shape[1]
+            mask = self._mask if self._mask is None or not behind else self._mask[:, :-behind]
+            where = self._positions
+            if where is not None:
+                end = where.shape[1] - behind
+                where = where[:, end - part.shape[1] : end]
+            output = self._read(mask, position_ids=where, **{name: part})
+        assert output is not None
+        for name, steps in self.kept.items():
+            steps.append(output[name])
+        return self.check(output.logits[:, -1])
+
+    def _read(self, mask: Tensor | None, **inputs: Tensor | None) -> Any:
+        output = self.model(
+            **inputs,
+            attention_mask=mask,
+            past_key_values=self.cache,
+            use_cache=self.use_cache,
+            logits_to_keep=self.logits_to_keep,
+            return_dict=True,
+            **{f"output_{name}": True for name in self.kept},
+        )
+        self.cache = output.past_key_values
+        return output
+
+    def append(self, step: Tensor) -> None:
+        """Put the tokens (B,) behind what was read."""
+        new = step[:, None]
+        if self._mask is not None:
+            self._mask = torch.cat((self._mask, torch.ones_like(new, dtype=self._mask.dtype)), dim=1)
+        if self._positions is not None:
+            self._positions = torch.cat((self._positions, self._positions[:, -1:] + 1), dim=1)
+        if self.cache is not None:
+            self._ids, self._embeds = new, None
+        elif self._embeds is not None:
+            self._embeds = torch.cat((self._embeds, self.model.get_input_embeddings()(new)), dim=1)
+        else:
+            assert self._ids is not None
+            self._ids = torch.cat((self._ids, new), dim=1)
+
+
+def read_ragged(
+    model: LanguageModel,
+    tokens: Tensor,
+    real: Tensor,
+    cache: DynamicCache,
+    *,
+    keep: int = 1,
+    parents: Sequence[int] | None = None,
+    positions: Tensor | None = None,
+) -> Tensor:
+    """Let the model read tokens (B, T), what its cache lacks, of texts with slots (B, S): the last logits (B, keep, V).
+
+    With `parents` the tokens end with drafts, which `real` does not know and which follow each other as these say.
+    positions: (B, T), where they do not count the real slots.
+    """
+    config = model.config
+    if parents:
+        scale, window = config.head_dim**-0.5, config.sliding_window
+        tree = Tree(real, parents, cache, backend=config.attn_implementation, scale=scale, window=window)
+        return finite(model(tokens, context=tree, logits_to_keep=keep, return_dict=True).logits)
+    mask = None if bool(real.all()) else real
+    output = model(
+        tokens,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=keep,
+        return_dict=True,
+    )
+    return finite(output.logits)

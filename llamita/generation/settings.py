@@ -1,0 +1,147 @@
+"""The settings of a call: how tokens are chosen, how far it writes, what guesses ahead, what is kept."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from llamita import checks
+from llamita.config import LlamaConfig
+from llamita.errors import UnsupportedError, UsageError
+from llamita.generation.sequence import listed_stops
+from llamita.sampling.params import SamplingParams
+from llamita.sampling.per_row import LARGEST, EachRow, PerRow
+from llamita.structured.grammar import Grammar
+
+DEFAULT_TOP_K = 50
+DEFAULT_NEW_TOKENS = 20  # transformers' default max_length, which it counts from the prompt's end
+
+# What cache_config may say, and what QuantizedCache calls it; the library that transformers does it by does not matter.
+QUANTIZED: Mapping[str, str | None] = {
+    "nbits": "bits", "q_group_size": "group", "residual_length": "residual", "backend": None,
+}  # fmt: skip
+# How a model guesses, which is the assistant's own to say in its generation config, and transformers' defaults.
+HABITS: Mapping[str, Any] = {"num_assistant_tokens": 20, "assistant_confidence_threshold": 0.4}
+COUNTS = (
+    "num_beams", "num_return_sequences", "prefill_chunk_size", "prompt_lookup_num_tokens", "max_matching_ngram_size",
+    "num_assistant_tokens", "assistant_early_exit",
+)  # fmt: skip
+MOST_TEXTS = 65_536
+CACHES = (None, "dynamic", "static", "offloaded", "quantized")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings(SamplingParams):
+    """How to continue: transformers' flags by their names and with their defaults, and what llamita adds.
+
+    Of `max_new_tokens` and `max_length` (which counts the prompt) the first wins; with neither it is 20 new tokens.
+    What shapes the distribution, and the seed: one value, or one a row. json_schema, regex, grammar (Lark) and choice:
+    the form that the written text must have, one of them at most, an EachRow for one a row; token_healing: a prompt
+    that ends inside what the model knows as one token is taken back to where that begins. They need a `tokenizer`.
+    logprobs: note how likely each token was, and so many of the likeliest beside it.
+    draft_tree: what guesses ahead guesses several ways on, (3, 2) being the 3 likeliest tokens and the 2 behind each.
+    num_assistant_tokens, assistant_confidence_threshold: None is what the assistant's generation config says, else 20
+    and 0.4.
+    """
+
+    top_k: PerRow = DEFAULT_TOP_K
+    max_new_tokens: int | None = None
+    max_time: float | None = None  # seconds
+    seed: int | Sequence[int] | None = None
+    bos_token_id: int | None = None
+    pad_token_id: int | None = None
+    stop_strings: str | Sequence[str] | None = None
+    json_schema: Mapping[str, Any] | str | EachRow | None = None
+    regex: str | EachRow | None = None
+    grammar: str | Grammar | EachRow | None = None
+    choice: Sequence[str] | EachRow | None = None
+    token_healing: bool = False
+    num_return_sequences: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    guidance_scale: float | None = None
+    use_cache: bool = True
+    cache_implementation: str | None = None
+    cache_config: Mapping[str, Any] | None = None
+    prefill_chunk_size: int | None = None
+    prompt_lookup_num_tokens: int | None = None
+    max_matching_ngram_size: int | None = None
+    num_assistant_tokens: int | None = None
+    assistant_confidence_threshold: float | None = None
+    assistant_early_exit: int | None = None
+    draft_tree: Sequence[int] | None = None
+    return_dict_in_generate: bool = False
+    output_scores: bool = False
+    output_logits: bool = False
+    output_attentions: bool = False
+    output_hidden_states: bool = False
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in COUNTS:
+            if (value := getattr(self, name)) is not None:
+                checks.count(name, value)
+        for name in ("num_beams", "num_return_sequences"):
+            if (value := getattr(self, name)) > MOST_TEXTS:
+                raise UsageError(f"{name} is {value}: at most {MOST_TEXTS} texts are written side by side")
+        if self.max_new_tokens is not None and type(self.max_new_tokens) is not int:
+            raise UsageError(f"max_new_tokens is {self.max_new_tokens!r}: it must be a whole number of at least 1")
+        for name in ("length_penalty", "guidance_scale", "max_time", "assistant_confidence_threshold"):
+            value: Any = getattr(self, name)
+            if value is not None and (not checks.is_number(value) or value != value):
+                raise UsageError(f"{name} is {value!r}: it must be a number")
+        if self.cache_implementation not in CACHES:
+            known = ", ".join(name for name in CACHES if name)
+            raise UsageError(f"cache_implementation {self.cache_implementation!r} is unknown: use one of {known}")
+        self._check_cache_config()
+
+    def _check_cache_config(self) -> None:
+        given = self.cache_config or {}
+        if given and self.cache_implementation != "quantized":
+            raise UsageError('cache_config is of quantized caches: give cache_implementation="quantized" too')
+        if unknown := sorted(given.keys() - QUANTIZED.keys()):
+            raise UnsupportedError(f"cache_config has {unknown[0]!r}, which is not known: use {', '.join(QUANTIZED)}")
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """The end tokens as a list, whether one, several or none are given."""
+        eos: Any = self.eos_token_id
+        ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+        return [min(token, LARGEST) for token in ids]
+
+    @property
+    def padding(self) -> int | None:
+        """What stands behind the end of a row: the padding token, else the first end token."""
+        pad = self.pad_token_id
+        pad = pad if pad is not None and pad >= 0 else next(iter(self.eos_token_ids), None)
+        return None if pad is None else min(pad, LARGEST)
+
+    @property
+    def stops(self) -> list[str]:
+        """The stop strings as a list; raises UsageError for an empty one."""
+        return listed_stops(self.stop_strings)
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """What of the model's outputs is to be returned."""
+        names = ("attentions", "hidden_states") if self.return_dict_in_generate else ()
+        return tuple(name for name in names if getattr(self, f"output_{name}"))
+
+    def limit(self, prompt: int, embedded: int, config: LlamaConfig) -> int:
+        """How many tokens to add to `prompt` ids, or to embeddings of `embedded` tokens: transformers' rule.
+
+        Raises UsageError where that is none.
+        """
+        longest: Any = self.max_length
+        if self.max_new_tokens is not None:
+            limit = self.max_new_tokens
+        elif longest is not None:
+            limit = longest - max(prompt, embedded)
+        else:
+            limit = min(prompt + DEFAULT_NEW_TOKENS, config.max_position_embeddings) - prompt
+        if limit < 1:
+            raise UsageError(
+                f"the input has {max(prompt, embedded)} tokens, and max_length or max_new_tokens leaves no room for "
+                "another: raise it"
+            )
+        return min(limit, LARGEST)

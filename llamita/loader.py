@@ -1,0 +1,70 @@
+"""`llamita.load`: a checkpoint, its tokenizer and the plans that make it fast, ready to write."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llamita.checkpoint.load import load_pretrained
+from llamita.errors import UsageError
+from llamita.llm import LLM
+from llamita.model.llama import LlamaForCausalLM
+
+
+def load(
+    name: str | Path | None = None,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    attn_implementation: str | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    draft: str | Path | None = None,
+    quantize: str | Mapping[str, str] | None = None,
+    kernels: str = "auto",
+    compile: str = "off",
+    deterministic: bool = False,
+) -> LLM:
+    """A model ready to write: "cria" or None for the embedded one, a folder, a .gguf file, or a name on the hub.
+
+    That is a repository's id, or one of its GGUF files by quantization or name: org/name:Q4_K_M, org/name:file.gguf.
+    draft: a smaller model of the same tokens, named in the same way, which guesses ahead and changes no answer.
+    quantize: "q8_0", "q4_k" or another recipe of `llamita.quant.recipes`, or one's own mapping of globs to formats.
+    kernels: "auto" lets the CPU's kernels write wherever they know the model (`llamita.fused`), to the rounding of the
+    last bits as the plain model would; "off" writes with the plain model.
+    compile: "regional" or "full" lets torch compile the model, in place of our kernels (`llamita.parallel.compile`).
+    deterministic: batch-invariant mode: a text never depends on what else is in the batch, to the last bit; slower.
+    See `llamita.checkpoint.load.load_pretrained` for the options and errors.
+    """
+    options: dict[str, Any] = {"dtype": dtype, "device": device, "offline": offline}
+    options["attn_implementation"] = attn_implementation
+    if kernels not in ("auto", "off"):
+        raise UsageError(f"kernels is {kernels!r}: say auto or off")
+    loaded = load_pretrained(name, revision=revision, **options)
+    if quantize is not None:
+        from llamita.quant import surgery
+
+        surgery.quantize(loaded.model, quantize)
+    drafter = None if draft is None else load_pretrained(draft, **options).model
+    for model in (loaded.model, drafter):
+        if model is not None:
+            _prepare(model, kernels=kernels, compile=compile, deterministic=deterministic)
+    return LLM(loaded, drafter)
+
+
+def _prepare(model: LlamaForCausalLM, *, kernels: str, compile: str, deterministic: bool) -> None:
+    """Apply the plans asked for. Each is loaded only here: compilers take a while, and a plain model needs none."""
+    if deterministic:
+        from llamita.model.invariant import invariant
+
+        invariant(model)
+    if compile != "off":
+        from llamita.parallel.compile import compile_model
+
+        compile_model(model, compile)
+    elif kernels == "auto" and model.device.type == "cpu":
+        from llamita.fused import fuse, why_not
+
+        if why_not(model) is None:
+            fuse(model)
