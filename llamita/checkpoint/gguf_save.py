@@ -14,8 +14,8 @@ from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
 from llamita.files.gguf_types import STORAGES, Field
 from llamita.files.gguf_write import Piece, write_gguf
+from llamita.kernels.blocks import FORMATS
 from llamita.model.llama import LlamaForCausalLM
-from llamita.quant.blocks import FORMATS
 from llamita.quant.matrix import Matrix
 from llamita.quant.recipes import RECIPES, SYNONYMS
 from llamita.quant.surgery import choices, quantized_layers

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 
 from llamita.config import LlamaConfig
 from llamita.errors import UsageError
-from llamita.quant.blocks import FORMATS
+from llamita.kernels.blocks import FORMATS
 
 INT8 = "int8"
 FALLBACK = "q8_0"  # where rows do not fill blocks of 256; llama.cpp takes its 5-bit formats of 32 for q4_k and q5_k

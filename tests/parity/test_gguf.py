@@ -16,8 +16,8 @@ from llamita.files.gguf import GgufFile
 from llamita.files.gguf_split import open_gguf
 from llamita.files.gguf_types import Field
 from llamita.files.gguf_write import Piece, write_gguf
+from llamita.kernels.blocks import FORMATS
 from llamita.model.llama import LlamaForCausalLM
-from llamita.quant.blocks import FORMATS
 from llamita.quant.surgery import quantize, quantized_layers
 from llamita.tokenizer.load import load_tokenizer
 from llamita.tokenizer.protocol import Tokenizer

@@ -9,7 +9,8 @@ import torch
 from gguf.constants import GGML_QUANT_SIZES
 from torch import Tensor
 
-from llamita.quant.blocks import FORMATS, BlockFormat
+from llamita.kernels.block_format import BlockFormat
+from llamita.kernels.blocks import FORMATS
 
 F = np.float32
 

@@ -15,9 +15,9 @@ from tests.unit.kernels.launch import launch
 FILES = (
     "test_dense.py",
     "test_elementwise.py",
-    "test_blocks.py",
+    "test_gemv_quantized.py",
     "test_products.py",
-    "test_packing.py",
+    "test_repack.py",
     "test_attend.py",
 )
 

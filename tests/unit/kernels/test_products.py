@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from llamita.kernels import elementwise, linear, machine
+from llamita.kernels.blocks import FORMATS
 from llamita.kernels.layout import RECORD
 from llamita.kernels.linear import add_bytes, add_gated, add_gated_many, add_many, add_packed
-from llamita.kernels.packed import LAYOUTS, pack
+from llamita.kernels.packed_layout import pack
 from llamita.kernels.program import Program
 from tests.unit.kernels.launch import launch, quantized
 
@@ -43,7 +44,7 @@ def test_the_gated_layer_in_bf16(rows: int, columns: int, batch: int) -> None:
     assert bool((out[batch] == 9).all())
 
 
-@pytest.mark.parametrize("kind", LAYOUTS)
+@pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize(("rows", "batch"), [(32, 4), (96, 5), (64, 300)])
 def test_the_gated_layer_of_packed_matrices_is_to_the_bit_that_in_steps(kind: str, rows: int, batch: int) -> None:
     gate, up = (pack(quantized(kind, rows, 512), kind) for _ in "gu")

@@ -5,16 +5,15 @@ import torch
 
 from llamita.errors import UsageError
 from llamita.kernels import program
-from llamita.kernels.packed import LAYOUTS
+from llamita.kernels.block_format import BlockFormat
+from llamita.kernels.blocks import FORMATS
 from llamita.quant import stores
-from llamita.quant.blocks import FORMATS, BlockFormat
 from llamita.quant.stores import CpuStore, GpuStore, PlainStore
 
 KINDS = [PlainStore, CpuStore, GpuStore]
-PACKED = [FORMATS[name] for name in LAYOUTS]
 
 
-@pytest.mark.parametrize("form", PACKED, ids=LAYOUTS)
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("columns", [256, 512])
 def test_stores_hold_the_same_matrix(
@@ -37,7 +36,7 @@ def test_stores_hold_the_same_matrix(
         assert (stored.linear(x, None) - (exact - bias)).norm() / exact.norm() < 0.01
 
 
-@pytest.mark.parametrize("form", PACKED, ids=LAYOUTS)
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
 def test_packed_stores_take_no_more_room_than_the_file(form: BlockFormat) -> None:
     raw = form.quantize(torch.randn(48, 1024))
     for kind in (CpuStore, GpuStore):
@@ -45,7 +44,7 @@ def test_packed_stores_take_no_more_room_than_the_file(form: BlockFormat) -> Non
 
 
 @pytest.mark.parametrize("has_kernels", [True, False])
-@pytest.mark.parametrize("form", PACKED, ids=LAYOUTS)
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
 def test_bytes_of_a_file_in_any_order(form: BlockFormat, has_kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not has_kernels:
         monkeypatch.setattr(program, "why_not", lambda: "there is no compiler")

@@ -1,35 +1,100 @@
-"""GGML's block formats: a table from their names to how weights become bytes and back."""
+"""A block format: a type of GGML's that stores weights in blocks of few bits, and all that we know of it.
+
+`llamita.kernels.blocks` has a file for each, and the table of them.
+"""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from llamita.errors import UsageError
 from llamita.kernels.codes import Codes
-from llamita.quant import blocks32, blocks256
 
 CHUNK = 2**18  # weights quantized at a time: the searches' working tensors of 1 MB stay in the cache
+TILE = 16  # rows of a packed matrix that lie side by side, one in each lane of a vector
+COLUMNS = 32  # of a packed block, whatever the format's own block is
+
+Unpacked = tuple[tuple[Any, ...], Any, Any]  # vectors: eight words of codes, scales, and minima or further scales
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What a packed block holds: 32 columns of sixteen rows.
+
+    bits: of a code. zero: the code that stands for 0, where there is no minimum.
+    sub: columns of an integer sub-scale, 0 for none; with them fp16 scales stand before every eight blocks.
+    """
+
+    bits: int
+    zero: int = 0
+    has_minimum: bool = False
+    sub: int = 0
+
+    @property
+    def head(self) -> int:
+        """Bytes of fp16 scales before every eight blocks."""
+        return TILE * 2 * (1 + self.has_minimum) if self.sub else 0
+
+    @property
+    def block(self) -> int:
+        """Bytes of a block."""
+        scales = TILE * (32 // self.sub + self.has_minimum) if self.sub else TILE * 2 * (1 + self.has_minimum)
+        return scales + TILE * 4 * self.bits
+
+    @property
+    def eight_blocks(self) -> int:
+        """Bytes of eight blocks, which is the period of a tile."""
+        return self.head + 8 * self.block
+
+    @property
+    def zero_bits(self) -> int:
+        """The power of two that `zero` is, as kernels want it."""
+        return max(0, self.zero.bit_length() - 1)
+
+    @property
+    def algebra(self) -> str:
+        """How codes become weights: "symmetric" around a zero, "offset" by a minimum, or with "two_scales" a block."""
+        return "two_scales" if self.sub == 16 else "offset" if self.has_minimum else "symmetric"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockFormat:
-    """One format: `nbytes` bytes for every `block` weights of a row, as GGUF files hold them under `ggml_type`."""
+    """A row of the table: `nbytes` bytes for every `block` weights of a row, as GGUF files hold them.
+
+    ggml_type: its number there. file_type: what general.file_type says of a file that mostly holds it, None where
+    that names a mix of formats. Numbers are ggml's: fit(weights) is quantize_row_..._ref, read and write are exact.
+
+    Kernels are generated from three functions, which are compiled into them and written with the operations that
+    `vector` names: unpack(tile, block) loads a packed block; gather(words, source, lane) puts a row's bytes of a block
+    from a file in its lane of some words, and put(words, target) writes these as packed blocks.
+    """
 
     name: str
     ggml_type: int
+    file_type: int | None
     block: int
     nbytes: int
+    layout: Layout
     fit: Callable[[Tensor], Codes]
     read: Callable[[Tensor], Codes]
     write: Callable[[Codes], Tensor]
+    unpack: Callable[[int, int], Unpacked]
+    gather: Callable[[int, int, int], None]
+    put: Callable[[int, int], None]
 
     @property
     def bits_per_weight(self) -> float:
         """Bits that a weight takes, scales included."""
         return 8 * self.nbytes / self.block
+
+    @property
+    def packed_nbytes(self) -> int:
+        """Bytes that a block of sixteen rows takes once it is packed."""
+        return self.layout.eight_blocks * self.block // (8 * COLUMNS)
 
     def quantize(self, weight: Tensor) -> Tensor:
         """Weights (N, K) of any float dtype as bytes uint8 (N, K / block * nbytes), those that llama.cpp writes.
@@ -87,32 +152,3 @@ def _each(quantize: Callable[[Tensor, Tensor], None], chunks: Sequence[Tensor], 
             list(pool.map(quantize, chunks, results))  # raises what one of them has raised
     finally:
         torch.set_num_threads(threads)  # it is also what threads yet to come begin with
-
-
-def _of_32(name: str, ggml_type: int, nbytes: int) -> BlockFormat:
-    fit, read, write = (getattr(blocks32, f"{verb}_{name}") for verb in ("fit", "read", "write"))
-    return BlockFormat(
-        name=name, ggml_type=ggml_type, block=blocks32.SIZE, nbytes=nbytes, fit=fit, read=read, write=write
-    )
-
-
-def _of_256(name: str, ggml_type: int, nbytes: int) -> BlockFormat:
-    fit, read, write = (getattr(blocks256, f"{verb}_{name}") for verb in ("fit", "read", "write"))
-    return BlockFormat(
-        name=name, ggml_type=ggml_type, block=blocks256.SIZE, nbytes=nbytes, fit=fit, read=read, write=write
-    )
-
-
-FORMATS: dict[str, BlockFormat] = {
-    each.name: each
-    for each in (
-        _of_32("q8_0", 8, 34),
-        _of_32("q4_0", 2, 18),
-        _of_32("q4_1", 3, 20),
-        _of_32("q5_0", 6, 22),
-        _of_32("q5_1", 7, 24),
-        _of_256("q4_k", 12, 144),
-        _of_256("q5_k", 13, 176),
-        _of_256("q6_k", 14, 210),
-    )
-}

@@ -1,4 +1,4 @@
-"""Quantized matrices in the order that kernels read them: one stream of bytes for sixteen rows.
+"""The packed layout: quantized matrices in the order that kernels read them, one stream of bytes for sixteen rows.
 
 Rows are taken sixteen at a time (a tile, the last padded with zeros) and columns 32 at a time (a block). Of a block the
 stream has its scales, one lane a row, then its codes in words of 64 bytes: a lane of a word is a row, its four bytes
@@ -16,9 +16,9 @@ before every block its sub-scales (6 bits: two, of sixteen columns each) and sub
 import torch
 from torch import Tensor
 
+from llamita.kernels.block_format import COLUMNS, TILE, Layout
+from llamita.kernels.blocks import FORMATS
 from llamita.kernels.codes import Codes
-
-TILE = 16
 
 
 class Packed:
@@ -39,42 +39,9 @@ class Packed:
         return self.stream.nbytes
 
 
-class Layout:
-    """What one kind's stream holds: bits of a code, columns of a sub-scale, and which scales there are."""
-
-    def __init__(self, bits: int, zero: int, *, has_minimum: bool = False, sub: int = 0) -> None:
-        self.bits = bits
-        self.zero = zero
-        self.has_minimum = has_minimum
-        self.sub = sub  # columns of a sub-scale, 0 for none
-
-    @property
-    def head(self) -> int:
-        """Bytes of scales before every eight blocks."""
-        return (TILE * 2 * (1 + self.has_minimum)) if self.sub else 0
-
-    @property
-    def block(self) -> int:
-        """Bytes of a block."""
-        scales = TILE * (32 // self.sub + self.has_minimum) if self.sub else TILE * 2 * (1 + self.has_minimum)
-        return scales + TILE * 4 * self.bits
-
-
-LAYOUTS: dict[str, Layout] = {
-    "q8_0": Layout(8, 128),
-    "q4_0": Layout(4, 8),
-    "q4_1": Layout(4, 0, has_minimum=True),
-    "q5_0": Layout(5, 16),
-    "q5_1": Layout(5, 0, has_minimum=True),
-    "q4_k": Layout(4, 0, has_minimum=True, sub=32),
-    "q5_k": Layout(5, 0, has_minimum=True, sub=32),
-    "q6_k": Layout(6, 32, sub=16),
-}
-
-
 def pack(codes: Codes, kind: str) -> Packed:
-    """Codes of a kind in `LAYOUTS` as a stream; `unpack` is its exact inverse."""
-    layout = LAYOUTS[kind]
+    """Codes of a format as a stream; `unpack` is its exact inverse."""
+    layout = FORMATS[kind].layout
     rows, columns = codes.shape
     parts = [_lanes(x, rows) for x in (codes.scale, codes.minimum) if x is not None]  # (tiles, blocks, 32 bytes)
     words = _words(_tiled(codes.codes), layout.bits)  # (tiles, blocks, bytes)
@@ -102,7 +69,7 @@ def rows(packed: Packed, index: Tensor) -> Tensor:
 
 
 def _codes(stream: Tensor, kind: str, rows: int, columns: int) -> Codes:
-    layout, tiles, blocks = LAYOUTS[kind], stream.shape[0], columns // 32
+    layout, tiles, blocks = FORMATS[kind].layout, stream.shape[0], columns // COLUMNS
     scale = minimum = sub_scale = sub_minimum = None
     if layout.sub:
         whole = stream.view(tiles, blocks // 8, -1)
@@ -146,7 +113,7 @@ def _rows(lanes: Tensor, dtype: torch.dtype, rows: int) -> Tensor:
 def _tiled(codes: Tensor) -> Tensor:
     """Codes (N, K) as (tiles, blocks, 8 groups, 16 rows, 4 columns)."""
     padded = torch.nn.functional.pad(codes, (0, 0, 0, -codes.shape[0] % TILE))
-    return padded.view(-1, TILE, codes.shape[1] // 32, 8, 4).permute(0, 2, 3, 1, 4)
+    return padded.view(-1, TILE, codes.shape[1] // COLUMNS, 8, 4).permute(0, 2, 3, 1, 4)
 
 
 def _untiled(groups: Tensor) -> Tensor:

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from llamita.errors import UsageError
+from llamita.kernels import block_format
+from llamita.kernels.bits import round_half_away
+from llamita.kernels.block_format import BlockFormat
+from llamita.kernels.blocks import FORMATS
 from llamita.kernels.codes import Codes
-from llamita.quant import blocks
-from llamita.quant.bits import round_half_away
-from llamita.quant.blocks import FORMATS, BlockFormat
 
 # Relative RMS error of normal weights, measured, and a little above.
 ERRORS = {
@@ -99,7 +100,7 @@ def test_chunks_share_no_number_and_torch_keeps_its_threads(
 ) -> None:
     weight = nn.Parameter(torch.randn(30, 512))
     whole = form.quantize(weight)
-    monkeypatch.setattr(blocks, "CHUNK", 4 * 512)
+    monkeypatch.setattr(block_format, "CHUNK", 4 * 512)
     seen: set[int] = set()
 
     def fit(chunk: Tensor) -> Codes:
@@ -119,7 +120,7 @@ def test_an_error_in_a_chunk_comes_out_and_torch_keeps_its_threads(monkeypatch: 
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        monkeypatch.setattr(blocks, "CHUNK", 256)
+        monkeypatch.setattr(block_format, "CHUNK", 256)
         with pytest.raises(ValueError, match="no such weights"):
             dataclasses.replace(FORMATS["q8_0"], fit=fit).quantize(torch.randn(3, 256))
         assert torch.get_num_threads() == 2
