@@ -24,8 +24,8 @@ from llamita.tokenizer.protocol import Tokenizer
 
 # general.file_type: what most of a file's weights are, by llama.cpp's numbers.
 FILE_TYPES: Mapping[str, int] = {
-    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q4_k_s": 14, "q4_k_m": 15,
-    "q5_k_s": 16, "q5_k_m": 17, "q6_k": 18, "bf16": 32,
+    "f32": 0, "f16": 1, "q4_k_s": 14, "q4_k_m": 15, "q5_k_s": 16, "q5_k_m": 17, "bf16": 32,
+    **{form.name: form.file_type for form in FORMATS.values() if form.file_type is not None},
 }  # fmt: skip
 WANTED = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 OWN = {dtype: name for name, dtype in WANTED.items()}

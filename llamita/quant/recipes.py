@@ -55,9 +55,8 @@ class Rule:
     holds: Callable[[int, LlamaConfig], bool] = always
 
 
-RECIPES: Mapping[str, tuple[Rule, ...]] = {
-    "q8_0": (Rule("*", "q8_0"),),
-    "q6_k": (Rule("*", "q6_k"),),
+SYNONYMS: Mapping[str, str] = {"q4_k": "q4_k_m", "q5_k": "q5_k_m"}
+MIXES: Mapping[str, tuple[Rule, ...]] = {
     "q5_k_m": (
         Rule(HEAD, "q6_k"),
         Rule("*.v_proj", "q6_k", more_bits),
@@ -79,11 +78,20 @@ RECIPES: Mapping[str, tuple[Rule, ...]] = {
         Rule("*.down_proj", "q5_k", first_eighth),
         Rule("*", "q4_k"),
     ),
-    "q4_1": (Rule(HEAD, "q6_k"), Rule("*", "q4_1")),
-    "q4_0": (Rule(HEAD, "q6_k"), Rule("*", "q4_0")),
+}
+
+
+def _alone(form: str) -> tuple[Rule, ...]:
+    """A format for every weight, but for the head, which takes 6 bits where the others take fewer."""
+    whole = Rule("*", form)
+    return (whole,) if FORMATS[form].layout.bits > 6 else (Rule(HEAD, "q6_k"), whole)
+
+
+RECIPES: Mapping[str, tuple[Rule, ...]] = {
+    **{form: _alone(form) for form in FORMATS if form not in SYNONYMS},
+    **MIXES,
     INT8: (Rule("*", INT8),),
 }
-SYNONYMS: Mapping[str, str] = {"q4_k": "q4_k_m", "q5_k": "q5_k_m"}
 
 Recipe = str | Mapping[str, str]
 

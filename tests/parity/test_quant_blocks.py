@@ -9,6 +9,7 @@ import torch
 from gguf.constants import GGML_QUANT_SIZES
 from torch import Tensor
 
+from llamita.checkpoint.gguf_save import FILE_TYPES
 from llamita.kernels.block_format import BlockFormat
 from llamita.kernels.blocks import FORMATS
 
@@ -30,6 +31,12 @@ def weights(rows: int = 7, columns: int = 768) -> Tensor:
 def test_sizes_and_types_are_ggufs(form: BlockFormat) -> None:
     assert (form.block, form.nbytes) == GGML_QUANT_SIZES[kind(form)]
     assert kind(form).name.lower() == form.name
+
+
+def test_file_types_are_ggufs() -> None:
+    for name, number in FILE_TYPES.items():
+        assert gguf.LlamaFileType(number).name.lower().removeprefix("mostly_").removeprefix("all_").startswith(name)
+    assert {"q4_k", "q5_k"} == FORMATS.keys() - FILE_TYPES.keys()  # mixes of these have numbers
 
 
 @pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from llamita.errors import UsageError
+from llamita.files.gguf_types import STORAGES, Storage
 from llamita.kernels import block_format
 from llamita.kernels.bits import round_half_away
 from llamita.kernels.block_format import BlockFormat
@@ -70,6 +71,11 @@ def test_errors_are_as_small_as_the_format_allows(form: BlockFormat, dtype: torc
     w = (0.02 * torch.randn(40, 1024)).to(dtype)
     error = (form.dequantize(form.quantize(w)) - w.float()).norm() / w.float().norm()
     assert error < ERRORS[form.name]
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+def test_numbers_and_sizes_are_those_of_the_container(form: BlockFormat) -> None:
+    assert STORAGES[form.name] == Storage(form.ggml_type, form.block, form.nbytes)
 
 
 @pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)

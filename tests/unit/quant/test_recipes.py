@@ -4,6 +4,7 @@ import pytest
 
 from llamita.config import LlamaConfig
 from llamita.errors import UsageError
+from llamita.kernels.blocks import FORMATS
 from llamita.quant import recipes
 
 
@@ -65,6 +66,14 @@ def test_the_head_takes_six_bits(recipe: str, head: str, embedding: str) -> None
     assert recipes.choose(recipe, "lm_head", shape, small, is_head=True) == head
     assert recipes.choose(recipe, "model.embed_tokens", shape, small, is_head=True) == head  # tied
     assert recipes.choose(recipe, "model.embed_tokens", shape, small) == embedding
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_is_a_recipe_by_its_name(form: str) -> None:
+    assert recipes.choose(form, "model.layers.11.mlp.up_proj", (999, 256), config(24)) == form
+    assert recipes.choose(form, "lm_head", (999, 256), config(24), is_head=True) == (
+        "q8_0" if form == "q8_0" else "q6_k"
+    )
 
 
 def test_rows_that_do_not_fit_take_q8_0_or_stay() -> None:
