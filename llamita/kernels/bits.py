@@ -1,4 +1,4 @@
-"""Numbers smaller than a byte, halves as bytes, and C's rounding."""
+"""Numbers smaller than a byte, halves as bytes, powers of two, and C's rounding."""
 
 import torch
 from torch import Tensor
@@ -35,6 +35,13 @@ def join_nibbles(codes: Tensor) -> Tensor:
     """Codes (..., 2n) below 16 as bytes (..., n): the first half low, the second high."""
     low, high = codes.chunk(2, dim=-1)
     return low | high << 4
+
+
+def powers_of_two(exponents: Tensor) -> Tensor:
+    """2 to the power of integers from -149 to 127, in fp32, exact also below its normal numbers."""
+    wide = exponents.to(torch.int32)
+    small = torch.ones_like(wide) << (wide + 149).clamp(0, 22)
+    return torch.where(wide < -126, small, (wide + 127) << 23).view(torch.float32)
 
 
 def split_five_bits(packed: Tensor) -> Tensor:

@@ -27,12 +27,16 @@ class Layout:
 
     bits: of a code. zero: the code that stands for 0, where there is no minimum.
     sub: columns of an integer sub-scale, 0 for none; with them fp16 scales stand before every eight blocks.
+    values: the numbers that codes stand for where they are no steps; kernels look them up, plus 128, as bytes.
+    scale: the dtype of scales, int8 for exponents of two.
     """
 
     bits: int
     zero: int = 0
     has_minimum: bool = False
     sub: int = 0
+    values: tuple[int, ...] | None = None
+    scale: torch.dtype = torch.float16
 
     @property
     def head(self) -> int:
@@ -42,8 +46,8 @@ class Layout:
     @property
     def block(self) -> int:
         """Bytes of a block."""
-        scales = TILE * (32 // self.sub + self.has_minimum) if self.sub else TILE * 2 * (1 + self.has_minimum)
-        return scales + TILE * 4 * self.bits
+        own = self.scale.itemsize * (1 + self.has_minimum)
+        return TILE * (32 // self.sub + self.has_minimum if self.sub else own) + TILE * 4 * self.bits
 
     @property
     def eight_blocks(self) -> int:
@@ -52,8 +56,18 @@ class Layout:
 
     @property
     def zero_bits(self) -> int:
-        """The power of two that `zero` is, as kernels want it."""
-        return max(0, self.zero.bit_length() - 1)
+        """The power of two that stands for 0 among the bytes that kernels multiply."""
+        return 7 if self.values else max(0, self.zero.bit_length() - 1)
+
+    @property
+    def table(self) -> tuple[int, int]:
+        """The sixteen values, plus 128, as the bytes of two numbers: what `vector.unpack_values` looks codes up in."""
+        packed = bytes(value + 128 for value in self.values or ())
+        return int.from_bytes(packed[:8], "little", signed=True), int.from_bytes(packed[8:], "little", signed=True)
+
+    def values_on(self, device: torch.device) -> Tensor | None:
+        """The values as `Codes` have them, int8 (2**bits,), or None."""
+        return None if self.values is None else torch.tensor(self.values, dtype=torch.int8, device=device)
 
     @property
     def algebra(self) -> str:

@@ -9,8 +9,9 @@ are four columns next to each other. So one load feeds one `dot4`, nothing is sh
 - 5 bits: the same, then one word of fifth bits, whose bit g is that of columns 4g to 4g + 3.
 - 6 bits: the same as 4, then two words of the high two bits: columns 0-15, then 16-31, two bits a group of four.
 
-Scales of a block: fp16 scale (and minimum). Of K-quants: fp16 scale (and minimum) before the first of eight blocks, and
-before every block its sub-scales (6 bits: two, of sixteen columns each) and sub-minima in one byte each.
+Scales of a block: fp16 scale (and minimum), or an exponent of two in one byte. Of K-quants: fp16 scale (and minimum)
+before the first of eight blocks, and before every block its sub-scales (6 bits: two, of sixteen columns each) and
+sub-minima in one byte each.
 """
 
 import torch
@@ -86,13 +87,14 @@ def _codes(stream: Tensor, kind: str, rows: int, columns: int) -> Codes:
     values = _untiled(_unworded(whole[..., -TILE * 4 * layout.bits :], layout.bits))[:rows]
     return Codes(
         values, bits=layout.bits, zero=layout.zero, scale=scale, minimum=minimum, sub_scale=sub_scale,
-        sub_minimum=sub_minimum,
+        sub_minimum=sub_minimum, values=layout.values_on(values.device),
     )  # fmt: skip
 
 
 def _scales(whole: Tensor, layout: Layout, rows: int) -> tuple[Tensor, Tensor | None]:
-    scale = _rows(whole[..., : 2 * TILE], torch.float16, rows)
-    minimum = _rows(whole[..., 2 * TILE : 4 * TILE], torch.float16, rows) if layout.has_minimum else None
+    size = TILE * layout.scale.itemsize
+    scale = _rows(whole[..., :size], layout.scale, rows)
+    minimum = _rows(whole[..., size : 2 * size], layout.scale, rows) if layout.has_minimum else None
     return scale, minimum
 
 

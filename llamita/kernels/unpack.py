@@ -4,6 +4,7 @@ Eight words of codes, each of four columns of sixteen rows, a byte a code; `pack
 """
 
 from llamita.kernels import simd as v
+from llamita.kernels.lookup import lookup
 from llamita.kernels.program import part
 
 Words = tuple[v.Vector, ...]
@@ -52,6 +53,16 @@ def unpack_sixth_bits(words: Words, at: int) -> Words:
         v.join(c, v.shifted(v.bits(low, 4, two), 4)), v.join(d, v.shifted(v.bits(low, 6, two), 4)),
         v.join(e, v.shifted(v.bits(high, 0, two), 4)), v.join(f, v.shifted(v.bits(high, 2, two), 4)),
         v.join(g, v.shifted(v.bits(high, 4, two), 4)), v.join(h, v.shifted(v.bits(high, 6, two), 4)),
+    )  # fmt: skip
+
+
+@part
+def unpack_values(words: Words, low: int, high: int) -> Words:
+    """The words with each code replaced by its byte in a table of sixteen, as `Layout.table` has it."""
+    a, b, c, d, e, f, g, h = words
+    return (
+        lookup(a, low, high), lookup(b, low, high), lookup(c, low, high), lookup(d, low, high),
+        lookup(e, low, high), lookup(f, low, high), lookup(g, low, high), lookup(h, low, high),
     )  # fmt: skip
 
 

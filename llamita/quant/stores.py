@@ -8,6 +8,7 @@ from torch import Tensor
 
 from llamita.kernels import linear, packed_layout, program, reference, repack
 from llamita.kernels.block_format import BlockFormat
+from llamita.kernels.blocks import FORMATS
 from llamita.kernels.codes import Codes
 from llamita.kernels.triton import operations, planes
 
@@ -165,7 +166,7 @@ STORES: dict[str, type[PlainStore] | type[CpuStore] | type[GpuStore]] = {"cpu": 
 
 def store(codes: Codes, form: str) -> Store:
     """The codes of a block format, as their device's kernels want them."""
-    return _kind(codes.codes.device).of(codes, form)
+    return _kind(codes.codes.device, form).of(codes, form)
 
 
 def store_of_raw(raw: Tensor, form: BlockFormat, order: Tensor | None = None) -> Store:
@@ -175,12 +176,14 @@ def store_of_raw(raw: Tensor, form: BlockFormat, order: Tensor | None = None) ->
     Raises UsageError for bytes of another format.
     """
     form.check(raw)
-    if _kind(raw.device) is CpuStore:
+    if _kind(raw.device, form.name) is CpuStore:
         return CpuStore(repack.repack(raw, form.name, order))
     return store(form.codes(raw if order is None else raw[order]), form.name)
 
 
-def _kind(device: torch.device) -> type[PlainStore] | type[CpuStore] | type[GpuStore]:
+def _kind(device: torch.device, form: str) -> type[PlainStore] | type[CpuStore] | type[GpuStore]:
     """How codes are stored on a device; plainly where there are no kernels to read them."""
     kind = STORES.get(device.type, PlainStore)
+    if kind is GpuStore and not planes.has_kernels(FORMATS[form].layout):
+        return PlainStore
     return PlainStore if kind is CpuStore and program.why_not() is not None else kind

@@ -10,7 +10,7 @@ from llamita.kernels import packed_layout
 from llamita.kernels.blocks import FORMATS
 from llamita.kernels.codes import Codes
 
-PARTS = ("codes", "scale", "minimum", "sub_scale", "sub_minimum")
+PARTS = ("codes", "scale", "minimum", "sub_scale", "sub_minimum", "values")
 
 
 def random_codes(kind: str, rows: int, columns: int, seed: int) -> Codes:
@@ -27,7 +27,8 @@ def random_codes(kind: str, rows: int, columns: int, seed: int) -> Codes:
         bits(torch.uint8, rows, columns) & ((1 << layout.bits) - 1),
         bits=layout.bits,
         zero=layout.zero,
-        scale=bits(torch.float16, rows, blocks),
+        scale=bits(layout.scale, rows, blocks),
+        values=layout.values_on(torch.device("cpu")),
         minimum=bits(torch.float16, rows, blocks) if layout.has_minimum else None,
         sub_scale=bits(signed, rows, columns // layout.sub) if layout.sub else None,
         sub_minimum=bits(torch.uint8, rows, columns // 32) if layout.sub and layout.has_minimum else None,

@@ -47,7 +47,7 @@ def test_any_bytes_come_back(form: BlockFormat, seed: int, rows: int, blocks: in
 
 @pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
 def test_codes_are_the_weights(form: BlockFormat) -> None:
-    """scale * sub_scale * (code - zero) - minimum * sub_minimum, written out for every single weight."""
+    """scale * sub_scale * number - minimum * sub_minimum, written out for every single weight."""
     raw = form.quantize(torch.randn(3, 512))
     codes = form.codes(raw)
     expected = torch.empty(3, 512)
@@ -57,8 +57,10 @@ def test_codes_are_the_weights(form: BlockFormat) -> None:
             def at(part: Tensor | None, row: int = row, column: int = column) -> float:
                 return 1.0 if part is None else float(part[row, column * part.shape[1] // 512])
 
-            step = torch.tensor(at(codes.scale)) * torch.tensor(at(codes.sub_scale))
-            weight = step * (float(codes.codes[row, column]) - codes.zero)
+            scale, code = at(codes.scale), int(codes.codes[row, column])
+            scale = 2.0**scale if codes.scale.dtype == torch.int8 else scale
+            step = torch.tensor(scale) * torch.tensor(at(codes.sub_scale))
+            weight = step * (float(code) - codes.zero if codes.values is None else float(codes.values[code]))
             if codes.minimum is not None:
                 weight = weight - torch.tensor(at(codes.minimum)) * torch.tensor(at(codes.sub_minimum))
             expected[row, column] = weight

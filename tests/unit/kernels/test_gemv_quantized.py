@@ -14,7 +14,7 @@ from llamita.kernels.program import Program
 from tests.unit.kernels.launch import guarded, launch, quantized
 
 SIZES = [(1, 1, 1), (16, 1, 2), (17, 2, 3), (31, 1, 4), (48, 2, 5), (35, 3, 9), (20, 1, 17)]  # rows, 256s of columns, B
-PARTS = ("codes", "scale", "minimum", "sub_scale", "sub_minimum")
+PARTS = ("codes", "scale", "minimum", "sub_scale", "sub_minimum", "values")
 
 
 def product(codes: Codes, kind: str, x: Tensor, bias: Tensor | None = None, before: Tensor | None = None) -> Tensor:
