@@ -46,6 +46,11 @@ def of_70b(layer: int, config: LlamaConfig) -> bool:
     return config.num_hidden_layers == 80 and config.num_key_value_heads != config.num_attention_heads
 
 
+def with_few_values(layer: int, config: LlamaConfig) -> bool:
+    """In models of four or more query heads to each of the values, whose projections are then small."""
+    return config.num_attention_heads >= 4 * config.num_key_value_heads
+
+
 @dataclass(frozen=True)
 class Rule:
     """Weights named like `glob` take `form` in the layers where `holds`."""
@@ -57,6 +62,12 @@ class Rule:
 
 SYNONYMS: Mapping[str, str] = {"q4_k": "q4_k_m", "q5_k": "q5_k_m"}
 MIXES: Mapping[str, tuple[Rule, ...]] = {
+    "iq4_nl": (
+        Rule(HEAD, "q6_k"),
+        Rule("*.v_proj", "q5_k", with_few_values),
+        Rule("*.down_proj", "q5_k", first_eighth),
+        Rule("*", "iq4_nl"),
+    ),
     "q5_k_m": (
         Rule(HEAD, "q6_k"),
         Rule("*.v_proj", "q6_k", more_bits),

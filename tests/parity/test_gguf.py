@@ -151,7 +151,7 @@ def test_the_order_of_rows_is_llama_cpps(heads: int) -> None:
     assert torch.equal(halved(interleaved(rows, heads), heads), rows)
 
 
-@pytest.mark.parametrize("form", ["f32", "f16", "bf16", "q8_0", "q4_0", "q6_k", "q4_k_m", "q5_k_s"])
+@pytest.mark.parametrize("form", ["f32", "f16", "bf16", "q8_0", "q4_0", "q6_k", "q4_k_m", "q5_k_s", "iq4_nl"])
 @pytest.mark.parametrize("is_tied", [False, True], ids=["untied", "tied"])
 def test_ggml_org_reads_the_weights(form: str, is_tied: bool, tokenizer: Tokenizer, tmp_path: Path) -> None:
     model = blocky_model(tie_word_embeddings=is_tied)

@@ -56,8 +56,9 @@ def test_dequantize_of_any_bytes_is_ggufs(form: BlockFormat) -> None:
 
 
 def half_ends(form: BlockFormat) -> list[int]:
-    """Where the high bytes of a block's fp16 numbers are."""
-    return {"q4_1": [1, 3], "q5_1": [1, 3], "q4_k": [1, 3], "q5_k": [1, 3], "q6_k": [209]}.get(form.name, [1])
+    """Where the high bytes of a block's scales are."""
+    two = {name: [1, 3] for name in ("q4_1", "q5_1", "q4_k", "q5_k")}
+    return {**two, "q6_k": [209]}.get(form.name, [1])
 
 
 @pytest.mark.parametrize("name", ["q8_0", "q4_0", "q4_1", "q5_0", "q5_1"])
@@ -169,19 +170,70 @@ def symmetric_block(x: np.ndarray) -> dict[str, list[Any]]:
     return {"codes": codes, "scale": [scale], "sub_scale": sub_scale}
 
 
+def value_block(x: np.ndarray) -> dict[str, list[Any]]:
+    """The parts of a block of IQ4_NL (quantize_row_iq4_nl_impl with ntry 7 and no importance matrix)."""
+    values = [F(value) for value in gguf.quants.IQ4_NL.kvalues]
+    largest = x[np.abs(x).argmax()]
+
+    def code(number: F) -> int:
+        if number <= values[0] or number >= values[-1]:
+            return 0 if number <= values[0] else 15
+        upper = next(i for i, value in enumerate(values) if number < value)
+        return upper - 1 if F(number - values[upper - 1]) < F(values[upper] - number) else upper
+
+    def moments(inverse: F) -> tuple[F, F]:
+        numbers = [values[code(F(inverse * v))] for v in x]
+        weighted = [F(F(v * v) * q) for v, q in zip(x, numbers, strict=True)]
+        return (
+            in_order([F(a * v) for a, v in zip(weighted, x, strict=True)]),
+            in_order([F(a * q) for a, q in zip(weighted, numbers, strict=True)]),
+        )
+
+    scale = F(0)
+    if abs(largest) >= 1e-15:
+        sum_lx, sum_ll = moments(F(F(1) / F(-largest / values[0])))
+        scale = F(sum_lx / sum_ll)
+        best = F(scale * sum_lx)
+        for step in range(-7, 8):
+            sum_lx, sum_ll = moments(F(F(step - 127) / largest))
+            if sum_ll > 0 and F(sum_lx * sum_lx) > F(best * sum_ll):
+                scale = F(sum_lx / sum_ll)
+                best = F(scale * sum_lx)
+    inverse = F(F(1) / scale) if scale else F(0)
+    return {"codes": [code(F(inverse * v)) for v in x], "scale": [np.float16(scale)]}
+
+
 SEARCHES = {
     "q4_k": lambda x: offset_block(x, levels=15, first=-1.0, tries=21),
     "q5_k": lambda x: offset_block(x, levels=31, first=-0.5, tries=16),
     "q6_k": symmetric_block,
+    "iq4_nl": value_block,
 }
 
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_searches_find_what_ggmls_find(name: str) -> None:
-    w = weights(rows=1, columns=512)
     form = FORMATS[name]
+    w = weights(rows=1, columns=2 * form.block)
+    w[0, : form.block] = (w[0, : form.block] * 8).round() / 8 + 2.0**-20  # close to where codes meet
     ours = form.codes(form.quantize(w))
-    for block, x in enumerate(w.reshape(-1, 256).numpy()):
+    for block, x in enumerate(w.reshape(-1, form.block).numpy()):
         for part, theirs in SEARCHES[name](x).items():
-            mine = getattr(ours, part).reshape(w.numel() // 256, -1)[block]
+            mine = getattr(ours, part).reshape(w.numel() // form.block, -1)[block]
             assert torch.equal(mine, torch.from_numpy(np.array(theirs)).to(mine.dtype)), (block, part)
+
+
+@pytest.mark.parametrize("name", ["iq4_nl"])
+def test_what_was_quantized_stays_what_it_is(name: str) -> None:
+    """gguf writes no IQ4_NL: so its codes are also held to be the nearest, and to be found again."""
+    form, w = FORMATS[name], weights()
+    codes = form.codes(form.quantize(w))
+    scale, _ = codes.factors()
+    assert codes.values is not None
+    errors = (w.unflatten(1, (-1, 32, 1)) - scale[..., None, None] * codes.values.float()).abs()
+    chosen = errors.gather(-1, codes.codes.long().unflatten(1, (-1, 32, 1)))[..., 0]
+    # ggml chooses by the scale before it is rounded to fp16.
+    assert bool((chosen <= errors.amin(-1) + scale[..., None].abs() * (0.2 if name == "iq4_nl" else 0)).all())
+    again = form.codes(form.quantize(codes.dequantize()))
+    assert name == "iq4_nl" or torch.equal(again.dequantize(), codes.dequantize())
+    assert (again.dequantize() - codes.dequantize()).norm() / w.norm() < 0.02

@@ -41,6 +41,15 @@ def test_q4_k_s_gives_five_bits_at_the_beginning() -> None:
     assert layers_in("q4_k_s", "mlp.down_proj", "q4_k", 16) == list(range(2, 16))
 
 
+def test_iq4_nl_gives_five_bits_to_the_first_outputs_and_to_few_values() -> None:
+    assert layers_in("iq4_nl", "self_attn.v_proj", "q5_k", 16) == list(range(16))
+    assert layers_in("iq4_nl", "mlp.down_proj", "q5_k", 16) == [0, 1]
+    assert layers_in("iq4_nl", "mlp.down_proj", "iq4_nl", 16) == list(range(2, 16))
+    name = "model.layers.3.self_attn.v_proj"
+    assert recipes.choose("iq4_nl", name, (256, 512), config(16, key_value_heads=4)) == "iq4_nl"
+    assert recipes.choose("iq4_nl", name, (256, 320), config(16)) == "q8_0"  # 320 are no blocks of 256
+
+
 def test_70b_gives_its_values_five_bits() -> None:
     big = config(80, heads=8, key_value_heads=1)
     name = "model.layers.{}.self_attn.v_proj"
