@@ -58,10 +58,10 @@ def test_dequantize_of_any_bytes_is_ggufs(form: BlockFormat) -> None:
 def half_ends(form: BlockFormat) -> list[int]:
     """Where the high bytes of a block's scales are."""
     two = {name: [1, 3] for name in ("q4_1", "q5_1", "q4_k", "q5_k")}
-    return {**two, "q6_k": [209]}.get(form.name, [1])
+    return {**two, "q6_k": [209], "mxfp4": [0]}.get(form.name, [1])
 
 
-@pytest.mark.parametrize("name", ["q8_0", "q4_0", "q4_1", "q5_0", "q5_1"])
+@pytest.mark.parametrize("name", ["q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "mxfp4"])
 def test_bytes_are_ggufs(name: str) -> None:
     w = weights()
     theirs = gguf.quants.quantize(w.numpy(), kind(FORMATS[name]))
@@ -203,11 +203,24 @@ def value_block(x: np.ndarray) -> dict[str, list[Any]]:
     return {"codes": [code(F(inverse * v)) for v in x], "scale": [np.float16(scale)]}
 
 
+def float_block(x: np.ndarray) -> dict[str, list[Any]]:
+    """The parts of a block of MXFP4 (quantize_row_mxfp4_ref); scales are exponents, of 2 to the power e - 128."""
+    most = np.abs(x).max()
+    byte = int(np.floor(F(np.log2(np.float64(most))))) - 2 + 127 if most > 0 else 0
+    step = F(2.0 ** (byte - 128))
+    codes = []
+    for v in x:
+        errors = [abs(F(F(F(value) * step) - v)) for value in gguf.quants.MXFP4.kvalues]
+        codes.append(errors.index(min(errors)))
+    return {"codes": codes, "scale": [byte - 128]}
+
+
 SEARCHES = {
     "q4_k": lambda x: offset_block(x, levels=15, first=-1.0, tries=21),
     "q5_k": lambda x: offset_block(x, levels=31, first=-0.5, tries=16),
     "q6_k": symmetric_block,
     "iq4_nl": value_block,
+    "mxfp4": float_block,
 }
 
 
@@ -223,7 +236,19 @@ def test_searches_find_what_ggmls_find(name: str) -> None:
             assert torch.equal(mine, torch.from_numpy(np.array(theirs)).to(mine.dtype)), (block, part)
 
 
-@pytest.mark.parametrize("name", ["iq4_nl"])
+@pytest.mark.parametrize("power", [-124, -100, -30, -1, 0, 5, 64, 126])
+@pytest.mark.parametrize("ulps", [-2, -1, 0, 1])
+def test_mxfp4_scales_near_powers_of_two_and_weights_between_two_floats(power: int, ulps: int) -> None:
+    """A logarithm rounds up to the next integer just below it, and of two floats as near the first is taken."""
+    most = np.frombuffer(np.int32(F(2.0**power).view(np.int32) + ulps).tobytes(), dtype=F)[0]
+    ties = [F(F(between) * F(2.0 ** (power - 3))) for between in (0.5, 1.5, 2.5, 3.5, 5, 7)]
+    x = np.array([most, *ties, *[-tie for tie in ties], *[F(0)] * 19], dtype=F)
+    form, theirs = FORMATS["mxfp4"], float_block(x)
+    ours = form.codes(form.quantize(torch.from_numpy(x)[None]))
+    assert ours.scale.tolist() == [theirs["scale"]] and ours.codes.tolist() == [theirs["codes"]]
+
+
+@pytest.mark.parametrize("name", ["iq4_nl", "mxfp4"])
 def test_what_was_quantized_stays_what_it_is(name: str) -> None:
     """gguf writes no IQ4_NL: so its codes are also held to be the nearest, and to be found again."""
     form, w = FORMATS[name], weights()

@@ -38,7 +38,7 @@ def test_any_size(kind: str, lines: int, wide: int, batch: int) -> None:
     torch.testing.assert_close(product(codes, kind, x), reference.linear(x, codes), rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["q8_0", "q4_0", "q4_1", "iq4_nl"])
+@pytest.mark.parametrize("kind", ["q8_0", "q4_0", "q4_1", "iq4_nl", "mxfp4"])
 @pytest.mark.parametrize("columns", [32, 96, 160])
 def test_formats_of_32_columns_take_any_multiple(kind: str, columns: int) -> None:
     codes, x = quantized(kind, 19, columns), torch.randn(3, columns)
