@@ -49,9 +49,10 @@ class Codes:
         weights = self._spread(scale) * self.numbers()
         return weights if minimum is None else weights - self._spread(minimum)
 
-    def numbers(self) -> Tensor:
-        """The numbers (N, K) that codes stand for, in fp32."""
-        return self.codes.float() - self.zero if self.values is None else self.values.float()[self.codes.int()]
+    def numbers(self, columns: slice = slice(None)) -> Tensor:
+        """The numbers that the codes of some columns stand for, in fp32: (N, columns)."""
+        codes = self.codes[:, columns]
+        return codes.float() - self.zero if self.values is None else self.values.float()[codes.int()]
 
     def factors(self) -> tuple[Tensor, Tensor | None]:
         """What the numbers of each group are multiplied by, and what is taken off then: fp32 (N, groups)."""

@@ -23,12 +23,12 @@ def linear(x: Tensor, codes: Codes, bias: Tensor | None = None) -> Tensor:
     xq and xs are the activations as int8 and their scale; one group after the other is added.
     """
     xq, xs = quantize_activations(x.reshape(-1, x.shape[-1]))
-    numbers, (scale, minimum) = codes.numbers(), codes.factors()
+    scale, minimum = codes.factors()
     width = codes.shape[1] // scale.shape[1]
     out = torch.zeros(xq.shape[0], codes.shape[0], device=x.device)
     for group, start in enumerate(range(0, codes.shape[1], width)):
         part = xq[:, start : start + width].float()
-        dot = part @ numbers[:, start : start + width].t()  # exact: integers below 2**24
+        dot = part @ codes.numbers(slice(start, start + width)).t()  # exact: integers below 2**24
         value = dot * scale[:, group]
         if minimum is not None:
             value -= part.sum(-1, keepdim=True) * minimum[:, group]

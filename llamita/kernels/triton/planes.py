@@ -99,8 +99,8 @@ def pack(codes: Codes) -> Planes:
     """
     if codes.values is not None or codes.scale.dtype != torch.float16:
         raise UnsupportedError(
-            "the kernels for GPUs know only codes that are steps of an fp16 scale, not a table of values or powers of "
-            "two as in iq4_nl and mxfp4: quantize to q4_0 or q4_k instead"
+            "the kernels for GPUs know only codes that are steps of an fp16 scale, and this format has a table of "
+            "values: quantize to q4_0 or q4_k instead"
         )
     parts = [_words(part, codes.bits) for part in codes.codes.split(ROWS_AT_ONCE)]
     words, high = (
