@@ -6,9 +6,9 @@ import torch
 
 from llamita.config import LlamaConfig
 from llamita.errors import UsageError
+from llamita.kernels.blocks import FORMATS as BLOCKS
 from llamita.model.initial import shapes_only
 from llamita.model.llama import LlamaForCausalLM
-from llamita.quant.blocks import FORMATS as BLOCKS
 from llamita.quant.surgery import choices
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

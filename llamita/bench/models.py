@@ -10,8 +10,8 @@ from llamita.bench.formats import dtype_of, is_quantized
 from llamita.bench.shapes import EMBEDDED, shape
 from llamita.checkpoint.load import find
 from llamita.config import LlamaConfig
+from llamita.kernels.blocks import FORMATS as BLOCKS
 from llamita.model.llama import LlamaForCausalLM
-from llamita.quant.blocks import FORMATS as BLOCKS
 from llamita.quant.matrix import BlockMatrix, Matrix, matrix
 from llamita.quant.surgery import choices, freeze, put
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from llamita.bench import interpreters
 from llamita.errors import UnsupportedError, UsageError
+from llamita.kernels.blocks import FORMATS
 
 VERSION = "import importlib.metadata as m, sys; print(m.version(sys.argv[1]))"
 
@@ -54,7 +55,7 @@ class System:
 
 
 FLOATS = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
-BLOCKS = {name: name for name in ("q8_0", "q4_0", "q4_1", "q4_k", "q5_k", "q6_k")}
+BLOCKS = {name: name for name in FORMATS}
 OURS = System(name="llamita", module="llamita.bench.ours", formats={**FLOATS, **BLOCKS, "int8": "int8"})
 SYSTEMS: dict[str, System] = {
     system.name: system

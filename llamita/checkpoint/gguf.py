@@ -14,12 +14,12 @@ from llamita.config import LlamaConfig
 from llamita.errors import BrokenFileError, UnsupportedError
 from llamita.files.gguf_split import Gguf, open_gguf
 from llamita.files.gguf_types import PLAIN
+from llamita.kernels.blocks import FORMATS
 from llamita.model.initial import shapes_only
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.loading import LoadReport, few
 from llamita.model.pretrained import chosen_device, chosen_dtype
 from llamita.model.rope import LlamaRotaryEmbedding
-from llamita.quant.blocks import FORMATS
 from llamita.tokenizer.gguf import tokenizer_from_gguf
 from llamita.tokenizer.protocol import Tokenizer
 

@@ -13,8 +13,8 @@ from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
 from llamita.files.gguf_types import PLAIN, STORAGES, Field
 from llamita.files.gguf_write import Piece, write_gguf
+from llamita.kernels.blocks import FORMATS
 from llamita.model.llama import LlamaForCausalLM
-from llamita.quant.blocks import FORMATS
 from llamita.quant.matrix import Matrix
 from llamita.quant.recipes import RECIPES, SYNONYMS
 from llamita.quant.surgery import choices, quantized_layers
@@ -23,8 +23,8 @@ from llamita.tokenizer.protocol import Tokenizer
 
 # general.file_type: what most of a file's weights are, by llama.cpp's numbers.
 FILE_TYPES: Mapping[str, int] = {
-    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q4_k_s": 14, "q4_k_m": 15,
-    "q5_k_s": 16, "q5_k_m": 17, "q6_k": 18, "bf16": 32,
+    "f32": 0, "f16": 1, "q4_k_s": 14, "q4_k_m": 15, "q5_k_s": 16, "q5_k_m": 17, "bf16": 32,
+    **{form.name: form.file_type for form in FORMATS.values() if form.file_type is not None},
 }  # fmt: skip
 OWN = {dtype: name for name, dtype in PLAIN.items()}
 SYNONYMS_OF_PLAIN = {"fp32": "f32", "float32": "f32", "fp16": "f16", "float16": "f16", "bfloat16": "bf16"}

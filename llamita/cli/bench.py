@@ -55,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--formats",
         default=None,
-        help="comma-separated (default: bf16): fp32, bf16, fp16, q8_0, q4_0, q4_1, q4_k, q5_k, q6_k, int8 "
-        "(not train and below)",
+        help="comma-separated (default: bf16): fp32, bf16, fp16, int8, or blocks such as q8_0, q4_0, q4_k; a wrong "
+        "one lists them all (not train and below)",
     )
     parser.add_argument(
         "--against",

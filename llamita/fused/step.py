@@ -9,14 +9,15 @@ from torch import Tensor, nn
 
 from llamita.cache.growing import GrowingCache
 from llamita.kernels import linear
+from llamita.kernels.blocks import FORMATS
 from llamita.kernels.layout import DTYPES, NUMBERS, RECORD
-from llamita.kernels.packed import LAYOUTS, Packed
+from llamita.kernels.packed_layout import Packed
 from llamita.kernels.program import Program, named
 from llamita.model.layers import LlamaDecoderLayer, LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM
 
 EMBED = {dtype: named("elementwise", f"embed_{name}") for dtype, name in DTYPES.items()}
-EMBED_PACKED = {kind: named("blocks", f"embed_{kind}") for kind in LAYOUTS}
+EMBED_PACKED = {name: named("block_kernels", f"embed_{name}") for name in FORMATS}
 ATTEND = {dtype: named("attend", f"attend_{name}") for dtype, name in DTYPES.items()}
 ANGLES, NORM, GATE = (named("elementwise", name) for name in ("angles", "norm_fp32", "gate_fp32"))
 CPU = torch.device("cpu")

@@ -90,6 +90,6 @@ def _fingerprint() -> str:
     settings = {name: x for name, x in os.environ.items() if name.startswith("NUMBA_") and name not in elsewhere}
     made_by = version("numba"), version("llvmlite"), sorted(settings.items())
     digest = hashlib.sha256(repr((target(), made_by)).encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

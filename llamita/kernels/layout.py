@@ -7,5 +7,5 @@ NUMBERS = {dtype: number for number, dtype in enumerate(DTYPES)}  # what they ar
 RECORD = 48  # bytes of 32 columns of x in bytes, see `elementwise`
 KEYS = 64  # keys of a tile, see `causal`
 QUERIES = 32  # queries of a block, see `pairs`
-ROWS = 4  # rows of x that a panel of blocks is multiplied with at once, see `panels`
+ROWS = 4  # rows of x that a panel of blocks is multiplied with at once, see `gemm_quantized`
 LINES = 256  # rows of x whose sums a kernel's own memory holds

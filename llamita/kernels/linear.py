@@ -6,14 +6,15 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from llamita.kernels.blocks import FORMATS
 from llamita.kernels.layout import DTYPES, LINES, RECORD, ROWS
-from llamita.kernels.packed import LAYOUTS, Packed
+from llamita.kernels.packed_layout import Packed
 from llamita.kernels.program import Kernel, Program, named
 
 DENSE: dict[torch.dtype, Kernel] = {dtype: named("dense", f"linear_{name}") for dtype, name in DTYPES.items()}
-PACKED: dict[str, Kernel] = {kind: named("blocks", f"linear_{kind}") for kind in LAYOUTS}
+PACKED: dict[str, Kernel] = {name: named("block_kernels", f"linear_{name}") for name in FORMATS}
 MANY, GATED_MANY = named("products", "linear_many"), named("products", "gated_many")
-GATED: dict[str, Kernel] = {kind: named("blocks", f"gated_{kind}") for kind in LAYOUTS}
+GATED: dict[str, Kernel] = {name: named("block_kernels", f"gated_{name}") for name in FORMATS}
 TURNED = named("few", "linear_bf16")
 WIDE = 4096  # columns beyond which two rows of x fill the first cache, so that it pays to turn the weights
 FEW = 16  # rows of x up to which our products in fp32 are the faster, and a whole pass is one program

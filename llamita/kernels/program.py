@@ -29,6 +29,8 @@ _MOST_ARGUMENTS = BYTES - ARGUMENTS
 _MOST_PARTS = (ROW - CLAIMED) // 8
 _PACKAGE = __name__.rpartition(".")[0]
 
+Part = Any  # a function that is compiled into kernels
+
 
 class Kernel:
     """A function of numbers whose machine code is found on disk, or made, when its address is first asked for.
@@ -69,15 +71,24 @@ class Kernel:
     def _compiled(self) -> Any:
         from llamita.kernels.compiler import compiled
 
-        return compiled(self._function or getattr(import_module(self._module), self._name)._function)
+        function = self._function or found(self._module, self._name)._function
+        assert function is not None
+        return compiled(function)
 
 
-def kernel(function: Callable[[int, int], None] | Callable[[int], None]) -> Kernel:
+def kernel(function: Callable[[int, int], None] | Callable[[int], None], name: str = "", module: str = "") -> Kernel:
     """A kernel from `function(arguments, chunk)`; `arguments` is the address of a row's arguments, eight bytes each.
 
-    Or from a function of one number, which is no row's but the threads'.
+    Or from a function of one number, which is no row's but the threads'. name, module: where `found` finds the kernel
+    of a function that was made by another, in the table KERNELS of that module.
     """
-    return Kernel(function.__module__, function.__qualname__, function)
+    return Kernel(module or function.__module__, name or function.__qualname__, function)
+
+
+def found(module: str, name: str) -> Kernel:
+    """The kernel of this name in a module, which is loaded: an entry of its table KERNELS, or a function of it."""
+    loaded = import_module(module)
+    return getattr(loaded, "KERNELS", {}).get(name) or getattr(loaded, name)
 
 
 @cache

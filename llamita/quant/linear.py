@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from llamita.errors import UnsupportedError
-from llamita.kernels.packed import Packed
+from llamita.kernels.packed_layout import Packed
 from llamita.quant.matrix import Matrix
 
 

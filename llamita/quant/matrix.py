@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from llamita.errors import UnsupportedError
+from llamita.kernels.bits import as_bytes
+from llamita.kernels.block_format import BlockFormat
+from llamita.kernels.blocks import FORMATS
 from llamita.kernels.codes import Codes
-from llamita.quant.bits import as_bytes
-from llamita.quant.blocks import FORMATS, BlockFormat
 from llamita.quant.stores import Store, store, store_of_raw
 
 Move = Callable[[Tensor], Tensor]

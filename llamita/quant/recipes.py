@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 
 from llamita.config import LlamaConfig
 from llamita.errors import UsageError
-from llamita.quant.blocks import FORMATS
+from llamita.kernels.blocks import FORMATS
 
 INT8 = "int8"
 FALLBACK = "q8_0"  # where rows do not fill blocks of 256; llama.cpp takes its 5-bit formats of 32 for q4_k and q5_k
@@ -46,6 +46,11 @@ def of_70b(layer: int, config: LlamaConfig) -> bool:
     return config.num_hidden_layers == 80 and config.num_key_value_heads != config.num_attention_heads
 
 
+def with_few_values(layer: int, config: LlamaConfig) -> bool:
+    """In models of four or more query heads to each of the values, whose projections are then small."""
+    return config.num_attention_heads >= 4 * config.num_key_value_heads
+
+
 @dataclass(frozen=True)
 class Rule:
     """Weights named like `glob` take `form` in the layers where `holds`."""
@@ -55,9 +60,14 @@ class Rule:
     holds: Callable[[int, LlamaConfig], bool] = always
 
 
-RECIPES: Mapping[str, tuple[Rule, ...]] = {
-    "q8_0": (Rule("*", "q8_0"),),
-    "q6_k": (Rule("*", "q6_k"),),
+SYNONYMS: Mapping[str, str] = {"q4_k": "q4_k_m", "q5_k": "q5_k_m"}
+MIXES: Mapping[str, tuple[Rule, ...]] = {
+    "iq4_nl": (
+        Rule(HEAD, "q6_k"),
+        Rule("*.v_proj", "q5_k", with_few_values),
+        Rule("*.down_proj", "q5_k", first_eighth),
+        Rule("*", "iq4_nl"),
+    ),
     "q5_k_m": (
         Rule(HEAD, "q6_k"),
         Rule("*.v_proj", "q6_k", more_bits),
@@ -79,11 +89,20 @@ RECIPES: Mapping[str, tuple[Rule, ...]] = {
         Rule("*.down_proj", "q5_k", first_eighth),
         Rule("*", "q4_k"),
     ),
-    "q4_1": (Rule(HEAD, "q6_k"), Rule("*", "q4_1")),
-    "q4_0": (Rule(HEAD, "q6_k"), Rule("*", "q4_0")),
+}
+
+
+def _alone(form: str) -> tuple[Rule, ...]:
+    """A format for every weight, but for the head, which takes 6 bits where the others take fewer."""
+    whole = Rule("*", form)
+    return (whole,) if FORMATS[form].layout.bits > 6 else (Rule(HEAD, "q6_k"), whole)
+
+
+RECIPES: Mapping[str, tuple[Rule, ...]] = {
+    **{form: _alone(form) for form in FORMATS if form not in SYNONYMS},
+    **MIXES,
     INT8: (Rule("*", INT8),),
 }
-SYNONYMS: Mapping[str, str] = {"q4_k": "q4_k_m", "q5_k": "q5_k_m"}
 
 Recipe = str | Mapping[str, str]
 

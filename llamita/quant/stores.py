@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llamita.kernels import linear, packed, packing, program, reference
+from llamita.kernels import linear, packed_layout, program, reference, repack
+from llamita.kernels.block_format import BlockFormat
+from llamita.kernels.blocks import FORMATS
 from llamita.kernels.codes import Codes
 from llamita.kernels.triton import operations, planes
-from llamita.quant.blocks import BlockFormat
 
 
 class Store(Protocol):
@@ -80,13 +81,13 @@ class PlainStore:
 class CpuStore:
     """A stream of sixteen rows at a time, for the kernels in Numba."""
 
-    def __init__(self, stream: packed.Packed) -> None:
+    def __init__(self, stream: packed_layout.Packed) -> None:
         self.packed = stream
 
     @classmethod
     def of(cls, codes: Codes, form: str) -> Self:
         """The codes of a block format, packed."""
-        return cls(packed.pack(codes, form))
+        return cls(packed_layout.pack(codes, form))
 
     @property
     def device(self) -> torch.device:
@@ -100,7 +101,7 @@ class CpuStore:
 
     def codes(self) -> Codes:
         """The codes that were put in."""
-        return packed.unpack(self.packed)
+        return packed_layout.unpack(self.packed)
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x (..., K), rounded to 8 bits in groups of 32, times the matrix, plus bias (N,): (..., N) in x's dtype."""
@@ -108,7 +109,7 @@ class CpuStore:
 
     def rows(self, index: Tensor) -> Tensor:
         """The rows that index (...) names: fp32 (..., K)."""
-        return packed.rows(self.packed, index)
+        return packed_layout.rows(self.packed, index)
 
 
 class GpuStore:
@@ -176,11 +177,13 @@ def store_of_raw(raw: Tensor, form: BlockFormat, order: Tensor | None = None) ->
     """
     form.check(raw)
     if _kind(raw.device, form.name) is CpuStore:
-        return CpuStore(packing.pack_raw(raw, form.name, order))
+        return CpuStore(repack.repack(raw, form.name, order))
     return store(form.codes(raw if order is None else raw[order]), form.name)
 
 
 def _kind(device: torch.device, form: str) -> type[PlainStore] | type[CpuStore] | type[GpuStore]:
     """How codes are stored on a device; plainly where there are no kernels to read them."""
-    kind = STORES.get(device.type, PlainStore) if form in packed.LAYOUTS else PlainStore
+    kind = STORES.get(device.type, PlainStore)
+    if kind is GpuStore and not planes.has_kernels(FORMATS[form].layout):
+        return PlainStore
     return PlainStore if kind is CpuStore and program.why_not() is not None else kind

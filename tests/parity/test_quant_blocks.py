@@ -9,7 +9,9 @@ import torch
 from gguf.constants import GGML_QUANT_SIZES
 from torch import Tensor
 
-from llamita.quant.blocks import FORMATS, BlockFormat
+from llamita.checkpoint.gguf_save import FILE_TYPES
+from llamita.kernels.block_format import BlockFormat
+from llamita.kernels.blocks import FORMATS
 
 F = np.float32
 
@@ -31,6 +33,12 @@ def test_sizes_and_types_are_ggufs(form: BlockFormat) -> None:
     assert kind(form).name.lower() == form.name
 
 
+def test_file_types_are_ggufs() -> None:
+    for name, number in FILE_TYPES.items():
+        assert gguf.LlamaFileType(number).name.lower().removeprefix("mostly_").removeprefix("all_").startswith(name)
+    assert {"q4_k", "q5_k"} == FORMATS.keys() - FILE_TYPES.keys()  # mixes of these have numbers
+
+
 @pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
 def test_dequantize_is_ggufs_bit_for_bit(form: BlockFormat) -> None:
     raw = form.quantize(weights())
@@ -48,11 +56,12 @@ def test_dequantize_of_any_bytes_is_ggufs(form: BlockFormat) -> None:
 
 
 def half_ends(form: BlockFormat) -> list[int]:
-    """Where the high bytes of a block's fp16 numbers are."""
-    return {"q4_1": [1, 3], "q5_1": [1, 3], "q4_k": [1, 3], "q5_k": [1, 3], "q6_k": [209]}.get(form.name, [1])
+    """Where the high bytes of a block's scales are."""
+    two = {name: [1, 3] for name in ("q4_1", "q5_1", "q4_k", "q5_k")}
+    return {**two, "q6_k": [209], "mxfp4": [0]}.get(form.name, [1])
 
 
-@pytest.mark.parametrize("name", ["q8_0", "q4_0", "q4_1", "q5_0", "q5_1"])
+@pytest.mark.parametrize("name", ["q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "mxfp4"])
 def test_bytes_are_ggufs(name: str) -> None:
     w = weights()
     theirs = gguf.quants.quantize(w.numpy(), kind(FORMATS[name]))
@@ -161,19 +170,95 @@ def symmetric_block(x: np.ndarray) -> dict[str, list[Any]]:
     return {"codes": codes, "scale": [scale], "sub_scale": sub_scale}
 
 
+def value_block(x: np.ndarray) -> dict[str, list[Any]]:
+    """The parts of a block of IQ4_NL (quantize_row_iq4_nl_impl with ntry 7 and no importance matrix)."""
+    values = [F(value) for value in gguf.quants.IQ4_NL.kvalues]
+    largest = x[np.abs(x).argmax()]
+
+    def code(number: F) -> int:
+        if number <= values[0] or number >= values[-1]:
+            return 0 if number <= values[0] else 15
+        upper = next(i for i, value in enumerate(values) if number < value)
+        return upper - 1 if F(number - values[upper - 1]) < F(values[upper] - number) else upper
+
+    def moments(inverse: F) -> tuple[F, F]:
+        numbers = [values[code(F(inverse * v))] for v in x]
+        weighted = [F(F(v * v) * q) for v, q in zip(x, numbers, strict=True)]
+        return (
+            in_order([F(a * v) for a, v in zip(weighted, x, strict=True)]),
+            in_order([F(a * q) for a, q in zip(weighted, numbers, strict=True)]),
+        )
+
+    scale = F(0)
+    if abs(largest) >= 1e-15:
+        sum_lx, sum_ll = moments(F(F(1) / F(-largest / values[0])))
+        scale = F(sum_lx / sum_ll)
+        best = F(scale * sum_lx)
+        for step in range(-7, 8):
+            sum_lx, sum_ll = moments(F(F(step - 127) / largest))
+            if sum_ll > 0 and F(sum_lx * sum_lx) > F(best * sum_ll):
+                scale = F(sum_lx / sum_ll)
+                best = F(scale * sum_lx)
+    inverse = F(F(1) / scale) if scale else F(0)
+    return {"codes": [code(F(inverse * v)) for v in x], "scale": [np.float16(scale)]}
+
+
+def float_block(x: np.ndarray) -> dict[str, list[Any]]:
+    """The parts of a block of MXFP4 (quantize_row_mxfp4_ref); scales are exponents, of 2 to the power e - 128."""
+    most = np.abs(x).max()
+    byte = int(np.floor(F(np.log2(np.float64(most))))) - 2 + 127 if most > 0 else 0
+    step = F(2.0 ** (byte - 128))
+    codes = []
+    for v in x:
+        errors = [abs(F(F(F(value) * step) - v)) for value in gguf.quants.MXFP4.kvalues]
+        codes.append(errors.index(min(errors)))
+    return {"codes": codes, "scale": [byte - 128]}
+
+
 SEARCHES = {
     "q4_k": lambda x: offset_block(x, levels=15, first=-1.0, tries=21),
     "q5_k": lambda x: offset_block(x, levels=31, first=-0.5, tries=16),
     "q6_k": symmetric_block,
+    "iq4_nl": value_block,
+    "mxfp4": float_block,
 }
 
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_searches_find_what_ggmls_find(name: str) -> None:
-    w = weights(rows=1, columns=512)
     form = FORMATS[name]
+    w = weights(rows=1, columns=2 * form.block)
+    w[0, : form.block] = (w[0, : form.block] * 8).round() / 8 + 2.0**-20  # close to where codes meet
     ours = form.codes(form.quantize(w))
-    for block, x in enumerate(w.reshape(-1, 256).numpy()):
+    for block, x in enumerate(w.reshape(-1, form.block).numpy()):
         for part, theirs in SEARCHES[name](x).items():
-            mine = getattr(ours, part).reshape(w.numel() // 256, -1)[block]
+            mine = getattr(ours, part).reshape(w.numel() // form.block, -1)[block]
             assert torch.equal(mine, torch.from_numpy(np.array(theirs)).to(mine.dtype)), (block, part)
+
+
+@pytest.mark.parametrize("power", [-124, -100, -30, -1, 0, 5, 64, 126])
+@pytest.mark.parametrize("ulps", [-2, -1, 0, 1])
+def test_mxfp4_scales_near_powers_of_two_and_weights_between_two_floats(power: int, ulps: int) -> None:
+    """A logarithm rounds up to the next integer just below it, and of two floats as near the first is taken."""
+    most = np.frombuffer(np.int32(F(2.0**power).view(np.int32) + ulps).tobytes(), dtype=F)[0]
+    ties = [F(F(between) * F(2.0 ** (power - 3))) for between in (0.5, 1.5, 2.5, 3.5, 5, 7)]
+    x = np.array([most, *ties, *[-tie for tie in ties], *[F(0)] * 19], dtype=F)
+    form, theirs = FORMATS["mxfp4"], float_block(x)
+    ours = form.codes(form.quantize(torch.from_numpy(x)[None]))
+    assert ours.scale.tolist() == [theirs["scale"]] and ours.codes.tolist() == [theirs["codes"]]
+
+
+@pytest.mark.parametrize("name", ["iq4_nl", "mxfp4"])
+def test_what_was_quantized_stays_what_it_is(name: str) -> None:
+    """gguf writes no IQ4_NL: so its codes are also held to be the nearest, and to be found again."""
+    form, w = FORMATS[name], weights()
+    codes = form.codes(form.quantize(w))
+    scale, _ = codes.factors()
+    assert codes.values is not None
+    errors = (w.unflatten(1, (-1, 32, 1)) - scale[..., None, None] * codes.values.float()).abs()
+    chosen = errors.gather(-1, codes.codes.long().unflatten(1, (-1, 32, 1)))[..., 0]
+    # ggml chooses by the scale before it is rounded to fp16.
+    assert bool((chosen <= errors.amin(-1) + scale[..., None].abs() * (0.2 if name == "iq4_nl" else 0)).all())
+    again = form.codes(form.quantize(codes.dequantize()))
+    assert name == "iq4_nl" or torch.equal(again.dequantize(), codes.dequantize())
+    assert (again.dequantize() - codes.dequantize()).norm() / w.norm() < 0.02

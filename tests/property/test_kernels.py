@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llamita.kernels import packed
+from llamita.kernels import packed_layout
+from llamita.kernels.blocks import FORMATS
 from llamita.kernels.codes import Codes
-from llamita.kernels.packed import LAYOUTS
 
-PARTS = ("codes", "scale", "minimum", "sub_scale", "sub_minimum")
+PARTS = ("codes", "scale", "minimum", "sub_scale", "sub_minimum", "values")
 
 
 def random_codes(kind: str, rows: int, columns: int, seed: int) -> Codes:
@@ -21,13 +21,14 @@ def random_codes(kind: str, rows: int, columns: int, seed: int) -> Codes:
         size = dtype.itemsize
         return torch.randint(256, (*shape[:-1], shape[-1] * size), generator=made, dtype=torch.uint8).view(dtype)
 
-    layout = LAYOUTS[kind]
-    blocks, signed = columns // (256 if layout.sub else 32), torch.int8 if layout.sub == 16 else torch.uint8
+    layout = FORMATS[kind].layout
+    blocks, signed = columns // FORMATS[kind].block, torch.int8 if layout.sub == 16 else torch.uint8
     return Codes(
         bits(torch.uint8, rows, columns) & ((1 << layout.bits) - 1),
         bits=layout.bits,
         zero=layout.zero,
-        scale=bits(torch.float16, rows, blocks),
+        scale=bits(layout.scale, rows, blocks),
+        values=layout.values_on(torch.device("cpu")),
         minimum=bits(torch.float16, rows, blocks) if layout.has_minimum else None,
         sub_scale=bits(signed, rows, columns // layout.sub) if layout.sub else None,
         sub_minimum=bits(torch.uint8, rows, columns // 32) if layout.sub and layout.has_minimum else None,
@@ -41,15 +42,15 @@ def same(mine: Tensor | None, its: Tensor | None) -> bool:
     return mine.dtype == its.dtype and torch.equal(mine.view(torch.uint8), its.contiguous().view(torch.uint8))
 
 
-@pytest.mark.parametrize("kind", LAYOUTS)
+@pytest.mark.parametrize("kind", FORMATS)
 @given(rows=st.integers(1, 40), blocks=st.integers(1, 3), seed=st.integers(0, 1 << 32), data=st.data())
 def test_pack_and_unpack(kind: str, rows: int, blocks: int, seed: int, data: st.DataObject) -> None:
-    codes = random_codes(kind, rows, blocks * (256 if LAYOUTS[kind].sub else 32), seed)
-    stream = packed.pack(codes, kind)
+    codes = random_codes(kind, rows, blocks * FORMATS[kind].block, seed)
+    stream = packed_layout.pack(codes, kind)
     assert stream.stream.shape == (-(-rows // 16), stream.nbytes // -(-rows // 16))
-    back = packed.unpack(stream)
+    back = packed_layout.unpack(stream)
     assert (back.bits, back.zero, back.shape) == (codes.bits, codes.zero, codes.shape)
     assert all(same(getattr(codes, part), getattr(back, part)) for part in PARTS)
     index = torch.tensor(data.draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=5)))
-    looked_up, expected = packed.rows(stream, index), codes.take(index).dequantize()
+    looked_up, expected = packed_layout.rows(stream, index), codes.take(index).dequantize()
     assert torch.equal(looked_up.nan_to_num(), expected.nan_to_num())

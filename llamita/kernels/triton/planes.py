@@ -5,6 +5,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from llamita.errors import UnsupportedError
+from llamita.kernels.block_format import Layout
 from llamita.kernels.codes import Codes
 
 GROUP = 32  # columns that share a factor, or two in Q6_K
@@ -85,8 +87,21 @@ def _field(bits: int) -> tuple[int, int]:
     return (8, 255) if bits == 8 else (4, 15)
 
 
+def has_kernels(layout: Layout) -> bool:
+    """Whether the kernels know a format: codes that are steps of a scale in fp16."""
+    return layout.values is None and layout.scale == torch.float16
+
+
 def pack(codes: Codes) -> Planes:
-    """The planes of a matrix taken apart; `unpack` is the exact way back."""
+    """The planes of a matrix taken apart; `unpack` is the exact way back.
+
+    Raises UnsupportedError for codes of a table of values, or scales that are powers of two.
+    """
+    if codes.values is not None or codes.scale.dtype != torch.float16:
+        raise UnsupportedError(
+            "the kernels for GPUs know only codes that are steps of an fp16 scale, and this format has a table of "
+            "values: quantize to q4_0 or q4_k instead"
+        )
     parts = [_words(part, codes.bits) for part in codes.codes.split(ROWS_AT_ONCE)]
     words, high = (
         None if pieces[0] is None else torch.cat(pieces)  # type: ignore[arg-type]

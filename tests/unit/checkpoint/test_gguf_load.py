@@ -8,7 +8,7 @@ import torch
 import llamita
 from llamita.checkpoint.gguf import load_gguf
 from llamita.checkpoint.gguf_save import save_gguf
-from llamita.kernels import packing, program
+from llamita.kernels import program, repack
 from llamita.model.llama import LlamaForCausalLM
 from llamita.quant.linear import QuantizedLinear
 from llamita.quant.matrix import BlockMatrix
@@ -33,7 +33,7 @@ def test_on_another_device_nothing_is_packed_for_the_cpu(file: Path, monkeypatch
     def refuse(*_: object) -> None:
         raise AssertionError("packed on the CPU")
 
-    monkeypatch.setattr(packing, "pack_raw", refuse)
+    monkeypatch.setattr(repack, "repack", refuse)
     model, _ = load_gguf(file, device="meta")
     assert {type(store) for store in stores(model)} == {PlainStore}
     assert {str(store.device) for store in stores(model)} == {"meta"}

@@ -100,8 +100,6 @@ def test_what_else_is_in_a_folder_is_not_counted(source: bytes, run: Run) -> Non
         (["convert", "--deterministic"], 2, "convert does nothing with --deterministic"),
         (["convert", "--to", "f16", "--dtype", "f32"], 2, "--dtype does nothing in convert: --to says the format"),
         (["convert", "-m", "."], 3, "config.json"),
-        (["generate", "a", "-m", "model"], 3, "there is no folder model: did you mean the file model.gguf?"),
-        (["generate", "a", "-m", "a-folder/m"], 3, "there is no folder a-folder/m: did you mean the file a-folder/m.g"),
         (["generate", "a", "-m", "unnamed"], 2, "unnamed is a GGUF file without its ending: rename it unnamed.gguf"),
     ],
     ids=str,

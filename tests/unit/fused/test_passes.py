@@ -332,7 +332,7 @@ def test_two_threads_use_one_model() -> None:
 # Quantized
 
 
-@pytest.mark.parametrize("name", ["q8_0", "q4_0", "q4_1", "q4_k", "q5_k", "q6_k", "q4_k_m"])
+@pytest.mark.parametrize("name", ["q8_0", "q4_0", "q4_1", "q4_k", "q5_k", "q6_k", "q4_k_m", "iq4_nl", "mxfp4"])
 @torch.no_grad()
 def test_quantized_layers_and_embeddings(name: str) -> None:
     """As near as a change in the last place of the embeddings leaves the plain one: activations round either way."""

@@ -5,9 +5,9 @@ import struct
 import torch
 from torch import Tensor
 
+from llamita.kernels.blocks import FORMATS
 from llamita.kernels.codes import Codes
 from llamita.kernels.program import Kernel, Program
-from llamita.quant.blocks import FORMATS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

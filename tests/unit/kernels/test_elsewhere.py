@@ -13,7 +13,7 @@ from llamita.kernels.program import kernel
 from tests.unit.kernels.launch import launch
 
 # Not test_products.py: such a machine is given none of those (test_the_machine_decides).
-FILES = ("test_dense.py", "test_elementwise.py", "test_blocks.py", "test_packing.py", "test_attend.py")
+FILES = ("test_dense.py", "test_elementwise.py", "test_gemv_quantized.py", "test_repack.py", "test_attend.py")
 
 
 dot4_anywhere = v._operation(v.Words(v.Words, v.Words, v.Words), v._dot4_anywhere)

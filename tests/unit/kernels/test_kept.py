@@ -5,16 +5,15 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import llamita.kernels
 from llamita.kernels import kept, simd
+from llamita.kernels.blocks import FORMATS
 from llamita.kernels.layout import DTYPES
-from llamita.kernels.packed import LAYOUTS
-from llamita.kernels.program import Kernel, named
+from llamita.kernels.program import Kernel, found, named
 from tests.unit.kernels.zygote import Zygote, result
 
 X86 = "x86_64" in simd.target()[0]
@@ -32,7 +31,7 @@ print(out.item(), "compiled" if "numba" in sys.modules else "found")
 """
 TOY = """
 import math
-from kernels_under_test import words as w
+from kernels_under_test.folder import words as w
 from kernels_under_test import simd as v
 from kernels_under_test.program import kernel
 
@@ -65,12 +64,16 @@ def imported(*names: str) -> dict[str, str]:
 
 @pytest.fixture
 def room(tmp_path: Path) -> Path:
-    """A copy of what compiles and keeps kernels, with a kernel of two files that calls a function of the system's."""
+    """A copy of what compiles and keeps kernels, with a kernel of two files that calls a function of the system's.
+
+    One of the files is in a folder.
+    """
     copy = tmp_path / "kernels_under_test"
     copy.mkdir()
     for name, text in imported("program", "simd", "worker").items():
         (copy / f"{name}.py").write_text(text.replace("llamita.kernels", "kernels_under_test"), encoding="utf-8")
-    for name, text in {"__init__": "", "toy": TOY, "words": WORDS}.items():
+    (copy / "folder").mkdir()
+    for name, text in {"__init__": "", "toy": TOY, "folder/__init__": "", "folder/words": WORDS}.items():
         (copy / f"{name}.py").write_text(text, encoding="utf-8")
     return copy
 
@@ -113,7 +116,7 @@ def test_what_is_kept_is_run_without_numba_until_any_source_changes(room: Path, 
     assert result(start()) == "7.0 found"
     assert result(start(NUMBA_CPU_NAME="x86-64" if X86 else "generic", NUMBA_CPU_FEATURES="")) == "7.0 compiled"
     assert result(start()) == "7.0 found"
-    words = room / "words.py"
+    words = room / "folder" / "words.py"
     words.write_text(WORDS.replace("+ v.read", "* v.read"), encoding="utf-8")
     assert result(start()) == "12.0 compiled"
 
@@ -147,7 +150,7 @@ print(code.calls, kept.find("toy.add"))
 def test_nothing_is_left_beside_the_sources_and_nothing_kept_where_no_folder_is(room: Path, start: Start) -> None:
     before = sorted(room.glob("*.py"))
     assert result(start()) == "7.0 compiled"
-    assert sorted(path for path in room.iterdir() if path.name != "__pycache__") == before
+    assert sorted(path for path in room.iterdir() if path.is_file()) == before
     assert {path.suffix for path in room.rglob("*") if path.is_file()} <= {".py", ".pyc"}
     elsewhere = room.parent / "elsewhere"
     assert result(start(NUMBA_CACHE_DIR=str(elsewhere))) == "7.0 compiled"
@@ -200,12 +203,12 @@ def test_a_model_reads_and_writes_without_numba_once_its_kernels_are_kept(room: 
 def test_names_are_those_of_kernels() -> None:
     """A wrong one would show only where nothing is kept."""
     from llamita.fused import place, reading, step
-    from llamita.kernels import linear, packing, program
+    from llamita.kernels import linear, program, repack
 
-    tables = [table for module in (linear, packing, place, step, reading) for table in vars(module).values()]
+    tables = [table for module in (linear, repack, place, step, reading) for table in vars(module).values()]
     rows = [row for table in tables if isinstance(table, dict) for row in table.values()]
     turns = [named("causal", f"turn_fp32_{name}") for name in DTYPES.values()]
     turns += [named("causal", f"turn_{name}_{name}") for name in DTYPES.values()]
     seen = [x for x in (*tables, *rows, *turns, program._WORKER, named("elementwise", "bytes_of")) if type(x) is Kernel]
-    assert len(seen) > 3 * len(LAYOUTS)
-    assert all(isinstance(getattr(import_module(one._module), one._name), Kernel) for one in seen)
+    assert len(seen) > 3 * len(FORMATS)
+    assert all(isinstance(found(one._module, one._name), Kernel) for one in seen)

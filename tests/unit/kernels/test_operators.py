@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from llamita.kernels import reference
 from llamita.kernels.linear import linear, linear_few, linear_packed
-from llamita.kernels.packed import pack
+from llamita.kernels.packed_layout import pack
 from tests.unit.kernels.launch import DTYPES, quantized
 
 

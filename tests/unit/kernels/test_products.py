@@ -4,10 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llamita.kernels import elementwise, linear, machine
+from llamita.kernels import elementwise, linear, processor
+from llamita.kernels.blocks import FORMATS
 from llamita.kernels.layout import RECORD
 from llamita.kernels.linear import add_bytes, add_gated, add_gated_many, add_many, add_packed
-from llamita.kernels.packed import LAYOUTS, pack
+from llamita.kernels.packed_layout import pack
 from llamita.kernels.program import Program
 from tests.unit.kernels.launch import launch, quantized
 
@@ -43,7 +44,7 @@ def test_the_gated_layer_in_bf16(rows: int, columns: int, batch: int) -> None:
     assert bool((out[batch] == 9).all())
 
 
-@pytest.mark.parametrize("kind", LAYOUTS)
+@pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize(("rows", "batch"), [(32, 4), (96, 5), (64, 300)])
 def test_the_gated_layer_of_packed_matrices_is_to_the_bit_that_in_steps(kind: str, rows: int, batch: int) -> None:
     gate, up = (pack(quantized(kind, rows, 512), kind) for _ in "gu")
@@ -70,7 +71,7 @@ def test_the_gated_layer_of_packed_matrices_is_to_the_bit_that_in_steps(kind: st
     ],
 )
 def test_the_machine_decides(features: str, is_faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "host", lambda: ("x86_64", "any", features))
+    monkeypatch.setattr(processor, "target", lambda: ("x86_64", "any", features))
     linear._multiplies_pairs.cache_clear()
     try:
         assert linear.takes_many([bf16(16, 32)]) is is_faster

@@ -13,7 +13,7 @@ from llamita.kernels import program as programs
 from llamita.kernels import simd as v
 from llamita.kernels import team as teams
 from llamita.kernels.linear import add_bytes, add_dense, add_packed
-from llamita.kernels.packed import pack
+from llamita.kernels.packed_layout import pack
 from llamita.kernels.program import Program, kernel
 from tests.unit.kernels.launch import quantized
 

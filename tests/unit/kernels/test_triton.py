@@ -55,6 +55,19 @@ def test_packing_is_exact_and_reversible(bits: int) -> None:
     assert torch.equal(reference.dequantize(planes, torch.float32), codes.dequantize())
 
 
+@pytest.mark.parametrize(
+    "codes",
+    [
+        Codes(torch.zeros(2, 32).byte(), bits=4, zero=0, scale=torch.ones(2, 1).half(), values=torch.zeros(16).char()),
+        Codes(torch.zeros(2, 32).byte(), bits=4, zero=8, scale=torch.ones(2, 1).char()),
+    ],
+    ids=["values", "powers of two"],
+)
+def test_codes_that_the_kernels_do_not_know_are_refused(codes: Codes) -> None:
+    with pytest.raises(UnsupportedError, match="kernels for GPUs know only codes that are steps of an fp16 scale"):
+        pack(codes)
+
+
 def test_a_word_holds_the_columns_of_one_lane() -> None:
     numbers = torch.zeros(1, 32, dtype=torch.uint8)
     numbers[0, 4 * 3 + 2] = 13  # field 3 of lane 2

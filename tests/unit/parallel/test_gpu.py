@@ -9,9 +9,9 @@ from torch import nn
 from llamita.cache.dynamic import DynamicCache
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError
+from llamita.kernels.blocks import FORMATS
 from llamita.model.llama import LlamaForCausalLM
 from llamita.parallel import gpu
-from llamita.quant.blocks import FORMATS
 from llamita.quant.linear import QuantizedLinear
 from llamita.quant.matrix import BlockMatrix
 from llamita.quant.stores import GpuStore

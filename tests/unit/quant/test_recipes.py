@@ -4,6 +4,7 @@ import pytest
 
 from llamita.config import LlamaConfig
 from llamita.errors import UsageError
+from llamita.kernels.blocks import FORMATS
 from llamita.quant import recipes
 
 
@@ -40,6 +41,15 @@ def test_q4_k_s_gives_five_bits_at_the_beginning() -> None:
     assert layers_in("q4_k_s", "mlp.down_proj", "q4_k", 16) == list(range(2, 16))
 
 
+def test_iq4_nl_gives_five_bits_to_the_first_outputs_and_to_few_values() -> None:
+    assert layers_in("iq4_nl", "self_attn.v_proj", "q5_k", 16) == list(range(16))
+    assert layers_in("iq4_nl", "mlp.down_proj", "q5_k", 16) == [0, 1]
+    assert layers_in("iq4_nl", "mlp.down_proj", "iq4_nl", 16) == list(range(2, 16))
+    name = "model.layers.3.self_attn.v_proj"
+    assert recipes.choose("iq4_nl", name, (256, 512), config(16, key_value_heads=4)) == "iq4_nl"
+    assert recipes.choose("iq4_nl", name, (256, 320), config(16)) == "q8_0"  # 320 are no blocks of 256
+
+
 def test_70b_gives_its_values_five_bits() -> None:
     big = config(80, heads=8, key_value_heads=1)
     name = "model.layers.{}.self_attn.v_proj"
@@ -65,6 +75,14 @@ def test_the_head_takes_six_bits(recipe: str, head: str, embedding: str) -> None
     assert recipes.choose(recipe, "lm_head", shape, small, is_head=True) == head
     assert recipes.choose(recipe, "model.embed_tokens", shape, small, is_head=True) == head  # tied
     assert recipes.choose(recipe, "model.embed_tokens", shape, small) == embedding
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_is_a_recipe_by_its_name(form: str) -> None:
+    assert recipes.choose(form, "model.layers.11.mlp.up_proj", (999, 256), config(24)) == form
+    assert recipes.choose(form, "lm_head", (999, 256), config(24), is_head=True) == (
+        "q8_0" if form == "q8_0" else "q6_k"
+    )
 
 
 def test_rows_that_do_not_fit_take_q8_0_or_stay() -> None:

@@ -5,17 +5,21 @@ import torch
 
 from llamita.errors import UsageError
 from llamita.kernels import program
-from llamita.kernels.packed import LAYOUTS
+from llamita.kernels.block_format import BlockFormat
+from llamita.kernels.blocks import FORMATS
+from llamita.kernels.triton import planes
 from llamita.quant import stores
-from llamita.quant.blocks import FORMATS, BlockFormat
 from llamita.quant.stores import CpuStore, GpuStore, PlainStore
 
-KINDS = [PlainStore, CpuStore, GpuStore]
-PACKED = [FORMATS[name] for name in LAYOUTS]
+WAYS = [
+    (kind, form)
+    for kind in (PlainStore, CpuStore, GpuStore)
+    for form in FORMATS.values()
+    if kind is not GpuStore or planes.has_kernels(form.layout)
+]
 
 
-@pytest.mark.parametrize("form", PACKED, ids=LAYOUTS)
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(("kind", "form"), WAYS, ids=lambda part: getattr(part, "__name__", None) or part.name)
 @pytest.mark.parametrize("columns", [256, 512])
 def test_stores_hold_the_same_matrix(
     kind: type[PlainStore | CpuStore | GpuStore], form: BlockFormat, columns: int
@@ -37,15 +41,21 @@ def test_stores_hold_the_same_matrix(
         assert (stored.linear(x, None) - (exact - bias)).norm() / exact.norm() < 0.01
 
 
-@pytest.mark.parametrize("form", PACKED, ids=LAYOUTS)
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
 def test_packed_stores_take_no_more_room_than_the_file(form: BlockFormat) -> None:
     raw = form.quantize(torch.randn(48, 1024))
-    for kind in (CpuStore, GpuStore):
+    for kind in (kind for kind, its in WAYS if its is form and kind is not PlainStore):
         assert kind.of(form.codes(raw), form.name).nbytes <= raw.nbytes * 1.06
 
 
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+def test_gpus_store_plainly_what_their_kernels_do_not_know(form: BlockFormat) -> None:
+    known = GpuStore if form.layout.values is None else PlainStore
+    assert stores._kind(torch.device("cuda"), form.name) is known
+
+
 @pytest.mark.parametrize("has_kernels", [True, False])
-@pytest.mark.parametrize("form", PACKED, ids=LAYOUTS)
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
 def test_bytes_of_a_file_in_any_order(form: BlockFormat, has_kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not has_kernels:
         monkeypatch.setattr(program, "why_not", lambda: "there is no compiler")

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
 from llamita.kernels import reference
+from llamita.kernels.blocks import FORMATS
 from llamita.model.llama import LlamaForCausalLM
-from llamita.quant.blocks import FORMATS
 from llamita.quant.linear import QuantizedEmbedding, QuantizedLinear
 from llamita.quant.matrix import BlockMatrix, Matrix, RowMatrix, matrix
 from llamita.quant.surgery import Choice, choices, is_quantized, quantize, quantized_layers

@@ -1,4 +1,4 @@
-"""Quantized matrices in the order that kernels read them: one stream of bytes for sixteen rows.
+"""The packed layout: quantized matrices in the order that kernels read them, one stream of bytes for sixteen rows.
 
 Rows are taken sixteen at a time (a tile, the last padded with zeros) and columns 32 at a time (a block). Of a block the
 stream has its scales, one lane a row, then its codes in words of 64 bytes: a lane of a word is a row, its four bytes
@@ -9,16 +9,17 @@ are four columns next to each other. So one load feeds one `dot4`, nothing is sh
 - 5 bits: the same, then one word of fifth bits, whose bit g is that of columns 4g to 4g + 3.
 - 6 bits: the same as 4, then two words of the high two bits: columns 0-15, then 16-31, two bits a group of four.
 
-Scales of a block: fp16 scale (and minimum). Of K-quants: fp16 scale (and minimum) before the first of eight blocks, and
-before every block its sub-scales (6 bits: two, of sixteen columns each) and sub-minima in one byte each.
+Scales of a block: fp16 scale (and minimum), or an exponent of two in one byte. Of K-quants: fp16 scale (and minimum)
+before the first of eight blocks, and before every block its sub-scales (6 bits: two, of sixteen columns each) and
+sub-minima in one byte each.
 """
 
 import torch
 from torch import Tensor
 
+from llamita.kernels.block_format import COLUMNS, TILE, Layout
+from llamita.kernels.blocks import FORMATS
 from llamita.kernels.codes import Codes
-
-TILE = 16
 
 
 class Packed:
@@ -39,42 +40,9 @@ class Packed:
         return self.stream.nbytes
 
 
-class Layout:
-    """What one kind's stream holds: bits of a code, columns of a sub-scale, and which scales there are."""
-
-    def __init__(self, bits: int, zero: int, *, has_minimum: bool = False, sub: int = 0) -> None:
-        self.bits = bits
-        self.zero = zero
-        self.has_minimum = has_minimum
-        self.sub = sub  # columns of a sub-scale, 0 for none
-
-    @property
-    def head(self) -> int:
-        """Bytes of scales before every eight blocks."""
-        return (TILE * 2 * (1 + self.has_minimum)) if self.sub else 0
-
-    @property
-    def block(self) -> int:
-        """Bytes of a block."""
-        scales = TILE * (32 // self.sub + self.has_minimum) if self.sub else TILE * 2 * (1 + self.has_minimum)
-        return scales + TILE * 4 * self.bits
-
-
-LAYOUTS: dict[str, Layout] = {
-    "q8_0": Layout(8, 128),
-    "q4_0": Layout(4, 8),
-    "q4_1": Layout(4, 0, has_minimum=True),
-    "q5_0": Layout(5, 16),
-    "q5_1": Layout(5, 0, has_minimum=True),
-    "q4_k": Layout(4, 0, has_minimum=True, sub=32),
-    "q5_k": Layout(5, 0, has_minimum=True, sub=32),
-    "q6_k": Layout(6, 32, sub=16),
-}
-
-
 def pack(codes: Codes, kind: str) -> Packed:
-    """Codes of a kind in `LAYOUTS` as a stream; `unpack` is its exact inverse."""
-    layout = LAYOUTS[kind]
+    """Codes of a format as a stream; `unpack` is its exact inverse."""
+    layout = FORMATS[kind].layout
     rows, columns = codes.shape
     parts = [_lanes(x, rows) for x in (codes.scale, codes.minimum) if x is not None]  # (tiles, blocks, 32 bytes)
     words = _words(_tiled(codes.codes), layout.bits)  # (tiles, blocks, bytes)
@@ -102,7 +70,7 @@ def rows(packed: Packed, index: Tensor) -> Tensor:
 
 
 def _codes(stream: Tensor, kind: str, rows: int, columns: int) -> Codes:
-    layout, tiles, blocks = LAYOUTS[kind], stream.shape[0], columns // 32
+    layout, tiles, blocks = FORMATS[kind].layout, stream.shape[0], columns // COLUMNS
     scale = minimum = sub_scale = sub_minimum = None
     if layout.sub:
         whole = stream.view(tiles, blocks // 8, -1)
@@ -119,13 +87,14 @@ def _codes(stream: Tensor, kind: str, rows: int, columns: int) -> Codes:
     values = _untiled(_unworded(whole[..., -TILE * 4 * layout.bits :], layout.bits))[:rows]
     return Codes(
         values, bits=layout.bits, zero=layout.zero, scale=scale, minimum=minimum, sub_scale=sub_scale,
-        sub_minimum=sub_minimum,
+        sub_minimum=sub_minimum, values=layout.values_on(values.device),
     )  # fmt: skip
 
 
 def _scales(whole: Tensor, layout: Layout, rows: int) -> tuple[Tensor, Tensor | None]:
-    scale = _rows(whole[..., : 2 * TILE], torch.float16, rows)
-    minimum = _rows(whole[..., 2 * TILE : 4 * TILE], torch.float16, rows) if layout.has_minimum else None
+    size = TILE * layout.scale.itemsize
+    scale = _rows(whole[..., :size], layout.scale, rows)
+    minimum = _rows(whole[..., size : 2 * size], layout.scale, rows) if layout.has_minimum else None
     return scale, minimum
 
 
@@ -146,7 +115,7 @@ def _rows(lanes: Tensor, dtype: torch.dtype, rows: int) -> Tensor:
 def _tiled(codes: Tensor) -> Tensor:
     """Codes (N, K) as (tiles, blocks, 8 groups, 16 rows, 4 columns)."""
     padded = torch.nn.functional.pad(codes, (0, 0, 0, -codes.shape[0] % TILE))
-    return padded.view(-1, TILE, codes.shape[1] // 32, 8, 4).permute(0, 2, 3, 1, 4)
+    return padded.view(-1, TILE, codes.shape[1] // COLUMNS, 8, 4).permute(0, 2, 3, 1, 4)
 
 
 def _untiled(groups: Tensor) -> Tensor:

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from llamita.errors import UsageError
+from llamita.files.gguf_types import STORAGES, Storage
+from llamita.kernels import block_format
+from llamita.kernels.bits import round_half_away
+from llamita.kernels.block_format import BlockFormat
+from llamita.kernels.blocks import FORMATS
 from llamita.kernels.codes import Codes
-from llamita.quant import blocks
-from llamita.quant.bits import round_half_away
-from llamita.quant.blocks import FORMATS, BlockFormat
 
 # Relative RMS error of normal weights, measured, and a little above.
 ERRORS = {
@@ -25,6 +27,8 @@ ERRORS = {
     "q4_k": 0.073,
     "q5_k": 0.037,
     "q6_k": 0.0181,
+    "iq4_nl": 0.077,
+    "mxfp4": 0.116,
 }
 
 
@@ -45,7 +49,7 @@ def test_any_bytes_come_back(form: BlockFormat, seed: int, rows: int, blocks: in
 
 @pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
 def test_codes_are_the_weights(form: BlockFormat) -> None:
-    """scale * sub_scale * (code - zero) - minimum * sub_minimum, written out for every single weight."""
+    """scale * sub_scale * number - minimum * sub_minimum, written out for every single weight."""
     raw = form.quantize(torch.randn(3, 512))
     codes = form.codes(raw)
     expected = torch.empty(3, 512)
@@ -55,8 +59,10 @@ def test_codes_are_the_weights(form: BlockFormat) -> None:
             def at(part: Tensor | None, row: int = row, column: int = column) -> float:
                 return 1.0 if part is None else float(part[row, column * part.shape[1] // 512])
 
-            step = torch.tensor(at(codes.scale)) * torch.tensor(at(codes.sub_scale))
-            weight = step * (float(codes.codes[row, column]) - codes.zero)
+            scale, code = at(codes.scale), int(codes.codes[row, column])
+            scale = 2.0**scale if codes.scale.dtype == torch.int8 else scale
+            step = torch.tensor(scale) * torch.tensor(at(codes.sub_scale))
+            weight = step * (float(code) - codes.zero if codes.values is None else float(codes.values[code]))
             if codes.minimum is not None:
                 weight = weight - torch.tensor(at(codes.minimum)) * torch.tensor(at(codes.sub_minimum))
             expected[row, column] = weight
@@ -69,6 +75,11 @@ def test_errors_are_as_small_as_the_format_allows(form: BlockFormat, dtype: torc
     w = (0.02 * torch.randn(40, 1024)).to(dtype)
     error = (form.dequantize(form.quantize(w)) - w.float()).norm() / w.float().norm()
     assert error < ERRORS[form.name]
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+def test_numbers_and_sizes_are_those_of_the_container(form: BlockFormat) -> None:
+    assert STORAGES[form.name] == Storage(form.ggml_type, form.block, form.nbytes)
 
 
 @pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
@@ -99,7 +110,7 @@ def test_chunks_share_no_number_and_torch_keeps_its_threads(
 ) -> None:
     weight = nn.Parameter(torch.randn(30, 512))
     whole = form.quantize(weight)
-    monkeypatch.setattr(blocks, "CHUNK", 4 * 512)
+    monkeypatch.setattr(block_format, "CHUNK", 4 * 512)
     seen: set[int] = set()
 
     def fit(chunk: Tensor) -> Codes:
@@ -119,7 +130,7 @@ def test_an_error_in_a_chunk_comes_out_and_torch_keeps_its_threads(monkeypatch: 
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        monkeypatch.setattr(blocks, "CHUNK", 256)
+        monkeypatch.setattr(block_format, "CHUNK", 256)
         with pytest.raises(ValueError, match="no such weights"):
             dataclasses.replace(FORMATS["q8_0"], fit=fit).quantize(torch.randn(3, 256))
         assert torch.get_num_threads() == 2

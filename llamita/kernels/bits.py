@@ -1,4 +1,4 @@
-"""Numbers smaller than a byte, halves as bytes, and C's rounding."""
+"""Numbers smaller than a byte, halves as bytes, powers of two, and C's rounding."""
 
 import torch
 from torch import Tensor
@@ -35,3 +35,27 @@ def join_nibbles(codes: Tensor) -> Tensor:
     """Codes (..., 2n) below 16 as bytes (..., n): the first half low, the second high."""
     low, high = codes.chunk(2, dim=-1)
     return low | high << 4
+
+
+def powers_of_two(exponents: Tensor) -> Tensor:
+    """2 to the power of integers from -149 to 127, in fp32, exact also below its normal numbers."""
+    wide = exponents.to(torch.int32)
+    small = torch.ones_like(wide) << (wide + 149).clamp(0, 22)
+    return torch.where(wide < -126, small, (wide + 127) << 23).view(torch.float32)
+
+
+def split_five_bits(packed: Tensor) -> Tensor:
+    """Bytes (..., 20), a fifth bit for each weight and then the pairs of low ones, as codes (..., 32)."""
+    fifth = (packed[..., :4, None] >> bit_places(8, 1, packed) & 1).flatten(-2)
+    return split_nibbles(packed[..., 4:]) | fifth << 4
+
+
+def join_five_bits(codes: Tensor) -> Tensor:
+    """The inverse of split_five_bits."""
+    fifth = ((codes >> 4).unflatten(-1, (4, 8)) << bit_places(8, 1, codes)).sum(-1, dtype=torch.uint8)
+    return torch.cat((fifth, join_nibbles(codes & 15)), dim=-1)
+
+
+def bit_places(count: int, width: int, like: Tensor) -> Tensor:
+    """Shifts (count,) to fields of `width` bits, from the lowest."""
+    return torch.arange(0, count * width, width, dtype=torch.uint8, device=like.device)

@@ -1,0 +1,18 @@
+"""The block formats, a file each: every module of this folder has one, as FORMAT.
+
+A file that is added here is a format that models are read, run, quantized and written in.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from llamita.kernels.block_format import BlockFormat
+
+# From the most bits a weight to the fewest, then in the order of ggml's numbers.
+FORMATS: dict[str, BlockFormat] = {
+    form.name: form
+    for form in sorted(
+        (import_module(f"{__name__}.{module.name}").FORMAT for module in iter_modules(__path__)),
+        key=lambda form: (-form.bits_per_weight, form.ggml_type),
+    )
+}
