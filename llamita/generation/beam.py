@@ -38,8 +38,6 @@ class BeamRunner(ModelRunner):
             self._mask = self._mask.repeat_interleave(times, 0)
         if self._positions is not None and len(self._positions) > 1:
             self._positions = self._positions.repeat_interleave(times, 0)
-        if self._positions is not None and len(self._positions) > 1:
-            self._positions = self._positions.repeat_interleave(times, 0)
         if self.cache is not None:
             self.cache.repeat(times)
         for steps in self.kept.values():

@@ -216,7 +216,8 @@ def _cut(row: np.ndarray, left: np.ndarray, rest: float, *, min_tokens_to_keep: 
     left.sort()
     if not len(left) or not np.isfinite(left[-1]):
         return None
-    sums = np.exp(left - left[-1]).cumsum(dtype=np.float64)
+    with np.errstate(over="ignore"):  # what is too far below the likeliest is nothing
+        sums = np.exp(left - left[-1]).cumsum(dtype=np.float64)
     limit, doubt = rest * sums[-1], TOP_P_DOUBT * sums[-1]
     count = min(int(sums.searchsorted(limit, "right")), len(left) - min_tokens_to_keep)
     if count < 0 or not all(abs(near - limit) > doubt for near in sums[max(count - 1, 0) : count + 1].tolist()):
