@@ -111,3 +111,10 @@ def test_temperature_zero_is_greedy_row_by_row(logits: Tensor) -> None:
 def test_wrong_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         sampler(2, **wrong)
+
+
+def test_the_least_temperatures_are_greedy_and_warn_of_nothing(logits: Tensor) -> None:
+    row = logits[:1]
+    for settings in ({"top_k": 4, "top_p": 0.9}, {"top_p": 0.9}, {"top_k": 4}, {"min_p": 0.1}):
+        for temperature in (1e-38, 1e-45, 5e-324):
+            assert sampler(1, seed=1, temperature=temperature, **settings)(row).item() == int(row.argmax())
