@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llamita.kernels import linear, machine, reference
+from llamita.kernels import linear, processor, reference
 from llamita.kernels.linear import add_dense
 from llamita.kernels.program import Program
 from tests.unit.kernels.launch import guarded
@@ -76,7 +76,7 @@ def test_what_is_left_to_the_other_kernel(shape: tuple[int, int, int], taken: li
 @pytest.mark.parametrize(("features", "is_turned"), [("+avx2,+avx512f", True), ("+avx2", False), ("", False)])
 def test_the_machine_decides(features: str, is_turned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # the fixture's answer
-    monkeypatch.setattr(machine, "host", lambda: ("any", "any", features))
+    monkeypatch.setattr(processor, "target", lambda: ("any", "any", features))
     linear._has_wide_registers.cache_clear()
     try:
         assert linear._has_wide_registers() is is_turned

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llamita.kernels import elementwise, linear, machine
+from llamita.kernels import elementwise, linear, processor
 from llamita.kernels.layout import RECORD
 from llamita.kernels.linear import add_bytes, add_gated, add_gated_many, add_many, add_packed
 from llamita.kernels.packed import LAYOUTS, pack
@@ -70,7 +70,7 @@ def test_the_gated_layer_of_packed_matrices_is_to_the_bit_that_in_steps(kind: st
     ],
 )
 def test_the_machine_decides(features: str, is_faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "host", lambda: ("x86_64", "any", features))
+    monkeypatch.setattr(processor, "target", lambda: ("x86_64", "any", features))
     linear._multiplies_pairs.cache_clear()
     try:
         assert linear.takes_many([bf16(16, 32)]) is is_faster
