@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import repeat
-from operator import attrgetter, contains, getitem
+from operator import attrgetter, getitem
 from typing import Any
 
 from torch import Tensor, nn
@@ -33,13 +33,10 @@ class Watch:
         self._owners, self._names = [owner for owner, _ in facts], [name for _, name in facts]
         self._facts = [owner[name] for owner, name in facts]
         self._tensors = [x for held in self._held for x in held.values() if isinstance(x, Tensor) and x.numel()]
-        self._addresses, self._sizes = self._where()
+        self._addresses, self._sizes = [*map(Tensor.data_ptr, self._tensors)], [*map(Tensor.numel, self._tensors)]
         inner = self._modules[1:]
         self._hooks = [hooks for module in inner for hooks in (module._forward_hooks, module._forward_pre_hooks)]
         self._hooks += [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
-
-    def _where(self) -> tuple[list[int], list[int]]:
-        return [*map(Tensor.data_ptr, self._tensors)], [*map(Tensor.numel, self._tensors)]
 
     def is_hooked(self) -> bool:
         """Whether somebody watches, or changes, what goes through a module."""
@@ -51,10 +48,11 @@ class Watch:
             return (
                 [*map(type, self._modules)] != self._types
                 or self._holders != self._held  # the same tensor is equal by identity; another one raises
-                or any(map(contains, self._inner, repeat("forward")))
+                or any(map(dict.__contains__, self._inner, repeat("forward")))
                 or [*map(FORWARD, self._classes)] != self._forwards
                 or [*map(getitem, self._owners, self._names)] != self._facts
-                or self._where() != (self._addresses, self._sizes)
+                or [*map(Tensor.data_ptr, self._tensors)] != self._addresses
+                or [*map(Tensor.numel, self._tensors)] != self._sizes
                 or not all(map(Tensor.is_contiguous, self._tensors))
             )
         except (RuntimeError, KeyError, AttributeError, TypeError):  # what was there is gone, or cannot be compared

@@ -63,6 +63,10 @@ def _operation(signature: Any, emit: Callable[..., Value]) -> Any:
 
 
 def _at(b: Builder, address: Value, kind: ir.Type) -> Value:
+    # An address is a sum of integers, and LLVM takes any of them for the pointer: Numba compiles every part by itself
+    # and gives its callers what came of that, `inttoptr(a)[b]`. Where a is 0 then, LLVM takes it for an access through
+    # null, which cannot be, and removes the way that leads there. This says that it can be; who inlines it says so too.
+    set.add(b.function.attributes, "null_pointer_is_valid")  # past llvmlite's list of the attributes it knows
     return b.inttoptr(address, kind.as_pointer())
 
 

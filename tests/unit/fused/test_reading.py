@@ -17,13 +17,20 @@ CLOSE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}  # bf16
 def both(
     tokens: int, slot: int, *, batch: int = 2, width: int = 16, heads: int = 6, keyed: int = 2, loud: float = 1.0,
     window: int | None = None, first: list[int] | None = None, dtype: torch.dtype = torch.float32,
+    is_wide: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """What the kernels and the reference make of random heads over a random cache, (B, T, N, H) each."""
+    """What the kernels and the reference make of random heads over a random cache, (B, T, N, H) each.
+
+    is_wide: the heads are fp32, as those of packed weights are, whatever the cache is.
+    """
     model = plain(
         dtype, head_dim=width, num_attention_heads=heads, num_key_value_heads=keyed, sliding_window=window,
         num_hidden_layers=1,
     )  # fmt: skip
-    q, k, v = (torch.randn(batch, tokens, n, width).to(dtype) for n in (heads, keyed, keyed))
+    if is_wide:
+        model.model.layers[0].mlp.float()
+    own = torch.float32 if is_wide else dtype
+    q, k, v = (torch.randn(batch, tokens, n, width).to(own) for n in (heads, keyed, keyed))
     q = q * loud
     capacity, kept = slot + tokens + 11, None if first is None else torch.tensor(first)
     rooms = torch.zeros(2, batch, keyed, capacity, width)
@@ -42,7 +49,7 @@ def both(
     step = {torch.float32: 1e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}[dtype]  # turned keys may round either way
     torch.testing.assert_close(keys, room[0], rtol=step, atol=step)
     assert torch.equal(values, room[1])
-    assert bool(out.isfinite().all())
+    assert out.dtype == own and bool(out.isfinite().all())
     return out.view(expected.shape).float(), expected
 
 
@@ -53,6 +60,12 @@ def both(
 def test_lengths(dtype: torch.dtype, tokens: int, slot: int) -> None:
     out, expected = both(tokens, slot, dtype=dtype)
     torch.testing.assert_close(out, expected, rtol=0, atol=CLOSE[dtype])
+
+
+@pytest.mark.parametrize(("tokens", "slot"), [(16, 0), (33, 1), (63, 62)])
+def test_heads_in_fp32_over_a_cache_in_bf16(tokens: int, slot: int) -> None:
+    out, expected = both(tokens, slot, dtype=torch.bfloat16, is_wide=True)
+    torch.testing.assert_close(out, expected, rtol=0, atol=CLOSE[torch.bfloat16])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

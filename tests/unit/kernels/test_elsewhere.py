@@ -14,6 +14,7 @@ from tests.unit.kernels.launch import launch
 
 # Not test_products.py: such a machine is given none of those (test_the_machine_decides).
 FILES = ("test_dense.py", "test_elementwise.py", "test_gemv_quantized.py", "test_repack.py", "test_attend.py")
+AVX2 = {"+avx2", "+bmi2", "+f16c", "+fma"}
 
 
 dot4_anywhere = v._operation(v.Words(v.Words, v.Words, v.Words), v._dot4_anywhere)
@@ -39,28 +40,29 @@ def test_the_dot_product_of_bytes_is_the_same_everywhere() -> None:
         assert torch.equal(here, expected.int()) and torch.equal(anywhere, expected.int())
 
 
+def run_tests(which: str, *files: Path, **environment: str) -> None:
+    """Run the tests of these files whose names fit, in a process of their own whose environment says more."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-k", which]
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    done = subprocess.run(
+        [*command, *map(str, files)], env=kept | environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+
+
 @pytest.mark.skipif("x86_64" not in v.target()[0], reason="names a processor of that kind")
 def test_the_kernels_on_the_least_of_machines() -> None:
     """Sixteen bytes a register, no dot product, no multiply-add in one, no half floats."""
-    chosen = [str(Path(__file__).with_name(file)) for file in FILES]
     which = (
         "any_size and not q5_0 and not q5_k and not q4_1 or widths and 16 or many_rows and not alone"
         " or (norm or gate or number) and not float32 and not q4_0 and not q4_1 and not q5 and not q6_k"
     )
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:randomly",
-        "-k",
-        which,
-        *chosen,
-    ]
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    environment = kept | {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    files = [Path(__file__).with_name(file) for file in FILES]
+    run_tests(which, *files, NUMBA_CPU_NAME="x86-64", NUMBA_CPU_FEATURES="")
+
+
+@pytest.mark.skipif(not AVX2.issubset(v.target()[2].split(",")), reason="names a processor of that kind")
+def test_attention_of_many_tokens_on_a_common_machine() -> None:
+    """Thirty-two bytes a register, and blocks of queries of which the last has one or one too many."""
+    file = Path(__file__).parents[1] / "fused" / "test_reading.py"
+    run_tests("test_lengths and float32 or test_heads_in_fp32", file, LLAMITA_CPU="x86-64-v3")
