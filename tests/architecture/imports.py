@@ -18,7 +18,7 @@ ROWS: tuple[frozenset[str], ...] = tuple(
         "sampling",
         "structured",
         "model",
-        "quant adapters parallel fused",
+        "quant adapters parallel plans",
         "checkpoint generation data chart",
         "engine train lens",
         "llm",
@@ -34,6 +34,8 @@ ROWS: tuple[frozenset[str], ...] = tuple(
 DEFERRED: frozenset[tuple[str, str]] = frozenset(
     {
         ("llamita.model.pretrained", "llamita.generation.hf"),  # `generate` on the model class
+        ("llamita.model.pretrained", "llamita.plans.recompute"),  # `gradient_checkpointing_enable` and its twins
+        ("llamita.model.files", "llamita.plans.invariant"),  # `from_pretrained(deterministic=True)`
     }
 )
 

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from llamita.cache.cache import Cache
 from llamita.cache.growing import GrowingCache
 from llamita.errors import UnsupportedError
-from llamita.fused.parts import why_not
-from llamita.fused.reading import Reading
-from llamita.fused.step import Step, check_ids, packed_of
-from llamita.fused.watch import Watch
 from llamita.kernels.linear import FEW
 from llamita.kernels.pages import enlarge
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.outputs import CausalLMOutputWithPast
+from llamita.plans.cpu.decode import Step, check_ids, packed_of
+from llamita.plans.cpu.parts import why_not
+from llamita.plans.cpu.prefill import Reading
+from llamita.plans.cpu.watch import Watch
 
 MOST_LOGITS = 256  # tokens, all rows together, whose logits are wanted
 ASK_MORE = ("output_attentions", "output_hidden_states")  # what a config may ask for in every pass

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llamita.config import LlamaConfig
-from llamita.fused.step import packed_of
 from llamita.kernels import program
 from llamita.kernels.linear import DENSE
 from llamita.model.layers import LlamaAttention, LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM, LlamaModel
 from llamita.model.rope import LlamaRotaryEmbedding
+from llamita.plans.cpu.decode import packed_of
 
 PACKAGE = __name__.partition(".")[0]
 PARTS: dict[type[nn.Module], dict[str, type[nn.Module]]] = {  # what a module has inside

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from llamita.config import LlamaConfig
-from llamita.fused import fuse
 from llamita.model.llama import LlamaForCausalLM
+from llamita.plans.cpu import fuse
 
 ROPES: dict[str, dict[str, Any]] = {
     "linear": {"rope_type": "linear", "factor": 3.0},

@@ -12,7 +12,7 @@ from llamita.cache.static import StaticCache
 from llamita.config import LlamaConfig
 from llamita.errors import UsageError
 from llamita.model.llama import LlamaForCausalLM
-from llamita.parallel.graphs import WARM_UPS, DecodeGraph, PlainStep, graphed
+from llamita.plans.cuda.graphs import WARM_UPS, DecodeGraph, PlainStep, graphed
 
 
 class Tape:

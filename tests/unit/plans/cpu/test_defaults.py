@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from llamita.cache.growing import GrowingCache
-from llamita.fused import fuse
 from llamita.model.llama import LlamaForCausalLM
+from llamita.plans.cpu import fuse
 from llamita.quant.matrix import matrix
 from llamita.quant.surgery import quantize
-from tests.unit.fused.models import plain, prompt
+from tests.unit.plans.cpu.models import plain, prompt
 
 DEFAULTS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64, "meta": None}
 

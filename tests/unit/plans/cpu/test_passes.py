@@ -14,13 +14,13 @@ from llamita.cache.dynamic import DynamicCache
 from llamita.cache.growing import GrowingCache
 from llamita.context.packed import Packed
 from llamita.errors import UnsupportedError
-from llamita.fused import fuse, unfuse, why_not
-from llamita.fused.reading import Reading
-from llamita.fused.step import Step
 from llamita.kernels.program import Program
 from llamita.model.llama import LlamaForCausalLM
+from llamita.plans.cpu import fuse, unfuse, why_not
+from llamita.plans.cpu.decode import Step
+from llamita.plans.cpu.prefill import Reading
 from llamita.quant.surgery import quantize
-from tests.unit.fused.models import plain, prompt, twins, write
+from tests.unit.plans.cpu.models import plain, prompt, twins, write
 
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.06, torch.float16: 0.006}  # of the largest; seen: 0, 0.033, 0.0033
 

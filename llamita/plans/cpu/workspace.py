@@ -6,9 +6,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-from llamita.fused.step import bits, empty, numbers
 from llamita.kernels.program import Kernel, Program, named
 from llamita.model.llama import LlamaForCausalLM
+from llamita.plans.cpu.decode import bits, empty, numbers
 
 ANGLES = named("elementwise", "angles")
 SPARE = 9  # slots behind the last that a block of keys may reach into

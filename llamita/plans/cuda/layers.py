@@ -1,6 +1,6 @@
 """A finished model on the GPU's own kernels: fewer, larger steps a layer, and weights read once.
 
-`accelerate(model)` swaps its layers; a `KernelStep` over a `KernelCache` is then what `parallel.graphs` records. The
+`accelerate(model)` swaps its layers; a `KernelStep` over a `KernelCache` is then what `plans.cuda.graphs` records. The
 same arithmetic as the layers it takes the place of, in the same order; products are added up in fp32.
 """
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from llamita.cache.growing import GrowingCache
-from llamita.fused import fuse
-from tests.unit.fused.models import ROPES, plain, prompt, twins, write
+from llamita.plans.cpu import fuse
+from tests.unit.plans.cpu.models import ROPES, plain, prompt, twins, write
 
 CHANGES: dict[str, dict[str, Any]] = {
     "grouped": {},

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from llamita.errors import UnsupportedError
-from llamita.fused import fuse, is_fused, unfuse, why_not
 from llamita.model.layers import LlamaDecoderLayer
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.rope import LlamaRotaryEmbedding
-from llamita.parallel.compile import compile_model
+from llamita.plans.compile import compile_model
+from llamita.plans.cpu import fuse, is_fused, unfuse, why_not
 from llamita.quant.surgery import quantize
-from tests.unit.fused.models import plain, prompt
+from tests.unit.plans.cpu.models import plain, prompt
 
 SIZES: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_hidden_layers": 2, "mlp_bias": True,

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 
 from llamita.cache.growing import GrowingCache
-from llamita.fused import fuse
-from llamita.fused.place import Place
-from llamita.fused.reading import Reading
 from llamita.kernels import linear, reference
-from tests.unit.fused.models import plain, prompt, twins
+from llamita.plans.cpu import fuse
+from llamita.plans.cpu.prefill import Reading
+from llamita.plans.cpu.workspace import Place
+from tests.unit.plans.cpu.models import plain, prompt, twins
 
 CLOSE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}  # bf16 rounds queries and likelihoods too
 

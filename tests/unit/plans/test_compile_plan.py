@@ -10,7 +10,7 @@ from torch import nn
 from llamita import LlamaConfig, LlamaForCausalLM, LlamaModel
 from llamita.errors import UnsupportedError, UsageError
 from llamita.model.surgery import replace
-from llamita.parallel.compile import PLANS, Halves, Whole, compile_model, is_compiled
+from llamita.plans.compile import PLANS, Halves, Whole, compile_model, is_compiled
 
 IDS = torch.tensor([[3, 1, 4, 1, 5]])
 plans = pytest.mark.parametrize("plan", ["regional", "full"])

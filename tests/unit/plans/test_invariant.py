@@ -10,7 +10,7 @@ from torch import nn
 
 from llamita import LlamaConfig, LlamaForCausalLM
 from llamita.errors import UnsupportedError
-from llamita.model.invariant import FewRows, WholeVectors, invariant, is_invariant
+from llamita.plans.invariant import FewRows, WholeVectors, invariant, is_invariant
 
 
 def test_weights_and_names_stay_and_logits_come_close(tiny_config: LlamaConfig) -> None:

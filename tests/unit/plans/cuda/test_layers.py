@@ -11,7 +11,7 @@ from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError
 from llamita.kernels.blocks import FORMATS
 from llamita.model.llama import LlamaForCausalLM
-from llamita.parallel import gpu
+from llamita.plans.cuda import layers as gpu
 from llamita.quant.linear import QuantizedLinear
 from llamita.quant.matrix import BlockMatrix
 from llamita.quant.stores import GpuStore

@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llamita.cache.growing import GrowingCache
-from llamita.fused.place import SPARE, Place, run
-from llamita.fused.step import bias_of, bits, packed_of
 from llamita.kernels import linear
 from llamita.kernels.layout import DTYPES, KEYS, NUMBERS, QUERIES, RECORD, ROWS
 from llamita.kernels.program import Program, named
 from llamita.model.layers import LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM
+from llamita.plans.cpu.decode import bias_of, bits, packed_of
+from llamita.plans.cpu.workspace import SPARE, Place, run
 
 NORM = {dtype: named("elementwise", f"norm_{name}") for dtype, name in DTYPES.items()}
 GATE = {dtype: named("elementwise", f"gate_{name}") for dtype, name in DTYPES.items()}
