@@ -9,7 +9,7 @@ from torch.utils.hooks import RemovableHandle
 
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
-from llamita.model import vocabulary
+from llamita.model import plan, vocabulary
 from llamita.model.files import ModelFiles
 from llamita.model.files import chosen_device as chosen_device
 from llamita.model.files import chosen_dtype as chosen_dtype
@@ -182,20 +182,16 @@ class PreTrainedModel(ModelFiles):
             raise UsageError(f"gradient_checkpointing_kwargs has {', '.join(options)}: only use_reentrant is known")
         from llamita.plans import recompute
 
-        recompute.enable(self._layers, every_n_layers=every_n_layers, use_reentrant=use_reentrant)
+        recompute.enable(self, every_n_layers=every_n_layers, use_reentrant=use_reentrant)
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep all activations again."""
-        from llamita.plans import recompute
-
-        recompute.disable(self._layers)
+        plan.remove(self, "recompute")
 
     @property
     def is_gradient_checkpointing(self) -> bool:
         """Whether any layer is computed again in the backward pass."""
-        from llamita.plans import recompute
-
-        return any(recompute.is_recomputed(layer) for layer in self._layers)
+        return any(plan.plan_of(layer) == "recompute" for layer in self._layers)
 
     @property
     def _layers(self) -> nn.ModuleList:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from llamita.cache.quantized import QuantizedCache
 from llamita.context.protocol import Context, Rotation
 from llamita.errors import UnsupportedError, UsageError
+from llamita.model import plan as slot
 from llamita.model.layers import LlamaDecoderLayer
 from llamita.model.pretrained import PreTrainedModel
 
@@ -38,53 +39,61 @@ def compile_model(model: Model, plan: str, *, backend: Backend = "inductor", mod
     """
     if plan not in PLANS:
         raise UsageError(f"compile is {plan!r}: use one of {', '.join(PLANS)}")
-    _off(model)
-    if plan != "off":
-        _check(model)
-        PLANS[plan](model, {"backend": backend, "mode": mode})
+    if plan == "off":
+        slot.remove(model, "compile")
+        return model
+    if model.config.attn_implementation == "fixed":
+        slot.refuse("invariant", "compile")
+    slot.check(model, "compile", model.modules())
+    slot.apply(model, "compile", PLANS[plan](model, {"backend": backend, "mode": mode}))
     return model
 
 
-class Whole:
+class Whole(slot.StandIn):
     """Stands in for a module's forward: the same, compiled.
 
     The module is an argument of the compiled function, not a part of it, so a deep copy runs its own weights.
     """
 
+    plan = "compile"
+
     def __init__(self, module: nn.Module, options: dict[str, Any]) -> None:
-        self.module = module
+        super().__init__(module)
         self._run = _compiled(type(module).forward, options)
         self._has_warned = False
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """Run the module's own forward."""
         if any(isinstance(value, QuantizedCache) for value in (*args, *named.values())):
-            return self._plain(*args, **named)
+            return self._warned(*args, **named)
         return self._run(self.module, *args, **named)
 
-    def _plain(self, *args: Any, **named: Any) -> Any:
+    def _warned(self, *args: Any, **named: Any) -> Any:
         if not self._has_warned:
             self._has_warned = True
             warnings.warn(
                 'a whole model cannot be compiled over a QuantizedCache, and runs plainly: use compile="regional"',
                 stacklevel=4,
             )
-        return type(self.module).forward(self.module, *args, **named)
+        return self.plain(*args, **named)
 
 
-class Halves:
+class Halves(slot.StandIn):
     """Stands in for a layer's forward, which it equals: attention as it is, compiled what comes before and after."""
 
+    plan = "compile"
+    module: LlamaDecoderLayer
+
     def __init__(self, layer: LlamaDecoderLayer, options: dict[str, Any]) -> None:
-        self.layer = layer
+        super().__init__(layer)
         self._before = _compiled(before, options)
         self._after = _compiled(after, options)
 
     def __call__(self, hidden_states: Tensor, rotation: Rotation, context: Context) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        q, k, v = self._before(self.layer, hidden_states)
-        attended = context.attend(q, k, v, rotation, layer=self.layer.self_attn.layer_idx)
-        return self._after(self.layer, hidden_states, attended)
+        q, k, v = self._before(self.module, hidden_states)
+        attended = context.attend(q, k, v, rotation, layer=self.module.self_attn.layer_idx)
+        return self._after(self.module, hidden_states, attended)
 
 
 def before(layer: LlamaDecoderLayer, hidden_states: Tensor) -> tuple[Tensor, ...]:
@@ -102,7 +111,7 @@ def after(layer: LlamaDecoderLayer, hidden_states: Tensor, attended: Tensor) -> 
 
 def is_compiled(module: nn.Module) -> bool:
     """Whether a plan of this file holds the module itself."""
-    return isinstance(vars(module).get("forward"), Whole | Halves)
+    return slot.plan_of(module) == "compile"
 
 
 def _compiled(function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
@@ -112,35 +121,23 @@ def _compiled(function: Callable[..., Any], options: dict[str, Any]) -> Callable
     return torch.compile(function, **options)
 
 
-def _off(model: PreTrainedModel) -> None:
-    for module in model.modules():
-        if is_compiled(module):
-            del module.__dict__["forward"]
-
-
-def _check(model: PreTrainedModel) -> None:
-    if model.config.attn_implementation == "fixed":
-        raise UnsupportedError(
-            "a batch-invariant model cannot be compiled, as compiled kernels round by the shape: give up one of the two"
-        )
-    if model.is_gradient_checkpointing:
-        raise UnsupportedError("a model whose layers are recomputed cannot be compiled: switch recompute off first")
-    if "forward" in vars(model):
-        raise UnsupportedError("the model's forward is another plan's already: take that back, or leave compile off")
-
-
-def _regional(model: PreTrainedModel, options: dict[str, Any]) -> None:
+def _regional(model: PreTrainedModel, options: dict[str, Any]) -> list[slot.StandIn]:
+    stand_ins: list[slot.StandIn] = []
     for layer in cast("nn.ModuleList", model.base_model.layers):
-        assert isinstance(layer, LlamaDecoderLayer)
-        layer.forward = Halves(layer, options)
+        if not isinstance(layer, LlamaDecoderLayer):
+            raise UnsupportedError(
+                f"a {type(layer).__name__} is no plain Llama layer, whose halves are known: use compile='full'"
+            )
+        stand_ins.append(Halves(layer, options))
+    return stand_ins
 
 
-def _full(model: PreTrainedModel, options: dict[str, Any]) -> None:
-    model.forward = Whole(model, options)
+def _full(model: PreTrainedModel, options: dict[str, Any]) -> list[slot.StandIn]:
+    return [Whole(model, options)]
 
 
-PLANS: dict[str, Callable[[PreTrainedModel, dict[str, Any]], None]] = {
-    "off": lambda model, options: None,
+PLANS: dict[str, Callable[[PreTrainedModel, dict[str, Any]], list[slot.StandIn]]] = {
+    "off": lambda model, options: [],
     "regional": _regional,
     "full": _full,
 }

@@ -7,15 +7,16 @@ in whole vectors, attention by the backend "fixed". Norms, rotation and residual
 Gradients are not invariant: those of weights are sums over the batch.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Protocol, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError
+from llamita.model import plan
+from llamita.model.pretrained import PreTrainedModel
 
 BACKEND = "fixed"
 ROWS = 16  # of a product. Fewer are rounded by their place among them, more make a decode step slower
@@ -23,21 +24,7 @@ VECTOR = 64  # elements; torch's loops are unrolled over at most so many, and go
 CHUNK = 16_384  # elements, too few for torch to share among threads, which would cut vectors
 
 
-class Model(Protocol):
-    """What is asked of a model."""
-
-    config: LlamaConfig
-
-    def modules(self) -> Iterator[nn.Module]:
-        """All of its modules."""
-        ...
-
-    def set_attn_implementation(self, name: str) -> None:
-        """Attend by another backend."""
-        ...
-
-
-M = TypeVar("M", bound=Model)
+M = TypeVar("M", bound=PreTrainedModel)
 
 
 def invariant(model: M) -> M:
@@ -56,23 +43,27 @@ def invariant(model: M) -> M:
             "row of a batch: run without it"
         )
     modules = list(model.modules())
-    if any("forward" in vars(module) and not is_linear(module) for module in modules):
-        raise UnsupportedError(
-            "the model's forward is another plan's already: take that back, or run without this mode"
-        )
+    plan.check(model, "invariant", modules)
+    plan.remove(model, "invariant")
+    before = model.config.attn_implementation
+    plan.apply(model, "invariant", [FewRows(one, before) for one in modules if is_linear(one)], also=modules)
     model.set_attn_implementation(BACKEND)
     for module in modules:
-        if is_linear(module) and "forward" not in vars(module):
-            module.forward = FewRows(module)
         function = vars(module).get("act_fn")
         if function is not None and not isinstance(function, WholeVectors):
             vars(module)["act_fn"] = WholeVectors(function)
     return model
 
 
-def is_invariant(model: Model) -> bool:
+def variant(model: M) -> M:
+    """Take the batch-invariant mode back; returns the model, which attends by the backend that it had before."""
+    plan.remove(model, "invariant")
+    return model
+
+
+def is_invariant(model: nn.Module) -> bool:
     """Whether a model is in batch-invariant mode."""
-    return any(isinstance(vars(module).get("forward"), FewRows) for module in model.modules())
+    return "invariant" in plan.active(model)
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -80,24 +71,36 @@ def is_linear(module: nn.Module) -> bool:
     return hasattr(module, "in_features")
 
 
-class FewRows:
+class FewRows(plan.StandIn):
     """Stands in for the forward of a matrix product, and does it for the same number of rows every time.
 
     Libraries choose the order of a sum by the number of rows; in one shape it is one order, at every place in it.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
+    plan = "invariant"
+
+    def __init__(self, module: nn.Module, backend: str = BACKEND) -> None:
+        super().__init__(module)
+        self.backend = backend  # that the model attended by before
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (..., K) -> (..., N)."""
         flat = x.reshape(-1, x.shape[-1])
         count = len(flat)
         padded = F.pad(flat, (0, 0, 0, -count % ROWS)).contiguous()
-        forward = type(self.module).forward
-        parts = [forward(self.module, part) for part in padded.split(ROWS)]
+        parts = [self.plain(part) for part in padded.split(ROWS)]
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
         return out[:count].view(*x.shape[:-1], out.shape[-1])
+
+    def undo(self, model: nn.Module) -> None:
+        """Give the model its backend and its activations back."""
+        assert isinstance(model, PreTrainedModel)
+        if model.config.attn_implementation == BACKEND:
+            model.set_attn_implementation(self.backend)
+        for module in model.modules():
+            function = vars(module).get("act_fn")
+            if isinstance(function, WholeVectors):
+                vars(module)["act_fn"] = function.function
 
 
 class WholeVectors:

@@ -34,7 +34,7 @@ ROWS: tuple[frozenset[str], ...] = tuple(
 DEFERRED: frozenset[tuple[str, str]] = frozenset(
     {
         ("llamita.model.pretrained", "llamita.generation.hf"),  # `generate` on the model class
-        ("llamita.model.pretrained", "llamita.plans.recompute"),  # `gradient_checkpointing_enable` and its twins
+        ("llamita.model.pretrained", "llamita.plans.recompute"),  # `gradient_checkpointing_enable`
         ("llamita.model.files", "llamita.plans.invariant"),  # `from_pretrained(deterministic=True)`
     }
 )

@@ -12,6 +12,7 @@ from llamita.cache.growing import GrowingCache
 from llamita.errors import UnsupportedError
 from llamita.kernels.linear import FEW
 from llamita.kernels.pages import enlarge
+from llamita.model import plan
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.outputs import CausalLMOutputWithPast
 from llamita.plans.cpu.decode import Step, check_ids, packed_of
@@ -35,12 +36,10 @@ def fuse(model: LlamaForCausalLM) -> LlamaForCausalLM:
     """
     if (reason := why_not(model)) is not None:
         raise UnsupportedError(f"this model cannot be fused: {reason}; run it without")
-    if "forward" in vars(model) and not is_fused(model):
-        raise UnsupportedError("the model's forward is another plan's already: take that back, or run without kernels")
-    unfuse(model)
+    plan.check(model, "kernels", [model])
     for tensor in {id(tensor): tensor for tensor in _matrices(model)}.values():
         enlarge(tensor)
-    model.forward = FusedForward(model)  # pyright: ignore[reportAttributeAccessIssue]
+    plan.apply(model, "kernels", [FusedForward(model)])
     return model
 
 
@@ -57,28 +56,31 @@ def _matrices(model: LlamaForCausalLM) -> Iterator[Tensor]:
 def unfuse(model: LlamaForCausalLM) -> LlamaForCausalLM:
     """Take the plan back, and no other; returns the model."""
     if is_fused(model):
-        del model.__dict__["forward"]
+        plan.remove(model, "kernels")
     return model
 
 
 def is_fused(model: nn.Module) -> bool:
     """Whether the model's short passes run as programs of kernels."""
-    return isinstance(vars(model).get("forward"), FusedForward)
+    return plan.plan_of(model) == "kernels"
 
 
-class FusedForward:
+class FusedForward(plan.StandIn):
     """Stands in for a model's forward, and takes the same arguments."""
 
+    plan = "kernels"
+    module: LlamaForCausalLM
+
     def __init__(self, model: LlamaForCausalLM) -> None:
-        self._model = model
+        super().__init__(model)
         self._plan: _Plan | None = None
         self._lock = Lock()  # a step works in buffers of its own
 
     def __getstate__(self) -> LlamaForCausalLM:
-        return self._model  # a copy of the model makes its own plan
+        return self.module  # a copy of the model makes its own plan
 
     def __setstate__(self, model: LlamaForCausalLM) -> None:
-        self._model, self._plan, self._lock = model, None, Lock()
+        self.module, self._plan, self._lock = model, None, Lock()
 
     def __call__(
         self,
@@ -100,26 +102,26 @@ class FusedForward:
             logits = self._logits(input_ids, attention_mask, past_key_values, logits_to_keep)
             if logits is not None:
                 output = CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
-                return self._model.finish(output, return_dict)
-        return type(self._model).forward(
-            self._model, input_ids, attention_mask, position_ids, past_key_values, *others,
+                return self.module.finish(output, return_dict)
+        return self.plain(
+            input_ids, attention_mask, position_ids, past_key_values, *others,
             use_cache=use_cache, logits_to_keep=logits_to_keep, return_dict=return_dict, **more,
         )  # fmt: skip
 
     def _begins_cache(self, use_cache: bool | None) -> bool:
-        use_cache = self._model.config.use_cache if use_cache is None else use_cache
-        return use_cache and not self._model.training and not torch.is_grad_enabled()
+        use_cache = self.module.config.use_cache if use_cache is None else use_cache
+        return use_cache and not self.module.training and not torch.is_grad_enabled()
 
     def _current(self) -> "_Plan | None":
         """The plan for the model as it is now, or None where it is not one for kernels any more."""
         if self._plan is None or self._plan.watch.has_changed():
-            self._plan = None if why_not(self._model) else _Plan(self._model)
+            self._plan = None if why_not(self.module) else _Plan(self.module)
         return self._plan
 
     def _logits(self, ids: Tensor, mask: Tensor | None, cache: GrowingCache, keep: int | Tensor) -> Tensor | None:
         """The logits (B, kept, V) in fp32, or None where the pass is not one for kernels."""
-        config, first = self._model.config, None
-        if torch.is_grad_enabled() or self._model.training or self._model.model.training:
+        config, first = self.module.config, None
+        if torch.is_grad_enabled() or self.module.training or self.module.model.training:
             return None
         if not isinstance(keep, int) or cache.unrotated or not _are_ids(ids):
             return None

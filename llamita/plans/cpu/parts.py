@@ -11,6 +11,7 @@ from llamita.kernels import program
 from llamita.kernels.linear import DENSE
 from llamita.model.layers import LlamaAttention, LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM, LlamaModel
+from llamita.model.plan import is_replaced
 from llamita.model.rope import LlamaRotaryEmbedding
 from llamita.plans.cpu.decode import packed_of
 
@@ -57,7 +58,7 @@ def _of_modules(model: LlamaForCausalLM) -> Iterator[str]:
         is_known = packed and type(module).__module__.startswith(f"{PACKAGE}.")
         if type(module) is not kind and not is_known and name:
             yield f"{name} is a {type(module).__name__} that the kernels do not know"
-        if not _is_own(module, kind if packed is None else type(module)) or (name and "forward" in vars(module)):
+        if not _is_own(module, kind if packed is None else type(module)) or (name and is_replaced(module)):
             yield f"the forward of {name or 'the model'} is not its class's own, and the kernels would pass it by"
         for fact, value in _facts(name, model.config).items():
             if vars(module).get(fact) != value:

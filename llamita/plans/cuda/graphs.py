@@ -10,6 +10,7 @@ from torch import Tensor
 from llamita.cache.static import StaticCache
 from llamita.errors import UnsupportedError, UsageError
 from llamita.model.llama import LlamaForCausalLM
+from llamita.model.plan import check
 
 Step = Callable[[Tensor], Tensor]  # tokens (B, T) -> logits (B, V) of the last of each row; the cache moves on by T
 
@@ -69,6 +70,7 @@ class PlainStep:
     """
 
     def __init__(self, model: LlamaForCausalLM, cache: StaticCache, *, padding: Tensor | None = None) -> None:
+        check(model, "graphs")
         name = model.config.attn_implementation
         if name not in CAPTURABLE:
             raise UsageError(f'attn_implementation="{name}" reads lengths on the host: use sdpa for a CUDA graph')

@@ -21,6 +21,7 @@ from llamita.kernels.triton import operations
 from llamita.kernels.triton.planes import Planes
 from llamita.model.layers import LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM
+from llamita.model.plan import PlanModule, check
 from llamita.model.rope import Rotation as Angles
 from llamita.model.surgery import replace
 
@@ -39,6 +40,7 @@ def install(model: LlamaForCausalLM) -> None:
     for layer in model.model.layers:
         if type(layer) is not LlamaDecoderLayer:
             raise UnsupportedError(f"a {type(layer).__name__} is no plain Llama layer: use the model without kernels")
+    check(model, "cuda", model.modules())
     replace(model, "model.layers.*", _layer)
     replace(model, "model.norm", _norm)
     if type(model.lm_head) is nn.Linear:
@@ -142,8 +144,10 @@ class KernelNorm(nn.Module):
         return operations.rms_norm(hidden_states, self.weight, self.eps)
 
 
-class KernelLayer(nn.Module):
+class KernelLayer(PlanModule):
     """LlamaDecoderLayer in nine kernels and an attention."""
+
+    plan = "cuda"
 
     def __init__(self, layer: LlamaDecoderLayer) -> None:
         super().__init__()
@@ -216,6 +220,7 @@ class KernelStep:
         if model.config.rope_parameters.depends_on_length:
             kind = model.config.rope_parameters.rope_type
             raise UnsupportedError(f'rotary type "{kind}" turns stored keys afresh in every step: use PlainStep')
+        check(model, "graphs")
         self._model = model
         self._cache = cache
 
