@@ -52,6 +52,8 @@ def config_to_gguf(config: LlamaConfig) -> tuple[dict[str, Field], torch.Tensor 
         raise UnsupportedError(
             f"GGUF's Llama has no activation but silu: {quoted(config.hidden_act)} cannot be written"
         )
+    if config.attention_scale is not None:
+        raise UnsupportedError("GGUF's Llama has no attention_scale: a model that has one cannot be written")
     values = {key: getattr(config, name) for name, key in FIELDS.items()}
     fields = {key: Field("uint32", value) for key, value in values.items() if value is not None}
     fields["llama.attention.value_length"] = Field("uint32", config.head_dim)

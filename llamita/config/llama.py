@@ -9,6 +9,7 @@ from typing import Any, ClassVar, cast
 from llamita import checks
 from llamita.checks import quoted
 from llamita.config.files import ConfigFiles
+from llamita.config.layers import repeated_layer_types, resolve_layer_types
 from llamita.config.rope import RopeConfig, parse
 from llamita.errors import UnsupportedError, UsageError
 
@@ -62,6 +63,8 @@ class LlamaConfig(ConfigFiles):
     attention_dropout: float = 0.0
     mlp_bias: bool = False
     sliding_window: int | None = None
+    attention_scale: float | None = None
+    layer_types: tuple[str, ...] | None = None
     dtype: str | None = None
     problem_type: str | None = None
     id2label: Mapping[int, str] = field(default_factory=lambda: {0: "LABEL_0", 1: "LABEL_1"})
@@ -86,6 +89,7 @@ class LlamaConfig(ConfigFiles):
             "attn_implementation": BACKEND_SYNONYMS.get(self.attn_implementation, self.attn_implementation),
             "rope_parameters": _resolve_rope(self, rope_theta, rope_scaling),
             "id2label": _resolve_labels(self.id2label, num_labels),
+            "layer_types": resolve_layer_types(self.layer_types, self.num_hidden_layers),
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)
@@ -110,6 +114,11 @@ class LlamaConfig(ConfigFiles):
         return () if eos is None else tuple(eos) if isinstance(eos, list | tuple) else (eos,)
 
     @property
+    def softmax_scale(self) -> float:
+        """What attention scores are multiplied by: `attention_scale`, or one over the root of the heads' width."""
+        return self.head_dim**-0.5 if self.attention_scale is None else self.attention_scale
+
+    @property
     def label2id(self) -> dict[str, int]:
         """The number of each class by its name."""
         return {label: index for index, label in self.id2label.items()}
@@ -120,6 +129,8 @@ class LlamaConfig(ConfigFiles):
         Raises UsageError for a name that is no field, with the nearest one.
         """
         changes = _renamed(changes)
+        if "num_hidden_layers" in changes:
+            changes.setdefault("layer_types", repeated_layer_types(self.layer_types, changes["num_hidden_layers"]))
         known = {*CHANGEABLE, *self.extra, *NEUTRAL}
         for name in changes:
             if name not in known:
@@ -160,6 +171,8 @@ class LlamaConfig(ConfigFiles):
         values["rope_theta"] = self.rope_parameters.rope_theta
         values["rope_scaling"] = _old_scaling(self.rope_parameters)
         values["torch_dtype"] = self.dtype
+        if self.layer_types is not None:
+            values["layer_types"] = list(self.layer_types)
         values["eos_token_id"] = list(self.eos_token_ids) if len(self.eos_token_ids) > 1 else self.eos_token_id
         values["id2label"] = {str(index): label for index, label in self.id2label.items()}
         values["label2id"] = self.label2id
@@ -202,6 +215,7 @@ NEUTRAL: Mapping[str, Any] = {
     "output_hidden_states": False, "chunk_size_feed_forward": 0, "architectures": None, "name_or_path": "",
     "_name_or_path": "", "keys_to_ignore_at_inference": ["past_key_values"], "gradient_checkpointing": False,
 }  # fmt: skip
+EXTENSIONS = ("sliding_window", "attention_scale", "layer_types", "problem_type")  # written where they say something
 MAY_BE_NONE = ("pad_token_id", "bos_token_id", "eos_token_id", "pretraining_tp", "sliding_window", "dtype")
 
 
@@ -211,7 +225,7 @@ def _is_given(name: str, value: Any) -> bool:
 
 
 def _is_extension_unused(config: LlamaConfig, name: str) -> bool:
-    return name in ("sliding_window", "problem_type") and getattr(config, name) is None
+    return name in EXTENSIONS and getattr(config, name) is None
 
 
 def _old_scaling(rope: RopeConfig) -> dict[str, Any] | None:
@@ -375,5 +389,7 @@ def _check_choices(config: LlamaConfig) -> None:
             raise UnsupportedError(f"{name} {quoted(getattr(config, name))} is not supported: use one of {listed}")
     for name in ("rms_norm_eps", "initializer_range", "attention_dropout"):
         checks.share(name, getattr(config, name))
+    if config.attention_scale is not None:
+        checks.positive("attention_scale", config.attention_scale)
     if config.rms_norm_eps == 0:
         raise UsageError("rms_norm_eps is 0: a row of zeros would be divided by zero, use 1e-6 or 1e-5")

@@ -42,7 +42,7 @@ class Step:
         self._slots = empty(1 + batch, dtype=torch.int64).zero_()
         self._places, self._numbers = self._positions.numpy().reshape(batch, tokens), self._slots.numpy()
         window = config.sliding_window or 1 << 40
-        scale = bits(config.head_dim**-0.5)
+        scale = bits(config.softmax_scale)
         self._sizes = numbers(tokens, config.num_key_value_heads, self._group, config.head_dim, SCRATCH, window, scale)
         self._scores = empty(0)
         self._attends: list[int] = []

@@ -33,7 +33,7 @@ class Place:
         if first is not None:
             self.seen[1:] = first
             positions = (positions - first[:, None]).clamp(min=0)
-        window, scale = config.sliding_window or 1 << 30, bits(width**-0.5)
+        window, scale = config.sliding_window or 1 << 30, bits(config.softmax_scale)
         group = config.num_attention_heads // config.num_key_value_heads
         self.sizes = numbers(
             tokens, config.num_key_value_heads, group, width, capacity, window, scale, slot, self.slots

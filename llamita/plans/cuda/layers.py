@@ -232,5 +232,5 @@ class KernelStep:
         positions = (start + torch.arange(length, device=tokens.device))[None]
         mask = Mask(length, cache.capacity, device=tokens.device, offset=start, window=config.sliding_window)
         attend = backend(config.attn_implementation)
-        context = Direct(positions, mask, cache, start, backend=attend, scale=config.head_dim**-0.5)
+        context = Direct(positions, mask, cache, start, backend=attend, scale=config.softmax_scale)
         return self._model(tokens, context=context, logits_to_keep=1).logits[:, -1]

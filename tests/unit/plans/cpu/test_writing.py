@@ -19,6 +19,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "wide heads": {"head_dim": 80, "num_attention_heads": 3, "num_key_value_heads": 1},
     "odd sizes": {"hidden_size": 49, "intermediate_size": 77, "vocab_size": 131},
     "window": {"sliding_window": 7},
+    "scale": {"attention_scale": 0.4},
     **{name: {"rope_parameters": {"rope_theta": 10_000.0, **rope}} for name, rope in ROPES.items()},
 }
 
