@@ -98,15 +98,12 @@ class Halves(slot.StandIn):
 
 def before(layer: LlamaDecoderLayer, hidden_states: Tensor) -> tuple[Tensor, ...]:
     """What a layer asks attention: (B, T, D) -> (B, T, N, H) and twice (B, T, K, H)."""
-    normed, attention = layer.input_layernorm(hidden_states), layer.self_attn
-    projections = attention.q_proj, attention.k_proj, attention.v_proj
-    return tuple(projection(normed).unflatten(-1, (-1, attention.head_dim)) for projection in projections)
+    return layer.self_attn.heads(layer.input_layernorm(hidden_states))
 
 
 def after(layer: LlamaDecoderLayer, hidden_states: Tensor, attended: Tensor) -> Tensor:
     """What a layer makes of the answer: (B, T, D) and (B, T, N, H) -> (B, T, D)."""
-    hidden_states = hidden_states + layer.self_attn.o_proj(attended.flatten(-2))
-    return hidden_states + layer.mlp(layer.post_attention_layernorm(hidden_states))
+    return layer.finish(hidden_states, layer.self_attn.join(attended))
 
 
 def is_compiled(module: nn.Module) -> bool:

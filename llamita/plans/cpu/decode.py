@@ -13,8 +13,9 @@ from llamita.kernels.blocks import FORMATS
 from llamita.kernels.layout import DTYPES, NUMBERS, RECORD
 from llamita.kernels.packed_layout import Packed
 from llamita.kernels.program import Program, named
-from llamita.model.layers import LlamaDecoderLayer, LlamaRMSNorm
+from llamita.model.layers import LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM
+from llamita.model.parts import LayerParts, parts_of
 
 EMBED = {dtype: named("elementwise", f"embed_{name}") for dtype, name in DTYPES.items()}
 EMBED_PACKED = {name: named("block_kernels", f"embed_{name}") for name in FORMATS}
@@ -117,8 +118,7 @@ class Step:
             bits(rope.attention_factor), chunks=rows, beside=True,
         )  # fmt: skip
         for layer in model.model.layers:
-            assert isinstance(layer, LlamaDecoderLayer)
-            self._layer(layer)
+            self._layer(parts_of(layer, config, plan="the plan of the CPU's kernels"))
         self._norm(model.model.norm, (model.lm_head,), kept=self._kept)
         self._head = self._linear(model.lm_head, self._normed, self._x, rows=self._batch * self._kept)
 
@@ -135,28 +135,27 @@ class Step:
                 first_row, kernel = self._positions.new_zeros(1), EMBED[tensor.dtype]
                 self._program.add(kernel, first_row, wide, self._wide[id(tensor)], tensor.numel(), beside=True)
 
-    def _layer(self, layer: LlamaDecoderLayer) -> None:
-        attention, mlp = layer.self_attn, layer.mlp
-        self._norm(layer.input_layernorm, (attention.q_proj, attention.k_proj, attention.v_proj))
-        self._linear(attention.q_proj, self._normed, self._q)
-        self._linear(attention.k_proj, self._normed, self._k, beside=True)
-        self._linear(attention.v_proj, self._normed, self._v, beside=True)
-        chunks = self._batch * attention.k_proj.out_features // self._width
+    def _layer(self, layer: LayerParts) -> None:
+        self._norm(layer.input_norm, layer.qkv)
+        self._linear(layer.q, self._normed, self._q)
+        self._linear(layer.k, self._normed, self._k, beside=True)
+        self._linear(layer.v, self._normed, self._v, beside=True)
+        chunks = self._k.numel() // (self._tokens * self._width)
         number = self._program.add(
             ATTEND[self._dtype], self._q, self._k, self._v, self._cosines, self._sines, None, None, self._slots,
             self._seen, None, self._sizes, chunks=chunks,
         )  # fmt: skip
         self._attends.append(number)
-        if (records := self._records_of(self._seen, (attention.o_proj,))) is not None:
+        if (records := self._records_of(self._seen, (layer.o,))) is not None:
             linear.add_bytes(self._program, self._seen, records)
-        self._linear(attention.o_proj, self._seen, self._x, adds=True)
-        self._norm(layer.post_attention_layernorm, (mlp.gate_proj, mlp.up_proj))
-        self._linear(mlp.gate_proj, self._normed, self._gate)
-        self._linear(mlp.up_proj, self._normed, self._up, beside=True)
+        self._linear(layer.o, self._seen, self._x, adds=True)
+        self._norm(layer.post_norm, (layer.gate, layer.up))
+        self._linear(layer.gate, self._normed, self._gate)
+        self._linear(layer.up, self._normed, self._up, beside=True)
         size, columns = self._gate.numel(), 512
-        records = self._records_of(self._gate, (mlp.down_proj,))
+        records = self._records_of(self._gate, (layer.down,))
         self._program.add(GATE, self._gate, self._up, self._gate, columns, size, records, chunks=-(-size // columns))
-        self._linear(mlp.down_proj, self._gate, self._x, adds=True)
+        self._linear(layer.down, self._gate, self._x, adds=True)
 
     def _norm(self, norm: LlamaRMSNorm, readers: Sequence[nn.Module], kept: int | None = None) -> None:
         """Normalize the residual stream for its readers, of each row the last `kept` tokens."""

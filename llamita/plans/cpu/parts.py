@@ -11,6 +11,7 @@ from llamita.kernels import program
 from llamita.kernels.linear import DENSE
 from llamita.model.layers import LlamaAttention, LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM, LlamaModel
+from llamita.model.parts import LEAVES, NORMS, unknown
 from llamita.model.plan import is_replaced
 from llamita.model.rope import LlamaRotaryEmbedding
 from llamita.plans.cpu.decode import packed_of
@@ -22,11 +23,10 @@ PARTS: dict[type[nn.Module], dict[str, type[nn.Module]]] = {  # what a module ha
         "embed_tokens": nn.Embedding, "layers": nn.ModuleList, "norm": LlamaRMSNorm, "rotary_emb": LlamaRotaryEmbedding,
     },
     LlamaDecoderLayer: {
-        "self_attn": LlamaAttention, "mlp": LlamaMLP,
-        "input_layernorm": LlamaRMSNorm, "post_attention_layernorm": LlamaRMSNorm,
+        "self_attn": LlamaAttention, "mlp": LlamaMLP, **dict.fromkeys((LEAVES[one] for one in NORMS), LlamaRMSNorm),
     },
-    LlamaAttention: dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), nn.Linear),
-    LlamaMLP: dict.fromkeys(("gate_proj", "up_proj", "down_proj"), nn.Linear),
+    LlamaAttention: dict.fromkeys((LEAVES[one] for one in "qkvo"), nn.Linear),
+    LlamaMLP: dict.fromkeys((LEAVES[one] for one in ("gate", "up", "down")), nn.Linear),
 }  # fmt: skip
 
 
@@ -41,10 +41,8 @@ def _of_config(model: LlamaForCausalLM) -> str | None:
         return f"it is on {model.device}, and the kernels are the CPU's"
     if config.attn_implementation == "fixed":
         return "it is in batch-invariant mode, and the kernels round by the number of rows"
-    if config.hidden_act not in ("silu", "swish"):
-        return f"its activation is {config.hidden_act}, and the kernels know silu"
-    if config.rope_parameters.depends_on_length:
-        return f"its rotary type {config.rope_parameters.rope_type} depends on the length"
+    if (reason := unknown(config)) is not None:
+        return reason
     if config.head_dim % 16 or config.head_dim > 256:
         return f"its heads are {config.head_dim} wide, and the kernels know multiples of 16 up to 256"
     return None if model.dtype in DENSE else f"its dtype is {model.dtype}"
@@ -129,9 +127,9 @@ def _shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
     """The shapes of the weights, by the last word of their modules' names."""
     width, wide, words = config.hidden_size, config.intermediate_size, config.vocab_size
     queries, keys = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
-    norms = dict.fromkeys(("input_layernorm", "post_attention_layernorm", "norm"), (width,))
-    return {
-        **norms, "embed_tokens": (words, width), "lm_head": (words, width), "q_proj": (queries, width),
-        "k_proj": (keys, width), "v_proj": (keys, width), "o_proj": (width, queries), "gate_proj": (wide, width),
-        "up_proj": (wide, width), "down_proj": (width, wide),
+    shapes = {
+        **dict.fromkeys(NORMS, (width,)), "q": (queries, width), "k": (keys, width), "v": (keys, width),
+        "o": (width, queries), "gate": (wide, width), "up": (wide, width), "down": (width, wide),
     }  # fmt: skip
+    outside = {"embed_tokens": (words, width), "norm": (width,), "lm_head": (words, width)}
+    return {LEAVES[part]: shape for part, shape in shapes.items()} | outside

@@ -10,8 +10,9 @@ from llamita.cache.growing import GrowingCache
 from llamita.kernels import linear
 from llamita.kernels.layout import DTYPES, KEYS, NUMBERS, QUERIES, RECORD, ROWS
 from llamita.kernels.program import Program, named
-from llamita.model.layers import LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
+from llamita.model.layers import LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM
+from llamita.model.parts import LayerParts, parts_of
 from llamita.plans.cpu.decode import bias_of, bits, packed_of
 from llamita.plans.cpu.workspace import SPARE, Place, run
 
@@ -33,8 +34,11 @@ class Reading:
     def __init__(self, model: LlamaForCausalLM) -> None:
         self._model = model
         self._cache_dtype = model.dtype
-        layers = [(name, module) for name, module in model.named_modules() if name.endswith("_proj")]
-        dtypes = {torch.float32 if packed_of(module) else module.weight.dtype for _, module in layers}
+        self._layers = [
+            parts_of(layer, model.config, plan="the plan of the CPU's kernels") for layer in model.model.layers
+        ]
+        products = [module for layer in self._layers for module in layer.products]
+        dtypes = {torch.float32 if packed_of(module) else module.weight.dtype for module in products}
         self._dtype = model.dtype if dtypes == {model.dtype} else torch.float32
 
     def run(self, ids: Tensor, cache: GrowingCache, first: Tensor | None, kept: int) -> Tensor:
@@ -48,8 +52,7 @@ class Reading:
             place = Place(self._model, batch, tokens, slot, cache.rooms[0][0].shape[2], first)
             x = self._model.model.embed_tokens(ids).float().flatten(0, 1).contiguous()  # (B * T, D)
             y = None
-            for number, layer in enumerate(self._model.model.layers):
-                assert isinstance(layer, LlamaDecoderLayer)
+            for number, layer in enumerate(self._layers):
                 y = self._layer(layer, x, y, place, cache.rooms[number])
             last = self._norm(self._model.model.norm, x, y, place, batch, tokens, kept)
         except BaseException:  # Ctrl-C: what was not written is not to be read
@@ -59,37 +62,36 @@ class Reading:
         return logits.view(batch, kept, -1)
 
     def _layer(
-        self, layer: LlamaDecoderLayer, x: Tensor, y: Tensor | None, place: Place, room: tuple[Tensor, Tensor]
+        self, layer: LayerParts, x: Tensor, y: Tensor | None, place: Place, room: tuple[Tensor, Tensor]
     ) -> Tensor:
         """One layer; y is what is still to be added to x, and so is what comes back."""
-        attention, mlp = layer.self_attn, layer.mlp
-        normed = self._norm(layer.input_layernorm, x, y, place, 1, len(x), len(x))
-        q, k, v = self._products((attention.q_proj, attention.k_proj, attention.v_proj), normed, place, "qkv")
-        (y,) = self._products((attention.o_proj,), self._attend(q, k, v, place, room), place, "y")
-        normed = self._norm(layer.post_attention_layernorm, x, y, place, 1, len(x), len(x))
-        return self._mlp(mlp, normed, place)
+        normed = self._norm(layer.input_norm, x, y, place, 1, len(x), len(x))
+        q, k, v = self._products(layer.qkv, normed, place, "qkv")
+        (y,) = self._products((layer.o,), self._attend(q, k, v, place, room), place, "y")
+        normed = self._norm(layer.post_norm, x, y, place, 1, len(x), len(x))
+        return self._mlp(layer, normed, place)
 
-    def _mlp(self, mlp: LlamaMLP, x: Tensor, place: Place) -> Tensor:
+    def _mlp(self, mlp: LayerParts, x: Tensor, place: Place) -> Tensor:
         """The gated layer: gate and up in one go where they are alike, so that neither is ever written out."""
-        gate, up, down = (packed_of(module) for module in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
-        is_plain = mlp.gate_proj.bias is None and mlp.up_proj.bias is None
-        weights = [mlp.gate_proj.weight, mlp.up_proj.weight] if gate is up is None else []
+        gate, up, down = (packed_of(module) for module in (mlp.gate, mlp.up, mlp.down))
+        is_plain = mlp.gate.bias is None and mlp.up.bias is None
+        weights = [one.weight for one in (mlp.gate, mlp.up) if isinstance(one, nn.Linear)]
         if gate and up and down and gate.kind == up.kind and is_plain and gate.rows % 32 == 0 and len(x) >= ROWS:
             program, records = self._in_bytes(x, place)
             gated = place.room("gated", len(x) * gate.rows // 32 * RECORD, dtype=torch.uint8)
             linear.add_gated(program, gate, up, records, gated, len(x))
             y = place.room("y", len(x), down.rows)
-            linear.add_packed(program, down, gated, y, bias_of(mlp.down_proj), len(x))
+            linear.add_packed(program, down, gated, y, bias_of(mlp.down), len(x))
             program.run()
             return y
-        if weights and is_plain and len(x) > linear.FEW and self._takes_many(weights):
+        if len(weights) == 2 and is_plain and len(x) > linear.FEW and self._takes_many(weights):
             gated = place.room("gated", len(x), len(weights[0]), dtype=torch.bfloat16)
             program = Program()
             linear.add_gated_many(program, weights[0].detach(), weights[1].detach(), x, gated)
             program.run()
         else:
-            gated = self._gate(*self._products((mlp.gate_proj, mlp.up_proj), x, place, "gu"))
-        return self._products((mlp.down_proj,), gated, place, "y")[0]
+            gated = self._gate(*self._products((mlp.gate, mlp.up), x, place, "gu"))
+        return self._products((mlp.down,), gated, place, "y")[0]
 
     def _products(self, modules: Sequence[nn.Module], x: Tensor, place: Place, names: str) -> list[Tensor]:
         """x (rows, K) through some linear layers that all read it; `names` are those of the room for what comes out."""

@@ -5,7 +5,7 @@ same arithmetic as the layers it takes the place of, in the same order; products
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,9 @@ from llamita.context.protocol import Context, Rotation
 from llamita.errors import UnsupportedError
 from llamita.kernels.triton import operations
 from llamita.kernels.triton.planes import Planes
-from llamita.model.layers import LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
+from llamita.model.layers import LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM
+from llamita.model.parts import LayerParts, parts_of, unknown
 from llamita.model.plan import PlanModule, check
 from llamita.model.rope import Rotation as Angles
 from llamita.model.surgery import replace
@@ -37,11 +38,11 @@ def accelerate(model: LlamaForCausalLM) -> None:
 
 def install(model: LlamaForCausalLM) -> None:
     """As `accelerate`, on any device: where there is no GPU the operations are their references."""
-    for layer in model.model.layers:
-        if type(layer) is not LlamaDecoderLayer:
-            raise UnsupportedError(f"a {type(layer).__name__} is no plain Llama layer: use the model without kernels")
+    if (reason := unknown(model.config, any_rotary=True)) is not None:
+        raise UnsupportedError(f"this model cannot have the GPU's layers: {reason}; use it without")
     check(model, "cuda", model.modules())
-    replace(model, "model.layers.*", _layer)
+    layers = [KernelLayer(parts_of(one, model.config, plan="the GPU's plan")) for one in model.model.layers]
+    model.model.layers = nn.ModuleList(layers)
     replace(model, "model.norm", _norm)
     if type(model.lm_head) is nn.Linear:
         replace(model, "lm_head", lambda head: merged([head]))
@@ -149,16 +150,14 @@ class KernelLayer(PlanModule):
 
     plan = "cuda"
 
-    def __init__(self, layer: LlamaDecoderLayer) -> None:
+    def __init__(self, parts: LayerParts) -> None:
         super().__init__()
-        attention, mlp = layer.self_attn, layer.mlp
-        self.layer_idx, self.head_dim = attention.layer_idx, attention.head_dim
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        self.heads = [projection.out_features // self.head_dim for projection in projections]
-        self.qkv_proj, self.o_proj = merged(projections), merged([attention.o_proj])
-        self.gate_up_proj, self.down_proj = merged([mlp.gate_proj, mlp.up_proj]), merged([mlp.down_proj])
-        self.input_layernorm = KernelNorm(layer.input_layernorm)
-        self.post_attention_layernorm = KernelNorm(layer.post_attention_layernorm)
+        self.layer_idx, self.head_dim = parts.index, parts.head_dim
+        self.heads = [int(cast("Any", one).out_features) // self.head_dim for one in parts.qkv]
+        self.qkv_proj, self.output = merged(parts.qkv), merged([parts.o])
+        self.gate_up_proj, self.down = merged([parts.gate, parts.up]), merged([parts.down])
+        self.input_layernorm = KernelNorm(parts.input_norm)
+        self.post_attention_layernorm = KernelNorm(parts.post_norm)
 
     def forward(self, hidden_states: Tensor, rotation: Rotation, context: Context) -> Tensor:
         """Both halves read the residual stream through a norm and add to it: (B, T, D) -> (B, T, D)."""
@@ -166,18 +165,11 @@ class KernelLayer(PlanModule):
         attended = self._attend(self.input_layernorm(hidden_states), rotation, context)
         normed, hidden_states = operations.add_rms_norm(hidden_states, attended, after.weight, after.eps)
         gate, up = self.gate_up_proj(normed).chunk(2, dim=-1)
-        return hidden_states + self.down_proj(operations.silu_gate(gate, up))
+        return hidden_states + self.down(operations.silu_gate(gate, up))
 
     def _attend(self, normed: Tensor, rotation: Rotation, context: Context) -> Tensor:
         q, k, v = self.qkv_proj(normed).unflatten(-1, (-1, self.head_dim)).split(self.heads, dim=2)
-        return self.o_proj(context.attend(q, k, v, rotation, layer=self.layer_idx).flatten(-2))
-
-
-def _layer(layer: nn.Module) -> KernelLayer:
-    assert isinstance(layer, LlamaDecoderLayer)
-    if type(layer.mlp) is not LlamaMLP or layer.mlp.act_fn is not F.silu:
-        raise UnsupportedError("the kernels know Llama's own feed-forward with SiLU alone: use the model without them")
-    return KernelLayer(layer)
+        return self.output(context.attend(q, k, v, rotation, layer=self.layer_idx).flatten(-2))
 
 
 def _norm(norm: nn.Module) -> KernelNorm:
