@@ -8,6 +8,7 @@ from typing import Any, ClassVar, cast
 
 from llamita import checks
 from llamita.checks import quoted
+from llamita.config.attention import AttentionFacts
 from llamita.config.files import ConfigFiles
 from llamita.config.layers import repeated_layer_types, resolve_layer_types
 from llamita.config.rope import RopeConfig, parse
@@ -30,7 +31,7 @@ DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LlamaConfig(ConfigFiles):
+class LlamaConfig(AttentionFacts, ConfigFiles):
     """Every hyper-parameter of a Llama, by the names of Hugging Face's config.json; frozen and validated.
 
     `rope_theta` and `rope_scaling` are the older spelling of `rope_parameters` and may be given in its place;
@@ -112,11 +113,6 @@ class LlamaConfig(ConfigFiles):
         """All end-of-sequence ids, whether the file gives none, one or a list."""
         eos = self.eos_token_id
         return () if eos is None else tuple(eos) if isinstance(eos, list | tuple) else (eos,)
-
-    @property
-    def softmax_scale(self) -> float:
-        """What attention scores are multiplied by: `attention_scale`, or one over the root of the heads' width."""
-        return self.head_dim**-0.5 if self.attention_scale is None else self.attention_scale
 
     @property
     def label2id(self) -> dict[str, int]:
