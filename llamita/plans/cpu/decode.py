@@ -16,6 +16,7 @@ from llamita.kernels.program import Program, named
 from llamita.model.layers import LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.parts import LayerParts, parts_of
+from llamita.model.stored import StoredWeight
 
 EMBED = {dtype: named("elementwise", f"embed_{name}") for dtype, name in DTYPES.items()}
 EMBED_PACKED = {name: named("block_kernels", f"embed_{name}") for name in FORMATS}
@@ -216,8 +217,8 @@ def bias_of(module: nn.Module) -> Tensor | None:
 
 def packed_of(module: nn.Module) -> Packed | None:
     """The packed matrix that a quantized layer has on the CPU, or None for a plain one."""
-    packed = getattr(module, "packed", None)
-    return packed if isinstance(packed, Packed) else None
+    view = module.kernel_view() if isinstance(module, StoredWeight) else None
+    return view if isinstance(view, Packed) else None
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

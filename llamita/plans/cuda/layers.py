@@ -24,6 +24,7 @@ from llamita.model.llama import LlamaForCausalLM
 from llamita.model.parts import LayerParts, parts_of, unknown
 from llamita.model.plan import PlanModule, check
 from llamita.model.rope import Rotation as Angles
+from llamita.model.stored import StoredWeight
 from llamita.model.surgery import replace
 
 
@@ -122,8 +123,7 @@ def merged(layers: Sequence[Any]) -> nn.Module:
 
 def _planes(layer: nn.Module) -> Planes | None:
     """The planes of a layer that was quantized, None of another."""
-    # Known by what it has: its room is beside this one, and rooms of a row do not meet.
-    found = getattr(getattr(getattr(layer, "matrix", None), "store", None), "planes", None)
+    found = layer.kernel_view() if isinstance(layer, StoredWeight) else None
     return found if isinstance(found, Planes) else None
 
 
