@@ -13,6 +13,7 @@ from llamita.config.files import ConfigFiles
 from llamita.config.layers import repeated_layer_types, resolve_layer_types
 from llamita.config.rope import RopeConfig, parse
 from llamita.errors import UnsupportedError, UsageError
+from llamita.families import FAMILIES, defaults_of
 
 ROPE_WITH_ORIGINAL_LENGTH = ("yarn", "longrope", "llama3")
 
@@ -23,7 +24,6 @@ ACTIVATIONS = (
 ATTENTION_BACKENDS = ("eager", "sdpa", "flex", "flash_attention_2", "fixed")
 BACKEND_SYNONYMS = {"flex_attention": "flex", "flash_attn_2": "flash_attention_2"}
 NUMERICS = ("hf", "meta")
-MODEL_TYPES = ("llama", "mistral")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 MOST = {"num_hidden_layers": 10_000, "num_labels": 1_000_000}  # so that a few bytes cannot ask for all of the memory
 MOST_OF_OTHERS, MOST_WEIGHTS = 2**31 - 1, 2**48  # ids and sizes are 32 bits wide; numbers in one matrix
@@ -148,6 +148,7 @@ class LlamaConfig(AttentionFacts, ConfigFiles):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], **changes: Any) -> "LlamaConfig":
         """Read the object of a config.json, old or new; keys that Llama does not know go to `extra`."""
+        values = {**defaults_of(values.get("model_type")), **values}
         values = {key: value for key, value in values.items() if key not in NOT_IN_FILES}
         if "torch_dtype" in values:
             values.setdefault("dtype", values["torch_dtype"])
@@ -221,7 +222,8 @@ def _is_given(name: str, value: Any) -> bool:
 
 
 def _is_extension_unused(config: LlamaConfig, name: str) -> bool:
-    return name in EXTENSIONS and getattr(config, name) is None
+    is_neutral = getattr(config, name) is None and name not in defaults_of(config.model_type)
+    return name in EXTENSIONS and is_neutral
 
 
 def _old_scaling(rope: RopeConfig) -> dict[str, Any] | None:
@@ -374,7 +376,7 @@ def _check_choices(config: LlamaConfig) -> None:
         "attn_implementation": ATTENTION_BACKENDS,
         "numerics": NUMERICS,
         "dtype": (None, *DTYPES),
-        "model_type": MODEL_TYPES,
+        "model_type": tuple(FAMILIES),
         "problem_type": (None, *PROBLEM_TYPES),
     }
     for name in ("use_cache", "tie_word_embeddings", "attention_bias", "mlp_bias"):
