@@ -51,9 +51,15 @@ class StandIn:
 
 
 class PlanModule(nn.Module):
-    """A module that a plan puts in the place of another for good."""
+    """A module that a plan puts in the place of another for good; its weights have no names in checkpoints."""
 
     plan: ClassVar[str]
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        raise UnsupportedError(
+            f"the plan {self.plan} has laid the weights of {prefix.rstrip('.')} end to end, which no checkpoint holds: "
+            'save before it is applied, or load the model with kernels="off"'
+        )
 
 
 def apply(model: nn.Module, plan: str, stand_ins: Iterable[StandIn], *, also: Iterable[nn.Module] = ()) -> None:

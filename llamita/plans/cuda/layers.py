@@ -39,14 +39,28 @@ def accelerate(model: LlamaForCausalLM) -> None:
 
 def install(model: LlamaForCausalLM) -> None:
     """As `accelerate`, on any device: where there is no GPU the operations are their references."""
-    if (reason := unknown(model.config, any_rotary=True)) is not None:
-        raise UnsupportedError(f"this model cannot have the GPU's layers: {reason}; use it without")
-    check(model, "cuda", model.modules())
-    layers = [KernelLayer(parts_of(one, model.config, plan="the GPU's plan")) for one in model.model.layers]
-    model.model.layers = nn.ModuleList(layers)
+    model.model.layers = nn.ModuleList([KernelLayer(parts) for parts in _known(model)])
     replace(model, "model.norm", _norm)
     if type(model.lm_head) is nn.Linear:
         replace(model, "lm_head", lambda head: merged([head]))
+
+
+def why_not(model: LlamaForCausalLM) -> str | None:
+    """What keeps a model from `accelerate`, or None; the model stays as it is."""
+    try:
+        operations.require(model.device)
+        _known(model)
+    except UnsupportedError as error:
+        return str(error)
+    return None
+
+
+def _known(model: LlamaForCausalLM) -> list[LayerParts]:
+    """The layers described; raises UnsupportedError for what the kernels do not know."""
+    if (reason := unknown(model.config, any_rotary=True)) is not None:
+        raise UnsupportedError(f"this model cannot have the GPU's layers: {reason}; use it without")
+    check(model, "cuda", model.modules())
+    return [parts_of(one, model.config, plan="the GPU's plan") for one in model.model.layers]
 
 
 class FewRowsLinear(nn.Module):
