@@ -12,8 +12,8 @@ from llamita.bridge import transformers as bridge
 from llamita.cache.static import StaticCache
 from llamita.config import LlamaConfig
 from llamita.model.llama import LlamaForCausalLM
-from llamita.parallel.gpu import BlocksLinear, KernelCache, KernelStep, install
-from llamita.parallel.graphs import DecodeGraph, PlainStep, Step
+from llamita.plans.cuda.graphs import DecodeGraph, PlainStep, Step
+from llamita.plans.cuda.layers import BlocksLinear, KernelCache, KernelStep, install
 from llamita.presets import PRESETS
 
 PROMPT, NEW, CAPACITY = 512, 64, 1024

@@ -1,6 +1,6 @@
 """`llamita.load`: a checkpoint, its tokenizer and the plans that make it fast, ready to write."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,10 @@ def load(
     That is a repository's id, or one of its GGUF files by quantization or name: org/name:Q4_K_M, org/name:file.gguf.
     draft: a smaller model of the same tokens, named in the same way, which guesses ahead and changes no answer.
     quantize: "q8_0", "q4_k" or another recipe of `llamita.quant.recipes`, or one's own mapping of globs to formats.
-    kernels: "auto" lets the CPU's kernels write wherever they know the model (`llamita.fused`), to the rounding of the
-    last bits as the plain model would; "off" writes with the plain model.
-    compile: "regional" or "full" lets torch compile the model, in place of our kernels (`llamita.parallel.compile`).
+    kernels: "auto" lets the device's kernels write wherever they know the model (`llamita.plans.cpu`, and on CUDA
+    `llamita.plans.cuda.layers`, whose model cannot be saved or trained), to the rounding of the last bits as the plain
+    model would; "off" writes with the plain model.
+    compile: "regional" or "full" lets torch compile the model, in place of our kernels (`llamita.plans.compile`).
     deterministic: batch-invariant mode: a text never depends on what else is in the batch, to the last bit; slower.
     See `llamita.checkpoint.load.load_pretrained` for the options and errors.
     """
@@ -56,15 +57,30 @@ def load(
 def _prepare(model: LlamaForCausalLM, *, kernels: str, compile: str, deterministic: bool) -> None:
     """Apply the plans asked for. Each is loaded only here: compilers take a while, and a plain model needs none."""
     if deterministic:
-        from llamita.model.invariant import invariant
+        from llamita.plans.invariant import invariant
 
         invariant(model)
     if compile != "off":
-        from llamita.parallel.compile import compile_model
+        from llamita.plans.compile import compile_model
 
         compile_model(model, compile)
-    elif kernels == "auto" and model.device.type == "cpu":
-        from llamita.fused import fuse, why_not
+    elif kernels == "auto" and model.device.type in KERNELS:
+        KERNELS[model.device.type](model)
 
-        if why_not(model) is None:
-            fuse(model)
+
+def _on_cpu(model: LlamaForCausalLM) -> None:
+    from llamita.plans.cpu import fuse, why_not
+
+    if why_not(model) is None:
+        fuse(model)
+
+
+def _on_cuda(model: LlamaForCausalLM) -> None:
+    from llamita.plans.cuda.layers import accelerate, why_not
+
+    if why_not(model) is None:
+        accelerate(model)
+
+
+# What lets a device's own kernels write, wherever they know the model.
+KERNELS: Mapping[str, Callable[[LlamaForCausalLM], None]] = {"cpu": _on_cpu, "cuda": _on_cuda}

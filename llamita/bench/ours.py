@@ -9,8 +9,8 @@ from torch import Tensor
 
 from llamita.bench import models
 from llamita.bench.formats import dtype_of
-from llamita.fused import fuse, why_not
 from llamita.model.llama import LlamaForCausalLM
+from llamita.plans.cpu import fuse, why_not
 
 
 class TorchSession:

@@ -14,8 +14,8 @@ from llamita.bench.overhead import PROMPT
 from llamita.bench.prompts import prompt
 from llamita.bench.report import Row, rows_of
 from llamita.bench.shapes import shape
-from llamita.fused.forward import fuse, unfuse, why_not
 from llamita.model.llama import LlamaForCausalLM
+from llamita.plans.cpu.forward import fuse, unfuse, why_not
 
 DRAFT_LAYERS = 2
 QUIET = 0.003  # how much of what the later layers say is heard

@@ -10,22 +10,22 @@ from llamita.checkpoint.gguf_rope import rope_from_gguf, rope_to_gguf, shortest
 from llamita.checks import MAX_REASON, quoted, shortened
 from llamita.config import LlamaConfig
 from llamita.errors import BrokenFileError, UnsupportedError, UsageError
+from llamita.families import FAMILIES, GGUF_ARCHITECTURES, gguf_key
 from llamita.files.gguf_split import Gguf
 from llamita.files.gguf_types import PLAIN, STORAGES, Field
 from llamita.tokenizer.protocol import Tokenizer
 
-ARCHITECTURE = "llama"
-# Counts and numbers that every Llama has, by our names.
+# Counts and numbers that every Llama has: our names, and those behind the family's prefix.
 FIELDS: Mapping[str, str] = {
-    "max_position_embeddings": "llama.context_length",
-    "hidden_size": "llama.embedding_length",
-    "num_hidden_layers": "llama.block_count",
-    "intermediate_size": "llama.feed_forward_length",
-    "num_attention_heads": "llama.attention.head_count",
-    "num_key_value_heads": "llama.attention.head_count_kv",
-    "head_dim": "llama.attention.key_length",
-    "sliding_window": "llama.attention.sliding_window",
-    "vocab_size": "llama.vocab_size",
+    "max_position_embeddings": "context_length",
+    "hidden_size": "embedding_length",
+    "num_hidden_layers": "block_count",
+    "intermediate_size": "feed_forward_length",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "sliding_window": "attention.sliding_window",
+    "vocab_size": "vocab_size",
 }
 NEEDED = ("max_position_embeddings", "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
 # How a model writes unless it is told otherwise: generation_config.json's names, and GGUF's.
@@ -44,7 +44,7 @@ BLOCKS_DTYPE = "float32"  # of norms and activations beside blocks, as in llama.
 
 
 def config_to_gguf(config: LlamaConfig) -> tuple[dict[str, Field], torch.Tensor | None]:
-    """The fields below "llama.", and the rotary divisors (H/2,) where the model has such.
+    """The fields below the family's prefix, and the rotary divisors (H/2,) where the model has such.
 
     Raises UnsupportedError for what GGUF's Llama does not know.
     """
@@ -52,11 +52,14 @@ def config_to_gguf(config: LlamaConfig) -> tuple[dict[str, Field], torch.Tensor 
         raise UnsupportedError(
             f"GGUF's Llama has no activation but silu: {quoted(config.hidden_act)} cannot be written"
         )
-    values = {key: getattr(config, name) for name, key in FIELDS.items()}
+    if config.attention_scale is not None:
+        raise UnsupportedError("GGUF's Llama has no attention_scale: a model that has one cannot be written")
+    prefix = FAMILIES[config.model_type].gguf
+    values = {f"{prefix}.{key}": getattr(config, name) for name, key in FIELDS.items()}
     fields = {key: Field("uint32", value) for key, value in values.items() if value is not None}
-    fields["llama.attention.value_length"] = Field("uint32", config.head_dim)
-    fields["llama.attention.layer_norm_rms_epsilon"] = Field("float32", config.rms_norm_eps)
-    fields["llama.rope.dimension_count"] = Field("uint32", config.head_dim)
+    fields[f"{prefix}.attention.value_length"] = Field("uint32", config.head_dim)
+    fields[f"{prefix}.attention.layer_norm_rms_epsilon"] = Field("float32", config.rms_norm_eps)
+    fields[f"{prefix}.rope.dimension_count"] = Field("uint32", config.head_dim)
     rope, divisors = rope_to_gguf(config)
     return fields | rope, divisors
 
@@ -69,11 +72,12 @@ def config_from_gguf(file: Gguf, tokenizer: Tokenizer | None) -> LlamaConfig:
     values: dict[str, Any] = {key: field.value for key, field in file.metadata.items()}
     source = file.paths[0]
     architecture = values.get("general.architecture")
-    if architecture != ARCHITECTURE or values.get("llama.expert_count", 0):
-        what = "a mixture of experts" if architecture == ARCHITECTURE else f"of architecture {quoted(architecture)}"
+    is_known = architecture in GGUF_ARCHITECTURES
+    if not is_known or values.get(f"{architecture}.expert_count", 0):
+        what = "a mixture of experts" if is_known else f"of architecture {quoted(architecture)}"
         raise UnsupportedError(f"{source} is {what}: only plain Llamas can be read")
-    numbers = {name: _number(values, key, source) for name, key in FIELDS.items()}
-    missing = next((FIELDS[name] for name in NEEDED if numbers[name] is None), None)
+    numbers = {name: _number(values, f"{architecture}.{key}", source) for name, key in FIELDS.items()}
+    missing = next((f"{architecture}.{FIELDS[name]}" for name in NEEDED if numbers[name] is None), None)
     if missing or "token_embd.weight" not in file:
         raise BrokenFileError(f"{source} has no {missing or 'token_embd.weight'}: it is no whole model")
     embedding = file.entry("token_embd.weight").shape
@@ -84,7 +88,7 @@ def config_from_gguf(file: Gguf, tokenizer: Tokenizer | None) -> LlamaConfig:
     try:
         config = LlamaConfig(
             **{name: number for name, number in numbers.items() if number is not None},
-            rms_norm_eps=shortest(values.get("llama.attention.layer_norm_rms_epsilon", 1e-6)),
+            rms_norm_eps=shortest(values.get(f"{architecture}.attention.layer_norm_rms_epsilon", 1e-6)),
             tie_word_embeddings="output.weight" not in file,
             attention_bias=_has_bias(file, "attn"),
             mlp_bias=_has_bias(file, "ffn"),
@@ -184,8 +188,9 @@ def _check_sizes(file: Gguf, config: LlamaConfig) -> None:
 
 
 def _check_rotation(values: Mapping[str, Any], config: LlamaConfig) -> None:
-    turning = values.get("llama.rope.dimension_count", config.head_dim)
-    lengths = {values.get(f"llama.attention.{which}_length", config.head_dim) for which in ("key", "value")}
+    turning = values.get(gguf_key(config.model_type, "rope.dimension_count"), config.head_dim)
+    keys = [gguf_key(config.model_type, f"attention.{which}_length") for which in ("key", "value")]
+    lengths = {values.get(key, config.head_dim) for key in keys}
     if turning != config.head_dim or lengths != {config.head_dim}:
         raise UnsupportedError(
             f"heads of {config.head_dim} of which {turning} numbers turn, with keys and values of "

@@ -12,6 +12,7 @@ from torch import Tensor
 from llamita.checks import quoted
 from llamita.config import LlamaConfig, RopeConfig
 from llamita.errors import UnsupportedError
+from llamita.families import gguf_key
 from llamita.files.gguf_types import Field
 from llamita.model.rope import frequencies
 
@@ -20,12 +21,12 @@ TOLERANCE = 1e-5  # relative, between frequencies that are told in two ways
 
 
 def rope_to_gguf(config: LlamaConfig) -> tuple[dict[str, Field], Tensor | None]:
-    """The fields below "llama.rope.", ours beside them, and the divisors (H/2,) where only those can say it.
+    """The fields below the family's "rope.", ours beside them, and the divisors (H/2,) where only those can say it.
 
     Raises UnsupportedError for a type that GGUF's Llama does not have.
     """
     rope = config.rope_parameters
-    fields = {"llama.rope.freq_base": Field("float32", rope.rope_theta)}
+    fields = {gguf_key(config.model_type, "rope.freq_base"): Field("float32", rope.rope_theta)}
     if rope.rope_type == "default":
         return fields, None
     fields[EXACT] = Field("string", json.dumps(rope.to_dict()))
@@ -36,8 +37,8 @@ def rope_to_gguf(config: LlamaConfig) -> tuple[dict[str, Field], Tensor | None]:
             f"GGUF's Llama has no rotary type {quoted(rope.rope_type)}: only default, linear, yarn and llama3 can "
             "be written"
         )
-    fields["llama.rope.scaling.type"] = Field("string", rope.rope_type)
-    fields["llama.rope.scaling.factor"] = Field("float32", rope["factor"])
+    fields[gguf_key(config.model_type, "rope.scaling.type")] = Field("string", rope.rope_type)
+    fields[gguf_key(config.model_type, "rope.scaling.factor")] = Field("float32", rope["factor"])
     return fields | (_yarn_fields(config) if rope.rope_type == "yarn" else {}), None
 
 
@@ -51,7 +52,7 @@ def _yarn_fields(config: LlamaConfig) -> dict[str, Field]:
     }
     if abs(own - 1) > TOLERANCE:
         fields["attn_factor"] = Field("float32", own)
-    return {f"llama.rope.scaling.{name}": field for name, field in fields.items()}
+    return {gguf_key(config.model_type, f"rope.scaling.{name}"): field for name, field in fields.items()}
 
 
 def _usual_factor(factor: float) -> float:
@@ -82,9 +83,10 @@ def rope_from_gguf(values: Mapping[str, Any], config: LlamaConfig, factors: Tens
 
 
 def _said(values: Mapping[str, Any], config: LlamaConfig, factors: Tensor | None) -> LlamaConfig:
-    theta = shortest(values.get("llama.rope.freq_base", 10000.0))
-    kind = values.get("llama.rope.scaling.type", "none")
-    factor = shortest(values.get("llama.rope.scaling.factor", values.get("llama.rope.scale_linear", 1.0)))
+    prefix = gguf_key(config.model_type, "rope.")
+    theta = shortest(values.get(f"{prefix}freq_base", 10000.0))
+    kind = values.get(f"{prefix}scaling.type", "none")
+    factor = shortest(values.get(f"{prefix}scaling.factor", values.get(f"{prefix}scale_linear", 1.0)))
     plain = RopeConfig(rope_theta=theta)
     if kind not in ("none", "linear", "yarn"):
         raise UnsupportedError(f"the file has the rotary type {quoted(kind)}: only none, linear and yarn are known")
@@ -92,13 +94,13 @@ def _said(values: Mapping[str, Any], config: LlamaConfig, factors: Tensor | None
         return _divided(config.replace(rope_parameters=plain), factors)
     if kind == "yarn" and factor > 1:
         return config.replace(rope_parameters=_yarn(values, config, theta, factor))
-    is_linear = factor > 1 and (kind == "linear" or "llama.rope.scale_linear" in values)
+    is_linear = factor > 1 and (kind == "linear" or f"{prefix}scale_linear" in values)
     rope = replace(plain, rope_type="linear", factor=factor) if is_linear else plain
     return config.replace(rope_parameters=rope)
 
 
 def _yarn(values: Mapping[str, Any], config: LlamaConfig, theta: float, factor: float) -> RopeConfig:
-    prefix = "llama.rope.scaling."
+    prefix = gguf_key(config.model_type, "rope.scaling.")
     own = shortest(values.get(f"{prefix}attn_factor", 1.0))
     return RopeConfig(
         rope_type="yarn",

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from llamita.checkpoint.gguf_config import ARCHITECTURE, config_to_gguf, generation_to_gguf
+from llamita.checkpoint.gguf_config import config_to_gguf, generation_to_gguf
 from llamita.checkpoint.gguf_names import FREQUENCY_FACTORS, IN_LAYER, heads_of, interleaved, to_gguf
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
+from llamita.families import FAMILIES
 from llamita.files.gguf_types import PLAIN, STORAGES, Field
 from llamita.files.gguf_write import Piece, write_gguf
 from llamita.kernels.blocks import FORMATS
@@ -56,7 +57,7 @@ def save_gguf(
     if divisors is not None:
         pieces = {FREQUENCY_FACTORS: Piece("f32", tuple(divisors.shape), lambda: divisors), **pieces}
     metadata = {
-        "general.architecture": Field("string", ARCHITECTURE),
+        "general.architecture": Field("string", FAMILIES[config.model_type].gguf),
         "general.type": Field("string", "model"),
         "general.name": Field("string", Path(path).stem),
         **generation_to_gguf(model.generation_config),

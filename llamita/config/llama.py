@@ -8,9 +8,12 @@ from typing import Any, ClassVar, cast
 
 from llamita import checks
 from llamita.checks import quoted
+from llamita.config.attention import AttentionFacts
 from llamita.config.files import ConfigFiles
+from llamita.config.layers import repeated_layer_types, resolve_layer_types
 from llamita.config.rope import RopeConfig, parse
 from llamita.errors import UnsupportedError, UsageError
+from llamita.families import FAMILIES, defaults_of
 
 ROPE_WITH_ORIGINAL_LENGTH = ("yarn", "longrope", "llama3")
 
@@ -21,7 +24,6 @@ ACTIVATIONS = (
 ATTENTION_BACKENDS = ("eager", "sdpa", "flex", "flash_attention_2", "fixed")
 BACKEND_SYNONYMS = {"flex_attention": "flex", "flash_attn_2": "flash_attention_2"}
 NUMERICS = ("hf", "meta")
-MODEL_TYPES = ("llama", "mistral")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 MOST = {"num_hidden_layers": 10_000, "num_labels": 1_000_000}  # so that a few bytes cannot ask for all of the memory
 MOST_OF_OTHERS, MOST_WEIGHTS = 2**31 - 1, 2**48  # ids and sizes are 32 bits wide; numbers in one matrix
@@ -29,7 +31,7 @@ DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LlamaConfig(ConfigFiles):
+class LlamaConfig(AttentionFacts, ConfigFiles):
     """Every hyper-parameter of a Llama, by the names of Hugging Face's config.json; frozen and validated.
 
     `rope_theta` and `rope_scaling` are the older spelling of `rope_parameters` and may be given in its place;
@@ -62,6 +64,8 @@ class LlamaConfig(ConfigFiles):
     attention_dropout: float = 0.0
     mlp_bias: bool = False
     sliding_window: int | None = None
+    attention_scale: float | None = None
+    layer_types: tuple[str, ...] | None = None
     dtype: str | None = None
     problem_type: str | None = None
     id2label: Mapping[int, str] = field(default_factory=lambda: {0: "LABEL_0", 1: "LABEL_1"})
@@ -86,6 +90,7 @@ class LlamaConfig(ConfigFiles):
             "attn_implementation": BACKEND_SYNONYMS.get(self.attn_implementation, self.attn_implementation),
             "rope_parameters": _resolve_rope(self, rope_theta, rope_scaling),
             "id2label": _resolve_labels(self.id2label, num_labels),
+            "layer_types": resolve_layer_types(self.layer_types, self.num_hidden_layers),
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)
@@ -120,6 +125,8 @@ class LlamaConfig(ConfigFiles):
         Raises UsageError for a name that is no field, with the nearest one.
         """
         changes = _renamed(changes)
+        if "num_hidden_layers" in changes:
+            changes.setdefault("layer_types", repeated_layer_types(self.layer_types, changes["num_hidden_layers"]))
         known = {*CHANGEABLE, *self.extra, *NEUTRAL}
         for name in changes:
             if name not in known:
@@ -141,6 +148,7 @@ class LlamaConfig(ConfigFiles):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], **changes: Any) -> "LlamaConfig":
         """Read the object of a config.json, old or new; keys that Llama does not know go to `extra`."""
+        values = {**defaults_of(values.get("model_type")), **values}
         values = {key: value for key, value in values.items() if key not in NOT_IN_FILES}
         if "torch_dtype" in values:
             values.setdefault("dtype", values["torch_dtype"])
@@ -160,6 +168,8 @@ class LlamaConfig(ConfigFiles):
         values["rope_theta"] = self.rope_parameters.rope_theta
         values["rope_scaling"] = _old_scaling(self.rope_parameters)
         values["torch_dtype"] = self.dtype
+        if self.layer_types is not None:
+            values["layer_types"] = list(self.layer_types)
         values["eos_token_id"] = list(self.eos_token_ids) if len(self.eos_token_ids) > 1 else self.eos_token_id
         values["id2label"] = {str(index): label for index, label in self.id2label.items()}
         values["label2id"] = self.label2id
@@ -202,6 +212,7 @@ NEUTRAL: Mapping[str, Any] = {
     "output_hidden_states": False, "chunk_size_feed_forward": 0, "architectures": None, "name_or_path": "",
     "_name_or_path": "", "keys_to_ignore_at_inference": ["past_key_values"], "gradient_checkpointing": False,
 }  # fmt: skip
+EXTENSIONS = ("sliding_window", "attention_scale", "layer_types", "problem_type")  # written where they say something
 MAY_BE_NONE = ("pad_token_id", "bos_token_id", "eos_token_id", "pretraining_tp", "sliding_window", "dtype")
 
 
@@ -211,7 +222,8 @@ def _is_given(name: str, value: Any) -> bool:
 
 
 def _is_extension_unused(config: LlamaConfig, name: str) -> bool:
-    return name in ("sliding_window", "problem_type") and getattr(config, name) is None
+    is_neutral = getattr(config, name) is None and name not in defaults_of(config.model_type)
+    return name in EXTENSIONS and is_neutral
 
 
 def _old_scaling(rope: RopeConfig) -> dict[str, Any] | None:
@@ -364,7 +376,7 @@ def _check_choices(config: LlamaConfig) -> None:
         "attn_implementation": ATTENTION_BACKENDS,
         "numerics": NUMERICS,
         "dtype": (None, *DTYPES),
-        "model_type": MODEL_TYPES,
+        "model_type": tuple(FAMILIES),
         "problem_type": (None, *PROBLEM_TYPES),
     }
     for name in ("use_cache", "tie_word_embeddings", "attention_bias", "mlp_bias"):
@@ -375,5 +387,7 @@ def _check_choices(config: LlamaConfig) -> None:
             raise UnsupportedError(f"{name} {quoted(getattr(config, name))} is not supported: use one of {listed}")
     for name in ("rms_norm_eps", "initializer_range", "attention_dropout"):
         checks.share(name, getattr(config, name))
+    if config.attention_scale is not None:
+        checks.positive("attention_scale", config.attention_scale)
     if config.rms_norm_eps == 0:
         raise UsageError("rms_norm_eps is 0: a row of zeros would be divided by zero, use 1e-6 or 1e-5")

@@ -119,7 +119,7 @@ def read_ragged(
     """
     config = model.config
     if parents:
-        scale, window = config.head_dim**-0.5, config.sliding_window
+        scale, window = config.softmax_scale, config.sliding_window
         tree = Tree(real, parents, cache, backend=config.attn_implementation, scale=scale, window=window)
         return finite(model(tokens, context=tree, logits_to_keep=keep, return_dict=True).logits)
     mask = None if bool(real.all()) else real

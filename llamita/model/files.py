@@ -15,7 +15,6 @@ from llamita.errors import NotFoundError, UnsupportedError, UsageError
 from llamita.model.familiar import Familiar
 from llamita.model.generation_config import GenerationConfig
 from llamita.model.initial import shapes_only
-from llamita.model.invariant import invariant
 from llamita.model.loading import LoadReport, MemoryTensors, Tensors, fill
 from llamita.model.names import check_names, one_device, one_dtype
 from llamita.model.rope import LlamaRotaryEmbedding
@@ -61,7 +60,7 @@ class ModelFiles(Familiar):
         dtype (or torch_dtype): "auto" takes the config's, else the file's. device (or a device_map of one device):
         "auto" takes CUDA where there is one. revision, subfolder, token, cache_dir, force_download, local_files_only:
         where on the hub, and how it is asked. use_safetensors: True insists on that format.
-        deterministic: batch-invariant mode, see `llamita.model.invariant`; attn_implementation is then its own.
+        deterministic: batch-invariant mode, see `llamita.plans.invariant`; attn_implementation is then its own.
         output_loading_info: return (model, report as a dict of lists) instead.
         changes: fields of the config, such as num_labels=3 or use_cache=False; `llamita.model.names` says of the other
         names of transformers which do nothing here, and which are refused.
@@ -96,7 +95,10 @@ class ModelFiles(Familiar):
             warnings.warn(f"loading {name}: {report}", stacklevel=2)
         model.name_or_path = "" if name is None else str(name)
         model.generation_config = _read_generation_config(path, model.generation_config)
-        model = invariant(cast("Any", model)) if deterministic else model
+        if deterministic:
+            from llamita.plans.invariant import invariant
+
+            invariant(cast("Any", model))
         return cast("Self", (model, vars(report))) if output_loading_info else model
 
     @classmethod

@@ -61,11 +61,20 @@ class LlamaAttention(nn.Module):
 
     def forward(self, hidden_states: Tensor, rotation: Rotation, context: Context) -> Tensor:
         """Ask the context: (B, T, D) -> (B, T, D)."""
+        q, k, v = self.heads(hidden_states)
+        out = context.attend(q, k, v, rotation, layer=self.layer_idx)  # (B, T, N, H)
+        return self.join(out)
+
+    def heads(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What attention is asked: (B, T, D) -> q (B, T, N, H), k and v (B, T, K, H)."""
         q = self.q_proj(hidden_states).unflatten(-1, (-1, self.head_dim))  # (B, T, N, H)
         k = self.k_proj(hidden_states).unflatten(-1, (-1, self.head_dim))  # (B, T, K, H)
         v = self.v_proj(hidden_states).unflatten(-1, (-1, self.head_dim))  # (B, T, K, H)
-        out = context.attend(q, k, v, rotation, layer=self.layer_idx)  # (B, T, N, H)
-        return self.o_proj(out.flatten(-2))
+        return q, k, v
+
+    def join(self, attended: Tensor) -> Tensor:
+        """What becomes of the answer: (B, T, N, H) -> (B, T, D)."""
+        return self.o_proj(attended.flatten(-2))
 
 
 class LlamaDecoderLayer(nn.Module):
@@ -80,5 +89,9 @@ class LlamaDecoderLayer(nn.Module):
 
     def forward(self, hidden_states: Tensor, rotation: Rotation, context: Context) -> Tensor:
         """Both halves read the residual stream through a norm and add to it."""
-        hidden_states = hidden_states + self.self_attn(self.input_layernorm(hidden_states), rotation, context)
+        return self.finish(hidden_states, self.self_attn(self.input_layernorm(hidden_states), rotation, context))
+
+    def finish(self, hidden_states: Tensor, attended: Tensor) -> Tensor:
+        """Add what attention gives, then the feed-forward of the sum: (B, T, D) twice -> (B, T, D)."""
+        hidden_states = hidden_states + attended
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))

@@ -113,7 +113,7 @@ class LlamaModel(LlamaPreTrainedModel):
             position_ids=position_ids,
             cache=cache,
             backend=config.attn_implementation,
-            scale=config.head_dim**-0.5,
+            scale=config.softmax_scale,
             dropout=config.attention_dropout if self.training else 0.0,
             window=config.sliding_window,
         )

@@ -1,6 +1,7 @@
 """What users of a pretrained model rely on: init, loading, saving, embeddings, recompute."""
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any, ClassVar, cast
 
 import torch
@@ -9,13 +10,14 @@ from torch.utils.hooks import RemovableHandle
 
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
-from llamita.model import recompute, vocabulary
+from llamita.model import plan, vocabulary
 from llamita.model.files import ModelFiles
 from llamita.model.files import chosen_device as chosen_device
 from llamita.model.files import chosen_dtype as chosen_dtype
 from llamita.model.generation_config import GenerationConfig
 from llamita.model.initial import initialize_tree
 from llamita.model.loading import LoadReport
+from llamita.model.stored import StoredWeight
 
 
 class PreTrainedModel(ModelFiles):
@@ -101,9 +103,8 @@ class PreTrainedModel(ModelFiles):
         """How many numbers are in quantized matrices, which are no parameters."""
         found: dict[int, int] = {}
         for module in self.modules():
-            matrix = getattr(module, "matrix", None)
-            if matrix is not None and not (exclude_embeddings and hasattr(module, "num_embeddings")):
-                found[id(matrix)] = matrix.shape[0] * matrix.shape[1]
+            if isinstance(module, StoredWeight) and not (exclude_embeddings and hasattr(module, "num_embeddings")):
+                found[id(module.stored())] = prod(module.stored().shape)
         return sum(found.values())
 
     # Embeddings
@@ -149,7 +150,7 @@ class PreTrainedModel(ModelFiles):
         config = self.config.replace(vocab_size=size)  # first: it refuses to lose a special token
         head = self.get_output_embeddings()
         resized = [self.get_input_embeddings(), *([head] if head is not None and not self.tied_weights else [])]
-        if any(hasattr(module, "matrix") for module in (self.get_input_embeddings(), head)):
+        if any(isinstance(module, StoredWeight) for module in (self.get_input_embeddings(), head)):
             raise UnsupportedError(
                 "quantized embeddings and heads keep their vocabulary: resize the model they come from, then quantize"
             )
@@ -180,16 +181,18 @@ class PreTrainedModel(ModelFiles):
         use_reentrant = options.pop("use_reentrant", False)
         if options:
             raise UsageError(f"gradient_checkpointing_kwargs has {', '.join(options)}: only use_reentrant is known")
-        recompute.enable(self._layers, every_n_layers=every_n_layers, use_reentrant=use_reentrant)
+        from llamita.plans import recompute
+
+        recompute.enable(self, every_n_layers=every_n_layers, use_reentrant=use_reentrant)
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep all activations again."""
-        recompute.disable(self._layers)
+        plan.remove(self, "recompute")
 
     @property
     def is_gradient_checkpointing(self) -> bool:
         """Whether any layer is computed again in the backward pass."""
-        return any(recompute.is_recomputed(layer) for layer in self._layers)
+        return any(plan.plan_of(layer) == "recompute" for layer in self._layers)
 
     @property
     def _layers(self) -> nn.ModuleList:

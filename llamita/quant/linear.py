@@ -8,20 +8,25 @@ from torch import Tensor, nn
 
 from llamita.errors import UnsupportedError
 from llamita.kernels.packed_layout import Packed
+from llamita.kernels.triton.planes import Planes
+from llamita.model.stored import StoredWeight
 from llamita.quant.matrix import Matrix
 
 
-class _Quantized(nn.Module):
+class _Quantized(StoredWeight):
     """What both layers share: the matrix, which is no parameter, moves with the model and keeps its dtypes."""
 
     def __init__(self, matrix: Matrix) -> None:
         super().__init__()
         self.matrix = matrix
 
-    @property
-    def packed(self) -> Packed | None:
-        """What the CPU's kernels read, or None where the matrix lies elsewhere or in no block format."""
-        return getattr(getattr(self.matrix, "store", None), "packed", None)
+    def stored(self) -> Matrix:
+        """The matrix."""
+        return self.matrix
+
+    def kernel_view(self) -> Packed | Planes | None:
+        """What the kernels of its device read, or None where it is in no block format or has none."""
+        return self.matrix.kernel_view()
 
     def extra_repr(self) -> str:
         """Shown by print(model)."""

@@ -11,6 +11,8 @@ from llamita.kernels.bits import as_bytes
 from llamita.kernels.block_format import BlockFormat
 from llamita.kernels.blocks import FORMATS
 from llamita.kernels.codes import Codes
+from llamita.kernels.packed_layout import Packed
+from llamita.kernels.triton.planes import Planes
 from llamita.quant.stores import Store, store, store_of_raw
 
 Move = Callable[[Tensor], Tensor]
@@ -20,11 +22,19 @@ class Matrix(Protocol):
     """A matrix (N, K) that is multiplied without ever being unpacked whole."""
 
     name: str
-    shape: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        ...
 
     @property
     def nbytes(self) -> int:
         """Bytes that it takes in memory."""
+        ...
+
+    def kernel_view(self) -> Packed | Planes | None:
+        """What the kernels of its device read, or None where there are none for it."""
         ...
 
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -82,6 +92,10 @@ class BlockMatrix:
         """Bytes that it takes in memory."""
         return self.store.nbytes
 
+    def kernel_view(self) -> Packed | Planes | None:
+        """What the kernels of its device read, or None where there are none for it."""
+        return self.store.kernel_view()
+
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x (..., K) times the matrix, plus bias (N,): (..., N) in x's dtype."""
         return self.store.linear(x, bias)
@@ -129,6 +143,9 @@ class RowMatrix:
     def nbytes(self) -> int:
         """Bytes that it takes in memory."""
         return self._codes.nbytes + self._scale.nbytes
+
+    def kernel_view(self) -> None:
+        """Torch's own product reads it."""
 
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x (..., K), each token rounded to 8 bits, times the matrix, plus bias (N,): (..., N) in x's dtype."""

@@ -35,6 +35,10 @@ class Store(Protocol):
         """The codes that were put in."""
         ...
 
+    def kernel_view(self) -> packed_layout.Packed | planes.Planes | None:
+        """What kernels of ours read, or None where the reference does the work."""
+        ...
+
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x (..., K) times the matrix, plus bias (N,): (..., N) in x's dtype."""
         ...
@@ -68,6 +72,9 @@ class PlainStore:
     def codes(self) -> Codes:
         """The codes that were put in."""
         return self._codes
+
+    def kernel_view(self) -> None:
+        """What kernels of ours read: nothing."""
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x (..., K), rounded to 8 bits in groups of 32, times the matrix, plus bias (N,): (..., N) in x's dtype."""
@@ -103,6 +110,10 @@ class CpuStore:
         """The codes that were put in."""
         return packed_layout.unpack(self.packed)
 
+    def kernel_view(self) -> packed_layout.Packed:
+        """What kernels of ours read."""
+        return self.packed
+
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x (..., K), rounded to 8 bits in groups of 32, times the matrix, plus bias (N,): (..., N) in x's dtype."""
         return linear.linear(x, self.packed, bias)
@@ -136,6 +147,10 @@ class GpuStore:
     def codes(self) -> Codes:
         """The codes that were put in."""
         return planes.unpack(self.planes)
+
+    def kernel_view(self) -> planes.Planes:
+        """What kernels of ours read."""
+        return self.planes
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x (..., K) times the matrix, plus bias (N,): (..., N) in x's dtype; unpacked first for many rows."""

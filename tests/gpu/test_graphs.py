@@ -13,8 +13,8 @@ from llamita.config import LlamaConfig
 from llamita.errors import UsageError
 from llamita.kernels.triton.planes import Planes
 from llamita.model.llama import LlamaForCausalLM
-from llamita.parallel.gpu import BlocksLinear, KernelCache, KernelStep, accelerate
-from llamita.parallel.graphs import DecodeGraph, PlainStep, Step
+from llamita.plans.cuda.graphs import DecodeGraph, PlainStep, Step
+from llamita.plans.cuda.layers import BlocksLinear, KernelCache, KernelStep, accelerate
 from llamita.quant.surgery import quantize
 
 pytestmark = pytest.mark.gpu
@@ -98,7 +98,7 @@ def test_what_waits_for_the_device_is_refused_in_one_sentence() -> None:
     code = """
 import torch
 from llamita.errors import UnsupportedError
-from llamita.parallel.graphs import CudaRecorder
+from llamita.plans.cuda.graphs import CudaRecorder
 x = torch.ones(3, device="cuda")
 try:
     CudaRecorder().record(lambda: x * x.sum().item())

@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 from llamita import LlamaConfig, LlamaForCausalLM, StaticCache
 from llamita.cache import Cache, DynamicCache, OffloadedCache, QuantizedCache, SinkCache, SlidingWindowCache
 from llamita.cache.growing import GrowingCache
-from llamita.parallel.compile import compile_model
+from llamita.plans.compile import compile_model
 
 PASSES = (9, 1, 1, 1, 5, 1, 4, 1)  # tokens of each call on one cache
 MakeCache = Callable[[LlamaConfig, int], Cache]

@@ -12,9 +12,9 @@ from llamita.bridge import transformers as peers
 from llamita.cache import DynamicCache
 from llamita.config import LlamaConfig
 from llamita.errors import LlamitaError, UnsupportedError, UsageError
-from llamita.fused import fuse
 from llamita.model.heads import LlamaForSequenceClassification
 from llamita.model.llama import LlamaForCausalLM
+from llamita.plans.cpu import fuse
 from llamita.tokenizer.load import load_tokenizer
 
 Pair = tuple[LlamaForCausalLM, Any]

@@ -7,8 +7,8 @@ import pytest
 import torch
 import transformers
 
-from llamita.fused import fuse
 from llamita.model.llama import LlamaForCausalLM
+from llamita.plans.cpu import fuse
 
 CHANGES: dict[str, dict[str, Any]] = {
     "grouped": {},

@@ -13,7 +13,7 @@ from torch import Tensor
 from llamita import LlamaConfig, LlamaForCausalLM, StaticCache
 from llamita.cache import Cache, DynamicCache, SlidingWindowCache
 from llamita.cache.growing import GrowingCache
-from llamita.model.invariant import invariant
+from llamita.plans.invariant import invariant
 from llamita.quant.surgery import quantize
 
 LONGEST = 150  # more than two blocks of keys

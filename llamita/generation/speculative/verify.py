@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from llamita.cache.dynamic import DynamicCache
 from llamita.cache.growing import GrowingCache
 from llamita.errors import UsageError
-from llamita.fused import is_fused
 from llamita.generation.outputs import RaggedScoreRecorder
 from llamita.generation.protocol import LanguageModel
 from llamita.generation.run import Acceptance
@@ -24,6 +23,7 @@ from llamita.generation.sequence import Sequence, SequenceBatch
 from llamita.generation.speculative.proposers import Drafts, Proposer
 from llamita.generation.speculative.ragged import RaggedBatch
 from llamita.kernels.linear import FEW
+from llamita.model.plan import active
 from llamita.sampling.selection import TokenSelector
 
 HOLES = 0.25  # the share of the slots that may be holes before the caches are compacted
@@ -86,7 +86,7 @@ def _tolerated(model: LanguageModel, cache: DynamicCache) -> float:
 
 def has_kernels(model: LanguageModel) -> bool:
     """Whether the CPU's kernels, and no other plan, stand in for the model's forward."""
-    return isinstance(model, nn.Module) and is_fused(model)
+    return isinstance(model, nn.Module) and "kernels" in active(model)
 
 
 def most_drafts(batch: SequenceBatch, device: torch.device) -> Tensor:

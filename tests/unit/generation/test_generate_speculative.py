@@ -9,8 +9,8 @@ from torch import Tensor
 
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
-from llamita.fused import fuse
 from llamita.model.llama import LlamaForCausalLM, LlamaModel
+from llamita.plans.cpu import fuse
 
 SMALL = {"hidden_size": 24, "num_attention_heads": 3, "num_key_value_heads": 1, "num_hidden_layers": 1}
 GUESSES: list[dict[str, Any]] = [

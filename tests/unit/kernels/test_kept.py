@@ -173,7 +173,7 @@ def test_what_nobody_added_to_for_a_month_goes(room: Path, start: Start) -> None
 DECODE = """
 import sys, torch
 from llamita import LlamaConfig, LlamaForCausalLM
-from llamita.fused import fuse
+from llamita.plans.cpu import fuse
 torch.manual_seed(0)
 config = LlamaConfig(
     vocab_size=90, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
@@ -202,10 +202,10 @@ def test_a_model_reads_and_writes_without_numba_once_its_kernels_are_kept(room: 
 
 def test_names_are_those_of_kernels() -> None:
     """A wrong one would show only where nothing is kept."""
-    from llamita.fused import place, reading, step
     from llamita.kernels import linear, program, repack
+    from llamita.plans.cpu import decode, prefill, workspace
 
-    tables = [table for module in (linear, repack, place, step, reading) for table in vars(module).values()]
+    tables = [table for module in (linear, repack, workspace, decode, prefill) for table in vars(module).values()]
     rows = [row for table in tables if isinstance(table, dict) for row in table.values()]
     turns = [named("causal", f"turn_fp32_{name}") for name in DTYPES.values()]
     turns += [named("causal", f"turn_{name}_{name}") for name in DTYPES.values()]

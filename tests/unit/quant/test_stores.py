@@ -1,12 +1,18 @@
 """Every way of storing codes holds the same matrix."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
+import llamita
+from llamita import LlamaConfig, LlamaForCausalLM
 from llamita.errors import UsageError
 from llamita.kernels import program
 from llamita.kernels.block_format import BlockFormat
 from llamita.kernels.blocks import FORMATS
+from llamita.kernels.packed_layout import Packed
 from llamita.kernels.triton import planes
 from llamita.quant import stores
 from llamita.quant.stores import CpuStore, GpuStore, PlainStore
@@ -77,3 +83,24 @@ def test_bytes_of_a_file_in_any_order(form: BlockFormat, has_kernels: bool, monk
 def test_bytes_of_another_format_are_refused(raw: torch.Tensor) -> None:
     with pytest.raises(UsageError, match="q8_0 needs rows of a multiple of 34 bytes"):
         stores.store_of_raw(raw, FORMATS["q8_0"])
+
+
+def test_the_model_asks_quantized_modules_by_a_declared_name() -> None:
+    """No attribute is guessed at: a module that happens to have a `matrix` is none of them."""
+    folder = Path(llamita.__file__).parent
+    guessing = re.compile(r"(hasattr|getattr)\([^()]*, \"(matrix|store|packed|planes)\"")
+    files = [path for room in ("model", "quant", "plans/cuda") for path in (folder / room).rglob("*.py")]
+    assert [str(path) for path in files if guessing.search(path.read_text(encoding="utf-8"))] == []
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=32, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    )
+    count = model.num_parameters()
+    model.lm_head.matrix = torch.zeros(3, 3)
+    assert model.num_parameters() == count
+    assert model.resize_token_embeddings(33).num_embeddings == 33
+
+
+@pytest.mark.parametrize(("kind", "view"), [(PlainStore, type(None)), (CpuStore, Packed), (GpuStore, planes.Planes)])
+def test_every_store_says_what_kernels_read(kind: type[PlainStore | CpuStore | GpuStore], view: type) -> None:
+    form = FORMATS["q8_0"]
+    assert type(kind.of(form.codes(form.quantize(torch.randn(32, 64))), form.name).kernel_view()) is view

@@ -249,7 +249,7 @@ def test_bytes_come_in_and_go_out() -> None:
 def test_the_kernels_find_their_streams() -> None:
     model = small()
     quantize(model, {"*.q_proj": "q4_k", "*.k_proj": "int8"})
-    streams = {name: layer.packed for name, layer in quantized_layers(model)}
+    streams = {name: layer.kernel_view() for name, layer in quantized_layers(model)}
     first = streams["model.layers.0.self_attn.q_proj"]
     assert first is not None
     assert (first.kind, first.rows, first.columns) == ("q4_k", 96, 256)

@@ -1,6 +1,0 @@
-"""The whole decode step as one program of kernels: a plan applied to a finished model."""
-
-from llamita.fused.forward import fuse, is_fused, unfuse
-from llamita.fused.parts import why_not
-
-__all__ = ["fuse", "is_fused", "unfuse", "why_not"]

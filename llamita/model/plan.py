@@ -1,0 +1,140 @@
+"""Plans: what stands in for the forwards of a finished model's modules. No other file touches `module.forward`.
+
+A model may hold several plans where the table says so; each puts `StandIn`s into the forwards of modules, or swaps
+`PlanModule`s in for good. Nothing else is recorded: a copy of a model has the plans of the original.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Never
+
+from torch import nn
+
+from llamita.errors import UnsupportedError, UsageError
+
+# Each plan, and how it is taken back.
+PLANS: Mapping[str, str] = {
+    "kernels": "llamita.plans.cpu.unfuse(model)",
+    "compile": 'compile_model(model, "off")',
+    "recompute": "model.gradient_checkpointing_disable()",
+    "invariant": "llamita.plans.invariant.variant(model)",
+    "cuda": "a model that is loaded anew",
+    "graphs": "a step without a graph",
+}
+# (the plan that is on, the plan that is asked for): "" where they go together in this order, or why they do not.
+# What is not in the table does not go together either.
+PAIRS: Mapping[tuple[str, str], str] = {
+    ("recompute", "invariant"): "",  # layers and products: no module has both
+    ("invariant", "recompute"): "",
+    ("cuda", "graphs"): "",
+    ("recompute", "graphs"): "",  # a step has no backward pass, and nothing is recomputed
+    ("recompute", "compile"): "a model whose layers are recomputed cannot be compiled: switch recompute off first",
+    ("invariant", "compile"): (
+        "a batch-invariant model cannot be compiled, as compiled kernels round by the shape: give up one of the two"
+    ),
+}
+
+
+class StandIn:
+    """Takes the place of one module's forward; says of which plan it is."""
+
+    plan: ClassVar[str]
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def plain(self, *args: Any, **named: Any) -> Any:
+        """The forward of the module's own class."""
+        return type(self.module).forward(self.module, *args, **named)
+
+    def undo(self, model: nn.Module) -> None:
+        """Put back what the plan has changed in the model beside the forwards."""
+
+
+class PlanModule(nn.Module):
+    """A module that a plan puts in the place of another for good; its weights have no names in checkpoints."""
+
+    plan: ClassVar[str]
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        raise UnsupportedError(
+            f"the plan {self.plan} has laid the weights of {prefix.rstrip('.')} end to end, which no checkpoint holds: "
+            'save before it is applied, or load the model with kernels="off"'
+        )
+
+
+def apply(model: nn.Module, plan: str, stand_ins: Iterable[StandIn], *, also: Iterable[nn.Module] = ()) -> None:
+    """Put a plan's stand-ins into their modules; a plan of the same name is taken back before.
+
+    Raises UnsupportedError, and changes nothing, where `check` does; also: the further modules that it is told of.
+    """
+    found = list(stand_ins)
+    check(model, plan, [*also, *(one.module for one in found)])
+    remove(model, plan)
+    for one in found:
+        vars(one.module)["forward"] = one
+
+
+def remove(model: nn.Module, plan: str) -> None:
+    """Take a plan back; a model without it stays as it is. Raises UnsupportedError for one that is applied for good."""
+    _check_name(plan)
+    if any(isinstance(module, PlanModule) and module.plan == plan for module in model.modules()):
+        raise UnsupportedError(f"the plan {plan} swapped the model's layers for good: load the model anew")
+    removed = [own for module in model.modules() if (own := stand_in_of(module)) is not None and own.plan == plan]
+    for one in removed:
+        del one.module.__dict__["forward"]
+    for one in removed[:1]:  # all know the same
+        one.undo(model)
+
+
+def active(model: nn.Module) -> tuple[str, ...]:
+    """The names of the plans that a model, or any module in it, has on, in the order of `PLANS`."""
+    found = {plan_of(module) for module in model.modules()}
+    return tuple(plan for plan in PLANS if plan in found)
+
+
+def plan_of(module: nn.Module) -> str | None:
+    """The name of the plan that runs in the place of this very module's forward, or None."""
+    own = stand_in_of(module)
+    if own is not None:
+        return own.plan
+    return module.plan if isinstance(module, PlanModule) else None
+
+
+def stand_in_of(module: nn.Module) -> StandIn | None:
+    """What stands in for this very module's forward, or None where no plan does."""
+    own = vars(module).get("forward")
+    return own if isinstance(own, StandIn) else None
+
+
+def is_replaced(module: nn.Module) -> bool:
+    """Whether anything, a plan's or not, runs in the place of this very module's forward."""
+    return "forward" in vars(module)
+
+
+def check(model: nn.Module, plan: str, modules: Iterable[nn.Module] = ()) -> None:
+    """Raise UnsupportedError where a plan does not go with those that a model has, or with a forward that is nobody's.
+
+    modules: those whose forwards must be their classes' own, or plans'.
+    """
+    _check_name(plan)
+    for on in active(model):
+        if on != plan and PAIRS.get((on, plan)) != "":
+            refuse(on, plan)
+    if any(is_replaced(module) and stand_in_of(module) is None for module in modules):
+        raise UnsupportedError(
+            f"the model's forward is another plan's already, which is none of ours: take that back, or leave {plan} out"
+        )
+
+
+def refuse(on: str, plan: str) -> Never:
+    """Raise UnsupportedError: why a plan does not go with one that is on."""
+    raise UnsupportedError(
+        PAIRS.get((on, plan))
+        or f"the model's forward is another plan's already, {on}, and {plan} does not go with it: "
+        f"take that back by {PLANS[on]}, or leave {plan} out"
+    )
+
+
+def _check_name(plan: str) -> None:
+    if plan not in PLANS:
+        raise UsageError(f"no plan is named {plan!r}: use one of {', '.join(PLANS)}")

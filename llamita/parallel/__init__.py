@@ -1,1 +1,0 @@
-"""Plans applied to a finished model: CUDA graphs, compiling, sharding, recomputing."""

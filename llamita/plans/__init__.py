@@ -1,0 +1,1 @@
+"""Plans applied to a finished model: kernels, CUDA graphs, compiling, recomputing, batch invariance."""

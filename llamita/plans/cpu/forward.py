@@ -1,0 +1,202 @@
+"""The plan: a model whose short passes run as one program, and all others as before."""
+
+from collections.abc import Iterator
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llamita.cache.cache import Cache
+from llamita.cache.growing import GrowingCache
+from llamita.errors import UnsupportedError
+from llamita.kernels.linear import FEW
+from llamita.kernels.pages import enlarge
+from llamita.model import plan
+from llamita.model.llama import LlamaForCausalLM
+from llamita.model.outputs import CausalLMOutputWithPast
+from llamita.plans.cpu.decode import Step, check_ids, packed_of
+from llamita.plans.cpu.parts import why_not
+from llamita.plans.cpu.prefill import Reading
+from llamita.plans.cpu.watch import Watch
+
+MOST_LOGITS = 256  # tokens, all rows together, whose logits are wanted
+ASK_MORE = ("output_attentions", "output_hidden_states")  # what a config may ask for in every pass
+MOST_AT_ONCE = 1024  # tokens that a long prompt is read by
+
+
+def fuse(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """Let the model's short passes over a cache run as one program of CPU kernels; returns the model.
+
+    Their arithmetic is fp32 between the weights, so their logits, in fp32, are nearer to the fp32 model's than those of
+    the plain bf16 model, but not bit-equal to either. Whatever becomes of the model afterwards is noticed in the next
+    pass: weights that change, move or are replaced, other modules, hooks, a patched forward. What the kernels do not
+    know is left to torch for as long as it is there. Raises UnsupportedError for models that `why_not` has a reason
+    against.
+    """
+    if (reason := why_not(model)) is not None:
+        raise UnsupportedError(f"this model cannot be fused: {reason}; run it without")
+    plan.check(model, "kernels", [model])
+    for tensor in {id(tensor): tensor for tensor in _matrices(model)}.values():
+        enlarge(tensor)
+    plan.apply(model, "kernels", [FusedForward(model)])
+    return model
+
+
+def _matrices(model: LlamaForCausalLM) -> Iterator[Tensor]:
+    """The memory that every step reads from end to end."""
+    for module in model.modules():
+        packed = packed_of(module)
+        if packed is not None:
+            yield packed.stream
+        elif isinstance(module, nn.Linear):
+            yield module.weight.detach()
+
+
+def unfuse(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """Take the plan back, and no other; returns the model."""
+    if is_fused(model):
+        plan.remove(model, "kernels")
+    return model
+
+
+def is_fused(model: nn.Module) -> bool:
+    """Whether the model's short passes run as programs of kernels."""
+    return plan.plan_of(model) == "kernels"
+
+
+class FusedForward(plan.StandIn):
+    """Stands in for a model's forward, and takes the same arguments."""
+
+    plan = "kernels"
+    module: LlamaForCausalLM
+
+    def __init__(self, model: LlamaForCausalLM) -> None:
+        super().__init__(model)
+        self._plan: _Plan | None = None
+        self._lock = Lock()  # a step works in buffers of its own
+
+    def __getstate__(self) -> LlamaForCausalLM:
+        return self.module  # a copy of the model makes its own plan
+
+    def __setstate__(self, model: LlamaForCausalLM) -> None:
+        self.module, self._plan, self._lock = model, None, Lock()
+
+    def __call__(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        *others: Any,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        return_dict: bool | None = None,
+        **more: Any,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """The kernels' logits where they can give what is asked for, else the plain model's outputs."""
+        asks_more = position_ids is not None or others or any(x is not None and x is not False for x in more.values())
+        if past_key_values is None and self._begins_cache(use_cache):
+            past_key_values = GrowingCache()
+        if input_ids is not None and not asks_more and isinstance(past_key_values, GrowingCache):
+            logits = self._logits(input_ids, attention_mask, past_key_values, logits_to_keep)
+            if logits is not None:
+                output = CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
+                return self.module.finish(output, return_dict)
+        return self.plain(
+            input_ids, attention_mask, position_ids, past_key_values, *others,
+            use_cache=use_cache, logits_to_keep=logits_to_keep, return_dict=return_dict, **more,
+        )  # fmt: skip
+
+    def _begins_cache(self, use_cache: bool | None) -> bool:
+        use_cache = self.module.config.use_cache if use_cache is None else use_cache
+        return use_cache and not self.module.training and not torch.is_grad_enabled()
+
+    def _current(self) -> "_Plan | None":
+        """The plan for the model as it is now, or None where it is not one for kernels any more."""
+        if self._plan is None or self._plan.watch.has_changed():
+            self._plan = None if why_not(self.module) else _Plan(self.module)
+        return self._plan
+
+    def _logits(self, ids: Tensor, mask: Tensor | None, cache: GrowingCache, keep: int | Tensor) -> Tensor | None:
+        """The logits (B, kept, V) in fp32, or None where the pass is not one for kernels."""
+        config, first = self.module.config, None
+        if torch.is_grad_enabled() or self.module.training or self.module.model.training:
+            return None
+        if not isinstance(keep, int) or cache.unrotated or not _are_ids(ids):
+            return None
+        plan = self._current()
+        if plan is None or plan.watch.is_hooked() or any(map(config.extra.get, ASK_MORE)):
+            return None
+        kept = min(keep or ids.shape[1], ids.shape[1])
+        if ids.shape[0] * kept > MOST_LOGITS:
+            return None
+        if mask is not None:
+            first = _padding(mask, len(ids), cache.length + ids.shape[1])
+            if first is None:
+                return None
+        if not len(cache):
+            heads = config.num_key_value_heads
+            cache.begin(plan.layers, batch=ids.shape[0], heads=heads, width=config.head_dim, dtype=plan.dtype)
+        if (plan.layers, ids.shape[0], config.num_key_value_heads, config.head_dim, plan.dtype) != _kind(cache):
+            return None
+        ids = ids if ids.dtype == torch.int64 else ids.long()
+        check_ids(ids, config.vocab_size)
+        with self._lock:
+            start = cache.length
+            try:
+                return plan.read(ids, cache, first, kept)
+            except BaseException:  # Ctrl-C between two parts of a prompt
+                cache.crop(start)
+                raise
+
+
+def _are_ids(ids: Tensor) -> bool:
+    """Whether these are token ids (B, T) that an embedding on the CPU takes; torch says what is wrong with others."""
+    return ids.ndim == 2 and ids.numel() > 0 and ids.dtype in (torch.int64, torch.int32) and ids.device.type == "cpu"
+
+
+def _kind(cache: GrowingCache) -> tuple[object, ...]:
+    """Layers, rows, heads, width and dtype of a cache, all of whose layers are alike."""
+    keys = cache.rooms[0][0]
+    return len(cache), keys.shape[0], keys.shape[1], keys.shape[3], keys.dtype
+
+
+class _Plan:
+    """What reads tokens, made for a model's weights where they lie and its modules as they are."""
+
+    def __init__(self, model: LlamaForCausalLM) -> None:
+        self._model = model
+        self._reading = Reading(model)
+        self._steps: dict[tuple[int, int, int], Step] = {}
+        self.watch = Watch(model)
+        self.dtype, self.layers = model.dtype, len(model.model.layers)
+
+    def read(self, ids: Tensor, cache: GrowingCache, first: Tensor | None, kept: int) -> Tensor:
+        """The logits of the last tokens of ids (B, T), which are read in parts of at most `MOST_AT_ONCE`."""
+        if ids.numel() <= FEW:
+            return self._step(ids, kept).run(ids, cache, first)
+        tokens, size = ids.shape[1], max(kept, MOST_AT_ONCE // ids.shape[0])
+        behind = tokens if tokens <= size else max(tokens % size, kept)
+        parts, last = ids[:, : tokens - behind].split(size, dim=1), ids[:, tokens - behind :]
+        for part in parts if behind < tokens else ():
+            self._reading.run(part, cache, first, 1)
+        if last.numel() <= FEW:
+            return self._step(last, kept).run(last, cache, first)
+        return self._reading.run(last, cache, first, kept)
+
+    def _step(self, ids: Tensor, kept: int) -> Step:
+        batch, tokens = ids.shape
+        key = (batch, tokens, kept)
+        if key not in self._steps:
+            self._steps[key] = Step(self._model, batch=batch, tokens=tokens, kept=kept, dtype=self.dtype)
+        return self._steps[key]
+
+
+def _padding(mask: Tensor, rows: int, slots: int) -> Tensor | None:
+    """How much padding stands left of each row (B,), or None for a mask that hides anything else."""
+    if mask.shape != (rows, slots) or mask.device.type != "cpu":
+        return None
+    shown = mask.bool()
+    first = shown.long().argmax(dim=1)
+    return first if bool((shown.sum(dim=1) == slots - first).all()) else None

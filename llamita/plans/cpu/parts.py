@@ -1,0 +1,135 @@
+"""What the kernels know of a model: which modules it is made of, whose forwards they stand in for, of which sizes."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llamita.config import LlamaConfig
+from llamita.kernels import program
+from llamita.kernels.linear import DENSE
+from llamita.model.layers import LlamaAttention, LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
+from llamita.model.llama import LlamaForCausalLM, LlamaModel
+from llamita.model.parts import LEAVES, NORMS, unknown
+from llamita.model.plan import is_replaced
+from llamita.model.rope import LlamaRotaryEmbedding
+from llamita.plans.cpu.decode import packed_of
+
+PACKAGE = __name__.partition(".")[0]
+PARTS: dict[type[nn.Module], dict[str, type[nn.Module]]] = {  # what a module has inside
+    LlamaForCausalLM: {"model": LlamaModel, "lm_head": nn.Linear},
+    LlamaModel: {
+        "embed_tokens": nn.Embedding, "layers": nn.ModuleList, "norm": LlamaRMSNorm, "rotary_emb": LlamaRotaryEmbedding,
+    },
+    LlamaDecoderLayer: {
+        "self_attn": LlamaAttention, "mlp": LlamaMLP, **dict.fromkeys((LEAVES[one] for one in NORMS), LlamaRMSNorm),
+    },
+    LlamaAttention: dict.fromkeys((LEAVES[one] for one in "qkvo"), nn.Linear),
+    LlamaMLP: dict.fromkeys((LEAVES[one] for one in ("gate", "up", "down")), nn.Linear),
+}  # fmt: skip
+
+
+def why_not(model: LlamaForCausalLM) -> str | None:
+    """What keeps a model from being fused, or None."""
+    return _of_config(model) or next(_of_modules(model), None) or program.why_not()
+
+
+def _of_config(model: LlamaForCausalLM) -> str | None:
+    config = model.config
+    if model.device.type != "cpu":
+        return f"it is on {model.device}, and the kernels are the CPU's"
+    if config.attn_implementation == "fixed":
+        return "it is in batch-invariant mode, and the kernels round by the number of rows"
+    if (reason := unknown(config)) is not None:
+        return reason
+    if config.head_dim % 16 or config.head_dim > 256:
+        return f"its heads are {config.head_dim} wide, and the kernels know multiples of 16 up to 256"
+    return None if model.dtype in DENSE else f"its dtype is {model.dtype}"
+
+
+def _of_modules(model: LlamaForCausalLM) -> Iterator[str]:
+    """What the kernels do not know about the modules; whoever asks for the next knows all before it to be in order."""
+    shapes, width = _shapes(model.config), model.config.head_dim
+    for name, module, kind in _parts("", model, LlamaForCausalLM):
+        packed = packed_of(module) if kind in (nn.Linear, nn.Embedding) else None
+        is_known = packed and type(module).__module__.startswith(f"{PACKAGE}.")
+        if type(module) is not kind and not is_known and name:
+            yield f"{name} is a {type(module).__name__} that the kernels do not know"
+        if not _is_own(module, kind if packed is None else type(module)) or (name and is_replaced(module)):
+            yield f"the forward of {name or 'the model'} is not its class's own, and the kernels would pass it by"
+        for fact, value in _facts(name, model.config).items():
+            if vars(module).get(fact) != value:
+                yield f"{name}.{fact} is {vars(module).get(fact)}, and the kernels know {value}"
+        for leaf, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None and tensor.numel() and not _is_readable(tensor):
+                yield f"{name}.{leaf} is no plain tensor in this machine's memory, in fp32, fp16 or bf16"
+        if isinstance(module, LlamaRotaryEmbedding):
+            if module.config.rope_parameters.depends_on_length:
+                yield f"its rotary type {module.config.rope_parameters.rope_type} depends on the length"
+            frequencies = module._buffers.get("inv_freq")
+            if frequencies is None or (frequencies.dtype, frequencies.numel()) != (torch.float32, width // 2):
+                yield f"{name}.inv_freq is not {width // 2} numbers in fp32"
+        if kind is nn.ModuleList and not len(module._modules):
+            yield "it has no layers"
+        if (shape := shapes.get(name.rpartition(".")[2])) is None:
+            continue
+        weight = module._parameters.get("weight")
+        found = (packed.rows, packed.columns) if packed else weight is not None and tuple(weight.shape)
+        if found != shape:
+            yield f"the weight of {name} is not of the shape {shape} that its config says"
+        bias = module._parameters.get("bias")
+        if bias is not None and bias.shape != shape[:1]:
+            yield f"the bias of {name} is of the shape {tuple(bias.shape)}"
+
+
+def _parts(name: str, module: nn.Module, kind: type[nn.Module]) -> Iterator[tuple[str, nn.Module, type[nn.Module]]]:
+    """A module and all that its class has inside: the whole name, the module, the class that is expected."""
+    yield name, module, kind
+    inside = dict.fromkeys(module._modules, LlamaDecoderLayer) if kind is nn.ModuleList else PARTS.get(kind, {})
+    for child, its_kind in inside.items():
+        yield from _parts(f"{name}.{child}".lstrip("."), module._modules.get(child) or nn.Identity(), its_kind)
+
+
+def _is_own(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module is called as every other, and its class has the very forward that its source has."""
+    called, forward = type(module).__call__, type(module).forward
+    if called is not nn.Module.__call__ or forward is not kind.forward:
+        return False
+    code, beside = getattr(forward, "__code__", None), kind.__init__.__code__
+    is_inherited = "forward" not in vars(kind)  # that of nn.Module, which raises
+    return is_inherited or (
+        code is not None
+        and code.co_qualname == f"{kind.__qualname__}.forward"
+        and code.co_filename == (beside.co_filename if "__init__" in vars(kind) else code.co_filename)
+    )
+
+
+def _is_readable(tensor: Tensor) -> bool:
+    is_plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return is_plain and tensor.dtype in DENSE and tensor.is_contiguous() and tensor.data_ptr() != 0
+
+
+def _facts(name: str, config: LlamaConfig) -> dict[str, object]:
+    """The attributes that a module of this name must have, for the kernels have no others."""
+    owner, _, leaf = name.rpartition(".")
+    if leaf == "self_attn":
+        return {"layer_idx": int(owner.rpartition(".")[2]), "head_dim": config.head_dim}
+    facts: dict[str, dict[str, object]] = {
+        "model": {"config": config},
+        "mlp": {"act_fn": F.silu},
+        "embed_tokens": {"max_norm": None},
+    }
+    return facts.get(leaf, {})
+
+
+def _shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights, by the last word of their modules' names."""
+    width, wide, words = config.hidden_size, config.intermediate_size, config.vocab_size
+    queries, keys = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
+    shapes = {
+        **dict.fromkeys(NORMS, (width,)), "q": (queries, width), "k": (keys, width), "v": (keys, width),
+        "o": (width, queries), "gate": (wide, width), "up": (wide, width), "down": (width, wide),
+    }  # fmt: skip
+    outside = {"embed_tokens": (words, width), "norm": (width,), "lm_head": (words, width)}
+    return {LEAVES[part]: shape for part, shape in shapes.items()} | outside

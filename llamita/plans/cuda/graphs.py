@@ -1,0 +1,165 @@
+"""A decode step as one CUDA graph: recorded once, then replayed without Python between its kernels."""
+
+import warnings
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from llamita.cache.static import StaticCache
+from llamita.errors import UnsupportedError, UsageError
+from llamita.model.llama import LlamaForCausalLM
+from llamita.model.plan import check
+
+Step = Callable[[Tensor], Tensor]  # tokens (B, T) -> logits (B, V) of the last of each row; the cache moves on by T
+
+WARM_UPS = 2  # passes before recording, in which libraries choose kernels and allocate what they keep
+CAPTURABLE = ("eager", "sdpa")  # the others read lengths on the host, which no graph may
+
+
+class Recorder(Protocol):
+    """What keeps a call's kernels and starts them again on the same memory."""
+
+    def warm_up(self, call: Callable[[], object]) -> None:
+        """Run a call that is not kept."""
+        ...
+
+    def record(self, call: Callable[[], Tensor]) -> Tensor:
+        """Keep what a call would do, without doing it; returns where its result will be."""
+        ...
+
+    def replay(self) -> None:
+        """Do it."""
+        ...
+
+
+class CudaRecorder:
+    """A CUDA graph."""
+
+    def __init__(self) -> None:
+        self._graph = torch.cuda.CUDAGraph()
+
+    def warm_up(self, call: Callable[[], object]) -> None:
+        """Run a call on a stream beside the current one, as recording asks for."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            call()
+        torch.cuda.current_stream().wait_stream(stream)
+
+    def record(self, call: Callable[[], Tensor]) -> Tensor:
+        """Record a call; raises UnsupportedError for one that waits for the device or moves data to it."""
+        try:
+            with torch.cuda.graph(self._graph):
+                return call()
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise UnsupportedError(f"this step cannot be a CUDA graph ({reason}): run it without one") from error
+
+    def replay(self) -> None:
+        """Start the graph."""
+        self._graph.replay()
+
+
+class PlainStep:
+    """The model's own forward over a StaticCache, in the form that a graph replays.
+
+    padding: (B, capacity) bool, True for real tokens and for all slots to come; None where no row is padded.
+    Raises UsageError for an attention backend that no graph can hold, and for padding of another length.
+    """
+
+    def __init__(self, model: LlamaForCausalLM, cache: StaticCache, *, padding: Tensor | None = None) -> None:
+        check(model, "graphs")
+        name = model.config.attn_implementation
+        if name not in CAPTURABLE:
+            raise UsageError(f'attn_implementation="{name}" reads lengths on the host: use sdpa for a CUDA graph')
+        if padding is not None and padding.shape[1] != cache.capacity:
+            raise UsageError(
+                f"padding covers {padding.shape[1]} slots, the cache has {cache.capacity}: fill it up with True"
+            )
+        self._model = model
+        self._cache = cache
+        self._padding = padding
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """tokens (B, T) -> logits (B, V) of the last."""
+        outputs = self._model(tokens, self._padding, past_key_values=self._cache, logits_to_keep=1)
+        return outputs.logits[:, -1]
+
+
+class DecodeGraph:
+    """A step that is recorded at its first call and replayed at those after it.
+
+    It is recorded anew when the shape of the tokens changes, or when the cache's tensors are others (`select`,
+    `repeat`). The cache may be filled, cropped and reordered in place between calls. The weights may change in place.
+    """
+
+    def __init__(self, step: Step, cache: StaticCache, *, recorder: Callable[[], Recorder] = CudaRecorder) -> None:
+        self._step = step
+        self._cache = cache
+        self._new_recorder = recorder
+        self._recorder: Recorder | None = None
+        self._recorded: tuple[object, ...] = ()
+        self._tokens = torch.empty(0, dtype=torch.long)
+        self._logits = torch.empty(0)
+        self._length = 0
+        self._version = -1
+
+    @torch.no_grad()
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """tokens (B, T) -> logits (B, V), which the next call overwrites. Raises UsageError when the cache is full."""
+        self._make_room(tokens.shape[1])
+        if self._recorder is None or self._state(tokens) != self._recorded:
+            self._record(tokens)
+        assert self._recorder is not None
+        self._tokens.copy_(tokens)
+        self._recorder.replay()
+        self._length += tokens.shape[1]
+        return self._logits
+
+    def _state(self, tokens: Tensor) -> tuple[object, ...]:
+        """What a recording holds fast."""
+        rooms = (*self._cache.keys, *self._cache.values)
+        return tuple(tokens.shape), *(room.data_ptr() for room in rooms)
+
+    def _make_room(self, tokens: int) -> None:
+        """Check that so many tokens fit, by a count on the host: asking the device would wait for it in every step."""
+        capacity = self._cache.capacity
+        # A version moves on when anything but a replay writes: a prefill, for one. A crop writes no keys, and leaves
+        # the count too high, so that the device is asked before anything is refused.
+        version = self._cache.keys[0]._version
+        if version != self._version or self._length + tokens > capacity:
+            self._length, self._version = self._cache.length, version
+        if self._length + tokens > capacity:
+            raise UsageError(
+                f"{self._length} cached and {tokens} new tokens do not fit a StaticCache of {capacity}: make it larger"
+            )
+
+    def _record(self, tokens: Tensor) -> None:
+        self._recorder = None  # the old recording's memory goes before the new one's comes
+        recorder = self._new_recorder()
+        self._tokens = tokens.clone()
+        length = self._length
+
+        def passing() -> Tensor:
+            return self._step(self._tokens)
+
+        def warming() -> None:
+            passing()
+            self._cache.crop(length)
+
+        for _ in range(WARM_UPS):
+            recorder.warm_up(warming)
+        self._logits = recorder.record(passing)
+        self._recorder, self._recorded = recorder, self._state(tokens)
+        self._version = self._cache.keys[0]._version
+
+
+def graphed(step: Step, cache: StaticCache) -> Step:
+    """The step as a CUDA graph; where the cache is on no CUDA device, a warning and the step as it is."""
+    device = cache.keys[0].device
+    if device.type == "cuda":
+        return DecodeGraph(step, cache)
+    warnings.warn(f"CUDA graphs need a CUDA device, not {device.type}: every step runs without one", stacklevel=2)
+    return step

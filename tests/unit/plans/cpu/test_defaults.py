@@ -1,0 +1,90 @@
+"""torch's default dtype and device are the user's: whatever they are, kernels are given what they read."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+from llamita.cache.growing import GrowingCache
+from llamita.model.llama import LlamaForCausalLM
+from llamita.plans.cpu import fuse
+from llamita.quant.matrix import matrix
+from llamita.quant.surgery import quantize
+from tests.unit.plans.cpu.models import plain, prompt
+
+DEFAULTS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64, "meta": None}
+
+
+@pytest.fixture(params=DEFAULTS)
+def default(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Another default; a test switches it on with `use`."""
+    before = torch.get_default_dtype()
+    yield request.param
+    torch.set_default_dtype(before)
+    torch.set_default_device(None)
+
+
+def use(default: str) -> None:
+    """Switch a default on."""
+    if (dtype := DEFAULTS[default]) is None:
+        torch.set_default_device(default)
+    else:
+        torch.set_default_dtype(dtype)
+
+
+@cache
+def model(dtype: torch.dtype, form: str | None) -> LlamaForCausalLM:
+    """A model with biases, and with rotary frequencies that are made from zeros."""
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_hidden_layers": 2}
+    rope = {"rope_type": "proportional", "partial_rotary_factor": 0.5}
+    one = plain(dtype, **sizes, attention_bias=True, mlp_bias=True, rope_parameters=rope)
+    if form is not None:
+        quantize(one, form)
+    return one
+
+
+@torch.no_grad()
+def passes(model: LlamaForCausalLM, ids: Tensor, mask: Tensor) -> list[Tensor]:
+    """A prompt, some tokens, one token; the same with padding; the keys that were stored."""
+    outs = []
+    for padding in (None, mask):
+        cache = GrowingCache()
+        for start, stop in ((0, 21), (21, 24), (24, 25)):
+            seen = None if padding is None else padding[:, :stop]
+            call = {"past_key_values": cache, "attention_mask": seen, "logits_to_keep": 1}
+            outs.append(model(ids[:, start:stop], **call).logits)
+        outs += [x for layer in cache for x in layer]
+    return outs
+
+
+@pytest.mark.parametrize("form", [None, "q8_0"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_passes_are_the_same_under_every_default(default: str, dtype: torch.dtype, form: str | None) -> None:
+    ids, mask = prompt(2, 25), torch.ones(2, 25, dtype=torch.long)
+    mask[1, :4] = 0
+    wanted = passes(fuse(deepcopy(model(dtype, form))), ids, mask)
+    fused = fuse(deepcopy(model(dtype, form)))
+    use(default)
+    for got, expected in zip(passes(fused, ids, mask), wanted, strict=True):
+        assert (got.dtype, got.device) == (expected.dtype, expected.device) and torch.equal(got, expected)
+
+
+def test_what_a_quantized_layer_gives_is_the_same(default: str) -> None:
+    layer, x = model(torch.float32, "q8_0").model.layers[0].mlp.up_proj, torch.randn(3, 64)  # pyright: ignore
+    with torch.no_grad():
+        wanted = layer(x)
+        use(default)
+        got = layer(x)
+    assert got.dtype == wanted.dtype and torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("form", ["q8_0", "q4_0", "q6_k"])
+def test_what_is_quantized_is_the_same(default: str, form: str) -> None:
+    weight = torch.randn(32, 256)
+    wanted = matrix(form, weight).raw()
+    use(default)
+    got = matrix(form, weight).raw()
+    assert got.device == wanted.device and torch.equal(got, wanted)

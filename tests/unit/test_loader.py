@@ -1,0 +1,65 @@
+"""Which plans `llamita.load` applies. CUDA layers run here on their references, on a model that says it is there."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import llamita
+from llamita import LlamaForCausalLM
+from llamita.errors import UnsupportedError
+from llamita.kernels.triton import operations
+from llamita.loader import KERNELS, _prepare
+from llamita.model import plan
+from llamita.plans.cuda.layers import why_not
+
+
+@pytest.fixture
+def model(small_path: Path) -> LlamaForCausalLM:
+    return LlamaForCausalLM.from_pretrained(small_path)
+
+
+@pytest.fixture
+def on_cuda(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> LlamaForCausalLM:
+    """A model that says it is on a GPU, for which everything is there."""
+    monkeypatch.setattr(LlamaForCausalLM, "device", torch.device("cuda"))
+    monkeypatch.setattr(operations, "require", lambda device: None)
+    return model
+
+
+def prepared(model: LlamaForCausalLM, kernels: str = "auto", compile: str = "off", deterministic: bool = False) -> None:
+    _prepare(model, kernels=kernels, compile=compile, deterministic=deterministic)
+
+
+@pytest.mark.parametrize(("kernels", "plans"), [("auto", ("kernels",)), ("off", ())])
+def test_the_cpu_has_its_kernels(kernels: str, plans: tuple[str, ...], small_path: Path) -> None:
+    assert plan.active(llamita.load(small_path, device="cpu", kernels=kernels).model) == plans
+
+
+@torch.no_grad()
+def test_cuda_has_its_layers(on_cuda: LlamaForCausalLM) -> None:
+    ids = torch.arange(9)[None]
+    wanted = on_cuda(ids).logits
+    prepared(on_cuda)
+    assert plan.active(on_cuda) == ("cuda",)
+    torch.testing.assert_close(on_cuda(ids).logits, wanted, atol=1e-4, rtol=1e-4)
+    with pytest.raises(UnsupportedError, match=r"^the plan cuda has laid the weights of model\.layers\.0 end to end"):
+        on_cuda.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("options", "plans"),
+    [({"kernels": "off"}, ()), ({"deterministic": True}, ("invariant",)), ({"compile": "regional"}, ("compile",))],
+    ids=str,
+)
+def test_other_plans_stand_alone_on_cuda(
+    options: dict[str, object], plans: tuple[str, ...], on_cuda: LlamaForCausalLM
+) -> None:
+    prepared(on_cuda, **options)  # type: ignore[arg-type]
+    assert plan.active(on_cuda) == plans
+
+
+def test_a_model_that_the_cuda_layers_do_not_know_stays_plain(model: LlamaForCausalLM) -> None:
+    assert "run on a GPU, not on cpu" in (why_not(model) or "")
+    KERNELS["cuda"](model)
+    assert plan.active(model) == ()
