@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,10 +16,12 @@ HOST = {"sse2": True, "f16c": True, "avx2": True, "avx512f": False, "avx512vnni"
 
 
 @pytest.fixture(autouse=True)
-def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The host of all tests: it has AVX2, and hides what a virtual machine may."""
     monkeypatch.setattr(processor, "_host_features", lambda: HOST)
     processor._features_of.cache_clear()
+    yield
+    processor._features_of.cache_clear()  # where LLAMITA_CPU is set, later tests ask for the real host's
 
 
 @pytest.mark.parametrize(
