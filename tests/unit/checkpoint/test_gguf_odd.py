@@ -14,7 +14,7 @@ from llamita.errors import BrokenFileError, LlamitaError, UnsupportedError
 from llamita.files.gguf import GgufFile
 from llamita.files.gguf_types import PLAIN, STORAGES, Field
 from llamita.files.gguf_write import Piece, write_gguf
-from llamita.quant.blocks import FORMATS
+from llamita.kernels.blocks import FORMATS
 from llamita.quant.linear import QuantizedEmbedding
 from llamita.quant.matrix import BlockMatrix
 
