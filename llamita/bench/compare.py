@@ -10,10 +10,10 @@ from typing import Any
 from llamita.bench import files
 from llamita.bench.report import Facts, Row, rows_of, spread
 from llamita.bench.systems import OURS, SYSTEMS, System, interpreter, versions
-from llamita.bench.workers import Fresh, Job, Worker, in_turn
+from llamita.bench.workers import ProcessPerTurn, Run, Worker, in_turn
 
 LIMIT = "limit"  # takes turns beside the systems, under this name
-Start = type[Worker] | type[Fresh]
+Start = type[Worker] | type[ProcessPerTurn]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,17 +23,17 @@ class Limit:
     name: str
     unit: str
     scale: float
-    prepare: Callable[..., Job]
+    prepare: Callable[..., Run]
     arguments: Callable[[Path | None], tuple[Any, ...]]  # from the file that ours loads
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class Measurement:
     """What is measured. `prepare(system, shape, format, path, threads, *arguments)` makes the job of a system."""
 
     name: str
     unit: str
-    prepare: Callable[..., Job]
+    prepare: Callable[..., Run]
     arguments: tuple[Any, ...]
     share: Callable[[str, float, float], float]  # of format, value and limit: how much of the limit was reached
     limit: Limit | None = None
@@ -55,7 +55,7 @@ class Settings:
 
 
 @dataclass
-class Measured:
+class Results:
     """Rows, and what the machine could do meanwhile, in `Limit.unit`s by `Limit.name`."""
 
     rows: list[Row] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Measured:
     units: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)  # of the peers' libraries
 
-    def add(self, other: "Measured") -> None:
+    def add(self, other: "Results") -> None:
         """Take in what another test measured."""
         self.rows += other.rows
         self.units |= other.units
@@ -76,11 +76,11 @@ class Measured:
         return {name: {**spread(values), "unit": self.units[name]} for name, values in self.limits.items()}
 
 
-def compare(test: Trial, settings: Settings) -> Measured:
+def compare(test: Measurement, settings: Settings) -> Results:
     """A row for each format and system that has it."""
     peers = [SYSTEMS[name] for name in settings.systems if name != OURS.name]
     # What is missing is said before anything is measured.
-    measured = Measured(versions=versions(settings.systems, settings.peers_python))
+    measured = Results(versions=versions(settings.systems, settings.peers_python))
     with TemporaryDirectory(prefix="llamita-bench-") as folder:
         for format in settings.formats:
             able = [peer for peer in peers if format in peer.formats]
@@ -90,7 +90,7 @@ def compare(test: Trial, settings: Settings) -> Measured:
 
 
 def _one_format(
-    test: Trial, settings: Settings, format: str, peers: list[System], folder: Path, measured: Measured
+    test: Measurement, settings: Settings, format: str, peers: list[System], folder: Path, measured: Results
 ) -> None:
     paths = {
         system.name: files.written(system, settings.shape, format, folder, settings.peers_python)
@@ -98,7 +98,7 @@ def _one_format(
         if test.loads or system.needs_file
     }
 
-    def started(system: System, stack: ExitStack) -> Worker | Fresh:
+    def started(system: System, stack: ExitStack) -> Worker | ProcessPerTurn:
         arguments = (system.name, settings.shape, format, paths.get(system.name), settings.threads, *test.arguments)
         python = interpreter(system, settings.peers_python)
         return _kept(stack, test.start(test.prepare, arguments, settings.threads, python=python))
@@ -118,14 +118,14 @@ def _one_format(
     record(test, settings, format, values, measured)
 
 
-def _kept(stack: ExitStack, process: Worker | Fresh) -> Worker | Fresh:
+def _kept(stack: ExitStack, process: Worker | ProcessPerTurn) -> Worker | ProcessPerTurn:
     if isinstance(process, Worker):
         stack.callback(process.stop)
     return process
 
 
 def record(
-    test: Trial, settings: Settings, format: str, values: list[dict[str, list[float]]], measured: Measured
+    test: Measurement, settings: Settings, format: str, values: list[dict[str, list[float]]], measured: Results
 ) -> None:
     """Rows from the turns of ours beside each peer: ours from all of them, a peer's from its own."""
     limits = [values_of.pop(LIMIT, [1.0] * settings.repeats) for values_of in values]

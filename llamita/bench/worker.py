@@ -5,7 +5,7 @@ from contextlib import suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
 
-from llamita.bench.peaks import peak_bytes
+from llamita.bench.peak_memory import peak_bytes
 
 
 def serve(pipe: Connection) -> None:

@@ -13,14 +13,14 @@ from typing import Any, Protocol
 
 from llamita.errors import LlamitaError
 
-Job = Callable[[], float]  # one turn; returns what it measured
+Run = Callable[[], float]  # one turn; returns what it measured
 REST = 0.05  # seconds between turns, in which the threads of the last one stop waiting for more
 
 
-class Asked(Protocol):
+class Measurable(Protocol):
     """What takes turns."""
 
-    def ask(self, order: str) -> float:
+    def measure(self, order: str) -> float:
         """Run, and say what was measured."""
         ...
 
@@ -29,7 +29,7 @@ class Worker:
     """A process that holds a prepared job and runs it when asked."""
 
     def __init__(
-        self, prepare: Callable[..., Job], arguments: tuple[Any, ...], threads: int, *, python: str | None = None
+        self, prepare: Callable[..., Run], arguments: tuple[Any, ...], threads: int, *, python: str | None = None
     ) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
@@ -42,7 +42,7 @@ class Worker:
         self._pipe = Connection(ours.detach())
         self._pipe.send((f"{prepare.__module__}:{prepare.__qualname__}", arguments))
 
-    def ask(self, order: str) -> float:
+    def measure(self, order: str) -> float:
         """Have it "run" (what the job measures) or measure its "peak" (bytes of tensors above the idle model).
 
         Raises LlamitaError with the worker's own words.
@@ -64,20 +64,20 @@ class Worker:
         self._process.wait()
 
 
-class Fresh:
+class ProcessPerTurn:
     """Takes each turn in a new process."""
 
     def __init__(
-        self, prepare: Callable[..., Job], arguments: tuple[Any, ...], threads: int, *, python: str | None = None
+        self, prepare: Callable[..., Run], arguments: tuple[Any, ...], threads: int, *, python: str | None = None
     ) -> None:
         self._rest = (prepare, arguments, threads)
         self._python = python
 
-    def ask(self, order: str) -> float:
+    def measure(self, order: str) -> float:
         """Start a process, have it take the turn, end it."""
         worker = Worker(*self._rest, python=self._python)
         try:
-            return worker.ask(order)
+            return worker.measure(order)
         finally:
             worker.stop()
 
@@ -85,10 +85,10 @@ class Fresh:
 class Here:
     """Takes its turns in this process."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Run) -> None:
         self._job = job
 
-    def ask(self, order: str) -> float:
+    def measure(self, order: str) -> float:
         """Run the job."""
         return self._job()
 
@@ -107,7 +107,7 @@ def _environment(threads: int, python: str | None) -> dict[str, str]:
 
 @contextmanager
 def workers(
-    prepare: Callable[..., Job], arguments: Mapping[str, tuple[Any, ...]], *, threads: int
+    prepare: Callable[..., Run], arguments: Mapping[str, tuple[Any, ...]], *, threads: int
 ) -> Iterator[dict[str, Worker]]:
     """A worker for each name, all ended at the end. `prepare` is a function of a module: it is sent by name."""
     started: dict[str, Worker] = {}
@@ -120,13 +120,13 @@ def workers(
             worker.stop()
 
 
-def in_turn(systems: Mapping[str, Asked], repeats: int) -> dict[str, list[float]]:
+def in_turn(systems: Mapping[str, Measurable], repeats: int) -> dict[str, list[float]]:
     """What each system measured in its turns, one of each not counted; who goes first changes from turn to turn."""
     values: dict[str, list[float]] = {name: [] for name in systems}
     for turn in range(repeats + 1):
         for name in list(systems) if turn % 2 else reversed(list(systems)):
             sleep(REST)
-            value = systems[name].ask("run")
+            value = systems[name].measure("run")
             if turn:
                 values[name].append(value)
     return values

@@ -52,7 +52,7 @@ class Session:
         return f"({used}/{limit} tokens)"
 
 
-def obey(session: Session, line: str) -> None:
+def run_command(session: Session, line: str) -> None:
     """Run a command. Raises UsageError for an unknown one, EOFError for the one that leaves."""
     name, _, rest = line.strip().partition(" ")
     name = SYNONYMS.get(name, name)
@@ -169,7 +169,7 @@ def _reset(session: Session, rest: str) -> None:
 
 
 def _tokens(session: Session, rest: str) -> None:
-    from llamita.tokenizer.pieces import TokenTexts
+    from llamita.tokenizer.token_bytes import TokenTexts
 
     tokenizer = session.chat.llm.tokenizer
     spelling = TokenTexts(tokenizer)
@@ -184,9 +184,9 @@ def _probs(session: Session, rest: str) -> None:
     prompt, written = session.chat.last_answer()
     likely = tokens.reread(llm, prompt, written, top=1)
     if terminal.has_color(sys.stderr):
-        trail = tokens.Trail(llm.tokenizer)
+        aligner = tokens.TokenAligner(llm.tokenizer)
         text = llm.tokenizer.decode(written)
-        tokens.show(trail.runs(text, likely), Screen(sys.stderr))
+        tokens.show(aligner.runs(text, likely), Screen(sys.stderr))
         tokens.show_legend()
     else:
         cells = [f"{entry.probability:>4.0%} {tokens.quoted(entry.text)}" for entry in likely]

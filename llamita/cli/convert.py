@@ -4,7 +4,7 @@ import argparse
 import warnings
 from pathlib import Path
 
-from llamita.cli import arguments, failure, terminal
+from llamita.cli import arguments, errors, terminal
 from llamita.cli.show import size
 from llamita.errors import UsageError
 
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     warnings.showwarning = terminal.warn
     output = _beside(args.model) if args.output is None else args.output
     form = _format(args)
-    with failure.leaving_at_once(), terminal.waiting("loading torch", is_quiet=args.quiet):
+    with errors.leaving_at_once(), terminal.waiting("loading torch", is_quiet=args.quiet):
         from llamita.checkpoint.convert import convert
         from llamita.checkpoint.target import checkpoint_files
     with terminal.waiting(f"converting {args.model or 'cria'}", is_quiet=args.quiet):

@@ -34,7 +34,7 @@ def reread(llm: "LLM", prompt: Sequence[int], written: Sequence[int], *, top: in
     import torch
 
     from llamita.generation.logprobs import logprobs_through, token_logprobs
-    from llamita.tokenizer.pieces import TokenTexts
+    from llamita.tokenizer.token_bytes import TokenTexts
 
     with torch.no_grad():
         ids = torch.tensor([[*prompt, *written]], device=llm.model.device)
@@ -44,7 +44,7 @@ def reread(llm: "LLM", prompt: Sequence[int], written: Sequence[int], *, top: in
     return token_logprobs(TokenTexts(llm.tokenizer), chosen[0], type(logprobs)(*(column[0] for column in logprobs)))
 
 
-class Trail:
+class TokenAligner:
     """Finds the tokens that a shown text came from, though characters may wait for their last byte, or to be shown.
 
     after: the ids before the text, as `stop.Row` has them.

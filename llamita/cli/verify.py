@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from llamita import checks
-from llamita.cli import failure, terminal
+from llamita.cli import errors, terminal
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print every comparison and its largest difference; returns 1 if a number that must be equal is not."""
-    with failure.leaving_at_once(), terminal.waiting("loading torch", is_quiet=args.quiet):
+    with errors.leaving_at_once(), terminal.waiting("loading torch", is_quiet=args.quiet):
         import torch
 
         if args.threads is not None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llamita.errors import UsageError
 from llamita.generation.protocol import LanguageModel
-from llamita.tokenizer.pieces import TokenTexts
+from llamita.tokenizer.token_bytes import TokenTexts
 
 
 class Logprobs(NamedTuple):

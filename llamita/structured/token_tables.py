@@ -5,8 +5,8 @@ from functools import cached_property
 
 from llamita.errors import UsageError
 from llamita.structured import grammar, healing
-from llamita.tokenizer.pieces import TokenTexts
 from llamita.tokenizer.protocol import Tokenizer
+from llamita.tokenizer.token_bytes import TokenTexts
 
 
 class TokenTables:

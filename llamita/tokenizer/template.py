@@ -38,7 +38,7 @@ _STRETCHERS = ("center", "ljust", "rjust", "zfill", "expandtabs", "translate", "
 _WIDE = re.compile(r"\d{5,}|%[^%a-zA-Z]*\*|\{[^}]*\{")  # a width that is large, or given by an argument
 
 
-def generate(template: str, variables: Mapping[str, Any]) -> str:
+def render(template: str, variables: Mapping[str, Any]) -> str:
     """Render a template. Raises BrokenFileError where it is no Jinja, UsageError where it refuses the variables."""
     code = _compiled(template)
     try:

@@ -46,7 +46,7 @@ class LlamaCppSession:
             token = self.likeliest()
         return perf_counter() - start
 
-    def foretold(self, document: list[int]) -> Tensor:
+    def all_logits(self, document: list[int]) -> Tensor:
         """The logits (T, V) behind every token."""
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
         count = len(document)

@@ -56,11 +56,11 @@ KERNELS: dict[str, Callable[[np.ndarray], float]] = {
 
 def prepare(nbytes: int) -> Callable[[], float]:
     """A job that reads so many bytes by each kernel, and says what the fastest pass gave in bytes a second."""
-    values = room(nbytes)
+    values = values_of(nbytes)
     return lambda: max(speed(kernel, values) for kernel in KERNELS.values())
 
 
-def room(nbytes: int) -> np.ndarray:
+def values_of(nbytes: int) -> np.ndarray:
     """So many bytes to read, fp32."""
     return np.ones(nbytes // 4, np.float32)
 
