@@ -101,24 +101,24 @@ def _one_format(
     def started(system: System, stack: ExitStack) -> Worker | ProcessPerTurn:
         arguments = (system.name, settings.shape, format, paths.get(system.name), settings.threads, *test.arguments)
         python = interpreter(system, settings.peers_python)
-        return _kept(stack, test.start(test.prepare, arguments, settings.threads, python=python))
+        return _stopped_at_end(stack, test.start(test.prepare, arguments, settings.threads, python=python))
 
     with ExitStack() as stack:
         turns = {OURS.name: started(OURS, stack)}
         if test.limit is not None:
             arguments = test.limit.arguments(paths.get(OURS.name))
-            turns[LIMIT] = _kept(stack, Worker(test.limit.prepare, arguments, settings.threads))
+            turns[LIMIT] = _stopped_at_end(stack, Worker(test.limit.prepare, arguments, settings.threads))
         values: list[dict[str, list[float]]] = []
         for peer in peers or [OURS]:
             beside_whom = "" if peer is OURS else f", {peer.label(format)}"
             settings.say(f"{test.name} {settings.shape} {format}: {OURS.name}{beside_whom}")
-            with ExitStack() as beside:  # a peer's weights are gone before the next one's come
-                beside_ours = {} if peer is OURS else {peer.label(format): started(peer, beside)}
+            with ExitStack() as peer_stack:  # a peer's weights are gone before the next one's come
+                beside_ours = {} if peer is OURS else {peer.label(format): started(peer, peer_stack)}
                 values.append(in_turn({**turns, **beside_ours}, settings.repeats))
     record(test, settings, format, values, measured)
 
 
-def _kept(stack: ExitStack, process: Worker | ProcessPerTurn) -> Worker | ProcessPerTurn:
+def _stopped_at_end(stack: ExitStack, process: Worker | ProcessPerTurn) -> Worker | ProcessPerTurn:
     if isinstance(process, Worker):
         stack.callback(process.stop)
     return process
@@ -136,9 +136,10 @@ def record(
     ours = {OURS.name: [one for values_of in values for one in values_of[OURS.name]]}
     pooled = [one for turns in limits for one in turns]
 
-    def rows(of: dict[str, list[float]], beside: list[float]) -> list[Row]:
+    def rows(of: dict[str, list[float]], limits_of: list[float]) -> list[Row]:
         shares = {
-            name: [test.share(format, *pair) for pair in zip(turns, beside, strict=True)] for name, turns in of.items()
+            name: [test.share(format, *pair) for pair in zip(turns, limits_of, strict=True)]
+            for name, turns in of.items()
         }
         return rows_of(of, test=test.name, shape=settings.shape, format=format, unit=test.unit, shares=shares)
 

@@ -82,10 +82,10 @@ def prepare_limit(path: Path, threads: int) -> Run:
 def _read(part: tuple[Path, int, int]) -> None:
     """Read the bytes of a file from the first to before the last, over and over into the same memory."""
     path, first, last = part
-    room = memoryview(bytearray(PIECE))
+    buffer = memoryview(bytearray(PIECE))
     with path.open("rb", buffering=0) as file:
         file.seek(first)
-        while first < last and (count := file.readinto(room[: last - first])):
+        while first < last and (count := file.readinto(buffer[: last - first])):
             first += count
 
 

@@ -107,10 +107,10 @@ class QuantizedCache(Cache):
             self._crop_layer(layer, kept)
         self.positions = None if self.positions is None else self.positions[:, :kept]
 
-    def _crop_layer(self, layer: int, kept: int) -> None:
-        start = min(kept, self._rounded(layer)) // self.group * self.group  # what stays rounded
+    def _crop_layer(self, layer: int, length: int) -> None:
+        start = min(length, self._rounded(layer)) // self.group * self.group  # what stays rounded
         k, v = self._whole(layer)
-        self.keys[layer], self.values[layer] = k[:, :, start:kept].clone(), v[:, :, start:kept].clone()
+        self.keys[layer], self.values[layer] = k[:, :, start:length].clone(), v[:, :, start:length].clone()
         if layer < len(self._old):
             keys, values = self._old[layer]
             groups = start // self.group

@@ -106,10 +106,10 @@ def _check_use(args: argparse.Namespace) -> None:
     from llamita.errors import UsageError
 
     theirs = {name for uses in USES.values() for name in uses}
-    idle = args.given & theirs - set(USES[args.test])
+    unused = args.given & theirs - set(USES[args.test])
     if args.test == "decode" and args.formats is not None:
-        idle |= args.given & {"dtype", "batch"}  # of overhead and speculate, which are left out then
-    for name in sorted(idle):
+        unused |= args.given & {"dtype", "batch"}  # of overhead and speculate, which are left out then
+    for name in sorted(unused):
         users = ", ".join(test for test, uses in USES.items() if name in uses)
         raise UsageError(
             f"bench {args.test} does nothing with --{name.replace('_', '-')} here: leave it out, it is for {users}"

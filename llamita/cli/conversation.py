@@ -118,10 +118,10 @@ class Conversation:
 
     def _place_of(self, role: str) -> int:
         """Where the last turn of a role is."""
-        places = [place for place, turn in enumerate(self.turns) if turn["role"] == role]
-        if not places:
+        indices = [index for index, turn in enumerate(self.turns) if turn["role"] == role]
+        if not indices:
             raise UsageError("nothing was said yet: say something first")
-        return places[-1]
+        return indices[-1]
 
     def _forget_what_does_not_fit(self) -> None:
         """Drop the oldest turns until a quarter of the context is free for the answer, and say so."""

@@ -181,12 +181,12 @@ def _print_object(stream: "Stream", llm: "LLM", seed: int, clock: Clock) -> None
     text = "".join(clock.timed(stream))
     completion = stream.completion
     usage = asdict(completion.usage) | {"total_tokens": completion.usage.total_tokens}
-    told: dict[str, Any] = {"text": text, "finish_reason": completion.finish_reason, "usage": usage}
+    fields: dict[str, Any] = {"text": text, "finish_reason": completion.finish_reason, "usage": usage}
     if completion.logprobs is not None:
-        told["logprobs"] = [tokens.data(likely) for likely in completion.logprobs]
+        fields["logprobs"] = [tokens.data(entry) for entry in completion.logprobs]
     if completion.prompt_logprobs is not None:
-        told["prompt_logprobs"] = [tokens.data(likely) for likely in completion.prompt_logprobs]
-    print(json.dumps({**told, "model": llm.name, "seed": seed}, ensure_ascii=False))
+        fields["prompt_logprobs"] = [tokens.data(entry) for entry in completion.prompt_logprobs]
+    print(json.dumps({**fields, "model": llm.name, "seed": seed}, ensure_ascii=False))
 
 
 def _print_text(

@@ -149,8 +149,8 @@ def _quantized(args: argparse.Namespace, name: str, text: str, tokens: int) -> "
         length=min(loaded.model.config.max_position_embeddings, LONGEST),
         most=tokens,
     )
-    with _progress(f"to {name}", is_quiet=args.quiet) as told:
-        return quantize_and_count(loaded.model, name, cut, told), loaded
+    with _progress(f"to {name}", is_quiet=args.quiet) as report:
+        return quantize_and_count(loaded.model, name, cut, report), loaded
 
 
 @contextmanager

@@ -23,10 +23,10 @@ def quoted(text: str) -> str:
     return repr(text if len(text) <= WIDEST else text[: WIDEST - 1] + "…")
 
 
-def data(likely: "TokenLogprob") -> dict[str, object]:
+def data(entry: "TokenLogprob") -> dict[str, object]:
     """A token with its log probability, and the likeliest ones in its place, as JSON has them."""
-    top = [{"token": one.text, "logprob": one.logprob} for one in likely.top]
-    return {"token": likely.text, "logprob": likely.logprob, "top": top}
+    top = [{"token": one.text, "logprob": one.logprob} for one in entry.top]
+    return {"token": entry.text, "logprob": entry.logprob, "top": top}
 
 
 def reread(llm: "LLM", prompt: Sequence[int], written: Sequence[int], *, top: int = 0) -> "list[TokenLogprob]":
@@ -61,8 +61,8 @@ class TokenAligner:
 
     def runs(self, text: str, tokens: "Sequence[TokenLogprob]") -> Iterator[tuple[str, float]]:
         """The shown text, cut into what one token gave, each with its probability. tokens: all there are so far."""
-        for likely in tokens[self._seen :]:
-            self._waiting.append((self._decoder.push(likely.token_id), likely.probability))
+        for entry in tokens[self._seen :]:
+            self._waiting.append((self._decoder.push(entry.token_id), entry.probability))
         self._seen = len(tokens)
         probability = 1.0
         while text and self._waiting:

@@ -19,15 +19,6 @@ from llamita.sampling.history import History, LogitsProcessor
 from llamita.sampling.sampler import generators
 
 
-def _divisor(length: int, penalty: float) -> float:
-    """length ** penalty, as far as fp32 holds it."""
-    number = torch.finfo(torch.float32)
-    try:
-        return min(max(float(length) ** penalty, number.tiny), number.max)
-    except OverflowError:
-        return number.max
-
-
 class BeamRunner(ModelRunner):
     """A feed whose rows multiply and change places; the prompts are read once, not once a beam."""
 
@@ -38,11 +29,9 @@ class BeamRunner(ModelRunner):
             self._mask = self._mask.repeat_interleave(times, 0)
         if self._positions is not None and len(self._positions) > 1:
             self._positions = self._positions.repeat_interleave(times, 0)
-        if self._positions is not None and len(self._positions) > 1:
-            self._positions = self._positions.repeat_interleave(times, 0)
         if self.cache is not None:
             self.cache.repeat(times)
-        for steps in self.kept.values():
+        for steps in self.recorded.values():
             steps[-1] = tuple(x.repeat_interleave(times, 0) for x in steps[-1])
 
     def reorder(self, rows: Tensor) -> None:

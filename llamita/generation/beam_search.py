@@ -14,7 +14,7 @@ from llamita.sampling.finite import NEVER, multinomial
 from llamita.sampling.history import History
 from llamita.tokenizer.protocol import Tokenizer
 
-ROOM = 256  # tokens that hypotheses have room for at first
+FIRST_CAPACITY = 256  # tokens that fit the hypotheses at first
 
 
 @dataclass
@@ -38,9 +38,9 @@ class Hypotheses:
         origins = torch.full_like(tokens, -1, dtype=torch.int32)  # transformers' dtype
         return cls(tokens, origins, scores, torch.zeros_like(scores, dtype=torch.bool))
 
-    def longer(self, room: int, *, fill: int) -> "Hypotheses":
-        """The same with room for so many tokens."""
-        more = (0, room - self.tokens.shape[2])
+    def longer(self, capacity: int, *, fill: int) -> "Hypotheses":
+        """The same hypotheses in tensors of this many tokens."""
+        more = (0, capacity - self.tokens.shape[2])
         tokens, origins = F.pad(self.tokens, more, value=fill), F.pad(self.origins, more, value=-1)
         return Hypotheses(tokens, origins, self.scores, self.ended)
 
@@ -50,7 +50,7 @@ class Hypotheses:
         deep = (torch.take_along_dim(x, index[..., None], dim=1) for x in (self.tokens, self.origins))
         return Hypotheses(*deep, *flat)
 
-    def beside(self, other: "Hypotheses") -> "Hypotheses":
+    def joined(self, other: "Hypotheses") -> "Hypotheses":
         """These and the others of each prompt."""
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
         return Hypotheses(*(torch.cat(pair, dim=1) for pair in pairs))
@@ -103,8 +103,8 @@ class BeamSearch:
         self.written = 0
         self.is_over = False
         self._fill = fill
-        self.running = Hypotheses.empty((batch, beams, min(limit, ROOM)), fill=fill, device=device)
-        self.finished = Hypotheses.empty((batch, beams, min(limit, ROOM)), fill=fill, device=device)
+        self.running = Hypotheses.empty((batch, beams, min(limit, FIRST_CAPACITY)), fill=fill, device=device)
+        self.finished = Hypotheses.empty((batch, beams, min(limit, FIRST_CAPACITY)), fill=fill, device=device)
         self.running.scores[:, 0] = 0.0  # the others begin as copies of the first: they must not be chosen
         self._prompts = prompts.select([row for row in range(batch) for _ in range(beams)])
         self._open = torch.ones(batch, 1, dtype=torch.bool, device=device)  # may still improve
@@ -124,8 +124,8 @@ class BeamSearch:
     def advance(self, log_probabilities: Tensor) -> Tensor:
         """Choose by log probabilities (B * beams, V) how to go on; returns the rows (B * beams,) gone on from."""
         if self.written == self.running.tokens.shape[2]:
-            room = min(2 * self.written, self.limit)
-            self.running, self.finished = (x.longer(room, fill=self._fill) for x in (self.running, self.finished))
+            capacity = min(2 * self.written, self.limit)
+            self.running, self.finished = (x.longer(capacity, fill=self._fill) for x in (self.running, self.finished))
         candidates, hits = self._candidates(log_probabilities.unflatten(0, (-1, self.beams)))
         self._finish(candidates, hits)
         candidates.scores = candidates.scores + hits.float() * NEVER
@@ -172,7 +172,7 @@ class BeamSearch:
         scores += (self.finished.ended.all(-1, keepdim=True) & (self.early_stopping is True)).float() * NEVER
         scores += (~self._open).float() * NEVER
         scores += (~ended) * NEVER
-        merged = self.finished.beside(Hypotheses(candidates.tokens, candidates.origins, scores, ended))
+        merged = self.finished.joined(Hypotheses(candidates.tokens, candidates.origins, scores, ended))
         self.finished = merged.take(merged.scores.topk(self.beams).indices)
 
     def _close(self, hits: Tensor) -> None:
@@ -210,7 +210,7 @@ class BeamSearch:
         may_win = torch.cat((ended, torch.ones_like(ended)), dim=1)
         is_best = torch.arange(2 * self.beams, device=ended.device) == 0
         may_win = torch.where(is_closed, is_best, may_win)  # (B, 2 * beams)
-        every = self.finished.beside(self.running)
+        every = self.finished.joined(self.running)
         return [self._newly(row, every, may_win[row]) for row in range(self.batch)]
 
     def _newly(self, row: int, every: Hypotheses, may_win: Tensor) -> list[int]:

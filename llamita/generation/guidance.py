@@ -9,9 +9,6 @@ from llamita.generation.runner import ModelRunner
 MOST = 1e15  # what exaggerates more would leave no numbers
 
 
-MOST = 1e15  # what exaggerates more would leave no numbers
-
-
 class Guidance:
     """Exaggerates the difference that the prompt makes over a negative one, whose texts are read beside it.
 

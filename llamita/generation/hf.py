@@ -93,8 +93,9 @@ def generate(
         request.on_step = lambda step: streamer.put(step.cpu())
     run = plan(request)
     if streamer is not None:
-        told = run.request.input_ids if settings.num_beams > 1 else run.request.returned_ids  # of beams the best alone
-        streamer.put(told.cpu())
+        # Of beams only the best text is streamed.
+        prompts = run.request.input_ids if settings.num_beams > 1 else run.request.returned_ids
+        streamer.put(prompts.cpu())
     result = run.finish()
     if streamer is not None:
         streamer.end()
@@ -105,18 +106,20 @@ def generate(
 def _output(run: Run, result: GenerationResult, sequences: Tensor) -> Output:
     """transformers' record of these sequences (B * returned, T + new)."""
     runner = result.runner
-    kept: dict[str, Any] = {} if runner is None else {name: tuple(steps) for name, steps in runner.kept.items()}
+    recorded: dict[str, Any] = {} if runner is None else {name: tuple(steps) for name, steps in runner.recorded.items()}
     cache = None if runner is None else runner.cache
     cache = cache.inner if isinstance(cache, ForeignCache) else cache
     recorder = result.recorder
     scores, logits = (None, None) if recorder is None else (recorder.scores, recorder.logits)
     common: dict[str, Any] = {"scores": scores, "logits": logits, "past_key_values": cache}
     if result.beams is None:
-        told = {"acceptance": run.acceptance, "logprobs": result.logprobs}
-        return GenerateDecoderOnlyOutput(sequences, **common, **kept, **told)
+        measured = {"acceptance": run.acceptance, "logprobs": result.logprobs}
+        return GenerateDecoderOnlyOutput(sequences, **common, **recorded, **measured)
     indices, ranking = result.beams
     ranking = None if scores is None else ranking
-    return GenerateBeamDecoderOnlyOutput(sequences, sequences_scores=ranking, beam_indices=indices, **common, **kept)
+    return GenerateBeamDecoderOnlyOutput(
+        sequences, sequences_scores=ranking, beam_indices=indices, **common, **recorded
+    )
 
 
 def _request(

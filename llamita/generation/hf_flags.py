@@ -56,8 +56,6 @@ def _with_switches(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dic
 def _refuse(name: str, value: Any) -> None:
     if name in NO_FLAGS:
         raise UsageError(f"generate takes no {name}: {NO_FLAGS[name]}, leave it out")
-    if name in NO_FLAGS:
-        raise UsageError(f"generate takes no {name}: {NO_FLAGS[name]}, leave it out")
     if name in NEUTRAL:
         if not _is_neutral(name, value):
             raise UnsupportedError(f"{name}={value!r} is not supported: leave it at {NEUTRAL[name]!r}")

@@ -42,8 +42,8 @@ class TokenLogprob(NamedTuple):
 def token_logprobs(texts: TokenTexts, tokens: Tensor, logprobs: Logprobs) -> list[TokenLogprob]:
     """Tokens (T,) with their log probabilities (T,), and the likeliest in their places (T, n)."""
     tops = zip(logprobs.top.tolist(), logprobs.top_logprobs.tolist(), strict=True)
-    beside = [tuple(TokenLogprob(i, texts.of(i), value) for i, value in zip(*top, strict=True)) for top in tops]
-    rows = zip(tokens.tolist(), logprobs.chosen.tolist(), beside, strict=True)
+    likeliest = [tuple(TokenLogprob(i, texts.of(i), value) for i, value in zip(*top, strict=True)) for top in tops]
+    rows = zip(tokens.tolist(), logprobs.chosen.tolist(), likeliest, strict=True)
     return [TokenLogprob(token_id, texts.of(token_id), logprob, top) for token_id, logprob, top in rows]
 
 
@@ -61,8 +61,8 @@ class LogprobRecorder:
     def __call__(self, logits: Tensor, scores: Tensor, tokens: Tensor) -> None:
         """Note a step: logits (B, V) as the model gave them, and tokens (B,)."""
         step = token_logprobs(self._texts, tokens, logprobs_of(logits, tokens, top=self._top))
-        for row, likely in zip(self.rows, step, strict=True):
-            row.append(likely)
+        for row, entry in zip(self.rows, step, strict=True):
+            row.append(entry)
 
 
 def logprobs_of(logits: Tensor, tokens: Tensor, *, top: int = 0) -> Logprobs:

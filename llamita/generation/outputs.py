@@ -57,9 +57,9 @@ class ScoreRecorder:
 
     def __call__(self, logits: Tensor, scores: Tensor, tokens: Tensor | None = None) -> None:
         """Keep a step's logits as the model gave them and as they were chosen from, (B, V) each."""
-        for kept, new in ((self._logits, logits), (self._scores, scores)):
-            if kept is not None:
-                kept.append(new.clone())
+        for steps, new in ((self._logits, logits), (self._scores, scores)):
+            if steps is not None:
+                steps.append(new.clone())
 
     @property
     def is_on(self) -> bool:

@@ -136,7 +136,7 @@ class GenerationRequest:
             past_key_values=self.new_cache() if given is None else given,
             use_cache=self.settings.use_cache,
             chunk=self.settings.prefill_chunk_size,
-            kept=self.settings.kept,
+            recorded=self.settings.recorded_outputs,
             position_ids=self.positions,
             logits_to_keep=self.logits_to_keep,
             check=(lambda logits: logits) if self.settings.remove_invalid_values else finite,

@@ -17,7 +17,7 @@ class ModelRunner:
     """Runs the model over a batch, step by step: knows what it is to read next, its mask and its cache.
 
     A mask (B, cached + T) that shows everything is dropped, which spares every step its work.
-    chunk: read a long prompt in parts of so many tokens. kept: what to keep of the model's outputs, step by step:
+    chunk: read a long prompt in parts of so many tokens. recorded: which outputs of the model to record at each step,
     "attentions", "hidden_states". check: what logits (B, V) must pass. position_ids: (B | 1, T) of the input, counted
     on by one from its last; None counts by the mask. logits_to_keep: forward's, of every pass.
     """
@@ -32,7 +32,7 @@ class ModelRunner:
         past_key_values: Cache | None = None,
         use_cache: bool = True,
         chunk: int | None = None,
-        kept: tuple[str, ...] = (),
+        recorded: tuple[str, ...] = (),
         check: Callable[[Tensor], Tensor] = finite,
         position_ids: Tensor | None = None,
         logits_to_keep: int | Tensor = 1,
@@ -44,7 +44,7 @@ class ModelRunner:
         self.logits_to_keep = logits_to_keep
         self._positions = position_ids
         self.chunk = chunk if use_cache else None
-        self.kept: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in kept}
+        self.recorded: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in recorded}
         self._ids, self._embeds = input_ids, inputs_embeds
         is_padded = attention_mask is not None and not bool((attention_mask == 1).all())
         self._mask = attention_mask if is_padded else None
@@ -69,7 +69,7 @@ class ModelRunner:
                 where = where[:, end - part.shape[1] : end]
             output = self._read(mask, position_ids=where, **{name: part})
         assert output is not None
-        for name, steps in self.kept.items():
+        for name, steps in self.recorded.items():
             steps.append(output[name])
         return self.check(output.logits[:, -1])
 
@@ -81,7 +81,7 @@ class ModelRunner:
             use_cache=self.use_cache,
             logits_to_keep=self.logits_to_keep,
             return_dict=True,
-            **{f"output_{name}": True for name in self.kept},
+            **{f"output_{name}": True for name in self.recorded},
         )
         self.cache = output.past_key_values
         return output

@@ -57,10 +57,10 @@ class Sequence:
         self.generator, self.constraint = generator, constraint
         self.logprobs: abc.Sequence[TokenLogprob] | None = None
         self.prompt_logprobs: abc.Sequence[TokenLogprob] | None = None
-        self._decoder = None if tokenizer is None else _behind(tokenizer, after)
+        self._decoder = None if tokenizer is None else _decoder_after(tokenizer, after)
         self._again = 0  # characters still to leave out
         if tokenizer is not None and again:
-            self._again = len("".join(map(_behind(tokenizer, after).push, again)))
+            self._again = len("".join(map(_decoder_after(tokenizer, after).push, again)))
         self._held: list[tuple[str, bool]] = []  # characters, and whether they are shown
         self._names = tokenizer if strings else None  # where special tokens are spelled
 
@@ -125,7 +125,7 @@ class Sequence:
         return text
 
 
-def _behind(tokenizer: Tokenizer, before: abc.Sequence[int]) -> StreamDecoder:
+def _decoder_after(tokenizer: Tokenizer, before: abc.Sequence[int]) -> StreamDecoder:
     """A decoder of what follows some ids."""
     decoder = StreamDecoder(tokenizer)
     for token_id in before[-CONTEXT:]:

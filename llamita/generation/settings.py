@@ -122,7 +122,7 @@ class GenerationSettings(SamplingParams):
         return listed_stops(self.stop_strings)
 
     @property
-    def kept(self) -> tuple[str, ...]:
+    def recorded_outputs(self) -> tuple[str, ...]:
         """What of the model's outputs is to be returned."""
         names = ("attentions", "hidden_states") if self.return_dict_in_generate else ()
         return tuple(name for name in names if getattr(self, f"output_{name}"))

@@ -116,8 +116,8 @@ def _since_breaker(text: Tensor, breakers: Sequence[Sequence[int]]) -> Tensor:
     for length in sorted({len(ids) for ids in breakers if len(ids) <= columns}):
         sequences = torch.tensor([list(ids) for ids in breakers if len(ids) == length], device=text.device)
         starts = _starts(text, sequences)  # (B, columns - length + 1)
-        places = torch.arange(starts.shape[1], device=text.device) * width + length
-        found = torch.maximum(found, torch.where(starts, places, -1).amax(-1))
+        ends = torch.arange(starts.shape[1], device=text.device) * width + length
+        found = torch.maximum(found, torch.where(starts, ends, -1).amax(-1))
     behind = columns - found // width - found % width
     return torch.where(found < 0, columns, behind)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class Vocabulary:
-    """Which tokens begin alike. pieces: the bytes of every id (V,), as `tokenizer.pieces.token_bytes` tells them."""
+    """Tokens found by the bytes they begin with. pieces: the bytes of every id (V,), from `tokenizer.token_bytes`."""
 
     def __init__(self, pieces: Sequence[bytes | None]) -> None:
         self.pieces = pieces
@@ -24,8 +24,8 @@ class Vocabulary:
     def going_on_from(self, text: bytes) -> list[int]:
         """The ids whose bytes begin with a text."""
         found = []
-        for place in range(bisect_left(self._sorted, (text, -1)), len(self._sorted)):
-            piece, token_id = self._sorted[place]
+        for index in range(bisect_left(self._sorted, (text, -1)), len(self._sorted)):
+            piece, token_id = self._sorted[index]
             if not piece.startswith(text):
                 break
             found.append(token_id)
@@ -35,10 +35,10 @@ class Vocabulary:
         """The ids whose bytes are a shorter beginning of a text."""
         found = []
         for end in range(1, min(len(text), self.longest + 1)):
-            place = bisect_left(self._sorted, (text[:end], -1))
-            while place < len(self._sorted) and self._sorted[place][0] == text[:end]:
-                found.append(self._sorted[place][1])
-                place += 1
+            index = bisect_left(self._sorted, (text[:end], -1))
+            while index < len(self._sorted) and self._sorted[index][0] == text[:end]:
+                found.append(self._sorted[index][1])
+                index += 1
         return found
 
     def is_begun_by(self, text: bytes) -> bool:
@@ -104,12 +104,12 @@ def heal(token_ids: Sequence[int], vocabulary: Vocabulary) -> Healed:
     Control tokens are never dropped, so a prompt that ends with one is left alone.
     """
     start, text = len(token_ids), b""
-    for place in range(len(token_ids) - 1, 0, -1):
-        piece = vocabulary.pieces[token_ids[place]]
+    for index in range(len(token_ids) - 1, 0, -1):
+        piece = vocabulary.pieces[token_ids[index]]
         if piece is None or len(piece) + len(text) >= max(vocabulary.longest, 1):
             break
         text = piece + text
         if vocabulary.is_begun_by(text):
-            start = place
+            start = index
     kept = list(token_ids[:start])
     return Healed(kept, Healing(vocabulary, b"".join(vocabulary.pieces[i] or b"" for i in token_ids[start:])))

@@ -54,8 +54,8 @@ def render(template: str, variables: Mapping[str, Any]) -> str:
 @lru_cache(maxsize=16)
 def looked_for(template: str) -> frozenset[str]:
     """The strings that a template searches or compares its input with. Raises BrokenFileError."""
-    places = _parsed(_Sandbox(), template).find_all((nodes.Compare, nodes.Call, nodes.Filter, nodes.Test))
-    found = (constant.value for place in places for constant in place.find_all(nodes.Const))
+    expressions = _parsed(_Sandbox(), template).find_all((nodes.Compare, nodes.Call, nodes.Filter, nodes.Test))
+    found = (constant.value for expression in expressions for constant in expression.find_all(nodes.Const))
     return frozenset(value for value in found if isinstance(value, str))
 
 

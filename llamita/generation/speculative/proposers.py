@@ -58,8 +58,8 @@ class Proposer(Protocol):
         """Caches of the texts' first slots, which are cut and compacted with them."""
         ...
 
-    def propose(self, text: RaggedBatch, room: Tensor, *, selector: TokenSelector, cache: DynamicCache) -> Drafts:
-        """Guess at most `room` (B,) tokens a row. `cache` is the target's; it is read, never changed."""
+    def propose(self, text: RaggedBatch, most: Tensor, *, selector: TokenSelector, cache: DynamicCache) -> Drafts:
+        """Guess at most `most` (B,) tokens a row. `cache` is the target's; it is read, never changed."""
         ...
 
 
@@ -82,13 +82,13 @@ class PromptLookupProposer:
         """None: the text is all it needs."""
         return []
 
-    def propose(self, text: RaggedBatch, room: Tensor, *, selector: TokenSelector, cache: DynamicCache) -> Drafts:
+    def propose(self, text: RaggedBatch, most: Tensor, *, selector: TokenSelector, cache: DynamicCache) -> Drafts:
         """The continuation (B, M) of an earlier occurrence; rows without one guess nothing."""
-        counts = room.clamp(max=self.length).tolist()
+        counts = most.clamp(max=self.length).tolist()
         found = [follow(text.row(row), count, ngram=self.ngram) for row, count in enumerate(counts)]
-        lengths = torch.tensor([len(tokens) for tokens in found], device=room.device)
+        lengths = torch.tensor([len(tokens) for tokens in found], device=most.device)
         tokens = torch.nn.utils.rnn.pad_sequence(found, batch_first=True)  # (B, M)
-        return Drafts(tokens, torch.arange(tokens.shape[1], device=room.device) < lengths[:, None])
+        return Drafts(tokens, torch.arange(tokens.shape[1], device=most.device) < lengths[:, None])
 
 
 def follow(text: Tensor, count: int, *, ngram: int) -> Tensor:
@@ -97,7 +97,7 @@ def follow(text: Tensor, count: int, *, ngram: int) -> Tensor:
     The latest place that has so many tokens behind it; else the earliest, which has the most (in "aaaa" the latest
     has one).
     """
-    for starts in places(text, ngram=ngram):
+    for starts in occurrences(text, ngram=ngram):
         if count > 0 and len(starts):
             complete = starts[starts + count <= len(text)]
             start = int(complete[-1] if len(complete) else starts[0])
@@ -105,7 +105,7 @@ def follow(text: Tensor, count: int, *, ngram: int) -> Tensor:
     return text[:0]
 
 
-def places(text: Tensor, *, ngram: int) -> Iterator[Tensor]:
+def occurrences(text: Tensor, *, ngram: int) -> Iterator[Tensor]:
     """Where text (T,) goes on behind what its last tokens equal: `ngram` of them first, then fewer, (n,) each time."""
     for size in range(min(ngram, len(text) - 1), 0, -1):
         yield (text[:-1].unfold(0, size, 1) == text[-size:]).all(-1).nonzero()[:, 0] + size
@@ -136,17 +136,17 @@ class DraftModelProposer:
         """The cache to draft with, given the target's."""
         return self._own
 
-    def propose(self, text: RaggedBatch, room: Tensor, *, selector: TokenSelector, cache: DynamicCache) -> Drafts:
+    def propose(self, text: RaggedBatch, most: Tensor, *, selector: TokenSelector, cache: DynamicCache) -> Drafts:
         """A chain of guesses; where the target draws, these are drawn."""
         cache = self.cache(cache)
         history = None if selector.process is None else text.history()
-        new, real, valid = text.tokens[:, cache.length :], text.real, room > 0
+        new, real, valid = text.tokens[:, cache.length :], text.real, most > 0
         guesses: list[tuple[Tensor, Tensor]] = []
         drawn_from: list[Tensor] = []
-        for depth in range(min(self.length, int(room.max()))):
+        for depth in range(min(self.length, int(most.max()))):
             logits = read_ragged(self.model, new, real, cache)[:, 0]
             scores = selector.scores(logits, history)
-            valid = valid & (room > depth)
+            valid = valid & (most > depth)
             if self.confidence:
                 valid = valid & (scores.softmax(-1).amax(-1) >= self.confidence)  # greedy rows have a doubt too
                 if not bool(valid.any()):
@@ -196,18 +196,18 @@ class DraftTreeProposer:
         """Those of the proposer."""
         return self._proposer.caches
 
-    def propose(self, text: RaggedBatch, room: Tensor, *, selector: TokenSelector, cache: DynamicCache) -> Drafts:
+    def propose(self, text: RaggedBatch, most: Tensor, *, selector: TokenSelector, cache: DynamicCache) -> Drafts:
         """A tree, level by level; the same shape in all rows."""
         cache = self._proposer.cache(cache)
         parents, level = [], [-1]  # the drafts of the deepest level; -1 is the text's end
         tokens, valid = text.tokens[:, :0], text.real[:, :0]
-        for depth, width in enumerate(self.branches[: int(room.max())]):
+        for depth, width in enumerate(self.branches[: int(most.max())]):
             new = torch.cat((text.tokens, tokens), dim=1)[:, cache.length :]
             logits = read_ragged(self._proposer.model, new, text.real, cache, keep=len(level), parents=parents)
             scores = logits if selector.process is None else _processed(logits, text, tokens, parents, selector.process)
             likeliest = scores.topk(min(width, scores.shape[-1])).indices.flatten(1)  # (B, len(level) * width)
             tokens = torch.cat((tokens, likeliest), dim=1)
-            valid = torch.cat((valid, (room > depth)[:, None].expand_as(likeliest)), dim=1)
+            valid = torch.cat((valid, (most > depth)[:, None].expand_as(likeliest)), dim=1)
             parents += [parent for parent in level for _ in range(width)]
             level = list(range(len(parents) - likeliest.shape[1], len(parents)))
         return Drafts(tokens, valid, parents)

@@ -101,4 +101,4 @@ def rearrange(cache: DynamicCache, order: Tensor) -> None:
 def _moved(x: Tensor, order: Tensor) -> Tensor:
     """RaggedBatch (B, K, S, H) in this order (B, S); whole slots at once, which gathering numbers is not."""
     rows = zip(x, order.to(x.device), strict=True)
-    return torch.stack([row.index_select(1, places) for row, places in rows])
+    return torch.stack([row.index_select(1, slots) for row, slots in rows])

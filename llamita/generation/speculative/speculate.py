@@ -72,7 +72,8 @@ def speculate(request: GenerationRequest) -> Run:
 def _checked_cache(request: GenerationRequest) -> DynamicCache | None:
     """The cache to begin with, None for one of the loop's own."""
     settings = request.settings
-    if settings.kept or settings.guidance_scale not in (None, 1) or request.criteria or request.embeds is not None:
+    is_guided = settings.guidance_scale not in (None, 1)
+    if settings.recorded_outputs or is_guided or request.criteria or request.embeds is not None:
         raise UnsupportedError(
             "guessing ahead gives no attentions or hidden states and takes no guidance, criteria or inputs_embeds: "
             "leave the assistant out"

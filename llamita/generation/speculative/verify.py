@@ -100,13 +100,13 @@ class VerifyResult:
     """What the model made of the guesses.
 
     chosen: (B, depth) the tokens that each row goes on with; counts: (B,) how many of them, 0 in rows that had ended.
-    kept: (B, M) bool, the guesses among them. failed: (B,) bool, whether the next guess was wrong. last: (B,) the final
+    accepted: (B, M) bool, which drafts. failed: (B,) bool, whether the next guess was wrong. last: (B,) the final
     token of each, which was not guessed.
     """
 
     chosen: Tensor
     counts: Tensor
-    kept: Tensor
+    accepted: Tensor
     failed: Tensor
     last: Tensor
 
@@ -134,7 +134,7 @@ def verify(
     history = None if selector.process is None else text.history()
     is_plain = selector.is_plain and recorder is None
     likeliest = logits.argmax(-1) if is_plain else None  # at once for all, where nothing else is asked
-    standing, kept, columns = torch.zeros_like(rows), torch.zeros_like(drafts.valid), []
+    standing, accepted, columns = torch.zeros_like(rows), torch.zeros_like(drafts.valid), []
     counts, last, failed = torch.zeros_like(rows), text.tokens[:, -1], torch.zeros_like(alive)
     while bool(alive.any()):
         is_next = (follows == standing[:, None]) & drafts.valid & alive[:, None]  # (B, M)
@@ -151,10 +151,10 @@ def verify(
         is_met = is_next & (drafts.tokens == token[:, None])
         alive = is_met.any(-1)
         failed |= is_next.any(-1) & ~alive
-        kept |= is_met
+        accepted |= is_met
         standing = torch.where(alive, is_met.int().argmax(-1) + 1 if drafts.count else standing, standing)
         history = None if history is None else history.append(token)
-    return VerifyResult(torch.stack(columns, dim=1), counts, kept, failed, last)
+    return VerifyResult(torch.stack(columns, dim=1), counts, accepted, failed, last)
 
 
 def _token(scores: Tensor, drafts: Drafts, is_next: Tensor, selector: TokenSelector, alive: Tensor) -> Tensor:
@@ -200,10 +200,10 @@ def _commit(
     text: RaggedBatch, drafts: Drafts, result: VerifyResult, running: Tensor, caches: list[DynamicCache]
 ) -> None:
     """Put the accepted guesses and the last token behind the text, and forget the guesses behind all accepted ones."""
-    used = result.kept.any(0).nonzero()
+    used = result.accepted.any(0).nonzero()
     width = int(used[-1]) + 1 if len(used) else 0
     ended = ~running[:, None]  # whatever stands there now, and no hole
-    text.append(drafts.tokens[:, :width], result.kept[:, :width] | ended)
+    text.append(drafts.tokens[:, :width], result.accepted[:, :width] | ended)
     for cache in caches:
         cache.crop(min(cache.length, text.width))
     text.append(result.last[:, None], torch.ones_like(ended))
