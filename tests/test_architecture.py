@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.architecture import closure, imports, shape
+from tests.architecture import closure, imports, mirror, shape
 from tests.architecture.source import ROOT, Module, percentile, read_package
 
 PACKAGE = ROOT / "llamita"
@@ -52,6 +52,10 @@ def test_forward_to_logits_is_read_in_one_sitting(modules: list[Module]) -> None
     assert "llamita.model.llama" in {module.name for module in reached}
     assert len(reached) <= closure.MODULES, [module.name for module in reached]
     assert sum(module.code_lines for module in reached) <= closure.CODE_LINES, {m.name: m.code_lines for m in reached}
+
+
+def test_unit_tests_mirror_the_package() -> None:
+    assert mirror.strays(ROOT / "tests" / "unit", PACKAGE) == []
 
 
 def test_dependencies_are_few() -> None:
@@ -155,6 +159,24 @@ def test_stray_library_is_found(fake: Callable[..., list[Module]]) -> None:
     )
     found = imports.stray_libraries(package, only_in, {**top, "torch.dear": ("model.dear",)})
     assert [complaint.split(":")[0] for complaint in found] == ["toy.files.hub", "toy.model.a", "toy.model.b"]
+
+
+def test_unit_test_of_no_module_is_found(tmp_path: Path) -> None:
+    for name in (
+        "toy/a.py",
+        "toy/b/c.py",
+        "unit/test_a.py",
+        "unit/b/test_b.py",
+        "unit/b/test_c.py",
+        "unit/b/test_d.py",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    found = mirror.strays(tmp_path / "unit", tmp_path / "toy", {"test_a.py": "needless"}, {})
+    assert [complaint.split()[0] for complaint in found] == ["b/test_d.py", "test_a.py"]
+    assert mirror.strays(tmp_path / "unit", tmp_path / "toy", {"b/test_d.py": "why"}, {}) == []
+    assert mirror.strays(tmp_path / "unit", tmp_path / "toy", {}, {"b": "why"}) == []
 
 
 def test_long_file_and_long_functions_are_found(fake: Callable[..., list[Module]]) -> None:

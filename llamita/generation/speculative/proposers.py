@@ -22,8 +22,6 @@ from llamita.sampling.selection import TokenSelector
 
 MOST_DRAFTS = 4096  # in one tree
 
-MOST_DRAFTS = 4096  # in one tree
-
 
 @dataclass(frozen=True, eq=False)
 class Drafts:
@@ -179,10 +177,6 @@ class DraftTreeProposer:
     def __init__(self, proposer: LanguageModel | DraftModelProposer, *, branches: Sequence[int] = (3, 2, 1)) -> None:
         if not branches or min(branches) < 1:
             raise UsageError(f"a draft tree of branches {tuple(branches)}: give 1 or more at each depth")
-        if sum(accumulate(branches, mul)) > MOST_DRAFTS:
-            raise UsageError(
-                f"a draft tree of branches {tuple(branches)} is too large: give at most {MOST_DRAFTS} guesses"
-            )
         if sum(accumulate(branches, mul)) > MOST_DRAFTS:
             raise UsageError(
                 f"a draft tree of branches {tuple(branches)} is too large: give at most {MOST_DRAFTS} guesses"
