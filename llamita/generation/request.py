@@ -16,10 +16,9 @@ from llamita.errors import MemoryShortError, UnsupportedError, UsageError
 from llamita.generation.outputs import ScoreRecorder
 from llamita.generation.prefix_cache import Prefix
 from llamita.generation.protocol import LanguageModel
-from llamita.generation.runner import ModelRunner
+from llamita.generation.runner import ModelRunner, finite
 from llamita.generation.sequence import Sequence as TextSequence
 from llamita.generation.settings import QUANTIZED, GenerationSettings
-from llamita.sampling.finite import finite
 from llamita.sampling.history import History, LogitsProcessor
 from llamita.sampling.params import SamplingParams
 from llamita.sampling.sampler import LogitsProcessorList, Observer, generators

@@ -79,7 +79,7 @@ class GenerationSettings(SamplingParams):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in COUNTS:
-            if (value := getattr(self, name)) is not None:
+            if (value := getattr(self, name)) is not None and self._is_given(name):
                 checks.count(name, value)
         for name in ("num_beams", "num_return_sequences"):
             if (value := getattr(self, name)) > MOST_TEXTS:
@@ -88,12 +88,15 @@ class GenerationSettings(SamplingParams):
             raise UsageError(f"max_new_tokens is {self.max_new_tokens!r}: it must be a whole number of at least 1")
         for name in ("length_penalty", "guidance_scale", "max_time", "assistant_confidence_threshold"):
             value: Any = getattr(self, name)
-            if value is not None and (not checks.is_number(value) or value != value):
+            if value is not None and self._is_given(name) and (not checks.is_number(value) or value != value):
                 raise UsageError(f"{name} is {value!r}: it must be a number")
         if self.cache_implementation not in CACHES:
             known = ", ".join(name for name in CACHES if name)
             raise UsageError(f"cache_implementation {self.cache_implementation!r} is unknown: use one of {known}")
         self._check_cache_config()
+
+    def _is_given(self, name: str) -> bool:
+        return getattr(self, name) is not getattr(type(self), name)  # by identity: True equals 1
 
     def _check_cache_config(self) -> None:
         given = self.cache_config or {}
