@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.architecture import closure, imports, mirror, shape
+from tests.architecture import closure, imports, mirror, shape, words
 from tests.architecture.source import ROOT, Module, percentile, read_package
 
 PACKAGE = ROOT / "llamita"
@@ -26,6 +26,7 @@ RULES: list[Checker] = [
     shape.crowds_of_booleans,
     shape.prints,
     shape.loose_state,
+    words.retired,
 ]
 
 
@@ -205,6 +206,26 @@ def test_long_file_and_long_functions_are_found(fake: Callable[..., list[Module]
 
 def test_drawer_is_found(fake: Callable[..., list[Module]]) -> None:
     assert len(shape.drawers(fake(model__in__utils="", common="", rope=""))) == 2
+
+
+def test_retired_module_is_found(fake: Callable[..., list[Module]]) -> None:
+    assert len(words.retired(fake(cache__in__trials="", cache__in__stages="", model__in__trials=""))) == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("def place(self): pass", 1),
+        ("def make_rooms(told, *, beside): pass", 3),
+        ("class Feed: pass", 1),
+        ("class A:\n    def __init__(self): self._kept = 1", 1),
+        ("f = lambda trail: 1", 1),
+        ("def replace(mushroom): kept = 1", 0),
+        ("class FeedForward: pass", 0),
+    ],
+)
+def test_retired_word_is_found(source: str, count: int, fake: Callable[..., list[Module]]) -> None:
+    assert len(words.retired(fake(cache=source, model=source))) == count
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ class SinkCache(SlidingWindowCache):
         self.sinks = sinks
 
     @property
-    def most_kept(self) -> int:
+    def most_stored(self) -> int:
         """The most tokens kept between passes."""
         return self.sinks + self.window - 1
 
@@ -46,7 +46,7 @@ class SinkCache(SlidingWindowCache):
         return torch.cat((padding[:, : self.sinks], columns[:, self.sinks :]), dim=1)[:, : columns.shape[1]]
 
     def _trimmed(self, x: Tensor, dim: int) -> Tensor:
-        dropped = max(0, x.shape[dim] - self.most_kept)
+        dropped = max(0, x.shape[dim] - self.most_stored)
         if not dropped:
             return x
         last = x.narrow(dim, self.sinks + dropped, x.shape[dim] - self.sinks - dropped)

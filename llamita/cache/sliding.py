@@ -37,18 +37,18 @@ class SlidingWindowCache(Cache):
         return positions
 
     @property
-    def most_kept(self) -> int:
+    def most_stored(self) -> int:
         """The most tokens kept between passes."""
         return self.window - 1
 
     def _trimmed(self, x: Tensor, dim: int) -> Tensor:
         """What is kept of the slots along an axis."""
-        dropped = max(0, x.shape[dim] - self.most_kept)
+        dropped = max(0, x.shape[dim] - self.most_stored)
         return x.narrow(dim, dropped, x.shape[dim] - dropped)
 
     def visible_range(self, queries: int) -> tuple[int, int]:
         """The slots still kept, and the new ones."""
-        kept = min(self.length, self.most_kept)
+        kept = min(self.length, self.most_stored)
         return self.length - kept, kept + queries
 
     @property
@@ -63,7 +63,7 @@ class SlidingWindowCache(Cache):
         if kept == 0:
             self.keys, self.values, self.positions, self._seen = [], [], None, []
             return
-        if removed and self.length > self.most_kept:
+        if removed and self.length > self.most_stored:
             raise ValueError(
                 f"this sliding cache has dropped tokens that a crop to {length} needs again: fork() it before, "
                 "or use DynamicCache"

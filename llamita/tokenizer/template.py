@@ -175,18 +175,18 @@ class _Sandbox(ImmutableSandboxedEnvironment):
                 self._weighed(right)
         return super().call_binop(context, operator, left, right)
 
-    def _metered(self, name: str, function: Callable[..., Any], weigh: Callable[[Any], Any]) -> Callable[..., Any]:
+    def _metered(self, name: str, function: Callable[..., Any], account: Callable[[Any], Any]) -> Callable[..., Any]:
         @wraps(function)  # Also keeps the marks by which Jinja passes its context.
         def metered(*args: Any, **kwargs: Any) -> Any:
             values = [arg for arg in args if arg is not self and not isinstance(arg, Context | nodes.EvalContext)]
             self._spend(STEP)
             for value in (*values, *kwargs.values()):
-                weigh(value)
+                account(value)
             if values and isinstance(values[0], str):
                 self._check_growth(name, values[0], values[1:])
             elif name == "join" and len(values) > 1:
                 _refuse_if(len(str(values[1])) > MAX_GLUE, "it joins with too long a text")
-            return weigh(function(*args, **kwargs))
+            return account(function(*args, **kwargs))
 
         return metered
 
