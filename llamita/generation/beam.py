@@ -1,4 +1,4 @@
-"""Beam search: reads for several continuations of each prompt side by side, and keeps the best of them."""
+"""The beam search loop: run the model over all beams, let the search choose, reorder the cache."""
 
 from collections.abc import Callable, Iterator
 
@@ -20,10 +20,10 @@ from llamita.sampling.sampler import generators
 
 
 class BeamRunner(ModelRunner):
-    """A feed whose rows multiply and change places; the prompts are read once, not once a beam."""
+    """A model runner whose rows are repeated and reordered; prompts are read once, not once a beam."""
 
     def repeat(self, times: int) -> None:
-        """Repeat every row, each beside its copies, with what was read of it."""
+        """Repeat every row with its cache; copies of a row are neighbours."""
         self._change(lambda x: x.repeat_interleave(times, 0))
         if self._mask is not None:
             self._mask = self._mask.repeat_interleave(times, 0)

@@ -1,4 +1,4 @@
-"""Running the model: what it is to read next goes in, the logits of what may follow come out."""
+"""Running the model: unread tokens go in, the logits of the next token come out."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -26,12 +26,12 @@ def finite(logits: Tensor) -> Tensor:
 
 
 class ModelRunner:
-    """Runs the model over a batch, step by step: knows what it is to read next, its mask and its cache.
+    """Runs the model over a batch, step by step; holds the unread tokens, the mask and the cache.
 
-    A mask (B, cached + T) that shows everything is dropped, which spares every step its work.
-    chunk: read a long prompt in parts of so many tokens. recorded: which outputs of the model to record at each step,
-    "attentions", "hidden_states". check: what logits (B, V) must pass. position_ids: (B | 1, T) of the input, counted
-    on by one from its last; None counts by the mask. logits_to_keep: forward's, of every pass.
+    A mask (B, cached + T) without padding is dropped, so that no step has to read it.
+    chunk: read a long prompt in parts of this many tokens. recorded: outputs of the model to record at each step,
+    "attentions" or "hidden_states". check: a function that all logits (B, V) must pass. position_ids: (B | 1, T) of the
+    input; later ones count on by one; None counts by the mask. logits_to_keep: forward's, of every pass.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class ModelRunner:
         self._mask = attention_mask if is_padded else None
 
     def logits(self) -> Tensor:
-        """Let the model read on: the fp32 logits (B, V) of what comes next."""
+        """Read the unread tokens; returns the fp32 logits (B, V) of the next token."""
         return self.native().float()
 
     def native(self) -> Tensor:
-        """The same in the model's own dtype."""
+        """Read the unread tokens; returns the logits (B, V) in the model's own dtype."""
         name, unread = ("input_ids", self._ids) if self._embeds is None else ("inputs_embeds", self._embeds)
         assert unread is not None
         parts = (unread,) if self.chunk is None or self.chunk >= unread.shape[1] else unread.split(self.chunk, dim=1)
@@ -99,7 +99,7 @@ class ModelRunner:
         return output
 
     def append(self, step: Tensor) -> None:
-        """Put the tokens (B,) behind what was read."""
+        """Append the tokens (B,) of a step, to be read next."""
         new = step[:, None]
         if self._mask is not None:
             self._mask = torch.cat((self._mask, torch.ones_like(new, dtype=self._mask.dtype)), dim=1)
@@ -124,10 +124,10 @@ def read_ragged(
     parents: Sequence[int] | None = None,
     positions: Tensor | None = None,
 ) -> Tensor:
-    """Let the model read tokens (B, T), what its cache lacks, of texts with slots (B, S): the last logits (B, keep, V).
+    """Read tokens (B, T) that the cache lacks, of texts with slots (B, S); returns the last logits (B, keep, V).
 
-    With `parents` the tokens end with drafts, which `real` does not know and which follow each other as these say.
-    positions: (B, T), where they do not count the real slots.
+    parents: the tokens end with drafts, which are not in `real`; the parent of each (see `context.tree.Tree`).
+    positions: (B, T); None counts the real slots.
     """
     config = model.config
     if parents:

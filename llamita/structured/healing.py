@@ -1,7 +1,7 @@
-"""Token healing: a prompt that ends inside what the model knows as one token is taken back to where that begins.
+"""Token healing: a prompt that ends inside a token is cut back to the start of that token.
 
 "http:" ends with the token ":", though the model has only ever seen "http" go on with "://". The last tokens are
-dropped, and the first ones written must spell what was dropped, be it as the start of a longer token.
+dropped, and the first new tokens must spell the dropped text, possibly as the start of a longer token.
 """
 
 from bisect import bisect_left
@@ -47,7 +47,7 @@ class Vocabulary:
 
 
 class Healing:
-    """What is still to be written of the dropped text: tells which tokens may come, until all of it is there.
+    """The constraint of a healed prompt: which tokens may come until the dropped text is written again.
 
     dropped: the bytes taken off the prompt; the text that follows begins with them.
     """
@@ -92,7 +92,7 @@ class Healing:
 
 
 class Healed(NamedTuple):
-    """A prompt without its last tokens, and what they have to be made up for with."""
+    """A prompt without its last tokens, and the constraint that writes them again."""
 
     token_ids: list[int]
     healing: Healing
