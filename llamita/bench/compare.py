@@ -1,4 +1,4 @@
-"""One test over formats and systems: ours beside each peer, and beside what the machine can do, turn by turn."""
+"""One measurement over formats and systems: ours against each peer and the machine's limit, turn by turn."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -12,13 +12,13 @@ from llamita.bench.report import Facts, Row, rows_of, spread
 from llamita.bench.systems import OURS, SYSTEMS, System, interpreter, versions
 from llamita.bench.workers import ProcessPerTurn, Run, Worker, in_turn
 
-LIMIT = "limit"  # takes turns beside the systems, under this name
+LIMIT = "limit"  # the name under which the limit takes its turns
 Start = type[Worker] | type[ProcessPerTurn]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """What the machine can do: a job that measures it in the same turns, in `unit`s of `scale`."""
+    """A limit of the machine: a run that measures it in the same turns, in `unit`s of `scale`."""
 
     name: str
     unit: str
@@ -29,7 +29,7 @@ class Limit:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What is measured. `prepare(system, shape, format, path, threads, *arguments)` makes the job of a system."""
+    """What is measured. `prepare(system, shape, format, path, threads, *arguments)` makes the run of a system."""
 
     name: str
     unit: str
@@ -51,12 +51,12 @@ class Settings:
     repeats: int
     threads: int
     peers_python: str | None = None
-    say: Callable[[str], None] = lambda _: None  # told what is being measured
+    say: Callable[[str], None] = lambda _: None  # receives the name of each measurement
 
 
 @dataclass
 class Results:
-    """Rows, and what the machine could do meanwhile, in `Limit.unit`s by `Limit.name`."""
+    """Rows, and the limits of the machine in the same turns, in `Limit.unit`s by `Limit.name`."""
 
     rows: list[Row] = field(default_factory=list)
     limits: dict[str, list[float]] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Results:
     versions: dict[str, str] = field(default_factory=dict)  # of the peers' libraries
 
     def add(self, other: "Results") -> None:
-        """Take in what another test measured."""
+        """Add the results of another measurement."""
         self.rows += other.rows
         self.units |= other.units
         self.versions |= other.versions
@@ -79,7 +79,7 @@ class Results:
 def compare(test: Measurement, settings: Settings) -> Results:
     """A row for each format and system that has it."""
     peers = [SYSTEMS[name] for name in settings.systems if name != OURS.name]
-    # What is missing is said before anything is measured.
+    # A missing library is reported before anything is measured.
     measured = Results(versions=versions(settings.systems, settings.peers_python))
     with TemporaryDirectory(prefix="llamita-bench-") as folder:
         for format in settings.formats:
@@ -127,7 +127,7 @@ def _stopped_at_end(stack: ExitStack, process: Worker | ProcessPerTurn) -> Worke
 def record(
     test: Measurement, settings: Settings, format: str, values: list[dict[str, list[float]]], measured: Results
 ) -> None:
-    """Rows from the turns of ours beside each peer: ours from all of them, a peer's from its own."""
+    """Add rows: ours from all turns, a peer's from its own."""
     limits = [values_of.pop(LIMIT, [1.0] * settings.repeats) for values_of in values]
     if test.limit is not None:
         scaled = [one / test.limit.scale for turns in limits for one in turns]

@@ -112,7 +112,7 @@ def as_markdown(rows: Sequence[Row], facts: Facts) -> str:
 
 
 def facts_as_lines(facts: Facts) -> list[str]:
-    """What the rows were measured on, in words."""
+    """The machine, threads, library versions and limits, as lines of text."""
     versions = {"torch": facts["torch"], **facts.get("peers", {})}
     lines = [f"{facts['cpu']}, {facts['threads']} threads, {', '.join(f'{n} {v}' for n, v in versions.items())}"]
     for name, values in facts.get("limits", {}).items():

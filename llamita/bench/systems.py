@@ -30,7 +30,7 @@ class Session(Protocol):
         ...
 
     def all_logits(self, document: list[int]) -> Tensor:
-        """The logits (T, V) behind every token, where the system gives them."""
+        """The logits (T, V) after every token, if the system gives them."""
         ...
 
 

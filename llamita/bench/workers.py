@@ -1,4 +1,4 @@
-"""One process per system, taking turns, so that drift of the machine hits all alike."""
+"""One process per system; they take turns, so that drift of the machine affects all alike."""
 
 import os
 import socket
@@ -13,20 +13,20 @@ from typing import Any, Protocol
 
 from llamita.errors import LlamitaError
 
-Run = Callable[[], float]  # one turn; returns what it measured
-REST = 0.05  # seconds between turns, in which the threads of the last one stop waiting for more
+Run = Callable[[], float]  # runs once; returns the measured value
+REST = 0.05  # seconds between turns, in which the threads of the last one stop spinning
 
 
 class Measurable(Protocol):
-    """What takes turns."""
+    """A system that can be measured, turn by turn."""
 
     def measure(self, order: str) -> float:
-        """Run, and say what was measured."""
+        """Run once; returns the measured value."""
         ...
 
 
 class Worker:
-    """A process that holds a prepared job and runs it when asked."""
+    """A process that holds a prepared run, and runs it on request."""
 
     def __init__(
         self, prepare: Callable[..., Run], arguments: tuple[Any, ...], threads: int, *, python: str | None = None
@@ -43,9 +43,9 @@ class Worker:
         self._pipe.send((f"{prepare.__module__}:{prepare.__qualname__}", arguments))
 
     def measure(self, order: str) -> float:
-        """Have it "run" (what the job measures) or measure its "peak" (bytes of tensors above the idle model).
+        """Let it "run" (the run's value) or measure its "peak" (bytes of tensors above those of the model).
 
-        Raises LlamitaError with the worker's own words.
+        Raises LlamitaError with the worker's message.
         """
         try:
             self._pipe.send(order)
@@ -65,7 +65,7 @@ class Worker:
 
 
 class ProcessPerTurn:
-    """Takes each turn in a new process."""
+    """Starts a new process for each turn."""
 
     def __init__(
         self, prepare: Callable[..., Run], arguments: tuple[Any, ...], threads: int, *, python: str | None = None
@@ -74,7 +74,7 @@ class ProcessPerTurn:
         self._python = python
 
     def measure(self, order: str) -> float:
-        """Start a process, have it take the turn, end it."""
+        """Start a process, measure one turn, end the process."""
         worker = Worker(*self._rest, python=self._python)
         try:
             return worker.measure(order)
@@ -83,18 +83,18 @@ class ProcessPerTurn:
 
 
 class Here:
-    """Takes its turns in this process."""
+    """Measures in this process."""
 
     def __init__(self, job: Run) -> None:
         self._job = job
 
     def measure(self, order: str) -> float:
-        """Run the job."""
+        """Run once; returns the measured value."""
         return self._job()
 
 
 def _environment(threads: int, python: str | None) -> dict[str, str]:
-    """That of this process, with so many threads; another interpreter finds our package, and its own libraries."""
+    """Environment of the worker: ours, with this thread count; another interpreter gets our package on its path."""
     paths = sys.path if python is None else [str(Path(__file__).parents[2])]
     return {
         **os.environ,
@@ -109,7 +109,7 @@ def _environment(threads: int, python: str | None) -> dict[str, str]:
 def workers(
     prepare: Callable[..., Run], arguments: Mapping[str, tuple[Any, ...]], *, threads: int
 ) -> Iterator[dict[str, Worker]]:
-    """A worker for each name, all ended at the end. `prepare` is a function of a module: it is sent by name."""
+    """A worker for each name, all ended on exit. `prepare` is a module's function, sent by name."""
     started: dict[str, Worker] = {}
     try:
         for name, values in arguments.items():
@@ -121,7 +121,7 @@ def workers(
 
 
 def in_turn(systems: Mapping[str, Measurable], repeats: int) -> dict[str, list[float]]:
-    """What each system measured in its turns, one of each not counted; who goes first changes from turn to turn."""
+    """The values of each system, turn by turn; the first turn does not count, and the order alternates."""
     values: dict[str, list[float]] = {name: [] for name in systems}
     for turn in range(repeats + 1):
         for name in list(systems) if turn % 2 else reversed(list(systems)):

@@ -1,4 +1,4 @@
-"""Penalties: what tokens lose or gain for standing in the text so far, (B, V) -> (B, V).
+"""Penalties and biases of tokens that occur in the text so far, (B, V) -> (B, V).
 
 Texts are ids (B, T) in which NO_TOKEN stands where a row has none; a row ends in the last column.
 """
