@@ -154,6 +154,7 @@ class LLM:
         """The run that writes behind the prompts; `reads_on`: its text goes on from theirs."""
         text_options.check(options)
         is_plain = prefix is not None or watch is not None or options.get("logprobs") is not None
+        is_plain = is_plain or (self.draft is None and options.keys().isdisjoint(text_options.GUESSING))
         settings = text_options.settings_of(
             options, self.model.generation_config, self.tokenizer, reads_on=reads_on, is_plain=is_plain
         )

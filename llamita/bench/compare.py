@@ -1,4 +1,4 @@
-"""One test over formats and systems: ours beside each peer, and beside what the machine can do, turn by turn."""
+"""One measurement over formats and systems: ours against each peer and the machine's limit, turn by turn."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -10,30 +10,30 @@ from typing import Any
 from llamita.bench import files
 from llamita.bench.report import Facts, Row, rows_of, spread
 from llamita.bench.systems import OURS, SYSTEMS, System, interpreter, versions
-from llamita.bench.workers import Fresh, Job, Worker, in_turn
+from llamita.bench.workers import ProcessPerTurn, Run, Worker, in_turn
 
-LIMIT = "limit"  # takes turns beside the systems, under this name
-Start = type[Worker] | type[Fresh]
+LIMIT = "limit"  # the name under which the limit takes its turns
+Start = type[Worker] | type[ProcessPerTurn]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """What the machine can do: a job that measures it in the same turns, in `unit`s of `scale`."""
+    """A limit of the machine: a run that measures it in the same turns, in `unit`s of `scale`."""
 
     name: str
     unit: str
     scale: float
-    prepare: Callable[..., Job]
+    prepare: Callable[..., Run]
     arguments: Callable[[Path | None], tuple[Any, ...]]  # from the file that ours loads
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
-    """What is measured. `prepare(system, shape, format, path, threads, *arguments)` makes the job of a system."""
+class Measurement:
+    """What is measured. `prepare(system, shape, format, path, threads, *arguments)` makes the run of a system."""
 
     name: str
     unit: str
-    prepare: Callable[..., Job]
+    prepare: Callable[..., Run]
     arguments: tuple[Any, ...]
     share: Callable[[str, float, float], float]  # of format, value and limit: how much of the limit was reached
     limit: Limit | None = None
@@ -51,20 +51,20 @@ class Settings:
     repeats: int
     threads: int
     peers_python: str | None = None
-    say: Callable[[str], None] = lambda _: None  # told what is being measured
+    say: Callable[[str], None] = lambda _: None  # receives the name of each measurement
 
 
 @dataclass
-class Measured:
-    """Rows, and what the machine could do meanwhile, in `Limit.unit`s by `Limit.name`."""
+class Results:
+    """Rows, and the limits of the machine in the same turns, in `Limit.unit`s by `Limit.name`."""
 
     rows: list[Row] = field(default_factory=list)
     limits: dict[str, list[float]] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)  # of the peers' libraries
 
-    def add(self, other: "Measured") -> None:
-        """Take in what another test measured."""
+    def add(self, other: "Results") -> None:
+        """Add the results of another measurement."""
         self.rows += other.rows
         self.units |= other.units
         self.versions |= other.versions
@@ -76,11 +76,11 @@ class Measured:
         return {name: {**spread(values), "unit": self.units[name]} for name, values in self.limits.items()}
 
 
-def compare(test: Trial, settings: Settings) -> Measured:
+def compare(test: Measurement, settings: Settings) -> Results:
     """A row for each format and system that has it."""
     peers = [SYSTEMS[name] for name in settings.systems if name != OURS.name]
-    # What is missing is said before anything is measured.
-    measured = Measured(versions=versions(settings.systems, settings.peers_python))
+    # A missing library is reported before anything is measured.
+    measured = Results(versions=versions(settings.systems, settings.peers_python))
     with TemporaryDirectory(prefix="llamita-bench-") as folder:
         for format in settings.formats:
             able = [peer for peer in peers if format in peer.formats]
@@ -90,7 +90,7 @@ def compare(test: Trial, settings: Settings) -> Measured:
 
 
 def _one_format(
-    test: Trial, settings: Settings, format: str, peers: list[System], folder: Path, measured: Measured
+    test: Measurement, settings: Settings, format: str, peers: list[System], folder: Path, measured: Results
 ) -> None:
     paths = {
         system.name: files.written(system, settings.shape, format, folder, settings.peers_python)
@@ -98,36 +98,36 @@ def _one_format(
         if test.loads or system.needs_file
     }
 
-    def started(system: System, stack: ExitStack) -> Worker | Fresh:
+    def started(system: System, stack: ExitStack) -> Worker | ProcessPerTurn:
         arguments = (system.name, settings.shape, format, paths.get(system.name), settings.threads, *test.arguments)
         python = interpreter(system, settings.peers_python)
-        return _kept(stack, test.start(test.prepare, arguments, settings.threads, python=python))
+        return _stopped_at_end(stack, test.start(test.prepare, arguments, settings.threads, python=python))
 
     with ExitStack() as stack:
         turns = {OURS.name: started(OURS, stack)}
         if test.limit is not None:
             arguments = test.limit.arguments(paths.get(OURS.name))
-            turns[LIMIT] = _kept(stack, Worker(test.limit.prepare, arguments, settings.threads))
+            turns[LIMIT] = _stopped_at_end(stack, Worker(test.limit.prepare, arguments, settings.threads))
         values: list[dict[str, list[float]]] = []
         for peer in peers or [OURS]:
             beside_whom = "" if peer is OURS else f", {peer.label(format)}"
             settings.say(f"{test.name} {settings.shape} {format}: {OURS.name}{beside_whom}")
-            with ExitStack() as beside:  # a peer's weights are gone before the next one's come
-                beside_ours = {} if peer is OURS else {peer.label(format): started(peer, beside)}
+            with ExitStack() as peer_stack:  # a peer's weights are gone before the next one's come
+                beside_ours = {} if peer is OURS else {peer.label(format): started(peer, peer_stack)}
                 values.append(in_turn({**turns, **beside_ours}, settings.repeats))
     record(test, settings, format, values, measured)
 
 
-def _kept(stack: ExitStack, process: Worker | Fresh) -> Worker | Fresh:
+def _stopped_at_end(stack: ExitStack, process: Worker | ProcessPerTurn) -> Worker | ProcessPerTurn:
     if isinstance(process, Worker):
         stack.callback(process.stop)
     return process
 
 
 def record(
-    test: Trial, settings: Settings, format: str, values: list[dict[str, list[float]]], measured: Measured
+    test: Measurement, settings: Settings, format: str, values: list[dict[str, list[float]]], measured: Results
 ) -> None:
-    """Rows from the turns of ours beside each peer: ours from all of them, a peer's from its own."""
+    """Add rows: ours from all turns, a peer's from its own."""
     limits = [values_of.pop(LIMIT, [1.0] * settings.repeats) for values_of in values]
     if test.limit is not None:
         scaled = [one / test.limit.scale for turns in limits for one in turns]
@@ -136,9 +136,10 @@ def record(
     ours = {OURS.name: [one for values_of in values for one in values_of[OURS.name]]}
     pooled = [one for turns in limits for one in turns]
 
-    def rows(of: dict[str, list[float]], beside: list[float]) -> list[Row]:
+    def rows(of: dict[str, list[float]], limits_of: list[float]) -> list[Row]:
         shares = {
-            name: [test.share(format, *pair) for pair in zip(turns, beside, strict=True)] for name, turns in of.items()
+            name: [test.share(format, *pair) for pair in zip(turns, limits_of, strict=True)]
+            for name, turns in of.items()
         }
         return rows_of(of, test=test.name, shape=settings.shape, format=format, unit=test.unit, shares=shares)
 

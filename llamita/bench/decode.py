@@ -2,27 +2,27 @@
 
 from pathlib import Path
 
-from llamita.bench import reading
-from llamita.bench.compare import Limit, Measured, Settings, Trial, compare
+from llamita.bench import bandwidth
+from llamita.bench.compare import Limit, Measurement, Results, Settings, compare
 from llamita.bench.formats import weights
 from llamita.bench.prompts import prompt
 from llamita.bench.shapes import shape
 from llamita.bench.systems import open_session
-from llamita.bench.workers import Job
+from llamita.bench.workers import Run
 
 MEMORY = Limit(
     name="memory read",
     unit="GB/s",
     scale=1e9,
-    prepare=reading.prepare,
-    arguments=lambda _: (reading.NBYTES,),
+    prepare=bandwidth.prepare,
+    arguments=lambda _: (bandwidth.NBYTES,),
 )
 
 
-def measure(settings: Settings, *, tokens: int, depth: int) -> Measured:
+def measure(settings: Settings, *, tokens: int, depth: int) -> Results:
     """Rows of tokens per second, of `tokens` written behind a prompt of `depth`; its reading is not timed."""
     nbytes = {format: weights(shape(settings.shape), format).read for format in settings.formats}
-    test = Trial(
+    test = Measurement(
         name=f"tg{tokens}" if depth == 1 else f"tg{tokens} @ d{depth}",  # as llama-bench writes it
         unit="tok/s",
         prepare=prepare,
@@ -33,7 +33,7 @@ def measure(settings: Settings, *, tokens: int, depth: int) -> Measured:
     return compare(test, settings)
 
 
-def prepare(system: str, shape_name: str, format: str, path: Path | None, threads: int, tokens: int, depth: int) -> Job:
+def prepare(system: str, shape_name: str, format: str, path: Path | None, threads: int, tokens: int, depth: int) -> Run:
     """Greedy writing of so many tokens, none of which ends the text; runs in a worker's process."""
     session = open_session(system, shape_name, format, path, threads)
     ids = prompt(shape(shape_name).vocab_size, depth)

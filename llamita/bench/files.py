@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llamita.bench.formats import is_quantized
 from llamita.bench.systems import SYSTEMS, System, interpreter
-from llamita.bench.workers import Fresh, Job
+from llamita.bench.workers import ProcessPerTurn, Run
 
 # kind -> (module:function that writes one, how its name ends, the system whose library writing it takes)
 KINDS: dict[str, tuple[str, str, str]] = {
@@ -24,11 +24,11 @@ def written(system: System, shape_name: str, format: str, folder: Path, peers_py
     path = folder / f"{shape_name}-{own}{ending}"
     if not path.exists():
         python = interpreter(SYSTEMS[writer], peers_python)
-        Fresh(prepare, (kind, shape_name, own, path), threads=2, python=python).ask("run")
+        ProcessPerTurn(prepare, (kind, shape_name, own, path), threads=2, python=python).measure("run")
     return path
 
 
-def prepare(kind: str, shape_name: str, format: str, path: Path) -> Job:
+def prepare(kind: str, shape_name: str, format: str, path: Path) -> Run:
     """A job that writes the file and returns its bytes; runs in a worker's process."""
     module, _, function = KINDS[kind][0].partition(":")
     write: Callable[[str, str, Path], None] = getattr(import_module(module), function)

@@ -7,17 +7,17 @@ from importlib import import_module
 from pathlib import Path
 from time import CLOCK_BOOTTIME, clock_gettime, perf_counter
 
-from llamita.bench.compare import Limit, Measured, Settings, Trial, compare
+from llamita.bench.compare import Limit, Measurement, Results, Settings, compare
 from llamita.bench.files import files_of
 from llamita.bench.prompts import prompt
 from llamita.bench.shapes import shape
 from llamita.bench.systems import SYSTEMS, open_session
-from llamita.bench.workers import Fresh, Job
+from llamita.bench.workers import ProcessPerTurn, Run
 
 PIECE = 2**23  # bytes that a thread reads at a time
 
 
-def measure(settings: Settings) -> Measured:
+def measure(settings: Settings) -> Results:
     """Rows of seconds, each turn in a new process: from the call that loads, then from the process's start."""
     limit = Limit(
         name="reading the file",
@@ -26,29 +26,29 @@ def measure(settings: Settings) -> Measured:
         prepare=prepare_limit,
         arguments=lambda path: (path, settings.threads),
     )
-    measured = Measured()
+    measured = Results()
     for name, prepare in TESTS.items():
-        test = Trial(
+        test = Measurement(
             name=name,
             unit="s",
             prepare=prepare,
             arguments=(),
             share=lambda _, seconds, needed: needed / seconds,
             limit=limit,
-            start=Fresh,
+            start=ProcessPerTurn,
             loads=True,
         )
         measured.add(compare(test, settings))
     return measured
 
 
-def prepare_call(system: str, shape_name: str, format: str, path: Path | None, threads: int) -> Job:
+def prepare_call(system: str, shape_name: str, format: str, path: Path | None, threads: int) -> Run:
     """Load and read one token, timed from the call: libraries are imported before."""
     import_module(SYSTEMS[system].module)
     return lambda: _seconds(lambda: _first_token(system, shape_name, format, path, threads))
 
 
-def prepare_start(system: str, shape_name: str, format: str, path: Path | None, threads: int) -> Job:
+def prepare_start(system: str, shape_name: str, format: str, path: Path | None, threads: int) -> Run:
     """Load and read one token, timed from the start of the process, as the system counts it in hundredths."""
 
     def run() -> float:
@@ -59,13 +59,13 @@ def prepare_start(system: str, shape_name: str, format: str, path: Path | None, 
     return run
 
 
-TESTS: dict[str, Callable[..., Job]] = {
+TESTS: dict[str, Callable[..., Run]] = {
     "load to first token": prepare_call,
     "start to first token": prepare_start,
 }
 
 
-def prepare_limit(path: Path, threads: int) -> Job:
+def prepare_limit(path: Path, threads: int) -> Run:
     """The seconds of reading the file's bytes and doing nothing with them."""
     files = [(file, file.stat().st_size) for file in files_of(path)]
     parts = [
@@ -82,10 +82,10 @@ def prepare_limit(path: Path, threads: int) -> Job:
 def _read(part: tuple[Path, int, int]) -> None:
     """Read the bytes of a file from the first to before the last, over and over into the same memory."""
     path, first, last = part
-    room = memoryview(bytearray(PIECE))
+    buffer = memoryview(bytearray(PIECE))
     with path.open("rb", buffering=0) as file:
         file.seek(first)
-        while first < last and (count := file.readinto(room[: last - first])):
+        while first < last and (count := file.readinto(buffer[: last - first])):
             first += count
 
 

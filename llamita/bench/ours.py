@@ -32,7 +32,7 @@ class TorchSession:
         assert out.shape[1] == len(prompt) + tokens + 1 and len(watch.times) == tokens + 2
         return watch.times[-1] - watch.times[1]
 
-    def foretold(self, document: list[int]) -> Tensor:
+    def all_logits(self, document: list[int]) -> Tensor:
         """The logits (T, V) behind every token."""
         with torch.inference_mode():
             return self._model(torch.tensor([document]), use_cache=True).logits[0]

@@ -11,16 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llamita.bench.compare import Limit, Measured, Settings, Trial, compare
+from llamita.bench.compare import Limit, Measurement, Results, Settings, compare
 from llamita.bench.shapes import EMBEDDED, shape
 from llamita.bench.systems import OURS, SYSTEMS, open_session
-from llamita.bench.workers import Job
+from llamita.bench.workers import Run
 from llamita.checkpoint.load import find
 from llamita.errors import UsageError
 from llamita.quant.report import Documents, documents
 
 
-def measure(settings: Settings, *, length: int) -> Measured:
+def measure(settings: Settings, *, length: int) -> Results:
     """Rows of perplexities in thousandths, of the text cut into documents of `length` tokens; less is better.
 
     The limit is ours in fp32: a share of 99.5 % is a perplexity 0.5 % above it. One turn is enough, as none differs.
@@ -29,11 +29,11 @@ def measure(settings: Settings, *, length: int) -> Measured:
     """
     if settings.shape != EMBEDDED:
         raise UsageError(f"the weights of {settings.shape} are random and foretell no text: add --shape {EMBEDDED}")
-    if unable := [name for name in settings.systems if not SYSTEMS[name].foretells]:
+    if unable := [name for name in settings.systems if not SYSTEMS[name].has_all_logits]:
         raise UsageError(f"{unable[0]} gives the last token's logits alone here: leave it out of --against")
     documents = held_out(min(length, shape(EMBEDDED).max_position_embeddings))
     exact = (OURS.name, EMBEDDED, "fp32", None, settings.threads, documents)
-    test = Trial(
+    test = Measurement(
         name="perplexity",
         unit="thousandths",
         prepare=prepare,
@@ -54,12 +54,12 @@ def held_out(length: int) -> Documents:
     return documents(text, encode=encode, first=tokenizer.bos_token_id, length=length)
 
 
-def prepare(system: str, shape_name: str, format: str, path: Path | None, threads: int, documents: Documents) -> Job:
+def prepare(system: str, shape_name: str, format: str, path: Path | None, threads: int, documents: Documents) -> Run:
     """A thousand times the perplexity of some documents, their first tokens given; runs in a worker's process."""
     session = open_session(system, shape_name, format, path, threads)
 
     def run() -> float:
-        loss = sum(_loss(session.foretold(list(document)), document) for document in documents)
+        loss = sum(_loss(session.all_logits(list(document)), document) for document in documents)
         return 1000 * math.exp(loss / sum(len(document) - 1 for document in documents))
 
     return run

@@ -97,7 +97,7 @@ def as_csv(rows: Sequence[Row], facts: Facts) -> str:
 def as_markdown(rows: Sequence[Row], facts: Facts) -> str:
     """A table to read, and lines about the machine."""
     lines = [
-        *told(facts),
+        *facts_as_lines(facts),
         "",
         "| test | shape | format | system | median | min | max | unit | ours / theirs | of the limit |",
         "|---|---|---|---|--:|--:|--:|---|--:|--:|",
@@ -111,8 +111,8 @@ def as_markdown(rows: Sequence[Row], facts: Facts) -> str:
     return "\n".join(lines)
 
 
-def told(facts: Facts) -> list[str]:
-    """What the rows were measured on, in words."""
+def facts_as_lines(facts: Facts) -> list[str]:
+    """The machine, threads, library versions and limits, as lines of text."""
     versions = {"torch": facts["torch"], **facts.get("peers", {})}
     lines = [f"{facts['cpu']}, {facts['threads']} threads, {', '.join(f'{n} {v}' for n, v in versions.items())}"]
     for name, values in facts.get("limits", {}).items():

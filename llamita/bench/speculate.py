@@ -49,8 +49,8 @@ def measure(*, shape_name: str, dtype: str, batches: tuple[int, ...], tokens: in
             name = f"tg{tokens} batch {batch}" + ("" if has_kernels else ", no kernels")
             speeds, rates = _speeds(model, draft, batch=batch, tokens=tokens, repeats=repeats)
             for row in rows_of(speeds, test=name, shape=shape_name, format=dtype, unit="tok/s"):
-                told = f"{row.system}, {100 * rates[row.system]:.0f} % accepted" if row.system in rates else "plain"
-                rows.append(Row(**{**vars(row), "system": told}))
+                way = f"{row.system}, {100 * rates[row.system]:.0f} % accepted" if row.system in rates else "plain"
+                rows.append(Row(**{**vars(row), "system": way}))
     return rows
 
 

@@ -29,8 +29,8 @@ class Session(Protocol):
         """Read a prompt and write the first token, then so many more: the seconds of these. No token ends the text."""
         ...
 
-    def foretold(self, document: list[int]) -> Tensor:
-        """The logits (T, V) behind every token, where the system gives them."""
+    def all_logits(self, document: list[int]) -> Tensor:
+        """The logits (T, V) after every token, if the system gives them."""
         ...
 
 
@@ -45,7 +45,7 @@ class System:
     extra: str = ""  # of ours, that brings it
     file: str = "folder"  # the kind it loads, of `llamita.bench.files`
     quantized_file: str = "gguf"
-    foretells: bool = True  # whether it gives the logits of every token
+    has_all_logits: bool = True  # whether it gives the logits of every token
     needs_file: bool = False  # whether it can be given weights in no other way
 
     def label(self, format: str) -> str:
@@ -93,7 +93,7 @@ SYSTEMS: dict[str, System] = {
             extra="peers",
             file="openvino",
             quantized_file="openvino",
-            foretells=False,
+            has_all_logits=False,
             needs_file=True,
         ),
     )

@@ -8,7 +8,7 @@ import torch
 
 from llamita.bench.report import Row, rows_of
 from llamita.bench.shapes import shape
-from llamita.bench.workers import Job, in_turn, workers
+from llamita.bench.workers import Run, in_turn, workers
 from llamita.errors import UsageError
 
 # system -> module:function that makes its model with random weights of (config, dtype)
@@ -18,7 +18,7 @@ MODELS: Mapping[str, str] = {
 }
 
 
-def prepare(system: str, shape_name: str, dtype: str, batch: int, length: int) -> Job:
+def prepare(system: str, shape_name: str, dtype: str, batch: int, length: int) -> Run:
     """A model in training mode and one step of it, without an optimizer; runs in a worker's process."""
     config = shape(shape_name)
     module, _, function = MODELS[system].partition(":")
@@ -47,7 +47,7 @@ def measure(
     arguments = {system: (system, shape_name, dtype, batch, length) for system in systems}
     with workers(prepare, arguments, threads=threads) as started:
         seconds = in_turn(started, repeats)
-        peaks = {system: [worker.ask("peak") / 2**20] for system, worker in started.items()}
+        peaks = {system: [worker.measure("peak") / 2**20] for system, worker in started.items()}
     test = f"train {batch}x{length}"
     return [
         *rows_of(seconds, test=test, shape=shape_name, format=dtype, unit="s"),

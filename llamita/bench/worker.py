@@ -1,15 +1,15 @@
-"""What a benchmark's process does: `python -m llamita.bench.worker SOCKET` prepares a job and runs it when asked."""
+"""The worker process: `python -m llamita.bench.worker SOCKET` prepares a run and runs it on request."""
 
 import sys
 from contextlib import suppress
 from importlib import import_module
 from multiprocessing.connection import Connection
 
-from llamita.bench.peaks import peak_bytes
+from llamita.bench.peak_memory import peak_bytes
 
 
 def serve(pipe: Connection) -> None:
-    """Read what to prepare, then answer orders until the other side hangs up; what goes wrong is told in a string."""
+    """Prepare a run, then answer orders until the other side closes; an error is sent as a string."""
     try:
         name, arguments = pipe.recv()
         module, _, function = name.partition(":")
@@ -25,7 +25,7 @@ def serve(pipe: Connection) -> None:
 
 
 def _tell(pipe: Connection, what: str) -> None:
-    """Say what went wrong, and stay until the other side has read it: a process that was gone could not be asked."""
+    """Send the error, and wait until the other side closes, so that it can read it."""
     pipe.send(what)
     with suppress(KeyboardInterrupt, EOFError, ConnectionResetError):
         while True:

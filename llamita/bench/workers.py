@@ -1,4 +1,4 @@
-"""One process per system, taking turns, so that drift of the machine hits all alike."""
+"""One process per system; they take turns, so that drift of the machine affects all alike."""
 
 import os
 import socket
@@ -13,23 +13,23 @@ from typing import Any, Protocol
 
 from llamita.errors import LlamitaError
 
-Job = Callable[[], float]  # one turn; returns what it measured
-REST = 0.05  # seconds between turns, in which the threads of the last one stop waiting for more
+Run = Callable[[], float]  # runs once; returns the measured value
+REST = 0.05  # seconds between turns, in which the threads of the last one stop spinning
 
 
-class Asked(Protocol):
-    """What takes turns."""
+class Measurable(Protocol):
+    """A system that can be measured, turn by turn."""
 
-    def ask(self, order: str) -> float:
-        """Run, and say what was measured."""
+    def measure(self, order: str) -> float:
+        """Run once; returns the measured value."""
         ...
 
 
 class Worker:
-    """A process that holds a prepared job and runs it when asked."""
+    """A process that holds a prepared run, and runs it on request."""
 
     def __init__(
-        self, prepare: Callable[..., Job], arguments: tuple[Any, ...], threads: int, *, python: str | None = None
+        self, prepare: Callable[..., Run], arguments: tuple[Any, ...], threads: int, *, python: str | None = None
     ) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
@@ -42,10 +42,10 @@ class Worker:
         self._pipe = Connection(ours.detach())
         self._pipe.send((f"{prepare.__module__}:{prepare.__qualname__}", arguments))
 
-    def ask(self, order: str) -> float:
-        """Have it "run" (what the job measures) or measure its "peak" (bytes of tensors above the idle model).
+    def measure(self, order: str) -> float:
+        """Let it "run" (the run's value) or measure its "peak" (bytes of tensors above those of the model).
 
-        Raises LlamitaError with the worker's own words.
+        Raises LlamitaError with the worker's message.
         """
         try:
             self._pipe.send(order)
@@ -64,37 +64,37 @@ class Worker:
         self._process.wait()
 
 
-class Fresh:
-    """Takes each turn in a new process."""
+class ProcessPerTurn:
+    """Starts a new process for each turn."""
 
     def __init__(
-        self, prepare: Callable[..., Job], arguments: tuple[Any, ...], threads: int, *, python: str | None = None
+        self, prepare: Callable[..., Run], arguments: tuple[Any, ...], threads: int, *, python: str | None = None
     ) -> None:
         self._rest = (prepare, arguments, threads)
         self._python = python
 
-    def ask(self, order: str) -> float:
-        """Start a process, have it take the turn, end it."""
+    def measure(self, order: str) -> float:
+        """Start a process, measure one turn, end the process."""
         worker = Worker(*self._rest, python=self._python)
         try:
-            return worker.ask(order)
+            return worker.measure(order)
         finally:
             worker.stop()
 
 
 class Here:
-    """Takes its turns in this process."""
+    """Measures in this process."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Run) -> None:
         self._job = job
 
-    def ask(self, order: str) -> float:
-        """Run the job."""
+    def measure(self, order: str) -> float:
+        """Run once; returns the measured value."""
         return self._job()
 
 
 def _environment(threads: int, python: str | None) -> dict[str, str]:
-    """That of this process, with so many threads; another interpreter finds our package, and its own libraries."""
+    """Environment of the worker: ours, with this thread count; another interpreter gets our package on its path."""
     paths = sys.path if python is None else [str(Path(__file__).parents[2])]
     return {
         **os.environ,
@@ -107,9 +107,9 @@ def _environment(threads: int, python: str | None) -> dict[str, str]:
 
 @contextmanager
 def workers(
-    prepare: Callable[..., Job], arguments: Mapping[str, tuple[Any, ...]], *, threads: int
+    prepare: Callable[..., Run], arguments: Mapping[str, tuple[Any, ...]], *, threads: int
 ) -> Iterator[dict[str, Worker]]:
-    """A worker for each name, all ended at the end. `prepare` is a function of a module: it is sent by name."""
+    """A worker for each name, all ended on exit. `prepare` is a module's function, sent by name."""
     started: dict[str, Worker] = {}
     try:
         for name, values in arguments.items():
@@ -120,13 +120,13 @@ def workers(
             worker.stop()
 
 
-def in_turn(systems: Mapping[str, Asked], repeats: int) -> dict[str, list[float]]:
-    """What each system measured in its turns, one of each not counted; who goes first changes from turn to turn."""
+def in_turn(systems: Mapping[str, Measurable], repeats: int) -> dict[str, list[float]]:
+    """The values of each system, turn by turn; the first turn does not count, and the order alternates."""
     values: dict[str, list[float]] = {name: [] for name in systems}
     for turn in range(repeats + 1):
         for name in list(systems) if turn % 2 else reversed(list(systems)):
             sleep(REST)
-            value = systems[name].ask("run")
+            value = systems[name].measure("run")
             if turn:
                 values[name].append(value)
     return values

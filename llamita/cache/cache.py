@@ -28,20 +28,20 @@ class Cache(ABC):
         """Store k and v (B, K, T, H) of one layer; returns those of all slots to attend to, (B, K, S, H)."""
 
     @abstractmethod
-    def place(self, positions: Tensor) -> Tensor:
+    def append_positions(self, positions: Tensor) -> Tensor:
         """Store the positions (B, T) of this pass, before its first update; returns all in sight, (B, S)."""
 
     @abstractmethod
-    def span(self, queries: int) -> tuple[int, int]:
+    def visible_range(self, queries: int) -> tuple[int, int]:
         """The slots that a pass of so many tokens attends to: the number of the first, and how many."""
 
-    def recount(self, positions: Tensor) -> Tensor:
+    def relative_positions(self, positions: Tensor) -> Tensor:
         """Where tokens at these positions of the text (B, T) stand among the tokens kept: the same, for most caches."""
         return positions
 
-    def columns(self, padding: Tensor, queries: int) -> Tensor:
+    def mask_columns(self, padding: Tensor, queries: int) -> Tensor:
         """The columns of a mask (B, tokens so far) of the slots in sight; slots behind its end are hidden."""
-        first, keys = self.span(queries)
+        first, keys = self.visible_range(queries)
         padding = padding[:, first : first + keys]
         return torch.nn.functional.pad(padding, (0, keys - padding.shape[1]))
 
@@ -75,7 +75,7 @@ class Cache(ABC):
         """`length` under the name that transformers users call."""
         return self.length
 
-    def kept(self, length: int) -> int:
+    def resolved_length(self, length: int) -> int:
         """How many tokens `crop(length)` leaves; raises ValueError when that is more than there are."""
         kept = length if length >= 0 else self.length + length
         if not 0 <= kept <= self.length:

@@ -19,14 +19,14 @@ class DynamicCache(Cache):
             self.values[layer] = torch.cat((self.values[layer], v), dim=2)
         return self.keys[layer], self.values[layer]
 
-    def place(self, positions: Tensor) -> Tensor:
+    def append_positions(self, positions: Tensor) -> Tensor:
         """Append the positions (B, T); returns all (B, S)."""
         if self.positions is not None:
             positions = torch.cat((self.positions, positions), dim=1)
         self.positions = positions
         return positions
 
-    def span(self, queries: int) -> tuple[int, int]:
+    def visible_range(self, queries: int) -> tuple[int, int]:
         """All slots: from the first, the stored and the new ones."""
         return 0, self.length + queries
 
@@ -37,7 +37,7 @@ class DynamicCache(Cache):
 
     def crop(self, length: int) -> None:
         """Forget all but the first `length` tokens; a negative number forgets that many of the last."""
-        kept = self.kept(length)
+        kept = self.resolved_length(length)
         if kept == 0:
             self.keys, self.values, self.positions = [], [], None
             return

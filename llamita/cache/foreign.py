@@ -23,14 +23,14 @@ class ForeignCache(Cache):
         """Store k and v (B, K, T, H) of one layer; returns those of all slots to attend to, (B, K, S, H)."""
         return self.inner.update(k.contiguous(), v.contiguous(), layer)
 
-    def place(self, positions: Tensor) -> Tensor:
+    def append_positions(self, positions: Tensor) -> Tensor:
         """Refused: the object keeps keys that are turned already."""
         raise UnsupportedError(
             f"a {type(self.inner).__name__} of transformers keeps no keys for a rotary type whose frequencies depend "
             "on the length: pass llamita.DynamicCache()"
         )
 
-    def span(self, queries: int) -> tuple[int, int]:
+    def visible_range(self, queries: int) -> tuple[int, int]:
         """The slots that a pass of so many tokens attends to: the number of the first, and how many."""
         kept, first = self.inner.get_mask_sizes(queries, 0)
         if kept < self.length + queries:
@@ -47,7 +47,7 @@ class ForeignCache(Cache):
 
     @property
     def offset(self) -> int | Tensor:
-        """`length`, as a tensor where the room is fixed: then a mask says what is filled."""
+        """`length`, as a tensor where the capacity is fixed: then a mask says what is filled."""
         is_fixed = any(type(layer).__name__ == "StaticLayer" for layer in self.inner.layers)
         return (
             torch.tensor(self.length, device=self.inner.layers[0].keys.device if self.length else None)
@@ -57,7 +57,7 @@ class ForeignCache(Cache):
 
     def crop(self, length: int) -> None:
         """Forget all but the first `length` tokens; a negative number forgets that many of the last."""
-        if removed := self.length - self.kept(length):
+        if removed := self.length - self.resolved_length(length):
             self._ask("crop", removed)
 
     def reset(self) -> None:

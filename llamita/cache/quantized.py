@@ -81,14 +81,14 @@ class QuantizedCache(Cache):
             self._quantize(layer, leaving)
         return in_sight
 
-    def place(self, positions: Tensor) -> Tensor:
+    def append_positions(self, positions: Tensor) -> Tensor:
         """Append the positions (B, T); returns all (B, S)."""
         if self.positions is not None:
             positions = torch.cat((self.positions, positions), dim=1)
         self.positions = positions
         return positions
 
-    def span(self, queries: int) -> tuple[int, int]:
+    def visible_range(self, queries: int) -> tuple[int, int]:
         """All slots: from the first, the stored and the new ones."""
         return 0, self.length + queries
 
@@ -99,7 +99,7 @@ class QuantizedCache(Cache):
 
     def crop(self, length: int) -> None:
         """Forget all but the first `length` tokens; of a group cut in two, what stays is no longer rounded further."""
-        kept = self.kept(length)
+        kept = self.resolved_length(length)
         if kept == 0:
             self.keys, self.values, self.positions, self._old = [], [], None, []
             return
@@ -107,10 +107,10 @@ class QuantizedCache(Cache):
             self._crop_layer(layer, kept)
         self.positions = None if self.positions is None else self.positions[:, :kept]
 
-    def _crop_layer(self, layer: int, kept: int) -> None:
-        start = min(kept, self._rounded(layer)) // self.group * self.group  # what stays rounded
+    def _crop_layer(self, layer: int, length: int) -> None:
+        start = min(length, self._rounded(layer)) // self.group * self.group  # what stays rounded
         k, v = self._whole(layer)
-        self.keys[layer], self.values[layer] = k[:, :, start:kept].clone(), v[:, :, start:kept].clone()
+        self.keys[layer], self.values[layer] = k[:, :, start:length].clone(), v[:, :, start:length].clone()
         if layer < len(self._old):
             keys, values = self._old[layer]
             groups = start // self.group

@@ -110,11 +110,11 @@ def _rebuilt(kind: str, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Ca
         old = [i for i in layers if f"old.keys.{i}.codes" in tensors]
         cache._old = [(_blocks(tensors, f"old.keys.{i}"), _blocks(tensors, f"old.values.{i}")) for i in old]
     if isinstance(cache, StaticCache):
-        _make_room(cache, _number(facts["capacity"]))
+        _enlarge(cache, _number(facts["capacity"]))
     return cache
 
 
-def _make_room(cache: StaticCache, capacity: int) -> None:
+def _enlarge(cache: StaticCache, capacity: int) -> None:
     filled = cache.keys[0].shape[2]
     cache._filled = torch.full((len(cache.keys),), filled, device=cache.keys[0].device)
     cache.keys = [F.pad(k, (0, 0, 0, capacity - filled)) for k in cache.keys]
@@ -135,7 +135,7 @@ def _number(value: Any) -> int:
 def _check(cache: Cache) -> None:
     """Raise ValueError unless all layers hold the same rows and slots."""
     shapes = {(k.shape, v.shape, k.dtype, v.dtype) for k, v in cache}
-    _, kept = cache.span(0)
+    _, kept = cache.visible_range(0)
     kept = cache.length if isinstance(cache, StaticCache) else kept
     for k, v, *dtypes in shapes:
         if k != v or len(k) != 4 or k[2] != kept or not all(dtype.is_floating_point for dtype in dtypes):

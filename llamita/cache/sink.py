@@ -20,33 +20,33 @@ class SinkCache(SlidingWindowCache):
         self.sinks = sinks
 
     @property
-    def room(self) -> int:
+    def most_stored(self) -> int:
         """The most tokens kept between passes."""
         return self.sinks + self.window - 1
 
-    def recount(self, positions: Tensor) -> Tensor:
+    def relative_positions(self, positions: Tensor) -> Tensor:
         """Positions in the text (B, T) without those of the tokens dropped so far."""
-        return positions - self.span(0)[0]
+        return positions - self.visible_range(0)[0]
 
-    def place(self, positions: Tensor) -> Tensor:
+    def append_positions(self, positions: Tensor) -> Tensor:
         """Append recounted positions (B, T); returns those of the slots in sight (B, S)."""
-        in_sight = super().place(positions)
+        in_sight = super().append_positions(positions)
         assert self.positions is not None
         dropped = in_sight.shape[1] - self.positions.shape[1]
         self.positions = torch.cat((self.positions[:, : self.sinks], self.positions[:, self.sinks :] - dropped), dim=1)
         return in_sight
 
-    def columns(self, padding: Tensor, queries: int) -> Tensor:
+    def mask_columns(self, padding: Tensor, queries: int) -> Tensor:
         """The columns of a mask (B, tokens so far) that belong to the slots in sight, the sinks' among them."""
         if not bool(padding[:, : self.sinks].all()):
             raise ValueError(
                 f"a sink cache keeps the first {self.sinks} slots, and a row has padding there: give rows of one length"
             )
-        columns = super().columns(padding, queries)
+        columns = super().mask_columns(padding, queries)
         return torch.cat((padding[:, : self.sinks], columns[:, self.sinks :]), dim=1)[:, : columns.shape[1]]
 
     def _trimmed(self, x: Tensor, dim: int) -> Tensor:
-        dropped = max(0, x.shape[dim] - self.room)
+        dropped = max(0, x.shape[dim] - self.most_stored)
         if not dropped:
             return x
         last = x.narrow(dim, self.sinks + dropped, x.shape[dim] - self.sinks - dropped)

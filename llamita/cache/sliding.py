@@ -29,7 +29,7 @@ class SlidingWindowCache(Cache):
         self.keys[layer], self.values[layer] = self._trimmed(k, 2).clone(), self._trimmed(v, 2).clone()
         return k, v
 
-    def place(self, positions: Tensor) -> Tensor:
+    def append_positions(self, positions: Tensor) -> Tensor:
         """Append the positions (B, T); returns those of the slots in sight (B, S)."""
         if self.positions is not None:
             positions = torch.cat((self.positions, positions), dim=1)
@@ -37,18 +37,18 @@ class SlidingWindowCache(Cache):
         return positions
 
     @property
-    def room(self) -> int:
+    def most_stored(self) -> int:
         """The most tokens kept between passes."""
         return self.window - 1
 
     def _trimmed(self, x: Tensor, dim: int) -> Tensor:
         """What is kept of the slots along an axis."""
-        dropped = max(0, x.shape[dim] - self.room)
+        dropped = max(0, x.shape[dim] - self.most_stored)
         return x.narrow(dim, dropped, x.shape[dim] - dropped)
 
-    def span(self, queries: int) -> tuple[int, int]:
+    def visible_range(self, queries: int) -> tuple[int, int]:
         """The slots still kept, and the new ones."""
-        kept = min(self.length, self.room)
+        kept = min(self.length, self.most_stored)
         return self.length - kept, kept + queries
 
     @property
@@ -58,12 +58,12 @@ class SlidingWindowCache(Cache):
 
     def crop(self, length: int) -> None:
         """Forget the last tokens; raises ValueError when that would need tokens the window has dropped."""
-        kept = self.kept(length)
+        kept = self.resolved_length(length)
         removed = self.length - kept
         if kept == 0:
             self.keys, self.values, self.positions, self._seen = [], [], None, []
             return
-        if removed and self.length > self.room:
+        if removed and self.length > self.most_stored:
             raise ValueError(
                 f"this sliding cache has dropped tokens that a crop to {length} needs again: fork() it before, "
                 "or use DynamicCache"

@@ -10,7 +10,7 @@ from llamita.config import LlamaConfig
 
 
 class StaticCache(Cache):
-    """Room for `capacity` tokens, allocated at once and written in place: shapes and addresses never change.
+    """Buffers for `capacity` tokens, allocated at once and written in place: shapes and addresses never change.
 
     So a compiled decode step or a captured CUDA graph keeps working. The length lives in a tensor for the same
     reason. Gradients do not flow through it.
@@ -36,15 +36,15 @@ class StaticCache(Cache):
         self._filled = torch.zeros(len(self.keys), dtype=torch.long, device=device)  # per layer
 
     def update(self, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Write k and v (B, K, T, H) behind the filled slots; returns the whole room (B, K, capacity, H)."""
+        """Write k and v (B, K, T, H) behind the filled slots; returns all slots (B, K, capacity, H)."""
         slots = self._filled[layer] + torch.arange(k.shape[2], device=k.device)
         self.keys[layer].index_copy_(2, slots, k.detach())
         self.values[layer].index_copy_(2, slots, v.detach())
         self._filled[layer] += k.shape[2]
         return self.keys[layer], self.values[layer]
 
-    def place(self, positions: Tensor) -> Tensor:
-        """Write the positions (B, T) behind the filled slots; returns those of the whole room (B, capacity)."""
+    def append_positions(self, positions: Tensor) -> Tensor:
+        """Write the positions (B, T) behind the filled slots; returns those of all slots (B, capacity)."""
         if self.positions is None:
             raise ValueError(
                 "this StaticCache was made for a rotary type of fixed frequencies: pass it the model's config"
@@ -53,14 +53,14 @@ class StaticCache(Cache):
         self.positions.index_copy_(1, slots, positions.expand(self.positions.shape[0], -1))
         return self.positions
 
-    def span(self, queries: int) -> tuple[int, int]:
-        """The whole room; raises ValueError when the tokens do not fit (not checked inside a compiled graph)."""
-        room = self.keys[0].shape[2]
-        if not torch.compiler.is_compiling() and self._filled.device.type == "cpu" and self.length + queries > room:
+    def visible_range(self, queries: int) -> tuple[int, int]:
+        """All slots; raises ValueError when the tokens do not fit (not checked inside a compiled graph)."""
+        capacity = self.keys[0].shape[2]
+        if not torch.compiler.is_compiling() and self._filled.device.type == "cpu" and self.length + queries > capacity:
             raise ValueError(
-                f"{self.length} cached and {queries} new tokens do not fit a StaticCache of {room}: make it larger"
+                f"{self.length} cached and {queries} new tokens do not fit a StaticCache of {capacity}: make it larger"
             )
-        return 0, room
+        return 0, capacity
 
     @property
     def length(self) -> int:
@@ -78,8 +78,8 @@ class StaticCache(Cache):
         return self.keys[0].shape[2]
 
     def crop(self, length: int) -> None:
-        """Forget all but the first `length` tokens; the room stays."""
-        self._filled.fill_(self.kept(length))
+        """Forget all but the first `length` tokens; the buffers stay."""
+        self._filled.fill_(self.resolved_length(length))
 
     def reorder(self, rows: Tensor) -> None:
         """Make row i what row `rows[i]` (B,) was, in place."""

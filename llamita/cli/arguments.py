@@ -72,9 +72,9 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         """The help, and the default where there is one that it does not tell."""
-        told = action.help or ""
+        text = action.help or ""
         has_default = action.default not in (None, False, argparse.SUPPRESS)
-        return f"{told} (default: %(default)s)" if has_default and "default" not in told else told
+        return f"{text} (default: %(default)s)" if has_default and "default" not in text else text
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         """`-p, --prompt TEXT`, as Python 3.13 writes it, in all versions."""

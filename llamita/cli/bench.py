@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from llamita.cli import terminal
 
 if TYPE_CHECKING:
-    from llamita.bench.compare import Measured, Settings
+    from llamita.bench.compare import Results, Settings
 
 NAME = "bench"
 HELP = "measure speed and memory beside the peers"
@@ -106,10 +106,10 @@ def _check_use(args: argparse.Namespace) -> None:
     from llamita.errors import UsageError
 
     theirs = {name for uses in USES.values() for name in uses}
-    idle = args.given & theirs - set(USES[args.test])
+    unused = args.given & theirs - set(USES[args.test])
     if args.test == "decode" and args.formats is not None:
-        idle |= args.given & {"dtype", "batch"}  # of overhead and speculate, which are left out then
-    for name in sorted(idle):
+        unused |= args.given & {"dtype", "batch"}  # of overhead and speculate, which are left out then
+    for name in sorted(unused):
         users = ", ".join(test for test, uses in USES.items() if name in uses)
         raise UsageError(
             f"bench {args.test} does nothing with --{name.replace('_', '-')} here: leave it out, it is for {users}"
@@ -132,18 +132,18 @@ def _settings(args: argparse.Namespace) -> "Settings":
     )
 
 
-def _roofline(args: argparse.Namespace) -> "Measured":
+def _roofline(args: argparse.Namespace) -> "Results":
     from llamita.bench import roofline
-    from llamita.bench.compare import Measured
+    from llamita.bench.compare import Results
 
-    return Measured(
+    return Results(
         rows=roofline.measure(
             shape_name=args.shape, length=args.length or PREFILL, repeats=args.repeats, threads=args.threads
         )
     )
 
 
-def _decode(args: argparse.Namespace) -> "Measured":
+def _decode(args: argparse.Namespace) -> "Results":
     from llamita.bench import decode
 
     measured = decode.measure(_settings(args), tokens=args.tokens, depth=args.length or DEPTH)
@@ -153,33 +153,33 @@ def _decode(args: argparse.Namespace) -> "Measured":
     return measured
 
 
-def _prefill(args: argparse.Namespace) -> "Measured":
+def _prefill(args: argparse.Namespace) -> "Results":
     from llamita.bench import prefill
 
     return prefill.measure(_settings(args), length=args.length or PREFILL)
 
 
-def _load(args: argparse.Namespace) -> "Measured":
+def _load(args: argparse.Namespace) -> "Results":
     from llamita.bench import load
 
     return load.measure(_settings(args))
 
 
-def _memory(args: argparse.Namespace) -> "Measured":
+def _memory(args: argparse.Namespace) -> "Results":
     from llamita.bench import memory
 
     return memory.measure(_settings(args), tokens=args.tokens, depth=args.length or DEPTH)
 
 
-def _quality(args: argparse.Namespace) -> "Measured":
+def _quality(args: argparse.Namespace) -> "Results":
     from llamita.bench import quality
 
     return quality.measure(_settings(args), length=args.length or PREFILL)
 
 
-def _train(args: argparse.Namespace) -> "Measured":
+def _train(args: argparse.Namespace) -> "Results":
     from llamita.bench import train
-    from llamita.bench.compare import Measured
+    from llamita.bench.compare import Results
     from llamita.bench.systems import named
 
     rows = train.measure(
@@ -191,14 +191,14 @@ def _train(args: argparse.Namespace) -> "Measured":
         repeats=args.repeats,
         threads=args.threads,
     )
-    return Measured(rows=rows)
+    return Results(rows=rows)
 
 
-def _overhead(args: argparse.Namespace) -> "Measured":
+def _overhead(args: argparse.Namespace) -> "Results":
     import torch
 
     from llamita.bench import overhead
-    from llamita.bench.compare import Measured
+    from llamita.bench.compare import Results
 
     torch.set_num_threads(args.threads)
     rows = overhead.measure(
@@ -208,14 +208,14 @@ def _overhead(args: argparse.Namespace) -> "Measured":
         tokens=args.tokens,
         repeats=args.repeats,
     )
-    return Measured(rows=rows)
+    return Results(rows=rows)
 
 
-def _speculate(args: argparse.Namespace) -> "Measured":
+def _speculate(args: argparse.Namespace) -> "Results":
     import torch
 
     from llamita.bench import speculate
-    from llamita.bench.compare import Measured
+    from llamita.bench.compare import Results
 
     torch.set_num_threads(args.threads)
     rows = speculate.measure(
@@ -225,14 +225,14 @@ def _speculate(args: argparse.Namespace) -> "Measured":
         tokens=args.tokens,
         repeats=args.repeats,
     )
-    return Measured(rows=rows)
+    return Results(rows=rows)
 
 
 def _dtype(args: argparse.Namespace, usual: str) -> str:
     return usual if args.dtype in (None, "auto") else args.dtype
 
 
-MEASURES: "Mapping[str, Callable[[argparse.Namespace], Measured]]" = {
+MEASURES: "Mapping[str, Callable[[argparse.Namespace], Results]]" = {
     "roofline": _roofline,
     "decode": _decode,
     "prefill": _prefill,

@@ -5,7 +5,7 @@ import sys
 from contextlib import suppress
 
 from llamita.cli import arguments, model, stdin, terminal
-from llamita.cli.commands import COMMANDS, SETTINGS, Session, obey
+from llamita.cli.commands import COMMANDS, SETTINGS, Session, run_command
 from llamita.cli.conversation import Conversation
 from llamita.cli.keyboard import PROMPT, Keyboard, Said, history_file, joined
 from llamita.errors import LlamitaError, UnsupportedError
@@ -65,7 +65,7 @@ def take(session: Session, said: Said) -> None:
 
 def _do(session: Session, said: Said) -> None:
     if said.is_command:
-        obey(session, said.text)
+        run_command(session, said.text)
     else:
         session.say(session.chat.answer(said.text))
 
@@ -74,9 +74,9 @@ def _conversation(args: argparse.Namespace) -> Conversation:
     """An empty conversation with the model; raises UnsupportedError where that knows no chats."""
     llm = model.load(args)
     if llm.tokenizer.chat_template is None:
-        from llamita.tokenizer import formats
+        from llamita.tokenizer import chat_formats
 
-        form = formats.find(llm.tokenizer)
+        form = chat_formats.find(llm.tokenizer)
         if form is None:
             raise UnsupportedError(f"{llm.name} has no chat template, it was not made for chats: use llamita generate")
         if not args.quiet:

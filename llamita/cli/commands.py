@@ -52,7 +52,7 @@ class Session:
         return f"({used}/{limit} tokens)"
 
 
-def obey(session: Session, line: str) -> None:
+def run_command(session: Session, line: str) -> None:
     """Run a command. Raises UsageError for an unknown one, EOFError for the one that leaves."""
     name, _, rest = line.strip().partition(" ")
     name = SYNONYMS.get(name, name)
@@ -169,7 +169,7 @@ def _reset(session: Session, rest: str) -> None:
 
 
 def _tokens(session: Session, rest: str) -> None:
-    from llamita.tokenizer.pieces import TokenTexts
+    from llamita.tokenizer.token_bytes import TokenTexts
 
     tokenizer = session.chat.llm.tokenizer
     spelling = TokenTexts(tokenizer)
@@ -182,28 +182,28 @@ def _tokens(session: Session, rest: str) -> None:
 def _probs(session: Session, rest: str) -> None:
     llm = session.chat.llm
     prompt, written = session.chat.last_answer()
-    likely = tokens.reread(llm, prompt, written, top=1)
+    entries = tokens.reread(llm, prompt, written, top=1)
     if terminal.has_color(sys.stderr):
-        trail = tokens.Trail(llm.tokenizer)
+        aligner = tokens.TokenAligner(llm.tokenizer)
         text = llm.tokenizer.decode(written)
-        tokens.show(trail.runs(text, likely), Screen(sys.stderr))
+        tokens.show(aligner.runs(text, entries), Screen(sys.stderr))
         tokens.show_legend()
     else:
-        cells = [f"{entry.probability:>4.0%} {tokens.quoted(entry.text)}" for entry in likely]
+        cells = [f"{entry.probability:>4.0%} {tokens.quoted(entry.text)}" for entry in entries]
         for line in tokens.table(cells):
             terminal.note(line)
-    for line in _surprises(likely):
+    for line in _surprises(entries):
         terminal.note(line)
 
 
-def _surprises(likely: "list[TokenLogprob]") -> Iterator[str]:
+def _surprises(entries: "list[TokenLogprob]") -> Iterator[str]:
     """The three least likely tokens with what was likeliest in their places, and the perplexity."""
-    for entry in sorted(likely, key=lambda entry: entry.logprob)[:3]:
+    for entry in sorted(entries, key=lambda entry: entry.logprob)[:3]:
         best = entry.top[0]
         if best.token_id != entry.token_id:
             better = f"{tokens.quoted(best.text)} {best.probability:.0%}"
             yield f"{tokens.quoted(entry.text)} {entry.probability:.1%}, where {better} was likeliest"
-    yield f"perplexity {math.exp(-sum(entry.logprob for entry in likely) / len(likely)):.2f}"
+    yield f"perplexity {math.exp(-sum(entry.logprob for entry in entries) / len(entries)):.2f}"
 
 
 def _save(session: Session, rest: str) -> None:

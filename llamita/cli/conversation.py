@@ -37,7 +37,7 @@ class Conversation:
     @property
     def question(self) -> str:
         """What the user said last. Raises UsageError where nothing was."""
-        return self.turns[self._place_of("user")]["content"]
+        return self.turns[self._index_of("user")]["content"]
 
     def reset(self) -> None:
         """Forget the turns."""
@@ -49,16 +49,16 @@ class Conversation:
 
     def retry(self) -> Generator[str, None, None]:
         """Another answer to what the user said last; the old one stays where no word of the new one comes."""
-        return self._write(self.turns[: self._place_of("user") + 1])
+        return self._write(self.turns[: self._index_of("user") + 1])
 
     def edit(self, text: str) -> Generator[str, None, None]:
         """The answer, had the user said this instead of what was said last."""
-        return self._write([*self.turns[: self._place_of("user")], {"role": "user", "content": text}])
+        return self._write([*self.turns[: self._index_of("user")], {"role": "user", "content": text}])
 
     def undo(self) -> str:
         """Take back what the user said last, and the answer; returns the former."""
         question = self.question
-        self.turns, self._last = self.turns[: self._place_of("user")], None
+        self.turns, self._last = self.turns[: self._index_of("user")], None
         return question
 
     def resume(self, messages: Sequence[Turn]) -> None:
@@ -75,7 +75,7 @@ class Conversation:
             return self._last.prompt_token_ids, self._last.token_ids
         from llamita.tokenizer.chat import encode_chat
 
-        end = len(self._instructions()) + self._place_of("assistant")
+        end = len(self._instructions()) + self._index_of("assistant")
         before = encode_chat(self.llm.tokenizer, self.messages[:end])
         whole = encode_chat(self.llm.tokenizer, self.messages[: end + 1], continue_final_message=True)
         if whole[: len(before)] == before:
@@ -116,12 +116,12 @@ class Conversation:
     def _instructions(self) -> list[Turn]:
         return [] if self.system is None else [{"role": "system", "content": self.system}]
 
-    def _place_of(self, role: str) -> int:
+    def _index_of(self, role: str) -> int:
         """Where the last turn of a role is."""
-        places = [place for place, turn in enumerate(self.turns) if turn["role"] == role]
-        if not places:
+        indices = [index for index, turn in enumerate(self.turns) if turn["role"] == role]
+        if not indices:
             raise UsageError("nothing was said yet: say something first")
-        return places[-1]
+        return indices[-1]
 
     def _forget_what_does_not_fit(self) -> None:
         """Drop the oldest turns until a quarter of the context is free for the answer, and say so."""

@@ -4,7 +4,7 @@ import argparse
 import warnings
 from pathlib import Path
 
-from llamita.cli import arguments, failure, terminal
+from llamita.cli import arguments, errors, terminal
 from llamita.cli.show import size
 from llamita.errors import UsageError
 
@@ -30,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Load, write, and say what was written."""
     warnings.showwarning = terminal.warn
-    output = _beside(args.model) if args.output is None else args.output
+    output = _default_output(args.model) if args.output is None else args.output
     form = _format(args)
-    with failure.leaving_at_once(), terminal.waiting("loading torch", is_quiet=args.quiet):
+    with errors.leaving_at_once(), terminal.waiting("loading torch", is_quiet=args.quiet):
         from llamita.checkpoint.convert import convert
         from llamita.checkpoint.target import checkpoint_files
     with terminal.waiting(f"converting {args.model or 'cria'}", is_quiet=args.quiet):
@@ -53,7 +53,7 @@ def _format(args: argparse.Namespace) -> str | None:
     return None if name is None else given[name]
 
 
-def _beside(model: str | None) -> str:
+def _default_output(model: str | None) -> str:
     """A name in this folder for a model's other form: x.gguf for x, x for x.gguf."""
     name = Path(model or "cria").resolve().name if model in (".", "..") else Path(model or "cria").name
     if not name:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from llamita.cli import arguments, forms, model, stdin, terminal, tokens
+from llamita.cli import arguments, model, stdin, structured_flags, terminal, tokens
 from llamita.cli.screen import Screen
 from llamita.errors import UsageError
 
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_writing(parser).add_argument(
         "--heal", action="store_true", help="let the answer finish the word that the prompt breaks off in"
     )
-    forms.add_arguments(parser)
+    structured_flags.add_arguments(parser)
     group = parser.add_argument_group("showing")
     group.add_argument("--json", action="store_true", help="print an object: text, finish_reason, usage, model, seed")
     group.add_argument(
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     model.look_for_a_name(args.prompt)
     prompt = read_prompt(args.prompt)
-    options = arguments.writing(args) | forms.options(args)
+    options = arguments.writing(args) | structured_flags.options(args)
     llm = model.load(args)
     seed = model.chosen_seed(args)
     is_colored = args.show_probs and terminal.has_color(sys.stdout)
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _report(completion: "Completion", llm: "LLM", seed: int, args: argparse.Namespace, clock: "Clock") -> None:
     """Say on stderr what is to be known beside the answer."""
-    if forms.options(args) and completion.finish_reason == "length" and not args.quiet:
+    if structured_flags.options(args) and completion.finish_reason == "length" and not args.quiet:
         terminal.warn("the answer was cut at its limit of tokens, before its form was complete: give more with -n")
     if args.stats:
         print(clock.stats(completion), file=sys.stderr)
@@ -181,12 +181,12 @@ def _print_object(stream: "Stream", llm: "LLM", seed: int, clock: Clock) -> None
     text = "".join(clock.timed(stream))
     completion = stream.completion
     usage = asdict(completion.usage) | {"total_tokens": completion.usage.total_tokens}
-    told: dict[str, Any] = {"text": text, "finish_reason": completion.finish_reason, "usage": usage}
+    fields: dict[str, Any] = {"text": text, "finish_reason": completion.finish_reason, "usage": usage}
     if completion.logprobs is not None:
-        told["logprobs"] = [tokens.data(likely) for likely in completion.logprobs]
+        fields["logprobs"] = [tokens.data(entry) for entry in completion.logprobs]
     if completion.prompt_logprobs is not None:
-        told["prompt_logprobs"] = [tokens.data(likely) for likely in completion.prompt_logprobs]
-    print(json.dumps({**told, "model": llm.name, "seed": seed}, ensure_ascii=False))
+        fields["prompt_logprobs"] = [tokens.data(entry) for entry in completion.prompt_logprobs]
+    print(json.dumps({**fields, "model": llm.name, "seed": seed}, ensure_ascii=False))
 
 
 def _print_text(
@@ -196,13 +196,15 @@ def _print_text(
     screen = Screen(sys.stdout)
     if sys.stdout.isatty() and not args.quiet:
         screen.write(prompt if args.system is None else f"{prompt}\n", "dim")
-    trail = tokens.Trail(llm.tokenizer, after=stream.completion.prompt_token_ids if args.system is None else ())
+    aligner = tokens.TokenAligner(
+        llm.tokenizer, after=stream.completion.prompt_token_ids if args.system is None else ()
+    )
     try:
         for piece in clock.timed(stream):
             if not is_colored:
                 screen.write(piece)
                 continue
-            for run, probability in trail.runs(piece, stream.completion.logprobs or []):
+            for run, probability in aligner.runs(piece, stream.completion.logprobs or []):
                 screen.write(run, tokens.style_of(probability))
     finally:
         screen.end_line()  # however it ends

@@ -55,9 +55,9 @@ def main(words: Sequence[str] | None = None) -> int:
         code = run(words)
         sys.stdout.flush()  # here, where a reader who has left is still no traceback
     except BaseException as error:
-        from llamita.cli import failure
+        from llamita.cli import errors
 
-        return failure.report(error, words)
+        return errors.report(error, words)
     return code
 
 

@@ -9,7 +9,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from llamita import checks
-from llamita.cli import failure, names, terminal
+from llamita.cli import errors, names, terminal
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def load(arguments: argparse.Namespace) -> "LLM":
     if arguments.quiet or not sys.stderr.isatty():
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     message = f"loading {arguments.model or 'cria'}"
-    with failure.leaving_at_once(), terminal.waiting(message, is_quiet=arguments.quiet):
+    with errors.leaving_at_once(), terminal.waiting(message, is_quiet=arguments.quiet):
         import torch
 
         from llamita import loader

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamita.checkpoint.gguf_names import is_gguf
-from llamita.cli import arguments, failure, terminal
+from llamita.cli import arguments, errors, terminal
 from llamita.cli.show import size
 from llamita.errors import NotFoundError, UsageError
 
@@ -130,7 +130,7 @@ def _text(path: str | None) -> str:
 
 def _quantized(args: argparse.Namespace, name: str, text: str, tokens: int) -> "tuple[Cost, Loaded]":
     warnings.showwarning = terminal.warn
-    with failure.leaving_at_once(), terminal.waiting(f"loading {args.model or 'cria'}", is_quiet=args.quiet):
+    with errors.leaving_at_once(), terminal.waiting(f"loading {args.model or 'cria'}", is_quiet=args.quiet):
         from llamita.checkpoint.load import load_pretrained
 
         loaded = load_pretrained(
@@ -149,8 +149,8 @@ def _quantized(args: argparse.Namespace, name: str, text: str, tokens: int) -> "
         length=min(loaded.model.config.max_position_embeddings, LONGEST),
         most=tokens,
     )
-    with _progress(f"to {name}", is_quiet=args.quiet) as told:
-        return quantize_and_count(loaded.model, name, cut, told), loaded
+    with _progress(f"to {name}", is_quiet=args.quiet) as report:
+        return quantize_and_count(loaded.model, name, cut, report), loaded
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the card; what does not fit together is said on stderr."""
     with terminal.waiting(f"reading {args.model or 'cria'}", is_quiet=args.quiet or args.json):
-        from llamita.cli.card import facts
+        from llamita.cli.model_card import facts
 
         card = facts(args.model, offline=args.offline)
     if args.json:

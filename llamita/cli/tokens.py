@@ -23,10 +23,10 @@ def quoted(text: str) -> str:
     return repr(text if len(text) <= WIDEST else text[: WIDEST - 1] + "…")
 
 
-def data(likely: "TokenLogprob") -> dict[str, object]:
+def data(entry: "TokenLogprob") -> dict[str, object]:
     """A token with its log probability, and the likeliest ones in its place, as JSON has them."""
-    top = [{"token": one.text, "logprob": one.logprob} for one in likely.top]
-    return {"token": likely.text, "logprob": likely.logprob, "top": top}
+    top = [{"token": one.text, "logprob": one.logprob} for one in entry.top]
+    return {"token": entry.text, "logprob": entry.logprob, "top": top}
 
 
 def reread(llm: "LLM", prompt: Sequence[int], written: Sequence[int], *, top: int = 0) -> "list[TokenLogprob]":
@@ -34,7 +34,7 @@ def reread(llm: "LLM", prompt: Sequence[int], written: Sequence[int], *, top: in
     import torch
 
     from llamita.generation.logprobs import logprobs_through, token_logprobs
-    from llamita.tokenizer.pieces import TokenTexts
+    from llamita.tokenizer.token_bytes import TokenTexts
 
     with torch.no_grad():
         ids = torch.tensor([[*prompt, *written]], device=llm.model.device)
@@ -44,7 +44,7 @@ def reread(llm: "LLM", prompt: Sequence[int], written: Sequence[int], *, top: in
     return token_logprobs(TokenTexts(llm.tokenizer), chosen[0], type(logprobs)(*(column[0] for column in logprobs)))
 
 
-class Trail:
+class TokenAligner:
     """Finds the tokens that a shown text came from, though characters may wait for their last byte, or to be shown.
 
     after: the ids before the text, as `stop.Row` has them.
@@ -61,8 +61,8 @@ class Trail:
 
     def runs(self, text: str, tokens: "Sequence[TokenLogprob]") -> Iterator[tuple[str, float]]:
         """The shown text, cut into what one token gave, each with its probability. tokens: all there are so far."""
-        for likely in tokens[self._seen :]:
-            self._waiting.append((self._decoder.push(likely.token_id), likely.probability))
+        for entry in tokens[self._seen :]:
+            self._waiting.append((self._decoder.push(entry.token_id), entry.probability))
         self._seen = len(tokens)
         probability = 1.0
         while text and self._waiting:

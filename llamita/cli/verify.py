@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from llamita import checks
-from llamita.cli import failure, terminal
+from llamita.cli import errors, terminal
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print every comparison and its largest difference; returns 1 if a number that must be equal is not."""
-    with failure.leaving_at_once(), terminal.waiting("loading torch", is_quiet=args.quiet):
+    with errors.leaving_at_once(), terminal.waiting("loading torch", is_quiet=args.quiet):
         import torch
 
         if args.threads is not None:
@@ -66,7 +66,7 @@ def _grid(args: argparse.Namespace) -> int:
     found = ((case, verify.difference(case)) for case in cases)
     worst: dict[str, float] = {}
     differing = 0
-    for case, gaps in _foretold(found, len(cases), warm=1, timed=TIMED + 1, is_quiet=args.quiet):
+    for case, gaps in _with_estimate(found, len(cases), warm=1, timed=TIMED + 1, is_quiet=args.quiet):
         for kind, value in gaps.items():
             worst[kind] = max(worst.get(kind, 0.0), value)
         differing += max(gaps.values()) > 0
@@ -85,7 +85,7 @@ def _checkpoint(folder: Path, args: argparse.Namespace) -> int:
     if not args.quiet:
         terminal.note(f"({count} runs of the model{'' if args.quick else f', {QUICK_RUNS} with --quick'})")
     found = islice(verify.compare(folder), count)
-    for row in _foretold(found, count, warm=2, timed=4, is_quiet=args.quiet):  # two runs a loaded model
+    for row in _with_estimate(found, count, warm=2, timed=4, is_quiet=args.quiet):  # two runs a loaded model
         rows.append(row)
         if not args.quiet:
             first = "" if row.first is None else f"  first at {row.first}: {row.first_difference:g}"
@@ -95,10 +95,10 @@ def _checkpoint(folder: Path, args: argparse.Namespace) -> int:
     return 1 if differing else 0
 
 
-def _foretold(found: Iterable[T], count: int, *, warm: int, timed: int, is_quiet: bool) -> Iterator[T]:
-    """What is found, one after another; once some were timed, how long all of them take is said on stderr.
+def _with_estimate(found: Iterable[T], count: int, *, warm: int, timed: int, is_quiet: bool) -> Iterator[T]:
+    """Yield what is found; after `timed` of them, print on stderr an estimate of how long all take.
 
-    warm: the first ones, which wait for libraries; timed: after how many the rest can be foretold.
+    warm: how many of the first are left out of the estimate, as they wait for libraries.
     """
     started = warmed = time.perf_counter()
     for number, one in enumerate(found, 1):

@@ -30,7 +30,7 @@ def from_arguments(
     """
     batch, queries = embeds.shape[:2]
     offset = 0 if cache is None else cache.offset
-    first, keys = (0, queries) if cache is None else cache.span(queries)
+    first, keys = (0, queries) if cache is None else cache.visible_range(queries)
     padding = dropped = given = documents = None
     if attention_mask is not None:
         attention_mask = attention_mask.to(embeds.device)
@@ -40,7 +40,7 @@ def from_arguments(
         else:
             padding = attention_mask.bool()
             dropped = padding[:, :first].sum(1) if first else None
-            padding = padding[:, :keys] if cache is None else cache.columns(padding, queries)
+            padding = padding[:, :keys] if cache is None else cache.mask_columns(padding, queries)
     if position_ids is None:
         position_ids = _positions(embeds, attention_mask if given is None else None, offset)
     elif attention_mask is None and cache is None:

@@ -24,13 +24,13 @@ class Causal:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation, *, layer: int) -> Tensor:
         """Rotate and attend: q (B, T, N, H), k and v (B, T, K, H) -> (B, T, N, H)."""
-        keys, values = self.remember(k, v, rotation, layer)
-        return self.weigh(rotation(q).transpose(1, 2), keys, values)
+        keys, values = self.store(k, v, rotation, layer)
+        return self.attend_to(rotation(q).transpose(1, 2), keys, values)
 
-    def remember(self, k: Tensor, v: Tensor, rotation: Rotation, layer: int) -> tuple[Tensor, Tensor]:
+    def store(self, k: Tensor, v: Tensor, rotation: Rotation, layer: int) -> tuple[Tensor, Tensor]:
         """The rotated keys and the values to attend to: (B, T, K, H) -> (B, K, S, H)."""
         return rotation(k).transpose(1, 2), v.transpose(1, 2)
 
-    def weigh(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend_to(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention proper, by the chosen backend: q (B, N, T, H), k and v (B, K, S, H) -> (B, T, N, H)."""
         return self.backend(q, k, v, self.mask, scale=self.scale, dropout=self.dropout)

@@ -34,9 +34,9 @@ class Recording:
         if self.layers is not None and layer not in self.layers:
             return self.inner.attend(q, k, v, rotation, layer=layer)
         inner = self.inner
-        keys, values = inner.remember(k, v, rotation, layer)
+        keys, values = inner.store(k, v, rotation, layer)
         q = rotation(q).transpose(1, 2)
         is_reference = inner.backend is eager.attend
         dropout = inner.dropout if is_reference else 0.0
         self.weights[layer] = eager.weights(q, keys, inner.mask, scale=inner.scale, dropout=dropout)
-        return eager.mix(self.weights[layer], values) if is_reference else inner.weigh(q, keys, values)
+        return eager.mix(self.weights[layer], values) if is_reference else inner.attend_to(q, keys, values)

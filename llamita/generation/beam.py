@@ -1,4 +1,4 @@
-"""Beam search: reads for several continuations of each prompt side by side, and keeps the best of them."""
+"""The beam search loop: run the model over all beams, let the search choose, reorder the cache."""
 
 from collections.abc import Callable, Iterator
 
@@ -19,20 +19,11 @@ from llamita.sampling.history import History, LogitsProcessor
 from llamita.sampling.sampler import generators
 
 
-def _divisor(length: int, penalty: float) -> float:
-    """length ** penalty, as far as fp32 holds it."""
-    number = torch.finfo(torch.float32)
-    try:
-        return min(max(float(length) ** penalty, number.tiny), number.max)
-    except OverflowError:
-        return number.max
-
-
 class BeamRunner(ModelRunner):
-    """A feed whose rows multiply and change places; the prompts are read once, not once a beam."""
+    """A model runner whose rows are repeated and reordered; prompts are read once, not once a beam."""
 
     def repeat(self, times: int) -> None:
-        """Repeat every row, each beside its copies, with what was read of it."""
+        """Repeat every row with its cache; copies of a row are neighbours."""
         self._change(lambda x: x.repeat_interleave(times, 0))
         if self._mask is not None:
             self._mask = self._mask.repeat_interleave(times, 0)
@@ -40,7 +31,7 @@ class BeamRunner(ModelRunner):
             self._positions = self._positions.repeat_interleave(times, 0)
         if self.cache is not None:
             self.cache.repeat(times)
-        for steps in self.kept.values():
+        for steps in self.recorded.values():
             steps[-1] = tuple(x.repeat_interleave(times, 0) for x in steps[-1])
 
     def reorder(self, rows: Tensor) -> None:

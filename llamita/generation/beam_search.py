@@ -14,15 +14,15 @@ from llamita.sampling.finite import NEVER, multinomial
 from llamita.sampling.history import History
 from llamita.tokenizer.protocol import Tokenizer
 
-ROOM = 256  # tokens that hypotheses have room for at first
+FIRST_CAPACITY = 256  # tokens that fit the hypotheses at first
 
 
 @dataclass
 class Hypotheses:
     """Continuations of each prompt, n side by side.
 
-    tokens: (B, n, limit), filled behind the end. origins: (B, n, limit), the row of the batch of B * beams in which
-    each token was chosen, -1 behind the end. scores: (B, n) fp32. ended: (B, n) bool.
+    tokens: (B, n, limit), filled after the end. origins: (B, n, limit), the row of the batch of B * beams in which
+    each token was chosen, -1 after the end. scores: (B, n) fp32. ended: (B, n) bool.
     """
 
     tokens: Tensor
@@ -32,26 +32,26 @@ class Hypotheses:
 
     @classmethod
     def empty(cls, shape: tuple[int, int, int], *, fill: int, device: torch.device) -> "Hypotheses":
-        """Nothing written yet, in (B, n, limit) places, and a score that anything beats."""
+        """Empty hypotheses of shape (B, n, limit), with a score below any other."""
         tokens = torch.full(shape, fill, device=device)
         scores = torch.full(shape[:2], NEVER, device=device)
         origins = torch.full_like(tokens, -1, dtype=torch.int32)  # transformers' dtype
         return cls(tokens, origins, scores, torch.zeros_like(scores, dtype=torch.bool))
 
-    def longer(self, room: int, *, fill: int) -> "Hypotheses":
-        """The same with room for so many tokens."""
-        more = (0, room - self.tokens.shape[2])
+    def longer(self, capacity: int, *, fill: int) -> "Hypotheses":
+        """The same hypotheses in tensors of this many tokens."""
+        more = (0, capacity - self.tokens.shape[2])
         tokens, origins = F.pad(self.tokens, more, value=fill), F.pad(self.origins, more, value=-1)
         return Hypotheses(tokens, origins, self.scores, self.ended)
 
     def take(self, index: Tensor) -> "Hypotheses":
-        """Of each prompt those numbered by index (B, m), in this order."""
+        """The hypotheses numbered by index (B, m), for each prompt, in this order."""
         flat = (torch.take_along_dim(x, index, dim=1) for x in (self.scores, self.ended))
         deep = (torch.take_along_dim(x, index[..., None], dim=1) for x in (self.tokens, self.origins))
         return Hypotheses(*deep, *flat)
 
-    def beside(self, other: "Hypotheses") -> "Hypotheses":
-        """These and the others of each prompt."""
+    def joined(self, other: "Hypotheses") -> "Hypotheses":
+        """These and the other hypotheses, for each prompt."""
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
         return Hypotheses(*(torch.cat(pair, dim=1) for pair in pairs))
 
@@ -63,13 +63,13 @@ class Hypotheses:
 class BeamSearch:
     """The running and the finished hypotheses of B prompts: transformers' search, step for step.
 
-    beams: how many run side by side. limit: the most tokens to write.
+    beams: how many hypotheses run side by side. limit: the most tokens to write.
     length_penalty: scores are divided by length ** this: above 0 favours long ones.
     early_stopping: True ends a prompt as soon as `beams` of its hypotheses have finished; False when the best running
     one, at its present length, is no better than the worst finished; "never" when it cannot become better.
-    stops: says of token ids (R, written) which rows are over, beside the end tokens.
+    stops: which rows of token ids (R, written) are over, besides those with an end token.
     do_sample: draw the candidates, from `generators` (one a prompt) or torch's global one, rather than take the best.
-    fill: what stands behind the end (see `filler`).
+    fill: the token after the end (see `filler`).
     """
 
     def __init__(
@@ -103,8 +103,8 @@ class BeamSearch:
         self.written = 0
         self.is_over = False
         self._fill = fill
-        self.running = Hypotheses.empty((batch, beams, min(limit, ROOM)), fill=fill, device=device)
-        self.finished = Hypotheses.empty((batch, beams, min(limit, ROOM)), fill=fill, device=device)
+        self.running = Hypotheses.empty((batch, beams, min(limit, FIRST_CAPACITY)), fill=fill, device=device)
+        self.finished = Hypotheses.empty((batch, beams, min(limit, FIRST_CAPACITY)), fill=fill, device=device)
         self.running.scores[:, 0] = 0.0  # the others begin as copies of the first: they must not be chosen
         self._prompts = prompts.select([row for row in range(batch) for _ in range(beams)])
         self._open = torch.ones(batch, 1, dtype=torch.bool, device=device)  # may still improve
@@ -122,10 +122,10 @@ class BeamSearch:
         return self.running.tokens[..., self.written - 1].flatten()
 
     def advance(self, log_probabilities: Tensor) -> Tensor:
-        """Choose by log probabilities (B * beams, V) how to go on; returns the rows (B * beams,) gone on from."""
+        """Extend the beams by log-probabilities (B * beams, V); returns the row (B * beams,) each one continues."""
         if self.written == self.running.tokens.shape[2]:
-            room = min(2 * self.written, self.limit)
-            self.running, self.finished = (x.longer(room, fill=self._fill) for x in (self.running, self.finished))
+            capacity = min(2 * self.written, self.limit)
+            self.running, self.finished = (x.longer(capacity, fill=self._fill) for x in (self.running, self.finished))
         candidates, hits = self._candidates(log_probabilities.unflatten(0, (-1, self.beams)))
         self._finish(candidates, hits)
         candidates.scores = candidates.scores + hits.float() * NEVER
@@ -137,7 +137,7 @@ class BeamSearch:
     def _candidates(self, log_probabilities: Tensor) -> tuple[Hypotheses, Tensor]:
         """The best, or drawn, continuations of all beams (B, K), and which of them are over (B, K).
 
-        So many that enough remain to go on with when all end tokens are among the best.
+        K is large enough that `beams` of them remain if every end token is among the best.
         """
         batch, beams, vocabulary = log_probabilities.shape
         totals = (log_probabilities + self.running.scores[..., None]).flatten(1)  # (B, beams * V)
@@ -165,18 +165,18 @@ class BeamSearch:
         return over if self.stops is None else over | self.stops(tokens.flatten(0, 1)).view_as(over)
 
     def _finish(self, candidates: Hypotheses, hits: Tensor) -> None:
-        """Let those that are over, and among the best, in among the finished; the rest were only in reserve."""
+        """Move candidates that are over, and among the best, to the finished hypotheses."""
         ended = hits.clone()
         ended[:, self.beams :] = False
         scores = candidates.scores / _divisor(self.written + 1, self.length_penalty)
         scores += (self.finished.ended.all(-1, keepdim=True) & (self.early_stopping is True)).float() * NEVER
         scores += (~self._open).float() * NEVER
         scores += (~ended) * NEVER
-        merged = self.finished.beside(Hypotheses(candidates.tokens, candidates.origins, scores, ended))
+        merged = self.finished.joined(Hypotheses(candidates.tokens, candidates.origins, scores, ended))
         self.finished = merged.take(merged.scores.topk(self.beams).indices)
 
     def _close(self, hits: Tensor) -> None:
-        """Find which prompts can still improve, and whether all is over."""
+        """Update which prompts can still improve, and whether the search is over."""
         is_hopeful = self.early_stopping == "never" and self.length_penalty > 0.0
         length = self.limit if is_hopeful else self.written
         best = self.running.scores[:, :1] / _divisor(length, self.length_penalty)
@@ -202,15 +202,15 @@ class BeamSearch:
         return ~self._open | are_full | self.is_over
 
     def settled(self) -> list[list[int]]:
-        """The tokens that since the last call became sure to be in the best hypothesis of each prompt.
+        """The tokens of each prompt that have become final since the last call.
 
-        A token is sure when all hypotheses that may still win agree on it; at the end all of the best are.
+        A token is final when all hypotheses that may still win agree on it; at the end, all of the best are.
         """
         ended, is_closed = self.finished.ended, self.closed
         may_win = torch.cat((ended, torch.ones_like(ended)), dim=1)
         is_best = torch.arange(2 * self.beams, device=ended.device) == 0
         may_win = torch.where(is_closed, is_best, may_win)  # (B, 2 * beams)
-        every = self.finished.beside(self.running)
+        every = self.finished.joined(self.running)
         return [self._newly(row, every, may_win[row]) for row in range(self.batch)]
 
     def _newly(self, row: int, every: Hypotheses, may_win: Tensor) -> list[int]:
@@ -232,7 +232,7 @@ def _divisor(length: int, penalty: float) -> float:
 
 
 def filler(pad_token_id: int | None, eos_token_ids: Sequence[int]) -> int:
-    """What stands behind the end of a beam in transformers: there a padding token of 0 counts as none."""
+    """The token after the end of a beam, as in transformers, where a padding token of 0 counts as none."""
     return (pad_token_id or eos_token_ids[0]) if eos_token_ids else -1
 
 
@@ -241,7 +241,7 @@ def stops_at(
 ) -> Callable[[Tensor], Tensor]:
     """Which rows of token ids (R, written) contain one of these strings, however tokens cut it: bool (R,).
 
-    again: of each prompt the ids whose text comes first once more, in which nothing is looked for.
+    again: ids of each prompt that are written a second time; their text is not searched.
     """
     skipped = [len(tokenizer.decode(ids)) for ids in again] or [0]
 

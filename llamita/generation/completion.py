@@ -1,4 +1,4 @@
-"""What was written, as text: at once, or piece by piece."""
+"""The written text with its usage and finish reason: as a whole, or as a stream."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,12 +25,12 @@ class Usage:
 
 @dataclass(frozen=True)
 class Completion:
-    """What was written, and why it ended.
+    """A written text, and why it ended.
 
-    finish_reason: "stop" at an end token or a stop text, which stop_reason then names; "length" at the limit or the
-    end of the context; None while it is not over. logprobs: how likely each token was, prompt_logprobs: how likely
-    those of the prompt were from its second on, where that was asked for. tools: the names of those that could be
-    called. acceptance: how well guessing ahead went, over all texts that were written together.
+    finish_reason: "stop" at an end token or a stop string, which stop_reason then names; "length" at the limit or the
+    end of the context; None while it is not over. logprobs: of each token, prompt_logprobs: of the prompt's tokens
+    from the second on, if asked for. tools: names of the tools that could be called. acceptance: counts of
+    speculation, over all texts of the batch.
     """
 
     text: str
@@ -50,7 +50,7 @@ class Completion:
 
     @cached_property
     def tool_calls(self) -> list[ToolCall]:
-        """The calls of tools that the text makes; none where it is plain text, or a call is damaged."""
+        """The tool calls in the text; none if it is plain text or a call is damaged."""
         return parse(self.text, self.tools) if self.tools else []
 
     def __str__(self) -> str:
@@ -58,7 +58,7 @@ class Completion:
 
 
 def completion_of(run: Run, sequence: Sequence, tools: tuple[str, ...] = ()) -> Completion:
-    """What a sequence of a run has come to so far."""
+    """The completion of one sequence, so far."""
     finish, logprobs, of_prompt = sequence.finish, sequence.logprobs, sequence.prompt_logprobs
     return Completion(
         text=sequence.text,
@@ -74,7 +74,7 @@ def completion_of(run: Run, sequence: Sequence, tools: tuple[str, ...] = ()) -> 
 
 
 class Stream(Iterator[str]):
-    """Pieces of text as they are written; `completion` is what there is so far, and at the end all of it."""
+    """Pieces of text as they are written; `completion` holds the whole text so far."""
 
     def __init__(self, run: Run, tools: tuple[str, ...] = ()) -> None:
         self._run, self._tools = run, tools

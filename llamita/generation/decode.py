@@ -1,4 +1,4 @@
-"""The plain loop: read, choose, stop or go on; greedy, or drawn."""
+"""The plain loop: one pass, one token for every row; greedy or sampled."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -25,7 +25,7 @@ class Chooser(Protocol):
         ...
 
     def append(self, step: Tensor) -> None:
-        """Take the tokens (B,) that the rows went on by, padding in those that have ended."""
+        """Append the tokens (B,) of a step, with padding in rows that have ended."""
         ...
 
 
@@ -34,7 +34,7 @@ class Chooser(Protocol):
 def decode_steps(
     runner: ModelRunner, *, choose: Chooser, batch: SequenceBatch, pad_token_id: int | None = None
 ) -> Iterator[Tensor]:
-    """Write until every sequence has ended, one step (B,) at a time."""
+    """Yield the tokens (B,) of one step after another, until every sequence has ended."""
     while not batch.is_over:
         step = batch.padded(choose(runner.logits()), pad_token_id)  # (B,)
         batch.accept(step)
@@ -44,7 +44,7 @@ def decode_steps(
 
 
 def decode(request: GenerationRequest) -> Run:
-    """Write token by token."""
+    """A run that writes one token a pass."""
     given = request
     request, params = given.expanded()
     sequences, runner, recorder = request.sequences(), request.runner(), request.score_recorder
@@ -74,7 +74,7 @@ def decode(request: GenerationRequest) -> Run:
 
 
 def _logprob_recorder(request: GenerationRequest, sequences: Sequence[TextSequence]) -> LogprobRecorder | None:
-    """What notes how likely the tokens were, where that is asked for; the sequences share its rows."""
+    """The recorder of log-probabilities, if they are asked for; the sequences share its rows."""
     if request.settings.logprobs is None or request.tables is None:
         return None
     recorder = LogprobRecorder(request.tables.texts, len(sequences), top=request.settings.logprobs)
@@ -97,7 +97,7 @@ def _processors(request: GenerationRequest, sequences: Sequence[TextSequence]) -
 def end_late(
     request: GenerationRequest, sequences: Sequence[TextSequence], columns: list[Tensor], recorder: ScoreRecorder | None
 ) -> None:
-    """End the sequences that the clock or a criterion of the user ends."""
+    """End the sequences that are over by max_time or by a criterion of the user."""
     if not (request.criteria or request.is_late):
         return
     ids = torch.cat((request.input_ids, *columns), dim=1)

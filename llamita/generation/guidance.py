@@ -1,4 +1,4 @@
-"""Classifier-free guidance: away from what another prompt would have written (arXiv:2306.17806)."""
+"""Classifier-free guidance: move the logits away from those of a negative prompt (arXiv:2306.17806)."""
 
 from torch import Tensor
 

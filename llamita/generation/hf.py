@@ -26,7 +26,7 @@ Output = Tensor | GenerateDecoderOnlyOutput | GenerateBeamDecoderOnlyOutput
 
 
 class Streamer(Protocol):
-    """Told of the prompt, of every step, and of the end: transformers' streamers fit."""
+    """Receives the prompt, every step, and the end; transformers' streamers fit."""
 
     def put(self, value: Tensor) -> None:
         """Token ids on the CPU: the prompt (B, T), then each step (B,)."""
@@ -57,26 +57,26 @@ def generate(
     prefix: Prefix | None = None,
     **flags: Any,
 ) -> Output:
-    """Continue token ids (B, T): returns them with what was written, (B, T + new), or with more beside.
+    """Continue token ids (B, T): returns prompt and new tokens, (B, T + new), or a record of all outputs.
 
-    Rows that end early are filled with the padding token. With `inputs_embeds` (B, T, D) alone the result is what was
-    written, (B, new). Flags: the fields of `llamita.generation.settings.GenerationSettings`; `generation_config` (a
-    dictionary, or transformers' object) gives those not named, and the checkpoint's generation_config.json the rest.
+    Rows that end early are filled with the padding token. With `inputs_embeds` (B, T, D) alone the result is the
+    new tokens, (B, new). Flags: the fields of `llamita.generation.settings.GenerationSettings`; `generation_config` (a
+    dictionary, or transformers' object) gives defaults for these, the checkpoint's generation_config.json for the rest.
     Without a `seed` it draws as transformers does: the same torch.manual_seed gives the same tokens.
 
     attention_mask: (B, T), 0 for padding, which belongs on the left; guessed from the padding token when absent.
     past_key_values: a cache of the first tokens; the ids are the whole text, or with a longer mask the new part only.
     It may be transformers' DynamicCache or StaticCache too, which is filled, or (keys, values) by layer.
-    position_ids: (B, T), of the input or its end; what is written counts on from the last. logits_to_keep: forward's,
-    of every pass; only the last logits are looked at.
-    assistant_model: a smaller model of the same tokens, which guesses ahead; `prompt_lookup_num_tokens` and
-    `assistant_early_exit` guess without one. `draft_tree` has it guess several ways on.
-    streamer: told of the prompts, then of every column (B,) of what is written, whatever the strategy; of beams, the
-    best text's, once it is sure.
-    tokenizer: ours or a fast one of transformers, for stop_strings, for the forms that a text must have (json_schema,
-    regex, grammar, choice), for token_healing, where the ids that are returned begin without what was dropped, which
-    is written again, and for logprobs, the count of likeliest tokens to note beside each one written.
-    prefix: what an `LLM.new_prefix` or an earlier call with it has read of a text that begins alike is not read again.
+    position_ids: (B, T), of the input or its end; new tokens count on from the last. logits_to_keep: forward's, of
+    every pass; only the last logits are used.
+    assistant_model: a smaller model of the same tokens, which proposes drafts; `prompt_lookup_num_tokens` and
+    `assistant_early_exit` need none. `draft_tree` makes its drafts a tree.
+    streamer: receives the prompts, then every column (B,) of new tokens, under every strategy; of beams, the tokens of
+    the best text, once they are final.
+    tokenizer: ours or a fast one of transformers, for stop_strings, for json_schema, regex, grammar and choice, for
+    token_healing (the returned ids then lack the dropped tokens, which are written again), and for logprobs, the
+    count of likeliest alternatives to record.
+    prefix: from `LLM.new_prefix`; a text that begins like the last one with it reuses the cache.
     """
     flags = {**_fields(generation_config), "logits_processor": tuple(logits_processor), **flags}
     settings = resolve(flags, checkpoint=model.generation_config, config=model.config)
@@ -93,8 +93,9 @@ def generate(
         request.on_step = lambda step: streamer.put(step.cpu())
     run = plan(request)
     if streamer is not None:
-        told = run.request.input_ids if settings.num_beams > 1 else run.request.returned_ids  # of beams the best alone
-        streamer.put(told.cpu())
+        # Of beams only the best text is streamed.
+        prompts = run.request.input_ids if settings.num_beams > 1 else run.request.returned_ids
+        streamer.put(prompts.cpu())
     result = run.finish()
     if streamer is not None:
         streamer.end()
@@ -105,18 +106,20 @@ def generate(
 def _output(run: Run, result: GenerationResult, sequences: Tensor) -> Output:
     """transformers' record of these sequences (B * returned, T + new)."""
     runner = result.runner
-    kept: dict[str, Any] = {} if runner is None else {name: tuple(steps) for name, steps in runner.kept.items()}
+    recorded: dict[str, Any] = {} if runner is None else {name: tuple(steps) for name, steps in runner.recorded.items()}
     cache = None if runner is None else runner.cache
     cache = cache.inner if isinstance(cache, ForeignCache) else cache
     recorder = result.recorder
     scores, logits = (None, None) if recorder is None else (recorder.scores, recorder.logits)
     common: dict[str, Any] = {"scores": scores, "logits": logits, "past_key_values": cache}
     if result.beams is None:
-        told = {"acceptance": run.acceptance, "logprobs": result.logprobs}
-        return GenerateDecoderOnlyOutput(sequences, **common, **kept, **told)
+        measured = {"acceptance": run.acceptance, "logprobs": result.logprobs}
+        return GenerateDecoderOnlyOutput(sequences, **common, **recorded, **measured)
     indices, ranking = result.beams
     ranking = None if scores is None else ranking
-    return GenerateBeamDecoderOnlyOutput(sequences, sequences_scores=ranking, beam_indices=indices, **common, **kept)
+    return GenerateBeamDecoderOnlyOutput(
+        sequences, sequences_scores=ranking, beam_indices=indices, **common, **recorded
+    )
 
 
 def _request(
@@ -151,7 +154,7 @@ def _request(
 
 
 def _take_prefix(request: GenerationRequest, prefix: Prefix) -> None:
-    """Let the request read on from a prefix. Raises UsageError where it is of several prompts, or has padding."""
+    """Give the request a prefix. Raises UsageError for several prompts, padding, or a cache."""
     is_padded = request.mask is not None and not bool(request.mask.all())
     texts = len(request.input_ids) * request.settings.num_return_sequences
     if texts > 1 or is_padded or request.cache is not None:

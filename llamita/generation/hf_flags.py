@@ -10,7 +10,7 @@ from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
 from llamita.generation.settings import HABITS, GenerationSettings
 
-# Flags of transformers that are taken only where they change nothing, with the value at which they do not.
+# Flags of transformers that are accepted only with these values, which change nothing.
 NEUTRAL: Mapping[str, Any] = {
     "penalty_alpha": None, "dola_layers": None, "diversity_penalty": 0.0, "num_beam_groups": 1, "constraints": None,
     "force_words_ids": None, "low_memory": None, "assistant_lookbehind": 10, "target_lookbehind": 10, "use_mtp": False,
@@ -19,7 +19,7 @@ NEUTRAL: Mapping[str, Any] = {
     "compile_config": None, "custom_generate": None, "trust_remote_code": None,
     "max_cache_len": None, "continuous_batching_config": None,
 }  # fmt: skip
-# What belongs to other models or older versions, and why it is nothing to a Llama.
+# Flags of other models or older versions, and why a Llama has none.
 NO_FLAGS: Mapping[str, str] = {
     "token_type_ids": "this model knows no types of tokens",
     "cache_position": "the cache knows where it stands, and position_ids say where tokens do",

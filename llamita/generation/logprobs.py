@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens: of those written, of those of a prompt, and of the likeliest in their places."""
+"""Log-probabilities of written tokens, of prompt tokens, and of the likeliest alternatives."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,14 +9,14 @@ from torch import Tensor
 
 from llamita.errors import UsageError
 from llamita.generation.protocol import LanguageModel
-from llamita.tokenizer.pieces import TokenTexts
+from llamita.tokenizer.token_bytes import TokenTexts
 
 
 class Logprobs(NamedTuple):
-    """How likely tokens were, and what was likeliest in their places.
+    """Log-probabilities of tokens, and of the likeliest alternatives.
 
-    chosen (..., ) the log probabilities of the tokens, ranks (...,) how many were at least as likely (1: the
-    likeliest), top (..., n) the likeliest ids and top_logprobs (..., n) theirs; fp32.
+    chosen: (...,) of the tokens themselves. ranks: (...,) how many tokens were at least as likely, 1 for the likeliest.
+    top, top_logprobs: (..., n) ids and log-probabilities of the likeliest. All in fp32.
     """
 
     chosen: Tensor
@@ -26,7 +26,7 @@ class Logprobs(NamedTuple):
 
 
 class TokenLogprob(NamedTuple):
-    """A token, its text, its log probability among all, and the likeliest in its place."""
+    """A token, its text, its log-probability, and the likeliest alternatives."""
 
     token_id: int
     text: str
@@ -40,17 +40,17 @@ class TokenLogprob(NamedTuple):
 
 
 def token_logprobs(texts: TokenTexts, tokens: Tensor, logprobs: Logprobs) -> list[TokenLogprob]:
-    """Tokens (T,) with their log probabilities (T,), and the likeliest in their places (T, n)."""
+    """Tokens (T,) with their log-probabilities (T,) and the likeliest alternatives (T, n)."""
     tops = zip(logprobs.top.tolist(), logprobs.top_logprobs.tolist(), strict=True)
-    beside = [tuple(TokenLogprob(i, texts.of(i), value) for i, value in zip(*top, strict=True)) for top in tops]
-    rows = zip(tokens.tolist(), logprobs.chosen.tolist(), beside, strict=True)
+    likeliest = [tuple(TokenLogprob(i, texts.of(i), value) for i, value in zip(*top, strict=True)) for top in tops]
+    rows = zip(tokens.tolist(), logprobs.chosen.tolist(), likeliest, strict=True)
     return [TokenLogprob(token_id, texts.of(token_id), logprob, top) for token_id, logprob, top in rows]
 
 
 class LogprobRecorder:
-    """Watches a batch: how likely each token was by the model's own logits, before temperature and filters.
+    """Records the log-probability of each token under the model's own logits, before temperature and filters.
 
-    rows: the tokens of each row so far. top: how many of the likeliest to note beside each.
+    rows: the entries of each row so far. top: how many of the likeliest alternatives to record.
     """
 
     def __init__(self, texts: TokenTexts, rows: int, *, top: int) -> None:
@@ -59,14 +59,14 @@ class LogprobRecorder:
         self._top = top
 
     def __call__(self, logits: Tensor, scores: Tensor, tokens: Tensor) -> None:
-        """Note a step: logits (B, V) as the model gave them, and tokens (B,)."""
+        """Record a step: the model's logits (B, V), and the tokens (B,) that were chosen."""
         step = token_logprobs(self._texts, tokens, logprobs_of(logits, tokens, top=self._top))
-        for row, likely in zip(self.rows, step, strict=True):
-            row.append(likely)
+        for row, entry in zip(self.rows, step, strict=True):
+            row.append(entry)
 
 
 def logprobs_of(logits: Tensor, tokens: Tensor, *, top: int = 0) -> Logprobs:
-    """The log probabilities of tokens (...,) under logits (..., V), with the `top` likeliest beside them."""
+    """The log-probabilities of tokens (...,) under logits (..., V), and the `top` likeliest alternatives."""
     table = logits.float().log_softmax(-1)
     chosen = table.gather(-1, tokens[..., None])  # (..., 1)
     likeliest = table.topk(min(top, table.shape[-1]), dim=-1)
@@ -79,7 +79,7 @@ def logprobs_through(
 ) -> Logprobs:
     """The log probabilities of tokens (B, T) after hidden states (B, T, D), with at most `chunk` rows of logits alive.
 
-    The hidden state of a place tells of the token after it: pass `hidden_states[:, :-1]` and `input_ids[:, 1:]`.
+    A hidden state predicts the next token: pass `hidden_states[:, :-1]` and `input_ids[:, 1:]`.
     """
     if chunk < 1:
         raise UsageError(f"chunk is {chunk}: it must be at least 1 token")
@@ -98,7 +98,7 @@ def prompt_logprobs(
     top: int = 0,
     chunk: int = 128,
 ) -> Logprobs:
-    """How likely a text (B, T) was, token by token from its second: (B, T - 1); what padding gets means nothing."""
+    """The log-probabilities (B, T - 1) of a text's tokens from the second on; those of padding mean nothing."""
     hidden_states = model.last_hidden_state(input_ids, attention_mask)
     return logprobs_through(hidden_states[:, :-1], model.head, input_ids[:, 1:], top=top, chunk=chunk)
 
@@ -106,7 +106,7 @@ def prompt_logprobs(
 def prompt_token_logprobs(
     model: LanguageModel, prompt: Sequence[int], texts: TokenTexts, *, top: int
 ) -> list[TokenLogprob]:
-    """How likely a prompt's tokens were from its second on, with the `top` likeliest in their places."""
+    """The log-probabilities of a prompt's tokens from the second on, and the `top` likeliest alternatives."""
     ids = torch.tensor([list(prompt)], device=model.device)
     found = prompt_logprobs(model, ids, top=top)
     return token_logprobs(texts, ids[0, 1:], Logprobs(*(column[0] for column in found)))

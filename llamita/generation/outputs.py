@@ -1,4 +1,4 @@
-"""What generation returns beside the tokens: records by transformers' names, and the scores of its choices."""
+"""Outputs of generation: transformers' records by their names, and the recorders of scores and logits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from llamita.model.outputs import ModelOutput
 class GenerateDecoderOnlyOutput(ModelOutput):
     """sequences (B, T + new); the rest, where asked for, one a step.
 
-    scores: logits as they were chosen from, (B, V) fp32; logits: as the model gave them. attentions, hidden_states:
-    one a layer, (B, N, T, S) and (B, T, D). acceptance: how well guessing ahead went (`run.Acceptance`).
-    logprobs: of each text its tokens', where that was asked for (`logprobs.TokenLogprob`).
+    scores: logits after the processors, (B, V) fp32; logits: as the model gave them. attentions, hidden_states:
+    one a layer, (B, N, T, S) and (B, T, D). acceptance: counts of speculation (`run.Acceptance`).
+    logprobs: of the tokens of each text, if asked for (`logprobs.TokenLogprob`).
     """
 
     sequences: Tensor
@@ -35,7 +35,7 @@ class GenerateBeamDecoderOnlyOutput(ModelOutput):
     """sequences (B * returned, T + new) and their sequences_scores (B * returned,), the best of each prompt first.
 
     scores: log probabilities as they were chosen from, (B * beams, V) fp32, one a step; logits: as the model gave
-    them. beam_indices: (B * returned, new), the row of `scores` that each token was chosen in, -1 behind the end.
+    them. beam_indices: (B * returned, new), the row of `scores` that each token was chosen in, -1 after the end.
     """
 
     sequences: Tensor
@@ -49,21 +49,21 @@ class GenerateBeamDecoderOnlyOutput(ModelOutput):
 
 
 class ScoreRecorder:
-    """What is kept of every step for the output: `scores`, `logits`, or neither."""
+    """Records `scores` and `logits` of every step, or neither."""
 
     def __init__(self, *, scores: bool = False, logits: bool = False) -> None:
         self._scores: list[Tensor] | None = [] if scores else None
         self._logits: list[Tensor] | None = [] if logits else None
 
     def __call__(self, logits: Tensor, scores: Tensor, tokens: Tensor | None = None) -> None:
-        """Keep a step's logits as the model gave them and as they were chosen from, (B, V) each."""
-        for kept, new in ((self._logits, logits), (self._scores, scores)):
-            if kept is not None:
-                kept.append(new.clone())
+        """Record a step: logits as the model gave them, and after the processors, (B, V) each."""
+        for steps, new in ((self._logits, logits), (self._scores, scores)):
+            if steps is not None:
+                steps.append(new.clone())
 
     @property
     def is_on(self) -> bool:
-        """Whether anything is kept."""
+        """Whether anything is recorded."""
         return self._scores is not None or self._logits is not None
 
     @property
@@ -78,19 +78,19 @@ class ScoreRecorder:
 
 
 class RaggedScoreRecorder:
-    """The record of rows that grow unequally: logits and scores of each row's tokens, brought into step at the end."""
+    """Records logits and scores of rows that grow at different speeds; `close` aligns them by step."""
 
     def __init__(self, rows: int, record: ScoreRecorder) -> None:
         self._rows: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(rows)]
         self._record = record
 
     def add(self, logits: Tensor, scores: Tensor, among: Tensor) -> None:
-        """Keep logits and scores (B, V) of the next token of the rows `among` (B,)."""
+        """Record logits and scores (B, V) of the next token of the rows `among` (B,)."""
         for row in among.nonzero()[:, 0].tolist():
             self._rows[row].append((logits[row], scores[row]))
 
     def close(self, lengths: Sequence[int]) -> None:
-        """Hand the record a step (B, V) for each token, of rows that took so many; zeros behind a row's end."""
+        """Pass on one step (B, V) per token; lengths: tokens of each row, after which come zeros."""
         blank = next((torch.zeros_like(steps[0][0]) for steps in self._rows if steps), None)
         for step in range(max(lengths, default=0)):
             assert blank is not None
@@ -101,7 +101,7 @@ class RaggedScoreRecorder:
 
 
 def side_by_side(rows: Sequence[Sequence[int]], *, fill: int, device: torch.device | str = "cpu") -> Tensor:
-    """Rows of token ids as one tensor (B, longest), `fill` behind the shorter ones."""
+    """Rows of token ids as one tensor (B, longest), filled on the right with `fill`."""
     longest = max(map(len, rows), default=0)
     padded = [[*row, *[fill] * (longest - len(row))] for row in rows]
     return torch.tensor(padded, dtype=torch.long, device=device).view(len(rows), longest)
@@ -113,10 +113,10 @@ def compute_transition_scores(
     beam_indices: Tensor | None = None,
     normalize_logits: bool = False,
 ) -> Tensor:
-    """The score of every token that was written, (B, new): 0 behind the end of a beam.
+    """The score of every written token, (B, new); 0 after the end of a beam.
 
     sequences: (B, T + new). scores: (rows, V) a step. beam_indices: (B, new), the row of each token; None where rows
-    stayed in their places. normalize_logits: make log probabilities of the scores first.
+    keep their order. normalize_logits: turn the scores into log-probabilities first.
     """
     if beam_indices is None:
         rows = torch.arange(scores[0].shape[0], device=sequences.device)

@@ -1,7 +1,6 @@
-"""From a request to a run: its constraints are compiled, its prompts healed, and one of three loops writes.
+"""From a request to a run: compile the constraints, heal the prompts, choose one of three loops.
 
-The constraints are the settings `json_schema`, `regex`, `grammar`, `choice` and `token_healing`; every loop goes by the
-same.
+Constraints come from the settings `json_schema`, `regex`, `grammar`, `choice` and `token_healing`; all loops use them.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from llamita.structured.token_tables import TokenTables, checked
 
 
 def plan(request: GenerationRequest) -> Run:
-    """Make ready to write; nothing is read before the first of the run's steps.
+    """Prepare a run; the model reads nothing before the first step.
 
     Raises UsageError and UnsupportedError for settings that are wrong, or exclude each other.
     """
@@ -32,7 +31,7 @@ def plan(request: GenerationRequest) -> Run:
 
 
 def _loop(request: GenerationRequest) -> Callable[[GenerationRequest], Run]:
-    """The loop that the settings ask for. Each is loaded only where it is taken."""
+    """The loop that the settings ask for; a loop is imported only when it is used."""
     settings = request.settings
     has_model = request.assistant is not None or bool(settings.assistant_early_exit)
     is_guessing = has_model or bool(settings.prompt_lookup_num_tokens)
@@ -59,9 +58,9 @@ def _loop(request: GenerationRequest) -> Callable[[GenerationRequest], Run]:
 
 
 def constrained(request: GenerationRequest) -> GenerationRequest:
-    """The same with the constraints that its settings ask for, and prompts cut back to be healed; itself without any.
+    """The request with its constraints compiled and its prompts healed; itself without any.
 
-    Raises UsageError for wrong forms, two of them, or no tokenizer to read them by.
+    Raises UsageError for wrong or conflicting constraints, and without a tokenizer.
     """
     forms = _forms(request.settings, len(request.input_ids))
     names = sorted({name for row in forms for name, value in row.items() if value is not None})
@@ -76,7 +75,7 @@ def constrained(request: GenerationRequest) -> GenerationRequest:
 
 
 def _forms(settings: GenerationSettings, rows: int) -> list[dict[str, Any]]:
-    """The forms of each row."""
+    """The constraint settings of each row."""
     given = {name: getattr(settings, name) for name in FORMS}
     for name, value in given.items():
         if isinstance(value, EachRow):
@@ -88,7 +87,7 @@ def _forms(settings: GenerationSettings, rows: int) -> list[dict[str, Any]]:
 
 
 def _constraints(forms: list[dict[str, Any]], vocabulary: grammar.Vocabulary) -> Constraints:
-    """A constraint a row, each form compiled once."""
+    """One constraint a row; equal settings are compiled once."""
     made: list[tuple[dict[str, Any], Constraint | None]] = []
     rows: list[Constraint | None] = []
     for form in forms:
@@ -102,7 +101,7 @@ def _constraints(forms: list[dict[str, Any]], vocabulary: grammar.Vocabulary) ->
 
 
 def _healed(request: GenerationRequest, tables: TokenTables) -> GenerationRequest:
-    """The prompts without their last tokens where these begin longer ones, to be written again."""
+    """The request with prompts cut back where their last tokens begin a longer token."""
     prompts = request.prompts or _listed(request)
     healed = [healing.heal(prompt, tables.healing) for prompt in prompts]
     kept = [one.token_ids for one in healed]
@@ -121,7 +120,7 @@ def _healed(request: GenerationRequest, tables: TokenTables) -> GenerationReques
 
 
 def _listed(request: GenerationRequest) -> Sequence[list[int]]:
-    """The prompts without padding. Raises UsageError where they are not all there."""
+    """The prompts without padding. Raises UsageError if part of them is not given as ids."""
     ids = request.input_ids
     is_part = request.mask is not None and request.mask.shape != ids.shape
     if request.embeds is not None or request.positions is not None or is_part:

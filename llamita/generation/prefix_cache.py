@@ -1,4 +1,4 @@
-"""Reading on from where the last text and the next part ways."""
+"""Prefix cache: a text that begins like the last one reuses its keys and values."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -13,30 +13,30 @@ from llamita.errors import BrokenFileError, UsageError
 
 
 class Prefix:
-    """The cache of one text, handed to the next as far as both begin alike: a chat reads every turn only once.
+    """The cache of one text, reused by the next as far as both begin alike; a chat reads every turn only once.
 
-    layers: how many the model has; a pass that was interrupted leaves some of them behind.
+    layers: how many the model has; after an interrupted pass, some of them hold more tokens than others.
     """
 
     def __init__(self, layers: int) -> None:
         self.cache = GrowingCache()
         self.layers = layers
-        self.token_ids: list[int] = []  # the text that the cache belongs to; its end need not have been read
+        self.token_ids: list[int] = []  # the text of the cache; its last tokens may be unread
 
     def take(self, token_ids: Sequence[int]) -> GrowingCache:
-        """The cache cut to what it has of a text that is about to be read; the last token is always left to read."""
+        """The cache, cropped to the common prefix with a new text; at least the last token stays unread."""
         self.cache.crop(min(common(self.token_ids, token_ids), len(token_ids) - 1, self._complete))
         self.token_ids = list(token_ids)
         return self.cache
 
     def follow(self, steps: Iterator[Tensor]) -> Iterator[Tensor]:
-        """Steps (1,), each noted as it comes: what is read next, or was read just now."""
+        """Yield the steps (1,) of a run, and append each to the text."""
         for step in steps:
             self.token_ids.append(int(step))
             yield step
 
     def save(self, path: Path, *, fingerprint: str) -> None:
-        """Write what was read, and its ids, for a later `load` by the model of this fingerprint.
+        """Write the cache and its token ids to a file, for `load` with the same model fingerprint.
 
         Raises UsageError where nothing was read yet; AccessError, or LlamitaError where the disk is full.
         """
@@ -48,7 +48,7 @@ class Prefix:
 
     @classmethod
     def load(cls, path: Path, *, layers: int, fingerprint: str, device: torch.device | str) -> "Prefix":
-        """What `save` wrote. Raises UsageError for another model's; NotFoundError, AccessError, BrokenFileError."""
+        """Read what `save` wrote. Raises UsageError for another model, NotFoundError, AccessError, BrokenFileError."""
         cache, prefix = saved.load(path, fingerprint=fingerprint, device=device), cls(layers)
         try:
             prefix.token_ids = [int(token_id) for token_id in json.loads(saved.note_of(path))]
@@ -62,7 +62,7 @@ class Prefix:
 
     @property
     def _complete(self) -> int:
-        """Tokens that every layer has."""
+        """How many tokens every layer holds."""
         keys, values = self.cache.keys, self.cache.values
         if not len(keys) == len(values) == self.layers:
             return 0
@@ -70,6 +70,6 @@ class Prefix:
 
 
 def common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many first tokens are the same."""
+    """The length of the common prefix."""
     pairs = zip(one, other, strict=False)
     return next((count for count, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

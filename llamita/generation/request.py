@@ -1,4 +1,4 @@
-"""A call to write, made plain. `LLM` and `model.generate` each translate what their users say into one."""
+"""The request: what to generate, and how. `LLM` and `model.generate` translate their arguments into one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,10 +16,9 @@ from llamita.errors import MemoryShortError, UnsupportedError, UsageError
 from llamita.generation.outputs import ScoreRecorder
 from llamita.generation.prefix_cache import Prefix
 from llamita.generation.protocol import LanguageModel
-from llamita.generation.runner import ModelRunner
+from llamita.generation.runner import ModelRunner, finite
 from llamita.generation.sequence import Sequence as TextSequence
 from llamita.generation.settings import QUANTIZED, GenerationSettings
-from llamita.sampling.finite import finite
 from llamita.sampling.history import History, LogitsProcessor
 from llamita.sampling.params import SamplingParams
 from llamita.sampling.sampler import LogitsProcessorList, Observer, generators
@@ -27,20 +26,20 @@ from llamita.structured.grammar import Constraints
 from llamita.structured.stateless import StatelessConstraint
 from llamita.structured.token_tables import TokenTables
 
-Criterion = Callable[[Tensor, Any], Any]  # (ids (B, T), scores) -> whether a row is over: (B,), or one for all
+Criterion = Callable[[Tensor, Any], Any]  # (ids (B, T), scores) -> which rows are over: (B,), or one for all
 
 
 @dataclass(kw_only=True)
 class GenerationRequest:
-    """What to continue, by which settings, at most how far.
+    """Prompts, settings and limits of one generation.
 
-    input_ids: (B, T); mask: (B, cached + T), None where all rows are as long; embeds: (B, T, D) instead of ids;
-    positions: (B | 1, T), None where they count by the mask. logits_to_keep: forward's, of every pass.
-    limit: how many tokens a row may write, by the length of its prompt and the columns T of the batch.
-    prompts: the rows as lists, where their text is wanted; `reads_on`: the text goes on from theirs.
-    tables: what is known of the tokenizer's tokens. constraints, dropped: see `plan.constrained`.
-    negative: ids and mask of the prompt to steer away from. prefix: what was read of earlier texts, for one row.
-    repeats_hf_draws: one drawn, unseeded text that is guessed ahead uses random numbers as transformers does.
+    input_ids: (B, T); mask: (B, cached + T), None if all rows have the same length; embeds: (B, T, D) instead of ids;
+    positions: (B | 1, T), None to count by the mask. logits_to_keep: forward's, of every pass.
+    limit: the most new tokens of a row, from the length of its prompt and the columns T of the batch.
+    prompts: the rows as lists, if their text is wanted; reads_on: the text continues the prompt's.
+    tables: tables of the tokenizer's tokens. constraints, dropped: see `plan.constrained`.
+    negative: ids and mask of the negative prompt. prefix: the prefix cache, for one row.
+    repeats_hf_draws: one drawn, unseeded text with drafts uses random numbers as transformers does.
     """
 
     model: LanguageModel
@@ -68,26 +67,26 @@ class GenerationRequest:
 
     @property
     def returned_ids(self) -> Tensor:
-        """The prompts (B * returned, T), each as often as texts of it are returned."""
+        """The prompts (B * returned, T), each repeated once per returned text."""
         return self.input_ids.repeat_interleave(self.settings.num_return_sequences, 0)
 
     @property
     def history(self) -> History:
-        """The prompts as the penalties see them."""
+        """The prompts as penalties read them."""
         if self.mask is None:
             return History(self.input_ids, self.input_ids.shape[1])
         return History.begin(self.input_ids, self.mask)
 
     @property
     def limits(self) -> list[int]:
-        """How many tokens each row may write."""
+        """The most new tokens of each row."""
         rows, columns = self.input_ids.shape
         lengths = [columns] * rows if self.prompts is None else map(len, self.prompts)
         return [self.limit(length, columns) for length in lengths]
 
     @property
     def score_recorder(self) -> ScoreRecorder | None:
-        """A new recorder of what the settings ask to be kept of every step, or None."""
+        """A new recorder of scores and logits, if the settings ask for them."""
         scores, logits = self.settings.output_scores, self.settings.output_logits
         is_on = self.settings.return_dict_in_generate and (scores or logits)
         return ScoreRecorder(scores=scores, logits=logits) if is_on else None
@@ -98,7 +97,7 @@ class GenerationRequest:
         return self.settings.max_time is not None and monotonic() - self.started > self.settings.max_time
 
     def params(self, rows: Sequence[int]) -> SamplingParams:
-        """What shapes the distribution, for these rows of the batch."""
+        """The sampling parameters of these rows of the batch."""
         params = SamplingParams.of(self.settings)
         embedded = 0 if self.embeds is None or self.input_ids.shape[1] else self.embeds.shape[1]
         least: Any = params.min_length
@@ -112,7 +111,7 @@ class GenerationRequest:
     def processor(
         self, params: SamplingParams, rows: int, generators: Sequence[torch.Generator] | None = None
     ) -> LogitsProcessor | None:
-        """The constraints, then the processors of the settings, as a function of the text; None where nothing is on.
+        """The constraints, then the logits processors, as a function of the history; None if there are none.
 
         Raises UnsupportedError for mirostat, which is no such function.
         """
@@ -126,7 +125,7 @@ class GenerationRequest:
         return processors if processors else None
 
     def runner(self, kind: type[ModelRunner] = ModelRunner) -> ModelRunner:
-        """The model, about to read what the cache does not hold of the prompts."""
+        """A runner of the model over the part of the prompts that the cache lacks."""
         given = self.cache if self.prefix is None or self.prompts is None else self.prefix.take(self.prompts[0])
         return kind(
             self.model,
@@ -136,7 +135,7 @@ class GenerationRequest:
             past_key_values=self.new_cache() if given is None else given,
             use_cache=self.settings.use_cache,
             chunk=self.settings.prefill_chunk_size,
-            kept=self.settings.kept,
+            recorded=self.settings.recorded_outputs,
             position_ids=self.positions,
             logits_to_keep=self.logits_to_keep,
             check=(lambda logits: logits) if self.settings.remove_invalid_values else finite,
@@ -188,13 +187,13 @@ class GenerationRequest:
         ]
 
     def expanded(self) -> tuple["GenerationRequest", SamplingParams]:
-        """The same with a row for each text that is returned, and the settings of these rows."""
+        """The request with a row for each returned text, and the sampling parameters of these rows."""
         times = self.settings.num_return_sequences
         origins = [row for row in range(len(self.input_ids)) for _ in range(times)]
         return self.repeated(times), self.params(origins)
 
     def repeated(self, times: int) -> "GenerationRequest":
-        """The same with every prompt so many times, its copies side by side."""
+        """The request with every prompt repeated; copies of a prompt are neighbours."""
         if times == 1:
             return self
 
@@ -220,7 +219,7 @@ class GenerationRequest:
         )
 
     def are_over(self, ids: Tensor, recorder: ScoreRecorder | None) -> Tensor:
-        """Which texts (R, T) the clock or a criterion of the user ends: bool (R,)."""
+        """Which texts (R, T) are over by max_time or a criterion of the user: bool (R,)."""
         over = torch.full((len(ids),), self.is_late, device=ids.device)
         for criterion in self.criteria:
             scores = None if recorder is None else recorder.scores
@@ -231,7 +230,7 @@ class GenerationRequest:
 def left_padded(
     rows: Sequence[Sequence[int]], fill: int, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor | None]:
-    """Ids (B, T) of prompts, padded on the left so that all go on in the same column; a mask where they differ."""
+    """Ids (B, T) of prompts, padded on the left; and a mask if their lengths differ, else None."""
     longest = max(map(len, rows))
     ids = torch.tensor([[fill] * (longest - len(row)) + list(row) for row in rows], device=device)
     if all(len(row) == longest for row in rows):
@@ -241,7 +240,7 @@ def left_padded(
 
 
 def unread(inputs: Tensor, attention_mask: Tensor | None, cache: Cache | None) -> Tensor:
-    """What the cache does not hold of ids (B, T) or embeddings (B, T, D)."""
+    """The part of ids (B, T) or embeddings (B, T, D) that the cache lacks."""
     if cache is None or (attention_mask is not None and attention_mask.shape[1] != inputs.shape[1]):
         return inputs
     if cache.length >= inputs.shape[1]:

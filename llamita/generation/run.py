@@ -1,4 +1,4 @@
-"""A generation under way: its steps, what they come to, and how well guessing ahead goes."""
+"""A generation under way: its steps, its result, and the acceptance rate of its drafts."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from llamita.generation.sequence import Sequence
 
 @dataclass(kw_only=True)
 class GenerationResult:
-    """What was written: tokens (B * returned, new), and what was kept beside them.
+    """The result: tokens (B * returned, new), and what was recorded.
 
     beams: beam_indices (B * returned, new) and sequences_scores (B * returned,).
     """
@@ -28,7 +28,7 @@ class GenerationResult:
 
 @dataclass
 class Acceptance:
-    """How well guessing went, summed over rows: tokens guessed, accepted and written, and passes of the model."""
+    """Counts of speculation, summed over rows: tokens drafted, accepted and written, and passes of the model."""
 
     drafted: int = 0
     accepted: int = 0
@@ -37,16 +37,16 @@ class Acceptance:
 
     @property
     def rate(self) -> float:
-        """The share of the guessed tokens that were accepted; of a tree only one branch can be."""
+        """The share of the drafted tokens that were accepted; of a tree only one branch can be."""
         return self.accepted / max(self.drafted, 1)
 
     @property
     def tokens_per_pass(self) -> float:
-        """Tokens that a row wrote for each pass it took part in; 1 is plain decoding."""
+        """Tokens written per row and pass; 1 is plain decoding."""
         return self.written / max(self.passes, 1)
 
     def count(self, *, drafted: int, accepted: int, written: int) -> None:
-        """Count a row's part in a pass; of what was accepted only what was written."""
+        """Add one row of one pass; an accepted token counts only if it was written."""
         self.drafted += drafted
         self.accepted += min(accepted, written)
         self.written += written
@@ -55,9 +55,9 @@ class Acceptance:
 
 @dataclass(kw_only=True, eq=False)
 class Run:
-    """A request at work: `steps` writes, step by step; `result` is what it came to, once they are over.
+    """A request under way: each of `steps` writes tokens; `result` gives the outcome after the last.
 
-    sequences: one for each text, which grow as the steps go. acceptance: how well guessing ahead goes.
+    sequences: one for each text; they grow with every step. acceptance: counts of speculation.
     """
 
     request: GenerationRequest
@@ -67,7 +67,7 @@ class Run:
     acceptance: Acceptance | None = None
 
     def finish(self) -> GenerationResult:
-        """Write to the end."""
+        """Run all steps; returns the result."""
         for _ in self.steps:
             pass
         return self.result()

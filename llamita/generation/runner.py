@@ -1,5 +1,6 @@
-"""Running the model: what it is to read next goes in, the logits of what may follow come out."""
+"""Running the model: unread tokens go in, the logits of the next token come out."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,17 +10,28 @@ from torch import Tensor
 from llamita.cache.cache import Cache
 from llamita.cache.dynamic import DynamicCache
 from llamita.context.tree import Tree
+from llamita.errors import NotFiniteError
 from llamita.generation.protocol import LanguageModel
-from llamita.sampling.finite import finite
+
+
+def finite(logits: Tensor) -> Tensor:
+    """The logits (..., V) that a model gave, as they are; raises NotFiniteError unless all of them are finite."""
+    # One sum, which a NaN or an infinity always shows in, costs less than a look at every number.
+    if not math.isfinite(logits.sum(dtype=torch.float32).item()) and not bool(logits.isfinite().all()):
+        raise NotFiniteError(
+            "the model's logits are not finite: its weights are damaged, or too large for "
+            f"{str(logits.dtype).removeprefix('torch.')}: load it again, or try float32"
+        )
+    return logits
 
 
 class ModelRunner:
-    """Runs the model over a batch, step by step: knows what it is to read next, its mask and its cache.
+    """Runs the model over a batch, step by step; holds the unread tokens, the mask and the cache.
 
-    A mask (B, cached + T) that shows everything is dropped, which spares every step its work.
-    chunk: read a long prompt in parts of so many tokens. kept: what to keep of the model's outputs, step by step:
-    "attentions", "hidden_states". check: what logits (B, V) must pass. position_ids: (B | 1, T) of the input, counted
-    on by one from its last; None counts by the mask. logits_to_keep: forward's, of every pass.
+    A mask (B, cached + T) without padding is dropped, so that no step has to read it.
+    chunk: read a long prompt in parts of this many tokens. recorded: outputs of the model to record at each step,
+    "attentions" or "hidden_states". check: a function that all logits (B, V) must pass. position_ids: (B | 1, T) of the
+    input; later ones count on by one; None counts by the mask. logits_to_keep: forward's, of every pass.
     """
 
     def __init__(
@@ -32,7 +44,7 @@ class ModelRunner:
         past_key_values: Cache | None = None,
         use_cache: bool = True,
         chunk: int | None = None,
-        kept: tuple[str, ...] = (),
+        recorded: tuple[str, ...] = (),
         check: Callable[[Tensor], Tensor] = finite,
         position_ids: Tensor | None = None,
         logits_to_keep: int | Tensor = 1,
@@ -44,17 +56,17 @@ class ModelRunner:
         self.logits_to_keep = logits_to_keep
         self._positions = position_ids
         self.chunk = chunk if use_cache else None
-        self.kept: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in kept}
+        self.recorded: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in recorded}
         self._ids, self._embeds = input_ids, inputs_embeds
         is_padded = attention_mask is not None and not bool((attention_mask == 1).all())
         self._mask = attention_mask if is_padded else None
 
     def logits(self) -> Tensor:
-        """Let the model read on: the fp32 logits (B, V) of what comes next."""
+        """Read the unread tokens; returns the fp32 logits (B, V) of the next token."""
         return self.native().float()
 
     def native(self) -> Tensor:
-        """The same in the model's own dtype."""
+        """Read the unread tokens; returns the logits (B, V) in the model's own dtype."""
         name, unread = ("input_ids", self._ids) if self._embeds is None else ("inputs_embeds", self._embeds)
         assert unread is not None
         parts = (unread,) if self.chunk is None or self.chunk >= unread.shape[1] else unread.split(self.chunk, dim=1)
@@ -69,7 +81,7 @@ class ModelRunner:
                 where = where[:, end - part.shape[1] : end]
             output = self._read(mask, position_ids=where, **{name: part})
         assert output is not None
-        for name, steps in self.kept.items():
+        for name, steps in self.recorded.items():
             steps.append(output[name])
         return self.check(output.logits[:, -1])
 
@@ -81,13 +93,13 @@ class ModelRunner:
             use_cache=self.use_cache,
             logits_to_keep=self.logits_to_keep,
             return_dict=True,
-            **{f"output_{name}": True for name in self.kept},
+            **{f"output_{name}": True for name in self.recorded},
         )
         self.cache = output.past_key_values
         return output
 
     def append(self, step: Tensor) -> None:
-        """Put the tokens (B,) behind what was read."""
+        """Append the tokens (B,) of a step, to be read next."""
         new = step[:, None]
         if self._mask is not None:
             self._mask = torch.cat((self._mask, torch.ones_like(new, dtype=self._mask.dtype)), dim=1)
@@ -112,10 +124,10 @@ def read_ragged(
     parents: Sequence[int] | None = None,
     positions: Tensor | None = None,
 ) -> Tensor:
-    """Let the model read tokens (B, T), what its cache lacks, of texts with slots (B, S): the last logits (B, keep, V).
+    """Read tokens (B, T) that the cache lacks, of texts with slots (B, S); returns the last logits (B, keep, V).
 
-    With `parents` the tokens end with drafts, which `real` does not know and which follow each other as these say.
-    positions: (B, T), where they do not count the real slots.
+    parents: the tokens end with drafts, which are not in `real`; the parent of each (see `context.tree.Tree`).
+    positions: (B, T); None counts the real slots.
     """
     config = model.config
     if parents:

@@ -1,4 +1,4 @@
-"""A sequence that is being written: its tokens, its text, why it ended, and all else that one row owns."""
+"""A sequence: the tokens and text of one row, why it ended, and all other state of the row."""
 
 from collections import abc
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ from llamita.tokenizer.stream import CONTEXT, StreamDecoder
 
 @dataclass(frozen=True)
 class Finish:
-    """Why a row ended: "stop", with the token id or the string that it met, or "length"."""
+    """Why a row ended: "stop", with the matching token id or string, or "length"."""
 
     reason: str
     matched: int | str | None = None
 
 
 class Sequence:
-    """One text as it grows: its tokens, its text, why it ended, and what its next token depends on.
+    """One row of a batch: its tokens, its text, why it ended, and the state its next token depends on.
 
-    limit: the most tokens. eos_token_ids: ids that end it. strings: texts that end it and are not part of it, however
-    tokens cut them. tokenizer: needed for `strings`, and where text is wanted. after: the ids before the row, where
-    its text goes on from theirs: a SentencePiece token that begins with a space keeps it only behind another.
-    again: ids whose text comes first once more, in whatever tokens, and is no part of the row's.
-    prompt_token_ids: what it follows. generator: draws its tokens; None is torch's global one. constraint: what it may
-    write. logprobs: of its tokens, prompt_logprobs: of its prompt's, where these were asked for.
+    limit: the most tokens. eos_token_ids: ids that end it. strings: stop strings, which end the text and are not part
+    of it, across token borders too. tokenizer: needed for `strings`, and where text is wanted. after: the ids before
+    the row, if its text continues theirs: a SentencePiece token keeps its leading space only after another token.
+    again: ids of the prompt that are written a second time; their text is left out.
+    prompt_token_ids: the prompt. generator: draws its tokens; None is torch's global one. constraint: which tokens it
+    may have. logprobs, prompt_logprobs: of its tokens and of its prompt's, if recorded.
     """
 
     def __init__(
@@ -57,16 +57,16 @@ class Sequence:
         self.generator, self.constraint = generator, constraint
         self.logprobs: abc.Sequence[TokenLogprob] | None = None
         self.prompt_logprobs: abc.Sequence[TokenLogprob] | None = None
-        self._decoder = None if tokenizer is None else _behind(tokenizer, after)
+        self._decoder = None if tokenizer is None else _decoder_after(tokenizer, after)
         self._again = 0  # characters still to leave out
         if tokenizer is not None and again:
-            self._again = len("".join(map(_behind(tokenizer, after).push, again)))
+            self._again = len("".join(map(_decoder_after(tokenizer, after).push, again)))
         self._held: list[tuple[str, bool]] = []  # characters, and whether they are shown
         self._names = tokenizer if strings else None  # where special tokens are spelled
 
     @property
     def needs_tokens(self) -> bool:
-        """Whether the values of the tokens matter, not only their number."""
+        """Whether the values of the tokens are read, not only their count."""
         return bool(self.eos_token_ids) or self._decoder is not None
 
     def push(self, token_id: int) -> str:
@@ -85,24 +85,24 @@ class Sequence:
         return shown
 
     def end(self, finish: Finish) -> None:
-        """End it for this reason, if it has not ended, and show what waits."""
+        """End the row for this reason, unless it has ended, and release the held text."""
         if self.finish is None:
             self.finish = finish
             self.text += self._rest()
 
     def _own(self, piece: str) -> str:
-        """What of a new piece is not said again."""
+        """The part of a new piece that does not repeat the prompt."""
         left, self._again = piece[self._again :], max(0, self._again - len(piece))
         return left
 
     def _name(self, token_id: int) -> str:
-        """The name of a special token, where stop strings are looked for."""
+        """The name of a special token, if there are stop strings; else nothing."""
         if self._names is None or token_id not in self._names.special_ids:
             return ""
         return self._names.id_to_token(token_id) or ""
 
     def _release(self, piece: str, name: str = "") -> str:
-        """The held text and a new piece, or a name that is not shown, up to a stop string or what may become one."""
+        """Text that can be shown: the held text and a new piece, up to a stop string or the start of one."""
         if not self.strings:
             return piece
         held = [*self._held, *((one, True) for one in piece), *((one, False) for one in name)]
@@ -116,7 +116,7 @@ class Sequence:
         return _shown(held[:start])
 
     def _rest(self) -> str:
-        """What was still waiting when the row ended: bytes of a character cut off, the start of no stop string."""
+        """The text still held when the row ended: an incomplete character, the start of a stop string."""
         assert self.finish is not None
         if self._decoder is None or isinstance(self.finish.matched, str):
             return ""
@@ -125,8 +125,8 @@ class Sequence:
         return text
 
 
-def _behind(tokenizer: Tokenizer, before: abc.Sequence[int]) -> StreamDecoder:
-    """A decoder of what follows some ids."""
+def _decoder_after(tokenizer: Tokenizer, before: abc.Sequence[int]) -> StreamDecoder:
+    """A stream decoder that has read these ids."""
     decoder = StreamDecoder(tokenizer)
     for token_id in before[-CONTEXT:]:
         decoder.push(token_id)
@@ -146,7 +146,7 @@ def listed_stops(stop: str | abc.Sequence[str] | None) -> list[str]:
 
 
 def first_match(text: str, strings: abc.Sequence[str]) -> tuple[int, str] | None:
-    """Where a stop string begins, and which: the one that is complete first, as if the text came by characters."""
+    """The start and the text of the stop string that is complete first, reading character by character."""
     ends = [(text.find(string) + len(string), string) for string in strings if string in text]
     if not ends:
         return None
@@ -155,13 +155,13 @@ def first_match(text: str, strings: abc.Sequence[str]) -> tuple[int, str] | None
 
 
 def partial_match(text: str, strings: abc.Sequence[str]) -> int:
-    """How many of the last characters could be the beginning of a stop string."""
+    """How many of the last characters may be the start of a stop string."""
     longest = min(max(map(len, strings), default=1) - 1, len(text))
     return next((n for n in range(longest, 0, -1) if any(s.startswith(text[-n:]) for s in strings)), 0)
 
 
 class SequenceBatch:
-    """The sequences of a batch: takes their tokens step by step, and tells when all have ended."""
+    """The sequences of a batch, which take their tokens step by step."""
 
     def __init__(self, sequences: abc.Iterable[Sequence]) -> None:
         self.sequences = list(sequences)
@@ -174,14 +174,14 @@ class SequenceBatch:
         return all(row.finish is not None for row in self.sequences)
 
     def padded(self, step: Tensor, pad_token_id: int | None) -> Tensor:
-        """The tokens (B,) with padding in the rows that have ended."""
+        """The tokens (B,) of a step, with padding in the rows that have ended."""
         ended = [row.finish is not None for row in self.sequences]
         if pad_token_id is None or not any(ended):
             return step
         return step.masked_fill(torch.tensor(ended, device=step.device), pad_token_id)
 
     def accept(self, step: Tensor) -> None:
-        """Take the tokens (B,) of a step. They are read from the device only where a row looks at their values."""
+        """Append the tokens (B,) of a step; they leave the device only if a row reads their values."""
         self._steps += 1
         if self._needs_tokens:
             for row, token_id in zip(self.sequences, step.tolist(), strict=True):

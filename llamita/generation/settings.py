@@ -1,4 +1,4 @@
-"""The settings of a call: how tokens are chosen, how far it writes, what guesses ahead, what is kept."""
+"""The settings of a call: how tokens are chosen, limits, speculation, and which outputs are returned."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ DEFAULT_NEW_TOKENS = 20  # transformers' default max_length, which it counts fro
 QUANTIZED: Mapping[str, str | None] = {
     "nbits": "bits", "q_group_size": "group", "residual_length": "residual", "backend": None,
 }  # fmt: skip
-# How a model guesses, which is the assistant's own to say in its generation config, and transformers' defaults.
+# Settings of speculation that the assistant's own generation config may set, with transformers' defaults.
 HABITS: Mapping[str, Any] = {"num_assistant_tokens": 20, "assistant_confidence_threshold": 0.4}
 COUNTS = (
     "num_beams", "num_return_sequences", "prefill_chunk_size", "prompt_lookup_num_tokens", "max_matching_ngram_size",
@@ -35,12 +35,12 @@ class GenerationSettings(SamplingParams):
 
     Of `max_new_tokens` and `max_length` (which counts the prompt) the first wins; with neither it is 20 new tokens.
     What shapes the distribution, and the seed: one value, or one a row. json_schema, regex, grammar (Lark) and choice:
-    the form that the written text must have, one of them at most, an EachRow for one a row; token_healing: a prompt
-    that ends inside what the model knows as one token is taken back to where that begins. They need a `tokenizer`.
-    logprobs: note how likely each token was, and so many of the likeliest beside it.
-    draft_tree: what guesses ahead guesses several ways on, (3, 2) being the 3 likeliest tokens and the 2 behind each.
-    num_assistant_tokens, assistant_confidence_threshold: None is what the assistant's generation config says, else 20
-    and 0.4.
+    the form of the written text, at most one of them, an EachRow for one a row; token_healing: cut a prompt that ends
+    inside a token back to that token's start. They need a `tokenizer`.
+    logprobs: record the log-probability of each token, and this many of the likeliest alternatives.
+    draft_tree: the draft model guesses a tree; (3, 2) is the 3 likeliest tokens and the 2 likeliest after each.
+    num_assistant_tokens, assistant_confidence_threshold: None takes the assistant's generation config, else 20 and
+    0.4.
     """
 
     top_k: PerRow = DEFAULT_TOP_K
@@ -79,7 +79,7 @@ class GenerationSettings(SamplingParams):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in COUNTS:
-            if (value := getattr(self, name)) is not None:
+            if (value := getattr(self, name)) is not None and self._is_given(name):
                 checks.count(name, value)
         for name in ("num_beams", "num_return_sequences"):
             if (value := getattr(self, name)) > MOST_TEXTS:
@@ -88,12 +88,15 @@ class GenerationSettings(SamplingParams):
             raise UsageError(f"max_new_tokens is {self.max_new_tokens!r}: it must be a whole number of at least 1")
         for name in ("length_penalty", "guidance_scale", "max_time", "assistant_confidence_threshold"):
             value: Any = getattr(self, name)
-            if value is not None and (not checks.is_number(value) or value != value):
+            if value is not None and self._is_given(name) and (not checks.is_number(value) or value != value):
                 raise UsageError(f"{name} is {value!r}: it must be a number")
         if self.cache_implementation not in CACHES:
             known = ", ".join(name for name in CACHES if name)
             raise UsageError(f"cache_implementation {self.cache_implementation!r} is unknown: use one of {known}")
         self._check_cache_config()
+
+    def _is_given(self, name: str) -> bool:
+        return getattr(self, name) is not getattr(type(self), name)  # by identity: True equals 1
 
     def _check_cache_config(self) -> None:
         given = self.cache_config or {}
@@ -111,7 +114,7 @@ class GenerationSettings(SamplingParams):
 
     @property
     def padding(self) -> int | None:
-        """What stands behind the end of a row: the padding token, else the first end token."""
+        """The token that fills a row after its end: the padding token, else the first end token."""
         pad = self.pad_token_id
         pad = pad if pad is not None and pad >= 0 else next(iter(self.eos_token_ids), None)
         return None if pad is None else min(pad, LARGEST)
@@ -122,8 +125,8 @@ class GenerationSettings(SamplingParams):
         return listed_stops(self.stop_strings)
 
     @property
-    def kept(self) -> tuple[str, ...]:
-        """What of the model's outputs is to be returned."""
+    def recorded_outputs(self) -> tuple[str, ...]:
+        """Which outputs of the model are recorded, to be returned."""
         names = ("attentions", "hidden_states") if self.return_dict_in_generate else ()
         return tuple(name for name in names if getattr(self, f"output_{name}"))
 

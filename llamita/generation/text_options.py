@@ -61,8 +61,9 @@ SAME = (
     "seed", "json_schema", "regex", "grammar", "choice", "logprobs", "num_beams", "length_penalty", "guidance_scale",
 )  # fmt: skip
 GUESSING = ("prompt_lookup_num_tokens", "assistant_early_exit")
-# Where the settings' defaults are transformers', those of a text: all tokens are kept, a draft is short and unjudged.
-NEUTRAL: Mapping[str, Any] = {"top_k": 0, "num_assistant_tokens": 5, "assistant_confidence_threshold": 0.0}
+# Defaults of `LLM` where the settings have transformers': no top-k filter; short drafts of any confidence.
+NEUTRAL: Mapping[str, Any] = {"top_k": 0}
+DRAFTS: Mapping[str, Any] = {"num_assistant_tokens": 5, "assistant_confidence_threshold": 0.0}
 SETTINGS = (*DRAWING, "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias")
 
 
@@ -113,7 +114,8 @@ def settings_of(
     draws = saved.get("do_sample", False) or any(name in given for name in DRAWING)
     known = {name: saved[name] for name in SETTINGS if saved.get(name) is not None}
     same = {name: value for name in SAME if (value := options.get(name)) is not None}
-    ahead = {} if is_plain else {name: value for name in GUESSING if (value := options.get(name)) is not None}
+    ahead = {name: value for name in GUESSING if (value := options.get(name)) is not None}
+    ahead = {} if is_plain else {**DRAFTS, **ahead}
     return GenerationSettings(
         **{**NEUTRAL, **known, **given, **same, **ahead},
         do_sample=draws,

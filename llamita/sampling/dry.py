@@ -1,4 +1,4 @@
-"""DRY: a penalty for going on with a repetition that grows with its length (llama.cpp's definition)."""
+"""DRY: a penalty on continuing a repetition, which grows with its length (llama.cpp's definition)."""
 
 import math
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from llamita.sampling.per_row import PerRow, column, listed
 from llamita.tokenizer.protocol import Tokenizer
 
 LOG_OF_LARGEST = 88.7228391  # ln of the largest fp32: no penalty overflows
-TAIL = 20  # tokens of a breaker behind its first, at most (llama.cpp's number)
-STRINGS = ("\n", ":", '"', "*")  # what breaks a sequence unless told otherwise
+TAIL = 20  # the most tokens of a breaker after its first (llama.cpp's number)
+STRINGS = ("\n", ":", '"', "*")  # default sequence breakers
 
 
 def penalise_continuation(
@@ -71,7 +71,7 @@ def breakers_of(strings: Sequence[str], tokenizer: Tokenizer) -> list[tuple[int,
 
 
 def _rests(word: str, string: str) -> list[str]:
-    """What remains of a string whose beginning ends the word."""
+    """The rest of a string whose beginning ends the word."""
     return [string[n:] for n in range(1, len(string)) if word.endswith(string[:n])]
 
 
@@ -102,22 +102,22 @@ def _repeated(text: Tensor, reach: int) -> Tensor:
 
 
 def _longest(repeated: Tensor, following: Tensor, vocabulary: int) -> Tensor:
-    """The longest repetition that each token goes on with: (B, V), -1 where it follows none."""
+    """The longest repetition that each token continues: (B, V), -1 for none."""
     longest = repeated.new_full((len(repeated), vocabulary + 1), -1)
     index = torch.where((following < 0) | (following > vocabulary), vocabulary, following)
     return longest.scatter_reduce_(1, index, repeated, "amax")[:, :vocabulary]
 
 
 def _since_breaker(text: Tensor, breakers: Sequence[Sequence[int]]) -> Tensor:
-    """How many tokens (B,) stand behind the breaker that begins last; the longest one that begins there counts."""
+    """How many tokens (B,) follow the last breaker; of several that begin there, the longest counts."""
     columns = text.shape[1]
     width = max(map(len, breakers), default=0) + 1
     found = text.new_full((len(text),), -1)  # first column * width + length
     for length in sorted({len(ids) for ids in breakers if len(ids) <= columns}):
         sequences = torch.tensor([list(ids) for ids in breakers if len(ids) == length], device=text.device)
         starts = _starts(text, sequences)  # (B, columns - length + 1)
-        places = torch.arange(starts.shape[1], device=text.device) * width + length
-        found = torch.maximum(found, torch.where(starts, places, -1).amax(-1))
+        ends = torch.arange(starts.shape[1], device=text.device) * width + length
+        found = torch.maximum(found, torch.where(starts, ends, -1).amax(-1))
     behind = columns - found // width - found % width
     return torch.where(found < 0, columns, behind)
 

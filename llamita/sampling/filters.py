@@ -61,7 +61,7 @@ def _filter(*, off: float, is_on: Callable[[float], bool]) -> Callable[[_Functio
 
 @_filter(off=1.0, is_on=lambda temperature: temperature not in (0, 1))
 def scale(logits: Tensor, temperature: PerRow, *, min_tokens_to_keep: int = 1) -> Tensor:
-    """Divide by the temperature: below 1 the likely gets likelier, above 1 all come closer; 0 is left to the draw."""
+    """Divide by the temperature: below 1 sharpens the distribution, above 1 flattens it; 0 is left to the draw."""
     least = torch.finfo(logits.dtype).tiny
     divisor = column(mapped(temperature, lambda one: max(one, least)), logits)
     scaled = logits / divisor

@@ -1,24 +1,11 @@
-"""Only numbers are chosen by: what is no number is found before it can become a token."""
-
-import math
+"""Drawing tokens: probabilities without a finite sum are refused before a token is drawn from them."""
 
 import torch
 from torch import Tensor
 
-from llamita.errors import NotFiniteError, UsageError
+from llamita.errors import UsageError
 
 NEVER = -1.0e9  # transformers' score of what must not be chosen: finite, so that sums and comparisons stay defined
-
-
-def finite(logits: Tensor) -> Tensor:
-    """The logits (..., V) that a model gave, as they are; raises NotFiniteError unless all of them are finite."""
-    # One sum, which a NaN or an infinity always shows in, costs less than a look at every number.
-    if not math.isfinite(logits.sum(dtype=torch.float32).item()) and not bool(logits.isfinite().all()):
-        raise NotFiniteError(
-            "the model's logits are not finite: its weights are damaged, or too large for "
-            f"{str(logits.dtype).removeprefix('torch.')}: load it again, or try float32"
-        )
-    return logits
 
 
 def multinomial(probabilities: Tensor, count: int = 1, *, generator: torch.Generator | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The text that the next token follows, as the penalties see it."""
+"""The text before the next token, as penalties read it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,12 +7,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-NO_TOKEN = -1  # stands where a row has no text: before its beginning, or in the other half of its text
+NO_TOKEN = -1  # fills columns without text of the row: padding, or the other of prompt and new text
 
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """The rows of a batch so far: the prompt and what was written behind it, all ending in the last column.
+    """The rows of a batch so far, prompt and new tokens, all ending in the last column.
 
     input_ids: (B, T) as the model read them. prompt_length: columns of the prompt, padding included, which is how
     transformers counts lengths. first: the column (B,) in which each row begins, None where there is no padding.
@@ -26,7 +26,7 @@ class History:
 
     @classmethod
     def begin(cls, input_ids: Tensor, attention_mask: Tensor | None = None) -> "History":
-        """Nothing but prompts (B, T), padded on the left where the mask (B, M) is 0.
+        """A history of prompts (B, T) alone, padded on the left where the mask (B, M) is 0.
 
         The mask may begin before the ids, with a prompt of embeddings.
         """
@@ -78,7 +78,7 @@ class History:
 
     @cached_property
     def continuation(self) -> Tensor:
-        """What was written (B, T - P), NO_TOKEN where there is nothing."""
+        """The new tokens (B, T - P), NO_TOKEN where a row has none."""
         if self.written is None:
             return self.tokens[:, self.prompt_length :]
         return self.tokens.masked_fill(~self._is_written, NO_TOKEN)
@@ -93,5 +93,5 @@ class History:
         return self._columns >= self.input_ids.shape[1] - counts
 
 
-# What happens to logits before the choice: (logits (B, V), the texts so far) -> (B, V).
+# Changes logits before the choice: (logits (B, V), history) -> (B, V).
 LogitsProcessor = Callable[[Tensor, History], Tensor]

@@ -1,4 +1,4 @@
-"""Mirostat 2: a limit of surprise that follows what was drawn (arXiv:2007.14966)."""
+"""Mirostat 2: a limit of surprise that follows the drawn tokens (arXiv:2007.14966)."""
 
 import math
 
@@ -12,7 +12,7 @@ MOST = 1e15
 
 
 class Mirostat:
-    """Keeps the surprise of every row near its target, by a limit that each draw moves.
+    """Keeps the surprise of every row near its target; each draw moves the limit.
 
     tau: the target in bits a token. eta: how fast the limit follows. mu: the limits (B,), at first 2 tau; infinite in
     rows where mirostat is off. mode: 2 for on and 0 for off.
@@ -20,14 +20,14 @@ class Mirostat:
 
     def __init__(self, rows: int, *, mode: PerRow, tau: PerRow, eta: PerRow, device: torch.device | str) -> None:
         on = [one == 2 for one in listed(mode, rows)]
-        # Of more bits than this no token is: finite, so that no limit becomes NaN.
+        # No token has more bits than this; finite, so that no limit becomes NaN.
         targets = zip(on, [min(one, MOST) for one in listed(tau, rows)], strict=True)
         self.tau = torch.tensor([one if is_on else math.inf for is_on, one in targets], device=device)
         self.eta = torch.tensor([min(one, MOST) for one in listed(eta, rows)], dtype=self.tau.dtype, device=device)
         self.mu = 2 * self.tau
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
-        """Remove what is more surprising than the limit; the likeliest token always stays. The text is not read."""
+        """Remove tokens above the limit of surprise; the likeliest always stays. The history is not read."""
         return keep_unsurprising(logits, self.mu)
 
     def observe(self, logits: Tensor, tokens: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What shapes the distribution that the next token is drawn from: transformers' flags by their names, and ours."""
+"""Sampling parameters: transformers' flags by their names, and ours."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

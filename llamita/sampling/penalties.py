@@ -1,4 +1,4 @@
-"""Penalties: what tokens lose or gain for standing in the text so far, (B, V) -> (B, V).
+"""Penalties and biases of tokens that occur in the text so far, (B, V) -> (B, V).
 
 Texts are ids (B, T) in which NO_TOKEN stands where a row has none; a row ends in the last column.
 """
@@ -80,7 +80,7 @@ class SequenceBias:
         pairs = biases.items() if isinstance(biases, Mapping) else [(tuple(ids), bias) for ids, bias in biases]
         table = {_sequence(ids): bias_of(bias, ids) for ids, bias in dict(pairs).items()}
         self._highest = max((max(ids) for ids in table), default=0)
-        lengths = sorted({len(ids) for ids in table}, key=lambda length: (length > 1, _place(table, length)))
+        lengths = sorted({len(ids) for ids in table}, key=lambda length: (length > 1, _position(table, length)))
         self._groups = [_group({i: b for i, b in table.items() if len(i) == length}, device) for length in lengths]
 
     @classmethod
@@ -117,8 +117,8 @@ def _group(table: Mapping[tuple[int, ...], float], device: torch.device | str) -
     return ids[:, :-1], ids[:, -1], torch.tensor(list(table.values()), dtype=torch.float32, device=device)
 
 
-def _place(table: Mapping[tuple[int, ...], float], length: int) -> int:
-    return next(place for place, ids in enumerate(table) if len(ids) == length)
+def _position(table: Mapping[tuple[int, ...], float], length: int) -> int:
+    return next(index for index, ids in enumerate(table) if len(ids) == length)
 
 
 def _sequence(ids: Sequence[int]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The stages that logits pass before the draw: one table, in the order in which they are done."""
+"""The table of logits processors, in the order in which they are applied."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from llamita.sampling.watermark import Watermark, WatermarkingConfig
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """Some rows of a batch: their settings, where their tensors lie, and their random generators, if they have any."""
+    """Some rows of a batch: their settings, their device, and their random generators, if any."""
 
     settings: SamplingParams
     count: int
@@ -57,7 +57,7 @@ class BatchSettings:
 
 
 class ProcessorSpec(NamedTuple):
-    """One thing done to logits: its name, whether settings ask for it, and what prepares it.
+    """One logits processor: its name, whether settings ask for it, and the function that prepares it.
 
     tables: the fields that may be an EachRow; rows that differ in one are prepared and done apart.
     """
@@ -68,7 +68,7 @@ class ProcessorSpec(NamedTuple):
     tables: tuple[str, ...] = ()
 
     def steps(self, batch: BatchSettings) -> list[Step]:
-        """What is to be done for a batch: nothing, one step, or one for each group of rows that agree."""
+        """The processors of a batch: none, one, or one for each group of rows with equal tables."""
         if not any(isinstance(getattr(batch.settings, name), EachRow) for name in self.tables):
             return [self.prepare(batch)] if self.is_on(batch.settings) else []
         groups = batch.groups(self.tables)
@@ -78,7 +78,7 @@ class ProcessorSpec(NamedTuple):
 
 
 def _apart(step: Step, rows: Sequence[int], device: torch.device | str) -> Step:
-    """A step for some rows of the batch alone."""
+    """A processor for some rows of the batch."""
     index = torch.tensor(rows, device=device)
     return lambda logits, history: logits.index_copy(0, index, step(logits[index], history.select(rows)))
 
@@ -233,7 +233,7 @@ def _watermark(rows: BatchSettings) -> Step:
 
 
 def _filter(name: str, function: Filter) -> ProcessorSpec:
-    """A stage of sampling that looks at the logits alone."""
+    """The spec of a filter, which reads only the logits."""
 
     def prepare(rows: BatchSettings) -> Step:
         value = getattr(rows.settings, name)

@@ -1,4 +1,4 @@
-"""From logits to tokens: what the settings make of them, then the likeliest or a draw."""
+"""From logits to tokens: apply the logits processors, then take the likeliest token or draw one."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from llamita.sampling.processors import PROCESSORS, BatchSettings, with_top_k_an
 
 Seed = int | Sequence[int] | Sequence[torch.Generator] | None
 BELOW_1 = 1 - 2**-52
-LARGEST = 1e30  # of logits that settings raise: what is left to do to them, at most a division, stays finite
+LARGEST = 1e30  # of logits raised by settings: later processors at most divide them, so they stay finite
 
 
 # Takes a step's logits (B, V) as the model gave them, the scores (B, V) that were drawn from, and the tokens (B,).
@@ -25,7 +25,7 @@ Observer = Callable[[Tensor, Tensor, Tensor], object]
 
 
 class LogitsProcessorList:
-    """The processors that the settings ask for, in their order; with none the logits stay untouched.
+    """The logits processors that the settings ask for, in their order; without any, logits stay as they are.
 
     params: one for the batch, or one for each row. generators: those of the rows, which XTC draws from before
     the token is drawn; None draws from torch's global one. Raises UsageError for lists of the wrong length.
@@ -55,48 +55,48 @@ class LogitsProcessorList:
 
     @property
     def reads_text(self) -> bool:
-        """Whether a stage looks at more than the logits."""
+        """Whether a processor reads more than the logits."""
         return any(name not in SAMPLING for name in self.names)
 
     @property
     def is_adaptive(self) -> bool:
-        """Whether it must be told of every draw, one step at a time, which beams and speculation do not do."""
+        """Whether it must observe every draw, one step at a time, which beams and speculation do not do."""
         return self._mirostat is not None
 
     def __bool__(self) -> bool:
         return bool(self._steps)
 
     def __call__(self, logits: Tensor, history: History) -> Tensor:
-        """What to draw from, (B, V) -> (B, V); the very same tensor where nothing is on."""
+        """Process logits (B, V) -> (B, V); returns the same tensor if no processor is on."""
         for step in self._steps:
             logits = step(logits, history)
         return logits
 
     def observe(self, logits: Tensor, tokens: Tensor) -> None:
-        """Tell what was drawn, tokens (B,), from the logits (B, V) that the chain gave: mirostat goes by it."""
+        """Observe the tokens (B,) drawn from processed logits (B, V), for mirostat."""
         if self._mirostat is not None:
             self._mirostat.observe(logits, tokens)
 
 
 def _bounded(step: LogitsProcessor) -> LogitsProcessor:
-    """A step whose logits are at most LARGEST; what it forbids stays forbidden."""
+    """A processor whose logits are clamped to LARGEST; forbidden tokens stay forbidden."""
     return lambda logits, history: step(logits, history).clamp(max=LARGEST)
 
 
 class StatefulProcessor(Protocol):
-    """Changes logits by what it knows of the texts, which it follows token by token: guidance, constraints."""
+    """Changes logits by a state of its own, which follows the text token by token: guidance, constraints."""
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Changed logits (B, V)."""
         ...
 
     def append(self, step: Tensor) -> None:
-        """Take the tokens (B,) that the rows went on by, padding in those that have ended."""
+        """Append the tokens (B,) of a step, with padding in rows that have ended."""
         ...
 
 
 class Sampler:
-    """Chooses the next token of every row, and remembers the text where a setting looks at it.
+    """Chooses the next token of every row, and keeps the history if a setting reads it.
 
     settings: one for the batch, or one for each row. history: the prompts. seed: None draws from torch's global
     generator; a number seeds every row alike, a list each row by itself, generators are taken as they are.
@@ -136,7 +136,7 @@ class Sampler:
         return tokens
 
     def append(self, step: Tensor) -> None:
-        """Take the tokens (B,) that the rows went on by, padding in those that have ended."""
+        """Append the tokens (B,) of a step, with padding in rows that have ended."""
         if self._reads_text:
             self.history = self.history.append(step)
         for processor in self.processors:
@@ -150,7 +150,7 @@ class Sampler:
 
 
 def greedy_rows(settings: SamplingParams, rows: int) -> list[bool]:
-    """Which rows take the likeliest token: those that do not sample, or at temperature 0."""
+    """Which rows are greedy: those that do not sample, or sample at temperature 0."""
     return [not settings.do_sample or one == 0 for one in listed(settings.temperature, rows, off=1.0)]
 
 

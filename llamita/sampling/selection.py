@@ -1,4 +1,4 @@
-"""Choosing tokens for some rows of a batch while the others wait."""
+"""Choosing tokens for some rows of a batch and not for others, as speculation needs."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from llamita.sampling.sampler import pick
 
 
 class TokenSelector:
-    """How tokens are chosen: by a process on the logits, then as the likeliest or by a draw.
+    """Chooses tokens: processes the logits, then takes the likeliest token or draws one.
 
     process: (logits (B, V), history) -> (B, V), a function of these alone; None changes nothing. greedy: for all rows
     or for each. generators: one a row, or None for torch's global one.
@@ -33,18 +33,18 @@ class TokenSelector:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the likeliest token is taken, of the logits as they are."""
+        """Whether it takes the likeliest token of unprocessed logits."""
         return self.is_greedy and self.process is None
 
     def scores(self, logits: Tensor, history: History | None) -> Tensor:
-        """What the process makes of logits (B, V), in fp32. `history` is for the process."""
+        """Process logits (B, V) in fp32; history: read by the process."""
         if self.process is None:
             return logits.float()
         assert history is not None
         return self.process(logits.float(), history)
 
     def probabilities(self, scores: Tensor) -> Tensor:
-        """What tokens are chosen by, (B, V) for scores (B, V): all on one token in greedy rows."""
+        """Probabilities (B, V) of scores (B, V); greedy rows have all of it on one token."""
         if self.is_greedy:
             return _only(scores.argmax(-1), scores)
         drawn = scores.softmax(-1)

@@ -1,4 +1,4 @@
-"""Tokens that may not come, or must, whatever the model says: (B, V) -> (B, V)."""
+"""Masks of tokens that are forbidden or forced: (B, V) -> (B, V)."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""The numbers of a JSON schema that llguidance can hold exactly: it reads them as float64, and its bounds as int64."""
+"""Which numbers of a JSON schema llguidance holds exactly: it reads values as float64, and bounds as int64."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ VALUES = ("const", "enum")
 
 
 def inexact(schema: Any) -> tuple[str, int | float] | None:
-    """The first keyword of a schema whose number would be taken for another one, and the number; None without any."""
+    """The first keyword whose number llguidance would change, and the number; None if there is none."""
     for keyword, value in _numbers(schema):
         is_next = keyword.startswith("exclusive") and abs(value) >= LARGEST  # of which the bound is the next one
         is_lost = (

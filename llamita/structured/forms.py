@@ -1,4 +1,4 @@
-"""The forms that an answer can be asked to have, and the grammar of each."""
+"""The settings of structured output, and the grammar that each makes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ FORMS: Mapping[str, Callable[[Any], Grammar]] = {
 
 
 def check_forms(names: Sequence[str], *, heals: bool) -> None:
-    """Raise UsageError where an answer is asked to have two forms, or one that would begin inside the prompt."""
+    """Raise UsageError for two constraints on one answer, or for one together with healing."""
     if len(names) > 1:
         raise UsageError(f"{' and '.join(names)} are two forms for one answer: give one of them")
     if names and heals:
@@ -23,6 +23,6 @@ def check_forms(names: Sequence[str], *, heals: bool) -> None:
 
 
 def grammar_of(forms: Mapping[str, Any]) -> Grammar | None:
-    """The grammar of the one form that is given, or None."""
+    """The grammar of the one setting that is given, or None."""
     name = next((name for name in FORMS if forms.get(name) is not None), None)
     return None if name is None else FORMS[name](forms.get(name))

@@ -243,5 +243,5 @@ def _sentence(error: str) -> str:
     if error.startswith("NoExtension"):  # its name for a dead end
         return IMPOSSIBLE
     lines = [line.strip() for line in error.splitlines() if line.strip()]
-    told = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), None)
-    return (told or (lines[0] if lines else "no reason given"))[:300]
+    reason = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), None)
+    return (reason or (lines[0] if lines else "no reason given"))[:300]

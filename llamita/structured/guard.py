@@ -1,4 +1,4 @@
-"""A grammar compiled once in a process of its own, so that one made to hang or to crash takes nothing along."""
+"""Compile a grammar in a process of its own first: a hostile one that hangs or crashes ends only that process."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ worker.join()
 
 
 def validate(source: str) -> str:
-    """A grammar in llguidance's words that has been seen to compile, rightly or not, in time and within the stack.
+    """Return the grammar once it has compiled, with success or an error, in time and within the stack.
 
     llguidance bounds most of its own work; intersections of many patterns and very deep rules go past its bounds.
     Costs the start of a process, some 50 ms.

@@ -1,7 +1,7 @@
-"""Token healing: a prompt that ends inside what the model knows as one token is taken back to where that begins.
+"""Token healing: a prompt that ends inside a token is cut back to the start of that token.
 
 "http:" ends with the token ":", though the model has only ever seen "http" go on with "://". The last tokens are
-dropped, and the first ones written must spell what was dropped, be it as the start of a longer token.
+dropped, and the first new tokens must spell the dropped text, possibly as the start of a longer token.
 """
 
 from bisect import bisect_left
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class Vocabulary:
-    """Which tokens begin alike. pieces: the bytes of every id (V,), as `tokenizer.pieces.token_bytes` tells them."""
+    """Tokens found by the bytes they begin with. pieces: the bytes of every id (V,), from `tokenizer.token_bytes`."""
 
     def __init__(self, pieces: Sequence[bytes | None]) -> None:
         self.pieces = pieces
@@ -24,8 +24,8 @@ class Vocabulary:
     def going_on_from(self, text: bytes) -> list[int]:
         """The ids whose bytes begin with a text."""
         found = []
-        for place in range(bisect_left(self._sorted, (text, -1)), len(self._sorted)):
-            piece, token_id = self._sorted[place]
+        for index in range(bisect_left(self._sorted, (text, -1)), len(self._sorted)):
+            piece, token_id = self._sorted[index]
             if not piece.startswith(text):
                 break
             found.append(token_id)
@@ -35,10 +35,10 @@ class Vocabulary:
         """The ids whose bytes are a shorter beginning of a text."""
         found = []
         for end in range(1, min(len(text), self.longest + 1)):
-            place = bisect_left(self._sorted, (text[:end], -1))
-            while place < len(self._sorted) and self._sorted[place][0] == text[:end]:
-                found.append(self._sorted[place][1])
-                place += 1
+            index = bisect_left(self._sorted, (text[:end], -1))
+            while index < len(self._sorted) and self._sorted[index][0] == text[:end]:
+                found.append(self._sorted[index][1])
+                index += 1
         return found
 
     def is_begun_by(self, text: bytes) -> bool:
@@ -47,7 +47,7 @@ class Vocabulary:
 
 
 class Healing:
-    """What is still to be written of the dropped text: tells which tokens may come, until all of it is there.
+    """The constraint of a healed prompt: which tokens may come until the dropped text is written again.
 
     dropped: the bytes taken off the prompt; the text that follows begins with them.
     """
@@ -92,7 +92,7 @@ class Healing:
 
 
 class Healed(NamedTuple):
-    """A prompt without its last tokens, and what they have to be made up for with."""
+    """A prompt without its last tokens, and the constraint that writes them again."""
 
     token_ids: list[int]
     healing: Healing
@@ -104,12 +104,12 @@ def heal(token_ids: Sequence[int], vocabulary: Vocabulary) -> Healed:
     Control tokens are never dropped, so a prompt that ends with one is left alone.
     """
     start, text = len(token_ids), b""
-    for place in range(len(token_ids) - 1, 0, -1):
-        piece = vocabulary.pieces[token_ids[place]]
+    for index in range(len(token_ids) - 1, 0, -1):
+        piece = vocabulary.pieces[token_ids[index]]
         if piece is None or len(piece) + len(text) >= max(vocabulary.longest, 1):
             break
         text = piece + text
         if vocabulary.is_begun_by(text):
-            start = place
+            start = index
     kept = list(token_ids[:start])
     return Healed(kept, Healing(vocabulary, b"".join(vocabulary.pieces[i] or b"" for i in token_ids[start:])))

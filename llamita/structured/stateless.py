@@ -1,18 +1,18 @@
-"""Rules for texts that branch and are taken back: found again from the text itself."""
+"""Constraints for beams and drafts: the state is found from the text itself, as texts branch and are cropped."""
 
 from torch import Tensor
 
 from llamita.sampling.history import NO_TOKEN, History, LogitsProcessor
 from llamita.structured.grammar import Constraints, Rule
 
-REMEMBERED = 64  # states a text; beyond these the oldest are forgotten, and found again from an earlier one
+REMEMBERED = 64  # states per constraint; older ones are dropped, and computed again when needed
 
 
 class StatelessConstraint:
-    """A process that leaves each text what its rule allows next, whatever texts it was asked about before.
+    """A logits processor that masks what the constraint of each text forbids, for any texts in any order.
 
-    So beams may change places and guesses may fail. Each of the B rules is for as many texts, one after another,
-    as there are rows for it: `rows / B` beams. then: what happens to the logits afterwards.
+    So beams may be reordered and drafts rejected. Each of the B constraints holds for `rows / B` neighbouring texts,
+    its beams. then: a logits processor that follows.
     """
 
     def __init__(self, constraints: Constraints, *, then: LogitsProcessor | None = None) -> None:
@@ -33,7 +33,7 @@ class StatelessConstraint:
         return masked if self._then is None else self._then(masked, history)
 
     def _state(self, known: dict[tuple[int, ...], Rule], text: tuple[int, ...]) -> Rule | None:
-        """The rule behind a text: that behind its longest known beginning, gone on."""
+        """The constraint state after `text`, resumed from the longest cached prefix."""
         if not known or text in known:
             return known.get(text)
         length = next(length for length in range(len(text), -1, -1) if text[:length] in known)

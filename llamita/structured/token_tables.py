@@ -1,16 +1,16 @@
-"""What is worked out once of a tokenizer: the text of every token, and the vocabularies of grammars and healing."""
+"""Tables of a tokenizer, computed once: the text of every token, and the vocabularies of grammars and healing."""
 
 from collections.abc import Sequence
 from functools import cached_property
 
 from llamita.errors import UsageError
 from llamita.structured import grammar, healing
-from llamita.tokenizer.pieces import TokenTexts
 from llamita.tokenizer.protocol import Tokenizer
+from llamita.tokenizer.token_bytes import TokenTexts
 
 
 class TokenTables:
-    """A tokenizer, and tables of its tokens, each made when it is first asked for."""
+    """A tokenizer and the tables of its tokens, each made at first use."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer

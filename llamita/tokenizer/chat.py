@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llamita.errors import UsageError
-from llamita.tokenizer import formats
+from llamita.tokenizer import chat_formats
 from llamita.tokenizer.messages import Message, checked
 from llamita.tokenizer.protocol import Tokenizer
 
@@ -29,7 +29,7 @@ def render(
     Raises UsageError where the template refuses the messages, runs too long or writes too much,
     BrokenFileError where it is no template.
     """
-    from llamita.tokenizer.template import generate
+    from llamita.tokenizer.template import render as rendered
 
     plain = [_without_nulls(message) for message in checked(messages)]
     if continue_final_message:
@@ -49,7 +49,7 @@ def render(
     optional = ("bos_token", "eos_token", "unk_token", "pad_token")
     # The template gets plain copies: an object with methods of its own would be a way out of the sandbox.
     copies = {name: _mapped(value, str) for name, value in given.items() if value is not None or name not in optional}
-    return generate(template, copies)
+    return rendered(template, copies)
 
 
 def encode_chat(
@@ -65,7 +65,7 @@ def encode_chat(
     """Ids of a conversation; control tokens come from the template alone, whatever the messages spell.
 
     continue_final_message: the last message is the beginning of the answer, which is to go on from it. A checkpoint
-    without a template whose control tokens are Llama's gets Llama's own format, see `llamita.tokenizer.formats`.
+    without a template whose control tokens are Llama's gets Llama's own format, see `llamita.tokenizer.chat_formats`.
 
     While the template runs, every character of the messages that could begin a control token is swapped for a
     stand-in, one for one: the template may trim, cut, split or join, and can never put a control token together.
@@ -73,7 +73,7 @@ def encode_chat(
     """
     template = template or _template(tokenizer, has_tools=bool(tools))
     if template is None:
-        dialogue = formats.Dialogue(
+        dialogue = chat_formats.Dialogue(
             messages=messages,
             tools=tools,
             continued=continue_final_message,
@@ -140,8 +140,8 @@ def _template(tokenizer: Tokenizer, *, has_tools: bool) -> str | None:
     return template or tokenizer.chat_template
 
 
-def _format(tokenizer: Tokenizer) -> formats.Format:
-    form = formats.find(tokenizer)
+def _format(tokenizer: Tokenizer) -> chat_formats.Format:
+    form = chat_formats.find(tokenizer)
     if form is None:
         raise UsageError("the model has no chat template, it was not made for chats: use generate, or give a template")
     return form

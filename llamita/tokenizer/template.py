@@ -38,7 +38,7 @@ _STRETCHERS = ("center", "ljust", "rjust", "zfill", "expandtabs", "translate", "
 _WIDE = re.compile(r"\d{5,}|%[^%a-zA-Z]*\*|\{[^}]*\{")  # a width that is large, or given by an argument
 
 
-def generate(template: str, variables: Mapping[str, Any]) -> str:
+def render(template: str, variables: Mapping[str, Any]) -> str:
     """Render a template. Raises BrokenFileError where it is no Jinja, UsageError where it refuses the variables."""
     code = _compiled(template)
     try:
@@ -54,8 +54,8 @@ def generate(template: str, variables: Mapping[str, Any]) -> str:
 @lru_cache(maxsize=16)
 def looked_for(template: str) -> frozenset[str]:
     """The strings that a template searches or compares its input with. Raises BrokenFileError."""
-    places = _parsed(_Sandbox(), template).find_all((nodes.Compare, nodes.Call, nodes.Filter, nodes.Test))
-    found = (constant.value for place in places for constant in place.find_all(nodes.Const))
+    expressions = _parsed(_Sandbox(), template).find_all((nodes.Compare, nodes.Call, nodes.Filter, nodes.Test))
+    found = (constant.value for expression in expressions for constant in expression.find_all(nodes.Const))
     return frozenset(value for value in found if isinstance(value, str))
 
 
@@ -175,18 +175,18 @@ class _Sandbox(ImmutableSandboxedEnvironment):
                 self._weighed(right)
         return super().call_binop(context, operator, left, right)
 
-    def _metered(self, name: str, function: Callable[..., Any], weigh: Callable[[Any], Any]) -> Callable[..., Any]:
+    def _metered(self, name: str, function: Callable[..., Any], account: Callable[[Any], Any]) -> Callable[..., Any]:
         @wraps(function)  # Also keeps the marks by which Jinja passes its context.
         def metered(*args: Any, **kwargs: Any) -> Any:
             values = [arg for arg in args if arg is not self and not isinstance(arg, Context | nodes.EvalContext)]
             self._spend(STEP)
             for value in (*values, *kwargs.values()):
-                weigh(value)
+                account(value)
             if values and isinstance(values[0], str):
                 self._check_growth(name, values[0], values[1:])
             elif name == "join" and len(values) > 1:
                 _refuse_if(len(str(values[1])) > MAX_GLUE, "it joins with too long a text")
-            return weigh(function(*args, **kwargs))
+            return account(function(*args, **kwargs))
 
         return metered
 

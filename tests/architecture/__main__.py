@@ -11,10 +11,10 @@ from tests.architecture.source import ROOT, length_of, percentile, read_package
 
 
 def main() -> None:
-    """Print one table of thresholds and what was measured, and one of the modules a plain forward pass runs."""
+    """Print thresholds beside what was measured, and the modules of a forward pass and of the road to a token."""
     folder = ROOT / "llamita"
     modules = read_package(folder)
-    reached = closure.closure(modules, folder)
+    reached, road = closure.closure(modules, folder), closure.road(modules, folder)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lengths = {f"{m.name}.{f.name}": length_of(f) for m in modules for f in m.functions}
     longest = max(modules, key=lambda module: module.length)
@@ -24,9 +24,11 @@ def main() -> None:
     rows: list[tuple[str, object, object, str]] = [
         ("modules from forward to logits", len(reached), closure.MODULES, ""),
         ("their lines of code", sum(m.code_lines for m in reached), closure.CODE_LINES, ""),
-        ("import cycles", len(imports.cycles(modules)), 0, ""),
+        ("modules outside it to the first token", len(road), closure.TO_FIRST_TOKEN, ""),
+        ("import cycles, deferred ones counted", len(imports.cycles(modules, ())), 0, ""),
         ("imports against the rows", len(imports.wrong_arrows(modules)), 0, ""),
         ("longest file, lines", longest.length, shape.FILE_LINES, longest.name),
+        ("files of generation/", shape.files_in(modules, "generation"), shape.GENERATION_FILES, ""),
         ("function, lines, p50", percentile(list(lengths.values()), 0.5), "", ""),
         ("function, lines, p90", shape.function_p90(modules), shape.FUNCTION_LINES_P90, ""),
         ("longest function, lines", lengths[longest_function], "", longest_function),
@@ -44,9 +46,14 @@ def main() -> None:
     for module in reached:
         path.add_row(module.name, str(module.code_lines))
 
+    steps = Table("module", "lines of code", box=box.SIMPLE_HEAD, title="from LLM.generate to its first token")
+    for module in road:
+        steps.add_row(module.name, str(module.code_lines))
+
     console = Console()
     console.print(figures)
     console.print(path)
+    console.print(steps)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -88,3 +89,13 @@ def test_python_block_runs(block: Block, reader: Path) -> None:
 def test_example_runs_and_is_short(path: Path, reader: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= EXAMPLE_LINES
     run(sys.executable, str(path), folder=reader)
+
+
+def test_files_to_read_are_there() -> None:
+    section = README.read_text(encoding="utf-8").partition("## Read the code")[2].partition("\n## ")[0]
+    missing, folder = [], ROOT
+    for name in re.findall(r"`([\w/]+\.py)`", section):
+        path = ROOT / name if (ROOT / name).exists() or "/" not in name else ROOT / "llamita" / name
+        folder, path = (path.parent, path) if "/" in name else (folder, folder / name)  # of the file named before
+        missing += [] if path.is_file() or (ROOT / name).is_file() else [name]
+    assert missing == []

@@ -155,10 +155,10 @@ def test_a_chain_of_settings(
 def test_hidden_states(ours: LlamaForCausalLM, theirs: Any, prompt: Tensor) -> None:
     asked = {"num_beams": 3, "return_dict_in_generate": True, "output_hidden_states": True}
     reference = theirs.generate(prompt, **asked, max_new_tokens=4)
-    feed = BeamRunner(ours, prompt, kept=("hidden_states",))
+    feed = BeamRunner(ours, prompt, recorded=("hidden_states",))
     search = BeamSearch(History.begin(prompt), beams=3, limit=4, eos_token_ids=[END])
     assert len(list(beam_steps(feed, search))) == len(reference.hidden_states)
-    torch.testing.assert_close(tuple(feed.kept["hidden_states"]), reference.hidden_states, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(tuple(feed.recorded["hidden_states"]), reference.hidden_states, rtol=1e-4, atol=1e-4)
 
 
 def test_many_random_models(tiny_config: LlamaConfig) -> None:

@@ -28,7 +28,7 @@ from llamita.tokenizer.gguf_pre import CUTS, pre_tokenizer  # noqa: E402
 from llamita.tokenizer.gguf_write import tokenizer_to_gguf  # noqa: E402
 from llamita.tokenizer.protocol import Tokenizer  # noqa: E402
 from tests.parity.test_gguf import ROPES, SHAPES, random_model  # noqa: E402
-from tests.unit.checkpoint.test_gguf_tokenizer import LEGACY, TEXTS, assembled_from, sentence_piece  # noqa: E402
+from tests.unit.tokenizer.test_gguf import LEGACY, TEXTS, assembled_from, sentence_piece  # noqa: E402
 from tests.unit.tokenizer.tiny import llama_3_library  # noqa: E402
 
 TOKENS = 64

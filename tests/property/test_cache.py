@@ -48,7 +48,7 @@ def test_equals_a_list(name: str, operations: list[tuple[str, object]]) -> None:
                 new = [[fresh + row + ROWS * at for at in range(count)] for row in range(ROWS)]
                 fresh += ROWS * count
                 rows = [old + more for old, more in zip(rows, new, strict=True)]
-                first, seen = cache.span(count)
+                first, seen = cache.visible_range(count)
                 for layer in range(LAYERS):
                     k, v = cache.update(tensor(new, layer, 1), tensor(new, layer, -1), layer)
                     assert k.shape[2] == v.shape[2] == seen
@@ -77,7 +77,7 @@ def test_equals_a_list(name: str, operations: list[tuple[str, object]]) -> None:
         assert cache.length == len(rows[0])
         if not cache.length:
             continue
-        first = cache.span(0)[0] if name == "sliding" else 0
+        first = cache.visible_range(0)[0] if name == "sliding" else 0
         for layer, (k, v) in enumerate(cache):
             part = [row[first:] for row in rows]
             assert torch.equal(k, tensor(part, layer, 1))

@@ -19,7 +19,7 @@ from llamita.files.gguf_write import Piece, write_gguf
 from llamita.model.llama import LlamaForCausalLM
 from llamita.tokenizer.load import assembled
 from tests.small import BEGIN, END, END_OF_TURN, PAD, byte_tokenizer
-from tests.unit.checkpoint.test_gguf_tokenizer import assembled_from, sentence_piece
+from tests.unit.tokenizer.test_gguf import assembled_from, sentence_piece
 
 CONFIG = LlamaConfig(
     vocab_size=333,

@@ -18,7 +18,7 @@ LAYERS, HEADS, WIDTH = 2, 3, 2
 
 def write(cache: GrowingCache, start: int, new: torch.Tensor) -> None:
     """Fill reserved slots, as kernels do."""
-    for (keys, values), layer in zip(cache.rooms, new, strict=True):
+    for (keys, values), layer in zip(cache.buffers, new, strict=True):
         keys[:, :, start : start + new.shape[4]] = layer[0]
         values[:, :, start : start + new.shape[4]] = layer[1]
 

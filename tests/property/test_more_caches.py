@@ -61,7 +61,7 @@ def test_equals_a_tensor(name: str, operations: list[tuple[str, object]], seed: 
                 new = torch.rand(LAYERS, 2, rows, 2, count, 8, generator=generator)
                 seen = [*seen, *range(whole.shape[4], whole.shape[4] + count)]
                 whole = torch.cat((whole, new), dim=4)
-                assert cache.span(count)[1] == len(seen)
+                assert cache.visible_range(count)[1] == len(seen)
                 for layer in range(LAYERS):
                     stored = torch.stack(cache.update(new[layer, 0], new[layer, 1], layer))
                     assert torch.equal(stored[..., -count:, :], new[layer])

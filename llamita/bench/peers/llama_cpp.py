@@ -46,15 +46,15 @@ class LlamaCppSession:
             token = self.likeliest()
         return perf_counter() - start
 
-    def foretold(self, document: list[int]) -> Tensor:
+    def all_logits(self, document: list[int]) -> Tensor:
         """The logits (T, V) behind every token."""
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
         count = len(document)
         batch = llama_cpp.llama_batch_init(count, 0, 1)
         batch.n_tokens = count
-        for place, token in enumerate(document):
-            batch.token[place], batch.pos[place], batch.logits[place] = token, place, 1
-            batch.n_seq_id[place], batch.seq_id[place][0] = 1, 0
+        for index, token in enumerate(document):
+            batch.token[index], batch.pos[index], batch.logits[index] = token, index, 1
+            batch.n_seq_id[index], batch.seq_id[index][0] = 1, 0
         self._decode(batch, count)
         llama_cpp.llama_batch_free(batch)
         words = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))

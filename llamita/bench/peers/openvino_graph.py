@@ -44,10 +44,10 @@ class _Graph:
         outer = "int8" if self._format == "int4" else self._format
         table = compressed(self._weights["model.embed_tokens.weight"], outer)
         hidden = op.gather(table, self._ids, zero)  # (1, T, D)
-        turn = self._rotation()
+        rotation = self._rotation()
         for layer in range(config.num_hidden_layers):
             name = f"model.layers.{layer}"
-            hidden = op.add(hidden, self._attention(layer, self._norm(f"{name}.input_layernorm", hidden), turn))
+            hidden = op.add(hidden, self._attention(layer, self._norm(f"{name}.input_layernorm", hidden), rotation))
             hidden = op.add(hidden, self._mlp(name, self._norm(f"{name}.post_attention_layernorm", hidden)))
         last = op.gather(hidden, op.constant(np.array([-1])), op.constant(np.int64(1)))  # (1, 1, D)
         head = compressed(self._weights["lm_head.weight"], outer)
@@ -77,14 +77,14 @@ class _Graph:
         angles = op.concat([angles, angles], -1)
         return op.multiply(op.cos(angles), np.float32(factor)), op.multiply(op.sin(angles), np.float32(factor))
 
-    def _attention(self, layer: int, x: Node, turn: tuple[Node, Node]) -> Node:
+    def _attention(self, layer: int, x: Node, rotation: tuple[Node, Node]) -> Node:
         config, name = self._config, f"model.layers.{layer}.self_attn"
-        heads, kept = config.num_attention_heads, config.num_key_value_heads
-        q = _turned(self._heads(f"{name}.q_proj", x, heads), turn)  # (1, N, T, H)
-        k = _turned(self._heads(f"{name}.k_proj", x, kept), turn)
-        v = self._heads(f"{name}.v_proj", x, kept)
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        q = _turned(self._heads(f"{name}.q_proj", x, heads), rotation)  # (1, N, T, H)
+        k = _turned(self._heads(f"{name}.k_proj", x, kv_heads), rotation)
+        v = self._heads(f"{name}.v_proj", x, kv_heads)
         k, v = (self._grown(f"{layer}.{kind}", value) for kind, value in (("key", k), ("value", v)))
-        k, v = (_repeated(value, kept, heads // kept, config.head_dim) for value in (k, v))
+        k, v = (_repeated(value, kv_heads, heads // kv_heads, config.head_dim) for value in (k, v))
         out = op.scaled_dot_product_attention(q, k, v, causal=True)  # (1, N, T, H)
         out = op.transpose(out, op.constant(np.array([0, 2, 1, 3])))
         out = op.reshape(out, op.constant(np.array([0, 0, heads * config.head_dim])), True)
@@ -97,25 +97,25 @@ class _Graph:
 
     def _grown(self, name: str, new: Node) -> Node:
         """What a state holds and the new keys or values behind it (1, K, S, H), which it holds from then on."""
-        kept, width = self._config.num_key_value_heads, self._config.head_dim
-        nothing = op.constant(np.zeros((1, kept, 0, width), np.float32))
-        shape = openvino.PartialShape([1, kept, -1, width])
+        kv_heads, width = self._config.num_key_value_heads, self._config.head_dim
+        nothing = op.constant(np.zeros((1, kv_heads, 0, width), np.float32))
+        shape = openvino.PartialShape([1, kv_heads, -1, width])
         past = state.read_value(nothing, name, openvino.Type.f32, shape)
         both = op.concat([op.gather(past, self._beam, op.constant(np.int64(0))), new], 2)
         self._assigns.append(state.assign(both, name))
         return both
 
 
-def _turned(x: Node, turn: tuple[Node, Node]) -> Node:
+def _turned(x: Node, rotation: tuple[Node, Node]) -> Node:
     """Rotate x (1, heads, T, H)."""
-    cosine, sine = turn
+    cosine, sine = rotation
     half = x.get_output_partial_shape(0)[3].get_length() // 2
     parts = op.variadic_split(x, op.constant(np.int64(3)), op.constant(np.array([half, half])))
     across = op.concat([op.multiply(parts.output(1), np.float32(-1)), parts.output(0)], -1)
     return op.add(op.multiply(x, cosine), op.multiply(across, sine))
 
 
-def _repeated(x: Node, kept: int, times: int, width: int) -> Node:
+def _repeated(x: Node, kv_heads: int, times: int, width: int) -> Node:
     """Keys or values (1, K, S, H) for every query head: (1, N, S, H)."""
     if times == 1:
         return x
@@ -124,7 +124,7 @@ def _repeated(x: Node, kept: int, times: int, width: int) -> Node:
         op.constant(np.array([1, 1, times, 1, 1])),
         broadcast_spec="BIDIRECTIONAL",
     )
-    return op.reshape(spread, op.constant(np.array([0, kept * times, -1, width])), True)
+    return op.reshape(spread, op.constant(np.array([0, kv_heads * times, -1, width])), True)
 
 
 def compressed(weight: Tensor, format: str) -> Node:

@@ -17,7 +17,7 @@ from llamita.generation.protocol import LanguageModel
 from llamita.generation.run import Acceptance
 from llamita.generation.runner import read_ragged
 from llamita.generation.sequence import SequenceBatch
-from llamita.generation.speculative.proposers import DraftModelProposer, Drafts, PromptLookupProposer, places
+from llamita.generation.speculative.proposers import DraftModelProposer, Drafts, PromptLookupProposer, occurrences
 from llamita.generation.speculative.ragged import RaggedBatch
 from llamita.generation.speculative.verify import (
     append_accepted,
@@ -46,8 +46,8 @@ class HFProposer(Protocol):
         """Its own caches of the text."""
         ...
 
-    def propose(self, text: RaggedBatch, room: int) -> Drafts:
-        """Guess, where `room` guesses at most can be of use."""
+    def propose(self, text: RaggedBatch, most: int) -> Drafts:
+        """Guess, where `most` guesses at most can be of use."""
         ...
 
 
@@ -76,13 +76,13 @@ class HFDraftProposer:
         self.vocab_size = proposer.vocab_size
         self.caches: list[DynamicCache] = [self._cache]
 
-    def propose(self, text: RaggedBatch, room: int) -> Drafts:
+    def propose(self, text: RaggedBatch, most: int) -> Drafts:
         """A chain of drawn guesses, with what they were drawn from."""
         self._cache.crop(min(self._cache.length, max(text.width - REREAD, 0)))
         new, shown, history = text.tokens[:, self._cache.length :], self._shown(text), text.history()
         drawn: list[Tensor] = []
         drawn_from: list[Tensor] = []
-        for _ in range(min(self._proposer.length, room)):
+        for _ in range(min(self._proposer.length, most)):
             scores = self._read(new, shown, text.real)
             scores = scores if self._process is None else self._process(scores, history)
             drawn_from.append(scores.softmax(-1))
@@ -100,8 +100,8 @@ class HFDraftProposer:
     def _read(self, new: Tensor, shown: Tensor, real: Tensor) -> Tensor:
         """Logits (1, V) behind new tokens, whose positions count the hidden ones before them."""
         start = self._cache.length
-        places = torch.arange(start, start + new.shape[1], device=new.device)[None]
-        positions = None if torch.equal(shown[:, : real.shape[1]], real) else places
+        counted = torch.arange(start, start + new.shape[1], device=new.device)[None]
+        positions = None if torch.equal(shown[:, : real.shape[1]], real) else counted
         return read_ragged(self._proposer.model, new, shown, self._cache, positions=positions)[:, 0].float()
 
     def _is_last(self, token: int, probabilities: Tensor) -> bool:
@@ -126,9 +126,9 @@ class HFLookupProposer:
         is_fixed = isinstance(process, LogitsProcessorList) and not process.reads_text
         self._fixed: dict[torch.device, Tensor] | None = {} if is_fixed else None
 
-    def propose(self, text: RaggedBatch, room: int) -> Drafts:
+    def propose(self, text: RaggedBatch, most: int) -> Drafts:
         """The first continuation of which anything is allowed, up to an end token."""
-        if room > 0:
+        if most > 0:
             history = text.history()
             for follows in continuations(text.row(0), self._proposer.length, ngram=self._proposer.ngram):
                 if len(guess := self._allowed(follows, history)):
@@ -137,7 +137,7 @@ class HFLookupProposer:
 
     def _before_end(self, guess: Tensor) -> list[Tensor]:
         ids = guess.tolist()
-        end = next((place for place, token in enumerate(ids) if token in self._ends), len(ids))
+        end = next((index for index, token in enumerate(ids) if token in self._ends), len(ids))
         return [token.view(1, 1) for token in guess[:end]]
 
     def _allowed(self, guess: Tensor, history: History) -> Tensor:
@@ -145,9 +145,9 @@ class HFLookupProposer:
         if self._process is None:
             return guess
         alike = torch.ones(1, self._vocabulary, device=guess.device)
-        for place, token in enumerate(guess):
+        for index, token in enumerate(guess):
             if self._scores(alike, history)[0, token] <= torch.finfo(torch.float32).min:
-                return guess[:place]
+                return guess[:index]
             history = history.append(token[None])
         return guess
 
@@ -165,7 +165,7 @@ def continuations(text: Tensor, count: int, *, ngram: int) -> Iterator[Tensor]:
 
     The places of the most last tokens come first, from left to right.
     """
-    for starts in places(text, ngram=ngram):
+    for starts in occurrences(text, ngram=ngram):
         for start in starts.tolist():
             yield text[start : start + count]
 
@@ -205,8 +205,8 @@ def hf_speculative_steps(
         new = append_accepted(sequence, [*drafts.tokens[0, :right].tolist(), last])
         acceptance.count(drafted=drafts.count, accepted=right, written=len(new))
         if recorder is not None:
-            for place in range(len(new)):
-                recorder.add(logits[:, place], scores[:, place], text.real[:, -1])
+            for index in range(len(new)):
+                recorder.add(logits[:, index], scores[:, index], text.real[:, -1])
         chosen = torch.cat((drafts.tokens[:, :right], drafts.tokens.new_full((1, 1), last)), dim=1)
         text.append(chosen, torch.ones_like(chosen, dtype=torch.bool))
         for one in (cache, *proposer.caches):
@@ -227,10 +227,10 @@ def _scores(logits: Tensor, drafts: Drafts, text: RaggedBatch, process: LogitsPr
     if process is None:
         return logits
     history, columns = text.history(), []
-    for place in range(logits.shape[1]):
-        columns.append(process(logits[:, place], history))
-        if place < drafts.count:
-            history = history.append(drafts.tokens[:, place])
+    for index in range(logits.shape[1]):
+        columns.append(process(logits[:, index], history))
+        if index < drafts.count:
+            history = history.append(drafts.tokens[:, index])
     return torch.stack(columns, dim=1)
 
 
@@ -246,8 +246,8 @@ def decide(scores: Tensor, drafts: Drafts) -> tuple[int, int]:
         drawn = multinomial(wanted)[:, 0]  # of all at once, as transformers draws them
         right = _leading(drawn[:-1] == guesses)
         return right, int(drawn[right])
-    guessed, places = drafts.probabilities[0], torch.arange(drafts.count, device=guesses.device)
-    ratio = wanted[places, guesses] / guessed[places, guesses]
+    guessed, steps = drafts.probabilities[0], torch.arange(drafts.count, device=guesses.device)
+    ratio = wanted[steps, guesses] / guessed[steps, guesses]
     right = _leading(torch.rand_like(ratio) <= ratio)
     rest = wanted[right : right + 1]  # (1, V)
     if right < drafts.count:

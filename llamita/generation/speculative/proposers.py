@@ -25,11 +25,11 @@ MOST_DRAFTS = 4096  # in one tree
 
 @dataclass(frozen=True, eq=False)
 class Drafts:
-    """M guessed tokens behind each text.
+    """M drafts after each text.
 
-    tokens: (B, M). valid: (B, M) bool, which of them are meant; what follows one that is not is not either.
-    parents: for each the number of the one it follows, -1 for the text's end; None when each follows the last.
-    probabilities: (B, M, V), what the tokens of a chain were drawn from; None when they were not drawn.
+    tokens: (B, M). valid: (B, M) bool, which are drafts; a token after an invalid one is invalid.
+    parents: the draft that each one follows, -1 for the end of the text; None for a chain.
+    probabilities: (B, M, V), the distributions of a drawn chain; None if it was not drawn.
     """
 
     tokens: Tensor
@@ -44,27 +44,27 @@ class Drafts:
 
 
 class Proposer(Protocol):
-    """Guesses; what it knows of the texts beyond their tokens lies in caches, which follow the texts' slots."""
+    """Proposes drafts; its state is in caches, which have the slots of the texts."""
 
     @property
     def vocab_size(self) -> int | None:
-        """How many tokens it knows; None where it takes them from the text."""
+        """The size of its vocabulary; None if drafts come from the text."""
         ...
 
     @property
     def caches(self) -> list[DynamicCache]:
-        """Caches of the texts' first slots, which are cut and compacted with them."""
+        """Its caches of the first slots, which are cropped and compacted with the texts."""
         ...
 
-    def propose(self, text: RaggedBatch, room: Tensor, *, selector: TokenSelector, cache: DynamicCache) -> Drafts:
-        """Guess at most `room` (B,) tokens a row. `cache` is the target's; it is read, never changed."""
+    def propose(self, text: RaggedBatch, most: Tensor, *, selector: TokenSelector, cache: DynamicCache) -> Drafts:
+        """Propose at most `most` (B,) drafts a row. `cache` is the target's; it is read, never changed."""
         ...
 
 
 class PromptLookupProposer:
-    """Looks for the last tokens earlier in the text and guesses what followed them there.
+    """Finds the last tokens earlier in the text, and proposes the tokens after them.
 
-    length: the most tokens to guess. ngram: how many last tokens to look for; where they are nowhere, fewer.
+    length: the most drafts. ngram: how many last tokens to look for; fewer if they are not found.
     """
 
     vocab_size = None
@@ -77,25 +77,24 @@ class PromptLookupProposer:
 
     @property
     def caches(self) -> list[DynamicCache]:
-        """None: the text is all it needs."""
+        """None: it reads only the text."""
         return []
 
-    def propose(self, text: RaggedBatch, room: Tensor, *, selector: TokenSelector, cache: DynamicCache) -> Drafts:
-        """The continuation (B, M) of an earlier occurrence; rows without one guess nothing."""
-        counts = room.clamp(max=self.length).tolist()
+    def propose(self, text: RaggedBatch, most: Tensor, *, selector: TokenSelector, cache: DynamicCache) -> Drafts:
+        """The continuation (B, M) of an earlier occurrence; rows without one have no drafts."""
+        counts = most.clamp(max=self.length).tolist()
         found = [follow(text.row(row), count, ngram=self.ngram) for row, count in enumerate(counts)]
-        lengths = torch.tensor([len(tokens) for tokens in found], device=room.device)
+        lengths = torch.tensor([len(tokens) for tokens in found], device=most.device)
         tokens = torch.nn.utils.rnn.pad_sequence(found, batch_first=True)  # (B, M)
-        return Drafts(tokens, torch.arange(tokens.shape[1], device=room.device) < lengths[:, None])
+        return Drafts(tokens, torch.arange(tokens.shape[1], device=most.device) < lengths[:, None])
 
 
 def follow(text: Tensor, count: int, *, ngram: int) -> Tensor:
-    """What followed the last tokens of text (T,) where they stood before: at most `count` tokens.
+    """At most `count` tokens after an earlier occurrence of the last tokens of text (T,).
 
-    The latest place that has so many tokens behind it; else the earliest, which has the most (in "aaaa" the latest
-    has one).
+    The latest occurrence with `count` tokens after it; else the earliest, which has the most.
     """
-    for starts in places(text, ngram=ngram):
+    for starts in occurrences(text, ngram=ngram):
         if count > 0 and len(starts):
             complete = starts[starts + count <= len(text)]
             start = int(complete[-1] if len(complete) else starts[0])
@@ -103,17 +102,17 @@ def follow(text: Tensor, count: int, *, ngram: int) -> Tensor:
     return text[:0]
 
 
-def places(text: Tensor, *, ngram: int) -> Iterator[Tensor]:
-    """Where text (T,) goes on behind what its last tokens equal: `ngram` of them first, then fewer, (n,) each time."""
+def occurrences(text: Tensor, *, ngram: int) -> Iterator[Tensor]:
+    """The ends (n,) of earlier occurrences of the last tokens of text (T,): for `ngram` tokens, then for fewer."""
     for size in range(min(ngram, len(text) - 1), 0, -1):
         yield (text[:-1].unfold(0, size, 1) == text[-size:]).all(-1).nonzero()[:, 0] + size
 
 
 class DraftModelProposer:
-    """A smaller model of the same tokens guesses one after another, by the same rules as the target chooses.
+    """A smaller model of the same vocabulary proposes a chain, chosen by the rules of the target.
 
-    length: the most tokens to guess. confidence: a row guesses no further where its likeliest token is less likely
-    than this (judged before the token is drawn, so that the result stays exact).
+    length: the most drafts. confidence: a row stops before a token whose likeliest choice is less likely than this
+    (tested before the draw, so that the result stays exact).
     """
 
     def __init__(self, model: LanguageModel, *, length: int = 5, confidence: float = 0.0) -> None:
@@ -134,17 +133,17 @@ class DraftModelProposer:
         """The cache to draft with, given the target's."""
         return self._own
 
-    def propose(self, text: RaggedBatch, room: Tensor, *, selector: TokenSelector, cache: DynamicCache) -> Drafts:
-        """A chain of guesses; where the target draws, these are drawn."""
+    def propose(self, text: RaggedBatch, most: Tensor, *, selector: TokenSelector, cache: DynamicCache) -> Drafts:
+        """A chain of drafts, drawn if the target draws."""
         cache = self.cache(cache)
         history = None if selector.process is None else text.history()
-        new, real, valid = text.tokens[:, cache.length :], text.real, room > 0
+        new, real, valid = text.tokens[:, cache.length :], text.real, most > 0
         guesses: list[tuple[Tensor, Tensor]] = []
         drawn_from: list[Tensor] = []
-        for depth in range(min(self.length, int(room.max()))):
+        for depth in range(min(self.length, int(most.max()))):
             logits = read_ragged(self.model, new, real, cache)[:, 0]
             scores = selector.scores(logits, history)
-            valid = valid & (room > depth)
+            valid = valid & (most > depth)
             if self.confidence:
                 valid = valid & (scores.softmax(-1).amax(-1) >= self.confidence)  # greedy rows have a doubt too
                 if not bool(valid.any()):
@@ -169,9 +168,9 @@ def _chain(guesses: list[tuple[Tensor, Tensor]], drawn_from: list[Tensor], text:
 
 
 class DraftTreeProposer:
-    """A smaller model guesses several ways on: `branches[d]` likeliest tokens behind each guess of depth d.
+    """A smaller model proposes a tree: the `branches[d]` likeliest tokens after each draft of depth d.
 
-    proposer: the model, or the early exit of the target's own.
+    proposer: a draft model, or an early exit of the target.
     """
 
     def __init__(self, proposer: LanguageModel | DraftModelProposer, *, branches: Sequence[int] = (3, 2, 1)) -> None:
@@ -190,18 +189,18 @@ class DraftTreeProposer:
         """Those of the proposer."""
         return self._proposer.caches
 
-    def propose(self, text: RaggedBatch, room: Tensor, *, selector: TokenSelector, cache: DynamicCache) -> Drafts:
+    def propose(self, text: RaggedBatch, most: Tensor, *, selector: TokenSelector, cache: DynamicCache) -> Drafts:
         """A tree, level by level; the same shape in all rows."""
         cache = self._proposer.cache(cache)
         parents, level = [], [-1]  # the drafts of the deepest level; -1 is the text's end
         tokens, valid = text.tokens[:, :0], text.real[:, :0]
-        for depth, width in enumerate(self.branches[: int(room.max())]):
+        for depth, width in enumerate(self.branches[: int(most.max())]):
             new = torch.cat((text.tokens, tokens), dim=1)[:, cache.length :]
             logits = read_ragged(self._proposer.model, new, text.real, cache, keep=len(level), parents=parents)
             scores = logits if selector.process is None else _processed(logits, text, tokens, parents, selector.process)
             likeliest = scores.topk(min(width, scores.shape[-1])).indices.flatten(1)  # (B, len(level) * width)
             tokens = torch.cat((tokens, likeliest), dim=1)
-            valid = torch.cat((valid, (room > depth)[:, None].expand_as(likeliest)), dim=1)
+            valid = torch.cat((valid, (most > depth)[:, None].expand_as(likeliest)), dim=1)
             parents += [parent for parent in level for _ in range(width)]
             level = list(range(len(parents) - likeliest.shape[1], len(parents)))
         return Drafts(tokens, valid, parents)
@@ -210,7 +209,7 @@ class DraftTreeProposer:
 def _processed(
     logits: Tensor, text: RaggedBatch, tokens: Tensor, parents: Sequence[int], process: LogitsProcessor
 ) -> Tensor:
-    """Logits (B, nodes, V) behind the deepest guesses, or the text, as they are chosen from."""
+    """Scores (B, nodes, V) after the deepest drafts, or after the text."""
     lines = lineage(parents)[-logits.shape[1] :] or [[]]
     start, columns = text.history(), []
     for column, line in enumerate(lines):
@@ -222,7 +221,7 @@ def _processed(
 
 
 class EarlyExitProposer(DraftModelProposer):
-    """The model's own first layers guess, then its norm and head (arXiv:2404.16710), on their part of the cache."""
+    """The model's own first layers, norm and head propose drafts (arXiv:2404.16710), on their part of the cache."""
 
     def __init__(self, model: LanguageModel, *, layers: int, length: int = 5, confidence: float = 0.0) -> None:
         super().__init__(model.first_layers(layers), length=length, confidence=confidence)
@@ -230,7 +229,7 @@ class EarlyExitProposer(DraftModelProposer):
 
     @property
     def caches(self) -> list[DynamicCache]:
-        """None: it drafts with the first layers of the target's."""
+        """None: it uses the first layers of the target's cache."""
         return []
 
     def cache(self, target: DynamicCache) -> DynamicCache:

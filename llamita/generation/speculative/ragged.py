@@ -1,4 +1,4 @@
-"""Texts of unequal growth in one batch: shared slots, and holes where a row has no token."""
+"""A batch of texts that grow at different speeds: shared slots, with holes where a row has no token."""
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ from llamita.sampling.history import History
 class RaggedBatch:
     """The texts of B rows in S slots that all rows share; a slot that is not real holds no token of its row.
 
-    Rows stay aligned however unequally they grow: what a row rejects becomes a hole, which the attention mask hides
-    and positions, counted by the mask, skip. The last slot holds the token written last, which no cache has.
+    Rows stay aligned: a rejected draft becomes a hole, which the attention mask hides and positions skip. The last slot
+    holds the newest token, which no cache has.
 
     tokens: (B, S). real: (B, S) bool. Raises UsageError for a mask of another shape than the ids.
     """
@@ -39,7 +39,7 @@ class RaggedBatch:
         return self.tokens[number][self.real[number]]
 
     def append(self, tokens: Tensor, real: Tensor) -> None:
-        """Put slots (B, n) behind."""
+        """Append slots (B, n)."""
         self.tokens = torch.cat((self.tokens, tokens), dim=1)
         self.real = torch.cat((self.real, real), dim=1)
 
@@ -56,13 +56,13 @@ class RaggedBatch:
         )
 
     def holes(self) -> int:
-        """The most slots that lie unused between the tokens of a row."""
+        """The most holes of any row."""
         return int((self.width - self.real.int().argmax(-1) - self.real.sum(-1)).max())
 
     def compact(self, caches: list[DynamicCache], *, tolerated: float) -> None:
-        """Close the holes, here and in caches of the first slots, where they exceed this share of the slots.
+        """Remove the holes, here and in the caches, if they exceed this share of the slots.
 
-        What rows lack in length becomes padding on the left.
+        Shorter rows get padding on the left.
         """
         if self.holes() <= tolerated * self.width:
             return
@@ -88,8 +88,8 @@ def rearrange(cache: DynamicCache, order: Tensor) -> None:
         cache.keys, cache.values = [_moved(k, order) for k in cache.keys], [_moved(v, order) for v in cache.values]
         return
     stays = order == torch.arange(order.shape[1], device=order.device)
-    starts = stays.int().cumprod(1).sum(1).tolist()  # what stands before keeps its place
-    for x in (*cache.keys, *cache.values):  # views of buffers, which keep their places
+    starts = stays.int().cumprod(1).sum(1).tolist()  # slots before these do not move
+    for x in (*cache.keys, *cache.values):  # views of buffers, changed in place
         for row, start in enumerate(starts):
             if start < order.shape[1]:
                 x[row, :, start : order.shape[1]] = x[row].index_select(1, order[row, start:].to(x.device))
@@ -99,6 +99,6 @@ def rearrange(cache: DynamicCache, order: Tensor) -> None:
 
 
 def _moved(x: Tensor, order: Tensor) -> Tensor:
-    """RaggedBatch (B, K, S, H) in this order (B, S); whole slots at once, which gathering numbers is not."""
+    """Slots of x (B, K, S, H) in this order (B, S); index_select copies whole slots, gather single numbers."""
     rows = zip(x, order.to(x.device), strict=True)
-    return torch.stack([row.index_select(1, places) for row, places in rows])
+    return torch.stack([row.index_select(1, slots) for row, slots in rows])

@@ -1,4 +1,4 @@
-"""Speculative decoding of a request: which proposer guesses, which loop verifies."""
+"""Speculative decoding of a request: choose the proposer and the loop that verifies its drafts."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
@@ -32,16 +32,16 @@ from llamita.sampling.per_row import LARGEST
 from llamita.sampling.sampler import LogitsProcessorList, greedy_rows
 from llamita.sampling.selection import TokenSelector
 
-TWICE = (  # what transformers' assistant does a second time: it is handed the target's, and has its own
+TWICE = (  # transformers applies these twice to an assistant's logits: the target's processors, then its own
     "temperature", "top_h", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff",
     "watermarking_config",
 )  # fmt: skip
 
 
 def speculate(request: GenerationRequest) -> Run:
-    """Guess several tokens ahead, and check them in one pass.
+    """A run that drafts several tokens and verifies them in one pass.
 
-    Raises UnsupportedError for what needs every token by itself, and for caches that take nothing back.
+    Raises UnsupportedError for settings that need one pass per token, and for caches that cannot be cropped.
     """
     given, cache = request, _checked_cache(request)
     request, _ = given.expanded()
@@ -70,9 +70,10 @@ def speculate(request: GenerationRequest) -> Run:
 
 
 def _checked_cache(request: GenerationRequest) -> DynamicCache | None:
-    """The cache to begin with, None for one of the loop's own."""
+    """The cache to begin with; None lets the loop make one."""
     settings = request.settings
-    if settings.kept or settings.guidance_scale not in (None, 1) or request.criteria or request.embeds is not None:
+    is_guided = settings.guidance_scale not in (None, 1)
+    if settings.recorded_outputs or is_guided or request.criteria or request.embeds is not None:
         raise UnsupportedError(
             "guessing ahead gives no attentions or hidden states and takes no guidance, criteria or inputs_embeds: "
             "leave the assistant out"
@@ -115,7 +116,7 @@ def _steps(
 
 
 def proposer_of(request: GenerationRequest, model: LanguageModel) -> Proposer:
-    """What guesses in the rows of a batch."""
+    """The proposer for the rows of a batch."""
     settings, assistant = request.settings, _assistant(request, model)
     if assistant is None:
         return _lookup(request)
@@ -126,7 +127,7 @@ def proposer_of(request: GenerationRequest, model: LanguageModel) -> Proposer:
 def hf_proposer_of(
     request: GenerationRequest, model: LanguageModel, params: SamplingParams, process: LogitsProcessor | None
 ) -> HFProposer:
-    """What guesses as transformers does, in one text that is drawn by these settings, which are the process."""
+    """The proposer that draws as transformers does, for one text with these parameters."""
     settings, assistant = request.settings, _assistant(request, model)
     if assistant is None:
         ends, vocabulary = settings.eos_token_ids, model.config.vocab_size
@@ -141,7 +142,7 @@ def hf_proposer_of(
 
 
 def _assistant(request: GenerationRequest, model: LanguageModel) -> LanguageModel | None:
-    """The model that guesses, None where the text itself does: of several asked for the one that transformers takes."""
+    """The draft model, None for prompt lookup; of several settings, the one that transformers takes."""
     if request.settings.assistant_early_exit is not None:
         return model
     by_text = request.settings.prompt_lookup_num_tokens is not None and request.settings.draft_tree is None
@@ -156,7 +157,7 @@ def _lookup(request: GenerationRequest) -> PromptLookupProposer:
 
 
 def _guessing(request: GenerationRequest, model: LanguageModel, assistant: LanguageModel) -> DraftModelProposer:
-    """The model that guesses, with its habits: those of the call, of its own generation config, or the defaults."""
+    """The draft model's proposer, set by the call, its own generation config, or the defaults."""
     habits: dict[str, Any] = dict(HABITS)
     for said in (assistant.generation_config, vars(request.settings)):
         habits |= {name: said[name] for name in HABITS if said.get(name) is not None}
@@ -167,7 +168,7 @@ def _guessing(request: GenerationRequest, model: LanguageModel, assistant: Langu
 
 
 def _completed(params: SamplingParams, has_no_top_k: bool, assistant: LanguageModel) -> SamplingParams:
-    """The settings, and where they say nothing the assistant's generation config: how transformers' assistant draws."""
+    """The parameters, completed by the assistant's generation config, as transformers does."""
     saved = _saved(assistant)
     missing = [item.name for item in fields(SamplingParams) if getattr(params, item.name) is None]
     own = {name: saved[name] for name in missing if saved.get(name) is not None}
@@ -182,7 +183,7 @@ def _saved(assistant: LanguageModel) -> Mapping[str, Any]:
 
 
 def _twice(request: GenerationRequest, params: SamplingParams, own: SamplingParams) -> LogitsProcessor | None:
-    """The target's settings, what they leave open by the assistant's own, and its own filters behind them."""
+    """transformers applies these processors twice to an assistant's logits; so do we."""
     process = request.processor(replace(own, **{name: getattr(params, name) for name in TWICE}), 1)
     filters = LogitsProcessorList(
         SamplingParams(do_sample=True, **{name: getattr(own, name) for name in TWICE}),

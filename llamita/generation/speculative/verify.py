@@ -1,8 +1,8 @@
-"""Speculative decoding: guess several tokens, check them in one pass, keep what the model would have written.
+"""Speculative decoding: draft several tokens, verify them in one pass, keep those the model would have chosen.
 
-The output is distributed exactly as the model's own. Guesses that were drawn are accepted and replaced by the rule of
-arXiv:2211.17192; for all others the model chooses its own token at every step and goes on as long as it was guessed,
-so that a greedy or seeded text is that of plain decoding.
+The output has exactly the model's distribution. Drawn drafts are accepted or replaced by the rule of arXiv:2211.17192.
+For all others the model chooses its own token and goes on as long as the draft has the same one; so a greedy or seeded
+text equals that of plain decoding.
 """
 
 import sys
@@ -27,7 +27,7 @@ from llamita.model.plan import active
 from llamita.sampling.selection import TokenSelector
 
 HOLES = 0.25  # the share of the slots that may be holes before the caches are compacted
-CHEAP = 0.1  # a cache of so much of the weights' bytes is compacted at once
+CHEAP = 0.1  # a cache below this share of the weights' bytes is compacted at once
 
 
 @torch.no_grad()
@@ -42,19 +42,19 @@ def speculative_steps(
     acceptance: Acceptance | None = None,
     recorder: RaggedScoreRecorder | None = None,
 ) -> Iterator[list[list[int]]]:
-    """Write until every row has ended; each step yields a list of new tokens for each row, one or more of them.
+    """Write until every row has ended; each step yields one or more new tokens for each row, as lists.
 
-    text: the prompts, which grow. cache: of their first slots. acceptance: counts what happens. recorder: keeps logits
-    and scores. A row guesses as many tokens as proved right the last time and one more, or twice as many when all did.
+    text: the prompts, which grow. cache: of their first slots. acceptance: counts drafts. recorder: of logits and
+    scores. A row drafts one token more than were accepted the last time, or twice as many if all were.
     Greedy rows equal plain decoding up to ties in rounding. Rotary types whose frequencies depend on the length see
-    that of a whole pass, guesses included.
+    that of a whole pass, drafts included.
     """
     cache = GrowingCache() if cache is None else cache
     acceptance = Acceptance() if acceptance is None else acceptance
     check(model, proposer.vocab_size, cache)
-    for own in proposer.caches:  # what an earlier text left behind
+    for own in proposer.caches:  # may hold an earlier text
         own.reset()
-    worth = most_drafts(batch, text.real.device)  # (B,) how many guesses are worth their cost
+    worth = most_drafts(batch, text.real.device)  # (B,) how many drafts pay off
     cheap = _cheap(model, len(text.real))
     while not batch.is_over:
         most = torch.minimum(most_drafts(batch, text.real.device), worth).clamp(max=cheap)
@@ -71,7 +71,7 @@ def speculative_steps(
 
 
 def _cheap(model: LanguageModel, rows: int) -> int:
-    """How many guesses each of some rows may have before a pass costs much more: kernels read many rows as a prompt."""
+    """The most drafts a row may have before kernels read the pass as a prompt, which costs much more."""
     return max(1, FEW // rows - 1) if has_kernels(model) else sys.maxsize
 
 
@@ -90,23 +90,23 @@ def has_kernels(model: LanguageModel) -> bool:
 
 
 def most_drafts(batch: SequenceBatch, device: torch.device) -> Tensor:
-    """How many tokens each row may guess, (B,): one less than it may still write, as the model adds one itself."""
+    """The most drafts of each row, (B,): one less than it may still write, as the model adds one itself."""
     left = [0 if row.finish is not None else row.limit - len(row.token_ids) - 1 for row in batch.sequences]
     return torch.tensor(left, device=device)
 
 
 @dataclass(frozen=True, eq=False)
 class VerifyResult:
-    """What the model made of the guesses.
+    """The result of verifying drafts.
 
-    chosen: (B, depth) the tokens that each row goes on with; counts: (B,) how many of them, 0 in rows that had ended.
-    kept: (B, M) bool, the guesses among them. failed: (B,) bool, whether the next guess was wrong. last: (B,) the final
-    token of each, which was not guessed.
+    chosen: (B, depth) the new tokens of each row; counts: (B,) how many, 0 in rows that had ended.
+    accepted: (B, M) bool, which drafts. failed: (B,) bool, whether a draft was rejected. last: (B,) the last
+    new token of each, which was not drafted.
     """
 
     chosen: Tensor
     counts: Tensor
-    kept: Tensor
+    accepted: Tensor
     failed: Tensor
     last: Tensor
 
@@ -126,7 +126,7 @@ def verify(
 ) -> VerifyResult:
     """Walk down the guesses in every row that is `alive` (B,), as far as the model agrees.
 
-    logits: (B, 1 + M, V), behind the text and behind each guess. recorder: told of every token's.
+    logits: (B, 1 + M, V), after the text and after each draft. recorder: records those of every new token.
     """
     rows = torch.arange(len(alive), device=alive.device)
     parents = range(-1, drafts.count - 1) if drafts.parents is None else drafts.parents
@@ -134,7 +134,7 @@ def verify(
     history = None if selector.process is None else text.history()
     is_plain = selector.is_plain and recorder is None
     likeliest = logits.argmax(-1) if is_plain else None  # at once for all, where nothing else is asked
-    standing, kept, columns = torch.zeros_like(rows), torch.zeros_like(drafts.valid), []
+    standing, accepted, columns = torch.zeros_like(rows), torch.zeros_like(drafts.valid), []
     counts, last, failed = torch.zeros_like(rows), text.tokens[:, -1], torch.zeros_like(alive)
     while bool(alive.any()):
         is_next = (follows == standing[:, None]) & drafts.valid & alive[:, None]  # (B, M)
@@ -151,10 +151,10 @@ def verify(
         is_met = is_next & (drafts.tokens == token[:, None])
         alive = is_met.any(-1)
         failed |= is_next.any(-1) & ~alive
-        kept |= is_met
+        accepted |= is_met
         standing = torch.where(alive, is_met.int().argmax(-1) + 1 if drafts.count else standing, standing)
         history = None if history is None else history.append(token)
-    return VerifyResult(torch.stack(columns, dim=1), counts, kept, failed, last)
+    return VerifyResult(torch.stack(columns, dim=1), counts, accepted, failed, last)
 
 
 def _token(scores: Tensor, drafts: Drafts, is_next: Tensor, selector: TokenSelector, alive: Tensor) -> Tensor:
@@ -186,7 +186,7 @@ def score_drafts(model: LanguageModel, text: RaggedBatch, drafts: Drafts, cache:
 
 
 def append_accepted(sequence: Sequence, chosen: list[int]) -> list[int]:
-    """Hand a row its tokens until it ends; returns those it took."""
+    """Append tokens to a row until it ends; returns those it took."""
     taken = []
     for token in chosen:
         if sequence.finish is not None:
@@ -199,11 +199,11 @@ def append_accepted(sequence: Sequence, chosen: list[int]) -> list[int]:
 def _commit(
     text: RaggedBatch, drafts: Drafts, result: VerifyResult, running: Tensor, caches: list[DynamicCache]
 ) -> None:
-    """Put the accepted guesses and the last token behind the text, and forget the guesses behind all accepted ones."""
-    used = result.kept.any(0).nonzero()
+    """Append the accepted drafts and the last token to the text, and crop the caches to it."""
+    used = result.accepted.any(0).nonzero()
     width = int(used[-1]) + 1 if len(used) else 0
     ended = ~running[:, None]  # whatever stands there now, and no hole
-    text.append(drafts.tokens[:, :width], result.kept[:, :width] | ended)
+    text.append(drafts.tokens[:, :width], result.accepted[:, :width] | ended)
     for cache in caches:
         cache.crop(min(cache.length, text.width))
     text.append(result.last[:, None], torch.ones_like(ended))
@@ -220,7 +220,7 @@ def _count(acceptance: Acceptance, drafts: Drafts, result: VerifyResult, new: li
 
 
 def check(model: LanguageModel, vocab_size: int | None, cache: DynamicCache) -> None:
-    """Raise UsageError for a guesser of other tokens (None: of the text's), and for a cache that takes nothing back."""
+    """Raise UsageError for a proposer with another vocabulary, and for a cache that cannot be cropped."""
     if vocab_size not in (None, model.config.vocab_size):
         raise UsageError(
             f"the draft model has {vocab_size} tokens and the model {model.config.vocab_size}: use one with "

@@ -61,7 +61,7 @@ class Step:
         logits = empty(self._batch, self._kept, self._vocabulary)
         slot = cache.reserve(self._tokens)
         try:
-            if cache.rooms[0][0] is not self._keys():  # all layers move together
+            if cache.buffers[0][0] is not self._keys():  # all layers move together
                 self._move(cache)
             self._place(slot, first)
             self._program.change(self._ids, 0, ids.data_ptr())
@@ -84,16 +84,16 @@ class Step:
 
     def _move(self, cache: GrowingCache) -> None:
         """Tell the program where the cache's buffers are."""
-        capacity = cache.rooms[0][0].shape[2]
-        assert all(x.shape[2] == capacity and x.dtype == self._dtype for room in cache.rooms for x in room)
+        capacity = cache.buffers[0][0].shape[2]
+        assert all(x.shape[2] == capacity and x.dtype == self._dtype for room in cache.buffers for x in room)
         if self._scores.numel() < self._batch * self._heads * capacity:
             self._scores = empty(self._batch * self._heads * capacity)
         self._sizes[4] = capacity
-        for number, (keys, values) in zip(self._attends, cache.rooms, strict=True):
+        for number, (keys, values) in zip(self._attends, cache.buffers, strict=True):
             self._program.change(number, 5, keys.data_ptr())
             self._program.change(number, 6, values.data_ptr())
             self._program.change(number, 9, self._scores.data_ptr())
-        self._keys = ref(cache.rooms[0][0])
+        self._keys = ref(cache.buffers[0][0])
 
     # Building
 

@@ -158,7 +158,7 @@ def _are_ids(ids: Tensor) -> bool:
 
 def _kind(cache: GrowingCache) -> tuple[object, ...]:
     """Layers, rows, heads, width and dtype of a cache, all of whose layers are alike."""
-    keys = cache.rooms[0][0]
+    keys = cache.buffers[0][0]
     return len(cache), keys.shape[0], keys.shape[1], keys.shape[3], keys.dtype
 
 

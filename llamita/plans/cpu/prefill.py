@@ -49,11 +49,11 @@ class Reading:
         batch, tokens = ids.shape
         slot = cache.reserve(tokens, spare=SPARE)
         try:
-            place = Place(self._model, batch, tokens, slot, cache.rooms[0][0].shape[2], first)
+            place = Place(self._model, batch, tokens, slot, cache.buffers[0][0].shape[2], first)
             x = self._model.model.embed_tokens(ids).float().flatten(0, 1).contiguous()  # (B * T, D)
             y = None
             for number, layer in enumerate(self._layers):
-                y = self._layer(layer, x, y, place, cache.rooms[number])
+                y = self._layer(layer, x, y, place, cache.buffers[number])
             last = self._norm(self._model.model.norm, x, y, place, batch, tokens, kept)
         except BaseException:  # Ctrl-C: what was not written is not to be read
             cache.crop(slot)

@@ -213,7 +213,7 @@ class Direct(Cached):
         assert isinstance(rotation, Angles)
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         q = operations.rotate_and_store(q, k, v, rotation.cos, rotation.sin, self._start, keys, values)
-        return self.weigh(q.transpose(1, 2), keys, values)
+        return self.attend_to(q.transpose(1, 2), keys, values)
 
 
 class KernelStep:
@@ -233,7 +233,7 @@ class KernelStep:
     def __call__(self, tokens: Tensor) -> Tensor:
         """tokens (B, T) -> logits (B, V) of the last."""
         config, cache, length = self._model.config, self._cache, tokens.shape[1]
-        cache.span(length)
+        cache.visible_range(length)
         start = cache.claim(length)
         positions = (start + torch.arange(length, device=tokens.device))[None]
         mask = Mask(length, cache.capacity, device=tokens.device, offset=start, window=config.sliding_window)

@@ -10,7 +10,7 @@ from llamita.attention.eager import attend as eager
 from llamita.attention.fixed import KEYS, ROWS, attend
 from llamita.attention.mask import Mask
 from llamita.errors import UnsupportedError
-from tests.unit.attention.test_backends import MASKS, H, N, inputs, seen
+from tests.unit.attention.test_attention import MASKS, H, N, inputs, seen
 
 CPU = torch.device("cpu")
 LENGTH = 150  # several blocks of keys, the last of them not full

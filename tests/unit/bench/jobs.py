@@ -2,15 +2,15 @@
 
 import os
 
-from llamita.bench.workers import Job
+from llamita.bench.workers import Run
 
 
-def failing(message: str) -> Job:
+def failing(message: str) -> Run:
     """Fails while it is prepared."""
     raise ValueError(message)
 
 
-def failing_later(message: str) -> Job:
+def failing_later(message: str) -> Run:
     """Fails when it is run."""
 
     def run() -> float:
@@ -19,18 +19,18 @@ def failing_later(message: str) -> Job:
     return run
 
 
-def dying() -> Job:
+def dying() -> Run:
     """Ends its process."""
     return lambda: os._exit(3)
 
 
-def counting() -> Job:
+def counting() -> Run:
     """Counts its turns."""
     turns = iter(range(9))
     return lambda: float(next(turns))
 
 
-def threads() -> Job:
+def threads() -> Run:
     """Says how many threads torch has."""
     import torch
 

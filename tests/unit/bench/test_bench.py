@@ -11,27 +11,27 @@ import pytest
 import torch
 
 from llamita.bench import (
+    bandwidth,
     decode,
     files,
+    gemm,
     load,
     memory,
     models,
     ours,
     overhead,
     prefill,
-    products,
     quality,
-    reading,
     roofline,
     speculate,
     systems,
     train,
 )
-from llamita.bench.compare import Measured, Settings, Trial
-from llamita.bench.peaks import peak_bytes
+from llamita.bench.compare import Measurement, Results, Settings
+from llamita.bench.peak_memory import peak_bytes
 from llamita.bench.shapes import SHAPES, shape
 from llamita.bench.systems import SYSTEMS, named
-from llamita.bench.workers import Fresh, Job, Worker
+from llamita.bench.workers import ProcessPerTurn, Run, Worker
 from llamita.cli.main import main
 from llamita.errors import UnsupportedError, UsageError
 from llamita.quant.report import perplexity
@@ -43,20 +43,20 @@ BESIDE = Settings(shape="tiny", formats=["fp32"], systems=["llamita", "transform
 def little_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's limits from 1 MiB, not from 1 GiB, and products of a moment."""
     monkeypatch.setattr(decode, "MEMORY", replace(decode.MEMORY, arguments=lambda _: (2**20,)))
-    monkeypatch.setattr(products, "ENOUGH", 0.001)
+    monkeypatch.setattr(gemm, "ENOUGH", 0.001)
 
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs run here, with what is imported: test_workers runs processes, and test_the_command_... all of it."""
 
-    def prepared(worker: Worker, prepare: Callable[..., Job], arguments: tuple[Any, ...], *_: int, **__: None) -> None:
+    def prepared(worker: Worker, prepare: Callable[..., Run], arguments: tuple[Any, ...], *_: int, **__: None) -> None:
         worker._job = prepare(*arguments)  # type: ignore[attr-defined]
 
     monkeypatch.setattr(Worker, "__init__", prepared)
-    monkeypatch.setattr(Worker, "ask", lambda worker, order: worker._job())
+    monkeypatch.setattr(Worker, "measure", lambda worker, order: worker._job())
     monkeypatch.setattr(Worker, "stop", lambda worker: None)
-    monkeypatch.setattr(reading, "KERNELS", {"torch.sum": reading.KERNELS["torch.sum"]})  # Numba compiles for long
+    monkeypatch.setattr(bandwidth, "KERNELS", {"torch.sum": bandwidth.KERNELS["torch.sum"]})  # Numba compiles for long
 
 
 def test_decode(in_this_process: None) -> None:
@@ -71,7 +71,7 @@ def test_decode(in_this_process: None) -> None:
 
 
 def test_decode_behind_a_prompt_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Trial] = []
+    asked: list[Measurement] = []
     monkeypatch.setattr(decode, "compare", lambda trial, settings: asked.append(trial))
     decode.measure(BESIDE, tokens=2, depth=5)
     (trial,) = asked
@@ -104,10 +104,10 @@ def test_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_limit_of_reading_is_the_faster_of_fp32_and_bf16(
     rates: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Trial] = []
+    asked: list[Measurement] = []
     monkeypatch.setattr(prefill, "compare", lambda trial, settings: asked.append(trial))
-    monkeypatch.setattr(products, "PRODUCTS", {name: lambda _, rate=rate: rate for name, rate in rates.items()})
-    monkeypatch.setattr(products, "_speed", lambda operations, rate: rate)
+    monkeypatch.setattr(gemm, "PRODUCTS", {name: lambda _, rate=rate: rate for name, rate in rates.items()})
+    monkeypatch.setattr(gemm, "_speed", lambda operations, rate: rate)
     prefill.measure(BESIDE, length=5)
     (limit,) = [trial.limit for trial in asked if trial.limit]
     assert limit.prepare(*limit.arguments(None))() == 7.0
@@ -152,13 +152,13 @@ def test_memory(system: str, tmp_path: Path) -> None:
 
 
 def test_load_and_memory_begin_a_process_a_turn_and_load_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Trial] = []
-    monkeypatch.setattr(load, "compare", lambda trial, settings: asked.append(trial) or Measured())
-    monkeypatch.setattr(memory, "compare", lambda trial, settings: asked.append(trial) or Measured())
+    asked: list[Measurement] = []
+    monkeypatch.setattr(load, "compare", lambda trial, settings: asked.append(trial) or Results())
+    monkeypatch.setattr(memory, "compare", lambda trial, settings: asked.append(trial) or Results())
     load.measure(BESIDE)
     memory.measure(BESIDE, tokens=2, depth=3)
     assert [trial.name for trial in asked] == ["load to first token", "start to first token", "memory of tg2 @ d3"]
-    assert all(trial.loads and trial.start is Fresh for trial in asked)
+    assert all(trial.loads and trial.start is ProcessPerTurn for trial in asked)
     assert asked[0].share("fp32", 4.0, 1.0) == 0.25
     needed = (2 * 512 * 64 + 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 160)) * 4 + 2 * 2 * 2 * 2 * 16 * 5
     assert asked[2].share("fp32", 2 * needed / 2**20, 1.0) == pytest.approx(0.5)
@@ -174,8 +174,8 @@ def test_roofline() -> None:
 
 def test_torch_keeps_its_threads_when_numba_starts_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Numba sets OpenMP's number of threads, which is torch's, once in a process: this stands in for that."""
-    monkeypatch.setattr(reading.numba, "set_num_threads", lambda count: torch.set_num_threads(2))
-    reading.use_threads(1)
+    monkeypatch.setattr(bandwidth.numba, "set_num_threads", lambda count: torch.set_num_threads(2))
+    bandwidth.use_threads(1)
     assert torch.get_num_threads() == 1
 
 

@@ -111,7 +111,7 @@ def test_an_empty_environment_lacks_what_stands_in_pyproject(tmp_path: Path, mon
     worker = Worker(prefill.prepare, (), 1, python=python)
     try:
         with pytest.raises(LlamitaError, match=f"^{python} lacks the module torch, which .* install it there$"):
-            worker.ask("run")
+            worker.measure("run")
     finally:
         worker.stop()
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from llamita.bench import report
-from llamita.bench.compare import Measured, Settings, Trial, record
+from llamita.bench.compare import Measurement, Results, Settings, record
 
 VALUES = {"llamita": [1.0, 2.0, 3.0], "peer": [2.0, 2.0, 12.0]}
 FIELDS = ["test", "shape", "format", "system", "median", "min", "max", "unit", "ratio", "of_limit"]
@@ -38,9 +38,9 @@ def test_ours_is_told_from_all_turns_a_peer_and_its_share_from_its_own() -> None
         {"llamita": [2.0, 4.0], "limit": limits[0], "one": [1.0, 4.0]},
         {"llamita": [8.0, 8.0], "limit": limits[1], "two": [4.0, 16.0]},
     ]
-    test = Trial(name="t", unit="u", prepare=len, arguments=(), share=lambda _, value, limit: value / limit)
+    test = Measurement(name="t", unit="u", prepare=len, arguments=(), share=lambda _, value, limit: value / limit)
     settings = Settings(shape="s", formats=["f"], systems=["llamita"], repeats=2, threads=1)
-    measured = Measured()
+    measured = Results()
     record(test, settings, "f", turns, measured)
     ours, one, two = measured.rows
     assert (ours.min, ours.median, ours.max) == (2.0, 6.0, 8.0)

@@ -5,8 +5,8 @@ from collections import deque
 import pytest
 import torch
 
-from llamita.bench.peaks import peak_bytes
-from llamita.bench.workers import Fresh, Worker, in_turn, workers
+from llamita.bench.peak_memory import peak_bytes
+from llamita.bench.workers import ProcessPerTurn, Worker, in_turn, workers
 from llamita.errors import LlamitaError
 from tests.unit.bench.jobs import counting, dying, failing, failing_later, threads
 
@@ -17,7 +17,7 @@ class Noted:
     def __init__(self, name: str, turns: deque[str]) -> None:
         self._name, self._turns = name, turns
 
-    def ask(self, order: str) -> float:
+    def measure(self, order: str) -> float:
         self._turns.append(self._name)
         return float(len(self._turns))
 
@@ -26,27 +26,27 @@ class Noted:
 def test_a_worker_that_fails_says_why(prepare: object) -> None:
     started = workers(prepare, {"llamita": ("no such luck",)}, threads=1)  # type: ignore[arg-type]
     with started as systems, pytest.raises(LlamitaError, match="ValueError: no such luck"):
-        systems["llamita"].ask("run")
+        systems["llamita"].measure("run")
 
 
 def test_a_worker_that_dies_is_told_of() -> None:
     with workers(dying, {"llamita": ()}, threads=1) as systems, pytest.raises(LlamitaError, match="exit code 3"):
-        systems["llamita"].ask("run")
+        systems["llamita"].measure("run")
 
 
 def test_a_worker_keeps_its_job_and_a_fresh_one_begins_anew() -> None:
     worker = Worker(counting, (), 1)
     try:
-        assert [worker.ask("run") for _ in range(3)] == [0, 1, 2]
+        assert [worker.measure("run") for _ in range(3)] == [0, 1, 2]
     finally:
         worker.stop()
-    fresh = Fresh(counting, (), 1)
-    assert [fresh.ask("run") for _ in range(2)] == [0, 0]
+    fresh = ProcessPerTurn(counting, (), 1)
+    assert [fresh.measure("run") for _ in range(2)] == [0, 0]
 
 
 def test_a_worker_has_the_threads_that_it_is_given() -> None:
     with workers(threads, {"llamita": ()}, threads=1) as systems:
-        assert systems["llamita"].ask("run") == 1
+        assert systems["llamita"].measure("run") == 1
 
 
 def test_turns_alternate_and_the_first_is_not_counted() -> None:

@@ -10,7 +10,7 @@ import torch
 from llamita.cli import arguments, habits, main, names
 from llamita.errors import NotFoundError
 from tests.unit.cli.conftest import Run
-from tests.unit.cli.test_bad_input import one_sentence
+from tests.unit.cli.test_errors import one_sentence
 
 
 @pytest.fixture

@@ -35,18 +35,18 @@ def test_a_trail_finds_the_token_of_every_character(tokenizer: Tokenizer) -> Non
     ids = tokenizer.encode("aé€z", add_special_tokens=False)  # 1, 2, 3 and 1 bytes
     shares = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
     known = [likely(*pair) for pair in zip(ids, shares, strict=True)]
-    trail = tokens.Trail(tokenizer)
-    runs = [run for text, count in (("a", 2), ("é€", 6), ("z", 7)) for run in trail.runs(text, known[:count])]
+    aligner = tokens.TokenAligner(tokenizer)
+    runs = [run for text, count in (("a", 2), ("é€", 6), ("z", 7)) for run in aligner.runs(text, known[:count])]
     told = {text: probability for text, probability in runs if text}
     assert told == pytest.approx({"a": 0.1, "é": 0.3, "€": 0.6, "z": 0.7})
 
 
 def test_text_may_be_shown_later_and_in_parts_and_end_in_half_a_character(tokenizer: Tokenizer) -> None:
     known = [likely(i, 0.1 * n) for n, i in enumerate(tokenizer.encode("ab€", add_special_tokens=False)[:4], 1)]
-    trail = tokens.Trail(tokenizer)
-    assert list(trail.runs("", known[:2])) == []
-    assert "".join(text for text, _ in trail.runs("ab", known)) == "ab"
-    assert "".join(text for text, _ in trail.runs("\ufffd", known)) == "\ufffd"
+    aligner = tokens.TokenAligner(tokenizer)
+    assert list(aligner.runs("", known[:2])) == []
+    assert "".join(text for text, _ in aligner.runs("ab", known)) == "ab"
+    assert "".join(text for text, _ in aligner.runs("\ufffd", known)) == "\ufffd"
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from llamita.config import LlamaConfig
 from llamita.errors import LlamitaError, NotFiniteError, UsageError
+from llamita.generation.runner import finite
 from llamita.model.llama import LlamaForCausalLM
-from llamita.sampling.finite import finite, multinomial
+from llamita.sampling.finite import multinomial
 from llamita.sampling.history import History
 from llamita.sampling.params import SamplingParams
 from llamita.sampling.sampler import LogitsProcessorList, draw, pick

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llamita.structured.healing import Healed, Vocabulary, heal
 from llamita.tokenizer.load import load_tokenizer
-from llamita.tokenizer.pieces import token_bytes
+from llamita.tokenizer.token_bytes import token_bytes
 
 #          0     1    2       3    4      5      6     7       8     9
 PIECES = [None, b"a", b"http", b":", b"://", b":/", b"/", b"abc", b"b", None]

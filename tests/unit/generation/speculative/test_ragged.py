@@ -23,7 +23,7 @@ def numbered(slots: int, kind: type[DynamicCache] = DynamicCache) -> DynamicCach
     cache = kind()
     numbers = torch.arange(float(slots))[None, None, :, None].expand(2, 1, -1, 1)
     cache.update(numbers, -numbers, 0)
-    cache.place(torch.arange(slots).expand(2, -1))
+    cache.append_positions(torch.arange(slots).expand(2, -1))
     return cache
 
 

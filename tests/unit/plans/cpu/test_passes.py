@@ -299,7 +299,7 @@ def test_a_model_keeps_no_cache_alive() -> None:
     cache = filled(fused, prompt(), GrowingCache())
     filled(fused, prompt(1, 1), cache)
     assert isinstance(cache, GrowingCache)
-    watched = ref(cache.rooms[0][0])
+    watched = ref(cache.buffers[0][0])
     del cache
     assert watched() is None
 

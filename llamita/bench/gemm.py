@@ -1,4 +1,4 @@
-"""How fast this machine multiplies matrices, in the shapes that reading a prompt asks for."""
+"""Speed of matrix products (GEMM), in the shapes of a prefill."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ ENOUGH = 0.1  # seconds of a measurement
 
 
 def sizes(config: LlamaConfig, tokens: int) -> list[Size]:
-    """A large square product, and those of a layer that reads so many tokens."""
+    """The sizes of a large square product, and of a layer's products over this many tokens."""
     wide, narrow = config.intermediate_size, config.hidden_size
     return [SQUARE, (tokens, narrow, narrow), (tokens, wide, narrow), (tokens, narrow, wide)]
 
@@ -43,7 +43,7 @@ PRODUCTS: dict[str, Callable[[Size], Callable[[], Tensor]]] = {
 
 
 def prepare(formats: Sequence[str], measured: Sequence[Size]) -> Callable[[], float]:
-    """A job that multiplies in each format and size, and says what the fastest gave in operations a second."""
+    """A run that multiplies in each format and size; its value is the fastest, in operations a second."""
     jobs = [(2.0 * math.prod(size), PRODUCTS[format](size)) for format in formats for size in measured]
 
     def run() -> float:

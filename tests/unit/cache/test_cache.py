@@ -46,7 +46,7 @@ def test_update_appends_and_shows_all_in_sight(name: str) -> None:
     cache, first = filled(MAKERS[name](), 3)
     assert cache.length == cache.get_seq_length() == 3
     more = torch.randn(B, K, 2, H)
-    start, count = cache.span(2)
+    start, count = cache.visible_range(2)
     k, v = cache.update(more, -more, 0)
     assert k.shape == v.shape == (B, K, count, H)
     assert torch.equal(k[:, :, 3 - start : 5 - start], more)
@@ -112,11 +112,11 @@ def test_positions_move_with_the_rows(name: str) -> None:
     config = CONFIG.replace(rope_scaling={"type": "dynamic", "factor": 2.0})
     cache = StaticCache(config, batch=B, capacity=ROOM) if name == "static" else MAKERS[name]()
     positions = torch.arange(12).view(B, 4)
-    assert torch.equal(cache.place(positions)[:, :4], positions)
+    assert torch.equal(cache.append_positions(positions)[:, :4], positions)
     filled(cache)
     cache.reorder(torch.tensor([1, 2, 0]))
     cache.crop(2)
-    placed = cache.place(torch.full((1, 1), 99).expand(B, -1))
+    placed = cache.append_positions(torch.full((1, 1), 99).expand(B, -1))
     assert torch.equal(placed[:, :2], positions[[1, 2, 0], :2])
     assert (placed[:, 2] == 99).all()
 
@@ -127,24 +127,24 @@ def test_static_room_has_an_end_and_keeps_its_addresses() -> None:
     assert DynamicCache().capacity is None
     address = cache.keys[0].data_ptr()
     with pytest.raises(ValueError, match=r"^9 cached and 3 new tokens do not fit a StaticCache of 11: make it larger$"):
-        cache.span(3)
+        cache.visible_range(3)
     for change in (lambda: cache.crop(4), cache.reset, lambda: cache.reorder(torch.tensor([0, 0, 0]))):
         change()
         assert cache.keys[0].data_ptr() == address
     with pytest.raises(ValueError, match=r"^this StaticCache was made for a rotary type of fixed frequencies"):
-        cache.place(torch.zeros(B, 1, dtype=torch.long))
+        cache.append_positions(torch.zeros(B, 1, dtype=torch.long))
 
 
 def test_sliding_keeps_only_what_a_later_query_sees() -> None:
     cache, put = filled(MAKERS["sliding"](), 9)
     assert cache.length == 9
-    assert cache.span(2) == (5, 6)
+    assert cache.visible_range(2) == (5, 6)
     assert holds(cache, [(k[:, :, -WINDOW + 1 :], v[:, :, -WINDOW + 1 :]) for k, v in put])
     with pytest.raises(ValueError, match=r"^this sliding cache has dropped tokens that a crop to 7 needs again: fork"):
         cache.crop(7)
     one = SlidingWindowCache(window=1)
     filled(one, 3)
-    assert one.span(2) == (3, 2)
+    assert one.visible_range(2) == (3, 2)
 
 
 def run(model: LlamaForCausalLM, ids: Tensor, cache: Cache, cuts: list[int]) -> Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llamita.cli import failure
+from llamita.cli import errors
 from tests.small import save_small_model
 from tests.unit.cli.conftest import Run
 
@@ -160,10 +160,10 @@ def test_an_error_nobody_thought_of(run: Run, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_exit_codes() -> None:
-    assert failure.explained(MemoryError()).exit_code == 5
-    assert failure.explained(RuntimeError("CUDA out of memory. Tried to allocate")).exit_code == 5
-    assert failure.explained(FileNotFoundError(2, "no", "x")).exit_code == 3
-    assert failure.explained(PermissionError(13, "no", "x")).exit_code == 4
+    assert errors.explained(MemoryError()).exit_code == 5
+    assert errors.explained(RuntimeError("CUDA out of memory. Tried to allocate")).exit_code == 5
+    assert errors.explained(FileNotFoundError(2, "no", "x")).exit_code == 3
+    assert errors.explained(PermissionError(13, "no", "x")).exit_code == 4
 
 
 def test_an_interruption_wrapped_by_a_library(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

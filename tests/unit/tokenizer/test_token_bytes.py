@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from llamita.tokenizer.load import load_tokenizer
-from llamita.tokenizer.pieces import token_bytes
+from llamita.tokenizer.token_bytes import token_bytes
 from tests.unit.tokenizer.tiny import TEXT
 
 

@@ -1,4 +1,4 @@
-"""How fast this machine reads its memory: kernels that do nothing else, of which the fastest counts."""
+"""Memory bandwidth: the fastest of some kernels that only read."""
 
 from collections.abc import Callable
 from time import perf_counter
@@ -7,7 +7,7 @@ import numba
 import numpy as np
 import torch
 
-NBYTES = 2**30  # read in a pass, far more than the caches hold
+NBYTES = 2**30  # read in a pass, far more than fits the caches
 PIECE = 2**20  # bytes that a thread takes at a time
 PASSES = 3  # of each kernel in a turn
 PIECES_AT_ONCE = 8
@@ -42,7 +42,7 @@ def _sum_four_streams(values: np.ndarray) -> float:  # fp32 (pieces, columns)
 
 
 def _in_pieces(kernel: Callable[[np.ndarray], float], values: np.ndarray) -> float:
-    # Pieces are handed out as threads get done, so that one that is held up holds up nobody.
+    # Threads take pieces as they finish, so that a slow thread delays no other.
     numba.set_parallel_chunksize(PIECES_AT_ONCE)
     return kernel(values.reshape(-1, PIECE // values.itemsize))
 
@@ -55,18 +55,18 @@ KERNELS: dict[str, Callable[[np.ndarray], float]] = {
 
 
 def prepare(nbytes: int) -> Callable[[], float]:
-    """A job that reads so many bytes by each kernel, and says what the fastest pass gave in bytes a second."""
-    values = room(nbytes)
+    """A run that reads this many bytes by each kernel; its value is the fastest pass, in bytes a second."""
+    values = values_of(nbytes)
     return lambda: max(speed(kernel, values) for kernel in KERNELS.values())
 
 
-def room(nbytes: int) -> np.ndarray:
-    """So many bytes to read, fp32."""
+def values_of(nbytes: int) -> np.ndarray:
+    """An fp32 array of this many bytes, to be read."""
     return np.ones(nbytes // 4, np.float32)
 
 
 def use_threads(count: int) -> None:
-    """Read with so many threads in this process, or as many as there are cores."""
+    """Set the threads of this process, at most one a core."""
     numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     # Last, for Numba starts its threads there, and may set OpenMP's number of them, which is torch's too, to all cores.
     torch.set_num_threads(count)

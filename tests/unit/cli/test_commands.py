@@ -70,7 +70,7 @@ def test_an_edit_reads_from_the_change_on(session: commands.Session, read: list[
     ask(session, "First")
     ask(session, "And the second one")
     read.clear()
-    commands.obey(session, "/edit And the second two")
+    commands.run_command(session, "/edit And the second two")
     assert read[0] == len("two") + 1 + len("assistant: ")
     assert [turn["content"] for turn in session.chat.turns] == [
         *("First", answers(llm, "First")[0]),
@@ -115,7 +115,7 @@ def test_an_answer_without_a_word_is_told(
 
 def test_set_shows_and_changes(session: commands.Session, capsys: pytest.CaptureFixture[str]) -> None:
     def said(line: str) -> str:
-        commands.obey(session, line)
+        commands.run_command(session, line)
         return re.sub(" +", " ", capsys.readouterr().err)
 
     shown = said("/set")
@@ -168,21 +168,21 @@ def test_set_shows_and_changes(session: commands.Session, capsys: pytest.Capture
 def test_what_does_not_fit_changes_nothing(session: commands.Session, line: str, says: str) -> None:
     options = dict(session.chat.options)
     with pytest.raises(UsageError, match=says.replace("?", r"\?")):
-        commands.obey(session, line)
+        commands.run_command(session, line)
     assert session.chat.options == options
 
 
 def test_an_edit_without_a_keyboard_needs_the_text(session: commands.Session) -> None:
     ask(session, "Hi")
     with pytest.raises(UsageError, match="/edit TEXT"):
-        commands.obey(session, "/edit")
+        commands.run_command(session, "/edit")
 
 
 def test_tokens_are_shown_with_their_ids(session: commands.Session, capsys: pytest.CaptureFixture[str]) -> None:
     ask(session, "Hi")
     prompt, written = session.chat.last_answer()
     capsys.readouterr()
-    commands.obey(session, "/tokens")
+    commands.run_command(session, "/tokens")
     told = capsys.readouterr().err
     assert all(f"{token_id} " in told for token_id in written)
     assert f"{len(written)} tokens, " in told
@@ -202,7 +202,7 @@ def test_probabilities_are_those_of_the_models_own_logits(
         assert likely.top[0].token_id == int(table[place].argmax())
         assert likely.top[0].logprob == pytest.approx(float(table[place].max()), abs=1e-4)
     capsys.readouterr()
-    commands.obey(session, "/probs")
+    commands.run_command(session, "/probs")
     told = capsys.readouterr().err
     assert told.count("%") >= len(written)
     assert "perplexity" in told
@@ -212,18 +212,18 @@ def test_a_saved_conversation_goes_on(session: commands.Session, llm: LLM, tmp_p
     session.chat.system = "Be kind."
     ask(session, "Hi")
     path = tmp_path / "with space.json"
-    commands.obey(session, f"/save {path}")
-    commands.obey(session, f"/save {path}")  # its own file may be written again
+    commands.run_command(session, f"/save {path}")
+    commands.run_command(session, f"/save {path}")  # its own file may be written again
     saved = json.loads(path.read_text(encoding="utf-8"))
     assert saved["messages"] == session.chat.messages
     fresh = commands.Session(Conversation(llm, options=session.chat.options, seed=1))
-    commands.obey(fresh, f"/load {path}")
+    commands.run_command(fresh, f"/load {path}")
     assert fresh.chat.messages == session.chat.messages
     prompt, written = fresh.chat.last_answer()
     assert prompt == session.chat.last_answer()[0]
     assert llm.tokenizer.decode(written) == session.chat.turns[-1]["content"]
     assert fresh.chat.used() == session.chat.used() + 1  # the end of the turn, which was cut off
-    commands.obey(fresh, "/tokens")
+    commands.run_command(fresh, "/tokens")
     assert ask(fresh, "And you?") == answers(llm, "Hi", "And you?", system="Be kind.")[1]
     assert fresh.chat.undo() == "And you?"
 
@@ -231,8 +231,8 @@ def test_a_saved_conversation_goes_on(session: commands.Session, llm: LLM, tmp_p
 def test_a_question_that_was_loaded_is_answered(session: commands.Session, llm: LLM, tmp_path: Path) -> None:
     path = tmp_path / "chat.json"
     path.write_text('[{"role": "user", "content": "Hi"}]', encoding="utf-8")
-    commands.obey(session, f"/load {path}")
-    commands.obey(session, "/retry")
+    commands.run_command(session, f"/load {path}")
+    commands.run_command(session, "/retry")
     assert session.chat.turns[-1]["content"] == answers(llm, "Hi")[0]
 
 
@@ -259,11 +259,11 @@ def test_a_file_that_is_no_conversation(
     ask(session, "Hi")
     before = session.chat.messages
     with pytest.raises(BrokenFileError, match=says) as caught:
-        commands.obey(session, f"/load {path}")
+        commands.run_command(session, f"/load {path}")
     assert "\n" not in str(caught.value)
     assert session.chat.messages == before
     with pytest.raises(UsageError, match="choose another name"):
-        commands.obey(session, f"/save {path}")
+        commands.run_command(session, f"/save {path}")
     assert path.read_text(encoding="latin-1") == content
 
 
@@ -272,26 +272,26 @@ def test_a_file_that_would_lose_something_is_written_over_by_force_only(
 ) -> None:
     path = tmp_path / "with space.json"
     ask(session, "Hi")
-    commands.obey(session, f"/save {path}")
+    commands.run_command(session, f"/save {path}")
     ask(session, "And you?")
-    commands.obey(session, f"/save {path}")  # goes on from what the file holds
-    commands.obey(session, "/undo")
+    commands.run_command(session, f"/save {path}")  # goes on from what the file holds
+    commands.run_command(session, "/undo")
     whole = path.read_text(encoding="utf-8")
     for content in (whole, '{"messages": [], "notes": 3}', "a letter", ""):
         path.write_text(content, encoding="utf-8")
         with pytest.raises(UsageError, match=r"exists and holds something else: .* --force"):
-            commands.obey(session, f"/save {path}")
+            commands.run_command(session, f"/save {path}")
         assert path.read_text(encoding="utf-8") == content
         for line in (f"/save {path} --force", f"/save --force {path}"):
             path.write_text(content, encoding="utf-8")
-            commands.obey(session, line)
+            commands.run_command(session, line)
             assert transcript.load(path) == session.chat.messages
     with pytest.raises(UsageError, match="is no file"):
-        commands.obey(session, "/save /dev/null --force")
+        commands.run_command(session, "/save /dev/null --force")
     with pytest.raises(UsageError, match="no file is named"):
-        commands.obey(session, "/save --force")
+        commands.run_command(session, "/save --force")
     with pytest.raises(NotFoundError, match=f"there is no folder {tmp_path / 'no'}: make it first") as told:
-        commands.obey(session, f"/save {tmp_path / 'no' / 'x.json'} --force")
+        commands.run_command(session, f"/save {tmp_path / 'no' / 'x.json'} --force")
     assert ".tmp" not in str(told.value)
 
 
@@ -303,7 +303,7 @@ def test_paths_that_cannot_be_read_or_written(session: commands.Session, tmp_pat
         f"/save {tmp_path}/no/folder.json",
     ):
         with pytest.raises(LlamitaError):
-            commands.obey(session, line)
+            commands.run_command(session, line)
     assert list(tmp_path.iterdir()) == []
 
 

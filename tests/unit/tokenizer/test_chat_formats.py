@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from llamita.errors import UsageError
-from llamita.tokenizer import formats
+from llamita.tokenizer import chat_formats
 from llamita.tokenizer.chat import encode_chat, render
 from llamita.tokenizer.load import load_tokenizer
 from tests.unit.tokenizer.test_chat import ATTACK, CHATS, TOOL, TOOL_CHAT, reference
@@ -123,7 +123,7 @@ def test_llama_3_0_has_no_dates_and_no_tools(llama_3: Path):
 
 
 def test_the_format_is_chosen_by_the_control_tokens(llama_2: Path, llama_3: Path):
-    assert [form.name for form in map(formats.find, map(load_tokenizer, (llama_2, llama_3))) if form] == [
+    assert [form.name for form in map(chat_formats.find, map(load_tokenizer, (llama_2, llama_3))) if form] == [
         "Llama 2",
         "Llama 3.1",
     ]
@@ -132,7 +132,7 @@ def test_the_format_is_chosen_by_the_control_tokens(llama_2: Path, llama_3: Path
     (llama_3 / "tokenizer.json").write_text(renamed, encoding="utf-8")
     without_template(llama_3)
     tokenizer = load_tokenizer(llama_3)
-    assert formats.find(tokenizer) is None
+    assert chat_formats.find(tokenizer) is None
     with pytest.raises(UsageError, match="no chat template"):
         encode_chat(tokenizer, CHATS[0])
 

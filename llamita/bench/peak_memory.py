@@ -1,4 +1,4 @@
-"""The most memory that tensors take at once."""
+"""Peak memory of tensors."""
 
 from collections.abc import Callable
 from itertools import accumulate

@@ -1,0 +1,86 @@
+"""Words that names no longer use: they had many meanings, or none of the field's. CONTRIBUTING has the glossary."""
+
+import ast
+from collections.abc import Iterator, Mapping
+
+from tests.architecture.source import Function, Module
+
+# Folders whose names are clean of the words below.
+FOLDERS = frozenset({"bench", "cache", "cli", "context", "generation", "sampling", "structured", "tokenizer"})
+
+# Part of a name -> what to say instead.
+WORDS: Mapping[str, str] = {
+    "place": "index, position, slot or offset",
+    "room": "capacity, buffer or limit",
+    "kept": "recorded, accepted or length",
+    "told": "reported or given",
+    "trail": "state, history or aligner",
+    "trial": "measurement or check",
+    "likely": "logprob, probability or entry",
+    "eights": "accumulators",
+    "idle": "unused",
+    "team": "threads",
+    "beside": "joined or extra",
+    "anew": "again or reset",
+    "foretold": "logits",
+    "recount": "relative_positions",
+    "weigh": "attend_to",
+    "obey": "run_command",
+}
+# Whole name of a class or module -> what it is called now.
+NAMES: Mapping[str, str] = {
+    "Distribution": "SamplingParams",
+    "Feed": "ModelRunner",
+    "Slots": "RaggedBatch",
+    "Trails": "StatelessConstraint",
+    "Ledger": "RaggedScoreRecorder",
+    "Lockstep": "ColumnStreamer",
+    "Drafter": "Proposer",
+    "Guesser": "Proposer",
+    "Assistant": "HFDraftProposer",
+    "Verdict": "VerifyResult",
+    "Chain": "LogitsProcessorList",
+    "Watched": "Observer",
+    "Asked": "Measurable",
+    "Fresh": "ProcessPerTurn",
+    "Job": "GenerationRequest or Run",
+    "convention": "hf",
+    "stages": "processors",
+    "failure": "errors",
+    "card": "model_card",
+    "peaks": "peak_memory",
+    "products": "gemm",
+    "reading": "bandwidth",
+    "pieces": "token_bytes",
+}
+
+
+def retired(
+    modules: list[Module],
+    words: Mapping[str, str] = WORDS,
+    names: Mapping[str, str] = NAMES,
+    folders: frozenset[str] = FOLDERS,
+) -> list[str]:
+    """Modules, classes, functions, parameters and attributes whose names have a retired word."""
+    complaints = []
+    for module in modules:
+        for line, name, is_noun in _names(module) if module.room in folders else ():
+            parts = [part.removesuffix("s") if part not in words else part for part in name.lower().split("_")]
+            found = next((part for part in parts if part in words), None)
+            if found is not None:
+                complaints.append(f"{module.name}:{line} {name}: say {words[found]}")
+            elif is_noun and name in names:
+                complaints.append(f"{module.name}:{line} {name}: it is called {names[name]}")
+    return complaints
+
+
+def _names(module: Module) -> Iterator[tuple[int, str, bool]]:
+    """Line, name, and whether it is a module's or a class's."""
+    yield 1, module.name.rpartition(".")[2], True
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ClassDef | Function):
+            yield node.lineno, node.name, isinstance(node, ast.ClassDef)
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg, False
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.attr, False
