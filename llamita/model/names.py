@@ -26,7 +26,7 @@ REFUSED: Mapping[str, str] = {
     "load_in_8bit": 'llamita.load(name, quantize="q8_0") loads in 8 bits',
     "load_in_4bit": 'llamita.load(name, quantize="q4_0") loads in 4 bits',
     "gguf_file": "llamita.load(path) reads GGUF files",
-    "tp_plan": "llamita.parallel splits a model that is loaded",
+    "tp_plan": "llamita splits a model that is loaded",
     "variant": "name a folder or a revision whose weights bear their usual names",
     "adapter_kwargs": "peft.PeftModel.from_pretrained(model, folder) puts an adapter on a model",
     "use_kernels": "llamita.load(name) runs a model with kernels",

@@ -183,7 +183,7 @@ class PreTrainedModel(ModelFiles):
             raise UsageError(f"gradient_checkpointing_kwargs has {', '.join(options)}: only use_reentrant is known")
         from llamita.plans import recompute
 
-        recompute.enable(self, every_n_layers=every_n_layers, use_reentrant=use_reentrant)
+        recompute.enable(self, list(self._layers), every_n_layers=every_n_layers, use_reentrant=use_reentrant)
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep all activations again."""

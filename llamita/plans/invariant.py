@@ -8,15 +8,15 @@ Gradients are not invariant: those of weights are sums over the batch.
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError
 from llamita.model import plan
-from llamita.model.pretrained import PreTrainedModel
 
 BACKEND = "fixed"
 ROWS = 16  # of a product. Fewer are rounded by their place among them, more make a decode step slower
@@ -24,7 +24,17 @@ VECTOR = 64  # elements; torch's loops are unrolled over at most so many, and go
 CHUNK = 16_384  # elements, too few for torch to share among threads, which would cut vectors
 
 
-M = TypeVar("M", bound=PreTrainedModel)
+M = TypeVar("M", bound=nn.Module)
+
+
+class Attending(Protocol):
+    """What the mode asks of a model: its config, and another attention backend."""
+
+    config: LlamaConfig
+
+    def set_attn_implementation(self, attn_implementation: str) -> None:
+        """Attend by another backend."""
+        ...
 
 
 def invariant(model: M) -> M:
@@ -36,8 +46,9 @@ def invariant(model: M) -> M:
     Raises UnsupportedError for rotary types whose frequencies depend on the longest row of the batch, and for a model
     whose forward is a plan's (compiled, fused), as such kernels round by the shape.
     """
-    kind = model.config.rope_parameters.rope_type
-    if model.config.rope_parameters.depends_on_length:
+    attending = cast("Attending", model)
+    kind = attending.config.rope_parameters.rope_type
+    if attending.config.rope_parameters.depends_on_length:
         raise UnsupportedError(
             f"the batch-invariant mode does not know the rotary type {kind}, whose frequencies depend on the longest "
             "row of a batch: run without it"
@@ -45,9 +56,9 @@ def invariant(model: M) -> M:
     modules = list(model.modules())
     plan.check(model, "invariant", modules)
     plan.remove(model, "invariant")
-    before = model.config.attn_implementation
+    before = attending.config.attn_implementation
     plan.apply(model, "invariant", [FewRows(one, before) for one in modules if is_linear(one)], also=modules)
-    model.set_attn_implementation(BACKEND)
+    attending.set_attn_implementation(BACKEND)
     for module in modules:
         function = vars(module).get("act_fn")
         if function is not None and not isinstance(function, WholeVectors):
@@ -94,9 +105,9 @@ class FewRows(plan.StandIn):
 
     def undo(self, model: nn.Module) -> None:
         """Give the model its backend and its activations back."""
-        assert isinstance(model, PreTrainedModel)
-        if model.config.attn_implementation == BACKEND:
-            model.set_attn_implementation(self.backend)
+        attending = cast("Attending", model)
+        if attending.config.attn_implementation == BACKEND:
+            attending.set_attn_implementation(self.backend)
         for module in model.modules():
             function = vars(module).get("act_fn")
             if isinstance(function, WholeVectors):

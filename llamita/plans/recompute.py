@@ -1,13 +1,13 @@
 """Trade time for memory: layers that keep only their input and run again in the backward pass."""
 
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from llamita.model import plan
-from llamita.model.pretrained import PreTrainedModel
 
 
 class Recomputed(plan.StandIn):
@@ -29,13 +29,14 @@ class Recomputed(plan.StandIn):
         return checkpoint(self.plain, *args, use_reentrant=self.use_reentrant)
 
 
-def enable(model: PreTrainedModel, *, every_n_layers: int = 1, use_reentrant: bool = False) -> None:
+def enable(
+    model: nn.Module, layers: Sequence[nn.Module], *, every_n_layers: int = 1, use_reentrant: bool = False
+) -> None:
     """Recompute every n-th of a model's layers.
 
     Raises UnsupportedError for a model that another plan holds, as `llamita.model.plan.PAIRS` says.
     """
     if every_n_layers < 1:
         raise ValueError(f"every_n_layers is {every_n_layers}: it must be at least 1")
-    layers = list(cast("nn.ModuleList", model.base_model.layers))
     stand_ins = [Recomputed(layer, use_reentrant=use_reentrant) for layer in layers[::every_n_layers]]
     plan.apply(model, "recompute", stand_ins, also=layers)

@@ -11,7 +11,7 @@ from tests.architecture.source import Module
 MODULES = 14
 CODE_LINES = 1_000
 TO_FIRST_TOKEN = 15  # modules outside the model
-INSIDE_MODEL = frozenset({"model", "attention", "context", "cache"})
+INSIDE_MODEL = frozenset({"model", "attention", "context", "cache", "config"})
 FIRST_TOKEN = "Sequence.push"  # the function that takes a token that was chosen
 
 
