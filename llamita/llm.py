@@ -10,7 +10,7 @@ from torch import Tensor
 from llamita.checkpoint.load import Loaded
 from llamita.generation import text_options
 from llamita.generation.completion import Completion, Stream, completion_of
-from llamita.generation.logprobs import prompt_token_logprobs
+from llamita.generation.logprobs import note_prompt_logprobs
 from llamita.generation.plan import plan
 from llamita.generation.prefix_cache import Prefix
 from llamita.generation.request import GenerationRequest, left_padded
@@ -67,7 +67,7 @@ class LLM:
             return []
         if (options.get("num_beams") or 1) > 1 and len(prompts) > 1:  # a search has one limit, and prompts have several
             return [self.generate(ids, **text_options.of_row(options, row)) for row, ids in enumerate(prompts)]
-        run = self._run(prompts, options, reads_on=True)
+        run = self._run(prompts, options, True, None, None)
         for _ in run.steps:
             pass
         completions = [completion_of(run, sequence) for sequence in run.sequences]
@@ -85,7 +85,7 @@ class LLM:
 
         `prefix` keeps what was read for the next text that begins alike, `watch` sees every step.
         """
-        return Stream(self._run([self._ids(prompt)], options, reads_on=True, prefix=prefix, watch=watch))
+        return Stream(self._run([self._ids(prompt)], options, True, prefix, watch))
 
     def chat(
         self,
@@ -103,9 +103,7 @@ class LLM:
         Raises UsageError where the checkpoint has no chat template, nor the control tokens of a format of Llama's.
         """
         stream = self.stream_chat(messages, tools=tools, continue_final_message=continue_final_message, **options)
-        for _ in stream:
-            pass
-        return stream.completion
+        return stream.whole()
 
     def stream_chat(
         self,
@@ -118,38 +116,25 @@ class LLM:
         **options: Unpack[TextOptions],
     ) -> Stream:
         """Answer a conversation, piece by piece; the arguments are those of `chat` and `stream`."""
-        reads_on = continue_final_message
-        ids = self._ids(encode_chat(self.tokenizer, messages, tools=tools, continue_final_message=reads_on))
+        to_read = encode_chat(self.tokenizer, messages, tools=tools, continue_final_message=continue_final_message)
         names = tuple(str(tool.get("function", tool).get("name")) for tool in tools or ())
-        return Stream(self._run([ids], options, reads_on=reads_on, prefix=prefix, watch=watch), names)
+        return Stream(self._run([self._ids(to_read)], options, continue_final_message, prefix, watch), names)
 
     def new_prefix(self) -> Prefix:
         """An empty `prefix` for `stream` and `stream_chat`."""
         return Prefix(self.model.config.num_hidden_layers)
 
     def save_prefix(self, path: str | Path, prefix: Prefix) -> None:
-        """Write what a prefix has read to a file, so that no later process need read it again.
-
-        Raises UsageError where it has read nothing yet, and the disk's errors.
-        """
+        """Write what a prefix has read to a file. Raises UsageError where that is nothing, and the disk's errors."""
         prefix.save(Path(path), fingerprint=fingerprint(self.model))
 
     def load_prefix(self, path: str | Path) -> Prefix:
-        """A prefix from a file of `save_prefix`: texts that begin alike are read on from there.
-
-        Raises UsageError where another model read it, NotFoundError, AccessError, or BrokenFileError.
-        """
-        layers, device = self.model.config.num_hidden_layers, self.model.device
-        return Prefix.load(Path(path), layers=layers, fingerprint=fingerprint(self.model), device=device)
+        """A prefix from a file of `save_prefix`. Raises UsageError for another model's, and the files' errors."""
+        layers, own = self.model.config.num_hidden_layers, fingerprint(self.model)
+        return Prefix.load(Path(path), layers=layers, fingerprint=own, device=self.model.device)
 
     def _run(
-        self,
-        prompts: list[list[int]],
-        options: TextOptions,
-        *,
-        reads_on: bool,
-        prefix: Prefix | None = None,
-        watch: Watch | None = None,
+        self, prompts: list[list[int]], options: TextOptions, reads_on: bool, prefix: Prefix | None, watch: Watch | None
     ) -> Run:
         """The run that writes behind the prompts; `reads_on`: its text goes on from theirs."""
         text_options.check(options)
@@ -158,8 +143,7 @@ class LLM:
         settings = text_options.settings_of(
             options, self.model.generation_config, self.tokenizer, reads_on=reads_on, is_plain=is_plain
         )
-        device = self.model.device
-        ids, mask = left_padded(prompts, settings.padding or 0, device)
+        ids, mask = left_padded(prompts, settings.padding or 0, self.model.device)
         most = options.get("max_tokens") or self.model.generation_config.get("max_new_tokens") or self.context_length
         run = plan(
             GenerationRequest(
@@ -179,14 +163,11 @@ class LLM:
             )
         )
         if (count := options.get("prompt_logprobs")) is not None:
-            for one in run.sequences:
-                ids, texts = one.prompt_token_ids, self._tables.texts
-                one.prompt_logprobs = prompt_token_logprobs(self.model, ids, texts, top=count)
+            note_prompt_logprobs(self.model, run.sequences, self._tables.texts, top=count)
         return run
 
     def _ids(self, prompt: Prompt) -> list[int]:
-        limits = {"context_length": self.context_length, "vocab_size": self.model.config.vocab_size}
-        return text_options.token_ids(prompt, self.tokenizer, **limits)
+        return text_options.token_ids(prompt, self.tokenizer, self.context_length, self.model.config.vocab_size)
 
     def _negative(self, options: TextOptions, rows: int) -> tuple[Tensor | None, Tensor | None]:
         """Ids (B, T) of the prompt to lead away from, and its mask; None where there is none."""

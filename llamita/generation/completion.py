@@ -92,3 +92,9 @@ class Stream(Iterator[str]):
     def completion(self) -> Completion:
         """The text so far."""
         return completion_of(self._run, self._run.sequences[0], self._tools)
+
+    def whole(self) -> Completion:
+        """The text, written to its end."""
+        for _ in self:
+            pass
+        return self.completion

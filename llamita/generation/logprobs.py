@@ -1,8 +1,8 @@
 """Log-probabilities of written tokens, of prompt tokens, and of the likeliest alternatives."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -103,10 +103,17 @@ def prompt_logprobs(
     return logprobs_through(hidden_states[:, :-1], model.head, input_ids[:, 1:], top=top, chunk=chunk)
 
 
-def prompt_token_logprobs(
-    model: LanguageModel, prompt: Sequence[int], texts: TokenTexts, *, top: int
-) -> list[TokenLogprob]:
-    """The log-probabilities of a prompt's tokens from the second on, and the `top` likeliest alternatives."""
-    ids = torch.tensor([list(prompt)], device=model.device)
-    found = prompt_logprobs(model, ids, top=top)
-    return token_logprobs(texts, ids[0, 1:], Logprobs(*(column[0] for column in found)))
+class Prompted(Protocol):
+    """What has a prompt, and takes note of how likely its tokens were: a sequence."""
+
+    prompt_token_ids: list[int]
+    prompt_logprobs: Sequence[TokenLogprob] | None
+
+
+def note_prompt_logprobs(model: LanguageModel, sequences: Iterable[Prompted], texts: TokenTexts, *, top: int) -> None:
+    """Note how likely each prompt's tokens were from its second on, with the `top` likeliest in their places."""
+    for sequence in sequences:
+        ids = torch.tensor([sequence.prompt_token_ids], device=model.device)
+        found = prompt_logprobs(model, ids, top=top)
+        logprobs = Logprobs(*(column[0] for column in found))
+        sequence.prompt_logprobs = token_logprobs(texts, ids[0, 1:], logprobs)

@@ -82,7 +82,7 @@ def check(options: TextOptions) -> None:
         check_forms(forms, heals=bool(options.get("heal")))
 
 
-def token_ids(prompt: Prompt, tokenizer: Tokenizer, *, context_length: int, vocab_size: int) -> list[int]:
+def token_ids(prompt: Prompt, tokenizer: Tokenizer, context_length: int, vocab_size: int) -> list[int]:
     """The token ids of a prompt. Raises UsageError for none, for too many, and for ids outside the vocabulary."""
     ids = tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token_id) for token_id in prompt]
     if not ids:

@@ -5,9 +5,7 @@ from pathlib import Path
 
 # Folders whose tests stand elsewhere than the modules: (folder of tests/unit, why). They are left out of the rule.
 UNMIRRORED: Mapping[str, str] = {
-    "fused": "a pass of all its modules together",
     "kernels": "several processors and compilers",
-    "parallel": "plans that cross modules",
     "plans": "plans that cross modules",
     "quant": "formats that cross modules",
 }

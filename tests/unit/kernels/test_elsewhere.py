@@ -64,5 +64,5 @@ def test_the_kernels_on_the_least_of_machines() -> None:
 @pytest.mark.skipif(not AVX2.issubset(v.target()[2].split(",")), reason="names a processor of that kind")
 def test_attention_of_many_tokens_on_a_common_machine() -> None:
     """Thirty-two bytes a register, and blocks of queries of which the last has one or one too many."""
-    file = Path(__file__).parents[1] / "fused" / "test_reading.py"
+    file = Path(__file__).parents[1] / "plans" / "cpu" / "test_prefill.py"
     run_tests("test_lengths and float32 or test_heads_in_fp32", file, LLAMITA_CPU="x86-64-v3")
