@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from llamita.kernels.machine import Code, is_complete
-from llamita.kernels.processor import target
+from llamita.kernels.processor import named, target
 
 _DIGEST = hashlib.sha256().digest_size
 _MONTH = 30 * 24 * 3600.0
@@ -86,7 +86,9 @@ def _folder() -> Path:
 @cache
 def _fingerprint() -> str:
     """Of all that kernels are made from and by, and of the machine that their code is for."""
-    elsewhere = ("NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS")  # the settings of Numba's that change no code
+    elsewhere = {"NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS"}  # the settings of Numba's that change no code
+    if named() is not None:
+        elsewhere |= {"NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"}  # made of `target`, once Numba is there
     settings = {name: x for name, x in os.environ.items() if name.startswith("NUMBA_") and name not in elsewhere}
     made_by = version("numba"), version("llvmlite"), sorted(settings.items())
     digest = hashlib.sha256(repr((target(), made_by)).encode())

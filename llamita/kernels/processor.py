@@ -68,7 +68,9 @@ def aim() -> None:
         return
     from numba.core import config
 
-    _, config.CPU_NAME, config.CPU_FEATURES = target()  # pyright: ignore[reportAttributeAccessIssue]
+    # In the environment too: Numba reads its settings from there again whenever any of them has changed.
+    _, os.environ["NUMBA_CPU_NAME"], os.environ["NUMBA_CPU_FEATURES"] = target()
+    config.reload_config()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @cache

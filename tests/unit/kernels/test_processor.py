@@ -86,3 +86,22 @@ def test_numba_compiles_for_it() -> None:
     environment = os.environ | {"LLAMITA_CPU": "x86-64"}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout == "x86-64\n", done.stderr
+
+
+def test_numba_compiles_for_the_processor_whatever_it_compiles_first() -> None:
+    """What Numba compiles first fixes what it compiles for; and it reads its settings anew when one has changed."""
+    script = """
+import os
+from llamita.bench import bandwidth
+from llamita.kernels import processor
+from numba import config, njit
+os.environ["NUMBA_OPT"] = "2"
+njit(lambda x: x + 1)(1)
+from llamita.kernels import compiler
+assert compiler.cpu_target.target_context.codegen().magic_tuple()[1:] == processor.target()[1:]
+print(config.CPU_NAME)
+"""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
+    command, environment = [sys.executable, "-c", script], kept | {"LLAMITA_CPU": "x86-64-v2"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "x86-64-v2"), done.stderr
