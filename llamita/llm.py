@@ -66,7 +66,8 @@ class LLM:
         if not prompts:
             return []
         if (options.get("num_beams") or 1) > 1 and len(prompts) > 1:  # a search has one limit, and prompts have several
-            return [self.generate(ids, **text_options.of_row(options, row)) for row, ids in enumerate(prompts)]
+            each = text_options.of_rows(options, len(prompts))
+            return [self.generate(ids, **own) for ids, own in zip(prompts, each, strict=True)]
         run = self._run(prompts, options, True, None, None)
         for _ in run.steps:
             pass

@@ -12,11 +12,10 @@ from llamita.generation.outputs import ScoreRecorder
 from llamita.generation.request import GenerationRequest
 from llamita.generation.run import GenerationResult, Run
 from llamita.generation.runner import ModelRunner
-from llamita.generation.sequence import Finish
+from llamita.generation.sequence import Finish, generators_of
 from llamita.generation.sequence import Sequence as TextSequence
 from llamita.generation.streaming import ColumnStreamer
 from llamita.sampling.history import History, LogitsProcessor
-from llamita.sampling.sampler import generators
 
 
 class BeamRunner(ModelRunner):
@@ -92,14 +91,14 @@ def search_beams(request: GenerationRequest) -> Run:
     settings, prompts = request.settings, len(request.input_ids)
     recorder, runner, sequences = request.score_recorder, request.runner(BeamRunner), request.sequences()
     assert isinstance(runner, BeamRunner)
-    seeded = generators(settings.seed, prompts, request.input_ids.device)
+    seeded = generators_of(sequences)
     fill = filler(settings.pad_token_id, settings.eos_token_ids)
     found = _search(request, recorder, seeded, fill)
     params = request.params([row for row in range(prompts) for _ in range(settings.num_beams)])
     of_beams = None if seeded is None else [one for one in seeded for _ in range(settings.num_beams)]
     process = request.processor(params, prompts * settings.num_beams, of_beams) or untouched
     streamer = ColumnStreamer(prompts, request.on_step, fill=fill)
-    guidance = guidance_of(request, BeamRunner)
+    guidance = guidance_of(request, BeamRunner) if settings.is_guided else None
 
     def write() -> Iterator[object]:
         for settled in beam_steps(runner, found, process=process, recorder=recorder, guidance=guidance):

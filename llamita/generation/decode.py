@@ -11,10 +11,11 @@ from llamita.generation.outputs import ScoreRecorder
 from llamita.generation.request import GenerationRequest
 from llamita.generation.run import GenerationResult, Run
 from llamita.generation.runner import ModelRunner
-from llamita.generation.sequence import Finish, SequenceBatch
+from llamita.generation.sequence import Finish, SequenceBatch, generators_of
 from llamita.generation.sequence import Sequence as TextSequence
 from llamita.sampling.sampler import Sampler, StatefulProcessor
 from llamita.structured.grammar import Constraints
+from llamita.structured.token_tables import checked
 
 
 class Chooser(Protocol):
@@ -52,7 +53,7 @@ def decode(request: GenerationRequest) -> Run:
     choose = Sampler(
         params,
         request.history,
-        seed=[one.generator for one in sequences if one.generator is not None] or None,
+        seed=generators_of(sequences),
         processors=_processors(request, sequences),
         observers=[one for one in (recorder, noted, *request.observers) if one is not None],
     )
@@ -75,9 +76,9 @@ def decode(request: GenerationRequest) -> Run:
 
 def _logprob_recorder(request: GenerationRequest, sequences: Sequence[TextSequence]) -> LogprobRecorder | None:
     """The recorder of log-probabilities, if they are asked for; the sequences share its rows."""
-    if request.settings.logprobs is None or request.tables is None:
+    if request.settings.logprobs is None:
         return None
-    recorder = LogprobRecorder(request.tables.texts, len(sequences), top=request.settings.logprobs)
+    recorder = LogprobRecorder(checked(request.tables, "logprobs").texts, len(sequences), top=request.settings.logprobs)
     for sequence, row in zip(sequences, recorder.rows, strict=True):
         sequence.logprobs = row
     return recorder
@@ -85,10 +86,10 @@ def _logprob_recorder(request: GenerationRequest, sequences: Sequence[TextSequen
 
 def _processors(request: GenerationRequest, sequences: Sequence[TextSequence]) -> list[StatefulProcessor]:
     processors: list[StatefulProcessor] = []
-    if request.settings.guidance_scale not in (None, 1):
+    if request.settings.is_guided:
         from llamita.generation.guidance import guidance_of
 
-        processors += [one for one in (guidance_of(request),) if one is not None]
+        processors.append(guidance_of(request))
     if request.constraints is not None:
         processors.append(Constraints([one.constraint for one in sequences]))
     return processors
@@ -102,5 +103,5 @@ def end_late(
         return
     ids = torch.cat((request.input_ids, *columns), dim=1)
     for sequence, is_over in zip(sequences, request.are_over(ids, recorder).tolist(), strict=True):
-        if is_over and sequence.finish is None:
-            sequence.finish = Finish("time" if request.is_late else "criterion")
+        if is_over:
+            sequence.end(Finish("time" if request.is_late else "criterion"))

@@ -29,11 +29,10 @@ class Guidance:
         self.runner.append(step)
 
 
-def guidance_of(request: GenerationRequest, kind: type[ModelRunner] = ModelRunner) -> Guidance | None:
+def guidance_of(request: GenerationRequest, kind: type[ModelRunner] = ModelRunner) -> Guidance:
     """The guidance that a request asks for. Raises UsageError where its negative prompts do not fit the prompts."""
     scale = request.settings.guidance_scale
-    if scale is None or scale == 1:
-        return None
+    assert scale is not None
     device, prompts = request.input_ids.device, len(request.input_ids)
     ids, mask = (None if x is None else x.to(device) for x in request.negative)
     ids = request.input_ids[:, -1:] if ids is None else ids

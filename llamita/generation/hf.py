@@ -139,18 +139,21 @@ def _request(
     if attention_mask is None and inputs_embeds is None:
         attention_mask = guessed_mask(input_ids, settings)
     embedded = 0 if inputs_embeds is None else inputs_embeds.shape[1]
-    request = GenerationRequest(
+
+    def limit(_: int, columns: int) -> int:
+        return settings.limit(columns, embedded or columns, model.config)
+
+    limit(0, input_ids.shape[1])  # a wrong limit is refused before anything else
+    return GenerationRequest(
         model=model,
         settings=settings,
         input_ids=input_ids,
-        limit=lambda _, columns: settings.limit(columns, embedded or columns, model.config),
+        limit=limit,
         mask=None if attention_mask is None else attention_mask.to(device),
         embeds=None if inputs_embeds is None else inputs_embeds.to(device),
         cache=cache,
         repeats_hf_draws=True,
     )
-    assert request.limits  # wrong limits are refused before anything else
-    return request
 
 
 def _take_prefix(request: GenerationRequest, prefix: Prefix) -> None:

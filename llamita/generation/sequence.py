@@ -160,6 +160,11 @@ def partial_match(text: str, strings: abc.Sequence[str]) -> int:
     return next((n for n in range(longest, 0, -1) if any(s.startswith(text[-n:]) for s in strings)), 0)
 
 
+def generators_of(sequences: abc.Iterable[Sequence]) -> list[torch.Generator] | None:
+    """The random generators of sequences; None if they draw from torch's global one."""
+    return [one.generator for one in sequences if one.generator is not None] or None
+
+
 class SequenceBatch:
     """The sequences of a batch, which take their tokens step by step."""
 

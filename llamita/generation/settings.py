@@ -120,6 +120,11 @@ class GenerationSettings(SamplingParams):
         return None if pad is None else min(pad, LARGEST)
 
     @property
+    def is_guided(self) -> bool:
+        """Whether a negative prompt changes the logits."""
+        return self.guidance_scale not in (None, 1)
+
+    @property
     def stops(self) -> list[str]:
         """The stop strings as a list; raises UsageError for an empty one."""
         return listed_stops(self.stop_strings)

@@ -7,6 +7,7 @@ from typing import Any, TypedDict
 from llamita.errors import UsageError
 from llamita.generation.request import Criterion
 from llamita.generation.settings import GenerationSettings
+from llamita.sampling.sampler import seeds_of
 from llamita.structured.forms import FORMS, check_forms
 from llamita.structured.grammar import Grammar
 from llamita.tokenizer.protocol import Tokenizer
@@ -97,10 +98,9 @@ def token_ids(prompt: Prompt, tokenizer: Tokenizer, context_length: int, vocab_s
     return ids
 
 
-def of_row(options: TextOptions, row: int) -> TextOptions:
-    """The options of one prompt among several: of a list of seeds, its own."""
-    seed = options.get("seed")
-    return options if seed is None or isinstance(seed, int) else {**options, "seed": seed[row]}
+def of_rows(options: TextOptions, rows: int) -> list[TextOptions]:
+    """The options of each of several prompts: of a list of seeds, its own."""
+    return [{**options, "seed": seed} for seed in seeds_of(options.get("seed"), rows)]
 
 
 def settings_of(

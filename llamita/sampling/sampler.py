@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -189,12 +189,15 @@ def pick(probabilities: Tensor, generator: torch.Generator) -> Tensor:
 
 def generators(seed: Seed, rows: int, device: torch.device | str) -> list[torch.Generator] | None:
     """A random generator for each row, or None for torch's global one; raises UsageError for other seeds than rows."""
-    if seed is None:
-        return None
+    return None if seed is None else [_seeded(number, device) for number in seeds_of(seed, rows)]
+
+
+def seeds_of(seed: Any, rows: int) -> list[Any]:
+    """The seed of each row; raises UsageError for other seeds than rows."""
     seeds = list(seed) if isinstance(seed, Sequence) else [seed] * rows
     if len(seeds) != rows:
         raise UsageError(f"seed lists {len(seeds)} numbers for {rows} rows: give one for each, or one for all")
-    return [_seeded(number, device) for number in seeds]
+    return seeds
 
 
 def _seeded(number: int | torch.Generator, device: torch.device | str) -> torch.Generator:

@@ -4,8 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-import torch
-
 from llamita.cache.dynamic import DynamicCache
 from llamita.errors import UnsupportedError
 from llamita.generation.decode import end_late
@@ -13,7 +11,7 @@ from llamita.generation.outputs import RaggedScoreRecorder, side_by_side
 from llamita.generation.protocol import LanguageModel
 from llamita.generation.request import GenerationRequest
 from llamita.generation.run import Acceptance, GenerationResult, Run
-from llamita.generation.sequence import Sequence, SequenceBatch
+from llamita.generation.sequence import Sequence, SequenceBatch, generators_of
 from llamita.generation.settings import DEFAULT_TOP_K, HABITS
 from llamita.generation.speculative.hf_draws import HFDraftProposer, HFLookupProposer, HFProposer, hf_speculative_steps
 from llamita.generation.speculative.proposers import (
@@ -72,8 +70,7 @@ def speculate(request: GenerationRequest) -> Run:
 def _checked_cache(request: GenerationRequest) -> DynamicCache | None:
     """The cache to begin with; None lets the loop make one."""
     settings = request.settings
-    is_guided = settings.guidance_scale not in (None, 1)
-    if settings.recorded_outputs or is_guided or request.criteria or request.embeds is not None:
+    if settings.recorded_outputs or settings.is_guided or request.criteria or request.embeds is not None:
         raise UnsupportedError(
             "guessing ahead gives no attentions or hidden states and takes no guidance, criteria or inputs_embeds: "
             "leave the assistant out"
@@ -103,7 +100,7 @@ def _steps(
     """The loop: transformers' own for one unseeded draw where its random numbers are wanted, else ours."""
     model, rows, device = request.model, len(sequences), request.input_ids.device
     params = request.params(range(rows))
-    seeded: list[torch.Generator] | None = [one.generator for one in sequences if one.generator is not None] or None
+    seeded = generators_of(sequences)
     greedy, process = greedy_rows(params, rows), request.processor(params, rows, seeded)
     text = RaggedBatch(request.input_ids, request.mask)
     common: dict[str, Any] = {"batch": SequenceBatch(sequences), "cache": cache, "acceptance": acceptance}

@@ -45,6 +45,37 @@ def test_several_beam_texts_are_each_as_if_alone(llm: LLM) -> None:
     assert together == [llm.generate(p, seed=s, **options) for p, s in (("abc", 1), ("d", 2), ("x" * 40, 3))]
 
 
+@pytest.mark.parametrize("seed", [[1], [1, 2, 3], 1.5], ids=str)
+def test_wrong_seeds_of_several_beam_texts_are_refused_in_a_sentence(llm: LLM, seed: Any) -> None:
+    with pytest.raises(llamita.errors.UsageError, match=r"seed (lists|is)"):
+        llm.generate(["abc", "d"], max_tokens=2, num_beams=2, temperature=1.0, seed=seed)
+
+
+def test_what_only_the_plain_loop_does_is_refused_elsewhere(llm: LLM) -> None:
+    prefix, options = llm.new_prefix(), {"max_tokens": 3}
+    first = "".join(llm.stream("abc", prefix=prefix, **options))
+    with pytest.raises(llamita.errors.UsageError, match="a prefix goes with"):
+        llm.stream("abc", prefix=prefix, num_beams=2, **options)
+    assert "".join(llm.stream("abc", prefix=prefix, **options)) == first  # beams left nothing in its cache
+    with pytest.raises(llamita.errors.UsageError, match="logprobs goes with"):
+        llm.generate("abc", logprobs=1, num_beams=2, **options)
+    with pytest.raises(llamita.errors.UsageError, match="watch goes with"):
+        llm.stream("abc", watch=lambda logits, tokens: None, num_beams=2, **options)
+    ids = torch.tensor([llm.tokenizer.encode("abc")])
+    with pytest.raises(llamita.errors.UsageError, match="logprobs goes with"):
+        llm.model.generate(ids, logprobs=1, tokenizer=llm.tokenizer, prompt_lookup_num_tokens=3)
+    with pytest.raises(llamita.errors.UsageError, match="logprobs is about text"):
+        llm.model.generate(ids, logprobs=1)
+
+
+def test_a_text_that_a_criterion_ends_shows_what_was_held(llm: LLM) -> None:
+    whole = llm.generate("abc", max_tokens=6)
+    text, stop = whole.text, whole.text[-1] + "never"
+    ends = [lambda ids, scores: ids.shape[1] >= len(whole.prompt_token_ids) + 6]
+    ended = llm.generate("abc", max_tokens=9, stop=stop, stopping_criteria=ends)
+    assert (ended.text, ended.finish_reason) == (text, "criterion")
+
+
 def test_a_negative_prompt_leads_away(llm: LLM) -> None:
     plain = llm.generate("abc", max_tokens=8)
     assert llm.generate("abc", max_tokens=8, guidance_scale=1.0, negative_prompt="abd") == plain
