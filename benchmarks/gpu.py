@@ -17,7 +17,7 @@ import torch
 from benchmarks.gpu_kernels import measure_limits, measure_matrices, measure_small
 from benchmarks.gpu_models import measure_models
 from benchmarks.gpu_page import DEVICE, Bench
-from llamita.kernels.triton import operations
+from llamita.kernels.cuda import operations
 
 NO_GPU = 6
 

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.gpu_page import DEVICE, Bench, timed
-from llamita.kernels.codes import Codes
-from llamita.kernels.triton import operations, reference
-from llamita.kernels.triton.planes import Planes, pack
+from llamita.kernels.cuda import operations, reference
+from llamita.kernels.cuda.planes import Planes, pack
+from llamita.kernels.quantized_blocks import QuantizedBlocks
 
 # bits, zero, columns a scale, columns a sub-scale, whether there is a minimum
 FORMATS = {
@@ -50,7 +50,7 @@ def random_planes(form: str, rows: int, columns: int) -> Planes:
     def fine(dtype: torch.dtype) -> Tensor | None:
         return torch.full((rows, columns // span), 32, dtype=dtype, device=DEVICE) if span else None
 
-    codes = Codes(
+    codes = QuantizedBlocks(
         torch.randint(0, 2**bits, (rows, columns), dtype=torch.uint8, device=DEVICE),
         bits=bits,
         zero=zero,

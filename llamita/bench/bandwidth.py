@@ -7,9 +7,9 @@ import numba
 import numpy as np
 import torch
 
-from llamita.kernels import processor
+from llamita.kernels.cpu import isa
 
-processor.aim()  # this file's kernels may be the first that Numba compiles
+isa.aim()  # this file's kernels may be the first that Numba compiles
 NBYTES = 2**30  # read in a pass, far more than fits the caches
 PIECE = 2**20  # bytes that a thread takes at a time
 PASSES = 3  # of each kernel in a turn

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from llamita.errors import UsageError
-from llamita.kernels.codes import Codes
+from llamita.kernels.quantized_blocks import QuantizedBlocks
 
 CHUNK = 2**18  # weights quantized at a time: the searches' working tensors of 1 MB stay in the cache
 TILE = 16  # rows of a packed matrix that lie side by side, one in each lane of a vector
@@ -66,7 +66,7 @@ class Layout:
         return int.from_bytes(packed[:8], "little", signed=True), int.from_bytes(packed[8:], "little", signed=True)
 
     def values_on(self, device: torch.device) -> Tensor | None:
-        """The values as `Codes` have them, int8 (2**bits,), or None."""
+        """The values as `QuantizedBlocks` have them, int8 (2**bits,), or None."""
         return None if self.values is None else torch.tensor(self.values, dtype=torch.int8, device=device)
 
     @property
@@ -93,9 +93,9 @@ class BlockFormat:
     block: int
     nbytes: int
     layout: Layout
-    fit: Callable[[Tensor], Codes]
-    read: Callable[[Tensor], Codes]
-    write: Callable[[Codes], Tensor]
+    fit: Callable[[Tensor], QuantizedBlocks]
+    read: Callable[[Tensor], QuantizedBlocks]
+    write: Callable[[QuantizedBlocks], Tensor]
     unpack: Callable[[int, int], Unpacked]
     gather: Callable[[int, int, int], None]
     put: Callable[[int, int], None]
@@ -133,7 +133,7 @@ class BlockFormat:
         """Bytes (N, bytes) as weights fp32 (N, K)."""
         return self.codes(raw).dequantize()
 
-    def codes(self, raw: Tensor) -> Codes:
+    def codes(self, raw: Tensor) -> QuantizedBlocks:
         """Bytes uint8 (N, bytes) taken apart."""
         self.check(raw)
         return self.read(raw)
@@ -146,7 +146,7 @@ class BlockFormat:
                 "these are bytes of another format"
             )
 
-    def raw(self, codes: Codes) -> Tensor:
+    def raw(self, codes: QuantizedBlocks) -> Tensor:
         """The inverse of `codes`."""
         return self.write(codes)
 

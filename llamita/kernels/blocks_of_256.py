@@ -5,12 +5,12 @@ from torch import Tensor
 
 from llamita.kernels import block_search
 from llamita.kernels.bits import as_bytes
-from llamita.kernels.codes import Codes
+from llamita.kernels.quantized_blocks import QuantizedBlocks
 
 SIZE = 256
 
 
-def fit_offset(weight: Tensor, *, bits: int, first: float, tries: int) -> Codes:
+def fit_offset(weight: Tensor, *, bits: int, first: float, tries: int) -> QuantizedBlocks:
     """Steps above a minimum, tried at so many widths around the range of each 32 weights (Q4_K, Q5_K)."""
     blocks = weight.float().view(-1, SIZE)
     codes, head, *factors = block_search.offset_blocks(blocks, levels=2**bits - 1, first=first, tries=tries)
@@ -19,13 +19,15 @@ def fit_offset(weight: Tensor, *, bits: int, first: float, tries: int) -> Codes:
     return offset_codes(codes.view(rows, -1), head.view(rows, -1, 2), sub_scale, sub_minimum, bits=bits)
 
 
-def offset_codes(codes: Tensor, head: Tensor, sub_scale: Tensor, sub_minimum: Tensor, *, bits: int) -> Codes:
+def offset_codes(codes: Tensor, head: Tensor, sub_scale: Tensor, sub_minimum: Tensor, *, bits: int) -> QuantizedBlocks:
     """head: fp16 (N, blocks, 2), scale and minimum."""
     scale, minimum = (half.contiguous() for half in head.unbind(-1))
-    return Codes(codes, bits=bits, zero=0, scale=scale, minimum=minimum, sub_scale=sub_scale, sub_minimum=sub_minimum)
+    return QuantizedBlocks(
+        codes, bits=bits, zero=0, scale=scale, minimum=minimum, sub_scale=sub_scale, sub_minimum=sub_minimum
+    )
 
 
-def offset_head(codes: Codes) -> Tensor:
+def offset_head(codes: QuantizedBlocks) -> Tensor:
     """Scale and minimum as the four bytes (N, blocks, 4) of a file."""
     assert codes.minimum is not None
     return as_bytes(torch.stack((codes.scale, codes.minimum), dim=-1))
@@ -44,7 +46,7 @@ def split_factors(packed: Tensor) -> tuple[Tensor, Tensor]:
     return all_scales, torch.cat((minima & 63, late_minima), dim=-1).flatten(-2)
 
 
-def join_factors(codes: Codes) -> Tensor:
+def join_factors(codes: QuantizedBlocks) -> Tensor:
     """The inverse of split_factors."""
     assert codes.sub_scale is not None
     assert codes.sub_minimum is not None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from llamita.kernels.bits import as_bytes, halves, negated
-from llamita.kernels.codes import Codes
+from llamita.kernels.quantized_blocks import QuantizedBlocks
 
 SIZE = 32
 
@@ -22,7 +22,7 @@ def inverse(scale: Tensor) -> Tensor:
     return torch.where(scale == 0, 0, 1 / scale)
 
 
-def fit_symmetric(weight: Tensor, *, bits: int) -> Codes:
+def fit_symmetric(weight: Tensor, *, bits: int) -> QuantizedBlocks:
     """Steps on either side of 0, of which the weight farthest from it takes the lowest."""
     blocks, half = blocks_of(weight), 2 ** (bits - 1)
     # The first weight of each block that is farthest from 0, with its sign.
@@ -31,7 +31,7 @@ def fit_symmetric(weight: Tensor, *, bits: int) -> Codes:
     return symmetric_codes(codes.to(torch.uint8), as_bytes(scale.half()), bits=bits)
 
 
-def fit_offset(weight: Tensor, *, bits: int) -> Codes:
+def fit_offset(weight: Tensor, *, bits: int) -> QuantizedBlocks:
     """Steps from the smallest weight of the block to the largest."""
     blocks, levels = blocks_of(weight), 2**bits - 1
     least = blocks.amin(-1, keepdim=True)
@@ -40,19 +40,19 @@ def fit_offset(weight: Tensor, *, bits: int) -> Codes:
     return offset_codes(codes.to(torch.uint8), torch.cat((scale, least), dim=-1).half(), bits=bits)
 
 
-def symmetric_codes(codes: Tensor, scale: Tensor, *, bits: int) -> Codes:
+def symmetric_codes(codes: Tensor, scale: Tensor, *, bits: int) -> QuantizedBlocks:
     """codes: (N, blocks, 32); scale: the bytes of an fp16, (N, blocks, 2)."""
-    return Codes(codes.flatten(-2), bits=bits, zero=2 ** (bits - 1), scale=halves(scale).flatten(-2))
+    return QuantizedBlocks(codes.flatten(-2), bits=bits, zero=2 ** (bits - 1), scale=halves(scale).flatten(-2))
 
 
-def offset_codes(codes: Tensor, head: Tensor, *, bits: int) -> Codes:
+def offset_codes(codes: Tensor, head: Tensor, *, bits: int) -> QuantizedBlocks:
     """head: fp16 (N, blocks, 2), scale and smallest weight; what is taken off is the latter's opposite."""
     scale, least = head.unbind(-1)
     codes = codes.flatten(-2)
-    return Codes(codes, bits=bits, zero=0, scale=scale.contiguous(), minimum=negated(least.contiguous()))
+    return QuantizedBlocks(codes, bits=bits, zero=0, scale=scale.contiguous(), minimum=negated(least.contiguous()))
 
 
-def offset_head(codes: Codes) -> Tensor:
+def offset_head(codes: QuantizedBlocks) -> Tensor:
     """Scale and smallest weight as the four bytes (N, blocks, 4) of a file."""
     assert codes.minimum is not None
     return as_bytes(torch.stack((codes.scale, negated(codes.minimum)), dim=-1))

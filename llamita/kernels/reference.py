@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from llamita.kernels.codes import Codes
+from llamita.kernels.quantized_blocks import QuantizedBlocks
 
 GROUP = 32  # columns that share an activation scale
 
@@ -16,7 +16,7 @@ def quantize_activations(x: Tensor) -> tuple[Tensor, Tensor]:
     return (groups * inverse).round().to(torch.int8).flatten(-2), (most / 127).squeeze(-1)
 
 
-def linear(x: Tensor, codes: Codes, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, codes: QuantizedBlocks, bias: Tensor | None = None) -> Tensor:
     """Activations (..., K) times the matrix (N, K), plus bias (N,): (..., N) in x's dtype, computed in fp32.
 
     Each group of columns: xs * (scale * sub_scale * dot(number, xq) - minimum * sub_minimum * sum(xq)), where
@@ -38,7 +38,7 @@ def linear(x: Tensor, codes: Codes, bias: Tensor | None = None) -> Tensor:
     return out.to(x.dtype).view(*x.shape[:-1], -1)
 
 
-def rows(codes: Codes, index: Tensor) -> Tensor:
+def rows(codes: QuantizedBlocks, index: Tensor) -> Tensor:
     """The rows of the matrix (N, K) that index (...) names: fp32 (..., K)."""
     return codes.take(index.reshape(-1)).dequantize().view(*index.shape, -1)
 

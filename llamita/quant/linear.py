@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from llamita.errors import UnsupportedError
-from llamita.kernels.packed_layout import Packed
-from llamita.kernels.triton.planes import Planes
+from llamita.kernels.cpu.packed_layout import Packed
+from llamita.kernels.cuda.planes import Planes
 from llamita.model.stored import StoredWeight
 from llamita.quant.matrix import Matrix
 

@@ -10,9 +10,9 @@ from llamita.errors import UnsupportedError
 from llamita.kernels.bits import as_bytes
 from llamita.kernels.block_format import BlockFormat
 from llamita.kernels.blocks import FORMATS
-from llamita.kernels.codes import Codes
-from llamita.kernels.packed_layout import Packed
-from llamita.kernels.triton.planes import Planes
+from llamita.kernels.cpu.packed_layout import Packed
+from llamita.kernels.cuda.planes import Planes
+from llamita.kernels.quantized_blocks import QuantizedBlocks
 from llamita.quant.stores import Store, store, store_of_raw
 
 Move = Callable[[Tensor], Tensor]
@@ -68,7 +68,7 @@ class BlockMatrix:
         self.store = store
 
     @classmethod
-    def from_codes(cls, form: BlockFormat, codes: Codes) -> Self:
+    def from_codes(cls, form: BlockFormat, codes: QuantizedBlocks) -> Self:
         """From codes on any device."""
         return cls(form, store(codes, form.name), codes.shape)
 

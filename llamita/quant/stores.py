@@ -6,18 +6,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llamita.kernels import linear, packed_layout, program, reference, repack
+from llamita.kernels import reference
 from llamita.kernels.block_format import BlockFormat
 from llamita.kernels.blocks import FORMATS
-from llamita.kernels.codes import Codes
-from llamita.kernels.triton import operations, planes
+from llamita.kernels.cpu import linear, packed_layout, repack
+from llamita.kernels.cpu.runtime import program
+from llamita.kernels.cuda import operations, planes
+from llamita.kernels.quantized_blocks import QuantizedBlocks
 
 
 class Store(Protocol):
-    """Codes (N, K) ready to be multiplied with on one device."""
+    """QuantizedBlocks (N, K) ready to be multiplied with on one device."""
 
     @classmethod
-    def of(cls, codes: Codes, form: str) -> Self:
+    def of(cls, codes: QuantizedBlocks, form: str) -> Self:
         """The codes of a block format, put in order."""
         ...
 
@@ -31,7 +33,7 @@ class Store(Protocol):
         """Bytes that they take."""
         ...
 
-    def codes(self) -> Codes:
+    def codes(self) -> QuantizedBlocks:
         """The codes that were put in."""
         ...
 
@@ -49,13 +51,13 @@ class Store(Protocol):
 
 
 class PlainStore:
-    """Codes as they are, multiplied with by the reference: for devices and formats without kernels of ours."""
+    """Blocks as they are, multiplied by the reference: for devices and formats without kernels of ours."""
 
-    def __init__(self, codes: Codes) -> None:
+    def __init__(self, codes: QuantizedBlocks) -> None:
         self._codes = codes
 
     @classmethod
-    def of(cls, codes: Codes, form: str) -> Self:
+    def of(cls, codes: QuantizedBlocks, form: str) -> Self:
         """The codes of a block format."""
         return cls(codes)
 
@@ -69,7 +71,7 @@ class PlainStore:
         """Bytes that they take."""
         return sum(part.nbytes for part in vars(self._codes).values() if isinstance(part, Tensor))
 
-    def codes(self) -> Codes:
+    def codes(self) -> QuantizedBlocks:
         """The codes that were put in."""
         return self._codes
 
@@ -92,7 +94,7 @@ class CpuStore:
         self.packed = stream
 
     @classmethod
-    def of(cls, codes: Codes, form: str) -> Self:
+    def of(cls, codes: QuantizedBlocks, form: str) -> Self:
         """The codes of a block format, packed."""
         return cls(packed_layout.pack(codes, form))
 
@@ -106,7 +108,7 @@ class CpuStore:
         """Bytes that they take."""
         return self.packed.nbytes
 
-    def codes(self) -> Codes:
+    def codes(self) -> QuantizedBlocks:
         """The codes that were put in."""
         return packed_layout.unpack(self.packed)
 
@@ -130,7 +132,7 @@ class GpuStore:
         self.planes = words
 
     @classmethod
-    def of(cls, codes: Codes, form: str) -> Self:
+    def of(cls, codes: QuantizedBlocks, form: str) -> Self:
         """The codes of a block format, packed."""
         return cls(planes.pack(codes))
 
@@ -144,7 +146,7 @@ class GpuStore:
         """Bytes that they take."""
         return self.planes.nbytes
 
-    def codes(self) -> Codes:
+    def codes(self) -> QuantizedBlocks:
         """The codes that were put in."""
         return planes.unpack(self.planes)
 
@@ -179,7 +181,7 @@ class GpuStore:
 STORES: dict[str, type[PlainStore] | type[CpuStore] | type[GpuStore]] = {"cpu": CpuStore, "cuda": GpuStore}
 
 
-def store(codes: Codes, form: str) -> Store:
+def store(codes: QuantizedBlocks, form: str) -> Store:
     """The codes of a block format, as their device's kernels want them."""
     return _kind(codes.codes.device, form).of(codes, form)
 
@@ -201,4 +203,4 @@ def _kind(device: torch.device, form: str) -> type[PlainStore] | type[CpuStore] 
     kind = STORES.get(device.type, PlainStore)
     if kind is GpuStore and not planes.has_kernels(FORMATS[form].layout):
         return PlainStore
-    return PlainStore if kind is CpuStore and program.why_not() is not None else kind
+    return PlainStore if kind is CpuStore and program.unsupported_reason() is not None else kind

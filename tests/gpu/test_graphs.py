@@ -11,7 +11,7 @@ from torch import Tensor
 from llamita.cache.static import StaticCache
 from llamita.config import LlamaConfig
 from llamita.errors import UsageError
-from llamita.kernels.triton.planes import Planes
+from llamita.kernels.cuda.planes import Planes
 from llamita.model.llama import LlamaForCausalLM
 from llamita.plans.cuda.graphs import DecodeGraph, PlainStep, Step
 from llamita.plans.cuda.layers import BlocksLinear, KernelCache, KernelStep, accelerate

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from llamita.kernels.codes import Codes
-from llamita.kernels.triton import operations, reference
-from llamita.kernels.triton.planes import Planes, pack
+from llamita.kernels.cuda import operations, reference
+from llamita.kernels.cuda.planes import Planes, pack
+from llamita.kernels.quantized_blocks import QuantizedBlocks
 
 pytestmark = pytest.mark.gpu
 
@@ -30,7 +30,7 @@ def random_planes(form: str, rows: int, columns: int) -> Planes:
     bits, zero, block, span, has_minimum = FORMATS[form]
     signed, low = (torch.int8, -128) if span == 16 else (torch.uint8, 0)
     fine = (rows, columns // span) if span else None
-    codes = Codes(
+    codes = QuantizedBlocks(
         torch.randint(0, 2**bits, (rows, columns), dtype=torch.uint8),
         bits=bits,
         zero=zero,

@@ -6,15 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llamita.kernels import packed_layout
 from llamita.kernels.blocks import FORMATS
-from llamita.kernels.codes import Codes
+from llamita.kernels.cpu import packed_layout
+from llamita.kernels.quantized_blocks import QuantizedBlocks
 
 PARTS = ("codes", "scale", "minimum", "sub_scale", "sub_minimum", "values")
 
 
-def random_codes(kind: str, rows: int, columns: int, seed: int) -> Codes:
-    """Codes of random bits; scales as well, so that some are infinite or no numbers."""
+def random_codes(kind: str, rows: int, columns: int, seed: int) -> QuantizedBlocks:
+    """QuantizedBlocks of random bits; scales as well, so that some are infinite or no numbers."""
     made = torch.Generator().manual_seed(seed)
 
     def bits(dtype: torch.dtype, *shape: int) -> Tensor:
@@ -23,7 +23,7 @@ def random_codes(kind: str, rows: int, columns: int, seed: int) -> Codes:
 
     layout = FORMATS[kind].layout
     blocks, signed = columns // FORMATS[kind].block, torch.int8 if layout.sub == 16 else torch.uint8
-    return Codes(
+    return QuantizedBlocks(
         bits(torch.uint8, rows, columns) & ((1 << layout.bits) - 1),
         bits=layout.bits,
         zero=layout.zero,

@@ -12,7 +12,7 @@ import torch
 import llamita
 from llamita.cache import saved
 from llamita.errors import BrokenFileError, NotFoundError, UsageError
-from llamita.kernels.program import Program
+from llamita.kernels.cpu.runtime.program import Program
 from llamita.llm import LLM
 from llamita.model.fingerprint import fingerprint
 from llamita.structured import tool_calls

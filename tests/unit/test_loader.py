@@ -8,7 +8,7 @@ import torch
 import llamita
 from llamita import LlamaForCausalLM
 from llamita.errors import UnsupportedError
-from llamita.kernels.triton import operations
+from llamita.kernels.cuda import operations
 from llamita.loader import KERNELS, _prepare
 from llamita.model import plan
 from llamita.plans.cuda.layers import why_not

@@ -22,7 +22,7 @@ from llamita.generation.runner import read_ragged
 from llamita.generation.sequence import Sequence, SequenceBatch
 from llamita.generation.speculative.proposers import Drafts, Proposer
 from llamita.generation.speculative.ragged import RaggedBatch
-from llamita.kernels.linear import FEW
+from llamita.kernels.cpu.linear import FEW
 from llamita.model.plan import active
 from llamita.sampling.selection import TokenSelector
 

@@ -8,12 +8,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from llamita.kernels import vector as v
 from llamita.kernels.bits import as_bytes, halves, join_nibbles, split_nibbles
 from llamita.kernels.block_format import BlockFormat, Layout, Unpacked
 from llamita.kernels.block_search import NEARLY_ZERO, in_order, quotient
 from llamita.kernels.blocks_of_32 import SIZE, inverse
-from llamita.kernels.codes import Codes
+from llamita.kernels.cpu import vector as v
+from llamita.kernels.quantized_blocks import QuantizedBlocks
 
 NBYTES = 18
 VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
@@ -24,7 +24,7 @@ NEAREST = [sum(between <= half for between in BETWEEN) for half in range(-256, 2
 TRIES = 7  # on either side of the scale that gives the largest weight the value -127
 
 
-def fit(weight: Tensor) -> Codes:
+def fit(weight: Tensor) -> QuantizedBlocks:
     """The scale of 16 tried that has the least squared error, each weight counting by its square."""
     x = weight.float().view(-1, SIZE).t().contiguous()  # (32, blocks), so that sums run as ggml's do
     largest = x.gather(0, x.abs().argmax(0, keepdim=True))[0]  # with its sign
@@ -57,20 +57,22 @@ def _halves(x: Tensor, factor: Tensor) -> Tensor:
     return halves.clamp_(-256, 255).to(torch.int32).add_(256)
 
 
-def read(raw: Tensor) -> Codes:
+def read(raw: Tensor) -> QuantizedBlocks:
     """Scale, 16 pairs of codes."""
     blocks = raw.unflatten(-1, (-1, NBYTES))
     return _codes(split_nibbles(blocks[..., 2:]).flatten(-2), halves(blocks[..., :2]).flatten(-2))
 
 
-def write(codes: Codes) -> Tensor:
+def write(codes: QuantizedBlocks) -> Tensor:
     """The inverse of read."""
     pairs = join_nibbles(codes.codes.unflatten(-1, (-1, SIZE)))
     return torch.cat((as_bytes(codes.scale[..., None]), pairs), dim=-1).flatten(-2)
 
 
-def _codes(codes: Tensor, scale: Tensor) -> Codes:
-    return Codes(codes, bits=LAYOUT.bits, zero=LAYOUT.zero, scale=scale, values=LAYOUT.values_on(codes.device))
+def _codes(codes: Tensor, scale: Tensor) -> QuantizedBlocks:
+    return QuantizedBlocks(
+        codes, bits=LAYOUT.bits, zero=LAYOUT.zero, scale=scale, values=LAYOUT.values_on(codes.device)
+    )
 
 
 def unpack(tile: int, block: int) -> Unpacked:

@@ -9,11 +9,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from llamita.kernels import vector as v
 from llamita.kernels.bits import join_nibbles, powers_of_two, split_nibbles
 from llamita.kernels.block_format import BlockFormat, Layout, Unpacked
 from llamita.kernels.blocks_of_32 import SIZE, blocks_of
-from llamita.kernels.codes import Codes
+from llamita.kernels.cpu import vector as v
+from llamita.kernels.quantized_blocks import QuantizedBlocks
 
 NBYTES = 17
 SIZES = (0, 1, 2, 3, 4, 6, 8, 12)
@@ -23,7 +23,7 @@ BETWEEN = tuple((low + high) / 2 for low, high in pairwise(SIZES))
 LARGEST = 3  # the exponent of the largest size
 
 
-def fit(weight: Tensor) -> Codes:
+def fit(weight: Tensor) -> QuantizedBlocks:
     """The scale under which the largest weight lies between 8 and 16; what is beyond 12 takes 12."""
     blocks = blocks_of(weight)
     most = blocks.abs().amax(-1, keepdim=True)
@@ -35,27 +35,29 @@ def fit(weight: Tensor) -> Codes:
     return _codes(codes.to(torch.uint8).flatten(-2), exponents.flatten(-2))
 
 
-def read(raw: Tensor) -> Codes:
+def read(raw: Tensor) -> QuantizedBlocks:
     """Scale, 16 pairs of codes. A byte of 128 stands for 1, as ggml halves the scale."""
     blocks = raw.unflatten(-1, (-1, NBYTES))
     exponents = (blocks[..., 0] ^ 128).view(torch.int8)
     return _codes(split_nibbles(blocks[..., 1:]).flatten(-2), exponents)
 
 
-def write(codes: Codes) -> Tensor:
+def write(codes: QuantizedBlocks) -> Tensor:
     """The inverse of read."""
     pairs = join_nibbles(codes.codes.unflatten(-1, (-1, SIZE)))
     return torch.cat(((codes.scale.view(torch.uint8) ^ 128)[..., None], pairs), dim=-1).flatten(-2)
 
 
-def _codes(codes: Tensor, exponents: Tensor) -> Codes:
-    return Codes(codes, bits=LAYOUT.bits, zero=LAYOUT.zero, scale=exponents, values=LAYOUT.values_on(codes.device))
+def _codes(codes: Tensor, exponents: Tensor) -> QuantizedBlocks:
+    return QuantizedBlocks(
+        codes, bits=LAYOUT.bits, zero=LAYOUT.zero, scale=exponents, values=LAYOUT.values_on(codes.device)
+    )
 
 
 def unpack(tile: int, block: int) -> Unpacked:
     """Exponents, codes."""
     at = tile + block * BLOCK
-    scale = v.scaled(v.spread(1.0), v.load_chars(at))
+    scale = v.scale_by_power_of_two(v.broadcast(1.0), v.load_int8(at))
     return v.unpack_values(v.unpack_nibbles(at + 16), LOW, HIGH), scale, scale
 
 
@@ -67,7 +69,7 @@ def gather(words: int, source: int, lane: int) -> None:
 
 def put(words: int, target: int) -> None:
     """Exponents, codes."""
-    v.store_chars(target, v.load_words(words))
+    v.store_int8(target, v.load_words(words))
     v.copy_words(words + 64, 4, target + 16)
 
 

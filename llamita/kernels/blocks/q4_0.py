@@ -3,29 +3,29 @@
 import torch
 from torch import Tensor
 
-from llamita.kernels import vector as v
 from llamita.kernels.bits import as_bytes, join_nibbles, split_nibbles
 from llamita.kernels.block_format import BlockFormat, Layout, Unpacked
 from llamita.kernels.blocks_of_32 import SIZE, fit_symmetric, symmetric_codes
-from llamita.kernels.codes import Codes
+from llamita.kernels.cpu import vector as v
+from llamita.kernels.quantized_blocks import QuantizedBlocks
 
 NBYTES = 18
 LAYOUT = Layout(bits=4, zero=8)
 BLOCK = LAYOUT.block
 
 
-def fit(weight: Tensor) -> Codes:
+def fit(weight: Tensor) -> QuantizedBlocks:
     """Sixteen steps, of which the weight farthest from 0 takes the lowest: -8."""
     return fit_symmetric(weight, bits=4)
 
 
-def read(raw: Tensor) -> Codes:
+def read(raw: Tensor) -> QuantizedBlocks:
     """Scale, 16 pairs of codes."""
     blocks = raw.unflatten(-1, (-1, NBYTES))
     return symmetric_codes(split_nibbles(blocks[..., 2:]), blocks[..., :2], bits=4)
 
 
-def write(codes: Codes) -> Tensor:
+def write(codes: QuantizedBlocks) -> Tensor:
     """The inverse of read."""
     pairs = join_nibbles(codes.codes.unflatten(-1, (-1, SIZE)))
     return torch.cat((as_bytes(codes.scale[..., None]), pairs), dim=-1).flatten(-2)

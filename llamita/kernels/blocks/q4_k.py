@@ -6,23 +6,23 @@ Numbers are those of ggml's quantize_row_q4_K_ref.
 import torch
 from torch import Tensor
 
-from llamita.kernels import vector as v
 from llamita.kernels.bits import halves, join_nibbles, split_nibbles
 from llamita.kernels.block_format import BlockFormat, Layout, Unpacked
 from llamita.kernels.blocks_of_256 import SIZE, fit_offset, join_factors, offset_codes, offset_head, split_factors
-from llamita.kernels.codes import Codes
+from llamita.kernels.cpu import vector as v
+from llamita.kernels.quantized_blocks import QuantizedBlocks
 
 NBYTES = 144
 LAYOUT = Layout(bits=4, has_minimum=True, sub=32)
 HEAD, BLOCK, EIGHT_BLOCKS = LAYOUT.head, LAYOUT.block, LAYOUT.eight_blocks
 
 
-def fit(weight: Tensor) -> Codes:
+def fit(weight: Tensor) -> QuantizedBlocks:
     """Sixteen steps, tried at 21 widths from -1 to +1 step around the range of each 32 weights."""
     return fit_offset(weight, bits=4, first=-1.0, tries=21)
 
 
-def read(raw: Tensor) -> Codes:
+def read(raw: Tensor) -> QuantizedBlocks:
     """Scale, minimum, 12 bytes of factors, 4 times 32 pairs of codes."""
     blocks = raw.unflatten(-1, (-1, NBYTES))
     codes = split_nibbles(blocks[..., 16:].unflatten(-1, (4, 32)))
@@ -30,7 +30,7 @@ def read(raw: Tensor) -> Codes:
     return offset_codes(codes.flatten(-3), halves(blocks[..., :4]), *factors, bits=4)
 
 
-def write(codes: Codes) -> Tensor:
+def write(codes: QuantizedBlocks) -> Tensor:
     """The inverse of read."""
     pairs = join_nibbles(codes.codes.unflatten(-1, (-1, 4, 64))).flatten(-2)
     return torch.cat((offset_head(codes), join_factors(codes), pairs), dim=-1).flatten(-2)

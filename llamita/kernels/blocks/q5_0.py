@@ -3,29 +3,29 @@
 import torch
 from torch import Tensor
 
-from llamita.kernels import vector as v
 from llamita.kernels.bits import as_bytes, join_five_bits, split_five_bits
 from llamita.kernels.block_format import BlockFormat, Layout, Unpacked
 from llamita.kernels.blocks_of_32 import SIZE, fit_symmetric, symmetric_codes
-from llamita.kernels.codes import Codes
+from llamita.kernels.cpu import vector as v
+from llamita.kernels.quantized_blocks import QuantizedBlocks
 
 NBYTES = 22
 LAYOUT = Layout(bits=5, zero=16)
 BLOCK = LAYOUT.block
 
 
-def fit(weight: Tensor) -> Codes:
+def fit(weight: Tensor) -> QuantizedBlocks:
     """32 steps, of which the weight farthest from 0 takes the lowest: -16."""
     return fit_symmetric(weight, bits=5)
 
 
-def read(raw: Tensor) -> Codes:
+def read(raw: Tensor) -> QuantizedBlocks:
     """Scale, 32 fifth bits, 16 pairs of low codes."""
     blocks = raw.unflatten(-1, (-1, NBYTES))
     return symmetric_codes(split_five_bits(blocks[..., 2:]), blocks[..., :2], bits=5)
 
 
-def write(codes: Codes) -> Tensor:
+def write(codes: QuantizedBlocks) -> Tensor:
     """The inverse of read."""
     five_bits = join_five_bits(codes.codes.unflatten(-1, (-1, SIZE)))
     return torch.cat((as_bytes(codes.scale[..., None]), five_bits), dim=-1).flatten(-2)

@@ -3,29 +3,29 @@
 import torch
 from torch import Tensor
 
-from llamita.kernels import vector as v
 from llamita.kernels.bits import halves, join_five_bits, split_five_bits
 from llamita.kernels.block_format import BlockFormat, Layout, Unpacked
 from llamita.kernels.blocks_of_32 import SIZE, fit_offset, offset_codes, offset_head
-from llamita.kernels.codes import Codes
+from llamita.kernels.cpu import vector as v
+from llamita.kernels.quantized_blocks import QuantizedBlocks
 
 NBYTES = 24
 LAYOUT = Layout(bits=5, has_minimum=True)
 BLOCK = LAYOUT.block
 
 
-def fit(weight: Tensor) -> Codes:
+def fit(weight: Tensor) -> QuantizedBlocks:
     """32 steps from the smallest weight of the block to the largest."""
     return fit_offset(weight, bits=5)
 
 
-def read(raw: Tensor) -> Codes:
+def read(raw: Tensor) -> QuantizedBlocks:
     """Scale, smallest weight, 32 fifth bits, 16 pairs of low codes."""
     blocks = raw.unflatten(-1, (-1, NBYTES))
     return offset_codes(split_five_bits(blocks[..., 4:]), halves(blocks[..., :4]), bits=5)
 
 
-def write(codes: Codes) -> Tensor:
+def write(codes: QuantizedBlocks) -> Tensor:
     """The inverse of read."""
     five_bits = join_five_bits(codes.codes.unflatten(-1, (-1, SIZE)))
     return torch.cat((offset_head(codes), five_bits), dim=-1).flatten(-2)

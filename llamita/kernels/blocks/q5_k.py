@@ -6,23 +6,23 @@ Numbers are those of ggml's quantize_row_q5_K_ref.
 import torch
 from torch import Tensor
 
-from llamita.kernels import vector as v
 from llamita.kernels.bits import bit_places, halves, join_nibbles, split_nibbles
 from llamita.kernels.block_format import BlockFormat, Layout, Unpacked
 from llamita.kernels.blocks_of_256 import SIZE, fit_offset, join_factors, offset_codes, offset_head, split_factors
-from llamita.kernels.codes import Codes
+from llamita.kernels.cpu import vector as v
+from llamita.kernels.quantized_blocks import QuantizedBlocks
 
 NBYTES = 176
 LAYOUT = Layout(bits=5, has_minimum=True, sub=32)
 HEAD, BLOCK, EIGHT_BLOCKS = LAYOUT.head, LAYOUT.block, LAYOUT.eight_blocks
 
 
-def fit(weight: Tensor) -> Codes:
+def fit(weight: Tensor) -> QuantizedBlocks:
     """32 steps, tried at 16 widths from -0.5 to +1 step around the range of each 32 weights."""
     return fit_offset(weight, bits=5, first=-0.5, tries=16)
 
 
-def read(raw: Tensor) -> Codes:
+def read(raw: Tensor) -> QuantizedBlocks:
     """Scale, minimum, 12 bytes of factors, 32 of fifth bits, 4 times 32 pairs of low codes."""
     blocks = raw.unflatten(-1, (-1, NBYTES))
     low = split_nibbles(blocks[..., 48:].unflatten(-1, (4, 32))).unflatten(-1, (2, 32)).flatten(-3, -2)
@@ -31,7 +31,7 @@ def read(raw: Tensor) -> Codes:
     return offset_codes((low | fifth << 4).flatten(-3), halves(blocks[..., :4]), *factors, bits=5)
 
 
-def write(codes: Codes) -> Tensor:
+def write(codes: QuantizedBlocks) -> Tensor:
     """The inverse of read."""
     groups = codes.codes.unflatten(-1, (-1, 8, 32))
     fifth = ((groups >> 4) << bit_places(8, 1, groups)[:, None]).sum(-2, dtype=torch.uint8)

@@ -7,25 +7,25 @@ import torch
 from torch import Tensor
 
 from llamita.kernels import block_search
-from llamita.kernels import vector as v
 from llamita.kernels.bits import as_bytes, bit_places, halves, join_nibbles, split_nibbles
 from llamita.kernels.block_format import BlockFormat, Layout, Unpacked
 from llamita.kernels.blocks_of_256 import SIZE
-from llamita.kernels.codes import Codes
+from llamita.kernels.cpu import vector as v
+from llamita.kernels.quantized_blocks import QuantizedBlocks
 
 NBYTES = 210
 LAYOUT = Layout(bits=6, zero=32, sub=16)
 HEAD, BLOCK, EIGHT_BLOCKS = LAYOUT.head, LAYOUT.block, LAYOUT.eight_blocks
 
 
-def fit(weight: Tensor) -> Codes:
+def fit(weight: Tensor) -> QuantizedBlocks:
     """64 steps, tried at 19 widths from -0.9 to +0.9 steps around the largest of each 16 weights."""
     codes, scale, sub_scale = block_search.symmetric_blocks(weight.float().view(-1, SIZE))
     rows = weight.shape[0]
     return _codes(codes.view(rows, -1), scale.view(rows, -1), sub_scale.view(rows, -1))
 
 
-def read(raw: Tensor) -> Codes:
+def read(raw: Tensor) -> QuantizedBlocks:
     """128 bytes of low nibbles, 64 of high pairs of bits, 16 signed factors, scale; twice 128 weights."""
     blocks = raw.unflatten(-1, (-1, NBYTES))
     low = split_nibbles(blocks[..., :128].unflatten(-1, (2, 64))).unflatten(-1, (4, 32))
@@ -34,7 +34,7 @@ def read(raw: Tensor) -> Codes:
     return _codes((low | high << 4).flatten(-4), halves(blocks[..., 208:]).flatten(-2), factors)
 
 
-def write(codes: Codes) -> Tensor:
+def write(codes: QuantizedBlocks) -> Tensor:
     """The inverse of read."""
     assert codes.sub_scale is not None
     groups = codes.codes.unflatten(-1, (-1, 2, 4, 32))
@@ -44,8 +44,8 @@ def write(codes: Codes) -> Tensor:
     return torch.cat((low, high, factors, as_bytes(codes.scale[..., None])), dim=-1).flatten(-2)
 
 
-def _codes(codes: Tensor, scale: Tensor, sub_scale: Tensor) -> Codes:
-    return Codes(codes, bits=LAYOUT.bits, zero=LAYOUT.zero, scale=scale, sub_scale=sub_scale)
+def _codes(codes: Tensor, scale: Tensor, sub_scale: Tensor) -> QuantizedBlocks:
+    return QuantizedBlocks(codes, bits=LAYOUT.bits, zero=LAYOUT.zero, scale=scale, sub_scale=sub_scale)
 
 
 def unpack(tile: int, block: int) -> Unpacked:
@@ -53,9 +53,9 @@ def unpack(tile: int, block: int) -> Unpacked:
     head = tile + (block >> 3) * EIGHT_BLOCKS
     at = head + HEAD + (block & 7) * BLOCK
     scale = v.load_fp16(head)
-    first = v.times(scale, v.as_floats(v.load_chars(at)))
+    first = v.mul(scale, v.to_fp32(v.load_int8(at)))
     words = v.unpack_sixth_bits(v.unpack_nibbles(at + 32), at + 288)
-    return words, first, v.times(scale, v.as_floats(v.load_chars(at + 16)))
+    return words, first, v.mul(scale, v.to_fp32(v.load_int8(at + 16)))
 
 
 def gather(words: int, source: int, lane: int) -> None:
@@ -70,8 +70,8 @@ def put(words: int, target: int) -> None:
     for block in range(8):
         at, half, quarter = target + HEAD + BLOCK * block, block >> 2, block & 3
         factors = v.load_words(words + 64 * (48 + (block >> 1)))
-        v.store_chars(at, v.bits(factors, 16 * (block & 1), 255))
-        v.store_chars(at + 16, v.bits(factors, 16 * (block & 1) + 8, 255))
+        v.store_int8(at, v.extract_bits(factors, 16 * (block & 1), 255))
+        v.store_int8(at + 16, v.extract_bits(factors, 16 * (block & 1) + 8, 255))
         v.put_nibbles(words + 64 * (16 * half + 8 * (quarter & 1)), 4 * (quarter >> 1), at + 32)
         high = words + 64 * (32 + 8 * half)
         v.put_high_bits(high, 4, 2 * quarter, 0x03030303, 2, at + 288)

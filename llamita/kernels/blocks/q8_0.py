@@ -3,32 +3,34 @@
 import torch
 from torch import Tensor
 
-from llamita.kernels import vector as v
 from llamita.kernels.bits import as_bytes, halves, round_half_away
 from llamita.kernels.block_format import BlockFormat, Layout, Unpacked
 from llamita.kernels.blocks_of_32 import SIZE, blocks_of, inverse
-from llamita.kernels.codes import Codes
+from llamita.kernels.cpu import vector as v
+from llamita.kernels.quantized_blocks import QuantizedBlocks
 
 NBYTES = 34
 LAYOUT = Layout(bits=8, zero=128)
 BLOCK = LAYOUT.block
 
 
-def fit(weight: Tensor) -> Codes:
+def fit(weight: Tensor) -> QuantizedBlocks:
     """127 steps on either side of 0."""
     blocks = blocks_of(weight)
     scale = blocks.abs().amax(-1, keepdim=True) / 127
     codes = round_half_away(blocks * inverse(scale)) + 128
-    return Codes(codes.to(torch.uint8).flatten(-2), bits=8, zero=128, scale=scale.half().flatten(-2))
+    return QuantizedBlocks(codes.to(torch.uint8).flatten(-2), bits=8, zero=128, scale=scale.half().flatten(-2))
 
 
-def read(raw: Tensor) -> Codes:
+def read(raw: Tensor) -> QuantizedBlocks:
     """Scale, 32 signed codes."""
     blocks = raw.unflatten(-1, (-1, NBYTES))
-    return Codes((blocks[..., 2:] ^ 128).flatten(-2), bits=8, zero=128, scale=halves(blocks[..., :2]).flatten(-2))
+    return QuantizedBlocks(
+        (blocks[..., 2:] ^ 128).flatten(-2), bits=8, zero=128, scale=halves(blocks[..., :2]).flatten(-2)
+    )
 
 
-def write(codes: Codes) -> Tensor:
+def write(codes: QuantizedBlocks) -> Tensor:
     """The inverse of read."""
     signed = codes.codes.unflatten(-1, (-1, SIZE)) ^ 128
     return torch.cat((as_bytes(codes.scale[..., None]), signed), dim=-1).flatten(-2)

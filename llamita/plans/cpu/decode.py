@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from llamita.cache.growing import GrowingCache
-from llamita.kernels import linear
 from llamita.kernels.blocks import FORMATS
-from llamita.kernels.layout import DTYPES, NUMBERS, RECORD
-from llamita.kernels.packed_layout import Packed
-from llamita.kernels.program import Program, named
+from llamita.kernels.cpu import linear
+from llamita.kernels.cpu.constants import DTYPES, NUMBERS, Q8_BLOCK
+from llamita.kernels.cpu.packed_layout import Packed
+from llamita.kernels.cpu.runtime.program import Program, named
 from llamita.model.layers import LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.parts import LayerParts, parts_of
@@ -20,7 +20,7 @@ from llamita.model.stored import StoredWeight
 
 EMBED = {dtype: named("elementwise", f"embed_{name}") for dtype, name in DTYPES.items()}
 EMBED_PACKED = {name: named("block_kernels", f"embed_{name}") for name in FORMATS}
-ATTEND = {dtype: named("attend", f"attend_{name}") for dtype, name in DTYPES.items()}
+ATTEND = {dtype: named("decode_attention", f"attend_{name}") for dtype, name in DTYPES.items()}
 ANGLES, NORM, GATE = (named("elementwise", name) for name in ("angles", "norm_fp32", "gate_fp32"))
 CPU = torch.device("cpu")
 SCRATCH = 1024  # slots of scores to begin with
@@ -148,7 +148,7 @@ class Step:
         )  # fmt: skip
         self._attends.append(number)
         if (records := self._records_of(self._seen, (layer.o,))) is not None:
-            linear.add_bytes(self._program, self._seen, records)
+            linear.add_quantize(self._program, self._seen, records)
         self._linear(layer.o, self._seen, self._x, adds=True)
         self._norm(layer.post_norm, (layer.gate, layer.up))
         self._linear(layer.gate, self._normed, self._gate)
@@ -194,7 +194,7 @@ class Step:
         if not any(packed_of(reader) for reader in readers):
             return None
         if x.data_ptr() not in self._records:
-            self._records[x.data_ptr()] = empty(x.numel() // 32 * RECORD, dtype=torch.uint8).zero_()
+            self._records[x.data_ptr()] = empty(x.numel() // 32 * Q8_BLOCK, dtype=torch.uint8).zero_()
         return self._records[x.data_ptr()]
 
     def _room(self, *shape: int) -> Tensor:

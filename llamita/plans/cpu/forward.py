@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from llamita.cache.cache import Cache
 from llamita.cache.growing import GrowingCache
 from llamita.errors import UnsupportedError
-from llamita.kernels.linear import FEW
-from llamita.kernels.pages import enlarge
+from llamita.kernels.cpu.linear import FEW
+from llamita.kernels.cpu.runtime.huge_pages import collapse
 from llamita.model import plan
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.outputs import CausalLMOutputWithPast
@@ -38,7 +38,7 @@ def fuse(model: LlamaForCausalLM) -> LlamaForCausalLM:
         raise UnsupportedError(f"this model cannot be fused: {reason}; run it without")
     plan.check(model, "kernels", [model])
     for tensor in {id(tensor): tensor for tensor in _matrices(model)}.values():
-        enlarge(tensor)
+        collapse(tensor)
     plan.apply(model, "kernels", [FusedForward(model)])
     return model
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llamita.config import LlamaConfig
-from llamita.kernels import program
-from llamita.kernels.linear import DENSE
+from llamita.kernels.cpu.linear import DENSE
+from llamita.kernels.cpu.runtime import program
 from llamita.model.layers import LlamaAttention, LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM, LlamaModel
 from llamita.model.parts import LEAVES, NORMS, unknown
@@ -32,7 +32,7 @@ PARTS: dict[type[nn.Module], dict[str, type[nn.Module]]] = {  # what a module ha
 
 def why_not(model: LlamaForCausalLM) -> str | None:
     """What keeps a model from being fused, or None."""
-    return _of_config(model) or next(_of_modules(model), None) or program.why_not()
+    return _of_config(model) or next(_of_modules(model), None) or program.unsupported_reason()
 
 
 def _of_config(model: LlamaForCausalLM) -> str | None:

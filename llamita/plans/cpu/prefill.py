@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llamita.cache.growing import GrowingCache
-from llamita.kernels import linear
-from llamita.kernels.layout import DTYPES, KEYS, NUMBERS, QUERIES, RECORD, ROWS
-from llamita.kernels.program import Program, named
+from llamita.kernels.cpu import linear
+from llamita.kernels.cpu.constants import DTYPES, KEYS, NUMBERS, Q8_BLOCK, QUERIES, ROWS
+from llamita.kernels.cpu.runtime.program import Program, named
 from llamita.model.layers import LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.parts import LayerParts, parts_of
@@ -18,10 +18,12 @@ from llamita.plans.cpu.workspace import SPARE, Place, run
 
 NORM = {dtype: named("elementwise", f"norm_{name}") for dtype, name in DTYPES.items()}
 GATE = {dtype: named("elementwise", f"gate_{name}") for dtype, name in DTYPES.items()}
-WIDEN = {dtype: named("causal", f"widen_{name}") for dtype, name in DTYPES.items()}
-ATTEND = {dtype: named("causal", f"causal_{name}") for dtype, name in DTYPES.items()}
-PAIRED = {dtype: named("pairs", f"causal_pairs_{DTYPES[dtype]}") for dtype in (torch.float32, torch.bfloat16)}
-PAIR = named("pairs", "pair_values")
+WIDEN = {dtype: named("prefill_attention", f"widen_{name}") for dtype, name in DTYPES.items()}
+ATTEND = {dtype: named("prefill_attention", f"causal_{name}") for dtype, name in DTYPES.items()}
+PAIRED = {
+    dtype: named("prefill_attention_bf16", f"causal_pairs_{DTYPES[dtype]}") for dtype in (torch.float32, torch.bfloat16)
+}
+PAIR = named("prefill_attention_bf16", "pair_values")
 
 
 class Reading:
@@ -78,7 +80,7 @@ class Reading:
         weights = [one.weight for one in (mlp.gate, mlp.up) if isinstance(one, nn.Linear)]
         if gate and up and down and gate.kind == up.kind and is_plain and gate.rows % 32 == 0 and len(x) >= ROWS:
             program, records = self._in_bytes(x, place)
-            gated = place.room("gated", len(x) * gate.rows // 32 * RECORD, dtype=torch.uint8)
+            gated = place.room("gated", len(x) * gate.rows // 32 * Q8_BLOCK, dtype=torch.uint8)
             linear.add_gated(program, gate, up, records, gated, len(x))
             y = place.room("y", len(x), down.rows)
             linear.add_packed(program, down, gated, y, bias_of(mlp.down), len(x))
@@ -123,8 +125,8 @@ class Reading:
 
     def _in_bytes(self, x: Tensor, place: Place) -> tuple[Program, Tensor]:
         """A program that begins by putting x (rows, K) into bytes, and the records of these."""
-        program, records = Program(), place.room("records", x.numel() // 32 * RECORD, dtype=torch.uint8)
-        linear.add_bytes(program, x.float(), records)
+        program, records = Program(), place.room("records", x.numel() // 32 * Q8_BLOCK, dtype=torch.uint8)
+        linear.add_quantize(program, x.float(), records)
         return program, records
 
     def _product(self, module: nn.Module, x: Tensor) -> Tensor:
@@ -158,7 +160,7 @@ class Reading:
         turned = place.room("turned", len(q) + QUERIES - 1, q.shape[1])
         out = place.room("o", *q.shape, dtype=self._dtype)
         program = Program()
-        turn = named("causal", f"turn_{DTYPES[self._dtype]}_{DTYPES[self._cache_dtype]}")
+        turn = named("prefill_attention", f"turn_{DTYPES[self._dtype]}_{DTYPES[self._cache_dtype]}")
         program.add(turn, q, k, v, place.cosines, place.sines, *room, turned, place.sizes, chunks=len(q))
         size = QUERIES if self._cache_dtype == torch.bfloat16 else 16
         blocks = len(q) // place.tokens * place.queries * -(-place.tokens // size)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from llamita.kernels.packed_layout import Packed
+from llamita.kernels.cpu.packed_layout import Packed
 
 FORWARD = attrgetter("forward", "__call__")
 # Of each module that has them: what a pass depends on beside modules, parameters and buffers.

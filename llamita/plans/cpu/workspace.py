@@ -6,7 +6,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from llamita.kernels.program import Kernel, Program, named
+from llamita.kernels.cpu.runtime.program import Kernel, Program, named
 from llamita.model.llama import LlamaForCausalLM
 from llamita.plans.cpu.decode import bits, empty, numbers
 

@@ -17,8 +17,8 @@ from llamita.cache.static import StaticCache
 from llamita.context.cached import Cached
 from llamita.context.protocol import Context, Rotation
 from llamita.errors import UnsupportedError
-from llamita.kernels.triton import operations
-from llamita.kernels.triton.planes import Planes
+from llamita.kernels.cuda import operations
+from llamita.kernels.cuda.planes import Planes
 from llamita.model.layers import LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.parts import LayerParts, parts_of, unknown

@@ -8,7 +8,8 @@ import torch
 import llamita
 from llamita.checkpoint.gguf import load_gguf
 from llamita.checkpoint.gguf_save import save_gguf
-from llamita.kernels import program, repack
+from llamita.kernels.cpu import repack
+from llamita.kernels.cpu.runtime import program
 from llamita.model.llama import LlamaForCausalLM
 from llamita.quant.linear import QuantizedLinear
 from llamita.quant.matrix import BlockMatrix

@@ -15,7 +15,7 @@ from llamita.kernels import block_format
 from llamita.kernels.bits import round_half_away
 from llamita.kernels.block_format import BlockFormat
 from llamita.kernels.blocks import FORMATS
-from llamita.kernels.codes import Codes
+from llamita.kernels.quantized_blocks import QuantizedBlocks
 
 # Relative RMS error of normal weights, measured, and a little above.
 ERRORS = {
@@ -113,7 +113,7 @@ def test_chunks_share_no_number_and_torch_keeps_its_threads(
     monkeypatch.setattr(block_format, "CHUNK", 4 * 512)
     seen: set[int] = set()
 
-    def fit(chunk: Tensor) -> Codes:
+    def fit(chunk: Tensor) -> QuantizedBlocks:
         seen.add(torch.get_num_threads())
         return form.fit(chunk)
 
@@ -124,7 +124,7 @@ def test_chunks_share_no_number_and_torch_keeps_its_threads(
 
 
 def test_an_error_in_a_chunk_comes_out_and_torch_keeps_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fit(chunk: Tensor) -> Codes:
+    def fit(chunk: Tensor) -> QuantizedBlocks:
         raise ValueError("no such weights")
 
     before = torch.get_num_threads()

@@ -9,11 +9,11 @@ import torch
 import llamita
 from llamita import LlamaConfig, LlamaForCausalLM
 from llamita.errors import UsageError
-from llamita.kernels import program
 from llamita.kernels.block_format import BlockFormat
 from llamita.kernels.blocks import FORMATS
-from llamita.kernels.packed_layout import Packed
-from llamita.kernels.triton import planes
+from llamita.kernels.cpu.packed_layout import Packed
+from llamita.kernels.cpu.runtime import program
+from llamita.kernels.cuda import planes
 from llamita.quant import stores
 from llamita.quant.stores import CpuStore, GpuStore, PlainStore
 

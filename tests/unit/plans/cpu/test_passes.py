@@ -14,7 +14,7 @@ from llamita.cache.dynamic import DynamicCache
 from llamita.cache.growing import GrowingCache
 from llamita.context.packed import Packed
 from llamita.errors import UnsupportedError
-from llamita.kernels.program import Program
+from llamita.kernels.cpu.runtime.program import Program
 from llamita.model.llama import LlamaForCausalLM
 from llamita.plans.cpu import fuse, unfuse, why_not
 from llamita.plans.cpu.decode import Step

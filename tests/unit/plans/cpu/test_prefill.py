@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from llamita.cache.growing import GrowingCache
-from llamita.kernels import linear, reference
+from llamita.kernels import reference
+from llamita.kernels.cpu import linear
 from llamita.plans.cpu import fuse
 from llamita.plans.cpu.prefill import Reading
 from llamita.plans.cpu.workspace import Place

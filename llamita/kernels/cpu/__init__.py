@@ -1,0 +1,1 @@
+"""CPU kernels in Numba: each file holds some, and `isa` asks what the machine can do."""

@@ -1,0 +1,52 @@
+"""Eight vectors at a time: as many sums as the machine's products need on their way."""
+
+from llamita.kernels.cpu import simd as v
+from llamita.kernels.cpu.runtime.program import inline
+
+Eight = tuple[v.Vector, v.Vector, v.Vector, v.Vector, v.Vector, v.Vector, v.Vector, v.Vector]
+
+
+@inline
+def no_eight() -> Eight:
+    """Eight times nothing."""
+    zero = v.zero_fp32()
+    return zero, zero, zero, zero, zero, zero, zero, zero
+
+
+@inline
+def load_eight(at: int) -> Eight:
+    """Eight vectors, one behind the other."""
+    return (
+        v.load(at), v.load(at + 64), v.load(at + 128), v.load(at + 192),
+        v.load(at + 256), v.load(at + 320), v.load(at + 384), v.load(at + 448),
+    )  # fmt: skip
+
+
+@inline
+def scaled_eight(at: int, factor: v.Vector) -> Eight:
+    """Eight vectors, times a factor."""
+    a, b, c, d, e, f, g, h = load_eight(at)
+    return (
+        v.mul(a, factor), v.mul(b, factor), v.mul(c, factor), v.mul(d, factor),
+        v.mul(e, factor), v.mul(f, factor), v.mul(g, factor), v.mul(h, factor),
+    )  # fmt: skip
+
+
+@inline
+def store_eight(at: int, eight: Eight) -> None:
+    """Write eight vectors."""
+    for vector in eight:
+        v.store(at, vector)
+        at += 64
+
+
+@inline
+def add_products(sums: Eight, pairs: v.Vector, at: int, step: int) -> Eight:
+    """Add the products of pairs of bf16 with eight others, `step` bytes apart, each in all lanes."""
+    a, b, c, d, e, f, g, h = sums
+    return (
+        v.dot_bf16(a, pairs, v.broadcast_word(at)), v.dot_bf16(b, pairs, v.broadcast_word(at + step)),
+        v.dot_bf16(c, pairs, v.broadcast_word(at + 2 * step)), v.dot_bf16(d, pairs, v.broadcast_word(at + 3 * step)),
+        v.dot_bf16(e, pairs, v.broadcast_word(at + 4 * step)), v.dot_bf16(f, pairs, v.broadcast_word(at + 5 * step)),
+        v.dot_bf16(g, pairs, v.broadcast_word(at + 6 * step)), v.dot_bf16(h, pairs, v.broadcast_word(at + 7 * step)),
+    )  # fmt: skip

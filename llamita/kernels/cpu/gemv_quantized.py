@@ -1,0 +1,210 @@
+"""GEMV of a quantized matrix, packed as `packed_layout` says, with x as q8_blocks; for many rows `gemm_quantized`.
+
+Must equal reference.linear of the same codes up to the order of the fp32 sums; the sums inside a block are exact.
+A q8_block is 48 bytes: 32 columns of x as int8, their scale, and their sums (see `elementwise`; ggml's block_q8_1).
+
+A function here makes the kernel of one format; `block_kernels` has them all. What a kernel's arguments are:
+
+linear: stream, q8_blocks of x (B, K/32), out fp32 (B, N), bias fp32 (N,) or 0, N, K, B, tiles of a chunk, whether out
+is added to, and rows of x of a chunk. Chunks go over the tiles first, then over x.
+
+gated: streams of gate and up, q8_blocks of x (B, K/32), q8_blocks that come out (B, N/32), N (a multiple of 32), K, B,
+and rows of x of a chunk, at least ROWS: silu(gate x) * (up x).
+
+embed: ids int64 (B,), stream, out fp32 (B, K), K; a chunk is a row of the batch.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from llamita.kernels.block_format import BlockFormat
+from llamita.kernels.cpu import gemm_quantized as gemm
+from llamita.kernels.cpu import simd as v
+from llamita.kernels.cpu.constants import Q8_BLOCK, ROWS
+from llamita.kernels.cpu.elementwise import gated as silu_times
+from llamita.kernels.cpu.elementwise import quantize_q8
+from llamita.kernels.cpu.gemv import put, put_wide
+from llamita.kernels.cpu.runtime.program import Inline, inline
+
+Compute = Callable[[int, int], None]
+
+
+@inline
+def _four_dots(total, a, b, c, d, x):
+    """Sixteen columns."""
+    total = v.dot_u8s8(v.dot_u8s8(total, a, v.broadcast_word(x)), b, v.broadcast_word(x + 4))
+    return v.dot_u8s8(v.dot_u8s8(total, c, v.broadcast_word(x + 8)), d, v.broadcast_word(x + 12))
+
+
+@inline
+def _all_dots(total, words, x):
+    """Thirty-two columns."""
+    total = _four_dots(total, words[0], words[1], words[2], words[3], x)
+    return _four_dots(total, words[4], words[5], words[6], words[7], x + 16)
+
+
+@inline
+def _one_symmetric(unpacked, zero, x, total):
+    words, scale, _ = unpacked
+    dot = _all_dots(v.shl(v.broadcast_word(x + 44), zero), words, x)
+    return gemm.add_symmetric(dot, dot, x, scale, scale, total)
+
+
+@inline
+def _one_offset(unpacked, zero, x, total):
+    words, scale, minimum = unpacked
+    dot = _all_dots(v.zero_words(), words, x)
+    return gemm.add_offset(dot, dot, x, scale, minimum, total)
+
+
+@inline
+def _one_two_scales(unpacked, zero, x, total):
+    words, first, second = unpacked
+    low = _four_dots(v.shl(v.broadcast_word(x + 36), zero), words[0], words[1], words[2], words[3], x)
+    high = _four_dots(v.shl(v.broadcast_word(x + 40), zero), words[4], words[5], words[6], words[7], x + 16)
+    return gemm.add_two_scales(low, high, x, first, second, total)
+
+
+@inline
+def _weight_symmetric(code, zero, scale, _, is_late):
+    return scale * (code - (1 << zero))
+
+
+@inline
+def _weight_offset(code, zero, scale, minimum, is_late):
+    return scale * code - minimum
+
+
+@inline
+def _weight_two_scales(code, zero, first, second, is_late):
+    return (second if is_late else first) * (code - (1 << zero))
+
+
+# By the algebra of a format's layout: a block times one row of x, times four, and a single weight.
+ONE: dict[str, Inline] = {"symmetric": _one_symmetric, "offset": _one_offset, "two_scales": _one_two_scales}
+FOUR: dict[str, Inline] = {
+    "symmetric": gemm.four_symmetric,
+    "offset": gemm.four_offset,
+    "two_scales": gemm.four_two_scales,
+}
+WEIGHT: dict[str, Inline] = {
+    "symmetric": _weight_symmetric,
+    "offset": _weight_offset,
+    "two_scales": _weight_two_scales,
+}
+
+
+@inline
+def _put(total: v.Vector, out: int, bias: int, row: int, n: int, adds: int) -> None:
+    """Write sixteen sums, or as many as there are rows left."""
+    to, its = out + 4 * row, bias + 4 * row if bias else 0
+    if row + 16 <= n:
+        put_wide(to, total, its, adds)
+        return
+    for lane in range(n - row):
+        put(to + 4 * lane, v.extract(total, lane), its + 4 * lane if its else 0, adds)
+
+
+@inline
+def _tile(unpack: Inline, one: Inline, zero: int, size: int, tile: int, x: int, blocks: int) -> v.Vector:
+    """A tile with one x. Here memory is the limit, so the tile is fetched ahead."""
+    total = v.zero_fp32()
+    for block in range(blocks):
+        v.prefetch_ahead(tile + block * (size // 8), size // 8)
+        total = one(unpack(tile, block), zero, x, total)
+        x += Q8_BLOCK
+    return total
+
+
+@inline
+def _linear(unpack: Inline, one: Inline, four: Inline, zero: int, size: int, at: int, chunk: int) -> None:
+    """`size`: bytes of eight blocks of a tile."""
+    stream, q8_blocks, out, bias = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)
+    n, k, batch, tiles, adds = v.read(at + 32), v.read(at + 40), v.read(at + 48), v.read(at + 56), v.read(at + 64)
+    lines, blocks, across = v.read(at + 72), k // 32, -(-n // (16 * tiles))
+    first, line, bytes_of_tile = chunk // across * lines, blocks * Q8_BLOCK, blocks * size // 8
+    count, room = min(batch - first, lines), v.stack()
+    q8_blocks, out, begin = q8_blocks + first * line, out + 4 * first * n, chunk % across * tiles * 16
+    for row in range(begin, min(n, begin + 16 * tiles), 32 if count >= ROWS else 16):
+        tile = stream + row // 16 * bytes_of_tile
+        if count >= ROWS:
+            beside = tile + bytes_of_tile if row + 16 < n else tile
+            sums = gemm.multiply(unpack, four, zero, size, (tile, beside), q8_blocks, count, blocks, room)
+            for i in range(count):
+                both = sums + gemm.place(i, count)
+                _put(v.load(both), out + 4 * i * n, bias, row, n, adds)
+                if row + 16 < n:
+                    _put(v.load(both + 64), out + 4 * i * n, bias, row + 16, n, adds)
+        else:
+            for i in range(count):
+                total = _tile(unpack, one, zero, size, tile, q8_blocks + i * line, blocks)
+                _put(total, out + 4 * i * n, bias, row, n, adds)
+
+
+@inline
+def _gated(unpack: Inline, four: Inline, zero: int, size: int, at: int, chunk: int) -> None:
+    """Thirty-two columns of what comes out, which is quantized at once."""
+    gate, up, q8_blocks, out = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)
+    n, k, batch, lines = v.read(at + 32), v.read(at + 40), v.read(at + 48), v.read(at + 56)
+    blocks, across, bytes_of_tile = k // 32, n // 32, k // 32 * size // 8
+    first, column, room = chunk // across * lines, chunk % across, v.stack()
+    count, q8_blocks = min(batch - first, lines), q8_blocks + first * blocks * Q8_BLOCK
+    near = room + gemm.ROOM
+    for half in range(2):
+        tile = (2 * column + half) * bytes_of_tile
+        sums = gemm.multiply(unpack, four, zero, size, (gate + tile, up + tile), q8_blocks, count, blocks, room)
+        for i in range(count):
+            both = sums + gemm.place(i, count)
+            v.store(near + 128 * i + 64 * half, silu_times(v.load(both), v.load(both + 64)))
+    for i in range(count):
+        quantize_q8(near + 128 * i, 32, out + ((first + i) * across + column) * Q8_BLOCK)
+
+
+@inline
+def _embed(unpack, weight, zero, size, at, chunk):
+    """The weights of one row, taken out of its tile."""
+    row, k = v.read(v.read(at) + 8 * chunk), v.read(at + 24)
+    tile, out = v.read(at + 8) + row // 16 * (k // 32 * size // 8), v.read(at + 16) + 4 * k * chunk
+    for block in range(k // 32):
+        words, first, second = unpack(tile, block)
+        first, second = v.extract(first, row % 16), v.extract(second, row % 16)
+        for group in range(8):
+            codes = v.extract_word(words[group], row % 16)
+            for i in range(4):
+                code = (codes >> (8 * i)) & 255
+                v.write_fp32(out, weight(np.float32(code), zero, first, second, group >= 4))
+                out += 4
+
+
+def linear(form: BlockFormat) -> Compute:
+    """The product with a matrix of a format."""
+    layout, unpack = form.layout, inline(form.unpack)
+    one, four, zero, size = ONE[layout.algebra], FOUR[layout.algebra], layout.zero_bits, layout.eight_blocks
+
+    def compute(at: int, chunk: int) -> None:
+        _linear(unpack, one, four, zero, size, at, chunk)
+
+    return compute
+
+
+def gated(form: BlockFormat) -> Compute:
+    """The gated pair of products, of two matrices of a format."""
+    layout, unpack = form.layout, inline(form.unpack)
+    four, zero, size = FOUR[layout.algebra], layout.zero_bits, layout.eight_blocks
+
+    def compute(at: int, chunk: int) -> None:
+        _gated(unpack, four, zero, size, at, chunk)
+
+    return compute
+
+
+def embed(form: BlockFormat) -> Compute:
+    """The look-up of rows of a matrix of a format."""
+    layout, unpack = form.layout, inline(form.unpack)
+    weight, zero, size = WEIGHT[layout.algebra], layout.zero_bits, layout.eight_blocks
+
+    def compute(at: int, chunk: int) -> None:
+        _embed(unpack, weight, zero, size, at, chunk)
+
+    return compute

@@ -1,0 +1,47 @@
+"""Kernels compiled by Numba, to machine code that runs without it."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding as llvm
+from numba import cfunc, njit, types
+from numba.core.registry import cpu_target
+
+from llamita.errors import UnsupportedError
+from llamita.kernels.cpu import isa
+from llamita.kernels.cpu.runtime.machine_code import Code
+
+isa.aim()  # before Numba looks at what machine this is, which it does once
+inline = njit(forceinline=True, error_model="numpy")
+
+
+def compiled(function: Callable[..., None]) -> Code:
+    """The machine code of a function of one or two integers, which is called as C's functions are."""
+    context: Any = cpu_target.target_context
+    if isa.named() is not None and context.codegen().magic_tuple()[1:] != isa.target()[1:]:
+        raise UnsupportedError(
+            f"{isa.VARIABLE} comes too late, as Numba compiles for {context.codegen().magic_tuple()[1]} in this "
+            "process: set it before Numba compiles anything, or unset it"
+        )
+    count = function.__code__.co_argcount
+    code = _code(function, count)
+    if not any(name.startswith(("numba_", "Py")) for name in code.calls):
+        return code
+    # LLVM did not see that no error can happen, and Numba would report it. Where the body is a part it does see that,
+    # but takes a fifth longer for it.
+    body = inline(function)
+    entries: list[Callable[..., None]] = [lambda table: body(table), lambda at, chunk: body(at, chunk)]
+    return _code(entries[count - 1], count)
+
+
+def _code(function: Callable[..., None], count: int) -> Code:
+    made: Any = cfunc(types.void(*[types.int64] * count), nogil=True, error_model="numpy")(function)
+    module = llvm.parse_assembly(made.inspect_llvm())
+    names = {value.name for value in (*module.functions, *module.global_variables) if value.is_declaration}
+    calls = {name for name in names if not name.startswith("llvm.")}
+    # Of LLVM's operations on numbers some become calls of the C library's function of that name, if it has one.
+    found = [re.fullmatch(r"llvm\.(\w+)\.(?:v\d+)?f(32|64)", name) for name in names - calls]
+    likely = {operation[1] + "f" * (operation[2] == "32") for operation in found if operation}
+    calls |= {name for name in likely if llvm.address_of_symbol(name)}
+    return Code(made._library._get_compiled_object(), made.native_name, tuple(sorted(calls)))

@@ -1,0 +1,38 @@
+"""Weights in large pages: what is read from end to end is read faster where its addresses are seldom looked up."""
+
+import ctypes
+import sys
+from functools import cache
+
+from torch import Tensor
+
+LARGE = 1 << 21  # bytes of a large page
+_PAGE = 4096
+_FROM_NOW_ON = 14  # MADV_HUGEPAGE
+_COLLAPSE = 25  # MADV_COLLAPSE of Linux 6.1
+
+
+def collapse(tensor: Tensor) -> bool:
+    """Move a tensor's memory into large pages, where the system can; its address and values stay. Whether it did."""
+    return _tell(tensor, _COLLAPSE)
+
+
+def advise(tensor: Tensor) -> bool:
+    """Let a tensor that nothing was written to yet get large pages as it is written. Whether the system will try.
+
+    To get memory page by page takes longer than to write to it.
+    """
+    return _tell(tensor, _FROM_NOW_ON)
+
+
+def _tell(tensor: Tensor, advice: int) -> bool:
+    start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+    start, end = -(-start // _PAGE) * _PAGE, end // _PAGE * _PAGE
+    if end - start < LARGE or tensor.device.type != "cpu" or not sys.platform.startswith("linux"):
+        return False
+    return _advise()(ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice) == 0
+
+
+@cache
+def _advise() -> "ctypes._NamedFuncPointer":
+    return ctypes.CDLL(None).madvise

@@ -1,0 +1,187 @@
+"""Programs: kernel calls that several threads work through together, with no Python between them.
+
+A program is a table of numbers. A row names a kernel by its address, how many chunks its work falls into, from which
+row on the rows above must be done before it begins, and its arguments (addresses and sizes). Every thread walks down
+the table and claims chunk after chunk of a row; where nothing is left to claim it waits for the chunks that others
+claimed. So any number of threads gets through, one alone too, and a thread that the system holds up is overtaken.
+
+What a chunk computes does not depend on who computes it: the results are the same for any number of threads.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from threading import Lock
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from llamita.errors import LlamitaError
+from llamita.kernels.cpu.runtime.threads import Pace, launcher, pause
+
+ROW = 128  # numbers in a row; a kilobyte
+KERNEL, CHUNKS, FROM, ARGUMENTS = 0, 1, 2, 3
+BYTES = 15  # of the first argument that a chunk reads, one chunk's behind the other's; 0 where it is not so
+DONE = 16  # chunks done; on a cache line of its own, as all threads write to it
+CLAIMED = 24  # chunks claimed of each part, eight numbers on
+_MOST_ARGUMENTS = BYTES - ARGUMENTS
+_MOST_PARTS = (ROW - CLAIMED) // 8
+_PACKAGE = "llamita.kernels.cpu"
+
+Inline = Any  # a function that is compiled into kernels
+
+
+class Kernel:
+    """A function of numbers whose machine code is found on disk, or made, when its address is first asked for.
+
+    function: None where the module that has it is to be loaded only if it must be compiled, as with it comes Numba.
+    """
+
+    def __init__(self, module: str, name: str, function: Callable[..., None] | None = None) -> None:
+        self._module, self._name, self._function = module, name, function
+        self._loaded: Any = None  # the code lives as long as it
+        self._lock = Lock()
+        self.__doc__ = function.__doc__ if function else Kernel.__doc__
+
+    @property
+    def address(self) -> int:
+        """Where its machine code begins."""
+        with self._lock:
+            if self._loaded is None:
+                from llamita.kernels.cpu.runtime import (
+                    machine_code,  # with it comes LLVM, which only who runs kernels needs
+                )
+
+                self._loaded = machine_code.Loaded(self._code())
+        return self._loaded.address
+
+    def _code(self) -> Any:
+        """Its code, which is kept for kernels of this folder: what others are made from nobody watches."""
+        _, is_own, module = self._module.partition(f"{_PACKAGE}.")
+        if not is_own:
+            return self._compiled()
+        from llamita.kernels.cpu.runtime import code_cache
+
+        name = f"{module}.{self._name}"
+        code = code_cache.find(name)
+        if code is None:
+            code = self._compiled()
+            code_cache.store(name, code)
+        return code
+
+    def _compiled(self) -> Any:
+        from llamita.kernels.cpu.runtime.compiler import compiled
+
+        function = self._function or found(self._module, self._name)._function
+        assert function is not None
+        return compiled(function)
+
+
+def kernel(function: Callable[[int, int], None] | Callable[[int], None], name: str = "", module: str = "") -> Kernel:
+    """A kernel from `function(arguments, chunk)`; `arguments` is the address of a row's arguments, eight bytes each.
+
+    Or from a function of one number, which is no row's but the threads'. name, module: where `found` finds the kernel
+    of a function that was made by another, in the table KERNELS of that module.
+    """
+    return Kernel(module or function.__module__, name or function.__qualname__, function)
+
+
+def found(module: str, name: str) -> Kernel:
+    """The kernel of this name in a module, which is loaded: an entry of its table KERNELS, or a function of it."""
+    loaded = import_module(module)
+    return getattr(loaded, "KERNELS", {}).get(name) or getattr(loaded, name)
+
+
+@cache
+def named(module: str, name: str) -> Kernel:
+    """The kernel of this name in a module of this folder, which is not loaded where its code is on disk."""
+    return Kernel(f"{_PACKAGE}.{module}", name)
+
+
+def inline(function: Callable[..., Any]) -> Any:
+    """A function that kernels are made of. It is always compiled into them, so it may take functions as arguments."""
+    from llamita.kernels.cpu.runtime import compiler
+
+    return compiler.inline(function)
+
+
+_WORKER = named("runtime.worker", "work")
+
+
+class Program:
+    """Kernel calls in order, run as often as wanted.
+
+    Tensors among a call's arguments become their addresses, and `keep` holds on to them for as long as the program is.
+    """
+
+    def __init__(self) -> None:
+        self.keep: list[Any] = []
+        self._rows: list[list[int]] = [[0] * ROW]
+        self._group = 1  # the first of the rows that nobody has waited for
+        self._table: torch.Tensor | None = None
+        self._pace = Pace(1)
+
+    def add(
+        self,
+        kernel: Kernel,
+        *arguments: torch.Tensor | int | None,
+        chunks: int = 1,
+        beside: bool = False,
+        streams: int = 0,
+    ) -> int:
+        """Put a call behind the others; one `beside` the last may begin before that is done. Returns its number.
+
+        An argument of None is 0: there is none, or `change` will say. streams: the bytes that a chunk reads of the
+        first argument, where chunk after chunk lies there; a thread that waits begins to load its first.
+        """
+        assert len(arguments) <= _MOST_ARGUMENTS
+        self.keep += [argument for argument in arguments if isinstance(argument, torch.Tensor)]
+        number = len(self._rows)
+        row = [0] * ROW
+        row[KERNEL], row[CHUNKS], row[FROM] = kernel.address, chunks, number if beside else self._group
+        numbers = [x.data_ptr() if isinstance(x, torch.Tensor) else x or 0 for x in arguments]
+        row[ARGUMENTS : ARGUMENTS + len(numbers)], row[BYTES] = numbers, streams
+        self._rows.append(row)
+        self._group = self._group if beside else number
+        self._table = None
+        return number
+
+    def change(self, number: int, argument: int, value: int) -> None:
+        """Give an argument of a call another value."""
+        self._rows[number][ARGUMENTS + argument] = value
+        if self._table is not None:
+            self._numbers[number, ARGUMENTS + argument] = value
+
+    def run(self, threads: int | None = None) -> None:
+        """Make all calls; as many threads as torch uses, or fewer where that is faster, unless told."""
+        if self._table is None:
+            # torch's memory begins on a cache line
+            self._table = torch.tensor(self._rows, dtype=torch.int64, device="cpu")
+            self._numbers = self._table.numpy()
+            self._numbers[0, :2] = len(self._rows) - 1, pause()
+        pace = None if threads else self._paced(torch.get_num_threads())
+        threads = threads or self._pace.threads
+        parts = min(threads, _MOST_PARTS)
+        self._numbers[0, 2] = parts
+        self._numbers[:, DONE : CLAIMED + 8 * parts : 8] = 0
+        start = perf_counter()
+        launcher()(_WORKER.address, self._table.data_ptr(), threads)
+        if pace is not None:
+            pace.note(perf_counter() - start)
+
+    def _paced(self, most: int) -> Pace | None:
+        """What finds the number of threads, where there is a choice."""
+        if self._pace.most != most:
+            self._pace = Pace(most)
+        return self._pace if most > 1 else None
+
+
+def unsupported_reason() -> str | None:
+    """What keeps this machine from compiling kernels, or None."""
+    try:
+        return None if _WORKER.address else "its kernels have no address"
+    except LlamitaError:  # of a processor that was asked for by name
+        raise
+    except Exception as error:  # Numba, LLVM and the system each have errors of their own
+        return f"this machine cannot compile kernels ({type(error).__name__}: {str(error).splitlines()[0][:200]})"

@@ -1,0 +1,44 @@
+"""Run a kernel by itself, and quantized matrices to run it on."""
+
+import struct
+
+import torch
+from torch import Tensor
+
+from llamita.kernels.blocks import FORMATS
+from llamita.kernels.cpu.runtime.program import Kernel, Program
+from llamita.kernels.quantized_blocks import QuantizedBlocks
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def launch(kernel: Kernel, *arguments: Tensor | int | float | None, chunks: int = 1, threads: int = 1) -> None:
+    """Call a kernel once: tensors are given as addresses, None as 0, floats as the bits of their fp32."""
+    program = Program()
+    program.add(kernel, *map(number, arguments), chunks=chunks)
+    program.run(threads)
+
+
+def number(argument: Tensor | int | float | None) -> int:
+    """What a program's row holds of an argument."""
+    if isinstance(argument, Tensor):
+        assert argument.is_contiguous()
+        return argument.data_ptr()
+    if isinstance(argument, float):
+        return struct.unpack("<q", struct.pack("<ff", argument, 0.0))[0]
+    return argument or 0
+
+
+def guarded(*shape: int) -> tuple[Tensor, Tensor]:
+    """An fp32 tensor of this shape, full of nines, and the room behind it that nobody may write to."""
+    size = torch.Size(shape).numel()
+    room = torch.full((size + 32,), 9.0)
+    return room[:size].view(shape), room[size:]
+
+
+def quantized(name: str, rows: int, columns: int, *, scale: float = 1.0) -> QuantizedBlocks:
+    """A random matrix in a block format, one block of it all zeros."""
+    weight = torch.randn(rows, columns) * scale
+    block = FORMATS[name].block
+    weight[-1, :block] = 0
+    return FORMATS[name].codes(FORMATS[name].quantize(weight))

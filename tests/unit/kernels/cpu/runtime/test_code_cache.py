@@ -1,0 +1,220 @@
+"""What is kept of compiled kernels: never stale or damaged, run without Numba, kept where there is room, not needed."""
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import llamita.kernels
+from llamita.kernels.blocks import FORMATS
+from llamita.kernels.cpu import simd
+from llamita.kernels.cpu.constants import DTYPES
+from llamita.kernels.cpu.runtime import code_cache
+from llamita.kernels.cpu.runtime.program import Kernel, found, named
+from tests.unit.kernels.cpu.runtime.zygote import Zygote, result
+
+X86 = "x86_64" in simd.target()[0]
+SOURCES = Path(llamita.kernels.__file__).parent
+Start = Callable[..., int]  # of a script and changes to its environment; what `result` reads
+
+# Prints the sum of two numbers that a kernel reads, and whether anything had to be compiled.
+SCRIPT = """
+import sys, torch
+from kernels_under_test.program import Program, named
+x, out, program = torch.tensor([3.0, 4.0]), torch.zeros(1), Program()
+program.add(named("toy", "add"), x, out)
+program.run(1)
+print(out.item(), "compiled" if "numba" in sys.modules else "found")
+"""
+TOY = """
+import math
+from kernels_under_test.folder import words as w
+from kernels_under_test import simd as v
+from kernels_under_test.program import kernel
+
+@kernel
+def add(at: int, chunk: int) -> None:
+    v.write_fp32(v.read(at + 8), w.both(v.read(at)) + math.sin(v.read_fp32(v.read(at + 8))))
+"""
+WORDS = """
+from kernels_under_test import simd as v
+from kernels_under_test.program import part
+
+@part
+def both(at):
+    return v.read_fp32(at) + v.read_fp32(at + 4)
+"""
+
+
+def imported(*names: str) -> dict[str, str]:
+    """The texts of modules of kernels by name, and of those that they import of this folder, and so on."""
+    texts: dict[str, str] = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in texts:
+            texts[name] = (SOURCES / f"{name}.py").read_text(encoding="utf-8")
+            for module, several in re.findall(r"from llamita\.kernels(?:\.(\w+))? import ([\w, ]+)", texts[name]):
+                waiting += [module] if module else re.findall(r"\w+", several.split(" as ")[0])
+    return texts
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Path:
+    """A copy of what compiles and keeps kernels, with a kernel of two files that calls a function of the system's.
+
+    One of the files is in a folder.
+    """
+    copy = tmp_path / "kernels_under_test"
+    copy.mkdir()
+    for name, text in imported("program", "simd", "worker").items():
+        (copy / f"{name}.py").write_text(text.replace("llamita.kernels", "kernels_under_test"), encoding="utf-8")
+    (copy / "folder").mkdir()
+    for name, text in {"__init__": "", "toy": TOY, "folder/__init__": "", "folder/words": WORDS}.items():
+        (copy / f"{name}.py").write_text(text, encoding="utf-8")
+    return copy
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    """What starts processes that have imported torch, and no more."""
+    process = Zygote()
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def start(room: Path, zygote: Zygote) -> Start:
+    """Run a script on the copy in a process of its own, with every warning an error and a home of its own."""
+    home = {"HOME": str(room.parent / "home"), "XDG_CACHE_HOME": str(room.parent / "home")}
+    rest = {key: value for key, value in os.environ.items() if not key.startswith("NUMBA_")}
+
+    def started(script: str = SCRIPT, **environment: str) -> int:
+        return zygote.start(script, {**rest, **home, "PYTHONPATH": str(room.parent), **environment})
+
+    return started
+
+
+def files(room: Path) -> list[Path]:
+    """What is kept."""
+    return sorted((room.parent / "home" / "llamita" / "kernels").glob("*/*"))
+
+
+def block(folder: Path) -> None:
+    """Put a file where a folder would be made: nobody, not even root, can write there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.write_text("")
+
+
+def test_what_is_kept_is_run_without_numba_until_any_source_changes(room: Path, start: Start) -> None:
+    together = [start(), start()]
+    assert {result(process)[:3] for process in together} == {"7.0"}
+    assert [file.name for file in files(room)] == ["toy.add", "worker.work"]
+    assert result(start()) == "7.0 found"
+    lesser = {"NUMBA_CPU_NAME": "x86-64" if X86 else "generic", "NUMBA_CPU_FEATURES": "", "LLAMITA_CPU": ""}
+    assert result(start(**lesser)) == "7.0 compiled"
+    assert result(start()) == "7.0 found"
+    words = room / "folder" / "words.py"
+    words.write_text(WORDS.replace("+ v.read", "* v.read"), encoding="utf-8")
+    assert result(start()) == "12.0 compiled"
+
+
+def test_damaged_code_is_never_run(room: Path, start: Start) -> None:
+    assert result(start()) == "7.0 compiled"
+    add, work = files(room)
+    whole, look = (
+        add.read_bytes(),
+        "from kernels_under_test import code_cache; print(code_cache.find('toy.add') is not None)",
+    )
+    assert result(start(look)) == "True"
+    for damaged in (b"", whole[:100], whole[:-1], whole[:-8] + b"12345678", whole + b"\0", work.read_bytes()):
+        add.write_bytes(damaged)
+        assert result(start(look)) == "False"
+    assert result(start()) == "7.0 compiled"
+    assert result(start()) == "7.0 found"
+
+
+def test_code_that_calls_what_is_not_there_is_compiled(room: Path, start: Start) -> None:
+    """LLVM would end the process."""
+    assert result(start()) == "7.0 compiled"
+    lie = """
+import dataclasses
+from kernels_under_test import code_cache
+code = code_cache.find("toy.add")
+code_cache.store("toy.add", dataclasses.replace(code, calls=("no_such_function",)))
+print(code.calls, code_cache.find("toy.add"))
+"""
+    assert result(start(lie)) in ("('sin',) None", "('sinf',) None")
+    assert result(start()) == "7.0 compiled"
+
+
+def test_nothing_is_left_beside_the_sources_and_nothing_kept_where_no_folder_is(room: Path, start: Start) -> None:
+    before = sorted(room.glob("*.py"))
+    assert result(start()) == "7.0 compiled"
+    assert sorted(path for path in room.iterdir() if path.is_file()) == before
+    assert {path.suffix for path in room.rglob("*") if path.is_file()} <= {".py", ".pyc"}
+    elsewhere = room.parent / "elsewhere"
+    assert result(start(NUMBA_CACHE_DIR=str(elsewhere))) == "7.0 compiled"
+    assert result(start(NUMBA_CACHE_DIR=str(elsewhere))) == "7.0 found"
+    block(room.parent / "home")
+    assert result(start()) == "7.0 compiled"
+
+
+def test_what_nobody_added_to_for_a_month_goes(room: Path, start: Start) -> None:
+    kernels = room.parent / "home" / "llamita" / "kernels"
+    for name, days in {"old": 31, "new": 29}.items():
+        (kernels / name).mkdir(parents=True)
+        (kernels / name / "toy.add").write_text("")
+        os.utime(kernels / name, (0, time.time() - days * 24 * 3600))
+    assert result(start()) == "7.0 compiled"
+    assert not (kernels / "old").exists()
+    assert (kernels / "new").exists() and len(files(room)) == 3
+
+
+DECODE = """
+import sys, torch
+from llamita import LlamaConfig, LlamaForCausalLM
+from llamita.plans.cpu import fuse
+torch.manual_seed(0)
+config = LlamaConfig(
+    vocab_size=90, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=16,
+)
+model = fuse(LlamaForCausalLM(config).to(torch.bfloat16).eval())
+ids = torch.arange(40)[None] % 90
+with torch.inference_mode():
+    read = model(ids, use_cache=True)
+    logits = [read.logits, model(ids[:, :1], past_key_values=read.past_key_values).logits]
+print("numba" in sys.modules, [x.double().sum().item() for x in logits])
+"""
+
+
+def test_a_model_reads_and_writes_without_numba_once_its_kernels_are_kept(room: Path, start: Start) -> None:
+    """Compiled once for all tests; here only what every program has is compiled anew, in a home of its own."""
+    ours = {"PYTHONPATH": str(SOURCES.parent.parent)}
+    shared = {"XDG_CACHE_HOME": str(code_cache._folder().parents[2])}
+    once = result(start(DECODE, **ours, **shared)).split(" ", 1)[1]
+    here = room.parent / "home" / "llamita" / "kernels" / code_cache._folder().name
+    shutil.copytree(code_cache._folder(), here)
+    (here / "worker.work").unlink()
+    assert result(start(DECODE, **ours)) == f"True {once}"
+    assert result(start(DECODE, **ours)) == f"False {once}"
+
+
+def test_names_are_those_of_kernels() -> None:
+    """A wrong one would show only where nothing is kept."""
+    from llamita.kernels.cpu import linear, repack
+    from llamita.kernels.cpu.runtime import program
+    from llamita.plans.cpu import decode, prefill, workspace
+
+    tables = [table for module in (linear, repack, workspace, decode, prefill) for table in vars(module).values()]
+    rows = [row for table in tables if isinstance(table, dict) for row in table.values()]
+    turns = [named("causal", f"turn_fp32_{name}") for name in DTYPES.values()]
+    turns += [named("causal", f"turn_{name}_{name}") for name in DTYPES.values()]
+    seen = [x for x in (*tables, *rows, *turns, program._WORKER, named("elementwise", "bytes_of")) if type(x) is Kernel]
+    assert len(seen) > 3 * len(FORMATS)
+    assert all(isinstance(found(one._module, one._name), Kernel) for one in seen)

@@ -1,0 +1,73 @@
+"""Large pages: values and addresses stay, and what cannot be moved is left alone."""
+
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tests.unit.kernels.test_idle import smaps
+
+from llamita.kernels.cpu.runtime import huge_pages
+
+
+class Asked(list):
+    """What the system is asked of memory: first address, bytes and advice; it answers with a number."""
+
+    def __init__(self, answer: int) -> None:
+        self._answer = answer
+
+    def __call__(self, start: Any, size: Any, advice: int) -> int:
+        self.append((start.value, size.value, advice))
+        return self._answer
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone is asked")
+@pytest.mark.parametrize("answer", [0, -1])
+@pytest.mark.parametrize(("ask", "advice"), [(huge_pages.collapse, 25), (huge_pages.advise, 14)])
+def test_whole_pages_of_a_tensor_are_asked_for_and_the_answer_is_told(
+    ask: Callable[[torch.Tensor], bool], advice: int, answer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Asked(answer)
+    monkeypatch.setattr(huge_pages, "_advise", lambda: asked)
+    tensor = torch.zeros(2 * huge_pages.LARGE // 4 + 9, dtype=torch.int32)[7:]  # not at a page's beginning
+    assert ask(tensor) is (answer == 0)
+    ((start, size, advised),) = asked
+    assert advised == advice and start % 4096 == size % 4096 == 0
+    assert 0 <= start - tensor.data_ptr() < 4096
+    assert 0 <= tensor.data_ptr() + tensor.nbytes - (start + size) < 4096
+
+
+def large_kb(tensor: torch.Tensor) -> int:
+    """KB in large pages of the mappings that a tensor lies in: memory that was advised before is one of its own."""
+    found = re.finditer(r"^(\w+)-(\w+) .*\n(?:[A-Z].*\n)*?AnonHugePages: +(\d+)", smaps(), re.MULTILINE)
+    start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+    return sum(int(one[3]) for one in found if int(one[1], 16) < end and start < int(one[2], 16))
+
+
+def test_values_and_address_stay_and_the_pages_are_large() -> None:
+    tensor = torch.arange(3 * huge_pages.LARGE // 4, dtype=torch.int32)[7:]
+    before, address = tensor.clone(), tensor.data_ptr()
+    did = huge_pages.collapse(tensor)  # older systems refuse
+    assert tensor.data_ptr() == address
+    assert torch.equal(tensor, before)
+    assert not did or large_kb(tensor) >= 2048
+
+
+def test_memory_may_be_asked_for_in_large_pages_before_it_is_written() -> None:
+    tensor = torch.empty(2 * huge_pages.LARGE, dtype=torch.uint8)
+    huge_pages.advise(tensor)  # systems may refuse
+    assert (tensor.fill_(7) == 7).all()
+
+
+@pytest.mark.parametrize("tensor", [torch.zeros(9), torch.empty(0), torch.empty(huge_pages.LARGE, device="meta")])
+def test_what_is_small_or_elsewhere_is_left_alone(tensor: torch.Tensor) -> None:
+    assert not huge_pages.collapse(tensor)
+    assert not huge_pages.advise(tensor)
+
+
+def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not huge_pages.collapse(torch.zeros(huge_pages.LARGE))
+    assert not huge_pages.advise(torch.zeros(huge_pages.LARGE))
