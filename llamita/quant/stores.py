@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llamita.kernels import reference
+from llamita.kernels import plain_product
 from llamita.kernels.block_format import BlockFormat
 from llamita.kernels.blocks import FORMATS
 from llamita.kernels.cpu import linear, packed_layout, repack
@@ -80,11 +80,11 @@ class PlainStore:
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x (..., K), rounded to 8 bits in groups of 32, times the matrix, plus bias (N,): (..., N) in x's dtype."""
-        return reference.linear(x, self._codes, bias)
+        return plain_product.linear(x, self._codes, bias)
 
     def rows(self, index: Tensor) -> Tensor:
         """The rows that index (...) names: fp32 (..., K)."""
-        return reference.rows(self._codes, index)
+        return plain_product.rows(self._codes, index)
 
 
 class CpuStore:

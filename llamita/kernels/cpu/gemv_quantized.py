@@ -22,9 +22,9 @@ from llamita.kernels.block_format import BlockFormat
 from llamita.kernels.cpu import gemm_quantized as gemm
 from llamita.kernels.cpu import simd as v
 from llamita.kernels.cpu.constants import Q8_BLOCK, ROWS
-from llamita.kernels.cpu.elementwise import gated as silu_times
 from llamita.kernels.cpu.elementwise import quantize_q8
-from llamita.kernels.cpu.gemv import put, put_wide
+from llamita.kernels.cpu.functions import silu_times
+from llamita.kernels.cpu.gemm import put, put_wide
 from llamita.kernels.cpu.runtime.program import Inline, inline
 
 Compute = Callable[[int, int], None]

@@ -56,6 +56,12 @@ def target() -> tuple[str, str, str]:
     return host() if name is None else (llvm.get_process_triple(), name, _features_of(name))
 
 
+@cache
+def has(feature: str) -> bool:
+    """Whether the code that is made may use what LLVM calls by this name."""
+    return f"+{feature}" in target()[2].split(",")
+
+
 def named() -> str | None:
     """The processor that LLAMITA_CPU names, or None where that is this machine's own."""
     name = os.environ.get(VARIABLE, "").strip()

@@ -32,7 +32,7 @@ def _lookup_by(b: Builder, codes: Value, low: Value, high: Value, size: int, nam
     pieces = []
     for start in range(0, 64, size):
         piece = b.shuffle_vector(codes, codes, _places(range(start, start + size)))
-        pieces.append(simd._call(b, name, register, table, piece))
+        pieces.append(simd.call_intrinsic(b, name, register, table, piece))
     while len(pieces) > 1:
         both = _places(range(2 * 64 // len(pieces)))
         pieces = [b.shuffle_vector(x, y, both) for x, y in zip(pieces[::2], pieces[1::2], strict=True)]
@@ -63,4 +63,4 @@ def _places(numbers: Iterable[int]) -> Value:
 
 
 # Of each byte of the words, below 16, that byte of the sixteen which two numbers hold.
-lookup = simd._operation(Words(Words, i64, i64), _lookup)
+lookup = simd.operation(Words(Words, i64, i64), _lookup)
