@@ -55,7 +55,7 @@ def weights(config: LlamaConfig, format: str) -> Weights:
     recipe = format if is_quantized(format) else {}
     read = held = 0.0
     for choice in choices(model, recipe):
-        nbytes = choice.shape[0] * choice.shape[1] * BITS[choice.form or _float(format)] / 8
+        nbytes = choice.shape[0] * choice.shape[1] * BITS[choice.format_name or _float(format)] / 8
         held += nbytes
         read += 0 if choice.names == ("model.embed_tokens",) else nbytes  # of an untied embedding a token reads a row
     return Weights(read=read, held=held)

@@ -12,8 +12,9 @@ from llamita.checkpoint.load import find
 from llamita.config import LlamaConfig
 from llamita.kernels.blocks import FORMATS as BLOCKS
 from llamita.model.llama import LlamaForCausalLM
-from llamita.quant.matrix import BlockMatrix, Matrix, matrix
-from llamita.quant.surgery import choices, freeze, put
+from llamita.quant.block_matrix import from_raw
+from llamita.quant.matrix import QuantizedMatrix
+from llamita.quant.surgery import choices, freeze, put, quantize_weight
 
 ROWS = 8192  # of a random matrix; further rows repeat them
 
@@ -51,25 +52,26 @@ def quantized(model: LlamaForCausalLM, format: str, *, are_layers_alike: bool) -
     """
     if not is_quantized(format):
         return model
-    made: dict[tuple[str, str], Matrix] = {}
+    make = _from_first_rows if are_layers_alike else quantize_weight
+    made: dict[tuple[str, str], QuantizedMatrix] = {}
     for choice in choices(model, format):
-        if choice.form is None:
+        if choice.format_name is None:
             continue
         name = choice.names[0]
-        key = (choice.form, name.split(".", 3)[-1] if are_layers_alike else name)
+        key = (choice.format_name, name.split(".", 3)[-1] if are_layers_alike else name)
         weight = cast("Tensor", model.get_submodule(name).weight).detach()
         if key not in made:
-            made[key] = _few_rows(choice.form, weight) if are_layers_alike else matrix(choice.form, weight)
+            made[key] = make(choice.format_name, weight)
         put(model, choice.names, deepcopy(made[key]))
     freeze(model)
     return model
 
 
-def _few_rows(form: str, weight: Tensor) -> Matrix:
-    """The matrix of a weight whose rows repeat the first ones."""
-    if form not in BLOCKS:
-        return matrix(form, weight)
-    return BlockMatrix.from_raw(form, _repeated(BLOCKS[form].quantize(weight[:ROWS]), weight.shape[0]))
+def _from_first_rows(format: str, weight: Tensor) -> QuantizedMatrix:
+    """Quantize a weight whose rows repeat the first ones: those alone are searched."""
+    if format not in BLOCKS:
+        return quantize_weight(format, weight)
+    return from_raw(format, _repeated(BLOCKS[format].quantize(weight[:ROWS]), weight.shape[0]))
 
 
 def _repeated(rows: Tensor, count: int) -> Tensor:

@@ -18,7 +18,7 @@ from llamita.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from llamita.checkpoint.load import Loaded
-    from llamita.quant.report import Cost, LayerCost, Told
+    from llamita.quant.report import Cost, LayerCost, Progress
 
 NAME = "quantize"
 HELP = "store a model in fewer bits, and see what that costs"
@@ -147,14 +147,14 @@ def _quantized(args: argparse.Namespace, name: str, text: str, tokens: int) -> "
         encode=partial(loaded.tokenizer.encode, add_special_tokens=False),
         first=loaded.tokenizer.bos_token_id,
         length=min(loaded.model.config.max_position_embeddings, LONGEST),
-        most=tokens,
+        max_tokens=tokens,
     )
     with _progress(f"to {name}", is_quiet=args.quiet) as report:
         return quantize_and_count(loaded.model, name, cut, report), loaded
 
 
 @contextmanager
-def _progress(what: str, *, is_quiet: bool) -> "Iterator[Told]":
+def _progress(what: str, *, is_quiet: bool) -> "Iterator[Progress]":
     """Something to tell of every step, shown on a terminal and only as long as it lasts."""
     if is_quiet or not terminal.has_color(sys.stderr):
         yield lambda doing, done, total: None
@@ -177,7 +177,7 @@ def _facts(name: str, cost: "Cost") -> dict[str, Any]:
             {
                 "name": layer.names[0],
                 "shape": layer.shape,
-                "format": layer.form,
+                "format": layer.format_name,
                 "bytes": layer.bytes_after,
                 "weight_error": layer.weight_error,
                 "output_error": layer.output_error,
@@ -216,7 +216,7 @@ def _print_sizes(costs: "dict[str, Cost]", *, lists_weights: bool) -> None:
 
 
 def _forms(cost: "Cost") -> str:
-    return ", ".join(f"{count} {form}" for form, (count, _) in sorted(cost.forms.items()))
+    return ", ".join(f"{count} {name}" for name, (count, _) in sorted(cost.by_format.items()))
 
 
 def _print_weights(layers: "Sequence[LayerCost]") -> None:
@@ -226,7 +226,7 @@ def _print_weights(layers: "Sequence[LayerCost]") -> None:
         shape = "{} x {}".format(*layer.shape)
         output = "" if layer.output_error is None else f"{layer.output_error:.3%}"
         print(
-            f"  {name:<34} {shape:>13}  {layer.form or 'unchanged':<9} {size(layer.bytes_after):>9} "
+            f"  {name:<34} {shape:>13}  {layer.format_name or 'unchanged':<9} {size(layer.bytes_after):>9} "
             f"{layer.weight_error:>9.3%} {output:>10}"
         )
     print()

@@ -88,7 +88,7 @@ def test_what_else_is_in_a_folder_is_not_counted(source: bytes, run: Run) -> Non
         (["quantize", "-o", "model"], 2, "model does not end in .gguf, as the file that is written has to: name it "),
         (["quantize", "cria", "out", "q8_0"], 2, "out does not end in .gguf, as the file that is written has to"),
         (["quantize", "cria", "q8_0", "out.gguf"], 2, "the file comes before the format: llamita quantize cria out.gg"),
-        (["quantize", "cria", "out.gguf", "q9"], 2, "there is no recipe 'q9' to quantize by: known are q8_0"),
+        (["quantize", "cria", "out.gguf", "q9"], 2, "there is no recipe 'q9' for quantizing: use one of q8_0"),
         (["quantize", "--quantize", "q8_0"], 2, "there is no option --quantize: write --to"),
         (["quantize", "--kernels", "off"], 2, "quantize does nothing with --kernels"),
         (["quantize", "--tokens", "-1"], 2, "--tokens is -1: give the number of tokens"),

@@ -66,7 +66,7 @@ def test_a_file_is_written_and_read(run: Run, tmp_path: Path) -> None:
 def test_mistakes_are_said_in_one_sentence(run: Run, tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     cases = [
-        (["--to", "q9"], "there is no recipe 'q9' to quantize by: "),
+        (["--to", "q9"], "there is no recipe 'q9' for quantizing: "),
         (["--to", "q8_0,q4_0", "-o", "x.gguf"], "-o writes one model, --to names 2: choose one"),
         (["--to", "int8", "-o", "x.gguf"], "no GGUF file has the format 'int8': known are "),
         (["--text", "nothing.txt"], "there is no text nothing.txt: check the path"),

@@ -12,9 +12,8 @@ from llamita.errors import UnsupportedError
 from llamita.kernels.blocks import FORMATS
 from llamita.model.llama import LlamaForCausalLM
 from llamita.plans.cuda import layers as gpu
+from llamita.quant.block_matrix import GpuBlocks
 from llamita.quant.linear import QuantizedLinear
-from llamita.quant.matrix import BlockMatrix
-from llamita.quant.stores import GpuStore
 
 
 @pytest.fixture(params=["plain", "biased, tied, windowed"])
@@ -75,9 +74,7 @@ def quantized(form: str, rows: int, *, biased: bool) -> QuantizedLinear:
     """A layer as it lies on a GPU."""
     block = FORMATS[form]
     codes = block.codes(block.quantize(torch.randn(rows, 256)))
-    matrix = BlockMatrix.from_codes(block, codes)
-    matrix.store = GpuStore.of(codes, form)
-    return QuantizedLinear(matrix, nn.Parameter(torch.randn(rows)) if biased else None)
+    return QuantizedLinear(GpuBlocks.of(codes, form), nn.Parameter(torch.randn(rows)) if biased else None)
 
 
 @pytest.mark.parametrize("rows", [2, 20])
