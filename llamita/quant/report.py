@@ -93,7 +93,7 @@ def quantize_and_count(
 
     documents: token ids; the first token of each is given, the others are predicted. progress: is called at every step.
     """
-    before = perplexity(model, documents, partial(progress, "measuring the original")) if documents else None
+    before = perplexity(model, documents, partial(progress, "measuring the original model")) if documents else None
     total = sum(choice.format_name is not None for choice in choices(model, recipe))
     recorder = _ErrorRecorder(layer_inputs(model, documents[:16]), lambda done: progress("quantizing", done, total))
     size = sum(parameter.nbytes for parameter in model.parameters())
@@ -104,7 +104,9 @@ def quantize_and_count(
         bytes_before=size,
         bytes_after=size - sum(layer.bytes_before - layer.bytes_after for layer in layers),
         perplexity_before=before,
-        perplexity_after=perplexity(model, documents, partial(progress, "measuring")) if documents else None,
+        perplexity_after=perplexity(model, documents, partial(progress, "measuring the quantized model"))
+        if documents
+        else None,
     )
 
 

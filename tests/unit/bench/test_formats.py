@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llamita.bench import models
-from llamita.bench.formats import cache_bytes, chosen, prompt_operations, weights
+from llamita.bench.formats import cache_bytes, named_formats, prompt_operations, weights
 from llamita.bench.shapes import SHAPES
 from llamita.errors import UsageError
 from llamita.quant.surgery import quantize_weight, quantized_layers
@@ -69,8 +69,8 @@ def test_rows_that_repeat_are_quantized_as_all_rows_would_be(format: str, monkey
 
 
 def test_unknown_formats() -> None:
-    assert chosen("bf16, Q4_K") == ["bf16", "q4_k"]
-    with pytest.raises(UsageError, match="'q9' is no format"):
-        chosen("q9")
-    with pytest.raises(UsageError, match="names none"):
-        chosen(",")
+    assert named_formats("bf16, Q4_K") == ["bf16", "q4_k"]
+    with pytest.raises(UsageError, match="know the format 'q9'"):
+        named_formats("q9")
+    with pytest.raises(UsageError, match="is empty"):
+        named_formats(",")
