@@ -218,12 +218,17 @@ def test_retired_module_is_found(fake: Callable[..., list[Module]]) -> None:
         ("class Feed: pass", 1),
         ("class A:\n    def __init__(self): self._kept = 1", 1),
         ("f = lambda trail: 1", 1),
+        ("class A:\n    kept: int", 1),
         ("def replace(mushroom): kept = 1", 0),
         ("class FeedForward: pass", 0),
     ],
 )
 def test_retired_word_is_found(source: str, count: int, fake: Callable[..., list[Module]]) -> None:
     assert len(words.retired(fake(cache=source, model=source))) == count
+
+
+def test_a_word_may_be_retired_in_one_folder_alone(fake: Callable[..., list[Module]]) -> None:
+    assert len(words.retired(fake(quant="class A:\n    form: str", cache="class A:\n    form: str"))) == 1
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from tests.architecture.source import Function, Module
 
 # Folders whose names are clean of the words below.
-FOLDERS = frozenset({"bench", "cache", "cli", "context", "generation", "sampling", "structured", "tokenizer"})
+FOLDERS = frozenset({"bench", "cache", "cli", "context", "generation", "quant", "sampling", "structured", "tokenizer"})
 
 # Part of a name -> what to say instead.
 WORDS: Mapping[str, str] = {
@@ -26,6 +26,15 @@ WORDS: Mapping[str, str] = {
     "recount": "relative_positions",
     "weigh": "attend_to",
     "obey": "run_command",
+    "foretell": "predict or logits",
+    "foretells": "predicts or logits",
+    "likeliest": "greedy_token or max_probability",
+    "untold": "no_progress",
+}
+# Folder -> words that are retired in it alone.
+WORDS_OF: Mapping[str, Mapping[str, str]] = {
+    "quant": {"form": "format_name or block_format"},
+    "bench": {"form": "format"},
 }
 # Whole name of a class or module -> what it is called now.
 NAMES: Mapping[str, str] = {
@@ -52,6 +61,16 @@ NAMES: Mapping[str, str] = {
     "products": "gemm",
     "reading": "bandwidth",
     "pieces": "token_bytes",
+    "Store": "QuantizedMatrix",
+    "Matrix": "QuantizedMatrix",
+    "RowMatrix": "Int8Rows",
+    "PlainStore": "PlainBlocks",
+    "CpuStore": "CpuBlocks",
+    "GpuStore": "GpuBlocks",
+    "stores": "block_matrix",
+    "Choice": "QuantizationChoice or TokenSelector",
+    "Told": "Progress",
+    "Here": "InProcess",
 }
 
 
@@ -60,15 +79,17 @@ def retired(
     words: Mapping[str, str] = WORDS,
     names: Mapping[str, str] = NAMES,
     folders: frozenset[str] = FOLDERS,
+    words_of: Mapping[str, Mapping[str, str]] = WORDS_OF,
 ) -> list[str]:
     """Modules, classes, functions, parameters and attributes whose names have a retired word."""
     complaints = []
     for module in modules:
+        here = {**words, **words_of.get(module.room, {})}
         for line, name, is_noun in _names(module) if module.room in folders else ():
-            parts = [part.removesuffix("s") if part not in words else part for part in name.lower().split("_")]
-            found = next((part for part in parts if part in words), None)
+            parts = [part.removesuffix("s") if part not in here else part for part in name.lower().split("_")]
+            found = next((part for part in parts if part in here), None)
             if found is not None:
-                complaints.append(f"{module.name}:{line} {name}: say {words[found]}")
+                complaints.append(f"{module.name}:{line} {name}: say {here[found]}")
             elif is_noun and name in names:
                 complaints.append(f"{module.name}:{line} {name}: it is called {names[name]}")
     return complaints
@@ -84,3 +105,5 @@ def _names(module: Module) -> Iterator[tuple[int, str, bool]]:
             yield node.lineno, node.arg, False
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
             yield node.lineno, node.attr, False
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.lineno, node.target.id, False
