@@ -6,14 +6,14 @@ from copy import copy
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from llamita.kernels import reference
 from llamita.kernels.blocks import FORMATS
 from llamita.kernels.cpu import linear, packed_layout, repack
 from llamita.kernels.cpu.runtime import program
-from llamita.kernels.cuda import operations, planes
+from llamita.kernels.cuda import linear as cuda_linear
+from llamita.kernels.cuda import planes
 from llamita.kernels.quantized_blocks import QuantizedBlocks
 from llamita.quant.matrix import Move, QuantizedMatrix, move_bytes
 
@@ -154,27 +154,12 @@ class GpuBlocks(BlockMatrix):
         return self.planes
 
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Multiply x (..., K) and add bias (N,): (..., N) in x's dtype. Many rows of x: dequantize first."""
-        flat, parts = x.reshape(-1, x.shape[-1]), self.planes.tensors
-        bits, zero = self.planes.bits, self.planes.zero
-        if flat.shape[0] <= operations.MOST_ROWS:
-            out = operations.few_rows_blocks(flat, *parts, bias, bits, zero)
-        else:
-            bias = None if bias is None else bias.to(x.dtype)
-            out = F.linear(flat, operations.dequantize(*parts, bits, zero, x.dtype), bias)
-        return out.view(*x.shape[:-1], -1)
+        """Multiply x (..., K) by the matrix and add bias (N,): (..., N) in x's dtype."""
+        return cuda_linear.linear(x, self.planes, bias)
 
     def rows(self, index: Tensor) -> Tensor:
         """Look up rows by index (...): fp32 (..., K)."""
-        words, high, scale, minimum, sub_scale, sub_minimum = (
-            None if part is None else part[index.reshape(-1)] for part in self.planes.tensors
-        )
-        assert words is not None
-        assert scale is not None
-        chosen = planes.Planes(
-            words, high, scale, minimum, sub_scale, sub_minimum, bits=self.planes.bits, zero=self.planes.zero
-        )
-        return planes.unpack(chosen).dequantize().view(*index.shape, -1)
+        return planes.rows(self.planes, index)
 
 
 LAYOUTS: Mapping[str, type[BlockMatrix]] = {"cpu": CpuBlocks, "cuda": GpuBlocks}
