@@ -184,7 +184,7 @@ def from_raw(format_name: str, raw: Tensor, order: Tensor | None = None) -> Bloc
 
 
 def layout_on(device: torch.device, format_name: str) -> type[BlockMatrix]:
-    """The layout that a device's kernels read; PlainBlocks where no kernel of ours reads the format."""
+    """The layout that a device's kernels read; PlainBlocks if no kernel reads the format."""
     layout = LAYOUTS.get(device.type, PlainBlocks)
     if layout is GpuBlocks and not planes.has_kernels(FORMATS[format_name].layout):
         return PlainBlocks

@@ -1,6 +1,9 @@
 """Words that names no longer use: they had many meanings, or none of the field's. CONTRIBUTING has the glossary."""
 
 import ast
+import io
+import re
+import tokenize
 from collections.abc import Iterator, Mapping
 
 from tests.architecture.source import Function, Module
@@ -36,6 +39,21 @@ WORDS_OF: Mapping[str, Mapping[str, str]] = {
     "quant": {"form": "format_name or block_format"},
     "bench": {"form": "format"},
 }
+# Word of a docstring, comment or message -> what to say instead, in the folders of PLAIN.
+PROSE: Mapping[str, str] = {
+    "beside": "with, next to or compared with",
+    "behind": "after",
+    "anew": "again",
+    "told": "reported or given",
+    "foretell": "predict",
+    "foretold": "predicted",
+    "likeliest": "most probable",
+    "so many": "the number, by its name",
+    "of ours": "our",
+}
+PLAIN = frozenset({"bench", "quant"})
+# What holds prose: comments and strings, which Python 3.12 and later cut at the fields of an f-string.
+TEXT = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
 # Whole name of a class or module -> what it is called now.
 NAMES: Mapping[str, str] = {
     "Distribution": "SamplingParams",
@@ -93,6 +111,18 @@ def retired(
             elif is_noun and name in names:
                 complaints.append(f"{module.name}:{line} {name}: it is called {names[name]}")
     return complaints
+
+
+def unplain(modules: list[Module], prose: Mapping[str, str] = PROSE, folders: frozenset[str] = PLAIN) -> list[str]:
+    """Docstrings, comments and messages that have a retired word."""
+    pattern = re.compile(rf"\b({'|'.join(prose)})\b", re.IGNORECASE)
+    return [
+        f"{module.name}:{token.start[0]} {found[0]}: say {prose[found[0].lower()]}"
+        for module in modules
+        if module.room in folders
+        for token in tokenize.generate_tokens(io.StringIO(module.text).readline)
+        if token.type in TEXT and (found := pattern.search(token.string))
+    ]
 
 
 def _names(module: Module) -> Iterator[tuple[int, str, bool]]:

@@ -13,7 +13,7 @@ from llamita.config import LlamaConfig
 
 
 def twin(config: LlamaConfig, dtype: torch.dtype) -> Any:
-    """transformers' model with the random weights of ours."""
+    """transformers' model with our random weights."""
     return bridge.twin(models.random(config, dtype))
 
 
