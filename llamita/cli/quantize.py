@@ -224,14 +224,14 @@ def _counts(cost: "Cost") -> str:
 
 
 def _print_weights(layers: "Sequence[LayerCost]") -> None:
-    print(f"\n  {'weight':<34} {'shape':>13}  {'format':<9} {'size':>9} {'error':>9} {'output':>10}")
+    print(f"\n  {'weight':<34} {'shape':>13}  {'format':<9} {'size':>9} {'error':>9} {'output error':>13}")
     for layer in layers:
         name = ", ".join(name.removeprefix("model.") for name in layer.names)
         shape = "{} x {}".format(*layer.shape)
         output = "" if layer.output_error is None else f"{layer.output_error:.3%}"
         print(
             f"  {name:<34} {shape:>13}  {layer.format_name or 'unchanged':<9} {size(layer.bytes_after):>9} "
-            f"{layer.weight_error:>9.3%} {output:>10}"
+            f"{layer.weight_error:>9.3%} {output:>13}"
         )
     print()
 
