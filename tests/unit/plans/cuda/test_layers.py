@@ -87,6 +87,14 @@ def test_quantized_layers_of_one_format_become_one_product(biased: bool, rows: i
     torch.testing.assert_close(product(x), torch.cat([layer(x) for layer in layers], -1), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("rows", [2, 20])
+@torch.no_grad()
+def test_a_product_takes_biases_of_another_dtype(rows: int) -> None:
+    layers = [quantized("q4_k", out, biased=True) for out in (7, 4)]
+    x = torch.randn(rows, 256, dtype=torch.bfloat16)
+    assert torch.equal(gpu.merged(layers)(x), torch.cat([layer(x) for layer in layers], -1))
+
+
 @torch.no_grad()
 def test_layers_of_different_formats_stay_apart() -> None:
     layers = [quantized("q4_k", 7, biased=False), quantized("q6_k", 4, biased=False), nn.Linear(256, 5)]
