@@ -1,6 +1,6 @@
 """GEMV of a quantized matrix, packed as `packed_layout` says, with x as q8_blocks; for many rows `gemm_quantized`.
 
-Must equal reference.linear of the same codes up to the order of the fp32 sums; the sums inside a block are exact.
+Must equal reference.product_quantized of the same codes bit for bit.
 A q8_block is 48 bytes: 32 columns of x as int8, their scale, and their sums (see `elementwise`; ggml's block_q8_1).
 
 A function here makes the kernel of one format; `block_kernels` has them all. What a kernel's arguments are:
