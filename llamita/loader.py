@@ -35,7 +35,8 @@ def load(
     `llamita.plans.cuda.layers`, whose model cannot be saved or trained), to the rounding of the last bits as the plain
     model would; "off" writes with the plain model.
     compile: "regional" or "full" lets torch compile the model, in place of our kernels (`llamita.plans.compile`).
-    deterministic: batch-invariant mode: a text never depends on what else is in the batch, to the last bit; slower.
+    deterministic: a text never depends on what else is in the batch, to the last bit. The CPU's kernels keep that
+    anyway; any other model gets torch's batch-invariant mode, which is slower.
     See `llamita.checkpoint.load.load_pretrained` for the options and errors.
     """
     options: dict[str, Any] = {"dtype": dtype, "device": device, "offline": offline}
@@ -56,7 +57,7 @@ def load(
 
 def _prepare(model: LlamaForCausalLM, *, kernels: str, compile: str, deterministic: bool) -> None:
     """Apply the plans asked for. Each is loaded only here: compilers take a while, and a plain model needs none."""
-    if deterministic:
+    if deterministic and not _keeps_the_promise(model, kernels=kernels, compile=compile):
         from llamita.plans.invariant import invariant
 
         invariant(model)
@@ -66,6 +67,15 @@ def _prepare(model: LlamaForCausalLM, *, kernels: str, compile: str, determinist
         compile_model(model, compile)
     elif kernels == "auto" and model.device.type in KERNELS:
         KERNELS[model.device.type](model)
+
+
+def _keeps_the_promise(model: LlamaForCausalLM, *, kernels: str, compile: str) -> bool:
+    """Whether the CPU's kernels will write, whose answers depend on nothing else in any case."""
+    if model.device.type != "cpu" or kernels == "off" or compile != "off":
+        return False
+    from llamita.plans.cpu import why_not
+
+    return why_not(model) is None
 
 
 def _on_cpu(model: LlamaForCausalLM) -> None:

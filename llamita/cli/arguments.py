@@ -56,7 +56,10 @@ SHARED: dict[str, dict[str, Any]] = {
         "metavar": "PLAN",
         "help": "regional or full: let torch compile the model (default: off)",
     },
-    "deterministic": {"action": "store_true", "help": "a text never depends on the rest of its batch; slower"},
+    "deterministic": {
+        "action": "store_true",
+        "help": "a text never depends on the rest of its batch; CPU kernels keep that anyway",
+    },
     "offline": {"action": "store_true", "help": "use only what was fetched before"},
 }
 MODELS = ("model", "draft_model", "checkpoint")  # the arguments that name one

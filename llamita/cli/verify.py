@@ -1,6 +1,9 @@
 """llamita verify: are these the numbers that transformers computes?"""
 
 import argparse
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -10,6 +13,7 @@ from typing import TypeVar
 
 from llamita import checks
 from llamita.cli import errors, terminal
+from llamita.errors import UsageError
 
 T = TypeVar("T")
 
@@ -19,6 +23,7 @@ EXAMPLES = """
   llamita verify                     every small random model of the parity grid
   llamita verify --quick             one in 23 of them, in which every kind of model comes up
   llamita verify path/to/checkpoint  this checkpoint, down to the first module that differs
+  llamita verify --arithmetic        whether this machine's kernels give the bits of every other machine
 """
 STRIDE = 23  # of the grid's cases that --quick takes: prime to every axis, so that no value is left out
 TIMED = 8  # cases that foretell the rest: with and without biases, a cache and padding
@@ -31,6 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", nargs="?", default=argparse.SUPPRESS, help=what)
     parser.add_argument("-m", "--model", dest="checkpoint", metavar="CHECKPOINT", help="the same, as an option")
     parser.add_argument("--quick", action="store_true", help="a few of the comparisons, in a tenth of the time or less")
+    parser.add_argument(
+        "--arithmetic", action="store_true", help="compare digests of the CPU kernels' logits with the published ones"
+    )
+    parser.add_argument(
+        "--every-instruction-set", action="store_true",
+        help="with --arithmetic: also compile the kernels for each lesser instruction set that this machine runs",
+    )  # fmt: skip
     parser.add_argument("--against", choices=["transformers"], default="transformers", help="what to compare with")
 
 
@@ -42,6 +54,12 @@ def run(args: argparse.Namespace) -> int:
         if args.threads is not None:
             checks.count("--threads", args.threads)
             torch.set_num_threads(args.threads)
+    if args.every_instruction_set and not args.arithmetic:
+        raise UsageError("--every-instruction-set belongs to --arithmetic: give both")
+    if args.arithmetic:
+        if args.checkpoint is not None:
+            raise UsageError("--arithmetic has models of its own: give no checkpoint")
+        return _arithmetic(args)
     if args.checkpoint is None:
         return _grid(args)
     from llamita.checkpoint.gguf_names import is_gguf
@@ -54,6 +72,36 @@ def run(args: argparse.Namespace) -> int:
 
     with tempfile.TemporaryDirectory() as folder:  # of the same numbers, which transformers reads
         return _checkpoint(convert(path, folder, format="f32"), args)
+
+
+def _arithmetic(args: argparse.Namespace) -> int:
+    """Print a digest for each format, and for each instruction set one over all of them."""
+    from llamita import arithmetic
+
+    if args.every_instruction_set:
+        digests = {level: _digest_of(level) for level in arithmetic.levels()}
+        for level, digest in digests.items():
+            print(f"{level:<10} {digest}")
+        differing = len(set(digests.values()) - {arithmetic.combined(arithmetic.expected())})
+        print(f"{len(digests)} instruction sets, {differing} differ from the published digest")
+        return 1 if differing else 0
+    expected, found = arithmetic.expected(), {}
+    for name, digest in arithmetic.digests():
+        found[name] = digest
+        if not args.quiet:
+            print(f"{name:<7} {digest}{'' if digest == expected.get(name) else '  differs'}", flush=True)
+    differing = sum(digest != expected.get(name) for name, digest in found.items())
+    print(f"all     {arithmetic.combined(found)}")
+    print(f"{len(found)} formats, {differing} differ from the published digests")
+    return 1 if differing else 0
+
+
+def _digest_of(level: str) -> str:
+    """The digest over all formats in a process whose kernels are compiled for this instruction set."""
+    command = [sys.executable, "-m", "llamita", "verify", "--arithmetic", "--quiet"]
+    done = subprocess.run(command, env=os.environ | {"LLAMITA_CPU": level}, capture_output=True, text=True, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("all ")]
+    return lines[0].split()[1] if lines else f"failed: {done.stderr.strip().splitlines()[-1:]}"
 
 
 def _grid(args: argparse.Namespace) -> int:

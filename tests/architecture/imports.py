@@ -24,7 +24,7 @@ ROWS: tuple[frozenset[str], ...] = tuple(
         "llm",
         "loader",
         "bridge",
-        "server bench verify",
+        "server bench verify arithmetic",
         "cli",
         "__main__",
     )

@@ -29,8 +29,8 @@ def help_of(*words: str) -> Callable[[], str]:
 
 
 def greedy() -> str:
-    """What cria writes without chance, in fp32: bf16 rounds by what the processor can do."""
-    llm = load(dtype="float32", device="cpu")
+    """What cria writes without chance, on every machine: with kernels, in its own bf16."""
+    llm = load(device="cpu")
     prompts = ("Once upon a time", "Mia had a red kite.")
     texts = [f"{prompt}{llm.generate(prompt, max_tokens=60, temperature=0).text}" for prompt in prompts]
     answer = llm.chat([{"role": "user", "content": "What is 7 + 5?"}], temperature=0).text

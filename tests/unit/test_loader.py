@@ -36,6 +36,12 @@ def test_the_cpu_has_its_kernels(kernels: str, plans: tuple[str, ...], small_pat
     assert plan.active(llamita.load(small_path, device="cpu", kernels=kernels).model) == plans
 
 
+def test_deterministic_changes_nothing_where_the_kernels_write(small_path: Path) -> None:
+    for kernels, plans in (("auto", ("kernels",)), ("off", ("invariant",))):
+        model = llamita.load(small_path, device="cpu", kernels=kernels, deterministic=True).model
+        assert plan.active(model) == plans
+
+
 @torch.no_grad()
 def test_cuda_has_its_layers(on_cuda: LlamaForCausalLM) -> None:
     ids = torch.arange(9)[None]

@@ -68,6 +68,15 @@ def named() -> str | None:
     return name if name not in ("", "native", "host") else None
 
 
+def runs(name: str) -> bool:
+    """Whether this machine has all that a processor of this name has."""
+    try:
+        _features_of(name)
+    except UnsupportedError:
+        return False
+    return True
+
+
 def aim() -> None:
     """Have Numba compile for the processor that LLAMITA_CPU names."""
     if named() is None:

@@ -40,7 +40,7 @@ def _of_config(model: LlamaForCausalLM) -> str | None:
     if model.device.type != "cpu":
         return f"it is on {model.device}, and the kernels are the CPU's"
     if config.attn_implementation == "fixed":
-        return "it is in batch-invariant mode, and the kernels round by the number of rows"
+        return "it is in torch's batch-invariant mode, whose arithmetic is another"
     if (reason := unknown(config)) is not None:
         return reason
     if config.head_dim % 16 or config.head_dim > 256:
