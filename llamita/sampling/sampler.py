@@ -10,6 +10,7 @@ from torch import Tensor
 from llamita.errors import UsageError
 from llamita.sampling.finite import check_sums, multinomial, refuse
 from llamita.sampling.history import History, LogitsProcessor
+from llamita.sampling.likelihoods import likelihoods
 from llamita.sampling.mirostat import Mirostat
 from llamita.sampling.params import SAMPLING, SamplingParams, merge
 from llamita.sampling.per_row import check_rows, listed
@@ -160,12 +161,12 @@ def draw(logits: Tensor, generators: Sequence[torch.Generator] | None = None) ->
     With generators each row is drawn alone from its own, so that its batch mates do not matter. Without, the whole
     batch is drawn from torch's global one, which gives transformers' samples under the same seed.
     """
-    probabilities = logits.softmax(-1)
     if generators is None:
-        return multinomial(probabilities)[:, 0]
+        return multinomial(logits.softmax(-1))[:, 0]
+    likely = likelihoods(logits)
     if len(generators) == 1:
-        return pick(probabilities[0], generators[0])
-    rows = zip(probabilities, generators, strict=True)
+        return pick(likely[0], generators[0])
+    rows = zip(likely, generators, strict=True)
     return torch.cat([pick(row, generator) for row, generator in rows])
 
 

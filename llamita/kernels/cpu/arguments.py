@@ -56,6 +56,15 @@ class Gate(NamedTuple):
     size: Argument
 
 
+class Exponentials(NamedTuple):
+    """e to the power of x fp32 (B, V) less the largest of its row, most (B,): out (B, V). A chunk is a row."""
+
+    x: Argument
+    most: Argument
+    out: Argument
+    columns: Argument
+
+
 class Round(NamedTuple):
     """x fp32 as halves or q8_blocks (see Norm). A chunk is `chunk` elements, a multiple of 32, of `size`."""
 

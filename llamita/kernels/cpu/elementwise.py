@@ -11,12 +11,13 @@ import math
 
 from llamita.kernels.cpu import dtype_io as e
 from llamita.kernels.cpu import simd as v
-from llamita.kernels.cpu.arguments import Embed, Gate, Norm, Round, offsets
+from llamita.kernels.cpu.arguments import Embed, Exponentials, Gate, Norm, Round, offsets
 from llamita.kernels.cpu.constants import Q8_BLOCK
-from llamita.kernels.cpu.functions import silu_times
+from llamita.kernels.cpu.functions import exponential, silu_times
 from llamita.kernels.cpu.runtime.program import inline, kernel
 
 EMBED, NORM, GATE, ROUND = offsets(Embed), offsets(Norm), offsets(Gate), offsets(Round)
+EXPONENTIALS = offsets(Exponentials)
 
 
 @inline
@@ -133,3 +134,14 @@ def round_rows(at: int, chunk: int) -> None:
     size = v.read(at + ROUND.chunk)
     start, end = chunk * size, min(v.read(at + ROUND.size), (chunk + 1) * size)
     put_rounded(v.read(at) + 4 * start, start, end - start, v.read(at + ROUND.halves), v.read(at + ROUND.q8_blocks))
+
+
+@kernel
+def exponentials(at: int, chunk: int) -> None:
+    """What a draw reads of logits."""
+    columns = v.read(at + EXPONENTIALS.columns)
+    x, out = v.read(at) + 4 * columns * chunk, v.read(at + EXPONENTIALS.out) + 4 * columns * chunk
+    most = v.broadcast(v.read_fp32(v.read(at + EXPONENTIALS.most) + 4 * chunk))
+    for i in range(0, columns, 16):
+        count = min(16, columns - i)
+        v.store_some(out + 4 * i, exponential(v.sub(v.load_some(x + 4 * i, count), most)), count)
