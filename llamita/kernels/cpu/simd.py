@@ -1,7 +1,8 @@
 """Vectors of sixteen lanes for Numba, and the few machine operations that kernels are written with.
 
 Kernels work on addresses (int64), not on arrays: so a kernel has one signature, whatever it is given. The vectors are
-LLVM's: a machine with shorter registers takes several for each, and only `dot4` asks what the machine can do.
+LLVM's: a machine with shorter registers takes several for each. What asks for more of the machine takes the way that
+`isa` names for it.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,9 @@ from numba import njit, types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, register_model
 
-from llamita.kernels.cpu import isa
+from llamita.kernels.cpu import dot_bytes, isa
+from llamita.kernels.cpu.pieces import Builder, Value
+from llamita.kernels.cpu.pieces import call as _call
 
 isa.aim()  # before Numba looks at what machine this is, which it does once
 LANES = 16
@@ -21,8 +24,6 @@ _F16, _F32, _F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _FLOATS, _WORDS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
 
-Builder = Any
-Value = Any
 Vector = Any  # what kernels call sixteen lanes
 
 
@@ -85,14 +86,6 @@ def _spread(b: Builder, value: Value) -> Value:
     return b.shuffle_vector(first, ir.Constant(vector, ir.Undefined), ir.Constant(_WORDS, [0] * LANES))
 
 
-def _call(b: Builder, name: str, returns: ir.Type, *values: Value) -> Value:
-    """Call an LLVM intrinsic."""
-    kind = ir.FunctionType(returns, [value.type for value in values])
-    module = b.module
-    function = module.globals.get(name) or ir.Function(module, kind, name)
-    return b.call(function, values)
-
-
 def _all(kind: ir.Type, number: float) -> Value:
     """A number, or so many of it as a vector has lanes."""
     return ir.Constant(kind, [number] * LANES if isinstance(kind, ir.VectorType) else number)
@@ -111,7 +104,7 @@ def _narrow_bf16(b: Builder, value: Value, whole: ir.Type, narrow: ir.Type) -> V
 
 def _half(whole: ir.Type) -> ir.Type | None:
     """LLVM's halves for these words, or None where it would call a library that may not be there, and abort."""
-    if "x86" in target()[0] and not _has("f16c"):
+    if instructions().fp16 == "integers":
         return None
     return ir.VectorType(_F16, LANES) if isinstance(whole, ir.VectorType) else _F16
 
@@ -176,6 +169,11 @@ def target() -> tuple[str, str, str]:
     return context.codegen().magic_tuple()
 
 
+def instructions() -> isa.InstructionSet:
+    """The row of the table for that."""
+    return isa.fitting(*target())
+
+
 def _transpose(b: Builder, source: Value, step: Value, target: Value) -> None:
     rows = [_read(b, b.add(source, b.mul(step, _I64(i))), _FLOATS) for i in range(LANES)]
     for size in (8, 4, 2, 1):  # swap the blocks beside the diagonal
@@ -195,18 +193,24 @@ def _fetch(b: Builder, address: Value) -> None:
     b.call(function, (_at(b, address, _I8), number(0), number(3), number(1)))
 
 
-def _has(feature: str) -> bool:
-    return f"+{feature}" in target()[2].split(",")
+def _dot_u8s8(b: Builder, total: Value, codes: Value, x: Value) -> Value:
+    return dot_bytes.DOT_U8S8[instructions().dot_u8s8](b, total, codes, x)
 
 
-def _dot4(b: Builder, total: Value, codes: Value, x: Value) -> Value:
-    if _has("avx512vnni"):
-        return _call(b, "llvm.x86.avx512.vpdpbusd.512", _WORDS, total, codes, x)
-    return _dot4_anywhere(b, total, codes, x)
+def _dot_s8s8(b: Builder, total: Value, weights: Value, x: Value) -> Value:
+    return dot_bytes.DOT_S8S8.get(instructions().dot_u8s8, dot_bytes.dot_s8s8_in_integers)(b, total, weights, x)
+
+
+def _pair_products(b: Builder, codes: Value, x: Value) -> Value:
+    return dot_bytes.pair_products(dot_bytes.PAIRS[instructions().dot_u8s8], b, codes, x)
+
+
+def _add_up_pairs(b: Builder, total: Value, sums: Value) -> Value:
+    return dot_bytes.add_up_pairs(dot_bytes.PAIRS[instructions().dot_u8s8], b, total, sums)
 
 
 def _dot2(b: Builder, total: Value, x: Value, y: Value) -> Value:
-    if _has("avx512bf16"):
+    if instructions().dot_bf16 == "vdpbf16ps.512":
         return _call(b, "llvm.x86.avx512bf16.dpbf16ps.512", _FLOATS, total, x, y)
     return _dot2_anywhere(b, total, x, y)
 
@@ -226,14 +230,7 @@ def _pair(b: Builder, low: Value, high: Value) -> Value:
     return b.or_(low, b.shl(high, ir.Constant(_WORDS, [16] * LANES)))
 
 
-def _dot4_anywhere(b: Builder, total: Value, codes: Value, x: Value) -> Value:
-    """The same in LLVM's own terms, for machines without that instruction."""
-    for part in range(4):
-        shift = ir.Constant(_WORDS, [8 * part] * LANES)
-        code = b.and_(b.lshr(codes, shift), ir.Constant(_WORDS, [255] * LANES))
-        signed = b.ashr(b.shl(x, ir.Constant(_WORDS, [24 - 8 * part] * LANES)), ir.Constant(_WORDS, [24] * LANES))
-        total = b.add(total, b.mul(code, signed))
-    return total
+_dot4_anywhere = dot_bytes.dot_u8s8_in_integers
 
 
 def _bits(b: Builder, value: Value, shift: Value, mask: Value) -> Value:
@@ -291,9 +288,17 @@ round_to_words = _operation(  # to the nearest integer, halves to even
 extract_bits = _operation(Words(Words, i64, i64), _bits)  # (value >> shift) & mask
 or_words = _operation(Words(Words, Words), lambda b, x, y: b.or_(x, y))
 shl = _operation(Words(Words, i64), lambda b, x, by: b.shl(x, _spread(b, b.trunc(by, _I32))))
-dot_u8s8 = _operation(
-    Words(Words, Words, Words), _dot4
-)  # total + four products of unsigned codes and signed bytes a lane
+dot_u8s8 = _operation(  # total + four products of unsigned codes and signed bytes a lane
+    Words(Words, Words, Words), _dot_u8s8
+)
+dot_s8s8 = _operation(  # the same of signed bytes, of which the second are not -128
+    Words(Words, Words, Words), _dot_s8s8
+)
+# For instruction sets that multiply bytes in pairs (`dot_bytes.PAIRS`), and codes of at most seven bits.
+pair_products = _operation(Words(Words, Words), _pair_products)  # two sums of 16 bits a lane
+add_pairs = _operation(Words(Words, Words), dot_bytes.add_pairs)
+add_up_pairs = _operation(Words(Words, Words), _add_up_pairs)  # total + the two sums of a lane
+xor_words = _operation(Words(Words, i64), lambda b, x, mask: b.xor(x, _spread(b, b.trunc(mask, _I32))))
 
 blend_from = _operation(  # the lanes of x from a number on, before it those of y
     Floats(Floats, i64, Floats), lambda b, x, start, y: b.select(_lanes_from(b, start), x, y)
@@ -327,6 +332,9 @@ write_bf16 = _operation(void(i64, f32), lambda b, at, value: _write(b, at, _narr
 
 transpose = _operation(void(i64, i64, i64), _transpose)  # sixteen vectors so many bytes apart, to sixteen in a row
 stack = _operation(i64(), _on_stack)  # the address of STACK bytes that are the kernel's own while it runs
+
+# A number that LLVM must not know: a loop up to it stays one, where written out it would need more registers.
+hidden = _operation(i64(i64), lambda b, x: b.asm(ir.FunctionType(_I64, [_I64]), "", "=r,0", [x], side_effect=True))
 
 # Threads
 fetch_add = _operation(  # add one to a counter that several threads count on; what it was before
