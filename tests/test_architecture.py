@@ -27,6 +27,7 @@ RULES: list[Checker] = [
     shape.prints,
     shape.loose_state,
     words.retired,
+    words.unplain,
 ]
 
 
@@ -218,12 +219,31 @@ def test_retired_module_is_found(fake: Callable[..., list[Module]]) -> None:
         ("class Feed: pass", 1),
         ("class A:\n    def __init__(self): self._kept = 1", 1),
         ("f = lambda trail: 1", 1),
+        ("class A:\n    kept: int", 1),
         ("def replace(mushroom): kept = 1", 0),
         ("class FeedForward: pass", 0),
     ],
 )
 def test_retired_word_is_found(source: str, count: int, fake: Callable[..., list[Module]]) -> None:
     assert len(words.retired(fake(cache=source, model=source))) == count
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ('"""What stands behind it."""', 1),
+        ("x = 1  # Anew", 1),
+        ('raise A(f"{x} was told {y}")', 1),
+        ("behind = 1", 0),
+        ('"""The besides of it."""', 0),
+    ],
+)
+def test_a_retired_word_is_found_in_prose(source: str, count: int, fake: Callable[..., list[Module]]) -> None:
+    assert len(words.unplain(fake(quant=source, model=source))) == count
+
+
+def test_a_word_may_be_retired_in_one_folder_alone(fake: Callable[..., list[Module]]) -> None:
+    assert len(words.retired(fake(quant="class A:\n    form: str", cache="class A:\n    form: str"))) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Measure ours beside the peers: same weights, same input, same threads, in turn."""
+"""Measure llamita and other libraries: same weights, same input, same threads, in alternating turns."""

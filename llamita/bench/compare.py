@@ -1,4 +1,4 @@
-"""One measurement over formats and systems: ours against each peer and the machine's limit, turn by turn."""
+"""Run one measurement for all formats and systems: llamita, each peer and the machine's limit take turns."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -12,38 +12,38 @@ from llamita.bench.report import Facts, Row, rows_of, spread
 from llamita.bench.systems import OURS, SYSTEMS, System, interpreter, versions
 from llamita.bench.workers import ProcessPerTurn, Run, Worker, in_turn
 
-LIMIT = "limit"  # the name under which the limit takes its turns
+LIMIT = "limit"  # the name of the limit among the systems that take turns
 Start = type[Worker] | type[ProcessPerTurn]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """A limit of the machine: a run that measures it in the same turns, in `unit`s of `scale`."""
+    """A limit of the machine, measured in the same turns as the systems, in `unit`s of `scale`."""
 
     name: str
     unit: str
     scale: float
     prepare: Callable[..., Run]
-    arguments: Callable[[Path | None], tuple[Any, ...]]  # from the file that ours loads
+    arguments: Callable[[Path | None], tuple[Any, ...]]  # made from the path of the file that llamita loads
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What is measured. `prepare(system, shape, format, path, threads, *arguments)` makes the run of a system."""
+    """A measurement. `prepare(system, shape, format, path, threads, *arguments)` makes the run of one system."""
 
     name: str
     unit: str
     prepare: Callable[..., Run]
     arguments: tuple[Any, ...]
-    share: Callable[[str, float, float], float]  # of format, value and limit: how much of the limit was reached
+    share: Callable[[str, float, float], float]  # (format, value, limit) -> the share of the limit that was reached
     limit: Limit | None = None
     start: Start = Worker
-    loads: bool = False  # whether every system loads its file, rather than be given weights in memory
+    loads: bool = False  # whether every system loads a file; if not, a system may take weights from memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What to measure it on: the systems by name, ours first."""
+    """What to measure, and how often. systems: names, ours first."""
 
     shape: str
     formats: Sequence[str]
@@ -51,12 +51,12 @@ class Settings:
     repeats: int
     threads: int
     peers_python: str | None = None
-    say: Callable[[str], None] = lambda _: None  # receives the name of each measurement
+    report: Callable[[str], None] = lambda _: None  # gets the name of each comparison before it starts
 
 
 @dataclass
 class Results:
-    """Rows, and the limits of the machine in the same turns, in `Limit.unit`s by `Limit.name`."""
+    """Rows, and the machine's limits: `Limit.name` -> values in `Limit.unit`."""
 
     rows: list[Row] = field(default_factory=list)
     limits: dict[str, list[float]] = field(default_factory=dict)
@@ -72,19 +72,19 @@ class Results:
             self.limits.setdefault(name, []).extend(values)
 
     def facts(self) -> Facts:
-        """The limits in a few numbers."""
+        """Median, minimum, maximum and unit of each limit."""
         return {name: {**spread(values), "unit": self.units[name]} for name, values in self.limits.items()}
 
 
 def compare(test: Measurement, settings: Settings) -> Results:
-    """A row for each format and system that has it."""
+    """Measure every format on every system that has it: one row each."""
     peers = [SYSTEMS[name] for name in settings.systems if name != OURS.name]
-    # A missing library is reported before anything is measured.
+    # `versions` first: it raises for a missing library before anything is measured.
     measured = Results(versions=versions(settings.systems, settings.peers_python))
     with TemporaryDirectory(prefix="llamita-bench-") as folder:
         for format in settings.formats:
-            able = [peer for peer in peers if format in peer.formats]
-            _one_format(test, settings, format, able, Path(folder), measured)
+            with_format = [peer for peer in peers if format in peer.formats]
+            _one_format(test, settings, format, with_format, Path(folder), measured)
             files.remove(Path(folder))
     return measured
 
@@ -93,7 +93,7 @@ def _one_format(
     test: Measurement, settings: Settings, format: str, peers: list[System], folder: Path, measured: Results
 ) -> None:
     paths = {
-        system.name: files.written(system, settings.shape, format, folder, settings.peers_python)
+        system.name: files.written_file(system, settings.shape, format, folder, settings.peers_python)
         for system in (OURS, *peers)
         if test.loads or system.needs_file
     }
@@ -110,11 +110,11 @@ def _one_format(
             turns[LIMIT] = _stopped_at_end(stack, Worker(test.limit.prepare, arguments, settings.threads))
         values: list[dict[str, list[float]]] = []
         for peer in peers or [OURS]:
-            beside_whom = "" if peer is OURS else f", {peer.label(format)}"
-            settings.say(f"{test.name} {settings.shape} {format}: {OURS.name}{beside_whom}")
-            with ExitStack() as peer_stack:  # a peer's weights are gone before the next one's come
-                beside_ours = {} if peer is OURS else {peer.label(format): started(peer, peer_stack)}
-                values.append(in_turn({**turns, **beside_ours}, settings.repeats))
+            label = "" if peer is OURS else f", {peer.label(format)}"
+            settings.report(f"{test.name} {settings.shape} {format}: {OURS.name}{label}")
+            with ExitStack() as peer_stack:  # frees a peer's weights before the next peer starts
+                other = {} if peer is OURS else {peer.label(format): started(peer, peer_stack)}
+                values.append(in_turn({**turns, **other}, settings.repeats))
     record(test, settings, format, values, measured)
 
 
@@ -127,7 +127,7 @@ def _stopped_at_end(stack: ExitStack, process: Worker | ProcessPerTurn) -> Worke
 def record(
     test: Measurement, settings: Settings, format: str, values: list[dict[str, list[float]]], measured: Results
 ) -> None:
-    """Add rows: ours from all turns, a peer's from its own."""
+    """Add rows: ours from the turns of all peers, a peer's from its own turns."""
     limits = [values_of.pop(LIMIT, [1.0] * settings.repeats) for values_of in values]
     if test.limit is not None:
         scaled = [one / test.limit.scale for turns in limits for one in turns]

@@ -1,4 +1,4 @@
-"""Writing token by token: tokens per second, beside peers and beside what the memory gives."""
+"""Decode: tokens per second, compared with peers and with memory bandwidth."""
 
 from pathlib import Path
 
@@ -20,10 +20,10 @@ MEMORY = Limit(
 
 
 def measure(settings: Settings, *, tokens: int, depth: int) -> Results:
-    """Rows of tokens per second, of `tokens` written behind a prompt of `depth`; its reading is not timed."""
+    """Measure the decode of `tokens` tokens after a prompt of `depth` tokens, in tokens per second, without prefill."""
     nbytes = {format: weights(shape(settings.shape), format).read for format in settings.formats}
     test = Measurement(
-        name=f"tg{tokens}" if depth == 1 else f"tg{tokens} @ d{depth}",  # as llama-bench writes it
+        name=f"tg{tokens}" if depth == 1 else f"tg{tokens} @ d{depth}",  # the names of llama-bench
         unit="tok/s",
         prepare=prepare,
         arguments=(tokens, depth),
@@ -34,7 +34,7 @@ def measure(settings: Settings, *, tokens: int, depth: int) -> Results:
 
 
 def prepare(system: str, shape_name: str, format: str, path: Path | None, threads: int, tokens: int, depth: int) -> Run:
-    """Greedy writing of so many tokens, none of which ends the text; runs in a worker's process."""
+    """Prepare a greedy decode that no token ends. Runs in a worker process."""
     session = open_session(system, shape_name, format, path, threads)
     ids = prompt(shape(shape_name).vocab_size, depth)
-    return lambda: tokens / session.write(ids, tokens)
+    return lambda: tokens / session.decode_seconds(ids, tokens)

@@ -1,4 +1,4 @@
-"""The files that systems load: the same weights in each one's own form, written by a process that then ends."""
+"""The files that systems load: the same weights in each system's file type. A separate process writes each file."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -8,7 +8,7 @@ from llamita.bench.formats import is_quantized
 from llamita.bench.systems import SYSTEMS, System, interpreter
 from llamita.bench.workers import ProcessPerTurn, Run
 
-# kind -> (module:function that writes one, how its name ends, the system whose library writing it takes)
+# kind -> (module:function that writes it, suffix of its name, the system whose library writes it)
 KINDS: dict[str, tuple[str, str, str]] = {
     "folder": ("llamita.bench.ours:save_folder", "", "llamita"),
     "gguf": ("llamita.bench.ours:save_blocks", ".gguf", "llamita"),
@@ -16,12 +16,12 @@ KINDS: dict[str, tuple[str, str, str]] = {
 }
 
 
-def written(system: System, shape_name: str, format: str, folder: Path, peers_python: str | None) -> Path:
-    """The file that a system loads in a format, written into the folder unless it is there."""
+def written_file(system: System, shape_name: str, format: str, folder: Path, peers_python: str | None) -> Path:
+    """The path of the file that a system loads in a format. Writes it into the folder if it is missing."""
     own = system.formats[format]
     kind = system.quantized_file if is_quantized(format) else system.file
-    _, ending, writer = KINDS[kind]
-    path = folder / f"{shape_name}-{own}{ending}"
+    _, suffix, writer = KINDS[kind]
+    path = folder / f"{shape_name}-{own}{suffix}"
     if not path.exists():
         python = interpreter(SYSTEMS[writer], peers_python)
         ProcessPerTurn(prepare, (kind, shape_name, own, path), threads=2, python=python).measure("run")
@@ -29,7 +29,7 @@ def written(system: System, shape_name: str, format: str, folder: Path, peers_py
 
 
 def prepare(kind: str, shape_name: str, format: str, path: Path) -> Run:
-    """A job that writes the file and returns its bytes; runs in a worker's process."""
+    """Prepare a run that writes the file and returns its size in bytes. Runs in a worker process."""
     module, _, function = KINDS[kind][0].partition(":")
     write: Callable[[str, str, Path], None] = getattr(import_module(module), function)
 
@@ -41,7 +41,7 @@ def prepare(kind: str, shape_name: str, format: str, path: Path) -> Run:
 
 
 def size(path: Path) -> int:
-    """The bytes of a file, or of all files in a folder."""
+    """The size in bytes of a file, or of all files in a folder."""
     return sum(file.stat().st_size for file in files_of(path))
 
 
@@ -51,7 +51,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def remove(folder: Path) -> None:
-    """Take all files of a folder away, folders in it included."""
+    """Delete everything in a folder."""
     for path in folder.iterdir():
         if path.is_dir():
             remove(path)

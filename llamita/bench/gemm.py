@@ -1,4 +1,4 @@
-"""Speed of matrix products (GEMM), in the shapes of a prefill."""
+"""GEMM: the speed of matrix products in the shapes of a prefill."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from llamita.config import LlamaConfig
 
-Size = tuple[int, int, int]  # rows, columns, and what is summed over
+Size = tuple[int, int, int]  # rows, columns, inner dimension
 SQUARE: Size = (2048, 2048, 2048)
-ENOUGH = 0.1  # seconds of a measurement
+MIN_SECONDS = 0.1  # of a measurement
 
 
 def sizes(config: LlamaConfig, tokens: int) -> list[Size]:
-    """The sizes of a large square product, and of a layer's products over this many tokens."""
+    """The sizes of one large square product, and of a layer's products over `tokens` tokens."""
     wide, narrow = config.intermediate_size, config.hidden_size
     return [SQUARE, (tokens, narrow, narrow), (tokens, wide, narrow), (tokens, narrow, wide)]
 
@@ -43,18 +43,18 @@ PRODUCTS: dict[str, Callable[[Size], Callable[[], Tensor]]] = {
 
 
 def prepare(formats: Sequence[str], measured: Sequence[Size]) -> Callable[[], float]:
-    """A run that multiplies in each format and size; its value is the fastest, in operations a second."""
-    jobs = [(2.0 * math.prod(size), PRODUCTS[format](size)) for format in formats for size in measured]
+    """Prepare a run that multiplies in each format and size. It returns the fastest, in operations per second."""
+    products = [(2.0 * math.prod(size), PRODUCTS[format](size)) for format in formats for size in measured]
 
     def run() -> float:
-        return max(_speed(operations, product) for operations, product in jobs)
+        return max(_speed(operations, product) for operations, product in products)
 
     return run
 
 
 def _speed(operations: float, product: Callable[[], Tensor]) -> float:
     count, start = 0, perf_counter()
-    while (seconds := perf_counter() - start) < ENOUGH:
+    while (seconds := perf_counter() - start) < MIN_SECONDS:
         product()
         count += 1
     return operations * count / seconds

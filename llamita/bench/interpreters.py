@@ -1,4 +1,4 @@
-"""Another Python that has the peers' libraries: whether it can run the benchmark's processes, and what it lacks."""
+"""Check that another Python, which has the peers' libraries, can run the benchmark's processes."""
 
 import os
 import re
@@ -11,11 +11,11 @@ from pathlib import Path
 from llamita.errors import UnsupportedError, UsageError
 
 OLDEST = (3, 11)  # as pyproject.toml says
-PATIENCE = 120  # seconds: from a cold disk torch is slow to import
-# What its processes begin with; a peer's library comes after.
+TIMEOUT = 120  # seconds: importing torch from a cold disk is slow
+# The modules that its processes import before a peer's library.
 MODULES = ("worker", "decode", "prefill", "load", "memory", "quality", "files", "ours")
-# Any Python understands the first lines: its version, what it has of the packages named, what keeps it from the rest.
-QUESTION = """
+# Prints the Python's version, the versions of the packages, and the first import that fails. Old Pythons can run it.
+PROBE = """
 import sys
 print("python %d.%d" % sys.version_info[:2])
 from importlib import import_module, metadata
@@ -33,17 +33,17 @@ except Exception as error:
 
 
 def check_is_program(python: str) -> None:
-    """Raise UsageError for a path where no program is."""
+    """Raise UsageError if the path is no program."""
     if shutil.which(python) is None:
         raise UsageError(f"--peers-python {python} is no program: give the path of a Python interpreter")
 
 
 @cache
 def check(python: str) -> None:
-    """Raise UsageError where `python` is no Python new enough, UnsupportedError where it lacks what llamita needs."""
+    """Raise UsageError if `python` is no Python or too old, UnsupportedError if it lacks what llamita needs."""
     check_is_program(python)
     needs = needed()
-    answer = _asked(python, list(needs))
+    answer = _answers(python, list(needs))
     found = re.fullmatch(r"(\d+)\.(\d+)", answer.pop("python", ""))
     if not found:
         raise UsageError(f"--peers-python {python} is no Python: give the path of a Python interpreter")
@@ -66,32 +66,32 @@ def _lack(python: str, needs: dict[str, str], absent: list[str], old: dict[str, 
 
 
 def needed() -> dict[str, str]:
-    """The packages that llamita needs, and the oldest version of each; none where it is not installed."""
+    """The packages that llamita needs, with the oldest version of each; empty if llamita is not installed."""
     try:
         lines = requires("llamita") or []
     except PackageNotFoundError:
         return {}
-    found = [re.fullmatch(r"([\w.-]+)>=([\d.]+)", line) for line in lines]  # those of extras have more behind
+    found = [re.fullmatch(r"([\w.-]+)>=([\d.]+)", line) for line in lines]  # lines of extras have a marker at the end
     return {match[1]: match[2] for match in found if match}
 
 
 def is_older(version: str, least: str) -> bool:
-    """Whether a version's numbers come before another's: 2.9 before 2.11; 2.11+cpu and 2.11.0 not before 2.11."""
+    """Whether a version is older than another: 2.9 is older than 2.11; 2.11+cpu and 2.11.0 are not."""
     one, other = (list(map(int, re.findall(r"\d+", text.partition("+")[0]))) for text in (version, least))
     return one + [0] * (len(other) - len(one)) < other
 
 
-def _asked(python: str, packages: list[str]) -> dict[str, str]:
-    """What an interpreter answers, by the first word of each line; nothing where it is none."""
+def _answers(python: str, packages: list[str]) -> dict[str, str]:
+    """Run the probe: first word of each line -> the rest. Empty if `python` is no Python."""
     try:
         done = subprocess.run(
-            [python, "-c", QUESTION, ",".join(MODULES), *packages],
+            [python, "-c", PROBE, ",".join(MODULES), *packages],
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )
     except (OSError, subprocess.TimeoutExpired):
         return {}

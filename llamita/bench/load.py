@@ -1,4 +1,4 @@
-"""Loading: seconds from a file in the page cache to the first token, beside peers and beside reading the file."""
+"""Loading: seconds from a file in the page cache to the first token, compared with peers and with reading the file."""
 
 import os
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from llamita.bench.shapes import shape
 from llamita.bench.systems import SYSTEMS, open_session
 from llamita.bench.workers import ProcessPerTurn, Run
 
-PIECE = 2**23  # bytes that a thread reads at a time
+CHUNK = 2**23  # bytes that a thread reads at a time
 
 
 def measure(settings: Settings) -> Results:
-    """Rows of seconds, each turn in a new process: from the call that loads, then from the process's start."""
+    """Measure seconds to the first token: from the call that loads, and from the start of a new process."""
     limit = Limit(
         name="reading the file",
         unit="s",
@@ -43,13 +43,13 @@ def measure(settings: Settings) -> Results:
 
 
 def prepare_call(system: str, shape_name: str, format: str, path: Path | None, threads: int) -> Run:
-    """Load and read one token, timed from the call: libraries are imported before."""
+    """Load and process one token, timed from the call; libraries are imported before."""
     import_module(SYSTEMS[system].module)
     return lambda: _seconds(lambda: _first_token(system, shape_name, format, path, threads))
 
 
 def prepare_start(system: str, shape_name: str, format: str, path: Path | None, threads: int) -> Run:
-    """Load and read one token, timed from the start of the process, as the system counts it in hundredths."""
+    """Load and process one token, timed from the start of the process, to a hundredth of a second."""
 
     def run() -> float:
         _first_token(system, shape_name, format, path, threads)
@@ -66,7 +66,7 @@ TESTS: dict[str, Callable[..., Run]] = {
 
 
 def prepare_limit(path: Path, threads: int) -> Run:
-    """The seconds of reading the file's bytes and doing nothing with them."""
+    """Prepare a run that reads all bytes of the file and returns the seconds."""
     files = [(file, file.stat().st_size) for file in files_of(path)]
     parts = [
         (file, one * size // threads, (one + 1) * size // threads) for file, size in files for one in range(threads)
@@ -80,9 +80,9 @@ def prepare_limit(path: Path, threads: int) -> Run:
 
 
 def _read(part: tuple[Path, int, int]) -> None:
-    """Read the bytes of a file from the first to before the last, over and over into the same memory."""
+    """Read the bytes [first, last) of a file into one buffer, again and again."""
     path, first, last = part
-    buffer = memoryview(bytearray(PIECE))
+    buffer = memoryview(bytearray(CHUNK))
     with path.open("rb", buffering=0) as file:
         file.seek(first)
         while first < last and (count := file.readinto(buffer[: last - first])):
@@ -90,7 +90,7 @@ def _read(part: tuple[Path, int, int]) -> None:
 
 
 def _first_token(system: str, shape_name: str, format: str, path: Path | None, threads: int) -> None:
-    open_session(system, shape_name, format, path, threads).read(prompt(shape(shape_name).vocab_size, 1))
+    open_session(system, shape_name, format, path, threads).prefill(prompt(shape(shape_name).vocab_size, 1))
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -1,4 +1,4 @@
-"""Memory: what a process holds at most from its start until it has loaded a model and written with it."""
+"""Memory: the peak of a process that loads a model and generates with it."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ MIB = 2**20
 
 
 def measure(settings: Settings, *, tokens: int, depth: int) -> Results:
-    """Rows of MiB for each format and system, each turn in a new process; the limit is weights and cache alone."""
+    """Measure the peak in MiB of each format and system, in a new process per turn. Limit: weights and cache."""
     config = shape(settings.shape)
     cache = cache_bytes(config, depth + tokens)
     needed = {format: (weights(config, format).held + cache) / MIB for format in settings.formats}
@@ -22,7 +22,7 @@ def measure(settings: Settings, *, tokens: int, depth: int) -> Results:
         unit="MiB",
         prepare=prepare,
         arguments=(tokens, depth),
-        share=lambda format, held, _: needed[format] / held,
+        share=lambda format, peak, _: needed[format] / peak,
         start=ProcessPerTurn,
         loads=True,
     )
@@ -30,18 +30,18 @@ def measure(settings: Settings, *, tokens: int, depth: int) -> Results:
 
 
 def prepare(system: str, shape_name: str, format: str, path: Path | None, threads: int, tokens: int, depth: int) -> Run:
-    """Load the model's file and write; says the most memory that the process has held, mapped files included."""
+    """Prepare a run that loads the file, generates, and returns the peak resident memory, mapped files included."""
 
     def run() -> float:
         session = open_session(system, shape_name, format, path, threads)
-        session.write(prompt(shape(shape_name).vocab_size, depth), tokens)
-        return most_held() / MIB
+        session.decode_seconds(prompt(shape(shape_name).vocab_size, depth), tokens)
+        return peak_resident() / MIB
 
     return run
 
 
-def most_held() -> float:
-    """The bytes of this process's largest resident memory so far."""
+def peak_resident() -> float:
+    """The peak of this process's resident memory so far, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (line,) = [line for line in lines if line.startswith("VmHWM")]
     return 1024.0 * int(line.split()[1])

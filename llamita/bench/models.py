@@ -1,4 +1,4 @@
-"""Our models of random weights, quick to make: every layer is a copy of the first, at addresses of its own."""
+"""Models with random weights, made quickly: every layer is a copy of the first, in memory of its own."""
 
 from copy import deepcopy
 from typing import cast
@@ -12,14 +12,15 @@ from llamita.checkpoint.load import find
 from llamita.config import LlamaConfig
 from llamita.kernels.blocks import FORMATS as BLOCKS
 from llamita.model.llama import LlamaForCausalLM
-from llamita.quant.matrix import BlockMatrix, Matrix, matrix
-from llamita.quant.surgery import choices, freeze, put
+from llamita.quant.block_matrix import from_raw
+from llamita.quant.matrix import QuantizedMatrix
+from llamita.quant.surgery import choices, freeze, put, quantize_weight
 
-ROWS = 8192  # of a random matrix; further rows repeat them
+ROWS = 8192  # random rows of a matrix; the others repeat them
 
 
 def random(config: LlamaConfig, dtype: torch.dtype) -> LlamaForCausalLM:
-    """A model with random weights, the same at each call."""
+    """A model with random weights, the same in every call."""
     torch.manual_seed(0)
     model = LlamaForCausalLM(config.replace(num_hidden_layers=1)).to(dtype)
     for module in (model.model.embed_tokens, model.lm_head):
@@ -34,7 +35,7 @@ def random(config: LlamaConfig, dtype: torch.dtype) -> LlamaForCausalLM:
 
 
 def build(shape_name: str, format: str) -> LlamaForCausalLM:
-    """The model of a shape in a format, in eval mode, that ends no text by itself; cria with its own weights."""
+    """The model of a shape in a format, in eval mode, without an end token; cria has its trained weights."""
     dtype, config = dtype_of(format), shape(shape_name).replace(eos_token_id=None)
     if shape_name == EMBEDDED:
         model = LlamaForCausalLM.from_pretrained(find(EMBEDDED), config=config, dtype=dtype)
@@ -44,34 +45,35 @@ def build(shape_name: str, format: str) -> LlamaForCausalLM:
 
 
 def quantized(model: LlamaForCausalLM, format: str, *, are_layers_alike: bool) -> LlamaForCausalLM:
-    """The model with its weights in a format, by llama.cpp's recipe of that name.
+    """Quantize a model by llama.cpp's recipe of the format's name.
 
-    Of layers that are alike one is quantized and copied, and of rows that repeat only the first ones: the search of
-    a K-quant takes a minute over 1B weights.
+    are_layers_alike: quantize one layer, and only the rows that differ, and copy the result. The search of a K-quant
+    takes a minute for 1B weights.
     """
     if not is_quantized(format):
         return model
-    made: dict[tuple[str, str], Matrix] = {}
+    make = _from_first_rows if are_layers_alike else quantize_weight
+    made: dict[tuple[str, str], QuantizedMatrix] = {}
     for choice in choices(model, format):
-        if choice.form is None:
+        if choice.format_name is None:
             continue
         name = choice.names[0]
-        key = (choice.form, name.split(".", 3)[-1] if are_layers_alike else name)
+        key = (choice.format_name, name.split(".", 3)[-1] if are_layers_alike else name)
         weight = cast("Tensor", model.get_submodule(name).weight).detach()
         if key not in made:
-            made[key] = _few_rows(choice.form, weight) if are_layers_alike else matrix(choice.form, weight)
+            made[key] = make(choice.format_name, weight)
         put(model, choice.names, deepcopy(made[key]))
     freeze(model)
     return model
 
 
-def _few_rows(form: str, weight: Tensor) -> Matrix:
-    """The matrix of a weight whose rows repeat the first ones."""
-    if form not in BLOCKS:
-        return matrix(form, weight)
-    return BlockMatrix.from_raw(form, _repeated(BLOCKS[form].quantize(weight[:ROWS]), weight.shape[0]))
+def _from_first_rows(format: str, weight: Tensor) -> QuantizedMatrix:
+    """Quantize only the first rows of a weight, which the other rows repeat."""
+    if format not in BLOCKS:
+        return quantize_weight(format, weight)
+    return from_raw(format, _repeated(BLOCKS[format].quantize(weight[:ROWS]), weight.shape[0]))
 
 
 def _repeated(rows: Tensor, count: int) -> Tensor:
-    """So many rows, the first ones over and over."""
+    """Repeat rows until there are `count`."""
     return rows.repeat(-(-count // len(rows)), 1)[:count].contiguous()

@@ -1,4 +1,4 @@
-"""Our side: a model in any format, its decode step fused where the kernels know it."""
+"""llamita's session: a model in any format, with the CPU kernels if they support it."""
 
 from pathlib import Path
 from time import perf_counter
@@ -14,51 +14,51 @@ from llamita.plans.cpu import fuse, why_not
 
 
 class TorchSession:
-    """A model of ours, or of transformers, which is called alike."""
+    """A session of our model, or of transformers', which has the same methods."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
 
-    def read(self, prompt: list[int]) -> None:
-        """Compute the logits of what follows a prompt, from an empty cache."""
+    def prefill(self, prompt: list[int]) -> None:
+        """Compute the logits of the next token after a prompt, from an empty cache."""
         with torch.inference_mode():
             self._model(torch.tensor([prompt]), use_cache=True, logits_to_keep=1)
 
-    def write(self, prompt: list[int], tokens: int) -> float:
-        """Read a prompt and write the first token, then so many more: the seconds of these."""
-        watch = Watch()
+    def decode_seconds(self, prompt: list[int], tokens: int) -> float:
+        """Process a prompt and generate one token, then time the next `tokens` tokens: seconds."""
+        timer = TokenTimer()
         ids = torch.tensor([prompt])
-        out = self._model.generate(ids, max_new_tokens=tokens + 1, do_sample=False, pad_token_id=0, streamer=watch)
-        assert out.shape[1] == len(prompt) + tokens + 1 and len(watch.times) == tokens + 2
-        return watch.times[-1] - watch.times[1]
+        out = self._model.generate(ids, max_new_tokens=tokens + 1, do_sample=False, pad_token_id=0, streamer=timer)
+        assert out.shape[1] == len(prompt) + tokens + 1 and len(timer.times) == tokens + 2
+        return timer.times[-1] - timer.times[1]
 
     def all_logits(self, document: list[int]) -> Tensor:
-        """The logits (T, V) behind every token."""
+        """Compute the logits (T, V) after every token."""
         with torch.inference_mode():
             return self._model(torch.tensor([document]), use_cache=True).logits[0]
 
 
-class Watch:
-    """A streamer that notes when it is given the prompt, and when every token."""
+class TokenTimer:
+    """A streamer that records the time of the prompt and of every token."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
 
     def put(self, value: Tensor) -> None:
-        """Note the time."""
+        """Record the time."""
         self.times.append(perf_counter())
 
     def end(self) -> None:
-        """Nothing more comes."""
+        """Do nothing."""
 
 
 def open_session(shape_name: str, format: str, path: Path | None, threads: int) -> TorchSession:
-    """A session of the checkpoint at `path`, or without one of weights made here."""
+    """Open the checkpoint at `path`, or make random weights if there is none."""
     return TorchSession(fused(models.build(shape_name, format) if path is None else _loaded(path, format)))
 
 
 def fused(model: LlamaForCausalLM) -> LlamaForCausalLM:
-    """The model with its short passes as one program, where the kernels know all its parts."""
+    """Apply the CPU plan if it supports the model."""
     return model if why_not(model) else fuse(model)
 
 
@@ -68,7 +68,7 @@ def save_folder(shape_name: str, format: str, path: Path) -> None:
 
 
 def save_blocks(shape_name: str, format: str, path: Path) -> None:
-    """Write the model as a GGUF file without a tokenizer, quantized weights block for block."""
+    """Write the model as a GGUF file without a tokenizer, quantized weights as they are."""
     from llamita.checkpoint.gguf_save import save_gguf
 
     save_gguf(models.build(shape_name, format), None, path)
@@ -76,7 +76,7 @@ def save_blocks(shape_name: str, format: str, path: Path) -> None:
 
 def _loaded(path: Path, format: str) -> LlamaForCausalLM:
     if path.suffix == ".gguf":
-        # It brings the tokenizers along, some MiB that no other session is to be measured with.
+        # Imported late: it imports the tokenizers, some MiB that no other session should be charged with.
         from llamita.checkpoint.gguf import load_gguf
 
         return load_gguf(path)[0].eval()

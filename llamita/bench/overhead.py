@@ -1,4 +1,4 @@
-"""What writing a token costs outside the model: choosing it, keeping it, asking whether to go on."""
+"""Overhead: the time of generation outside the model, such as sampling and stop criteria."""
 
 from time import perf_counter
 from typing import Any
@@ -12,19 +12,19 @@ from llamita.bench.report import Row, rows_of
 from llamita.bench.shapes import shape
 
 PROMPT = 16  # tokens
-WAYS: dict[str, dict[str, Any]] = {
+MODES: dict[str, dict[str, Any]] = {
     "greedy": {},
     "sampled": {"do_sample": True, "temperature": 0.8, "top_p": 0.9, "seed": 0},
 }
 
 
 def measure(*, shape_name: str, dtype: str, batch: int, tokens: int, repeats: int) -> list[Row]:
-    """Rows of the share of our generate's time that is not the model's, greedy and drawn."""
+    """Measure the share of our generate's time outside the model, greedy and sampled."""
     return [
         row
-        for name, flags in WAYS.items()
+        for name, flags in MODES.items()
         for row in rows_of(
-            {"llamita": [outside(shape_name, dtype, batch, tokens, flags) for _ in range(repeats)]},
+            {"llamita": [percent_outside(shape_name, dtype, batch, tokens, flags) for _ in range(repeats)]},
             test=f"outside the model, {name}",
             shape=shape_name,
             format=dtype,
@@ -33,21 +33,21 @@ def measure(*, shape_name: str, dtype: str, batch: int, tokens: int, repeats: in
     ]
 
 
-def outside(shape_name: str, dtype: str, batch: int, tokens: int, flags: dict[str, Any]) -> float:
-    """The percentage of our generate's time that passes outside the model's forward."""
+def percent_outside(shape_name: str, dtype: str, batch: int, tokens: int, flags: dict[str, Any]) -> float:
+    """The percentage of our generate's time that is spent outside the model's forward."""
     config = shape(shape_name).replace(eos_token_id=None)
     model = random(config, getattr(torch, dtype)).eval()
-    read = torch.tensor([prompt(config.vocab_size, PROMPT, row) for row in range(batch)])
-    model.generate(read, max_new_tokens=2, **flags)  # what is imported at first use is no step's
-    clock = Clock(model)
+    ids = torch.tensor([prompt(config.vocab_size, PROMPT, row) for row in range(batch)])
+    model.generate(ids, max_new_tokens=2, **flags)  # do not time the imports of the first use
+    timer = ForwardTimer(model)
     start = perf_counter()
-    model.generate(read, max_new_tokens=tokens, **flags)
+    model.generate(ids, max_new_tokens=tokens, **flags)
     total = perf_counter() - start
-    return 100 * (total - clock.seconds) / total
+    return 100 * (total - timer.seconds) / total
 
 
-class Clock:
-    """The seconds that a module's forward has taken since the clock was put on it."""
+class ForwardTimer:
+    """Adds up the seconds of a module's forward."""
 
     def __init__(self, module: nn.Module) -> None:
         self.seconds = 0.0

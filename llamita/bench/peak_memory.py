@@ -5,15 +5,15 @@ from itertools import accumulate
 from typing import Any
 
 
-def peak_bytes(job: Callable[[], float]) -> float:
-    """The most bytes of tensors that the job holds at once, beyond those there before, counted by torch's profiler.
+def peak_bytes(run: Callable[[], float]) -> float:
+    """The peak of the bytes that a run allocates for tensors, as torch's profiler counts them.
 
-    Exact and repeatable, where resident memory also shows what malloc has kept back.
+    It is exact and repeatable; resident memory also has what malloc did not return.
     """
-    import torch  # not at the top: processes of other libraries need none
+    import torch  # not at the top: processes of other libraries do not import it
 
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        job()
+        run()
     results = profile.profiler and profile.profiler.kineto_results
     assert results is not None
     memory: list[Any] = [event for event in results.events() if event.name() == "[memory]"]

@@ -1,4 +1,4 @@
-"""Reading a prompt: tokens per second, beside peers and beside the rate of matrix products."""
+"""Prefill: tokens per second, compared with peers and with the speed of matrix products."""
 
 from pathlib import Path
 from time import perf_counter
@@ -11,19 +11,19 @@ from llamita.bench.shapes import shape
 from llamita.bench.systems import open_session
 from llamita.bench.workers import Run
 
-FLOATS = ("fp32", "bf16")  # what a float model may be multiplied in
+FLOATS = ("fp32", "bf16")  # the dtypes of products in a float model
 
 
 def measure(settings: Settings, *, length: int) -> Results:
-    """Rows of tokens per second, of a prompt of `length` tokens of which the last one's logits are wanted.
+    """Measure the prefill of a prompt of `length` tokens, with the last token's logits, in tokens per second.
 
-    The limit is what torch.mm gives in fp32 or in bf16, whichever is faster: some machines multiply bf16 slowly. It is
-    the same for every format: quantized products may pass it.
+    The limit is the speed of torch.mm in fp32 or bf16, whichever is faster: some machines multiply bf16 slowly. All
+    formats have this limit, so quantized products may exceed it.
     """
     config = shape(settings.shape)
     operations = prompt_operations(config, length) / length
     test = Measurement(
-        name=f"pp{length}",  # as llama-bench writes it
+        name=f"pp{length}",  # the name of llama-bench
         unit="tok/s",
         prepare=prepare,
         arguments=(length,),
@@ -40,13 +40,13 @@ def measure(settings: Settings, *, length: int) -> Results:
 
 
 def prepare(system: str, shape_name: str, format: str, path: Path | None, threads: int, length: int) -> Run:
-    """One reading of the prompt from an empty cache; runs in a worker's process."""
+    """Prepare one prefill of the prompt from an empty cache. Runs in a worker process."""
     session = open_session(system, shape_name, format, path, threads)
     ids = prompt(shape(shape_name).vocab_size, length)
 
     def run() -> float:
         start = perf_counter()
-        session.read(ids)
+        session.prefill(ids)
         return length / (perf_counter() - start)
 
     return run

@@ -1,4 +1,4 @@
-"""Quality: the perplexity of cria's held-out text in each format, beside peers and beside the weights in fp32."""
+"""Quality: the perplexity of cria's held-out text in each format, compared with peers and with fp32 weights."""
 
 import math
 from collections.abc import Sequence
@@ -21,16 +21,18 @@ from llamita.quant.report import Documents, documents
 
 
 def measure(settings: Settings, *, length: int) -> Results:
-    """Rows of perplexities in thousandths, of the text cut into documents of `length` tokens; less is better.
+    """Measure perplexity in thousandths, on documents of `length` tokens; lower is better.
 
-    The limit is ours in fp32: a share of 99.5 % is a perplexity 0.5 % above it. One turn is enough, as none differs.
-    Raises UsageError for a shape of random weights, which foretell nothing, and for OpenVINO, whose graph gives the
-    last logits alone.
+    The limit is ours in fp32: a share of 99.5 % means that the perplexity is 0.5 % higher. One turn is enough: all
+    turns give the same value. Raises UsageError for a shape with random weights, and for OpenVINO, whose graph
+    computes only the last token's logits.
     """
     if settings.shape != EMBEDDED:
-        raise UsageError(f"the weights of {settings.shape} are random and foretell no text: add --shape {EMBEDDED}")
+        raise UsageError(
+            f"the weights of {settings.shape} are random, so its perplexity means nothing: add --shape {EMBEDDED}"
+        )
     if unable := [name for name in settings.systems if not SYSTEMS[name].has_all_logits]:
-        raise UsageError(f"{unable[0]} gives the last token's logits alone here: leave it out of --against")
+        raise UsageError(f"{unable[0]} computes only the last token's logits here: leave it out of --against")
     documents = held_out(min(length, shape(EMBEDDED).max_position_embeddings))
     exact = (OURS.name, EMBEDDED, "fp32", None, settings.threads, documents)
     test = Measurement(
@@ -38,15 +40,15 @@ def measure(settings: Settings, *, length: int) -> Results:
         unit="thousandths",
         prepare=prepare,
         arguments=(documents,),
-        share=lambda _, value, least: least / value,
+        share=lambda _, value, limit: limit / value,
         limit=Limit(name="in fp32", unit="thousandths", scale=1.0, prepare=prepare, arguments=lambda _: exact),
     )
     return compare(test, replace(settings, repeats=1))
 
 
 def held_out(length: int) -> Documents:
-    """The embedded model's held-out text in token ids, in documents of at most `length`."""
-    from llamita.tokenizer.load import load_tokenizer  # not for workers, who are given ids
+    """Encode the embedded model's held-out text, in documents of at most `length` tokens."""
+    from llamita.tokenizer.load import load_tokenizer  # not at the top: workers get token ids
 
     text = (files("llamita") / EMBEDDED / "held_out.txt").read_text(encoding="utf-8")
     tokenizer = load_tokenizer(find(EMBEDDED))
@@ -55,7 +57,7 @@ def held_out(length: int) -> Documents:
 
 
 def prepare(system: str, shape_name: str, format: str, path: Path | None, threads: int, documents: Documents) -> Run:
-    """A thousand times the perplexity of some documents, their first tokens given; runs in a worker's process."""
+    """Prepare a run that returns 1000 times the perplexity of the documents. Runs in a worker process."""
     session = open_session(system, shape_name, format, path, threads)
 
     def run() -> float:
@@ -66,5 +68,5 @@ def prepare(system: str, shape_name: str, format: str, path: Path | None, thread
 
 
 def _loss(logits: Tensor, document: Sequence[int]) -> float:
-    """The negative log likelihood of all tokens but the first, by the logits (T, V) behind every token."""
+    """The negative log likelihood of all tokens but the first, from the logits (T, V) after every token."""
     return F.cross_entropy(logits[:-1].double(), torch.tensor(document[1:]), reduction="sum").item()

@@ -1,4 +1,4 @@
-"""Measured rows, and ways to print them."""
+"""Rows of measured values, and three formats to print them."""
 
 import csv
 import io
@@ -18,9 +18,9 @@ OURS = "llamita"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One system in one test.
+    """The values of one system in one test.
 
-    `ratio` is ours over that system, in the row's unit; `of_limit` the share of what the machine can do.
+    ratio: our value divided by this system's. of_limit: the share of the machine's limit.
     """
 
     test: str
@@ -44,7 +44,7 @@ def rows_of(
     unit: str,
     shares: Mapping[str, Sequence[float]] | None = None,
 ) -> list[Row]:
-    """A row for each system from its measurements; ratios and shares are medians of those of each turn."""
+    """Make one row per system. Ratios and shares are computed turn by turn; the row has their medians."""
     return [
         Row(
             test=test,
@@ -61,12 +61,12 @@ def rows_of(
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, min and max."""
+    """The median, minimum and maximum."""
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
 def machine(threads: int) -> Facts:
-    """What the rows were measured on, and with how many threads."""
+    """The processor, the versions and the number of threads."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     model = next(
@@ -86,7 +86,7 @@ def as_json(rows: Sequence[Row], facts: Facts) -> str:
 
 
 def as_csv(rows: Sequence[Row], facts: Facts) -> str:
-    """A header line and a line for each row."""
+    """A header line, then one line per row."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [item.name for item in fields(Row)], lineterminator="\n")
     writer.writeheader()
@@ -95,7 +95,7 @@ def as_csv(rows: Sequence[Row], facts: Facts) -> str:
 
 
 def as_markdown(rows: Sequence[Row], facts: Facts) -> str:
-    """A table to read, and lines about the machine."""
+    """A table, after lines about the machine."""
     lines = [
         *facts_as_lines(facts),
         "",

@@ -1,4 +1,4 @@
-"""The models that are measured: real shapes with random weights, nothing to download."""
+"""Shapes of the models that are measured: real sizes with random weights, so nothing is downloaded."""
 
 from llamita.checkpoint.load import find
 from llamita.config import LlamaConfig
@@ -18,7 +18,7 @@ SHAPES: dict[str, LlamaConfig] = {
         rms_norm_eps=1e-5,
     ),
     "1b": PRESETS["llama-3.2-1b"],
-    # A shape to try the bench itself with
+    # for trying the benchmark itself
     "tiny": LlamaConfig(
         vocab_size=512,
         hidden_size=64,
@@ -32,7 +32,7 @@ SHAPES: dict[str, LlamaConfig] = {
 
 
 def shape(name: str) -> LlamaConfig:
-    """The config of this name, "cria" being the embedded model's; raises UsageError for an unknown one."""
+    """The config of a shape; "cria" is the embedded model's. Raises UsageError for an unknown name."""
     if name == EMBEDDED:
         return LlamaConfig.from_pretrained(find(EMBEDDED))
     if name not in SHAPES:

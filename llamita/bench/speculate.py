@@ -1,9 +1,10 @@
-"""Guessing ahead beside plain writing, in turn, on one model: tokens per second, and how much was guessed right.
+"""Speculative decoding compared with plain decoding on one model: tokens per second and acceptance rate.
 
-With the CPU's kernels, as `llamita.load` runs a model, and without them, as a model that was made by hand runs. A step
-of the kernels costs more with each token that it reads, so guesses save less there.
+Measured with the CPU kernels, as `llamita.load` runs a model, and without. With the kernels each drafted token makes
+a step dearer, so drafts save less.
 """
 
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -18,27 +19,27 @@ from llamita.model.llama import LlamaForCausalLM
 from llamita.plans.cpu.forward import fuse, unfuse, why_not
 
 DRAFT_LAYERS = 2
-QUIET = 0.003  # how much of what the later layers say is heard
+DAMPING = 0.003  # factor of the output weights of the layers that the draft lacks
 
 
 def agreeing_pair(shape_name: str, dtype: str) -> tuple[LlamaForCausalLM, LlamaForCausalLM]:
-    """A model of random weights and a draft of its first layers that guesses it well.
+    """A model with random weights, and a draft model of its first layers that often agrees with it.
 
-    Trained pairs agree by training; here all layers behind the draft's are made quiet, which costs as much time as
-    any weights.
+    Trained pairs agree by training. Here the output weights of all further layers are scaled down; their values do
+    not change the time.
     """
     model = random(shape(shape_name).replace(eos_token_id=None), getattr(torch, dtype)).eval()
     for layer in list(model.model.layers)[DRAFT_LAYERS:]:
         for name, weight in layer.named_parameters():
             if name.endswith(("o_proj.weight", "down_proj.weight")):
-                weight.data.mul_(QUIET)
+                weight.data.mul_(DAMPING)
     return model, model.first_layers(DRAFT_LAYERS)
 
 
 def measure(*, shape_name: str, dtype: str, batches: tuple[int, ...], tokens: int, repeats: int) -> list[Row]:
-    """Rows for each batch size: plain, prompt lookup and draft model. `ratio` is plain over that way's speed.
+    """Measure plain decoding, prompt lookup and a draft model for each batch size. `ratio`: plain speed over theirs.
 
-    First with the kernels, where they know the model, then with torch's alone.
+    First with the CPU kernels, if they support the model, then without.
     """
     model, draft = agreeing_pair(shape_name, dtype)
     rows = []
@@ -49,29 +50,29 @@ def measure(*, shape_name: str, dtype: str, batches: tuple[int, ...], tokens: in
             name = f"tg{tokens} batch {batch}" + ("" if has_kernels else ", no kernels")
             speeds, rates = _speeds(model, draft, batch=batch, tokens=tokens, repeats=repeats)
             for row in rows_of(speeds, test=name, shape=shape_name, format=dtype, unit="tok/s"):
-                way = f"{row.system}, {100 * rates[row.system]:.0f} % accepted" if row.system in rates else "plain"
-                rows.append(Row(**{**vars(row), "system": way}))
+                label = f"{row.system}, {100 * rates[row.system]:.0f} % accepted" if row.system in rates else "plain"
+                rows.append(replace(row, system=label))
     return rows
 
 
 def _speeds(
     model: LlamaForCausalLM, draft: LlamaForCausalLM, *, batch: int, tokens: int, repeats: int
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Tokens per second of each way and turn, and the share of guesses that were accepted."""
-    ways: dict[str, dict[str, Any]] = {
+    """Tokens per second of each method and turn, and the acceptance rate of each method."""
+    methods: dict[str, dict[str, Any]] = {
         "llamita": {},
         "prompt lookup": {"prompt_lookup_num_tokens": 8},
         "draft model": {"assistant_model": draft, "num_assistant_tokens": 6, "assistant_confidence_threshold": 0.0},
     }
-    read = torch.tensor([prompt(model.config.vocab_size, PROMPT, row) for row in range(batch)])
-    speeds: dict[str, list[float]] = {way: [] for way in ways}
+    ids = torch.tensor([prompt(model.config.vocab_size, PROMPT, row) for row in range(batch)])
+    speeds: dict[str, list[float]] = {method: [] for method in methods}
     rates: dict[str, float] = {}
     for turn in range(repeats + 1):
-        for way, flags in ways.items():
+        for method, flags in methods.items():
             start = perf_counter()
-            out = model.generate(read, max_new_tokens=tokens, pad_token_id=0, return_dict_in_generate=True, **flags)
+            out = model.generate(ids, max_new_tokens=tokens, pad_token_id=0, return_dict_in_generate=True, **flags)
             if turn:
-                speeds[way].append(batch * tokens / (perf_counter() - start))
+                speeds[method].append(batch * tokens / (perf_counter() - start))
             if out.acceptance is not None:
-                rates[way] = out.acceptance.rate
+                rates[method] = out.acceptance.rate
     return speeds, rates

@@ -1,4 +1,4 @@
-"""The systems that take part: ours, and other libraries' with the same weights, each in a process of its own."""
+"""The systems that are measured: llamita and other libraries, with the same weights, each in its own process."""
 
 import subprocess
 import sys
@@ -19,37 +19,37 @@ VERSION = "import importlib.metadata as m, sys; print(m.version(sys.argv[1]))"
 
 
 class Session(Protocol):
-    """A model of some library, ready to read and to write."""
+    """A loaded model of some library."""
 
-    def read(self, prompt: list[int]) -> None:
-        """Compute the logits of what follows a prompt, from an empty cache."""
+    def prefill(self, prompt: list[int]) -> None:
+        """Compute the logits of the next token after a prompt, from an empty cache."""
         ...
 
-    def write(self, prompt: list[int], tokens: int) -> float:
-        """Read a prompt and write the first token, then so many more: the seconds of these. No token ends the text."""
+    def decode_seconds(self, prompt: list[int], tokens: int) -> float:
+        """Process a prompt and generate one token, then time the next `tokens`: seconds. No token ends the text."""
         ...
 
     def all_logits(self, document: list[int]) -> Tensor:
-        """The logits (T, V) after every token, if the system gives them."""
+        """Compute the logits (T, V) after every token, if the system can."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """A row of the table. Its module has `open_session(shape_name, format, path, threads)`."""
+    """A system that can be measured. Its module has `open_session(shape_name, format, path, threads)`."""
 
     name: str
     module: str
-    formats: Mapping[str, str]  # what it has for a format of ours; those it has nothing for are left out
-    package: str = ""  # as pip lists it
-    extra: str = ""  # of ours, that brings it
-    file: str = "folder"  # the kind it loads, of `llamita.bench.files`
+    formats: Mapping[str, str]  # our format -> its own; a format that is absent cannot be measured
+    package: str = ""  # its name on PyPI
+    extra: str = ""  # the extra of llamita that installs it
+    file: str = "folder"  # the kind of file that it loads, a key of `files.KINDS`
     quantized_file: str = "gguf"
-    has_all_logits: bool = True  # whether it gives the logits of every token
-    needs_file: bool = False  # whether it can be given weights in no other way
+    has_all_logits: bool = True  # whether it computes the logits of every token
+    needs_file: bool = False  # whether it takes weights only from a file
 
     def label(self, format: str) -> str:
-        """Its name in a row, with its own format where it is another."""
+        """Its name in a row, with its own format if that differs."""
         own = self.formats[format]
         return self.name if own == format else f"{self.name} {own}"
 
@@ -100,19 +100,19 @@ SYSTEMS: dict[str, System] = {
 }
 
 
-def named(systems: str) -> list[str]:
-    """Ours and those of a comma-separated list; raises UsageError for an unknown name."""
+def named_systems(systems: str) -> list[str]:
+    """Parse a comma-separated list of systems, ours first; raises UsageError for an unknown name."""
     names = [name.strip() for name in systems.split(",") if name.strip()]
     if unknown := [name for name in names if name not in SYSTEMS]:
-        raise UsageError(f"{unknown[0]!r} is no system to compare with: use one of {', '.join(SYSTEMS)}")
+        raise UsageError(f"bench does not know the system {unknown[0]!r}: use one of {', '.join(SYSTEMS)}")
     return [OURS.name, *(name for name in names if name != OURS.name)]
 
 
 def interpreter(system: System, peers_python: str | None) -> str | None:
     """The Python that has a system's library: None for this one, else `peers_python`.
 
-    Raises UnsupportedError where neither has it or `peers_python` lacks what llamita needs, UsageError where that is no
-    interpreter.
+    Raises UnsupportedError if neither has it, or if `peers_python` lacks a package that llamita needs, and UsageError
+    if `peers_python` is no Python.
     """
     if peers_python is not None:
         interpreters.check_is_program(peers_python)
@@ -121,7 +121,7 @@ def interpreter(system: System, peers_python: str | None) -> str | None:
     if peers_python is None:
         line = f"pip install 'llamita[{system.extra}]'"
         raise UnsupportedError(
-            f"{system.package} is not installed: {line}, or name a Python that has it with --peers-python"
+            f"{system.package} is not installed: {line}, or give a Python that has it with --peers-python"
         )
     interpreters.check(peers_python)
     if version(system.package, peers_python):
@@ -134,17 +134,17 @@ def interpreter(system: System, peers_python: str | None) -> str | None:
 
 @cache
 def version(package: str, python: str | None) -> str:
-    """The version of a package in an interpreter, or nothing."""
+    """The version of a package in an interpreter; empty if it is not installed."""
     done = subprocess.run([python or sys.executable, "-c", VERSION, package], capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def versions(names: Sequence[str], peers_python: str | None) -> dict[str, str]:
-    """The version of each peer's library, by the system's name."""
+    """The version of each peer's library, by the name of the system."""
     peers = [SYSTEMS[name] for name in names if SYSTEMS[name].package]
     return {peer.name: version(peer.package, interpreter(peer, peers_python)) for peer in peers}
 
 
 def open_session(system: str, shape_name: str, format: str, path: Path | None, threads: int) -> Session:
-    """A system's session: of the file at `path`, or without one of weights made here. Runs in a worker's process."""
+    """Open a system's session on the file at `path`, or on random weights. Runs in a worker process."""
     return import_module(SYSTEMS[system].module).open_session(shape_name, format, path, threads)

@@ -1,4 +1,4 @@
-"""Forward and backward of one batch, ours and a peer's in turn: seconds, and memory at the peak."""
+"""Training: forward and backward of one batch, in seconds and peak memory."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -11,7 +11,7 @@ from llamita.bench.shapes import shape
 from llamita.bench.workers import Run, in_turn, workers
 from llamita.errors import UsageError
 
-# system -> module:function that makes its model with random weights of (config, dtype)
+# system -> module:function of (config, dtype) that makes its model with random weights
 MODELS: Mapping[str, str] = {
     "llamita": "llamita.bench.models:random",
     "transformers": "llamita.bench.peers.transformers:twin",
@@ -19,7 +19,7 @@ MODELS: Mapping[str, str] = {
 
 
 def prepare(system: str, shape_name: str, dtype: str, batch: int, length: int) -> Run:
-    """A model in training mode and one step of it, without an optimizer; runs in a worker's process."""
+    """Prepare one forward and backward, without an optimizer. Runs in a worker process."""
     config = shape(shape_name)
     module, _, function = MODELS[system].partition(":")
     model = getattr(import_module(module), function)(config, getattr(torch, dtype)).train()
@@ -38,12 +38,12 @@ def prepare(system: str, shape_name: str, dtype: str, batch: int, length: int) -
 def measure(
     systems: list[str], *, shape_name: str, dtype: str, batch: int, length: int, repeats: int, threads: int
 ) -> list[Row]:
-    """Rows of seconds and of peak memory for each system; one turn each is not counted.
+    """Measure seconds and peak memory of each system. The first turn of each is not counted.
 
-    Raises UsageError for a system that does not train.
+    Raises UsageError for a system that cannot train.
     """
     if unable := [system for system in systems if system not in MODELS]:
-        raise UsageError(f"{unable[0]} does not train here: use {', '.join(MODELS)}")
+        raise UsageError(f"bench cannot train with {unable[0]}: use one of {', '.join(MODELS)}")
     arguments = {system: (system, shape_name, dtype, batch, length) for system in systems}
     with workers(prepare, arguments, threads=threads) as started:
         seconds = in_turn(started, repeats)

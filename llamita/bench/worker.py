@@ -9,24 +9,26 @@ from llamita.bench.peak_memory import peak_bytes
 
 
 def serve(pipe: Connection) -> None:
-    """Prepare a run, then answer orders until the other side closes; an error is sent as a string."""
+    """Prepare a run, then run it on each order until the other side closes. Errors are sent as strings."""
     try:
         name, arguments = pipe.recv()
         module, _, function = name.partition(":")
-        job = getattr(import_module(module), function)(*arguments)
+        run = getattr(import_module(module), function)(*arguments)
         while True:
-            pipe.send(job() if pipe.recv() == "run" else peak_bytes(job))
+            pipe.send(run() if pipe.recv() == "run" else peak_bytes(run))
     except (KeyboardInterrupt, EOFError, ConnectionResetError):
         return
     except ModuleNotFoundError as error:
-        _tell(pipe, f"{sys.executable} lacks the module {error.name}, which this benchmark needs: install it there")
+        _send_error(
+            pipe, f"{sys.executable} lacks the module {error.name}, which this benchmark needs: install it there"
+        )
     except Exception as error:
-        _tell(pipe, f"{type(error).__name__}: {error}")
+        _send_error(pipe, f"{type(error).__name__}: {error}")
 
 
-def _tell(pipe: Connection, what: str) -> None:
-    """Send the error, and wait until the other side closes, so that it can read it."""
-    pipe.send(what)
+def _send_error(pipe: Connection, message: str) -> None:
+    """Send an error and wait until the other side closes, so that it can read the error."""
+    pipe.send(message)
     with suppress(KeyboardInterrupt, EOFError, ConnectionResetError):
         while True:
             pipe.recv()

@@ -1,4 +1,4 @@
-"""One process per system; they take turns, so that drift of the machine affects all alike."""
+"""One process per system. They take turns, so a change of the machine's speed affects all equally."""
 
 import os
 import socket
@@ -13,20 +13,20 @@ from typing import Any, Protocol
 
 from llamita.errors import LlamitaError
 
-Run = Callable[[], float]  # runs once; returns the measured value
-REST = 0.05  # seconds between turns, in which the threads of the last one stop spinning
+Run = Callable[[], float]  # runs once and returns the measured value
+PAUSE = 0.05  # seconds between turns, so that the last one's threads stop spinning
 
 
 class Measurable(Protocol):
-    """A system that can be measured, turn by turn."""
+    """A system that can take turns."""
 
     def measure(self, order: str) -> float:
-        """Run once; returns the measured value."""
+        """Run once and return the measured value."""
         ...
 
 
 class Worker:
-    """A process that holds a prepared run, and runs it on request."""
+    """A process that prepares a run and runs it on each request."""
 
     def __init__(
         self, prepare: Callable[..., Run], arguments: tuple[Any, ...], threads: int, *, python: str | None = None
@@ -43,7 +43,7 @@ class Worker:
         self._pipe.send((f"{prepare.__module__}:{prepare.__qualname__}", arguments))
 
     def measure(self, order: str) -> float:
-        """Let it "run" (the run's value) or measure its "peak" (bytes of tensors above those of the model).
+        """Order a "run" (returns its value) or a "peak" (returns the peak bytes of tensors that a run allocates).
 
         Raises LlamitaError with the worker's message.
         """
@@ -52,7 +52,9 @@ class Worker:
             answer = self._pipe.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             code = self._process.wait()
-            raise LlamitaError(f"the benchmark process died (exit code {code}): is there enough memory?") from None
+            raise LlamitaError(
+                f"the benchmark process ended with exit code {code}: check that there is enough memory"
+            ) from None
         if isinstance(answer, str):
             raise LlamitaError(answer)
         return answer
@@ -70,38 +72,38 @@ class ProcessPerTurn:
     def __init__(
         self, prepare: Callable[..., Run], arguments: tuple[Any, ...], threads: int, *, python: str | None = None
     ) -> None:
-        self._rest = (prepare, arguments, threads)
+        self._arguments = (prepare, arguments, threads)
         self._python = python
 
     def measure(self, order: str) -> float:
         """Start a process, measure one turn, end the process."""
-        worker = Worker(*self._rest, python=self._python)
+        worker = Worker(*self._arguments, python=self._python)
         try:
             return worker.measure(order)
         finally:
             worker.stop()
 
 
-class Here:
-    """Measures in this process."""
+class InProcess:
+    """Runs in this process."""
 
-    def __init__(self, job: Run) -> None:
-        self._job = job
+    def __init__(self, run: Run) -> None:
+        self._run = run
 
     def measure(self, order: str) -> float:
-        """Run once; returns the measured value."""
-        return self._job()
+        """Run once and return the measured value."""
+        return self._run()
 
 
 def _environment(threads: int, python: str | None) -> dict[str, str]:
-    """Environment of the worker: ours, with this thread count; another interpreter gets our package on its path."""
+    """The worker's environment: ours, with this number of threads. Another interpreter gets only our package's path."""
     paths = sys.path if python is None else [str(Path(__file__).parents[2])]
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "OMP_NUM_THREADS": str(threads),
         "NUMBA_NUM_THREADS": str(threads),
-        "KINETO_LOG_LEVEL": "99",  # torch's profiler talks on stderr otherwise
+        "KINETO_LOG_LEVEL": "99",  # or torch's profiler prints to stderr
     }
 
 
@@ -109,7 +111,7 @@ def _environment(threads: int, python: str | None) -> dict[str, str]:
 def workers(
     prepare: Callable[..., Run], arguments: Mapping[str, tuple[Any, ...]], *, threads: int
 ) -> Iterator[dict[str, Worker]]:
-    """A worker for each name, all ended on exit. `prepare` is a module's function, sent by name."""
+    """Start a worker for each name, and stop all on exit. `prepare` is a function of a module; its name is sent."""
     started: dict[str, Worker] = {}
     try:
         for name, values in arguments.items():
@@ -121,11 +123,11 @@ def workers(
 
 
 def in_turn(systems: Mapping[str, Measurable], repeats: int) -> dict[str, list[float]]:
-    """The values of each system, turn by turn; the first turn does not count, and the order alternates."""
+    """Run the systems in turns and return the values of each. The first turn is not counted; the order alternates."""
     values: dict[str, list[float]] = {name: [] for name in systems}
     for turn in range(repeats + 1):
         for name in list(systems) if turn % 2 else reversed(list(systems)):
-            sleep(REST)
+            sleep(PAUSE)
             value = systems[name].measure("run")
             if turn:
                 values[name].append(value)

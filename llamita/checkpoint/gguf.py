@@ -196,7 +196,7 @@ def _fill(model: LlamaForCausalLM, tensors: GgufTensors, blocks: list[str], devi
 
 
 def _put_blocks(model: LlamaForCausalLM, tensors: GgufTensors, names: list[str], device: torch.device) -> None:
-    from llamita.quant.matrix import BlockMatrix
+    from llamita.quant.block_matrix import from_raw
     from llamita.quant.surgery import put  # with the kernels, whose compiler is dear to load
 
     for name in names:
@@ -204,7 +204,7 @@ def _put_blocks(model: LlamaForCausalLM, tensors: GgufTensors, names: list[str],
         modules = tuple(one.removesuffix(".weight") for one in (name, *twins))
         raw, order = tensors.stored(name)  # put in the device's order there, not in the CPU's here
         order = None if order is None else order.to(device)
-        matrix = BlockMatrix.from_raw(tensors.storage(name), raw.to(device), order)
+        matrix = from_raw(tensors.storage(name), raw.to(device), order)
         _check_loaded(name, matrix.shape, tuple(model.get_parameter(name).shape), tensors)
         put(model, modules, matrix)
         tensors.release(name)

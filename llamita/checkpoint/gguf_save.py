@@ -16,7 +16,7 @@ from llamita.files.gguf_types import PLAIN, STORAGES, Field
 from llamita.files.gguf_write import Piece, write_gguf
 from llamita.kernels.blocks import FORMATS
 from llamita.model.llama import LlamaForCausalLM
-from llamita.quant.matrix import Matrix
+from llamita.quant.matrix import QuantizedMatrix
 from llamita.quant.recipes import RECIPES, SYNONYMS
 from llamita.quant.surgery import choices, quantized_layers
 from llamita.tokenizer.gguf_write import tokenizer_to_gguf
@@ -25,12 +25,12 @@ from llamita.tokenizer.protocol import Tokenizer
 # general.file_type: what most of a file's weights are, by llama.cpp's numbers.
 FILE_TYPES: Mapping[str, int] = {
     "f32": 0, "f16": 1, "q4_k_s": 14, "q4_k_m": 15, "q5_k_s": 16, "q5_k_m": 17, "bf16": 32,
-    **{form.name: form.file_type for form in FORMATS.values() if form.file_type is not None},
+    **{one.name: one.file_type for one in FORMATS.values() if one.file_type is not None},
 }  # fmt: skip
 OWN = {dtype: name for name, dtype in PLAIN.items()}
 SYNONYMS_OF_PLAIN = {"fp32": "f32", "float32": "f32", "fp16": "f16", "float16": "f16", "bfloat16": "bf16"}
 QUANTIZATION_VERSION = 2  # of the block formats, since 2023
-Weight = Tensor | Matrix
+Weight = Tensor | QuantizedMatrix
 
 
 def save_gguf(
@@ -86,7 +86,7 @@ def _pieces(model: LlamaForCausalLM, format: str | None) -> dict[str, Piece]:
     """Every weight under GGUF's name, in the model's order."""
     chosen: dict[str, str] = {}
     if format is not None and format not in PLAIN:
-        chosen = {choice.names[0]: choice.form for choice in choices(model, format) if choice.form is not None}
+        chosen = {one.names[0]: one.format_name for one in choices(model, format) if one.format_name is not None}
     weights: dict[str, Weight] = {f"{name}.weight": layer.matrix for name, layer in quantized_layers(model)}
     weights |= {name: parameter.detach() for name, parameter in model.named_parameters(remove_duplicate=False)}
     pieces = {}
@@ -96,8 +96,8 @@ def _pieces(model: LlamaForCausalLM, format: str | None) -> dict[str, Piece]:
             continue
         if theirs is None:
             raise UnsupportedError(f"the weight {name} has no place in a GGUF file: merge adapters before saving")
-        form = chosen.get(name.removesuffix(".weight"), format if format in PLAIN else None)
-        pieces[theirs] = _piece(name, weights[name], form, heads_of(name, model.config))
+        own = chosen.get(name.removesuffix(".weight"), format if format in PLAIN else None)
+        pieces[theirs] = _piece(name, weights[name], own, heads_of(name, model.config))
     return pieces
 
 
@@ -113,7 +113,7 @@ def _place(name: str) -> tuple[int, int]:
 def _piece(name: str, weight: Weight, format: str | None, heads: int | None) -> Piece:
     shape = tuple(weight.shape)
     if not isinstance(weight, Tensor):
-        storage = format or weight.name
+        storage = format or weight.format_name
         if storage not in STORAGES:
             raise UnsupportedError(f"{name} is quantized to {storage}, which no GGUF file has: quantize it to q8_0")
         make = weight.raw if format is None else _cast(name, weight.dequantize, format)

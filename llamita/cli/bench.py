@@ -1,4 +1,4 @@
-"""llamita bench: how fast, how large, beside the peers and beside what the machine can do."""
+"""llamita bench: speed and memory, compared with peers and with the limits of the machine."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from llamita.bench.compare import Results, Settings
 
 NAME = "bench"
-HELP = "measure speed and memory beside the peers"
+HELP = "measure speed and memory, compared with peers"
 EXAMPLES = """
   llamita bench roofline
   llamita bench decode --shape 1b --formats bf16,q8_0,q4_k --against transformers,llama.cpp
@@ -19,50 +19,50 @@ EXAMPLES = """
 """
 
 TESTS = {
-    "roofline": "what this machine can do: bytes read, matrix products",
-    "decode": "writing token by token; without --formats overhead and speculate too",
-    "prefill": "reading a prompt",
-    "load": "from a file to the first token",
-    "memory": "the most held while loading and writing",
+    "roofline": "the limits of this machine: memory bandwidth, matrix products",
+    "decode": "tokens per second of generation; without --formats also overhead and speculate",
+    "prefill": "tokens per second of reading a prompt",
+    "load": "seconds from a file to the first token",
+    "memory": "peak memory while loading and generating",
     "quality": "perplexity of a text in each format, with --shape cria",
     "train": "forward and backward of one batch",
-    "overhead": "what of a step of writing is not the model's",
-    "speculate": "guessing ahead beside plain writing",
+    "overhead": "the share of a generation step outside the model",
+    "speculate": "speculative decoding compared with plain decoding",
 }
-# What a test does something with, of what is not for all of them.
+# Options that only some tests use.
 SYSTEMS = ("formats", "against", "peers_python")
-DRAWN = ("dtype", "batch", "tokens")
+GENERATION = ("dtype", "batch", "tokens")
 USES = {
     "roofline": ("length",),
-    "decode": (*SYSTEMS, *DRAWN, "length"),
+    "decode": (*SYSTEMS, *GENERATION, "length"),
     "prefill": (*SYSTEMS, "length"),
     "load": SYSTEMS,
     "memory": (*SYSTEMS, "tokens", "length"),
     "quality": (*SYSTEMS, "length"),
     "train": ("against", "dtype", "batch", "length"),
-    "overhead": DRAWN,
-    "speculate": DRAWN,
+    "overhead": GENERATION,
+    "speculate": GENERATION,
 }
-PREFILL, TRAINED, DEPTH = 512, 256, 1  # tokens read unless --length says otherwise
+PREFILL, TRAINED, DEPTH = 512, 256, 1  # default values of --length
 COUNTS = ("batch", "length", "tokens", "repeats", "threads")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's own arguments."""
+    """Add the arguments of this command."""
     tests = "; ".join(f"{name}: {what}" for name, what in TESTS.items())
     parser.add_argument("test", nargs="?", choices=list(TESTS), default="roofline", help=f"{tests} (default: roofline)")
     parser.add_argument("--shape", default="110m", help="a model shape with random weights: 110m, 1b, tiny; or cria")
     parser.add_argument(
         "--formats",
         default=None,
-        help="comma-separated (default: bf16): fp32, bf16, fp16, int8, or blocks such as q8_0, q4_0, q4_k; a wrong "
-        "one lists them all (not train and below)",
+        help="comma-separated (default: bf16): fp32, bf16, fp16, int8, or block formats such as q8_0, q4_0, q4_k; an "
+        "unknown name lists them all; not for train, overhead, speculate",
     )
     parser.add_argument(
         "--against",
         default="transformers",
         metavar="SYSTEMS",
-        help="comma-separated: transformers, llama.cpp, openvino; empty: ours alone",
+        help="comma-separated: transformers, llama.cpp, openvino; empty: llamita alone",
     )
     parser.add_argument(
         "--peers-python", metavar="PATH", help="a Python that has the peers' libraries (default: this one)"
@@ -75,10 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--length",
         type=int,
         default=None,
-        help="tokens read (defaults: prefill and quality 512, train 256, decode 1)",
+        help="tokens of the prompt (defaults: prefill and quality 512, train 256, decode 1)",
     )
-    parser.add_argument("-n", "--tokens", type=int, default=128, help="tokens written")
-    parser.add_argument("--repeats", type=int, default=5, help="counted turns of each system")
+    parser.add_argument("-n", "--tokens", type=int, default=128, help="tokens to generate")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each system; one more is not counted")
     parser.add_argument("--threads", type=int, default=2, help="threads of each process")
     parser.add_argument("-o", "--output", choices=["md", "csv", "json"], default="md", help="how to print the rows")
 
@@ -102,13 +102,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_use(args: argparse.Namespace) -> None:
-    """Raise UsageError for options that the test does nothing with."""
+    """Raise UsageError for options that the test does not use."""
     from llamita.errors import UsageError
 
-    theirs = {name for uses in USES.values() for name in uses}
-    unused = args.given & theirs - set(USES[args.test])
+    known = {name for uses in USES.values() for name in uses}
+    unused = args.given & known - set(USES[args.test])
     if args.test == "decode" and args.formats is not None:
-        unused |= args.given & {"dtype", "batch"}  # of overhead and speculate, which are left out then
+        unused |= args.given & {"dtype", "batch"}  # used by overhead and speculate, which --formats leaves out
     for name in sorted(unused):
         users = ", ".join(test for test, uses in USES.items() if name in uses)
         raise UsageError(
@@ -118,17 +118,17 @@ def _check_use(args: argparse.Namespace) -> None:
 
 def _settings(args: argparse.Namespace) -> "Settings":
     from llamita.bench.compare import Settings
-    from llamita.bench.formats import chosen
-    from llamita.bench.systems import named
+    from llamita.bench.formats import named_formats
+    from llamita.bench.systems import named_systems
 
     return Settings(
         shape=args.shape,
-        formats=chosen(args.formats or "bf16"),
-        systems=named(args.against),
+        formats=named_formats(args.formats or "bf16"),
+        systems=named_systems(args.against),
         repeats=args.repeats,
         threads=args.threads,
         peers_python=args.peers_python,
-        say=(lambda _: None) if args.quiet else terminal.note,
+        report=(lambda _: None) if args.quiet else terminal.note,
     )
 
 
@@ -147,7 +147,7 @@ def _decode(args: argparse.Namespace) -> "Results":
     from llamita.bench import decode
 
     measured = decode.measure(_settings(args), tokens=args.tokens, depth=args.length or DEPTH)
-    if args.formats is None:  # nothing was singled out: what else there is to say of writing
+    if args.formats is None:  # one format was not asked for: measure all of generation
         measured.add(_overhead(args))
         measured.add(_speculate(args))
     return measured
@@ -180,10 +180,10 @@ def _quality(args: argparse.Namespace) -> "Results":
 def _train(args: argparse.Namespace) -> "Results":
     from llamita.bench import train
     from llamita.bench.compare import Results
-    from llamita.bench.systems import named
+    from llamita.bench.systems import named_systems
 
     rows = train.measure(
-        named(args.against),
+        named_systems(args.against),
         shape_name=args.shape,
         dtype=_dtype(args, "float32"),
         batch=args.batch or 4,

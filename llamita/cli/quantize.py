@@ -1,4 +1,4 @@
-"""llamita quantize: a model in fewer bits, and what that costs."""
+"""llamita quantize: store a model in fewer bits, and measure the cost."""
 
 import argparse
 import json
@@ -18,43 +18,49 @@ from llamita.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from llamita.checkpoint.load import Loaded
-    from llamita.quant.report import Cost, LayerCost, Told
+    from llamita.quant.report import Cost, LayerCost, Progress
 
 NAME = "quantize"
-HELP = "store a model in fewer bits, and see what that costs"
+HELP = "store a model in fewer bits, and measure the cost"
 EXAMPLES = """\
   llamita quantize --to all
   llamita quantize --to q4_k_m --report
   llamita quantize path/to/model model-q4_k_m.gguf q4_k_m
 """
-ALL, USUAL = "all", "q4_k_m"
-LONGEST = 512  # tokens read at once of the text
-TOKENS = 20_000  # of the text that are read, where figures are all that is wanted
+ALL, DEFAULT = "all", "q4_k_m"
+MAX_LENGTH = 512  # tokens of a document of the text
+TOKENS = 20_000  # of the text that is measured on, if --tokens is not given
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which model, to what, and where it goes."""
+    """Add the arguments: model, format, output."""
     arguments.add_model(parser, is_positional=True)
-    parser.add_argument("output", nargs="?", default=argparse.SUPPRESS, help="the GGUF file to write; none: figures")
+    parser.add_argument(
+        "output",
+        nargs="?",
+        default=argparse.SUPPRESS,
+        help="the GGUF file to write; none: only measure",
+    )
     parser.add_argument("to", nargs="?", default=argparse.SUPPRESS, metavar="format", help="the same as --to")
     parser.add_argument(
-        "--to", metavar="FORMATS", help=f"q8_0, q6_k, q5_k_m, q4_k_m, q4_0, ...; several, or all; {USUAL} unless given"
+        "--to", metavar="FORMATS", help=f"q8_0, q6_k, q5_k_m, q4_k_m, q4_0, ...; several, or all (default: {DEFAULT})"
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="write the model there, as a GGUF file")
-    parser.add_argument("--force", action="store_true", help="replace a file, even the model that is read")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write the model to this GGUF file")
+    parser.add_argument("--force", action="store_true", help="replace an existing file, even the model itself")
     parser.add_argument("--report", action="store_true", help="list every weight with its errors")
-    parser.add_argument("--text", metavar="FILE", help="measure on this text rather than on one of cria's")
+    parser.add_argument("--text", metavar="FILE", help="measure on this text instead of cria's")
     parser.add_argument(
         "--tokens",
         type=int,
         metavar="N",
-        help=f"measure on so many of its tokens, 0: none; {TOKENS} unless a file is written without --report or --text",
+        help=f"measure on N tokens of the text, 0: do not measure (default: {TOKENS}, or 0 if a file is written "
+        "without --report and --text)",
     )
-    parser.add_argument("--json", action="store_true", help="print the figures as a JSON list")
+    parser.add_argument("--json", action="store_true", help="print the cost as a JSON list")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Quantize, print what it costs, and write the file."""
+    """Quantize, print the cost, and write the file."""
     names, output = _wanted(args)
     text = _text(args.text) if _tokens(args, output) else ""
     costs = {}
@@ -62,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     from llamita.checkpoint.target import checked_target
 
     path = None
-    if output is not None:  # before the work, as GGUF knows not all formats
+    if output is not None:  # checked before the work starts: GGUF lacks some formats
         known_format(names[0])
         path = checked_target(output, args.model, force=args.force)
     for name in names:
@@ -80,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _wanted(args: argparse.Namespace) -> tuple[list[str], str | None]:
-    """The formats, and the file to write; a format may stand where the file would, as with llama-quantize."""
+    """The formats, and the file to write. The second argument may be a format, as with llama-quantize."""
     from llamita.quant.recipes import RECIPES, SYNONYMS, rules
 
     to, output = args.to, args.output
@@ -89,33 +95,31 @@ def _wanted(args: argparse.Namespace) -> tuple[list[str], str | None]:
         to, output = output, None
     if output is not None and to is not None and is_gguf(to) and output.lower() in known:
         raise UsageError(f"the file comes before the format: llamita quantize {args.model or 'cria'} {to} {output}")
-    to = to or USUAL
+    to = to or DEFAULT
     names = list(RECIPES) if to.lower() == ALL else [name.strip().lower() for name in to.split(",")]
     for name in names:
         rules(name)
     if output is not None and len(names) > 1:
         raise UsageError(f"-o writes one model, --to names {len(names)}: choose one")
     if output is not None and output.strip() not in ("", "-") and not is_gguf(output):
-        raise UsageError(
-            f"{output} does not end in .gguf, as the file that is written has to: name it {_ended(output)}"
-        )
+        raise UsageError(f"the output {output} does not end in .gguf: name it {_with_suffix(output)}")
     return names, output
 
 
-def _ended(name: str) -> str:
+def _with_suffix(name: str) -> str:
     return f"{name.rstrip('/') or name}.gguf"
 
 
 def _tokens(args: argparse.Namespace, output: str | None) -> int:
-    """How many tokens to measure on: none where a file is what is wanted, and no figures were asked for."""
+    """The number of tokens to measure on: 0 if a file is written and neither --report nor --text is given."""
     if args.tokens is not None and args.tokens < 0:
         raise UsageError(f"--tokens is {args.tokens}: give the number of tokens to measure on, or 0")
-    asks = output is None or args.report or args.text is not None
-    return args.tokens if args.tokens is not None else TOKENS if asks else 0
+    is_measured = output is None or args.report or args.text is not None
+    return args.tokens if args.tokens is not None else TOKENS if is_measured else 0
 
 
 def _text(path: str | None) -> str:
-    """The text to measure on; form feeds part its documents."""
+    """The text to measure on; form feeds separate its documents."""
     if path is None:
         return (files("llamita") / "cria" / "held_out.txt").read_text(encoding="utf-8")
     try:
@@ -125,7 +129,7 @@ def _text(path: str | None) -> str:
     except IsADirectoryError:
         raise UsageError(f"{path} is a folder: give a text file") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is no UTF-8 text: convert it first") from None
+        raise UsageError(f"{path} is not UTF-8 text: convert it first") from None
 
 
 def _quantized(args: argparse.Namespace, name: str, text: str, tokens: int) -> "tuple[Cost, Loaded]":
@@ -146,23 +150,23 @@ def _quantized(args: argparse.Namespace, name: str, text: str, tokens: int) -> "
         text,
         encode=partial(loaded.tokenizer.encode, add_special_tokens=False),
         first=loaded.tokenizer.bos_token_id,
-        length=min(loaded.model.config.max_position_embeddings, LONGEST),
-        most=tokens,
+        length=min(loaded.model.config.max_position_embeddings, MAX_LENGTH),
+        max_tokens=tokens,
     )
-    with _progress(f"to {name}", is_quiet=args.quiet) as report:
-        return quantize_and_count(loaded.model, name, cut, report), loaded
+    with _progress(name, is_quiet=args.quiet) as progress:
+        return quantize_and_count(loaded.model, name, cut, progress), loaded
 
 
 @contextmanager
-def _progress(what: str, *, is_quiet: bool) -> "Iterator[Told]":
-    """Something to tell of every step, shown on a terminal and only as long as it lasts."""
+def _progress(name: str, *, is_quiet: bool) -> "Iterator[Progress]":
+    """Show progress on a terminal while the work lasts."""
     if is_quiet or not terminal.has_color(sys.stderr):
-        yield lambda doing, done, total: None
+        yield lambda stage, done, total: None
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(f"[dim]{what}[/dim]", spinner="dots", spinner_style="dim") as status:
-        yield lambda doing, done, total: status.update(f"[dim]{doing} {what}: {done} of {total}[/dim]")
+    with Console(stderr=True).status(f"[dim]{name}[/dim]", spinner="dots", spinner_style="dim") as status:
+        yield lambda stage, done, total: status.update(f"[dim]{name}: {stage}, {done} of {total}[/dim]")
 
 
 def _facts(name: str, cost: "Cost") -> dict[str, Any]:
@@ -177,7 +181,7 @@ def _facts(name: str, cost: "Cost") -> dict[str, Any]:
             {
                 "name": layer.names[0],
                 "shape": layer.shape,
-                "format": layer.form,
+                "format": layer.format_name,
                 "bytes": layer.bytes_after,
                 "weight_error": layer.weight_error,
                 "output_error": layer.output_error,
@@ -192,42 +196,42 @@ def _print(costs: "dict[str, Cost]", *, lists_weights: bool) -> None:
     if first.perplexity_before is None:
         _print_sizes(costs, lists_weights=lists_weights)
         return
-    print(f"{'format':<8} {'size':>9} {'of it':>6} {'perplexity':>11} {'change':>9}  weights")
-    print(f"{'as it is':<8} {size(first.bytes_before):>9} {'100 %':>6} {_number(first.perplexity_before):>11}")
+    print(f"{'format':<8} {'size':>9} {'share':>6} {'perplexity':>11} {'change':>9}  weights")
+    print(f"{'original':<8} {size(first.bytes_before):>9} {'100 %':>6} {_number(first.perplexity_before):>11}")
     for name, cost in costs.items():
         share, change = cost.bytes_after / cost.bytes_before, cost.perplexity_change
         print(
             f"{name:<8} {size(cost.bytes_after):>9} {share:>6.0%} {_number(cost.perplexity_after):>11} "
-            f"{'' if change is None else f'{change:+.2%}':>9}  {_forms(cost)}"
+            f"{'' if change is None else f'{change:+.2%}':>9}  {_counts(cost)}"
         )
         if lists_weights:
             _print_weights(cost.layers)
 
 
 def _print_sizes(costs: "dict[str, Cost]", *, lists_weights: bool) -> None:
-    """The table where nothing was measured."""
-    print(f"{'format':<8} {'size':>9} {'of it':>6}  weights")
-    print(f"{'as it is':<8} {size(next(iter(costs.values())).bytes_before):>9} {'100 %':>6}")
+    """Print the table without perplexities."""
+    print(f"{'format':<8} {'size':>9} {'share':>6}  weights")
+    print(f"{'original':<8} {size(next(iter(costs.values())).bytes_before):>9} {'100 %':>6}")
     for name, cost in costs.items():
         share = cost.bytes_after / cost.bytes_before
-        print(f"{name:<8} {size(cost.bytes_after):>9} {share:>6.0%}  {_forms(cost)}")
+        print(f"{name:<8} {size(cost.bytes_after):>9} {share:>6.0%}  {_counts(cost)}")
         if lists_weights:
             _print_weights(cost.layers)
 
 
-def _forms(cost: "Cost") -> str:
-    return ", ".join(f"{count} {form}" for form, (count, _) in sorted(cost.forms.items()))
+def _counts(cost: "Cost") -> str:
+    return ", ".join(f"{count} {name}" for name, (count, _) in sorted(cost.by_format.items()))
 
 
 def _print_weights(layers: "Sequence[LayerCost]") -> None:
-    print(f"\n  {'weight':<34} {'shape':>13}  {'format':<9} {'size':>9} {'error':>9} {'of output':>10}")
+    print(f"\n  {'weight':<34} {'shape':>13}  {'format':<9} {'size':>9} {'error':>9} {'output error':>13}")
     for layer in layers:
         name = ", ".join(name.removeprefix("model.") for name in layer.names)
         shape = "{} x {}".format(*layer.shape)
         output = "" if layer.output_error is None else f"{layer.output_error:.3%}"
         print(
-            f"  {name:<34} {shape:>13}  {layer.form or 'unchanged':<9} {size(layer.bytes_after):>9} "
-            f"{layer.weight_error:>9.3%} {output:>10}"
+            f"  {name:<34} {shape:>13}  {layer.format_name or 'unchanged':<9} {size(layer.bytes_after):>9} "
+            f"{layer.weight_error:>9.3%} {output:>13}"
         )
     print()
 

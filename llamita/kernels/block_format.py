@@ -56,8 +56,8 @@ class Layout:
 
     @property
     def zero_bits(self) -> int:
-        """The power of two that stands for 0 among the bytes that kernels multiply: the least, where they are looked up."""
-        return max(0, (max(map(abs, self.values)) if self.values else self.zero).bit_length() - (not self.values))
+        """The power of two that stands for 0 among the bytes that kernels multiply."""
+        return max(map(abs, self.values)).bit_length() if self.values else max(0, self.zero.bit_length() - 1)
 
     @property
     def byte_bits(self) -> int:
@@ -66,7 +66,7 @@ class Layout:
 
     @property
     def table(self) -> tuple[int, int]:
-        """The sixteen values, plus what stands for 0, as the bytes of two numbers: where `unpack_values` looks up codes."""
+        """The sixteen values as the bytes of two numbers, in which `vector.unpack_values` looks codes up."""
         packed = bytes(value + (1 << self.zero_bits) for value in self.values or ())
         return int.from_bytes(packed[:8], "little", signed=True), int.from_bytes(packed[8:], "little", signed=True)
 

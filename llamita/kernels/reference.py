@@ -1,11 +1,94 @@
-"""What the kernels compute, in plain torch: slow, and the measure of every kernel."""
+"""The arithmetic of the CPU kernels, written down: what every kernel must equal bit for bit, on any processor.
+
+Slow, and in plain torch. A result depends on nothing but its own operands: not on the rows beside it, on how a prompt
+was cut, on what a cache held, on threads or on the instruction set.
+
+- Every sum is fp32, made of `fma`, and has one order: sixteen lanes take the columns in turn; `tree` adds the lanes.
+- Numbers in bf16 are taken in pairs, the second of a pair first, as the instruction for such pairs does.
+- A product reads x as the matrix is: rounded to bf16 for a matrix in bf16, as bytes for quantized blocks, else fp32.
+- Attention reads keys in blocks of 64, counted from the sequence's own first token, with one softmax over all of them.
+- `exponential`, `silu_times` and the angles are sequences of IEEE operations, never those of a library.
+- Denormal numbers are 0, as the instruction for pairs of bf16 takes them. Here only `exponential` says so: sums and
+  products do not come near them.
+"""
+
+import math
 
 import torch
 from torch import Tensor
 
 from llamita.kernels.quantized_blocks import QuantizedBlocks
 
-GROUP = 32  # columns that share an activation scale
+LANES, KEYS, GROUP = 16, 64, 32  # lanes of a sum, keys of a block, columns that share an activation scale
+NEVER = -1e30  # less than any score
+LOG2_E, LN2_HIGH, LN2_LOW = 1.4426950408889634, -0.693145751953125, -1.428606765330187e-06
+
+
+def fma(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """x * y + z in fp32, rounded once.
+
+    The product is exact in fp64. The sum is rounded to odd there, which leaves the one rounding to fp32 to decide
+    (Boldo and Melquiond, IEEE Trans. Comput. 57, 2008).
+    """
+    product, addend = torch.broadcast_tensors(x.double() * y.double(), z.double())
+    total = product + addend
+    other = total - product
+    rest = (product - (total - other)) + (addend - other)  # what the sum lost (Knuth)
+    is_even = (total.contiguous().view(torch.int64) & 1) == 0
+    odd = torch.nextafter(total, torch.sign(rest) * math.inf)
+    return torch.where((rest != 0) & is_even & total.isfinite(), odd, total).float()
+
+
+def tree(lanes: Tensor) -> Tensor:
+    """The sum over the last axis, of 16: the upper half is added to the lower, again and again."""
+    while lanes.shape[-1] > 1:
+        half = lanes.shape[-1] // 2
+        lanes = lanes[..., :half] + lanes[..., half:]
+    return lanes[..., 0]
+
+
+def exponential(x: Tensor) -> Tensor:
+    """e to the power of x fp32, to about one unit in the last place."""
+    x = x.clamp(-104.0, 88.0)
+    whole = (x * x.new_tensor(LOG2_E)).round()
+    rest = fma(whole, x.new_tensor(LN2_LOW), fma(whole, x.new_tensor(LN2_HIGH), x))
+    power = torch.full_like(x, 1.0 / 5040)
+    for factor in (1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0):
+        power = fma(power, rest, x.new_tensor(factor))
+    half = (whole.int() >> 1).double()
+    power = (power * (2.0**half).float()) * (2.0 ** (whole.double() - half)).float()
+    return torch.where(power < torch.finfo(torch.float32).tiny, 0.0, power)
+
+
+def silu_times(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up in fp32."""
+    return gate / (1.0 + exponential(-gate)) * up
+
+
+def norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """RMSNorm of x fp32 (..., D) by weight (D,): the root is fp64."""
+    lanes = _lanes(x, LANES)
+    squares = torch.zeros_like(lanes[..., 0, :])
+    for step in range(lanes.shape[-2]):
+        squares = fma(lanes[..., step, :], lanes[..., step, :], squares)
+    epsilon = float(torch.tensor(epsilon, dtype=torch.float32))
+    factor = 1.0 / (tree(squares).double() / x.shape[-1] + epsilon).sqrt()
+    return weight.float() * (x * factor.float()[..., None])
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., K) times weight (N, K) in fp32, fp16 or bf16, plus bias (N,): fp32 (..., N)."""
+    if weight.dtype == torch.bfloat16:
+        pairs = _lanes(x.to(torch.bfloat16).float(), 2 * LANES), _lanes(weight.float(), 2 * LANES)
+        steps = [(one[..., 1::2], one[..., ::2]) for one in pairs]  # the second of each pair first
+        terms = [(steps[0][i][..., s, :], steps[1][i][..., s, :]) for s in range(pairs[0].shape[-2]) for i in (0, 1)]
+    else:
+        lanes = _lanes(x.float(), LANES), _lanes(weight.float(), LANES)
+        terms = [(lanes[0][..., s, :], lanes[1][..., s, :]) for s in range(lanes[0].shape[-2])]
+    total = torch.zeros(*x.shape[:-1], len(weight), LANES)
+    for left, right in terms:
+        total = fma(left[..., None, :], right, total)
+    return tree(total) if bias is None else tree(total) + bias.float()
 
 
 def quantize_activations(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -16,86 +99,94 @@ def quantize_activations(x: Tensor) -> tuple[Tensor, Tensor]:
     return (groups * inverse).round().to(torch.int8).flatten(-2), (most / 127).squeeze(-1)
 
 
-def linear(x: Tensor, codes: QuantizedBlocks, bias: Tensor | None = None) -> Tensor:
-    """Activations (..., K) times the matrix (N, K), plus bias (N,): (..., N) in x's dtype, computed in fp32.
+def product_quantized(x: Tensor, codes: QuantizedBlocks, bias: Tensor | None = None) -> Tensor:
+    """x (..., K) times a quantized matrix (N, K), plus bias (N,): fp32 (..., N).
 
-    Each group of columns: xs * (scale * sub_scale * dot(number, xq) - minimum * sub_minimum * sum(xq)), where
-    xq and xs are the activations as int8 and their scale; one group after the other is added.
+    One block of 32 columns after the other is added. The dot products inside a block are integers, so exact.
     """
-    xq, xs = quantize_activations(x.reshape(-1, x.shape[-1]))
+    xq, xs = quantize_activations(x)
     scale, minimum = codes.factors()
-    width = codes.shape[1] // scale.shape[1]
-    out = torch.zeros(xq.shape[0], codes.shape[0], dtype=torch.float32, device=x.device)
-    for group, start in enumerate(range(0, codes.shape[1], width)):
-        part = xq[:, start : start + width].float()
-        dot = part @ codes.numbers(slice(start, start + width)).t()  # exact: integers below 2**24
-        value = dot * scale[:, group]
-        if minimum is not None:
-            value -= part.sum(-1, keepdim=True) * minimum[:, group]
-        out += xs[:, start // GROUP, None] * value
-    if bias is not None:
-        out += bias.float()
-    return out.to(x.dtype).view(*x.shape[:-1], -1)
-
-
-def rows(codes: QuantizedBlocks, index: Tensor) -> Tensor:
-    """The rows of the matrix (N, K) that index (...) names: fp32 (..., K)."""
-    return codes.take(index.reshape(-1)).dequantize().view(*index.shape, -1)
-
-
-def few(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (..., K) times weight (N, K), plus bias (N,): fp32 (..., N), whatever the dtypes."""
-    return torch.nn.functional.linear(x.float(), weight.float(), None if bias is None else bias.float())
-
-
-def norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """x (..., D) over the root of its mean square, times weight (D,), in fp32."""
-    x = x.float()
-    return weight.float() * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon))
-
-
-def gate(first: Tensor, second: Tensor) -> Tensor:
-    """silu(first) * second, both (..., F), in fp32."""
-    return torch.nn.functional.silu(first.float()) * second.float()
+    width = codes.shape[1] // scale.shape[1]  # columns of a scale: 32, or 16 where a block has two
+    total = torch.zeros(*x.shape[:-1], codes.shape[0])
+    for block in range(codes.shape[1] // GROUP):
+        columns = slice(GROUP * block, GROUP * (block + 1))
+        part, numbers, step = xq[..., columns].float(), codes.numbers(columns), xs[..., block, None]
+        if width == GROUP // 2:
+            low, high = (part[..., half] @ numbers[:, half].t() for half in (slice(0, width), slice(width, None)))
+            both = fma(high, scale[:, 2 * block + 1], low * scale[:, 2 * block])
+            total = fma(both, step, total)
+        elif minimum is not None:
+            below = -part.sum(-1, keepdim=True) * minimum[:, block]
+            total = fma(fma(part @ numbers.t(), scale[:, block], below), step, total)
+        else:
+            total = fma(part @ numbers.t() * step, scale[:, block], total)
+    return total if bias is None else total + bias.float()
 
 
 def angles(positions: Tensor, frequencies: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (..., H/2) of positions (...) times frequencies (H/2,), both times factor."""
-    turned = positions[..., None].float() * frequencies.float()
-    return turned.cos() * factor, turned.sin() * factor
+    """Cosines and sines (..., H/2) in fp32 of positions (...) times frequencies (H/2,), both times factor.
+
+    The angle is rounded to fp32, as the model rounds it; of it the kernels make both in fp64 (`functions`), and round.
+    """
+    turned = (positions[..., None].float() * frequencies.float()).double()
+    return turned.cos().float() * factor, turned.sin().float() * factor
 
 
-def turn(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Heads x (B, T, N, H) turned by the angles (B, T, H/2): the first half of a head against its second."""
-    first, second = x.float().chunk(2, dim=-1)
-    cosines, sines = cosines[:, :, None], sines[:, :, None]
+def rotate(x: Tensor, cosines: Tensor, sines: Tensor, factor: float = 1.0) -> Tensor:
+    """Heads x fp32 (B, T, N, H) rotated by the angles (B, T, H/2), times factor: the first half against the second."""
+    first, second = x.chunk(2, dim=-1)
+    cosines, sines = cosines[:, :, None] * x.new_tensor(factor), sines[:, :, None] * x.new_tensor(factor)
     return torch.cat((first * cosines - second * sines, second * cosines + first * sines), dim=-1)
 
 
-def attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    angles: tuple[Tensor, Tensor],
-    room: tuple[Tensor, Tensor],
-    slot: int,
-    first: Tensor,
-    window: int,
-    scale: float,
-) -> Tensor:
-    """What T new tokens a row see of a cache, themselves included: (B, T, N, H) in fp32.
+def attention(q: Tensor, keys: Tensor, values: Tensor, *, positions: Tensor, window: int) -> Tensor:
+    """What queries (T, N, H) see of one sequence's keys and values (S, K, H): fp32 (T, N, H).
 
-    q (B, T, N, H), k and v (B, T, K, H), not yet turned by the angles (B, T, H/2). room: the cache's keys and values
-    (B, K, capacity, H), into which k and v go from `slot` on, in its dtype. first (B,): each row's first visible slot;
-    a token before it sees itself. window: how many slots a token sees, its own included.
+    q: fp32, rotated and scaled. positions: int64 (T,), the token that each query is; it sees those up to itself, the
+    last `window` of them. Queries and factors are rounded as a cache in bf16 is. A query before the first token gets 0.
     """
-    end = slot + q.shape[1]
-    for buffer, new in zip(room, (turn(k, *angles), v), strict=True):
-        buffer[:, :, slot:end] = new.transpose(1, 2).to(buffer.dtype)
-    keys, values = (x[:, :, :end].float().repeat_interleave(q.shape[2] // k.shape[2], dim=1) for x in room)
-    scores = scale * turn(q, *angles).transpose(1, 2) @ keys.mT  # (B, N, T, S)
-    place = torch.arange(end, device=q.device)
-    own = place[slot:, None]
-    seen = (place <= own) & (place > own - window) & (place >= first[:, None, None]) | (place == own)  # (B, T, S)
-    return (scores.masked_fill(~seen[:, None], -torch.inf).softmax(-1) @ values).transpose(1, 2)
+    is_rounded = keys.dtype == torch.bfloat16
+    q, group = _rounded(q, is_rounded), q.shape[1] // keys.shape[1]
+    most, total = torch.full(q.shape[:2], NEVER), torch.zeros(q.shape[:2])
+    out = torch.zeros(q.shape)
+    for start in range(0, len(keys), KEYS):
+        near = _padded(keys[start : start + KEYS], group), _padded(values[start : start + KEYS], group)
+        place = torch.arange(start, start + KEYS)
+        own = positions[:, None, None]
+        seen = (place <= own) & (place > own - window) & (place < len(keys))  # (T, 1, 64)
+        scores = torch.where(seen, _scores(q, near[0]), NEVER)
+        largest = torch.maximum(most, scores.amax(-1))
+        fade = exponential(most - largest)
+        factors = torch.where(seen, exponential(scores - largest[..., None]), 0.0)
+        four = factors.unflatten(-1, (4, LANES)).unbind(-2)
+        total = fma(total, fade, tree(four[0] + four[1] + four[2] + four[3]))
+        out, factors = out * fade[..., None], _rounded(factors, is_rounded)
+        for pair in range(0, KEYS, 2):
+            for i in (pair + 1, pair):
+                out = fma(factors[..., i, None], near[1][i], out)
+        most = largest
+    return torch.where(total > 0, 1.0 / total, 0.0)[..., None] * out
+
+
+def _scores(q: Tensor, keys: Tensor) -> Tensor:
+    """Queries (T, N, H) with keys (64, N, H): (T, N, 64). The second of each pair of columns is added first."""
+    total = torch.zeros(*q.shape[:2], KEYS)
+    for pair in range(0, q.shape[-1], 2):
+        for i in (pair + 1, pair):
+            total = fma(q[..., i, None], keys[..., i].t(), total)
+    return total
+
+
+def _padded(x: Tensor, group: int) -> Tensor:
+    """A block of keys or values (up to 64, K, H) in fp32 for every query head, zeros behind it: (64, N, H)."""
+    padding = (0, 0, 0, 0, 0, KEYS - len(x))
+    return torch.nn.functional.pad(x.float(), padding).repeat_interleave(group, dim=1)
+
+
+def _rounded(x: Tensor, is_rounded: bool) -> Tensor:
+    return x.to(torch.bfloat16).float() if is_rounded else x
+
+
+def _lanes(x: Tensor, size: int) -> Tensor:
+    """The last axis in steps of `size` columns, zeros behind it: (..., steps, size)."""
+    return torch.nn.functional.pad(x, (0, -x.shape[-1] % size)).unflatten(-1, (-1, size))

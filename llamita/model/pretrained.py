@@ -104,7 +104,7 @@ class PreTrainedModel(ModelFiles):
         found: dict[int, int] = {}
         for module in self.modules():
             if isinstance(module, StoredWeight) and not (exclude_embeddings and hasattr(module, "num_embeddings")):
-                found[id(module.stored())] = prod(module.stored().shape)
+                found[id(module.matrix)] = prod(module.matrix.shape)
         return sum(found.values())
 
     # Embeddings

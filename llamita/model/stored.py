@@ -1,26 +1,30 @@
-"""What the model knows of modules whose weight is no parameter: that there is a matrix, and of which shape."""
+"""What the model knows of modules whose weight is no parameter: the shape of the matrix, and what kernels read."""
 
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from torch import nn
 
 
 class StoredMatrix(Protocol):
-    """A weight (N, K) in a form of its own; tied modules share one."""
+    """A weight (N, K) that is stored in a format of its own; tied modules share one."""
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+    shape: tuple[int, int]
+
+    def kernel_view(self) -> object | None:
+        """What the kernels of its device read; its class says which kernels. None: no kernel reads it."""
         ...
 
 
-class StoredWeight(nn.Module):
-    """A layer or an embedding whose weight is a stored matrix. Quantized modules are such."""
+M = TypeVar("M", bound=StoredMatrix)
 
-    def stored(self) -> StoredMatrix:
-        """The matrix."""
-        raise NotImplementedError
+
+class StoredWeight(nn.Module, Generic[M]):
+    """A layer or an embedding whose weight is a stored matrix, as in every quantized module."""
+
+    def __init__(self, matrix: M) -> None:
+        super().__init__()
+        self.matrix = matrix
 
     def kernel_view(self) -> object | None:
-        """What the kernels of its device read, whose class says which kernels; None where there are none for it."""
-        return None
+        """What the kernels of the matrix's device read, or None."""
+        return self.matrix.kernel_view()

@@ -1,1 +1,1 @@
-"""Weights of few bits: GGML's block formats, layers that compute with them, recipes of which layer takes which."""
+"""Quantization: layers with weights in GGML's block formats or int8, and recipes that choose each layer's format."""

@@ -1,4 +1,4 @@
-"""Layers whose weights are a quantized matrix, in the place of nn.Linear and nn.Embedding."""
+"""Linear layers and embeddings with a quantized weight, which replace nn.Linear and nn.Embedding."""
 
 from collections.abc import Callable
 from typing import Any, Self
@@ -10,47 +10,39 @@ from llamita.errors import UnsupportedError
 from llamita.kernels.cpu.packed_layout import Packed
 from llamita.kernels.cuda.planes import Planes
 from llamita.model.stored import StoredWeight
-from llamita.quant.matrix import Matrix
+from llamita.quant.matrix import QuantizedMatrix
 
 
-class _Quantized(StoredWeight):
-    """What both layers share: the matrix, which is no parameter, moves with the model and keeps its dtypes."""
-
-    def __init__(self, matrix: Matrix) -> None:
-        super().__init__()
-        self.matrix = matrix
-
-    def stored(self) -> Matrix:
-        """The matrix."""
-        return self.matrix
+class _Quantized(StoredWeight[QuantizedMatrix]):
+    """What both layers share: the matrix is no parameter, moves with the model and keeps its dtypes."""
 
     def kernel_view(self) -> Packed | Planes | None:
-        """What the kernels of its device read, or None where it is in no block format or has none."""
+        """The packed weights that our kernels read; None: torch computes the product."""
         return self.matrix.kernel_view()
 
     def extra_repr(self) -> str:
-        """Shown by print(model)."""
+        """What print(model) shows."""
         rows, columns = self.matrix.shape
-        return f"{columns} -> {rows}, {self.matrix.name}"
+        return f"{columns} -> {rows}, {self.matrix.format_name}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move the matrix where `.to(...)` moves the rest. Twins share it; to be there already costs nothing."""
-        self.matrix.move(fn)
+        """Move the matrix with the rest of the layer. Tied layers share one matrix on the new device too."""
+        self.matrix = self.matrix.moved(fn)
         return super()._apply(fn, recurse)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         raise UnsupportedError(
-            f"{prefix.rstrip('.')} is quantized to {self.matrix.name}, which no state dict and no safetensors "
-            "checkpoint of ours holds: write a GGUF file with `llamita quantize`, or save before quantizing"
+            f"{prefix.rstrip('.')} is quantized to {self.matrix.format_name}, which our state dicts and safetensors "
+            "checkpoints cannot hold: write a GGUF file with `llamita quantize`, or save before quantizing"
         )
 
 
 class QuantizedLinear(_Quantized):
-    """x (..., K) times a quantized matrix, plus bias: (..., N). Gradients reach x, and the bias, not the matrix."""
+    """Multiplies x (..., K) by a quantized matrix and adds bias: (..., N). Gradients reach x and bias only."""
 
     bias: nn.Parameter | None
 
-    def __init__(self, matrix: Matrix, bias: nn.Parameter | None = None) -> None:
+    def __init__(self, matrix: QuantizedMatrix, bias: nn.Parameter | None = None) -> None:
         super().__init__(matrix)
         self.out_features, self.in_features = matrix.shape
         self.register_parameter("bias", bias)
@@ -65,18 +57,18 @@ class QuantizedLinear(_Quantized):
 
 
 class QuantizedEmbedding(_Quantized):
-    """The rows of a quantized matrix that token ids (...) name: (..., K)."""
+    """Looks up rows of a quantized matrix by token ids (...): (..., K)."""
 
     like: Tensor
 
-    def __init__(self, matrix: Matrix, *, dtype: torch.dtype) -> None:
+    def __init__(self, matrix: QuantizedMatrix, *, dtype: torch.dtype) -> None:
         super().__init__(matrix)
         self.num_embeddings, self.embedding_dim = matrix.shape
-        # Empty: what follows the model's dtype, and says in which the rows are given.
+        # An empty buffer follows the model's dtype, so it names the dtype of the rows.
         self.register_buffer("like", torch.empty(0, dtype=dtype), persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Look up; raises IndexError for ids that have no row, as nn.Embedding does."""
+        """Look up; raises IndexError for ids without a row, as nn.Embedding does."""
         if ids.device.type == "cpu" and ids.numel() and not torch.compiler.is_compiling():
             least, most = (int(end) for end in torch.aminmax(ids))
             if least < 0 or most >= self.num_embeddings:
@@ -85,10 +77,10 @@ class QuantizedEmbedding(_Quantized):
 
 
 class _Product(torch.autograd.Function):
-    """The product, and its gradient in x as if x had not been rounded."""
+    """The product. Its gradient in x ignores the rounding of x."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, matrix: Matrix) -> Tensor:
+    def forward(ctx: Any, x: Tensor, matrix: QuantizedMatrix) -> Tensor:
         ctx.matrix = matrix
         return matrix.linear(x)
 

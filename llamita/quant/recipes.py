@@ -1,9 +1,9 @@
-"""Which weight takes which format: the mixes of llama.cpp, as tables.
+"""Recipes: the format of each weight, as tables of llama.cpp's mixes.
 
-A rule is a glob on a weight's module name, a format, and in which layers it holds. The first that fits decides.
-Source: llama_tensor_get_type and tensor_type_fallback in llama.cpp's src/llama-quant.cpp, for Llamas without experts
-and without an importance matrix. A name means what llama-quantize makes of it: q4_k is q4_k_m, and where weights take
-fewer than 6 bits, the head takes 6. For one format everywhere, give {"*": "q4_k"}.
+A rule is a glob on a weight's module name, a format, and the layers in which it applies. The first rule that matches
+decides. Source: llama_tensor_get_type and tensor_type_fallback in llama.cpp's src/llama-quant.cpp, for Llamas without
+experts and without an importance matrix. A name means the same as in llama-quantize: q4_k is q4_k_m, and the head takes
+6 bits if the other weights take fewer. {"*": "q4_k"} gives every weight one format.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,10 +14,10 @@ from fnmatch import fnmatchcase
 from llamita.config import LlamaConfig
 from llamita.errors import UsageError
 from llamita.kernels.blocks import FORMATS
+from llamita.quant.int8_matrix import INT8
 
-INT8 = "int8"
-FALLBACK = "q8_0"  # where rows do not fill blocks of 256; llama.cpp takes its 5-bit formats of 32 for q4_k and q5_k
-HEAD = "head"  # stands for the weight that makes the logits: lm_head, or an embedding that is also the head
+FALLBACK = "q8_0"  # for rows that do not fill blocks of 256; llama.cpp takes 5-bit blocks of 32 for q4_k and q5_k
+HEAD = "head"  # names the weight that computes the logits: lm_head, or an embedding that is tied to it
 
 
 def always(layer: int, config: LlamaConfig) -> bool:
@@ -26,7 +26,7 @@ def always(layer: int, config: LlamaConfig) -> bool:
 
 
 def more_bits(layer: int, config: LlamaConfig) -> bool:
-    """In the first and the last eighth of the layers, and in every third between."""
+    """In the first and the last eighth of the layers, and in every third layer between them."""
     layers = config.num_hidden_layers
     return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
 
@@ -42,22 +42,22 @@ def first_four(layer: int, config: LlamaConfig) -> bool:
 
 
 def of_70b(layer: int, config: LlamaConfig) -> bool:
-    """In models of 70B, whose value projections are an eighth of the query's, so that more bits cost little."""
+    """In models of 70B: a value projection is an eighth of a query projection, so more bits cost little."""
     return config.num_hidden_layers == 80 and config.num_key_value_heads != config.num_attention_heads
 
 
 def with_few_values(layer: int, config: LlamaConfig) -> bool:
-    """In models of four or more query heads to each of the values, whose projections are then small."""
+    """In models with four or more query heads for each value head: the value projections are small."""
     return config.num_attention_heads >= 4 * config.num_key_value_heads
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Weights named like `glob` take `form` in the layers where `holds`."""
+    """Weights whose names match `glob` take the format in the layers for which `applies` is true."""
 
     glob: str
-    form: str
-    holds: Callable[[int, LlamaConfig], bool] = always
+    format_name: str
+    applies: Callable[[int, LlamaConfig], bool] = always
 
 
 SYNONYMS: Mapping[str, str] = {"q4_k": "q4_k_m", "q5_k": "q5_k_m"}
@@ -92,14 +92,14 @@ MIXES: Mapping[str, tuple[Rule, ...]] = {
 }
 
 
-def _alone(form: str) -> tuple[Rule, ...]:
-    """A format for every weight, but for the head, which takes 6 bits where the others take fewer."""
-    whole = Rule("*", form)
-    return (whole,) if FORMATS[form].layout.bits > 6 else (Rule(HEAD, "q6_k"), whole)
+def _single(format_name: str) -> tuple[Rule, ...]:
+    """One format for every weight, except that the head takes at least 6 bits."""
+    rule = Rule("*", format_name)
+    return (rule,) if FORMATS[format_name].layout.bits > 6 else (Rule(HEAD, "q6_k"), rule)
 
 
 RECIPES: Mapping[str, tuple[Rule, ...]] = {
-    **{form: _alone(form) for form in FORMATS if form not in SYNONYMS},
+    **{name: _single(name) for name in FORMATS if name not in SYNONYMS},
     **MIXES,
     INT8: (Rule("*", INT8),),
 }
@@ -108,7 +108,7 @@ Recipe = str | Mapping[str, str]
 
 
 def rules(recipe: Recipe) -> tuple[Rule, ...]:
-    """A recipe's rules, by its name in any case, or from one's own mapping of globs to formats.
+    """The rules of a recipe, given by name (in any case) or as a mapping of globs to formats.
 
     Raises UsageError for an unknown name or format.
     """
@@ -117,31 +117,31 @@ def rules(recipe: Recipe) -> tuple[Rule, ...]:
         if name not in RECIPES:
             raise _unknown("recipe", recipe, [*RECIPES, *SYNONYMS])
         return RECIPES[name]
-    for form in recipe.values():
-        if form not in (*FORMATS, INT8):
-            raise _unknown("format", form, [*FORMATS, INT8])
-    return tuple(Rule(glob, form) for glob, form in recipe.items())
+    for name in recipe.values():
+        if name not in (*FORMATS, INT8):
+            raise _unknown("format", name, [*FORMATS, INT8])
+    return tuple(Rule(glob, name) for glob, name in recipe.items())
 
 
 def choose(
     recipe: Recipe, name: str, shape: tuple[int, int], config: LlamaConfig, *, is_head: bool = False
 ) -> str | None:
-    """The format of one weight of shape (N, K), None for one that stays as it is.
+    """Choose the format of one weight of shape (N, K); None leaves it as it is.
 
-    name: its module's, such as "model.layers.3.mlp.down_proj". is_head: it makes the logits, alone or tied.
-    Rows that are no multiple of a format's block take q8_0, and where they are none of 32 either, stay.
+    name: of its module, such as "model.layers.3.mlp.down_proj". is_head: the weight computes the logits, tied or not.
+    Columns that are no multiple of the format's block take q8_0; if they are no multiple of 32, the weight stays.
     """
     layer = next((int(part) for part in name.split(".") if part.isdecimal()), 0)
     for rule in rules(recipe):
-        fits = is_head if rule.glob == HEAD else _matches(name, rule.glob)
-        if fits and rule.holds(layer, config):
-            return _fitting(rule.form, shape[1])
+        matches = is_head if rule.glob == HEAD else _matches(name, rule.glob)
+        if matches and rule.applies(layer, config):
+            return _or_fallback(rule.format_name, shape[1])
     return None
 
 
-def _fitting(form: str, columns: int) -> str | None:
-    if form == INT8 or columns % FORMATS[form].block == 0:
-        return form
+def _or_fallback(format_name: str, columns: int) -> str | None:
+    if format_name == INT8 or columns % FORMATS[format_name].block == 0:
+        return format_name
     return FALLBACK if columns % FORMATS[FALLBACK].block == 0 else None
 
 
@@ -153,4 +153,4 @@ def _unknown(kind: str, name: object, known: Iterable[str]) -> UsageError:
     known = list(known)
     near = get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
     guess = f"did you mean {near[0]}? " if near else ""
-    return UsageError(f"there is no {kind} {name!r} to quantize by: {guess}known are {', '.join(known)}")
+    return UsageError(f"there is no {kind} {name!r} for quantizing: {guess}use one of {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""What quantizing costs: bytes, errors of every weight and of what it puts out, and perplexity on a text."""
+"""The cost of quantizing: bytes, the error of each weight and of its outputs, and perplexity on a text."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,36 +12,36 @@ from torch import Tensor, nn
 
 from llamita.kernels.blocks import FORMATS
 from llamita.model.llama import LlamaForCausalLM
-from llamita.quant.matrix import Matrix
+from llamita.quant.matrix import QuantizedMatrix
 from llamita.quant.recipes import Recipe
-from llamita.quant.surgery import Choice, choices, quantize
+from llamita.quant.surgery import QuantizationChoice, choices, quantize
 
-INPUTS = 256  # rows that are kept of what each layer is given, to compare what it puts out
+MAX_INPUTS = 256  # recorded rows of each layer's input, on which the outputs are compared
 
 Documents = Sequence[Sequence[int]]
-Told = Callable[[str, int, int], None]  # what is being done, how many of its steps are done, and of how many
+Progress = Callable[[str, int, int], None]  # gets the name of a stage, its finished steps, and all its steps
 
 
-def untold(doing: str, done: int, total: int) -> None:
-    """Nobody waits for it."""
+def no_progress(stage: str, done: int, total: int) -> None:
+    """Report nothing."""
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One weight: its format (None: it stayed), bytes, and the relative RMS errors of itself and of its products."""
+    """The cost of one weight: its format (None: unchanged), bytes, and the relative RMS errors of weight and output."""
 
     names: tuple[str, ...]
     shape: tuple[int, int]
-    form: str | None
+    format_name: str | None
     bytes_before: int
     bytes_after: int
     weight_error: float = 0.0
-    output_error: float | None = None  # None where the text says nothing of it
+    output_error: float | None = None  # None if the documents never reach the layer
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A whole model, quantized; perplexities are None without a text."""
+    """The cost for a whole model. Perplexities are None without documents."""
 
     layers: list[LayerCost]
     bytes_before: int
@@ -51,95 +51,99 @@ class Cost:
 
     @property
     def perplexity_change(self) -> float | None:
-        """The relative change: 0.01 is 1 % worse."""
+        """The relative change: 0.01 means 1 % worse."""
         if self.perplexity_before is None or self.perplexity_after is None:
             return None
         return self.perplexity_after / self.perplexity_before - 1
 
     @property
-    def forms(self) -> dict[str, tuple[int, int]]:
-        """Format -> (weights in it, their bytes)."""
+    def by_format(self) -> dict[str, tuple[int, int]]:
+        """For each format the number of its weights and their bytes."""
         found: dict[str, tuple[int, int]] = {}
         for layer in self.layers:
-            count, size = found.get(layer.form or "unchanged", (0, 0))
-            found[layer.form or "unchanged"] = (count + 1, size + layer.bytes_after)
+            count, size = found.get(layer.format_name or "unchanged", (0, 0))
+            found[layer.format_name or "unchanged"] = (count + 1, size + layer.bytes_after)
         return found
 
 
 @dataclass
-class _Notes:
-    """What the watcher of a quantization writes down."""
+class _ErrorRecorder:
+    """Records the errors of each weight while a model is quantized."""
 
     inputs: Mapping[str, Tensor]
-    told: Callable[[int], None]
+    progress: Callable[[int], None]
     errors: dict[str, tuple[float, float | None]] = field(default_factory=dict)
 
-    def __call__(self, choice: Choice, weight: Tensor, packed: Matrix) -> None:
+    def __call__(self, choice: QuantizationChoice, weight: Tensor, matrix: QuantizedMatrix) -> None:
         weight = weight.float()
-        kept = [self.inputs[name] for name in choice.names if name in self.inputs]
+        inputs = [self.inputs[name] for name in choice.names if name in self.inputs]
         output_error = None
-        if kept:
-            x = torch.cat(kept).float()
-            output_error = relative(packed.linear(x), x @ weight.t())
-        self.errors[choice.names[0]] = (relative(packed.dequantize(), weight), output_error)
-        self.told(len(self.errors))
+        if inputs:
+            x = torch.cat(inputs).float()
+            output_error = relative_error(matrix.linear(x), x @ weight.t())
+        self.errors[choice.names[0]] = (relative_error(matrix.dequantize(), weight), output_error)
+        self.progress(len(self.errors))
 
 
 @torch.no_grad()
-def quantize_and_count(model: LlamaForCausalLM, recipe: Recipe, documents: Documents = (), told: Told = untold) -> Cost:
-    """Quantize a model in place, and say what that cost; errors of outputs and perplexities are those on documents.
+def quantize_and_count(
+    model: LlamaForCausalLM, recipe: Recipe, documents: Documents = (), progress: Progress = no_progress
+) -> Cost:
+    """Quantize a model in place and return the cost. Output errors and perplexities are measured on the documents.
 
-    documents: token ids, each with its first token given and the others foretold. told: hears of every step.
+    documents: token ids; the first token of each is given, the others are predicted. progress: is called at every step.
     """
-    before = perplexity(model, documents, partial(told, "measuring it as it is")) if documents else None
-    total = sum(choice.form is not None for choice in choices(model, recipe))
-    notes = _Notes(layer_inputs(model, documents[:16]), lambda done: told("quantizing", done, total))
+    before = perplexity(model, documents, partial(progress, "measuring the original model")) if documents else None
+    total = sum(choice.format_name is not None for choice in choices(model, recipe))
+    recorder = _ErrorRecorder(layer_inputs(model, documents[:16]), lambda done: progress("quantizing", done, total))
     size = sum(parameter.nbytes for parameter in model.parameters())
-    chosen = quantize(model, recipe, watch=notes)
-    layers = [_layer(choice, model, notes) for choice in chosen]
+    chosen = quantize(model, recipe, observer=recorder)
+    layers = [_layer(choice, model, recorder) for choice in chosen]
     return Cost(
         layers=layers,
         bytes_before=size,
         bytes_after=size - sum(layer.bytes_before - layer.bytes_after for layer in layers),
         perplexity_before=before,
-        perplexity_after=perplexity(model, documents, partial(told, "measuring it")) if documents else None,
+        perplexity_after=perplexity(model, documents, partial(progress, "measuring the quantized model"))
+        if documents
+        else None,
     )
 
 
-def _layer(choice: Choice, model: nn.Module, notes: _Notes) -> LayerCost:
+def _layer(choice: QuantizationChoice, model: nn.Module, recorder: _ErrorRecorder) -> LayerCost:
     rows, columns = choice.shape
     before = rows * columns * next(model.parameters()).element_size()
-    if choice.form is None:
+    if choice.format_name is None:
         return LayerCost(choice.names, choice.shape, None, before, before)
     return LayerCost(
-        choice.names, choice.shape, choice.form, before, bytes_of(choice.form, choice.shape),
-        *notes.errors[choice.names[0]],
+        choice.names, choice.shape, choice.format_name, before, bytes_of(choice.format_name, choice.shape),
+        *recorder.errors[choice.names[0]],
     )  # fmt: skip
 
 
-def bytes_of(form: str, shape: tuple[int, int]) -> int:
-    """The bytes of a weight (N, K) in a format, as a file holds it."""
+def bytes_of(format_name: str, shape: tuple[int, int]) -> int:
+    """The bytes of a weight (N, K) in a format, as in a file."""
     rows, columns = shape
-    if form not in FORMATS:
+    if format_name not in FORMATS:
         return rows * (columns + 4)  # int8, one fp32 scale a row
-    return rows * columns // FORMATS[form].block * FORMATS[form].nbytes
+    return rows * columns // FORMATS[format_name].block * FORMATS[format_name].nbytes
 
 
-def relative(found: Tensor, exact: Tensor) -> float:
-    """The RMS of a difference over the RMS of what is exact; 0 where both are 0."""
+def relative_error(found: Tensor, exact: Tensor) -> float:
+    """The RMS of the difference divided by the RMS of the exact values; 0 if both are 0."""
     size = exact.norm().item()
-    off = (found - exact).norm().item()
-    return off / size if size else off and math.inf
+    difference = (found - exact).norm().item()
+    return difference / size if size else difference and math.inf
 
 
 @torch.no_grad()
 def perplexity(
-    model: LlamaForCausalLM, documents: Documents, told: Callable[[int, int], None] = lambda done, total: None
+    model: LlamaForCausalLM, documents: Documents, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> float:
-    """exp of the mean loss of every token but the first of each document, computed one document at a time."""
+    """Compute exp of the mean loss of all tokens but the first of each document, one document at a time."""
     loss, count = 0.0, 0
     for number, document in enumerate(documents):
-        told(number, len(documents))
+        progress(number, len(documents))
         ids = torch.tensor([list(document)], device=model.device)
         if ids.shape[1] < 2:
             continue
@@ -151,28 +155,28 @@ def perplexity(
 
 @torch.no_grad()
 def layer_inputs(model: nn.Module, documents: Documents) -> dict[str, Tensor]:
-    """What each linear layer is given on the documents: name -> rows (at most INPUTS, K), spread over all tokens."""
-    seen: dict[str, list[Tensor]] = {}
-    with _watched(model, seen):
+    """Record inputs of each linear layer on the documents: name -> rows (at most MAX_INPUTS, K) from all over them."""
+    recorded: dict[str, list[Tensor]] = {}
+    with _recording(model, recorded):
         for document in documents:
             model(torch.tensor([list(document)], device=next(model.parameters()).device), use_cache=False)
-    kept = {}
-    for name, rows in seen.items():
-        every = torch.cat(rows)
-        kept[name] = every[:: max(1, -(-len(every) // INPUTS))]
-    return kept
+    inputs = {}
+    for name, rows in recorded.items():
+        joined = torch.cat(rows)
+        inputs[name] = joined[:: max(1, -(-len(joined) // MAX_INPUTS))]
+    return inputs
 
 
 @contextmanager
-def _watched(model: nn.Module, seen: dict[str, list[Tensor]]) -> Iterator[None]:
-    def watcher(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def note(module: nn.Module, given: tuple[Tensor, ...]) -> None:
-            rows = given[0].reshape(-1, given[0].shape[-1])
-            seen.setdefault(name, []).append(rows[::4].clone())
+def _recording(model: nn.Module, recorded: dict[str, list[Tensor]]) -> Iterator[None]:
+    def recorder(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            rows = inputs[0].reshape(-1, inputs[0].shape[-1])
+            recorded.setdefault(name, []).append(rows[::4].clone())
 
-        return module.register_forward_pre_hook(note)
+        return module.register_forward_pre_hook(record)
 
-    hooks = [watcher(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    hooks = [recorder(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     try:
         yield
     finally:
@@ -181,19 +185,19 @@ def _watched(model: nn.Module, seen: dict[str, list[Tensor]]) -> Iterator[None]:
 
 
 def documents(
-    text: str, *, encode: Callable[[str], Sequence[int]], first: int | None, length: int, most: int | None = None
+    text: str, *, encode: Callable[[str], Sequence[int]], first: int | None, length: int, max_tokens: int | None = None
 ) -> Documents:
-    """A text in token ids, `most` of them in all: form feeds part its documents, and `windows` cuts what is longer."""
+    """Split a text at form feeds and encode it, up to `max_tokens` in all; `windows` cuts long documents."""
     found: list[list[int]] = []
     for document in text.split("\f"):
-        ids = encode(document)[:most]
+        ids = encode(document)[:max_tokens]
         found += windows(ids, length=length, first=first)
-        most = None if most is None else most - len(ids)
+        max_tokens = None if max_tokens is None else max_tokens - len(ids)
     return found
 
 
 def windows(ids: Sequence[int], *, length: int, first: int | None) -> list[list[int]]:
-    """Token ids of a text, cut into documents of at most `length`, each begun with the id `first` if there is one."""
-    begin = [] if first is None else [first]
-    step = length - len(begin)
-    return [[*begin, *ids[at : at + step]] for at in range(0, len(ids), step)]
+    """Cut token ids into documents of at most `length`; each starts with the id `first`, if given."""
+    start = [] if first is None else [first]
+    step = length - len(start)
+    return [[*start, *ids[offset : offset + step]] for offset in range(0, len(ids), step)]

@@ -1,4 +1,4 @@
-"""Quantizing a finished model: its projections, its embedding and its head become layers of few bits."""
+"""Quantize a finished model: its projections, its embedding and its head become quantized layers."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,59 +8,69 @@ import torch
 from torch import Tensor, nn
 
 from llamita.errors import UnsupportedError, UsageError
+from llamita.kernels.blocks import FORMATS
 from llamita.model.pretrained import PreTrainedModel
 from llamita.quant import recipes
+from llamita.quant.block_matrix import from_raw
+from llamita.quant.int8_matrix import INT8, Int8Rows
 from llamita.quant.linear import QuantizedEmbedding, QuantizedLinear
-from llamita.quant.matrix import Matrix, matrix
+from llamita.quant.matrix import QuantizedMatrix
 from llamita.quant.recipes import Recipe
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A weight of a model and the format it is to take, None to stay; `names` are the modules that share it."""
+class QuantizationChoice:
+    """The format that a recipe chooses for a weight; None leaves the weight as it is."""
 
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # of the modules that share the weight
     shape: tuple[int, int]
-    form: str | None
+    format_name: str | None
 
 
-Watch = Callable[[Choice, Tensor, Matrix], None]  # told of each weight (N, K), and of what became of it
+Observer = Callable[[QuantizationChoice, Tensor, QuantizedMatrix], None]  # gets each weight (N, K) and its result
 
 
-def choices(model: PreTrainedModel, recipe: Recipe) -> list[Choice]:
-    """Every embedding and linear layer of the model with the format that the recipe gives it, in order.
+def choices(model: PreTrainedModel, recipe: Recipe) -> list[QuantizationChoice]:
+    """Choose a format for every embedding and linear layer of the model, in order.
 
-    The heads of classifiers stay as they are: they are small, and trained.
-    Raises UsageError for an unknown recipe, UnsupportedError for a model that is quantized.
+    The heads of classifiers are left out: they are small, and they are trained.
+    Raises UsageError for an unknown recipe, UnsupportedError for a quantized model.
     """
     if is_quantized(model):
-        raise UnsupportedError("this model is quantized already: quantize the one it was made of")
+        raise UnsupportedError("this model is quantized already: quantize the original model")
     config = model.config
     return [
-        Choice(names, shape, recipes.choose(recipe, names[0], shape, config, is_head="lm_head" in names))
+        QuantizationChoice(names, shape, recipes.choose(recipe, names[0], shape, config, is_head="lm_head" in names))
         for names, shape in _weights(model)
     ]
 
 
-def quantize(model: PreTrainedModel, recipe: Recipe, *, watch: Watch | None = None) -> list[Choice]:
-    """Quantize a model in place, by the name of a recipe or by one's own mapping of globs to formats.
+def quantize(model: PreTrainedModel, recipe: Recipe, *, observer: Observer | None = None) -> list[QuantizationChoice]:
+    """Quantize a model in place by a recipe, given by name or as a mapping of globs to formats.
 
-    What stays is frozen: the model is there to be read, or to train adapters on. Returns what became of each weight.
-    watch: is told of each weight while it is still there. Memory: one weight at a time is there twice.
+    The other parameters are frozen: the model can run, and adapters can be trained on it. Returns the choices.
+    observer: is called with each weight before the model drops it. Memory: one weight at a time exists twice.
     Raises UsageError (an unknown recipe, weights that are not finite), UnsupportedError (quantized already).
     """
     chosen = choices(model, recipe)
     for choice in chosen:
-        if choice.form is not None:
-            _replace(model, choice, choice.form, watch)
+        if choice.format_name is not None:
+            _replace(model, choice, choice.format_name, observer)
     freeze(model)
     return chosen
 
 
-def put(model: nn.Module, names: tuple[str, ...], weight: Matrix) -> None:
-    """Put a quantized weight in the place of the linear or embedding modules `names`, which share it from then on.
+def quantize_weight(format_name: str, weight: Tensor) -> QuantizedMatrix:
+    """Quantize weights (N, K) to a block format or to int8."""
+    if format_name == INT8:
+        return Int8Rows.from_weight(weight)
+    return from_raw(format_name, FORMATS[format_name].quantize(weight))
 
-    names: whole ones. An embedding goes on to give its rows in the dtype that its weights had.
+
+def put(model: nn.Module, names: tuple[str, ...], weight: QuantizedMatrix) -> None:
+    """Replace the linear or embedding modules `names` by quantized ones that share `weight`.
+
+    names: full names of modules. An embedding keeps the dtype of its rows.
     """
     for name in names:
         owner, _, leaf = name.rpartition(".")
@@ -68,7 +78,7 @@ def put(model: nn.Module, names: tuple[str, ...], weight: Matrix) -> None:
 
 
 def freeze(model: PreTrainedModel) -> None:
-    """Freeze what is left of a quantized model, and have it say so when it is trained all the same."""
+    """Freeze the parameters of a quantized model. Training it without adapters then raises UnsupportedError."""
     model.requires_grad_(False)
     model.register_forward_pre_hook(_refuse_training)
 
@@ -79,27 +89,29 @@ def is_quantized(model: nn.Module) -> bool:
 
 
 def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedLinear | QuantizedEmbedding]]:
-    """The quantized layers by name, twins included."""
+    """The quantized layers by name, tied ones included."""
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, QuantizedLinear | QuantizedEmbedding):
             yield name, module
 
 
-def _replace(model: PreTrainedModel, choice: Choice, form: str, watch: Watch | None) -> None:
+def _replace(model: PreTrainedModel, choice: QuantizationChoice, format_name: str, observer: Observer | None) -> None:
     weight = cast("Tensor", model.get_submodule(choice.names[0]).weight).detach()
-    extremes = torch.stack(torch.aminmax(weight))  # NaN is both; isfinite of every number takes 30 times as long
+    extremes = torch.stack(
+        torch.aminmax(weight)
+    )  # NaN if any weight is; isfinite of all weights takes 30 times as long
     if not extremes.isfinite().all():
         raise UsageError(
-            f"{choice.names[0]} has weights that are not finite: mend the checkpoint, it cannot be quantized"
+            f"{choice.names[0]} has weights that are not finite, which no format can hold: repair the checkpoint"
         )
-    packed = matrix(form, weight)
-    if watch is not None:
-        watch(choice, weight, packed)
-    put(model, choice.names, packed)
+    matrix = quantize_weight(format_name, weight)
+    if observer is not None:
+        observer(choice, weight, matrix)
+    put(model, choice.names, matrix)
 
 
 def _weights(model: PreTrainedModel) -> Iterator[tuple[tuple[str, ...], tuple[int, int]]]:
-    """The names of the modules of each weight, and its shape; a tied embedding and head are one weight."""
+    """For each weight the names of its modules, and its shape; a tied embedding and head are one weight."""
     owners: dict[int, list[str]] = {}
     shapes: dict[int, tuple[int, int]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -111,7 +123,7 @@ def _weights(model: PreTrainedModel) -> Iterator[tuple[tuple[str, ...], tuple[in
     return ((tuple(names), shapes[key]) for key, names in owners.items())
 
 
-def _built(module: nn.Module, weight: Matrix) -> nn.Module:
+def _built(module: nn.Module, weight: QuantizedMatrix) -> nn.Module:
     if isinstance(module, nn.Embedding):
         return QuantizedEmbedding(weight, dtype=module.weight.dtype)
     assert isinstance(module, nn.Linear)
@@ -122,6 +134,6 @@ def _refuse_training(model: nn.Module, _: object) -> None:
     is_training = model.training and torch.is_grad_enabled()
     if is_training and not any(parameter.requires_grad for parameter in model.parameters()):
         raise UnsupportedError(
-            "quantized weights do not learn: put LoRA adapters on the model and train those, or load it without "
-            "quantize= to train it whole; to write with it, call model.eval() first"
+            "quantized weights cannot be trained: add LoRA adapters to the model and train those, or load it without "
+            "quantize= to train all weights; to generate with it, call model.eval() first"
         )

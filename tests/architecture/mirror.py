@@ -7,7 +7,6 @@ from pathlib import Path
 UNMIRRORED: Mapping[str, str] = {
     "kernels": "several processors and compilers",
     "plans": "plans that cross modules",
-    "quant": "formats that cross modules",
 }
 # Tests that are about more than one module, and why.
 ACROSS: Mapping[str, str] = {

@@ -1,12 +1,15 @@
 """Words that names no longer use: they had many meanings, or none of the field's. CONTRIBUTING has the glossary."""
 
 import ast
+import io
+import re
+import tokenize
 from collections.abc import Iterator, Mapping
 
 from tests.architecture.source import Function, Module
 
 # Folders whose names are clean of the words below.
-FOLDERS = frozenset({"bench", "cache", "cli", "context", "generation", "sampling", "structured", "tokenizer"})
+FOLDERS = frozenset({"bench", "cache", "cli", "context", "generation", "quant", "sampling", "structured", "tokenizer"})
 
 # Part of a name -> what to say instead.
 WORDS: Mapping[str, str] = {
@@ -26,7 +29,31 @@ WORDS: Mapping[str, str] = {
     "recount": "relative_positions",
     "weigh": "attend_to",
     "obey": "run_command",
+    "foretell": "predict or logits",
+    "foretells": "predicts or logits",
+    "likeliest": "greedy_token or max_probability",
+    "untold": "no_progress",
 }
+# Folder -> words that are retired in it alone.
+WORDS_OF: Mapping[str, Mapping[str, str]] = {
+    "quant": {"form": "format_name or block_format"},
+    "bench": {"form": "format"},
+}
+# Word of a docstring, comment or message -> what to say instead, in the folders of PLAIN.
+PROSE: Mapping[str, str] = {
+    "beside": "with, next to or compared with",
+    "behind": "after",
+    "anew": "again",
+    "told": "reported or given",
+    "foretell": "predict",
+    "foretold": "predicted",
+    "likeliest": "most probable",
+    "so many": "the number, by its name",
+    "of ours": "our",
+}
+PLAIN = frozenset({"bench", "quant"})
+# What holds prose: comments and strings, which Python 3.12 and later cut at the fields of an f-string.
+TEXT = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
 # Whole name of a class or module -> what it is called now.
 NAMES: Mapping[str, str] = {
     "Distribution": "SamplingParams",
@@ -52,6 +79,16 @@ NAMES: Mapping[str, str] = {
     "products": "gemm",
     "reading": "bandwidth",
     "pieces": "token_bytes",
+    "Store": "QuantizedMatrix",
+    "Matrix": "QuantizedMatrix",
+    "RowMatrix": "Int8Rows",
+    "PlainStore": "PlainBlocks",
+    "CpuStore": "CpuBlocks",
+    "GpuStore": "GpuBlocks",
+    "stores": "block_matrix",
+    "Choice": "QuantizationChoice or TokenSelector",
+    "Told": "Progress",
+    "Here": "InProcess",
 }
 
 
@@ -60,18 +97,32 @@ def retired(
     words: Mapping[str, str] = WORDS,
     names: Mapping[str, str] = NAMES,
     folders: frozenset[str] = FOLDERS,
+    words_of: Mapping[str, Mapping[str, str]] = WORDS_OF,
 ) -> list[str]:
     """Modules, classes, functions, parameters and attributes whose names have a retired word."""
     complaints = []
     for module in modules:
+        here = {**words, **words_of.get(module.room, {})}
         for line, name, is_noun in _names(module) if module.room in folders else ():
-            parts = [part.removesuffix("s") if part not in words else part for part in name.lower().split("_")]
-            found = next((part for part in parts if part in words), None)
+            parts = [part.removesuffix("s") if part not in here else part for part in name.lower().split("_")]
+            found = next((part for part in parts if part in here), None)
             if found is not None:
-                complaints.append(f"{module.name}:{line} {name}: say {words[found]}")
+                complaints.append(f"{module.name}:{line} {name}: say {here[found]}")
             elif is_noun and name in names:
                 complaints.append(f"{module.name}:{line} {name}: it is called {names[name]}")
     return complaints
+
+
+def unplain(modules: list[Module], prose: Mapping[str, str] = PROSE, folders: frozenset[str] = PLAIN) -> list[str]:
+    """Docstrings, comments and messages that have a retired word."""
+    pattern = re.compile(rf"\b({'|'.join(prose)})\b", re.IGNORECASE)
+    return [
+        f"{module.name}:{token.start[0]} {found[0]}: say {prose[found[0].lower()]}"
+        for module in modules
+        if module.room in folders
+        for token in tokenize.generate_tokens(io.StringIO(module.text).readline)
+        if token.type in TEXT and (found := pattern.search(token.string))
+    ]
 
 
 def _names(module: Module) -> Iterator[tuple[int, str, bool]]:
@@ -84,3 +135,5 @@ def _names(module: Module) -> Iterator[tuple[int, str, bool]]:
             yield node.lineno, node.arg, False
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
             yield node.lineno, node.attr, False
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.lineno, node.target.id, False

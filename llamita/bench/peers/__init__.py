@@ -1,1 +1,1 @@
-"""Other libraries' sessions; each file imports its library, and is imported only in that system's process."""
+"""Sessions of other libraries. Each file imports its library, so only that system's process imports the file."""

@@ -1,5 +1,5 @@
 """A Llama as an OpenVINO graph, in the patterns that OpenVINO's CPU plugin fuses: a state for each layer's keys and
-values, weights of 8 or 4 bits beside their scales, as its own compression (NNCF) writes them.
+values, and weights of 8 or 4 bits with scales, as its own compression (NNCF) writes them.
 """
 
 from collections.abc import Mapping
@@ -13,17 +13,17 @@ from torch import Tensor
 from llamita.config import LlamaConfig
 from llamita.model.rope import frequencies
 
-openvino: Any = import_module("openvino")  # has no types that say anything, and stands in another environment perhaps
+openvino: Any = import_module("openvino")  # untyped, and perhaps installed in another environment only
 op: Any = import_module("openvino.opset13")
 state: Any = import_module("openvino.opset6")
 Node = Any
 Weights = Mapping[str, Tensor]
 
-GROUP = 128  # columns of a scale at 4 bits
+GROUP = 128  # columns that share a scale, with 4 bits
 
 
 def build(config: LlamaConfig, weights: Weights, format: str) -> Any:
-    """The graph from token ids (1, T), positions (1, T) and beam_idx (1,) to the logits (1, 1, V) of the last token."""
+    """Build the graph: token ids (1, T), positions (1, T) and beam_idx (1,) to the last token's logits (1, 1, V)."""
     return _Graph(config, weights, format).model()
 
 
@@ -40,7 +40,7 @@ class _Graph:
     def model(self) -> Any:
         """The whole graph."""
         config, zero = self._config, op.constant(np.int64(0))
-        # Embedding and head keep 8 bits where the rest has 4, as NNCF does by itself.
+        # With 4 bits, embedding and head have 8, which is NNCF's default.
         outer = "int8" if self._format == "int4" else self._format
         table = compressed(self._weights["model.embed_tokens.weight"], outer)
         hidden = op.gather(table, self._ids, zero)  # (1, T, D)
@@ -80,10 +80,10 @@ class _Graph:
     def _attention(self, layer: int, x: Node, rotation: tuple[Node, Node]) -> Node:
         config, name = self._config, f"model.layers.{layer}.self_attn"
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-        q = _turned(self._heads(f"{name}.q_proj", x, heads), rotation)  # (1, N, T, H)
-        k = _turned(self._heads(f"{name}.k_proj", x, kv_heads), rotation)
+        q = _rotated(self._heads(f"{name}.q_proj", x, heads), rotation)  # (1, N, T, H)
+        k = _rotated(self._heads(f"{name}.k_proj", x, kv_heads), rotation)
         v = self._heads(f"{name}.v_proj", x, kv_heads)
-        k, v = (self._grown(f"{layer}.{kind}", value) for kind, value in (("key", k), ("value", v)))
+        k, v = (self._cached(f"{layer}.{kind}", value) for kind, value in (("key", k), ("value", v)))
         k, v = (_repeated(value, kv_heads, heads // kv_heads, config.head_dim) for value in (k, v))
         out = op.scaled_dot_product_attention(q, k, v, causal=True)  # (1, N, T, H)
         out = op.transpose(out, op.constant(np.array([0, 2, 1, 3])))
@@ -91,12 +91,12 @@ class _Graph:
         return self._linear(f"{name}.o_proj", out)
 
     def _heads(self, name: str, x: Node, heads: int) -> Node:
-        """x (1, T, D) projected: (1, heads, T, H)."""
+        """Project x (1, T, D): (1, heads, T, H)."""
         shape = op.constant(np.array([0, 0, heads, self._config.head_dim]))
         return op.transpose(op.reshape(self._linear(name, x), shape, True), op.constant(np.array([0, 2, 1, 3])))
 
-    def _grown(self, name: str, new: Node) -> Node:
-        """What a state holds and the new keys or values behind it (1, K, S, H), which it holds from then on."""
+    def _cached(self, name: str, new: Node) -> Node:
+        """Append new keys or values to a state, and return all of them (1, K, S, H)."""
         kv_heads, width = self._config.num_key_value_heads, self._config.head_dim
         nothing = op.constant(np.zeros((1, kv_heads, 0, width), np.float32))
         shape = openvino.PartialShape([1, kv_heads, -1, width])
@@ -106,7 +106,7 @@ class _Graph:
         return both
 
 
-def _turned(x: Node, rotation: tuple[Node, Node]) -> Node:
+def _rotated(x: Node, rotation: tuple[Node, Node]) -> Node:
     """Rotate x (1, heads, T, H)."""
     cosine, sine = rotation
     half = x.get_output_partial_shape(0)[3].get_length() // 2
@@ -116,7 +116,7 @@ def _turned(x: Node, rotation: tuple[Node, Node]) -> Node:
 
 
 def _repeated(x: Node, kv_heads: int, times: int, width: int) -> Node:
-    """Keys or values (1, K, S, H) for every query head: (1, N, S, H)."""
+    """Repeat keys or values (1, K, S, H) for every query head: (1, N, S, H)."""
     if times == 1:
         return x
     spread = op.broadcast(
@@ -128,7 +128,7 @@ def _repeated(x: Node, kv_heads: int, times: int, width: int) -> Node:
 
 
 def compressed(weight: Tensor, format: str) -> Node:
-    """A weight (N, K) as fp32, computed from what is stored."""
+    """Store a weight (N, K) in a format, and decompress it to fp32 in the graph."""
     return COMPRESSIONS[format](weight)
 
 
@@ -139,7 +139,7 @@ def _bf16(weight: Tensor) -> Node:
 
 
 def _int8(weight: Tensor) -> Node:
-    """A scale a row, codes around 128."""
+    """One scale per row, codes around 128."""
     weight = weight.float()
     scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-10) / 127
     codes = (weight / scale).round().add(128).to(torch.uint8)
@@ -148,7 +148,7 @@ def _int8(weight: Tensor) -> Node:
 
 
 def _int4(weight: Tensor) -> Node:
-    """A scale for every GROUP columns, codes around 8, two in a byte; 8 bits where the columns do not divide."""
+    """One scale per GROUP columns, codes around 8, two per byte; 8 bits if GROUP does not divide the columns."""
     rows, columns = weight.shape
     if columns % GROUP:
         return _int8(weight)

@@ -1,4 +1,4 @@
-"""transformers' model with the weights of ours."""
+"""transformers' model with our weights."""
 
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from llamita.config import LlamaConfig
 
 
 def twin(config: LlamaConfig, dtype: torch.dtype) -> Any:
-    """transformers' model with the random weights that ours has."""
+    """transformers' model with our random weights."""
     return bridge.twin(models.random(config, dtype))
 
 
 def open_session(shape_name: str, format: str, path: Path | None, threads: int) -> TorchSession:
-    """A session of the checkpoint folder at `path`, or without one of weights made here."""
+    """Open the checkpoint folder at `path`, or make random weights if there is none."""
     bridge.library().logging.disable_progress_bar()
     if path is None:
         return TorchSession(bridge.twin(models.build(shape_name, format)))

@@ -6,8 +6,9 @@ x is in -127..127. Sums begin with what a format's zero takes away, unless the w
 from typing import NamedTuple
 
 from llamita.kernels.block_format import Layout
+from llamita.kernels.cpu import dot_bytes
 from llamita.kernels.cpu import simd as v
-from llamita.kernels.cpu.dot_bytes import DOT_S8S8, PAIRS
+from llamita.kernels.cpu.pieces import Builder, Value
 from llamita.kernels.cpu.runtime.program import Inline, inline
 
 
@@ -15,7 +16,7 @@ class Dots(NamedTuple):
     """What a product with blocks is made of.
 
     begin(sum, zero): what products of columns are added to, where `sum` is the address of -x's sum and codes lie around
-    two to the power `zero`. ready(word): what a word of codes becomes, once. Of `period` words, a divisor of 8, products
+    two to the power `zero`. ready(word): what a word of codes becomes, once. Of `period` words (2, 4 or 8) products
     gather: gather = step(gather, word, x), which begins as open(total); then total = close(total, gather).
     """
 
@@ -35,6 +36,27 @@ def _zero_times_sum(at: int, zero: int) -> v.Vector:
 @inline
 def _no_sum(at: int, zero: int) -> v.Vector:
     return v.zero_words()
+
+
+def _dot_s8s8(b: Builder, total: Value, weights: Value, x: Value) -> Value:
+    emit = dot_bytes.DOT_S8S8.get(v.instructions().dot_u8s8, dot_bytes.dot_s8s8_in_integers)
+    return emit(b, total, weights, x)
+
+
+def _pair_products(b: Builder, codes: Value, x: Value) -> Value:
+    return dot_bytes.pair_products(dot_bytes.PAIRS[v.instructions().dot_u8s8], b, codes, x)
+
+
+def _add_up_pairs(b: Builder, total: Value, sums: Value) -> Value:
+    return dot_bytes.add_up_pairs(dot_bytes.PAIRS[v.instructions().dot_u8s8], b, total, sums)
+
+
+# Like simd.dot_u8s8, of signed bytes; the second are not -128.
+dot_s8s8 = v.operation(v.Words(v.Words, v.Words, v.Words), _dot_s8s8)
+# For instruction sets that multiply bytes in pairs, and codes of at most seven bits: two sums of 16 bits a lane.
+pair_products = v.operation(v.Words(v.Words, v.Words), _pair_products)
+add_pairs = v.operation(v.Words(v.Words, v.Words), dot_bytes.add_pairs)
+add_up_pairs = v.operation(v.Words(v.Words, v.Words), _add_up_pairs)  # total + the two
 
 
 @inline
@@ -65,12 +87,12 @@ def _add_unsigned(total: v.Vector, word: v.Vector, x: v.Vector) -> v.Vector:
 
 @inline
 def _add_signed(total: v.Vector, word: v.Vector, x: v.Vector) -> v.Vector:
-    return v.dot_s8s8(total, word, x)
+    return dot_s8s8(total, word, x)
 
 
 @inline
 def _add_pairs(pairs: v.Vector, word: v.Vector, x: v.Vector) -> v.Vector:
-    return v.add_pairs(pairs, v.pair_products(word, x))
+    return add_pairs(pairs, pair_products(word, x))
 
 
 @inline
@@ -80,7 +102,7 @@ def _last(total: v.Vector, gather: v.Vector) -> v.Vector:
 
 @inline
 def _add_up(total: v.Vector, pairs: v.Vector) -> v.Vector:
-    return v.add_up_pairs(total, pairs)
+    return add_up_pairs(total, pairs)
 
 
 UNSIGNED = Dots(_zero_times_sum, _as_it_is, 8, _total, _add_unsigned, _last)
@@ -96,9 +118,9 @@ BY_PAIRS: dict[int, Dots] = {
 def dots_of(layout: Layout) -> Dots:
     """The way for a format."""
     way, bits = v.instructions().dot_u8s8, layout.byte_bits
-    if bits == 8 and layout.zero_bits == 7 and way in DOT_S8S8:
+    if bits == 8 and layout.zero_bits == 7 and way in dot_bytes.DOT_S8S8:
         return SIGNED
-    return BY_PAIRS.get(bits, UNSIGNED) if way in PAIRS else UNSIGNED
+    return BY_PAIRS.get(bits, UNSIGNED) if way in dot_bytes.PAIRS else UNSIGNED
 
 
 def sixteen_columns(dots: Dots) -> Inline:

@@ -1,154 +1,277 @@
-"""Attention of a few new tokens a row: turn them, store them, let each look at what the cache holds up to itself.
+"""Attention of few new tokens a row over a cache: rotate and store them, then let each see the tokens up to itself.
 
-Must equal reference.attend, which is plain attention over a cache of the same dtype, up to the order of the sums.
+Must equal reference.attention bit for bit, and so `prefill_attention`. Arguments: `Attend`. H is a multiple of 16, at
+most 256. A chunk is a key/value head of a row, with the query heads that read it: they share what is read of the cache.
 
-Arguments: q (B, T, N, H), k and v (B, T, K, H) in fp32 and not yet turned; cosines and sines (B * T, H/2); keys and
-values of the cache (B, K, capacity, H); slots, int64 (1 + B,): where the first new token is stored, then each row's
-first visible slot; out (B, T, N, H); scores (B, N, capacity) to work in; sizes, int64: T, K, N / K, H, capacity,
-window, and the bits of the scale. H is a multiple of 16. A chunk is a row's key/value head with the query heads that
-read it.
+Keys are taken 64 at a time, counted from the row's own first token, and transposed: a lane is a key, so no sum crosses
+lanes. Of the values a lane is a column. Both add two products at a time, the second first, as `simd.dot_bf16` does.
 """
 
 from llamita.kernels.cpu import dtype_io as e
 from llamita.kernels.cpu import simd as v
-from llamita.kernels.cpu.elementwise import exponential
+from llamita.kernels.cpu.arguments import Attend, Row, Sizes, offsets
+from llamita.kernels.cpu.cache_rows import head_of, is_in_line, row_of, slot_of, store_token
+from llamita.kernels.cpu.constants import KEYS
+from llamita.kernels.cpu.elementwise import put_rounded
+from llamita.kernels.cpu.functions import exponential
+from llamita.kernels.cpu.rotary import rotate
 from llamita.kernels.cpu.runtime.program import inline, kernel
 
-
-@inline
-def turn(
-    dtype: int,
-    x: int,
-    start: int,
-    angles: tuple[int, int, int],
-    factor: float,
-    to_dtype: int,
-    to: int,
-    to_start: int,
-) -> None:
-    """Turn a head (H,) that begins at element `start` of x, times factor, and put it elsewhere.
-
-    angles: H/2, and where its cosines and sines are.
-    """
-    half, cosines, sines = angles
-    i, scale = 0, v.broadcast(factor)
-    while i + 16 <= half:
-        cosine, sine = v.mul(scale, v.load(cosines + 4 * i)), v.mul(scale, v.load(sines + 4 * i))
-        first, second = e.wide(dtype, x, start + i), e.wide(dtype, x, start + half + i)
-        e.put_wide(to_dtype, to, to_start + i, v.sub(v.mul(first, cosine), v.mul(second, sine)))
-        e.put_wide(to_dtype, to, to_start + half + i, v.add(v.mul(second, cosine), v.mul(first, sine)))
-        i += 16
-    while i < half:
-        cosine, sine = factor * v.read_fp32(cosines + 4 * i), factor * v.read_fp32(sines + 4 * i)
-        first, second = e.one(dtype, x, start + i), e.one(dtype, x, start + half + i)
-        e.put(to_dtype, to, to_start + i, first * cosine - second * sine)
-        e.put(to_dtype, to, to_start + half + i, second * cosine + first * sine)
-        i += 1
+AT, SIZE, ROW = offsets(Attend), offsets(Sizes), offsets(Row)
+NEVER = -1e30  # less than any score
+QUERIES = 16  # of a key/value head that are worked on at once
+# Where things lie in the kernel's own memory, in bytes; columns are at most 256.
+SCORES, OUT, Q, STATE, NEAR, OFFSETS = 1 << 16, 69632, 86016, 102400, 102656, 103680
 
 
 @inline
-def _scores(dtype, q, keys, start, first, end, width, scores):
-    """Products of q (H,) with the keys of the slots; returns the largest."""
-    most = -3.4e38
-    for slot in range(first, end):
-        a = v.zero_fp32()
-        for i in range(0, width, 16):
-            a = v.fma(e.wide(dtype, keys, start + slot * width + i), v.load(q + 4 * i), a)
-        score = v.reduce_add(a)
-        most = max(most, score)
-        v.write_fp32(scores + 4 * slot, score)
-    return most
+def hide(x: v.Vector, first: int, low: int, high: int, hidden: v.Vector) -> v.Vector:
+    """x with the lanes before token `low` and after `high` replaced; lane 0 is token `first`."""
+    x = v.blend_from(x, low - first, hidden)
+    return v.blend_from(hidden, high + 1 - first, x)
 
 
 @inline
-def _likelihoods(scores, first, end, most):
-    """e to the scores less the largest, in place; returns one over their sum."""
-    total, slot = 0.0, first
-    sums = v.zero_fp32()
-    while slot + 16 <= end:
-        part = exponential(v.sub(v.load(scores + 4 * slot), v.broadcast(most)))
-        sums = v.add(sums, part)
-        v.store(scores + 4 * slot, part)
-        slot += 16
-    while slot < end:
-        part = v.extract_first(exponential(v.broadcast(v.read_fp32(scores + 4 * slot) - most)))
-        total += part
-        v.write_fp32(scores + 4 * slot, part)
-        slot += 1
-    return 1.0 / (total + v.reduce_add(sums))
+def _find(its, sizes, size, first, end, to):
+    """The offsets in bytes of a block's tokens from `first` on, to `to`; -1 from `end` on."""
+    stride = v.read(sizes + SIZE.slot_stride)
+    for i in range(KEYS):
+        offset = -1
+        if first + i < end:
+            offset = size * stride * slot_of(its, sizes, first + i)
+        v.write(to + 8 * i, offset)
 
 
 @inline
-def _mix(dtype, scores, factor, values, start, first, end, width, out):
-    """The values of the slots, each by its likelihood."""
+def _transpose_keys(dtype, is_paired, keys, stride, offsets, is_line, width, to, near):
+    """Sixteen keys as columns (H, 16), or as pairs of columns (H/2, 16)."""
+    columns = 2 if is_paired else 1  # of a word
+    size, is_direct = e.size(dtype), is_line and v.read(offsets + 120) >= 0 and (is_paired or dtype == e.FP32)
+    for i in range(0, width, 16 * columns):
+        words = min(16, (width - i) // columns)
+        if is_direct and words == 16:
+            v.transpose(keys + v.read(offsets) + size * i, stride, to + 64 * (i // columns))
+            continue
+        for lane in range(16):
+            offset, row = v.read(offsets + 8 * lane), near + 64 * lane
+            if offset < 0:
+                v.store(row, v.zero_fp32())
+            elif is_paired or dtype == e.FP32:
+                v.store(row, v.load_some(keys + offset + size * i, words))
+            else:
+                v.store(row, e.wide(dtype, keys + offset, i))
+        v.transpose(near, 64, to + 64 * (i // columns))
+
+
+@inline
+def _score(is_paired, q, keys, width):
+    """One query with four times sixteen keys."""
+    a = b = c = d = v.zero_fp32()
+    if is_paired:
+        far = 32 * width
+        for i in range(width // 2):
+            word, at = v.broadcast_word(q + 4 * i), keys + 64 * i
+            a, b = v.dot_bf16(a, v.load_words(at), word), v.dot_bf16(b, v.load_words(at + far), word)
+            c, d = v.dot_bf16(c, v.load_words(at + 2 * far), word), v.dot_bf16(d, v.load_words(at + 3 * far), word)
+        return a, b, c, d
+    far = 64 * width
+    for pair in range(0, width, 2):
+        for i in (pair + 1, pair):
+            x, at = v.broadcast(v.read_fp32(q + 4 * i)), keys + 64 * i
+            a, b = v.fma(v.load(at), x, a), v.fma(v.load(at + far), x, b)
+            c, d = v.fma(v.load(at + 2 * far), x, c), v.fma(v.load(at + 3 * far), x, d)
+    return a, b, c, d
+
+
+@inline
+def _likelihood(dtype, is_paired, x, most, first, low, high, to, i):
+    """e to the scores less the largest, as factors of values; returns them before they are rounded for that."""
+    x = hide(exponential(v.sub(x, most)), first, low, high, v.zero_fp32())
+    if is_paired:
+        v.store_bf16(to + 2 * i, x)
+    elif dtype == e.BF16:
+        v.store(to + 4 * i, v.round_bf16(x))
+    else:
+        v.store(to + 4 * i, x)
+    return x
+
+
+@inline
+def _weigh(dtype, is_paired, q, keys, first, low, high, width, to, state):
+    """A query's factors for a block of values, and its largest score and sum so far; returns what fades its sums."""
+    a, b, c, d = _score(is_paired, q, keys, width)
+    never = v.broadcast(NEVER)
+    a, b = hide(a, first, low, high, never), hide(b, first + 16, low, high, never)
+    c, d = hide(c, first + 32, low, high, never), hide(d, first + 48, low, high, never)
+    before = v.broadcast(v.read_fp32(state))
+    most = v.max(before, v.broadcast(v.reduce_max(v.max(v.max(a, b), v.max(c, d)))))
+    fade = exponential(v.sub(before, most))
+    a = _likelihood(dtype, is_paired, a, most, first, low, high, to, 0)
+    b = _likelihood(dtype, is_paired, b, most, first + 16, low, high, to, 16)
+    c = _likelihood(dtype, is_paired, c, most, first + 32, low, high, to, 32)
+    d = _likelihood(dtype, is_paired, d, most, first + 48, low, high, to, 48)
+    added = v.broadcast(v.reduce_add(v.add(v.add(v.add(a, b), c), d)))
+    v.write_fp32(state, v.extract_first(most))
+    v.write_fp32(state + 4, v.extract_first(v.fma(v.broadcast(v.read_fp32(state + 4)), fade, added)))
+    v.write_fp32(state + 8, v.extract_first(fade))
+
+
+@inline
+def _pair_of_values(values, one, two, i):
+    """Sixteen columns of two values in bf16, as words."""
+    low = v.load_uint16(values + one + 2 * i) if one >= 0 else v.zero_words()
+    high = v.load_uint16(values + two + 2 * i) if two >= 0 else v.zero_words()
+    return v.or_words(low, v.shl(high, 16))
+
+
+@inline
+def _value(dtype, values, offset, i):
+    return e.wide(dtype, values + offset, i) if offset >= 0 else v.zero_fp32()
+
+
+@inline
+def _fade_four(out, state, far, i):
+    """Sixteen columns of four queries' sums so far, times what fades them."""
+    fade = state + 8
+    return (
+        v.mul(v.load(out + 4 * i), v.broadcast(v.read_fp32(fade))),
+        v.mul(v.load(out + far[0] * 1024 + 4 * i), v.broadcast(v.read_fp32(fade + 16 * far[0]))),
+        v.mul(v.load(out + far[1] * 1024 + 4 * i), v.broadcast(v.read_fp32(fade + 16 * far[1]))),
+        v.mul(v.load(out + far[2] * 1024 + 4 * i), v.broadcast(v.read_fp32(fade + 16 * far[2]))),
+    )
+
+
+@inline
+def _mix(dtype, is_paired, factors, values, offsets, pairs, out, state, far, width):
+    """Add a block's values by their factors to the sums of four queries: `far` says which the other three are."""
     for i in range(0, width, 16):
-        a = b = v.zero_fp32()
-        for slot in range(first, end - 1, 2):
-            a = v.fma(v.broadcast(v.read_fp32(scores + 4 * slot)), e.wide(dtype, values, start + slot * width + i), a)
-            b = v.fma(
-                v.broadcast(v.read_fp32(scores + 4 * slot + 4)),
-                e.wide(dtype, values, start + (slot + 1) * width + i),
-                b,
-            )
-        if (end - first) % 2:
-            a = v.fma(
-                v.broadcast(v.read_fp32(scores + 4 * (end - 1))),
-                e.wide(dtype, values, start + (end - 1) * width + i),
-                a,
-            )
-        v.store(out + 4 * i, v.mul(v.add(a, b), v.broadcast(factor)))
+        a, b, c, d = _fade_four(out, state, far, i)
+        for pair in range(pairs):
+            one, two, at = v.read(offsets + 16 * pair), v.read(offsets + 16 * pair + 8), factors + 4 * pair
+            if is_paired:
+                word = _pair_of_values(values, one, two, i)
+                a = v.dot_bf16(a, word, v.broadcast_word(at))
+                b = v.dot_bf16(b, word, v.broadcast_word(at + 256 * far[0]))
+                c = v.dot_bf16(c, word, v.broadcast_word(at + 256 * far[1]))
+                d = v.dot_bf16(d, word, v.broadcast_word(at + 256 * far[2]))
+            else:
+                at += 4 * pair
+                x = _value(dtype, values, two, i)
+                a = v.fma(x, v.broadcast(v.read_fp32(at + 4)), a)
+                b = v.fma(x, v.broadcast(v.read_fp32(at + 4 + 256 * far[0])), b)
+                c = v.fma(x, v.broadcast(v.read_fp32(at + 4 + 256 * far[1])), c)
+                d = v.fma(x, v.broadcast(v.read_fp32(at + 4 + 256 * far[2])), d)
+                x = _value(dtype, values, one, i)
+                a = v.fma(x, v.broadcast(v.read_fp32(at)), a)
+                b = v.fma(x, v.broadcast(v.read_fp32(at + 256 * far[0])), b)
+                c = v.fma(x, v.broadcast(v.read_fp32(at + 256 * far[1])), c)
+                d = v.fma(x, v.broadcast(v.read_fp32(at + 256 * far[2])), d)
+        v.store(out + 4 * i, a)  # the same again where there are fewer than four
+        v.store(out + 1024 * far[0] + 4 * i, b)
+        v.store(out + 1024 * far[1] + 4 * i, c)
+        v.store(out + 1024 * far[2] + 4 * i, d)
 
 
 @inline
-def _store(dtype, at, chunk, slot):
-    """Turn a row's new keys of one head and put them into the cache, the values beside them."""
-    sizes = v.read(at + 80)
-    tokens, heads, width, capacity = v.read(sizes), v.read(sizes + 8), v.read(sizes + 24), v.read(sizes + 32)
-    row, head, half = chunk // heads, chunk % heads, width // 2
-    for token in range(row * tokens, (row + 1) * tokens):
-        new, to = (token * heads + head) * width, (chunk * capacity + slot) * width
-        angles = (half, v.read(at + 24) + 4 * half * token, v.read(at + 32) + 4 * half * token)
-        turn(e.FP32, v.read(at + 8), new, angles, 1.0, dtype, v.read(at + 40), to)
-        for i in range(0, width, 16):
-            e.put_wide(dtype, v.read(at + 48), to + i, v.load(v.read(at + 16) + 4 * (new + i)))
-        slot += 1
+def _begin(dtype, is_paired, at, row, head, begin, count, near):
+    """The queries, rotated, scaled and rounded as the cache is, and nothing seen so far."""
+    sizes = v.read(at + AT.sizes)
+    tokens, heads, group = v.read(sizes + SIZE.tokens), v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group)
+    width, scale = v.read(sizes + SIZE.width), v.read_fp32(sizes + SIZE.scale)
+    for i in range(count):
+        number = row * tokens + (begin + i) // group
+        x = v.read(at + AT.q) + 4 * width * ((number * heads + head) * group + (begin + i) % group)
+        cosines, sines = v.read(at + AT.cosines) + 2 * width * number, v.read(at + AT.sines) + 2 * width * number
+        to = near + Q + 1024 * i
+        if is_paired:
+            rotate(x, cosines, sines, width // 2, scale, e.BF16, to, 0)
+        else:
+            rotate(x, cosines, sines, width // 2, scale, e.FP32, to, 0)
+            if dtype == e.BF16:
+                for column in range(0, width, 16):
+                    v.store(to + 4 * column, v.round_bf16(v.load(to + 4 * column)))
+        v.zero_memory(near + OUT + 1024 * i, width // 16)
+        v.write_fp32(near + STATE + 16 * i, v.extract_first(v.broadcast(NEVER)))
+        v.write_fp32(near + STATE + 16 * i + 4, v.extract_first(v.zero_fp32()))
 
 
 @inline
-def _attend(dtype, at, chunk):
-    slots, sizes, out = v.read(at + 56), v.read(at + 80), v.read(at + 64)
-    tokens, heads, group, width = v.read(sizes), v.read(sizes + 8), v.read(sizes + 16), v.read(sizes + 24)
-    capacity, window, scale = v.read(sizes + 32), v.read(sizes + 40), v.read_fp32(sizes + 48)
-    row, half, slot = chunk // heads, width // 2, v.read(slots)
-    keys, values, start = v.read(at + 40), v.read(at + 48), chunk * capacity * width
-    _store(dtype, at, chunk, slot)
-    for token in range(row * tokens, (row + 1) * tokens):
-        angles = (half, v.read(at + 24) + 4 * half * token, v.read(at + 32) + 4 * half * token)
-        first = min(slot, max(v.read(slots + 8 + 8 * row), slot - window + 1))  # padding sees itself, and stays finite
-        for one in range(chunk % heads * group, (chunk % heads + 1) * group):
-            place = (token * heads * group + one) * width
-            mine = out + 4 * place  # it holds q until its values are mixed
-            scores = v.read(at + 72) + 4 * (row * heads * group + one) * capacity
-            turn(e.FP32, v.read(at), place, angles, scale, e.FP32, out, place)
-            most = _scores(dtype, mine, keys, start, first, slot + 1, width, scores)
-            factor = _likelihoods(scores, first, slot + 1, most)
-            _mix(dtype, scores, factor, values, start, first, slot + 1, width, mine)
-        slot += 1
+def _see(dtype, is_paired, at, row, head, begin, count, near):
+    """The queries `begin` to `begin + count` of a head: block after block of the keys that any of them sees."""
+    sizes, its = v.read(at + AT.sizes), row_of(at, row)
+    group, width, window = v.read(sizes + SIZE.group), v.read(sizes + SIZE.width), v.read(sizes + SIZE.window)
+    size, where = e.size(dtype), e.size(dtype) * head_of(sizes, row, head)
+    keys, values = v.read(at + AT.keys) + where, v.read(at + AT.values) + where
+    stride, is_line = size * v.read(sizes + SIZE.slot_stride), is_in_line(its, sizes, 16)
+    early, late = v.read(its + ROW.start) + begin // group, v.read(its + ROW.start) + (begin + count - 1) // group
+    columns = width // 2 if is_paired else width
+    for first in range(max(0, early - window + 1) // KEYS * KEYS, late + 1, KEYS):
+        end = min(KEYS, late + 1 - first)
+        _find(its, sizes, size, first, first + end, near + OFFSETS)
+        for i in range(0, end, 16):
+            to, offsets_of = near + 4 * columns * i, near + OFFSETS + 8 * i
+            _transpose_keys(dtype, is_paired, keys, stride, offsets_of, is_line, width, to, near + NEAR)
+        for i in range(count):
+            own = v.read(its + ROW.start) + (begin + i) // group
+            q, to, state = near + Q + 1024 * i, near + SCORES + 256 * i, near + STATE + 16 * i
+            _weigh(dtype, is_paired, q, near, first, max(0, own - window + 1), own, width, to, state)
+        for i in range(0, count, 4):
+            last = count - 1 - i
+            far = (min(1, last), min(2, last), min(3, last))
+            _mix(
+                dtype, is_paired, near + SCORES + 256 * i, values, near + OFFSETS, (end + 1) // 2,
+                near + OUT + 1024 * i, near + STATE + 16 * i, far, width,
+            )  # fmt: skip
+
+
+@inline
+def _attend(dtype, is_paired, at, chunk):
+    sizes, near = v.read(at + AT.sizes), v.stack()
+    tokens, heads, group = v.read(sizes + SIZE.tokens), v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group)
+    width, row, head = v.read(sizes + SIZE.width), chunk // heads, chunk % heads
+    for token in range(tokens):
+        store_token(dtype, at, row, head, token)
+    for begin in range(0, tokens * group, QUERIES):
+        count = min(QUERIES, tokens * group - begin)
+        _begin(dtype, is_paired, at, row, head, begin, count, near)
+        _see(dtype, is_paired, at, row, head, begin, count, near)
+        for i in range(count):
+            number = row * tokens + (begin + i) // group
+            to = v.read(at + AT.out) + 4 * width * ((number * heads + head) * group + (begin + i) % group)
+            inverse = inverse_of(v.broadcast(v.read_fp32(near + STATE + 16 * i + 4)))
+            for column in range(0, width, 16):
+                v.store(to + 4 * column, v.mul(v.load(near + OUT + 1024 * i + 4 * column), inverse))
+    for token in range(tokens):
+        start = ((row * tokens + token) * heads + head) * group * width
+        halves, q8_blocks = v.read(at + AT.halves), v.read(at + AT.q8_blocks)
+        put_rounded(v.read(at + AT.out) + 4 * start, start, group * width, halves, q8_blocks)
+
+
+@inline
+def inverse_of(total: v.Vector) -> v.Vector:
+    """One over sums; 0 for the sum of a query that sees nothing, which is padding."""
+    return v.div(v.min(total, v.broadcast(1.0)), v.max(total, v.broadcast(1.0)))  # of any other the largest term is 1
 
 
 @kernel
 def attend_fp32(at: int, chunk: int) -> None:
     """A cache in fp32."""
-    _attend(e.FP32, at, chunk)
-
-
-@kernel
-def attend_bf16(at: int, chunk: int) -> None:
-    """A cache in bf16."""
-    _attend(e.BF16, at, chunk)
+    _attend(e.FP32, False, at, chunk)
 
 
 @kernel
 def attend_fp16(at: int, chunk: int) -> None:
-    """A cache in fp16."""
-    _attend(e.FP16, at, chunk)
+    """A cache in fp16; queries and factors are fp32."""
+    _attend(e.FP16, False, at, chunk)
+
+
+@kernel
+def attend_bf16(at: int, chunk: int) -> None:
+    """A cache in bf16; queries and factors are rounded to bf16."""
+    _attend(e.BF16, False, at, chunk)
+
+
+@kernel
+def attend_pairs(at: int, chunk: int) -> None:
+    """The same bits as attend_bf16, by the instruction for pairs of bf16."""
+    _attend(e.BF16, True, at, chunk)

@@ -9,7 +9,7 @@ from functools import partial
 
 from llvmlite import ir
 
-from llamita.kernels.cpu.pieces import I16, I32, Builder, Value, by_pieces, call, filled
+from llamita.kernels.cpu.pieces import I16, I32, Builder, Value, by_pieces, call_intrinsic, filled
 
 Emit = Callable[..., Value]
 
@@ -76,22 +76,22 @@ def dot_s8s8_by_pairs(size: int, b: Builder, total: Value, weights: Value, x: Va
 
 
 def _pairs(size: int, b: Builder, codes: Value, x: Value) -> Value:
-    return call(b, MULTIPLY[size][0], ir.VectorType(I16, size // 2), codes, x)
+    return call_intrinsic(b, MULTIPLY[size][0], ir.VectorType(I16, size // 2), codes, x)
 
 
 def _signed_pairs(size: int, b: Builder, weights: Value, x: Value) -> Value:
     kind, zero = weights.type, filled(weights.type, 0)
     if size in SIGN:
-        x = call(b, SIGN[size], kind, x, weights)
+        x = call_intrinsic(b, SIGN[size], kind, x, weights)
     else:
         x = b.select(b.icmp_signed("<", weights, zero), b.sub(zero, x), x)
-    positive = call(b, f"llvm.abs.v{size}i8", kind, weights, ir.IntType(1)(0))  # 128 of -128, without sign
+    positive = call_intrinsic(b, f"llvm.abs.v{size}i8", kind, weights, ir.IntType(1)(0))  # 128 of -128, without sign
     return _pairs(size, b, positive, x)
 
 
 def _add_up(size: int, b: Builder, sums: Value, *, factor: int) -> Value:
     shorts = ir.VectorType(I16, size // 2)
-    return call(
+    return call_intrinsic(
         b, MULTIPLY[size][1], ir.VectorType(I32, size // 4), b.bitcast(sums, shorts), filled(shorts, factor)
     )
 
@@ -109,7 +109,7 @@ def _one(name: str, size: int, b: Builder, total: Value, y: Value, x: Value) -> 
     total = b.bitcast(total, words)
     if ".x86." in name:  # LLVM has these take words
         x, y = b.bitcast(x, words), b.bitcast(y, words)
-    return call(b, name, words, total, y, x)
+    return call_intrinsic(b, name, words, total, y, x)
 
 
 def dot_u8s8_by_signed(name: str, size: int, b: Builder, total: Value, codes: Value, x: Value) -> Value:

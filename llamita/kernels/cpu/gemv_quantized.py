@@ -1,6 +1,6 @@
 """GEMV of a quantized matrix, packed as `packed_layout` says, with x as q8_blocks; for many rows `gemm_quantized`.
 
-Must equal reference.linear of the same codes up to the order of the fp32 sums; the sums inside a block are exact.
+Must equal reference.product_quantized of the same codes bit for bit.
 A q8_block is 48 bytes: 32 columns of x as int8, their scale, and their sums (see `elementwise`; ggml's block_q8_1).
 
 A function here makes the kernel of one format; `block_kernels` has them all. What a kernel's arguments are:
@@ -23,9 +23,9 @@ from llamita.kernels.cpu import gemm_quantized as gemm
 from llamita.kernels.cpu import simd as v
 from llamita.kernels.cpu.block_dots import Dots, dots_of, sixteen_columns
 from llamita.kernels.cpu.constants import Q8_BLOCK, ROWS
-from llamita.kernels.cpu.elementwise import gated as silu_times
 from llamita.kernels.cpu.elementwise import quantize_q8
-from llamita.kernels.cpu.gemv import put, put_wide
+from llamita.kernels.cpu.functions import silu_times
+from llamita.kernels.cpu.gemm import put, put_wide
 from llamita.kernels.cpu.runtime.program import Inline, inline
 
 Compute = Callable[[int, int], None]
@@ -133,7 +133,9 @@ def _tile(unpack: Inline, one: Inline, zero: int, size: int, tile: int, x: int, 
 
 
 @inline
-def _linear(unpack: Inline, one: Inline, ready: Inline, four: Inline, zero: int, size: int, at: int, chunk: int) -> None:
+def _linear(
+    unpack: Inline, one: Inline, ready: Inline, four: Inline, zero: int, size: int, at: int, chunk: int
+) -> None:
     """`size`: bytes of eight blocks of a tile."""
     stream, q8_blocks, out, bias = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)
     n, k, batch, tiles, adds = v.read(at + 32), v.read(at + 40), v.read(at + 48), v.read(at + 56), v.read(at + 64)

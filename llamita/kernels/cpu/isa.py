@@ -144,6 +144,12 @@ def target() -> tuple[str, str, str]:
     return host() if name is None else (llvm.get_process_triple(), name, _features_of(name))
 
 
+@cache
+def has(feature: str) -> bool:
+    """Whether the code that is made may use what LLVM calls by this name."""
+    return f"+{feature}" in target()[2].split(",")
+
+
 def named() -> str | None:
     """The processor that LLAMITA_CPU names, or None where that is this machine's own."""
     name = os.environ.get(VARIABLE, "").strip()
@@ -171,13 +177,30 @@ def _features_of(name: str) -> str:
             f"{', '.join(LEVELS)}, a name of LLVM's such as znver3 or neoverse-n1, or unset it"
         )
     here = _host_features()
-    has = _which(name, list(here))
-    lacking = [feature for feature in has if not here[feature]]
-    if needed := [feature for feature in lacking if feature not in UNUSED and not feature.startswith("amx")]:
+    if needed := _lacking(has := _which(name, list(here))):
         raise UnsupportedError(
             f"{VARIABLE} is {name!r}, and this machine lacks its {', '.join(needed)}: name a lesser one, or unset it"
         )
     return _spelled({feature: here[feature] for feature in has})
+
+
+@cache
+def lacking(cpu: str, features: str) -> list[str]:
+    """What this machine lacks of a processor that LLVM knows, with features on (+) and off (-): whoever set these."""
+    if (cpu, features) == host()[1:]:
+        return []
+    switched = {feature[1:]: feature[0] == "+" for feature in features.split(",") if feature}
+    has = dict.fromkeys(_which(cpu, list(_host_features())), True) | switched
+    return _lacking([feature for feature, is_on in has.items() if is_on])
+
+
+def _lacking(features: list[str]) -> list[str]:
+    """Those that this machine has not, and that code is made of."""
+    here = _host_features()
+    missing = [
+        feature for feature in features if not here.get(feature, True)
+    ]  # what it does not list is no instruction
+    return [feature for feature in missing if feature not in UNUSED and not feature.startswith("amx")]
 
 
 def _host_features() -> dict[str, bool]:

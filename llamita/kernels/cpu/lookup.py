@@ -6,7 +6,7 @@ from functools import partial
 from llvmlite import ir
 
 from llamita.kernels.cpu import simd
-from llamita.kernels.cpu.pieces import BYTES, I8, I32, I64, by_pieces, call, filled, places
+from llamita.kernels.cpu.pieces import BYTES, I8, I32, I64, by_pieces, call_intrinsic, filled, places
 from llamita.kernels.cpu.simd import Builder, Value, Words, i64
 
 _BYTES = ir.VectorType(I8, BYTES)
@@ -19,7 +19,7 @@ def _lookup(b: Builder, codes: Value, low: Value, high: Value) -> Value:
 def _lookup_by(name: str, size: int, b: Builder, codes: Value, low: Value, high: Value) -> Value:
     """By an instruction that takes codes and the table, repeated, in registers of `size` bytes."""
     table = _table(b, low, high, size)
-    return by_pieces(b, size, lambda b, piece: call(b, name, table.type, table, piece), codes)
+    return by_pieces(b, size, lambda b, piece: call_intrinsic(b, name, table.type, table, piece), codes)
 
 
 def _lookup_anywhere(b: Builder, codes: Value, low: Value, high: Value) -> Value:
@@ -48,4 +48,4 @@ LOOKUPS: dict[str, Callable[..., Value]] = {
     "comparisons": _lookup_anywhere,
 }
 # Of each byte of the words, below 16, that byte of the sixteen which two numbers hold.
-lookup = simd._operation(Words(Words, i64, i64), _lookup)
+lookup = simd.operation(Words(Words, i64, i64), _lookup)

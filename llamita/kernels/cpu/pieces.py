@@ -1,4 +1,4 @@
-"""Vectors of 64 bytes in pieces of one register each: instructions of a machine have a width, LLVM's vectors have any."""
+"""Vectors of 64 bytes in pieces of a register's size, as instructions of one machine take them."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,7 +12,7 @@ BYTES = 64
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 
 
-def call(b: Builder, name: str, returns: ir.Type, *values: Value) -> Value:
+def call_intrinsic(b: Builder, name: str, returns: ir.Type, *values: Value) -> Value:
     """Call an LLVM intrinsic."""
     kind = ir.FunctionType(returns, [value.type for value in values])
     function = b.module.globals.get(name) or ir.Function(b.module, kind, name)

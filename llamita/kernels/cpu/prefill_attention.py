@@ -1,257 +1,362 @@
-"""Attention of many new tokens a row: turn and store them; then blocks of sixteen queries look at all keys before them.
+"""Attention of many new tokens a row over a cache, a block of queries at a time.
 
-Must equal reference.attend, up to the order of the sums. Products and sums are fp32; the likelihoods of a block are
-kept up key tile by key tile (arXiv:2205.14135), so nothing of the size T * S is ever stored.
+Must equal reference.attention bit for bit, and so `decode_attention`. One softmax goes over all blocks of keys
+(arXiv:2205.14135), so nothing of the size T * S is ever stored. Three kernels, with the same arguments (`Attend`):
 
-Sixteen queries are the lanes of a vector. So the largest score and the sum of the likelihoods are one vector each, and
-every product takes one number of a key or a value for all lanes.
+1. store: rotate the new queries and keys; keys and values go into the cache. A chunk is a token of a row.
+2. spread: copy what the cache holds of a row, from its own first token on, to where 3 reads it. A chunk is 64 tokens.
+3. attend: a chunk is a block of queries of a head. A lane is a query: what is read of keys and values serves all lanes.
 
-Sizes, an array of int64 that both kernels read: T, K, N / K, H, capacity of the cache, window, the bits of the scale,
-the slot of the first new token, and the slots of the wide keys and values. Queries have fifteen rows to spare behind
-them. H is a multiple of 16, at most 256.
+`pairs` of each is for a cache in bf16 and a processor that multiplies pairs of bf16; it gives the same bits.
 """
 
 from llamita.kernels.cpu import dtype_io as e
 from llamita.kernels.cpu import simd as v
-from llamita.kernels.cpu.accumulators import Eight, scaled_eight, store_eight
-from llamita.kernels.cpu.constants import KEYS
-from llamita.kernels.cpu.decode_attention import turn
-from llamita.kernels.cpu.elementwise import exponential
+from llamita.kernels.cpu.accumulators import add_products, no_eight, scaled_eight, store_eight
+from llamita.kernels.cpu.arguments import Attend, Row, Sizes, offsets
+from llamita.kernels.cpu.cache_rows import head_of, row_of, slot_of, store_token
+from llamita.kernels.cpu.constants import KEYS, QUERIES
+from llamita.kernels.cpu.decode_attention import NEVER, inverse_of
+from llamita.kernels.cpu.functions import exponential
+from llamita.kernels.cpu.rotary import rotate
 from llamita.kernels.cpu.runtime.program import inline, kernel
 
+AT, SIZE, ROW = offsets(Attend), offsets(Sizes), offsets(Row)
 BESIDE = 8  # keys, or columns of values, that are worked on at once
-NEVER = -1e30  # less than any score
 
 
 @inline
-def _turn(dtype, cache_dtype, at, chunk):
-    sizes = v.read(at + 64)
-    tokens, heads, group, width = v.read(sizes), v.read(sizes + 8), v.read(sizes + 16), v.read(sizes + 24)
-    capacity, scale, slot = v.read(sizes + 32), v.read_fp32(sizes + 48), v.read(sizes + 56) + chunk % tokens
-    half, row = width // 2, chunk // tokens
-    angles = (half, v.read(at + 24) + 4 * half * chunk, v.read(at + 32) + 4 * half * chunk)
+def _store(dtype, at, chunk):
+    sizes = v.read(at + AT.sizes)
+    tokens, heads, group = v.read(sizes + SIZE.tokens), v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group)
+    width, scale = v.read(sizes + SIZE.width), v.read_fp32(sizes + SIZE.scale)
+    cosines, sines = v.read(at + AT.cosines) + 2 * width * chunk, v.read(at + AT.sines) + 2 * width * chunk
     for head in range(heads * group):
-        place = (chunk * heads * group + head) * width
-        turn(dtype, v.read(at), place, angles, scale, e.FP32, v.read(at + 56), place)
+        x = v.read(at + AT.q) + 4 * width * (chunk * heads * group + head)
+        rotate(x, cosines, sines, width // 2, scale, e.FP32, x, 0)
     for head in range(heads):
-        place, to = (chunk * heads + head) * width, ((row * heads + head) * capacity + slot) * width
-        turn(dtype, v.read(at + 8), place, angles, 1.0, cache_dtype, v.read(at + 40), to)
+        store_token(dtype, at, chunk // tokens, head, chunk % tokens)
+
+
+@inline
+def _spread(dtype, is_paired, at, chunk):
+    sizes = v.read(at + AT.sizes)
+    tokens, heads, width = v.read(sizes + SIZE.tokens), v.read(sizes + SIZE.heads), v.read(sizes + SIZE.width)
+    slots, across = v.read(sizes + SIZE.wide), v.read(sizes + SIZE.wide) // KEYS
+    both, first = chunk // across, chunk % across * KEYS
+    its, stride = row_of(at, both // heads), v.read(sizes + SIZE.slot_stride)
+    filled, start = v.read(its + ROW.start) + tokens, head_of(sizes, both // heads, both % heads)
+    for token in range(first, first + KEYS):
+        of = -1
+        if token < filled:
+            of = start + stride * slot_of(its, sizes, token)
+        place = (both * slots + token) * width
         for i in range(0, width, 16):
-            e.put_wide(cache_dtype, v.read(at + 48), to + i, e.wide(dtype, v.read(at + 16), place + i))
+            if is_paired:
+                _spread_pairs(at, of, place, token, width, i)
+            else:
+                key = value = v.zero_fp32()
+                if of >= 0:
+                    key, value = (
+                        e.wide(dtype, v.read(at + AT.keys), of + i),
+                        e.wide(dtype, v.read(at + AT.values), of + i),
+                    )
+                v.store(v.read(at + AT.wide_keys) + 4 * (place + i), key)
+                v.store(v.read(at + AT.wide_values) + 4 * (place + i), value)
 
 
 @inline
-def _widen(dtype, at, chunk):
-    sizes, count = v.read(at + 16), v.read(at + 24)
-    tokens, width, capacity = v.read(sizes), v.read(sizes + 24), v.read(sizes + 32)
-    filled, slots = v.read(sizes + 56) + tokens, v.read(sizes + 64)
-    across = -(-slots // count)
-    head, first = chunk // across, chunk % across * count
-    for slot in range(first, min(slots, first + count)):
-        to = v.read(at + 8) + 4 * (head * slots + slot) * width
-        for i in range(0, width, 16):
-            value = v.zero_fp32()
-            if slot < filled:
-                value = e.wide(dtype, v.read(at), (head * capacity + slot) * width + i)
-            v.store(to + 4 * i, value)
+def _spread_pairs(at, of, place, token, width, i):
+    """Sixteen columns: of a key as they are; of a value into the low or high halves of a pair of tokens' words."""
+    key = value = v.zero_words()
+    if of >= 0:
+        key = v.load_uint16(v.read(at + AT.keys) + 2 * (of + i))
+        value = v.load_uint16(v.read(at + AT.values) + 2 * (of + i))
+    v.store_uint16(v.read(at + AT.wide_keys) + 2 * (place + i), key)
+    to = v.read(at + AT.wide_values) + 2 * (place - token % 2 * width) + 4 * i
+    if token % 2:
+        value = v.or_words(v.load_words(to), v.shl(value, 16))
+    v.store_words(to, value)
 
 
 @inline
-def shown(x: v.Vector, slot: int, kept: int, first: int, window: int, hidden: v.Vector) -> v.Vector:
-    """x where the lane's query may see the key at `slot`, else `hidden`.
-
-    first: the slot of the first lane's query. kept: the first slot that any query sees.
-    """
-    if slot < kept:
-        return hidden
-    x = v.blend_from(x, slot - first, hidden)
-    return v.blend_from(hidden, slot - first + window, x)
+def _hide(x, token, first, window, hidden):
+    """x where the lane's query, of which lane 0 is token `first`, may see `token`; else `hidden`."""
+    x = v.blend_from(x, token - first, hidden)
+    return v.blend_from(hidden, token - first + window, x)
 
 
 @inline
-def keep_scores(
-    scores: Eight, most: v.Vector, to: int, slot: int, kept: int, first: int, window: int, is_cut: bool
-) -> v.Vector:
-    """Write the scores of eight keys from `slot` on, those that are hidden as NEVER; returns the largest so far."""
+def _keep_scores(scores, most, to, token, first, window, is_cut):
+    """Write the scores of eight keys from `token` on, those that are hidden as NEVER; returns the largest so far."""
     for score in scores:
         if is_cut:
-            score = shown(score, slot, kept, first, window, v.broadcast(NEVER))
+            score = _hide(score, token, first, window, v.broadcast(NEVER))
         most = v.max(most, score)
         v.store(to, score)
-        slot += 1
+        token += 1
         to += 64
     return most
 
 
 @inline
-def _tile_scores(q, keys, start, end, width, to, first, window, is_cut):
-    """Products of sixteen queries q (H, 16) with keys (slots, H), to (keys, 16); returns the largest of each lane."""
-    most = v.broadcast(NEVER)
-    for slot in range(start, end, BESIDE):
-        key, step = keys + 4 * slot * width, 4 * width
-        a = b = c = d = f = g = h = j = v.zero_fp32()
-        for i in range(width):
-            part_of_q, at = v.load(q + 64 * i), key + 4 * i
-            a = v.fma(v.broadcast(v.read_fp32(at)), part_of_q, a)
-            b = v.fma(v.broadcast(v.read_fp32(at + step)), part_of_q, b)
-            c = v.fma(v.broadcast(v.read_fp32(at + 2 * step)), part_of_q, c)
-            d = v.fma(v.broadcast(v.read_fp32(at + 3 * step)), part_of_q, d)
-            f = v.fma(v.broadcast(v.read_fp32(at + 4 * step)), part_of_q, f)
-            g = v.fma(v.broadcast(v.read_fp32(at + 5 * step)), part_of_q, g)
-            h = v.fma(v.broadcast(v.read_fp32(at + 6 * step)), part_of_q, h)
-            j = v.fma(v.broadcast(v.read_fp32(at + 7 * step)), part_of_q, j)
-        most = keep_scores((a, b, c, d, f, g, h, j), most, to + 64 * (slot - start), slot, 0, first, window, is_cut)
+def _factors(dtype, is_paired, scores, count, token, most, first, window, is_cut, sums):
+    """e to the scores less the largest, in place; in pairs of bf16 at half the distance. Returns their sum.
+
+    The order of the sum: every sixteenth key in one of sixteen sums, then a tree. sums: 1 KB to work in.
+    """
+    v.zero_memory(sums, 16)
+    held = v.zero_fp32()
+    for i in range(count):
+        at = scores + 64 * i
+        x = exponential(v.sub(v.load(at), most))
+        if is_cut:
+            x = _hide(x, token + i, first, window, v.zero_fp32())
+        its = sums + 64 * (i % 16)
+        v.store(its, v.add(v.load(its), x))
+        if is_paired:
+            if i % 2:
+                v.store_words(scores + 32 * (i - 1), v.pack_bf16(held, x))
+            held = x
+        elif dtype == e.BF16:
+            v.store(at, v.round_bf16(x))
+        else:
+            v.store(at, x)
+    for half in (8, 4, 2, 1):
+        for i in range(half):
+            its = sums + 64 * i
+            v.store(its, v.add(v.load(its), v.load(its + 64 * half)))
+    return v.load(sums)
+
+
+@inline
+def _add_column(sums, x, at, step):
+    """Add x times the fp32 at eight places `step` bytes apart, each in all lanes."""
+    a, b, c, d, f, g, h, j = sums
+    return (
+        v.fma(v.broadcast(v.read_fp32(at)), x, a), v.fma(v.broadcast(v.read_fp32(at + step)), x, b),
+        v.fma(v.broadcast(v.read_fp32(at + 2 * step)), x, c), v.fma(v.broadcast(v.read_fp32(at + 3 * step)), x, d),
+        v.fma(v.broadcast(v.read_fp32(at + 4 * step)), x, f), v.fma(v.broadcast(v.read_fp32(at + 5 * step)), x, g),
+        v.fma(v.broadcast(v.read_fp32(at + 6 * step)), x, h), v.fma(v.broadcast(v.read_fp32(at + 7 * step)), x, j),
+    )  # fmt: skip
+
+
+@inline
+def _score_wide(q, keys, start, end, width, to, first, window, is_cut):
+    """Products of sixteen queries q (H, 16) with keys fp32 (slots, H); returns the largest of each lane."""
+    most, step = v.broadcast(NEVER), 4 * width
+    for token in range(start, end, BESIDE):
+        at, sums = keys + token * step, no_eight()
+        for i in range(0, width, 2):
+            sums = _add_column(sums, v.load(q + 64 * i + 64), at + 4 * i + 4, step)
+            sums = _add_column(sums, v.load(q + 64 * i), at + 4 * i, step)
+        most = _keep_scores(sums, most, to + 64 * (token - start), token, first, window, is_cut)
     return most
 
 
 @inline
-def _tile_likelihoods(scores, start, end, most, first, window, is_cut):
-    """e to the scores less the largest, in place, 0 where a query sees no such key; returns their sums."""
-    total = v.zero_fp32()
-    for slot in range(start, end):
-        at = scores + 64 * (slot - start)
-        value = exponential(v.sub(v.load(at), most))
-        if is_cut:
-            value = shown(value, slot, 0, first, window, v.zero_fp32())
-        total = v.add(total, value)
-        v.store(at, value)
-    return total
-
-
-@inline
-def _tile_mix(likelihoods, values, start, end, width, factor, sums):
-    """The sums (H, 16) so far times a factor, and a tile's values (slots, H) by their likelihoods."""
+def _mix_wide(factors, values, start, end, width, fade, sums):
+    """The sums (H, 16) so far times what fades them, and a tile's values fp32 (slots, H) by their factors."""
     for i in range(0, width, BESIDE):
-        at = sums + 64 * i
-        a, b, c, d, f, g, h, j = scaled_eight(at, factor)
-        for slot in range(start, end):
-            likelihood, value = v.load(likelihoods + 64 * (slot - start)), values + 4 * (slot * width + i)
-            a = v.fma(v.broadcast(v.read_fp32(value)), likelihood, a)
-            b = v.fma(v.broadcast(v.read_fp32(value + 4)), likelihood, b)
-            c = v.fma(v.broadcast(v.read_fp32(value + 8)), likelihood, c)
-            d = v.fma(v.broadcast(v.read_fp32(value + 12)), likelihood, d)
-            f = v.fma(v.broadcast(v.read_fp32(value + 16)), likelihood, f)
-            g = v.fma(v.broadcast(v.read_fp32(value + 20)), likelihood, g)
-            h = v.fma(v.broadcast(v.read_fp32(value + 24)), likelihood, h)
-            j = v.fma(v.broadcast(v.read_fp32(value + 28)), likelihood, j)
-        store_eight(at, (a, b, c, d, f, g, h, j))
+        eight = scaled_eight(sums + 64 * i, fade)
+        for token in range(start, end, 2):
+            at, value = factors + 64 * (token - start), values + 4 * (token * width + i)
+            eight = _add_column(eight, v.load(at + 64), value + 4 * width, 4)
+            eight = _add_column(eight, v.load(at), value, 4)
+        store_eight(sums + 64 * i, eight)
 
 
 @inline
-def turn_columns(rows: int, step: int, width: int, columns: int, sums: int) -> None:
-    """Sixteen rows fp32 (H,), so many bytes apart, as columns (H, 16); and as many sums of nothing."""
-    for i in range(0, width, 16):
-        v.transpose(rows + 4 * i, step, columns + 64 * i)
-    v.zero_memory(sums, width)
+def _score_pairs(q, keys, start, end, width, to, first, window, is_cut):
+    """Products of queries, pairs (H/2, 32), with keys bf16 (slots, H); returns the largest of each lane."""
+    early, late, step = v.broadcast(NEVER), v.broadcast(NEVER), 2 * width
+    for token in range(start, end, BESIDE):
+        at, one, two = keys + token * step, no_eight(), no_eight()
+        for i in range(width // 2):
+            one = add_products(one, v.load_words(q + 128 * i), at + 4 * i, step)
+            two = add_products(two, v.load_words(q + 128 * i + 64), at + 4 * i, step)
+        there = to + 64 * (token - start)
+        early = _keep_scores(one, early, there, token, first, window, is_cut)
+        late = _keep_scores(two, late, there + 64 * KEYS, token, first + 16, window, is_cut)
+    return early, late
 
 
 @inline
-def put_rows(
-    dtype: int, sums: int, total: v.Vector, width: int, count: int, out: int, start: int, step: int, room: int
-) -> None:
-    """Sums (H, 16) over their totals as the first `count` rows, `step` elements apart, from element `start` on.
+def _mix_pairs(factors, values, start, end, width, early, late, sums):
+    """The sums (2, H, 16) so far times what fades them, and a tile's values by their factors, both in pairs."""
+    for i in range(0, width, BESIDE):
+        at, beside = sums + 64 * i, sums + 64 * (width + i)
+        one, two = scaled_eight(at, early), scaled_eight(beside, late)
+        for pair in range(start // 2, end // 2):
+            factor, value = factors + 64 * (pair - start // 2), values + 4 * (pair * width + i)
+            one = add_products(one, v.load_words(factor), value, 4)
+            two = add_products(two, v.load_words(factor + 64 * KEYS), value, 4)
+        store_eight(at, one)
+        store_eight(beside, two)
 
-    A total of 0, of a query that sees nothing, gives 0. room: 1 KB to work in.
-    """
+
+@inline
+def _put(sums, total, width, count, out, step, near):
+    """Sums (H, 16) over their totals, as the first `count` rows of out, `step` bytes apart. near: 1 KB to work in."""
+    inverse = inverse_of(total)
     for i in range(0, width, 16):
-        v.transpose(sums + 64 * i, 64, room)
+        v.transpose(sums + 64 * i, 64, near)
         for lane in range(count):
-            weight = v.extract(total, lane)
-            weight = 1.0 / weight if weight > 0.0 else 0.0
-            e.put_wide(dtype, out, start + lane * step + i, v.mul(v.load(room + 64 * lane), v.broadcast(weight)))
+            v.store(out + lane * step + 4 * i, v.mul(v.load(near + 64 * lane), v.broadcast(v.extract(inverse, lane))))
 
 
 @inline
-def _attend(dtype, at, chunk):
-    sizes = v.read(at + 32)
-    tokens, heads, group, width = v.read(sizes), v.read(sizes + 8), v.read(sizes + 16), v.read(sizes + 24)
-    window, slots, across = v.read(sizes + 40), v.read(sizes + 64), -(-v.read(sizes) // 16)
-    every = heads * group
-    row, head, block = chunk // across // every, chunk // across % every, chunk % across
-    count = min(16, tokens - 16 * block)
-    first = v.read(sizes + 56) + 16 * block  # slot of the first query
-    kept = v.read(v.read(at + 24) + 8 + 8 * row)  # the row's first visible slot
-    place = ((row * tokens + 16 * block) * every + head) * width
-    keys = v.read(at + 8) + 4 * (row * heads + head // group) * slots * width
-    values = v.read(at + 16) + 4 * (row * heads + head // group) * slots * width
-    q = v.stack()
+def _place(at, chunk, queries):
+    """Of a chunk: row, head, its first query, how many it has, and the bytes before its first query's q or out."""
+    sizes = v.read(at + AT.sizes)
+    tokens, width = v.read(sizes + SIZE.tokens), v.read(sizes + SIZE.width)
+    across, every = -(-tokens // queries), v.read(sizes + SIZE.heads) * v.read(sizes + SIZE.group)
+    row, head, begin = chunk // across // every, chunk // across % every, chunk % across * queries
+    return row, head, begin, min(queries, tokens - begin), 4 * width * ((row * tokens + begin) * every + head)
+
+
+@inline
+def _turn_columns(x, step, count, width, to, near):
+    """Up to sixteen rows fp32 (H,), `step` bytes apart, as columns (H, 16); lanes without a row are 0."""
+    for i in range(0, width, 16):
+        for lane in range(16):
+            row = v.zero_fp32()
+            if lane < count:
+                row = v.load(x + lane * step + 4 * i)
+            v.store(near + 64 * lane, row)
+        v.transpose(near, 64, to + 64 * i)
+
+
+@inline
+def _attend_wide(dtype, at, chunk):
+    """Sixteen queries over keys and values in fp32."""
+    sizes = v.read(at + AT.sizes)
+    row, head, begin, count, place = _place(at, chunk, 16)
+    heads, group = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group)
+    width, window, slots = v.read(sizes + SIZE.width), v.read(sizes + SIZE.window), v.read(sizes + SIZE.wide)
+    first = v.read(row_of(at, row) + ROW.start) + begin
+    skip = 4 * (row * heads + head // group) * slots * width
+    keys, values = v.read(at + AT.wide_keys) + skip, v.read(at + AT.wide_values) + skip
+    q, step = v.stack(), 4 * heads * group * width
     sums = q + 64 * width
     scores = sums + 64 * width
-    turn_columns(v.read(at) + 4 * place, 4 * every * width, width, q, sums)
+    near = scores + 64 * KEYS
+    _turn_columns(v.read(at + AT.q) + place, step, count, width, q, near)
+    if dtype == e.BF16:
+        for i in range(width):
+            v.store(q + 64 * i, v.round_bf16(v.load(q + 64 * i)))
+    v.zero_memory(sums, width)
     most, total = v.broadcast(NEVER), v.zero_fp32()
-    start = max(kept, first - window + 1)
+    start = max(0, first - window + 1) // KEYS * KEYS
     while start < first + count:
-        end = min(start + KEYS, start + -(-(first + count - start) // BESIDE) * BESIDE)
+        end = start + min(KEYS, -(-(first + count - start) // BESIDE) * BESIDE)
         is_cut = end > first or start < first + 16 - window
-        new = v.max(most, _tile_scores(q, keys, start, end, width, scores, first, window, is_cut))
-        factor = exponential(v.sub(most, new))
-        total = v.fma(total, factor, _tile_likelihoods(scores, start, end, new, first, window, is_cut))
-        _tile_mix(scores, values, start, end, width, factor, sums)
+        new = v.max(most, _score_wide(q, keys, start, end, width, scores, first, window, is_cut))
+        fade = exponential(v.sub(most, new))
+        added = _factors(dtype, False, scores, end - start, start, new, first, window, is_cut, near)
+        total = v.fma(total, fade, added)
+        _mix_wide(scores, values, start, end, width, fade, sums)
         most, start = new, end
-    put_rows(dtype, sums, total, width, count, v.read(at + 40), place, every * width, scores)
+    _put(sums, total, width, count, v.read(at + AT.out) + place, step, near)
+
+
+@inline
+def _attend_pairs(at, chunk):
+    """Thirty-two queries over keys in bf16 and values in pairs of tokens."""
+    sizes = v.read(at + AT.sizes)
+    row, head, begin, count, place = _place(at, chunk, QUERIES)
+    heads, group = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group)
+    width, window, slots = v.read(sizes + SIZE.width), v.read(sizes + SIZE.window), v.read(sizes + SIZE.wide)
+    first = v.read(row_of(at, row) + ROW.start) + begin
+    skip = 2 * (row * heads + head // group) * slots * width
+    keys, values = v.read(at + AT.wide_keys) + skip, v.read(at + AT.wide_values) + skip
+    q, step = v.stack(), 4 * heads * group * width
+    scores = q + 64 * width
+    near = scores + 128 * KEYS
+    sums = near + 1024
+    for half in range(2):  # the columns lie where the sums will be
+        x, turned = v.read(at + AT.q) + place + 16 * half * step, sums
+        _turn_columns(x, step, max(0, min(16, count - 16 * half)), width, turned, near)
+        for i in range(width // 2):
+            word = v.pack_bf16(v.load(turned + 128 * i), v.load(turned + 128 * i + 64))
+            v.store_words(q + 128 * i + 64 * half, word)
+    v.zero_memory(sums, 2 * width)
+    early, late, total, last = v.broadcast(NEVER), v.broadcast(NEVER), v.zero_fp32(), v.zero_fp32()
+    start = max(0, first - window + 1) // KEYS * KEYS
+    while start < first + count:
+        end = start + min(KEYS, -(-(first + count - start) // BESIDE) * BESIDE)
+        is_cut = end > first or start < first + QUERIES - window
+        one, two = _score_pairs(q, keys, start, end, width, scores, first, window, is_cut)
+        one, two = v.max(early, one), v.max(late, two)
+        fade, after = exponential(v.sub(early, one)), exponential(v.sub(late, two))
+        added = _factors(e.BF16, True, scores, end - start, start, one, first, window, is_cut, near)
+        total = v.fma(total, fade, added)
+        beside = scores + 64 * KEYS
+        added = _factors(e.BF16, True, beside, end - start, start, two, first + 16, window, is_cut, near)
+        last = v.fma(last, after, added)
+        _mix_pairs(scores, values, start, end, width, fade, after, sums)
+        early, late, start = one, two, end
+    out = v.read(at + AT.out) + place
+    _put(sums, total, width, min(16, count), out, step, near)
+    if count > 16:
+        _put(sums + 64 * width, last, width, count - 16, out + 16 * step, step, near)
 
 
 @kernel
-def turn_fp32_fp32(at: int, chunk: int) -> None:
-    """From fp32 into a cache in fp32: q, k, v, cosines, sines, keys, values, out q fp32, sizes; a chunk is a token."""
-    _turn(e.FP32, e.FP32, at, chunk)
+def store_fp32(at: int, chunk: int) -> None:
+    """Into a cache in fp32."""
+    _store(e.FP32, at, chunk)
 
 
 @kernel
-def turn_fp32_bf16(at: int, chunk: int) -> None:
-    """From fp32 into a cache in bf16."""
-    _turn(e.FP32, e.BF16, at, chunk)
+def store_fp16(at: int, chunk: int) -> None:
+    """Into a cache in fp16."""
+    _store(e.FP16, at, chunk)
 
 
 @kernel
-def turn_fp32_fp16(at: int, chunk: int) -> None:
-    """From fp32 into a cache in fp16."""
-    _turn(e.FP32, e.FP16, at, chunk)
+def store_bf16(at: int, chunk: int) -> None:
+    """Into a cache in bf16."""
+    _store(e.BF16, at, chunk)
 
 
 @kernel
-def turn_bf16_bf16(at: int, chunk: int) -> None:
-    """From bf16 into a cache in bf16."""
-    _turn(e.BF16, e.BF16, at, chunk)
+def spread_fp32(at: int, chunk: int) -> None:
+    """From a cache in fp32, to fp32."""
+    _spread(e.FP32, False, at, chunk)
 
 
 @kernel
-def turn_fp16_fp16(at: int, chunk: int) -> None:
-    """From fp16 into a cache in fp16."""
-    _turn(e.FP16, e.FP16, at, chunk)
+def spread_fp16(at: int, chunk: int) -> None:
+    """From a cache in fp16, to fp32."""
+    _spread(e.FP16, False, at, chunk)
 
 
 @kernel
-def widen_fp32(at: int, chunk: int) -> None:
-    """A cache of fp32 as fp32: cache, out (B * K, slots, H), sizes, slots of a chunk. What is not filled becomes 0."""
-    _widen(e.FP32, at, chunk)
+def spread_bf16(at: int, chunk: int) -> None:
+    """From a cache in bf16, to fp32."""
+    _spread(e.BF16, False, at, chunk)
 
 
 @kernel
-def causal_fp32(at: int, chunk: int) -> None:
-    """Out in fp32: q, wide keys and values, slots, sizes, out (B, T, N, H); a chunk is sixteen queries of a head."""
-    _attend(e.FP32, at, chunk)
+def spread_pairs(at: int, chunk: int) -> None:
+    """From a cache in bf16: keys as they are, and values as pairs of tokens."""
+    _spread(e.BF16, True, at, chunk)
 
 
 @kernel
-def widen_bf16(at: int, chunk: int) -> None:
-    """A cache of bf16 as fp32: cache, out (B * K, slots, H), sizes, slots of a chunk. What is not filled becomes 0."""
-    _widen(e.BF16, at, chunk)
+def prefill_fp32(at: int, chunk: int) -> None:
+    """For a cache in fp32 or fp16."""
+    _attend_wide(e.FP32, at, chunk)
 
 
 @kernel
-def causal_bf16(at: int, chunk: int) -> None:
-    """Out in bf16: q, wide keys and values, slots, sizes, out (B, T, N, H); a chunk is sixteen queries of a head."""
-    _attend(e.BF16, at, chunk)
+def prefill_bf16(at: int, chunk: int) -> None:
+    """For a cache in bf16: queries and factors are rounded to bf16."""
+    _attend_wide(e.BF16, at, chunk)
 
 
 @kernel
-def widen_fp16(at: int, chunk: int) -> None:
-    """A cache of fp16 as fp32: cache, out (B * K, slots, H), sizes, slots of a chunk. What is not filled becomes 0."""
-    _widen(e.FP16, at, chunk)
-
-
-@kernel
-def causal_fp16(at: int, chunk: int) -> None:
-    """Out in fp16: q, wide keys and values, slots, sizes, out (B, T, N, H); a chunk is sixteen queries of a head."""
-    _attend(e.FP16, at, chunk)
+def prefill_pairs(at: int, chunk: int) -> None:
+    """The same by the instruction for pairs of bf16."""
+    _attend_pairs(at, chunk)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from llamita.kernels.block_format import TILE
 from llamita.kernels.blocks import FORMATS
+from llamita.kernels.cpu.arguments import Pack
 from llamita.kernels.cpu.packed_layout import Packed
 from llamita.kernels.cpu.runtime.huge_pages import advise
 from llamita.kernels.cpu.runtime.program import Program, named
@@ -29,7 +30,7 @@ def repack(raw: Tensor, name: str, order: Tensor | None = None) -> Packed:
         assert order.shape == (rows,) and (not rows or 0 <= int(order.min()) <= int(order.max()) < rows)
     program = Program()
     program.add(
-        KERNELS[name], raw.contiguous(), order, stream, rows, blocks, tiles, chunks=-(-stream.shape[0] // tiles)
+        KERNELS[name], Pack(raw.contiguous(), order, stream, rows, blocks, tiles), chunks=-(-stream.shape[0] // tiles)
     )
     program.run()
     return Packed(stream, kind=name, rows=rows, columns=blocks * form.block)

@@ -10,17 +10,17 @@ from typing import Any
 
 from llvmlite import ir
 from numba import njit, types
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, register_model
 
-from llamita.kernels.cpu import dot_bytes, isa
-from llamita.kernels.cpu.pieces import Builder, Value
-from llamita.kernels.cpu.pieces import call as _call
+from llamita.kernels.cpu import dot_bytes
+from llamita.kernels.cpu.compile_target import instructions, target
+from llamita.kernels.cpu.half_precision import narrow_bf16, narrow_fp16, widened_bf16, widened_fp16
+from llamita.kernels.cpu.pieces import Builder, Value, call_intrinsic
 
-isa.aim()  # before Numba looks at what machine this is, which it does once
+__all__ = ["call_intrinsic", "instructions", "target"]  # what those who import this ask it for, besides its own
 LANES = 16
 STACK = 1 << 17  # bytes that a kernel may work in
-_F16, _F32, _F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
+_F32 = ir.FloatType()
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _FLOATS, _WORDS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
 
@@ -43,10 +43,11 @@ class _LanesModel(models.PrimitiveModel):
 
 Floats = Lanes("floats", _FLOATS)  # sixteen fp32
 Words = Lanes("words", _WORDS)  # sixteen int32, or sixty-four bytes
+Quads = Lanes("quads", ir.VectorType(_F32, 4))  # four fp32
 i64, f32, void = types.int64, types.float32, types.void
 
 
-def _operation(signature: Any, emit: Callable[..., Value]) -> Any:
+def operation(signature: Any, emit: Callable[..., Value]) -> Any:
     """The Numba function of this signature whose code `emit(builder, *arguments)` writes."""
 
     def code(context: Any, builder: Builder, signature: Any, arguments: Any) -> Value:
@@ -59,6 +60,7 @@ def _operation(signature: Any, emit: Callable[..., Value]) -> Any:
         lambda context, a: (signature, code),
         lambda context, a, b: (signature, code),
         lambda context, a, b, c: (signature, code),
+        lambda context, a, b, c, d: (signature, code),
     ]
     return intrinsic(typings[len(signature.args)])
 
@@ -86,61 +88,50 @@ def _spread(b: Builder, value: Value) -> Value:
     return b.shuffle_vector(first, ir.Constant(vector, ir.Undefined), ir.Constant(_WORDS, [0] * LANES))
 
 
-def _all(kind: ir.Type, number: float) -> Value:
-    """A number, or so many of it as a vector has lanes."""
-    return ir.Constant(kind, [number] * LANES if isinstance(kind, ir.VectorType) else number)
+def _reduce_add(b: Builder, x: Value) -> Value:
+    """The sum of the lanes as a tree: the upper half onto the lower, again and again. This order is the definition."""
+    for size in (8, 4, 2, 1):
+        low, high = ([start + i for i in range(size)] for start in (0, size))
+        x = b.fadd(_shuffled(b, x, x, low), _shuffled(b, x, x, high))
+    return b.extract_element(x, _I32(0))
 
 
-def _widened_bf16(b: Builder, halves: Value, whole: ir.Type, wide: ir.Type) -> Value:
-    return b.bitcast(b.shl(b.zext(halves, whole), _all(whole, 16)), wide)
+def _shuffled(b: Builder, x: Value, y: Value, lanes: list[int]) -> Value:
+    return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(_I32, len(lanes)), lanes))
 
 
-def _narrow_bf16(b: Builder, value: Value, whole: ir.Type, narrow: ir.Type) -> Value:
-    """To the nearest, halves to even, as torch rounds; a NaN may come out as infinity."""
-    pattern = b.bitcast(value, whole)
-    odd = b.and_(b.lshr(pattern, _all(whole, 16)), _all(whole, 1))
-    return b.trunc(b.lshr(b.add(pattern, b.add(odd, _all(whole, 0x7FFF))), _all(whole, 16)), narrow)
+def _reduce_add_4(b: Builder, x: Value, y: Value, z: Value, w: Value) -> Value:
+    """The sums of four vectors, each in the order of `_reduce_add`, side by side."""
+    early, late = [*range(8), *range(16, 24)], [*range(8, 16), *range(24, 32)]
+    xy = b.fadd(_shuffled(b, x, y, early), _shuffled(b, x, y, late))
+    zw = b.fadd(_shuffled(b, z, w, early), _shuffled(b, z, w, late))
+    early = [start + i for start in (0, 8, 16, 24) for i in range(4)]
+    quarters = b.fadd(_shuffled(b, xy, zw, early), _shuffled(b, xy, zw, [lane + 4 for lane in early]))
+    early = [start + i for start in (0, 4, 8, 12) for i in range(2)]
+    pairs = b.fadd(_shuffled(b, quarters, quarters, early), _shuffled(b, quarters, quarters, [i + 2 for i in early]))
+    return b.fadd(_shuffled(b, pairs, pairs, [0, 2, 4, 6]), _shuffled(b, pairs, pairs, [1, 3, 5, 7]))
 
 
-def _half(whole: ir.Type) -> ir.Type | None:
-    """LLVM's halves for these words, or None where it would call a library that may not be there, and abort."""
-    if instructions().fp16 == "integers":
-        return None
-    return ir.VectorType(_F16, LANES) if isinstance(whole, ir.VectorType) else _F16
+def _some(b: Builder, count: Value) -> Value:
+    """The mask of the first `count` lanes."""
+    return b.icmp_signed("<", ir.Constant(_WORDS, list(range(LANES))), _spread(b, b.trunc(count, _I32)))
 
 
-def _widened_fp16(b: Builder, halves: Value, whole: ir.Type, wide: ir.Type) -> Value:
-    if (half := _half(whole)) is not None:
-        return b.fpext(b.bitcast(halves, half), wide)
-    pattern = b.zext(halves, whole)
-    size = b.shl(b.and_(pattern, _all(whole, 0x7FFF)), _all(whole, 13))
-    number = b.bitcast(b.fmul(b.bitcast(size, wide), _all(wide, 2.0**112)), whole)  # moves the exponent's zero
-    endless = b.icmp_unsigned(">=", size, _all(whole, 0x7C00 << 13))
-    number = b.select(endless, b.or_(size, _all(whole, 0x7F800000)), number)
-    return b.bitcast(b.or_(number, b.shl(b.and_(pattern, _all(whole, 0x8000)), _all(whole, 16))), wide)
+def _load_some(b: Builder, at: Value, count: Value) -> Value:
+    nothing = ir.Constant(_FLOATS, [0.0] * LANES)
+    name, pointer = "llvm.masked.load.v16f32.p0", _FLOATS.as_pointer()
+    mask = ir.VectorType(ir.IntType(1), LANES)
+    kind = ir.FunctionType(_FLOATS, [pointer, _I32, mask, _FLOATS])
+    function = b.module.globals.get(name) or ir.Function(b.module, kind, name)
+    return b.call(function, (_at(b, at, _FLOATS), _I32(4), _some(b, count), nothing))
 
 
-def _narrow_fp16(b: Builder, value: Value, whole: ir.Type, narrow: ir.Type) -> Value:
-    """To the nearest, halves to even."""
-    if (half := _half(whole)) is not None:
-        return b.bitcast(b.fptrunc(value, half), narrow)
-    pattern = b.bitcast(value, whole)
-    size = b.and_(pattern, _all(whole, 0x7FFFFFFF))
-    odd = b.and_(b.lshr(size, _all(whole, 13)), _all(whole, 1))
-    number = b.lshr(b.add(size, b.add(odd, _all(whole, 0xFFF - (112 << 23)))), _all(whole, 13))
-    # Added to a half, the smallest numbers are rounded to multiples of the smallest fp16.
-    tiny = b.bitcast(b.fadd(b.bitcast(size, value.type), _all(value.type, 0.5)), whole)
-    tiny = b.sub(tiny, _all(whole, 0x3F000000))
-    number = b.select(b.icmp_unsigned("<", size, _all(whole, 0x38800000)), tiny, number)
-    endless = b.select(b.icmp_unsigned(">", size, _all(whole, 0x7F800000)), _all(whole, 0x7E00), _all(whole, 0x7C00))
-    number = b.select(b.icmp_unsigned(">=", size, _all(whole, 0x47800000)), endless, number)
-    return b.trunc(b.or_(number, b.lshr(b.and_(pattern, _all(whole, 0x80000000)), _all(whole, 16))), narrow)
-
-
-def _reduction(b: Builder, name: str, returns: ir.Type, vector: ir.Type) -> Value:
-    name = f"llvm.vector.reduce.{name}.v16f32"
-    kind = ir.FunctionType(returns, [returns, vector])
-    return b.module.globals.get(name) or ir.Function(b.module, kind, name)
+def _store_some(b: Builder, at: Value, value: Value, count: Value) -> None:
+    name, pointer = "llvm.masked.store.v16f32.p0", _FLOATS.as_pointer()
+    mask = ir.VectorType(ir.IntType(1), LANES)
+    kind = ir.FunctionType(ir.VoidType(), [_FLOATS, pointer, _I32, mask])
+    function = b.module.globals.get(name) or ir.Function(b.module, kind, name)
+    b.call(function, (value, _at(b, at, _FLOATS), _I32(4), _some(b, count)))
 
 
 def _scaled(b: Builder, value: Value, power: Value) -> Value:
@@ -163,17 +154,6 @@ def _on_stack(b: Builder) -> Value:
     return b.ptrtoint(place, _I64)
 
 
-def target() -> tuple[str, str, str]:
-    """What code is compiled for, as Numba's settings leave it: LLVM's triple, the processor, its features."""
-    context: Any = cpu_target.target_context
-    return context.codegen().magic_tuple()
-
-
-def instructions() -> isa.InstructionSet:
-    """The row of the table for that."""
-    return isa.fitting(*target())
-
-
 def _transpose(b: Builder, source: Value, step: Value, target: Value) -> None:
     rows = [_read(b, b.add(source, b.mul(step, _I64(i))), _FLOATS) for i in range(LANES)]
     for size in (8, 4, 2, 1):  # swap the blocks beside the diagonal
@@ -186,47 +166,35 @@ def _transpose(b: Builder, source: Value, step: Value, target: Value) -> None:
         _write(b, b.add(target, _I64(64 * i)), row)
 
 
-def _fetch(b: Builder, address: Value) -> None:
+def _fetch(b: Builder, address: Value, level: int) -> None:
     name, number = "llvm.prefetch.p0", _I32
     kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), number, number, number])
     function = b.module.globals.get(name) or ir.Function(b.module, kind, name)
-    b.call(function, (_at(b, address, _I8), number(0), number(3), number(1)))
+    b.call(function, (_at(b, address, _I8), number(0), number(4 - level), number(1)))
 
 
 def _dot_u8s8(b: Builder, total: Value, codes: Value, x: Value) -> Value:
     return dot_bytes.DOT_U8S8[instructions().dot_u8s8](b, total, codes, x)
 
 
-def _dot_s8s8(b: Builder, total: Value, weights: Value, x: Value) -> Value:
-    return dot_bytes.DOT_S8S8.get(instructions().dot_u8s8, dot_bytes.dot_s8s8_in_integers)(b, total, weights, x)
-
-
-def _pair_products(b: Builder, codes: Value, x: Value) -> Value:
-    return dot_bytes.pair_products(dot_bytes.PAIRS[instructions().dot_u8s8], b, codes, x)
-
-
-def _add_up_pairs(b: Builder, total: Value, sums: Value) -> Value:
-    return dot_bytes.add_up_pairs(dot_bytes.PAIRS[instructions().dot_u8s8], b, total, sums)
-
-
 def _dot2(b: Builder, total: Value, x: Value, y: Value) -> Value:
     if instructions().dot_bf16 == "vdpbf16ps.512":
-        return _call(b, "llvm.x86.avx512bf16.dpbf16ps.512", _FLOATS, total, x, y)
+        return call_intrinsic(b, "llvm.x86.avx512bf16.dpbf16ps.512", _FLOATS, total, x, y)
     return _dot2_anywhere(b, total, x, y)
 
 
 def _dot2_anywhere(b: Builder, total: Value, x: Value, y: Value) -> Value:
-    """The same in LLVM's own terms; it rounds once more often."""
+    """The same as two fma: the instruction adds the product of the high halves first, and rounds after each."""
     sixteen, high = ir.Constant(_WORDS, [16] * LANES), ir.Constant(_WORDS, [-65536] * LANES)
-    for pick in (lambda pair: b.shl(pair, sixteen), lambda pair: b.and_(pair, high)):
+    for pick in (lambda pair: b.and_(pair, high), lambda pair: b.shl(pair, sixteen)):
         first, second = b.bitcast(pick(x), _FLOATS), b.bitcast(pick(y), _FLOATS)
-        total = _call(b, "llvm.fma.v16f32", _FLOATS, first, second, total)
+        total = call_intrinsic(b, "llvm.fma.v16f32", _FLOATS, first, second, total)
     return total
 
 
 def _pair(b: Builder, low: Value, high: Value) -> Value:
     narrow = ir.VectorType(_I16, LANES)
-    low, high = (b.zext(_narrow_bf16(b, x, _WORDS, narrow), _WORDS) for x in (low, high))
+    low, high = (b.zext(narrow_bf16(b, x, _WORDS, narrow), _WORDS) for x in (low, high))
     return b.or_(low, b.shl(high, ir.Constant(_WORDS, [16] * LANES)))
 
 
@@ -238,119 +206,127 @@ def _bits(b: Builder, value: Value, shift: Value, mask: Value) -> Value:
 
 
 # Vectors
-load = _operation(Floats(i64), lambda b, at: _read(b, at, _FLOATS))  # 64 bytes of fp32
-load_fp16 = _operation(
-    Floats(i64), lambda b, at: _widened_fp16(b, _read(b, at, ir.VectorType(_I16, LANES)), _WORDS, _FLOATS)
+load = operation(Floats(i64), lambda b, at: _read(b, at, _FLOATS))  # 64 bytes of fp32
+load_some = operation(Floats(i64, i64), _load_some)  # so many fp32, and 0 behind them
+store_some = operation(void(i64, Floats, i64), _store_some)  # the first so many lanes
+load_quad = operation(Quads(i64), lambda b, at: _read(b, at, ir.VectorType(_F32, 4)))
+store_quad = operation(void(i64, Quads), lambda b, at, value: _write(b, at, value))
+add_quads = operation(Quads(Quads, Quads), lambda b, x, y: b.fadd(x, y))
+extract_quad = operation(f32(Quads, i64), lambda b, x, i: b.extract_element(x, b.trunc(i, _I32)))
+load_fp16 = operation(
+    Floats(i64), lambda b, at: widened_fp16(b, _read(b, at, ir.VectorType(_I16, LANES)), _WORDS, _FLOATS)
 )
-load_bf16 = _operation(
-    Floats(i64), lambda b, at: _widened_bf16(b, _read(b, at, ir.VectorType(_I16, LANES)), _WORDS, _FLOATS)
+load_bf16 = operation(
+    Floats(i64), lambda b, at: widened_bf16(b, _read(b, at, ir.VectorType(_I16, LANES)), _WORDS, _FLOATS)
 )
-load_words = _operation(Words(i64), lambda b, at: _read(b, at, _WORDS))  # 64 bytes as they are
-load_uint8 = _operation(Words(i64), lambda b, at: b.zext(_read(b, at, ir.VectorType(_I8, LANES)), _WORDS))  # 16 uint8
-load_int8 = _operation(Words(i64), lambda b, at: b.sext(_read(b, at, ir.VectorType(_I8, LANES)), _WORDS))  # 16 int8
-broadcast_word = _operation(Words(i64), lambda b, at: _spread(b, _read(b, at, _I32)))  # 4 bytes in every lane
-store = _operation(void(i64, Floats), lambda b, at, value: _write(b, at, value))
-store_bf16 = _operation(
+load_words = operation(Words(i64), lambda b, at: _read(b, at, _WORDS))  # 64 bytes as they are
+load_uint8 = operation(Words(i64), lambda b, at: b.zext(_read(b, at, ir.VectorType(_I8, LANES)), _WORDS))  # 16 uint8
+load_int8 = operation(Words(i64), lambda b, at: b.sext(_read(b, at, ir.VectorType(_I8, LANES)), _WORDS))  # 16 int8
+broadcast_word = operation(Words(i64), lambda b, at: _spread(b, _read(b, at, _I32)))  # 4 bytes in every lane
+store = operation(void(i64, Floats), lambda b, at, value: _write(b, at, value))
+store_bf16 = operation(
     void(i64, Floats),
-    lambda b, at, value: _write(b, at, _narrow_bf16(b, value, _WORDS, ir.VectorType(_I16, LANES))),
+    lambda b, at, value: _write(b, at, narrow_bf16(b, value, _WORDS, ir.VectorType(_I16, LANES))),
 )
-store_int8 = _operation(void(i64, Words), lambda b, at, value: _write(b, at, b.trunc(value, ir.VectorType(_I8, LANES))))
-broadcast = _operation(Floats(f32), _spread)
-zero_fp32 = _operation(Floats(), lambda b: ir.Constant(_FLOATS, [0.0] * LANES))
-zero_words = _operation(Words(), lambda b: ir.Constant(_WORDS, [0] * LANES))
-add = _operation(Floats(Floats, Floats), lambda b, x, y: b.fadd(x, y))
-sub = _operation(Floats(Floats, Floats), lambda b, x, y: b.fsub(x, y))
-mul = _operation(Floats(Floats, Floats), lambda b, x, y: b.fmul(x, y))
-max = _operation(Floats(Floats, Floats), lambda b, x, y: _call(b, "llvm.maxnum.v16f32", _FLOATS, x, y))
-min = _operation(Floats(Floats, Floats), lambda b, x, y: _call(b, "llvm.minnum.v16f32", _FLOATS, x, y))
-div = _operation(Floats(Floats, Floats), lambda b, x, y: b.fdiv(x, y))
-scale_by_power_of_two = _operation(
+store_int8 = operation(void(i64, Words), lambda b, at, value: _write(b, at, b.trunc(value, ir.VectorType(_I8, LANES))))
+broadcast = operation(Floats(f32), _spread)
+zero_fp32 = operation(Floats(), lambda b: ir.Constant(_FLOATS, [0.0] * LANES))
+zero_words = operation(Words(), lambda b: ir.Constant(_WORDS, [0] * LANES))
+add = operation(Floats(Floats, Floats), lambda b, x, y: b.fadd(x, y))
+sub = operation(Floats(Floats, Floats), lambda b, x, y: b.fsub(x, y))
+mul = operation(Floats(Floats, Floats), lambda b, x, y: b.fmul(x, y))
+max = operation(Floats(Floats, Floats), lambda b, x, y: call_intrinsic(b, "llvm.maxnum.v16f32", _FLOATS, x, y))
+min = operation(Floats(Floats, Floats), lambda b, x, y: call_intrinsic(b, "llvm.minnum.v16f32", _FLOATS, x, y))
+div = operation(Floats(Floats, Floats), lambda b, x, y: b.fdiv(x, y))
+scale_by_power_of_two = operation(
     Floats(Floats, Words), _scaled
 )  # times two to the power of integers; two steps reach small results
-abs = _operation(Floats(Floats), lambda b, x: _call(b, "llvm.fabs.v16f32", _FLOATS, x))
-extract_first = _operation(f32(Floats), lambda b, x: b.extract_element(x, _I32(0)))
-extract = _operation(f32(Floats, i64), lambda b, x, i: b.extract_element(x, b.trunc(i, _I32)))
-extract_word = _operation(  # four bytes of a lane, as a number without sign
+abs = operation(Floats(Floats), lambda b, x: call_intrinsic(b, "llvm.fabs.v16f32", _FLOATS, x))
+extract_first = operation(f32(Floats), lambda b, x: b.extract_element(x, _I32(0)))
+extract = operation(f32(Floats, i64), lambda b, x, i: b.extract_element(x, b.trunc(i, _I32)))
+extract_word = operation(  # four bytes of a lane, as a number without sign
     i64(Words, i64), lambda b, x, i: b.zext(b.extract_element(x, b.trunc(i, _I32)), _I64)
 )
-fma = _operation(  # x * y + z, rounded once
-    Floats(Floats, Floats, Floats), lambda b, x, y, z: _call(b, "llvm.fma.v16f32", _FLOATS, x, y, z)
+fma = operation(  # x * y + z, rounded once
+    Floats(Floats, Floats, Floats), lambda b, x, y, z: call_intrinsic(b, "llvm.fma.v16f32", _FLOATS, x, y, z)
 )
-reduce_add = _operation(  # the sum of the lanes
-    f32(Floats), lambda b, x: b.call(_reduction(b, "fadd", _F32, _FLOATS), (_F32(0.0), x), fastmath=("reassoc",))
+reduce_add = operation(f32(Floats), _reduce_add)  # the sum of the lanes
+reduce_add_4 = operation(Quads(Floats, Floats, Floats, Floats), _reduce_add_4)  # the sums of four vectors
+reduce_max = operation(f32(Floats), lambda b, x: call_intrinsic(b, "llvm.vector.reduce.fmax.v16f32", _F32, x))
+reduce_add_words = operation(
+    i64(Words), lambda b, x: b.sext(call_intrinsic(b, "llvm.vector.reduce.add.v16i32", _I32, x), _I64)
 )
-reduce_max = _operation(f32(Floats), lambda b, x: _call(b, "llvm.vector.reduce.fmax.v16f32", _F32, x))
-reduce_add_words = _operation(i64(Words), lambda b, x: b.sext(_call(b, "llvm.vector.reduce.add.v16i32", _I32, x), _I64))
-to_fp32 = _operation(Floats(Words), lambda b, x: b.sitofp(x, _FLOATS))
-round_to_words = _operation(  # to the nearest integer, halves to even
-    Words(Floats), lambda b, x: b.fptosi(_call(b, "llvm.rint.v16f32", _FLOATS, x), _WORDS)
+to_fp32 = operation(Floats(Words), lambda b, x: b.sitofp(x, _FLOATS))
+round_to_words = operation(  # to the nearest integer, halves to even
+    Words(Floats), lambda b, x: b.fptosi(call_intrinsic(b, "llvm.rint.v16f32", _FLOATS, x), _WORDS)
 )
-extract_bits = _operation(Words(Words, i64, i64), _bits)  # (value >> shift) & mask
-or_words = _operation(Words(Words, Words), lambda b, x, y: b.or_(x, y))
-shl = _operation(Words(Words, i64), lambda b, x, by: b.shl(x, _spread(b, b.trunc(by, _I32))))
-dot_u8s8 = _operation(  # total + four products of unsigned codes and signed bytes a lane
-    Words(Words, Words, Words), _dot_u8s8
-)
-dot_s8s8 = _operation(  # the same of signed bytes, of which the second are not -128
-    Words(Words, Words, Words), _dot_s8s8
-)
-# For instruction sets that multiply bytes in pairs (`dot_bytes.PAIRS`), and codes of at most seven bits.
-pair_products = _operation(Words(Words, Words), _pair_products)  # two sums of 16 bits a lane
-add_pairs = _operation(Words(Words, Words), dot_bytes.add_pairs)
-add_up_pairs = _operation(Words(Words, Words), _add_up_pairs)  # total + the two sums of a lane
-xor_words = _operation(Words(Words, i64), lambda b, x, mask: b.xor(x, _spread(b, b.trunc(mask, _I32))))
+extract_bits = operation(Words(Words, i64, i64), _bits)  # (value >> shift) & mask
+or_words = operation(Words(Words, Words), lambda b, x, y: b.or_(x, y))
+shl = operation(Words(Words, i64), lambda b, x, by: b.shl(x, _spread(b, b.trunc(by, _I32))))
+dot_u8s8 = operation(Words(Words, Words, Words), _dot_u8s8)  # total + four products of codes and signed bytes a lane
+xor_words = operation(Words(Words, i64), lambda b, x, mask: b.xor(x, _spread(b, b.trunc(mask, _I32))))
 
-blend_from = _operation(  # the lanes of x from a number on, before it those of y
+blend_from = operation(  # the lanes of x from a number on, before it those of y
     Floats(Floats, i64, Floats), lambda b, x, start, y: b.select(_lanes_from(b, start), x, y)
 )
-store_fp16 = _operation(
+store_fp16 = operation(
     void(i64, Floats),
-    lambda b, at, value: _write(b, at, _narrow_fp16(b, value, _WORDS, ir.VectorType(_I16, LANES))),
+    lambda b, at, value: _write(b, at, narrow_fp16(b, value, _WORDS, ir.VectorType(_I16, LANES))),
 )
-dot_bf16 = _operation(Floats(Floats, Words, Words), _dot2)  # total + two products of bf16 a lane
-low_bf16 = _operation(  # of pairs, the numbers in the low halves of the lanes
+dot_bf16 = operation(Floats(Floats, Words, Words), _dot2)  # total + two products of bf16 a lane
+low_bf16 = operation(  # of pairs, the numbers in the low halves of the lanes
     Floats(Words), lambda b, x: b.bitcast(b.shl(x, ir.Constant(_WORDS, [16] * LANES)), _FLOATS)
 )
-high_bf16 = _operation(Floats(Words), lambda b, x: b.bitcast(b.and_(x, ir.Constant(_WORDS, [-65536] * LANES)), _FLOATS))
-pack_bf16 = _operation(
+high_bf16 = operation(Floats(Words), lambda b, x: b.bitcast(b.and_(x, ir.Constant(_WORDS, [-65536] * LANES)), _FLOATS))
+pack_bf16 = operation(
     Words(Floats, Floats), _pair
 )  # as bf16: the first in the low halves of the lanes, the second above
-store_words = _operation(void(i64, Words), lambda b, at, value: _write(b, at, value))
-load_uint16 = _operation(  # 16 uint16
+round_bf16 = operation(  # fp32 whose low sixteen bits are 0
+    Floats(Floats),
+    lambda b, x: widened_bf16(b, narrow_bf16(b, x, _WORDS, ir.VectorType(_I16, LANES)), _WORDS, _FLOATS),
+)
+store_words = operation(void(i64, Words), lambda b, at, value: _write(b, at, value))
+store_uint16 = operation(
+    void(i64, Words), lambda b, at, value: _write(b, at, b.trunc(value, ir.VectorType(_I16, LANES)))
+)
+load_uint16 = operation(  # 16 uint16
     Words(i64), lambda b, at: b.zext(_read(b, at, ir.VectorType(_I16, LANES)), _WORDS)
 )
 
 # Single values
-read = _operation(i64(i64), lambda b, at: _read(b, at, _I64, 8))
-read_fp32 = _operation(f32(i64), lambda b, at: _read(b, at, _F32, 4))
-write_fp32 = _operation(void(i64, f32), lambda b, at, value: _write(b, at, value, 4))
-write_int32 = _operation(void(i64, i64), lambda b, at, value: _write(b, at, b.trunc(value, _I32), 4))
-read_fp16 = _operation(f32(i64), lambda b, at: _widened_fp16(b, _read(b, at, _I16, 2), _I32, _F32))
-read_bf16 = _operation(f32(i64), lambda b, at: _widened_bf16(b, _read(b, at, _I16, 2), _I32, _F32))
-write_fp16 = _operation(void(i64, f32), lambda b, at, value: _write(b, at, _narrow_fp16(b, value, _I32, _I16), 2))
-write_bf16 = _operation(void(i64, f32), lambda b, at, value: _write(b, at, _narrow_bf16(b, value, _I32, _I16), 2))
+copy_2_bytes = operation(void(i64, i64), lambda b, at, to: _write(b, to, _read(b, at, _I16, 2), 2))
+read = operation(i64(i64), lambda b, at: _read(b, at, _I64, 8))
+write = operation(void(i64, i64), lambda b, at, value: _write(b, at, value, 8))
+read_fp32 = operation(f32(i64), lambda b, at: _read(b, at, _F32, 4))
+write_fp32 = operation(void(i64, f32), lambda b, at, value: _write(b, at, value, 4))
+write_int32 = operation(void(i64, i64), lambda b, at, value: _write(b, at, b.trunc(value, _I32), 4))
+read_fp16 = operation(f32(i64), lambda b, at: widened_fp16(b, _read(b, at, _I16, 2), _I32, _F32))
+read_bf16 = operation(f32(i64), lambda b, at: widened_bf16(b, _read(b, at, _I16, 2), _I32, _F32))
+write_fp16 = operation(void(i64, f32), lambda b, at, value: _write(b, at, narrow_fp16(b, value, _I32, _I16), 2))
+write_bf16 = operation(void(i64, f32), lambda b, at, value: _write(b, at, narrow_bf16(b, value, _I32, _I16), 2))
 
-transpose = _operation(void(i64, i64, i64), _transpose)  # sixteen vectors so many bytes apart, to sixteen in a row
-stack = _operation(i64(), _on_stack)  # the address of STACK bytes that are the kernel's own while it runs
+transpose = operation(void(i64, i64, i64), _transpose)  # sixteen vectors so many bytes apart, to sixteen in a row
+stack = operation(i64(), _on_stack)  # the address of STACK bytes that are the kernel's own while it runs
 
 # A number that LLVM must not know: a loop up to it stays one, where written out it would need more registers.
-hidden = _operation(i64(i64), lambda b, x: b.asm(ir.FunctionType(_I64, [_I64]), "", "=r,0", [x], side_effect=True))
+hidden = operation(i64(i64), lambda b, x: b.asm(ir.FunctionType(_I64, [_I64]), "", "=r,0", [x], side_effect=True))
 
 # Threads
-fetch_add = _operation(  # add one to a counter that several threads count on; what it was before
+fetch_add = operation(  # add one to a counter that several threads count on; what it was before
     i64(i64), lambda b, at: b.atomic_rmw("add", _at(b, at, _I64), _I64(1), "acq_rel")
 )
-load_acquire = _operation(i64(i64), lambda b, at: b.load_atomic(_at(b, at, _I64), "acquire", 8))
-call = _operation(  # call a kernel at an address with two numbers
+load_acquire = operation(i64(i64), lambda b, at: b.load_atomic(_at(b, at, _I64), "acquire", 8))
+call = operation(  # call a kernel at an address with two numbers
     void(i64, i64, i64), lambda b, at, x, y: b.call(_at(b, at, ir.FunctionType(ir.VoidType(), [_I64, _I64])), (x, y))
 )
-yield_core = _operation(  # call a function that offers the core to others
+yield_core = operation(  # call a function that offers the core to others
     void(i64), lambda b, at: b.call(_at(b, at, ir.FunctionType(_I32, [])), ())
 )
 
 # What is read once and in order comes from memory: the processor's own guess ends with each page.
 AHEAD = 4096
-_fetch_line = _operation(void(i64), _fetch)
+_fetch_line = operation(void(i64), lambda b, at: _fetch(b, at, 1))
+prefetch_line = operation(void(i64), lambda b, at: _fetch(b, at, 2))  # 64 bytes, into the second cache
 
 
 @njit(forceinline=True)

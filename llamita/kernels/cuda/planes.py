@@ -126,6 +126,13 @@ def unpack(planes: Planes) -> QuantizedBlocks:
     )
 
 
+def rows(planes: Planes, index: Tensor) -> Tensor:
+    """The weights fp32 (..., K) of the rows that index (...) names."""
+    chosen = (None if part is None else part[index.reshape(-1)] for part in planes.tensors)
+    some = Planes(*chosen, bits=planes.bits, zero=planes.zero)  # type: ignore[arg-type]
+    return unpack(some).dequantize().view(*index.shape, -1)
+
+
 def _words(codes: Tensor, bits: int) -> tuple[Tensor, Tensor | None]:
     """QuantizedBlocks (N, K) as words (N, K / 32 * lanes), and the bits above four of 5- and 6-bit codes."""
     across, (width, mask) = lanes(bits), _field(bits)

@@ -1,6 +1,5 @@
 """The plan: a model whose short passes run as one program, and all others as before."""
 
-from collections.abc import Iterator
 from threading import Lock
 from typing import Any
 
@@ -9,20 +8,21 @@ from torch import Tensor, nn
 
 from llamita.cache.cache import Cache
 from llamita.cache.growing import GrowingCache
+from llamita.context.batch import BatchLayout
 from llamita.errors import UnsupportedError
-from llamita.kernels.cpu.linear import FEW
 from llamita.kernels.cpu.runtime.huge_pages import collapse
 from llamita.model import plan
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.outputs import CausalLMOutputWithPast
-from llamita.plans.cpu.decode import Step, check_ids, packed_of
 from llamita.plans.cpu.parts import why_not
-from llamita.plans.cpu.prefill import Reading
+from llamita.plans.cpu.passes import Pass, check_ids
 from llamita.plans.cpu.watch import Watch
+from llamita.plans.cpu.weights import matrix_of
+from llamita.plans.cpu.workspace import Workspace
 
-MOST_LOGITS = 256  # tokens, all rows together, whose logits are wanted
 ASK_MORE = ("output_attentions", "output_hidden_states")  # what a config may ask for in every pass
-MOST_AT_ONCE = 1024  # tokens that a long prompt is read by
+MOST_AT_ONCE = 512  # tokens, all rows together, that a long prompt is read by
+PROGRAMS = 32  # shapes of passes whose programs are kept
 
 
 def fuse(model: LlamaForCausalLM) -> LlamaForCausalLM:
@@ -37,20 +37,11 @@ def fuse(model: LlamaForCausalLM) -> LlamaForCausalLM:
     if (reason := why_not(model)) is not None:
         raise UnsupportedError(f"this model cannot be fused: {reason}; run it without")
     plan.check(model, "kernels", [model])
-    for tensor in {id(tensor): tensor for tensor in _matrices(model)}.values():
-        collapse(tensor)
+    matrices = (matrix_of(module) for module in model.modules())
+    for matrix in {matrix.data_ptr(): matrix for matrix in matrices if matrix is not None}.values():
+        collapse(matrix)
     plan.apply(model, "kernels", [FusedForward(model)])
     return model
-
-
-def _matrices(model: LlamaForCausalLM) -> Iterator[Tensor]:
-    """The memory that every step reads from end to end."""
-    for module in model.modules():
-        packed = packed_of(module)
-        if packed is not None:
-            yield packed.stream
-        elif isinstance(module, nn.Linear):
-            yield module.weight.detach()
 
 
 def unfuse(model: LlamaForCausalLM) -> LlamaForCausalLM:
@@ -120,7 +111,7 @@ class FusedForward(plan.StandIn):
 
     def _logits(self, ids: Tensor, mask: Tensor | None, cache: GrowingCache, keep: int | Tensor) -> Tensor | None:
         """The logits (B, kept, V) in fp32, or None where the pass is not one for kernels."""
-        config, first = self.module.config, None
+        config = self.module.config
         if torch.is_grad_enabled() or self.module.training or self.module.model.training:
             return None
         if not isinstance(keep, int) or cache.unrotated or not _are_ids(ids):
@@ -129,12 +120,9 @@ class FusedForward(plan.StandIn):
         if plan is None or plan.watch.is_hooked() or any(map(config.extra.get, ASK_MORE)):
             return None
         kept = min(keep or ids.shape[1], ids.shape[1])
-        if ids.shape[0] * kept > MOST_LOGITS:
+        layout = BatchLayout.of_mask(mask, rows=len(ids), cached=cache.length, tokens=ids.shape[1])
+        if layout is None:
             return None
-        if mask is not None:
-            first = _padding(mask, len(ids), cache.length + ids.shape[1])
-            if first is None:
-                return None
         if not len(cache):
             heads = config.num_key_value_heads
             cache.begin(plan.layers, batch=ids.shape[0], heads=heads, width=config.head_dim, dtype=plan.dtype)
@@ -145,7 +133,7 @@ class FusedForward(plan.StandIn):
         with self._lock:
             start = cache.length
             try:
-                return plan.read(ids, cache, first, kept)
+                return plan.read(ids, cache, layout, kept)
             except BaseException:  # Ctrl-C between two parts of a prompt
                 cache.crop(start)
                 raise
@@ -167,36 +155,31 @@ class _Plan:
 
     def __init__(self, model: LlamaForCausalLM) -> None:
         self._model = model
-        self._reading = Reading(model)
-        self._steps: dict[tuple[int, int, int], Step] = {}
+        self._workspace = Workspace()
+        self._passes: dict[tuple[int, int, int], Pass] = {}
         self.watch = Watch(model)
         self.dtype, self.layers = model.dtype, len(model.model.layers)
 
-    def read(self, ids: Tensor, cache: GrowingCache, first: Tensor | None, kept: int) -> Tensor:
-        """The logits of the last tokens of ids (B, T), which are read in parts of at most `MOST_AT_ONCE`."""
-        if ids.numel() <= FEW:
-            return self._step(ids, kept).run(ids, cache, first)
-        tokens, size = ids.shape[1], max(kept, MOST_AT_ONCE // ids.shape[0])
-        behind = tokens if tokens <= size else max(tokens % size, kept)
-        parts, last = ids[:, : tokens - behind].split(size, dim=1), ids[:, tokens - behind :]
-        for part in parts if behind < tokens else ():
-            self._reading.run(part, cache, first, 1)
-        if last.numel() <= FEW:
-            return self._step(last, kept).run(last, cache, first)
-        return self._reading.run(last, cache, first, kept)
+    def read(self, ids: Tensor, cache: GrowingCache, layout: BatchLayout, kept: int) -> Tensor:
+        """The logits (B, kept, V) of the last tokens of ids (B, T), read in parts of at most `MOST_AT_ONCE`."""
+        tokens, size = ids.shape[1], max(1, MOST_AT_ONCE // ids.shape[0])
+        logits: list[Tensor] = []
+        for start in range(0, tokens, size):
+            part = ids[:, start : start + size]
+            wanted = max(0, min(part.shape[1], start + part.shape[1] - (tokens - kept)))
+            made = self._pass(part, max(1, wanted)).run(part, cache, layout.later(start))
+            if wanted:
+                logits.append(made)
+        return logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
 
-    def _step(self, ids: Tensor, kept: int) -> Step:
+    def _pass(self, ids: Tensor, kept: int) -> Pass:
+        """The program for this shape; of many shapes those last used are kept."""
         batch, tokens = ids.shape
         key = (batch, tokens, kept)
-        if key not in self._steps:
-            self._steps[key] = Step(self._model, batch=batch, tokens=tokens, kept=kept, dtype=self.dtype)
-        return self._steps[key]
-
-
-def _padding(mask: Tensor, rows: int, slots: int) -> Tensor | None:
-    """How much padding stands left of each row (B,), or None for a mask that hides anything else."""
-    if mask.shape != (rows, slots) or mask.device.type != "cpu":
-        return None
-    shown = mask.bool()
-    first = shown.long().argmax(dim=1)
-    return first if bool((shown.sum(dim=1) == slots - first).all()) else None
+        made = self._passes.pop(key, None)
+        if made is None:
+            made = Pass(self._model, self._workspace, batch=batch, tokens=tokens, kept=kept, dtype=self.dtype)
+        self._passes[key] = made
+        if len(self._passes) > PROGRAMS:
+            del self._passes[next(iter(self._passes))]
+        return made

@@ -7,14 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llamita.config import LlamaConfig
-from llamita.kernels.cpu.linear import DENSE
+from llamita.kernels.cpu.linear import PLAIN
 from llamita.kernels.cpu.runtime import program
 from llamita.model.layers import LlamaAttention, LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM, LlamaModel
 from llamita.model.parts import LEAVES, NORMS, unknown
 from llamita.model.plan import is_replaced
 from llamita.model.rope import LlamaRotaryEmbedding
-from llamita.plans.cpu.decode import packed_of
+from llamita.plans.cpu.weights import packed_of
 
 PACKAGE = __name__.partition(".")[0]
 PARTS: dict[type[nn.Module], dict[str, type[nn.Module]]] = {  # what a module has inside
@@ -45,7 +45,7 @@ def _of_config(model: LlamaForCausalLM) -> str | None:
         return reason
     if config.head_dim % 16 or config.head_dim > 256:
         return f"its heads are {config.head_dim} wide, and the kernels know multiples of 16 up to 256"
-    return None if model.dtype in DENSE else f"its dtype is {model.dtype}"
+    return None if model.dtype in PLAIN else f"its dtype is {model.dtype}"
 
 
 def _of_modules(model: LlamaForCausalLM) -> Iterator[str]:
@@ -107,7 +107,7 @@ def _is_own(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 def _is_readable(tensor: Tensor) -> bool:
     is_plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and tensor.device.type == "cpu"
-    return is_plain and tensor.dtype in DENSE and tensor.is_contiguous() and tensor.data_ptr() != 0
+    return is_plain and tensor.dtype in PLAIN and tensor.is_contiguous() and tensor.data_ptr() != 0
 
 
 def _facts(name: str, config: LlamaConfig) -> dict[str, object]:

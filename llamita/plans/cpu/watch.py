@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from llamita.kernels.cpu.packed_layout import Packed
+from llamita.model.stored import StoredWeight
 
 FORWARD = attrgetter("forward", "__call__")
 # Of each module that has them: what a pass depends on beside modules, parameters and buffers.
@@ -63,8 +64,5 @@ def _holders(modules: list[nn.Module]) -> Iterator[dict[str, Any]]:
     """The dictionaries that hold the modules' children and tensors."""
     for module in modules:
         yield from (held for held in (module._modules, module._parameters, module._buffers) if held)
-        matrix = vars(module).get("matrix")
-        store = getattr(matrix, "store", None)
-        packed = getattr(store, "packed", None)
-        if isinstance(packed, Packed):
-            yield from (vars(matrix), vars(store), vars(packed))
+        if isinstance(module, StoredWeight) and isinstance(packed := module.kernel_view(), Packed):
+            yield from (vars(module.matrix), vars(packed))

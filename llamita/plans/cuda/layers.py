@@ -18,6 +18,7 @@ from llamita.context.cached import Cached
 from llamita.context.protocol import Context, Rotation
 from llamita.errors import UnsupportedError
 from llamita.kernels.cuda import operations
+from llamita.kernels.cuda.linear import linear
 from llamita.kernels.cuda.planes import Planes
 from llamita.model.layers import LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM
@@ -101,15 +102,10 @@ class BlocksLinear(nn.Module):
         self.out_features, self.in_features = self.planes.shape
 
     def forward(self, x: Tensor) -> Tensor:
-        """Multiply; unpacked first where the rows are many."""
-        flat = x.reshape(-1, x.shape[-1])
+        """Multiply."""
         bias = self.bias
         assert bias is None or isinstance(bias, Tensor)
-        planes = self.planes
-        if flat.shape[0] > operations.MOST_ROWS:
-            return F.linear(x, operations.dequantize(*planes.tensors, planes.bits, planes.zero, x.dtype), bias)
-        out = operations.few_rows_blocks(flat, *planes.tensors, bias, planes.bits, planes.zero)
-        return out.view(*x.shape[:-1], -1)
+        return linear(x, self.planes, bias)
 
 
 class Apart(nn.Module):
@@ -130,7 +126,7 @@ def merged(layers: Sequence[Any]) -> nn.Module:
     if len(has_bias) == 1 and all(type(layer) is nn.Linear for layer in layers):
         return FewRowsLinear(layers)
     planes = [found for layer in layers if (found := _planes(layer)) is not None]
-    if len(has_bias) == 1 and len(planes) == len(layers) and len(set(map(_form, planes))) == 1:
+    if len(has_bias) == 1 and len(planes) == len(layers) and len(set(map(_layout, planes))) == 1:
         return BlocksLinear(planes, [layer.bias for layer in layers])
     return layers[0] if len(layers) == 1 else Apart(layers)
 
@@ -141,7 +137,7 @@ def _planes(layer: nn.Module) -> Planes | None:
     return found if isinstance(found, Planes) else None
 
 
-def _form(planes: Planes) -> tuple[Any, ...]:
+def _layout(planes: Planes) -> tuple[Any, ...]:
     """What two matrices must share to be laid end to end."""
     return planes.bits, planes.zero, *(None if part is None else (part.shape[1], part.dtype) for part in planes.tensors)
 

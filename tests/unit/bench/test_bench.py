@@ -30,7 +30,7 @@ from llamita.bench import (
 from llamita.bench.compare import Measurement, Results, Settings
 from llamita.bench.peak_memory import peak_bytes
 from llamita.bench.shapes import SHAPES, shape
-from llamita.bench.systems import SYSTEMS, named
+from llamita.bench.systems import SYSTEMS, named_systems
 from llamita.bench.workers import ProcessPerTurn, Run, Worker
 from llamita.cli.main import main
 from llamita.errors import UnsupportedError, UsageError
@@ -43,7 +43,7 @@ BESIDE = Settings(shape="tiny", formats=["fp32"], systems=["llamita", "transform
 def little_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's limits from 1 MiB, not from 1 GiB, and products of a moment."""
     monkeypatch.setattr(decode, "MEMORY", replace(decode.MEMORY, arguments=lambda _: (2**20,)))
-    monkeypatch.setattr(gemm, "ENOUGH", 0.001)
+    monkeypatch.setattr(gemm, "MIN_SECONDS", 0.001)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_decode_behind_a_prompt_says_so(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock of ours, on which nothing takes time but the first token, which takes 4 s."""
-    path = files.written(SYSTEMS["llamita"], "tiny", "q8_0", tmp_path, None)
+    path = files.written_file(SYSTEMS["llamita"], "tiny", "q8_0", tmp_path, None)
     assert path.suffix == ".gguf"
     clock, stat, first_token = {"now": 3.0}, tmp_path / "stat", load._first_token
 
@@ -134,7 +134,7 @@ def test_quality_wants_trained_weights_and_every_tokens_logits() -> None:
 
 
 def test_the_limit_of_loading_reads_every_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "PIECE", 7)
+    monkeypatch.setattr(load, "CHUNK", 7)
     for name, size in (("a", 100), ("b", 31)):
         (tmp_path / name).write_bytes(bytes(size))
     read: list[tuple[str, int, int]] = []
@@ -185,7 +185,7 @@ def test_train() -> None:
     assert seconds.unit == "s" and 0 < seconds.min <= seconds.median <= seconds.max
     logits = 2 * 8 * SHAPES["tiny"].vocab_size * 4
     assert held.unit == "MiB" and held.median > logits / 2**20
-    with pytest.raises(UsageError, match="openvino does not train here"):
+    with pytest.raises(UsageError, match="cannot train with openvino"):
         train.measure(["openvino"], shape_name="tiny", dtype="float32", batch=2, length=8, repeats=2, threads=1)
 
 
@@ -223,10 +223,10 @@ def test_ours_and_transformers_write_the_same() -> None:
 def test_unknown_names() -> None:
     with pytest.raises(UsageError, match="'9t' is unknown"):
         shape("9t")
-    with pytest.raises(UsageError, match="'vllm' is no system"):
-        named("vllm")
-    assert named("") == ["llamita"]
-    assert named("transformers, llamita") == ["llamita", "transformers"]
+    with pytest.raises(UsageError, match="know the system 'vllm'"):
+        named_systems("vllm")
+    assert named_systems("") == ["llamita"]
+    assert named_systems("transformers, llamita") == ["llamita", "transformers"]
 
 
 @pytest.mark.parametrize("name", ["transformers", "llama.cpp", "openvino"])
@@ -235,11 +235,9 @@ def test_a_library_that_is_not_there_is_named_with_the_line_that_brings_it(
 ) -> None:
     monkeypatch.setattr(systems, "version", lambda package, python: "")
     system = SYSTEMS[name]
-    line = f"{system.package} is not installed: pip install 'llamita\\[{system.extra}\\]', or name a Python"
+    line = f"{system.package} is not installed: pip install 'llamita\\[{system.extra}\\]', or give a Python"
     with pytest.raises(UnsupportedError, match=line):
-        decode.measure(
-            Settings(shape="tiny", formats=["fp32"], systems=named(name), repeats=1, threads=1), tokens=1, depth=1
-        )
+        decode.measure(replace(BESIDE, systems=named_systems(name)), tokens=1, depth=1)
 
 
 def test_the_command_prints_json_and_leaves_out_what_a_peer_has_not(capsys: pytest.CaptureFixture[str]) -> None:

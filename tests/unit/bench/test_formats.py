@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from llamita.bench import models
-from llamita.bench.formats import cache_bytes, chosen, prompt_operations, weights
+from llamita.bench.formats import cache_bytes, named_formats, prompt_operations, weights
 from llamita.bench.shapes import SHAPES
 from llamita.errors import UsageError
-from llamita.quant.matrix import matrix
-from llamita.quant.surgery import quantized_layers
+from llamita.quant.surgery import quantize_weight, quantized_layers
 from tests.small import CONFIG
 
 
@@ -56,7 +55,7 @@ def test_random_layers_are_alike_and_lie_apart() -> None:
     model = models.build("tiny", "q8_0")
     first, second = (layer.mlp.up_proj.matrix for layer in model.model.layers)
     assert torch.equal(first.dequantize(), second.dequantize())
-    assert first.store.packed.stream.data_ptr() != second.store.packed.stream.data_ptr()
+    assert first.packed.stream.data_ptr() != second.packed.stream.data_ptr()
     assert [layer.self_attn.layer_idx for layer in model.model.layers] == [0, 1]
 
 
@@ -66,12 +65,12 @@ def test_rows_that_repeat_are_quantized_as_all_rows_would_be(format: str, monkey
     plain = models.build("tiny", "bf16").lm_head.weight
     assert torch.equal(plain[200:400], plain[:200]) and torch.equal(plain[400:], plain[:112])
     quantized = models.build("tiny", format).lm_head.matrix
-    assert torch.equal(quantized.dequantize(), matrix(format, plain).dequantize())
+    assert torch.equal(quantized.dequantize(), quantize_weight(format, plain).dequantize())
 
 
 def test_unknown_formats() -> None:
-    assert chosen("bf16, Q4_K") == ["bf16", "q4_k"]
-    with pytest.raises(UsageError, match="'q9' is no format"):
-        chosen("q9")
-    with pytest.raises(UsageError, match="names none"):
-        chosen(",")
+    assert named_formats("bf16, Q4_K") == ["bf16", "q4_k"]
+    with pytest.raises(UsageError, match="know the format 'q9'"):
+        named_formats("q9")
+    with pytest.raises(UsageError, match="is empty"):
+        named_formats(",")

@@ -117,5 +117,5 @@ def test_an_empty_environment_lacks_what_stands_in_pyproject(tmp_path: Path, mon
 
 
 def test_this_python_lacks_nothing() -> None:
-    answer = interpreters._asked(sys.executable, ["torch", "no-such-package"])
+    answer = interpreters._answers(sys.executable, ["torch", "no-such-package"])
     assert set(answer) == {"python", "torch"}

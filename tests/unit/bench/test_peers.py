@@ -27,11 +27,11 @@ def test_openvino_computes_the_same_logits(tmp_path: Path) -> None:
     weights = dict(models.build("tiny", "fp32").state_dict())
     openvino.save_model(build(shape("tiny"), weights, "fp32"), str(path), compress_to_fp16=False)
     session = OpenVinoSession(path, threads=1, precision="fp32")
-    session.read(IDS)
+    session.prefill(IDS)
     whole = torch.tensor(session.logits())
-    session.read(IDS[:4])
-    session.go_on(IDS[4:8])
-    session.go_on(IDS[8:])
+    session.prefill(IDS[:4])
+    session.append(IDS[4:8])
+    session.append(IDS[8:])
     torch.testing.assert_close(whole, logits_of_ours(), atol=1e-5, rtol=0)
     # Its cache has 8 bits unless told otherwise.
     torch.testing.assert_close(torch.tensor(session.logits()), logits_of_ours(), atol=5e-3, rtol=0)
@@ -39,7 +39,7 @@ def test_openvino_computes_the_same_logits(tmp_path: Path) -> None:
 
 def test_llama_cpp_finds_the_same_token_likeliest(tmp_path: Path) -> None:
     pytest.importorskip("llama_cpp")
-    path = files.written(SYSTEMS["llama.cpp"], "tiny", "fp32", tmp_path, None)
+    path = files.written_file(SYSTEMS["llama.cpp"], "tiny", "fp32", tmp_path, None)
     session = open_session("llama.cpp", "tiny", "fp32", path, 1)
-    session.read(IDS)
-    assert session.likeliest() == logits_of_ours().argmax()  # type: ignore[attr-defined]
+    session.prefill(IDS)
+    assert session.greedy_token() == logits_of_ours().argmax()  # type: ignore[attr-defined]

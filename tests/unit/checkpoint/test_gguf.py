@@ -11,9 +11,8 @@ from llamita.checkpoint.gguf_save import save_gguf
 from llamita.kernels.cpu import repack
 from llamita.kernels.cpu.runtime import program
 from llamita.model.llama import LlamaForCausalLM
+from llamita.quant.block_matrix import BlockMatrix, CpuBlocks, PlainBlocks
 from llamita.quant.linear import QuantizedLinear
-from llamita.quant.matrix import BlockMatrix
-from llamita.quant.stores import CpuStore, PlainStore, Store
 from llamita.quant.surgery import quantized_layers
 
 
@@ -25,9 +24,8 @@ def file(small_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def stores(model: LlamaForCausalLM) -> list[Store]:
-    matrices = [layer.matrix for _, layer in quantized_layers(model)]
-    return [matrix.store for matrix in matrices if isinstance(matrix, BlockMatrix)]
+def matrices(model: LlamaForCausalLM) -> list[BlockMatrix]:
+    return [layer.matrix for _, layer in quantized_layers(model) if isinstance(layer.matrix, BlockMatrix)]
 
 
 def test_on_another_device_nothing_is_packed_for_the_cpu(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,20 +34,20 @@ def test_on_another_device_nothing_is_packed_for_the_cpu(file: Path, monkeypatch
 
     monkeypatch.setattr(repack, "repack", refuse)
     model, _ = load_gguf(file, device="meta")
-    assert {type(store) for store in stores(model)} == {PlainStore}
-    assert {str(store.device) for store in stores(model)} == {"meta"}
+    assert {type(matrix) for matrix in matrices(model)} == {PlainBlocks}
+    assert {str(matrix.device) for matrix in matrices(model)} == {"meta"}
     assert {str(weight.device) for weight in model.parameters()} == {"meta"}
 
 
 def test_without_kernels_the_weights_and_the_text_are_the_same(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packed, _ = load_gguf(file)
-    monkeypatch.setattr(program, "why_not", lambda: "there is no compiler")
+    monkeypatch.setattr(program, "unsupported_reason", lambda: "there is no compiler")
     plain, _ = load_gguf(file)
     ids = torch.arange(12)[None]
     with torch.no_grad():
         torch.testing.assert_close(packed(ids).logits, plain(ids).logits, rtol=1e-4, atol=1e-4)
-    assert {type(store) for store in stores(packed)} == {CpuStore}
-    assert {type(store) for store in stores(plain)} == {PlainStore}
+    assert {type(matrix) for matrix in matrices(packed)} == {CpuBlocks}
+    assert {type(matrix) for matrix in matrices(plain)} == {PlainBlocks}
     for (name, one), (_, other) in zip(quantized_layers(packed), quantized_layers(plain), strict=True):
         assert torch.equal(one.matrix.raw(), other.matrix.raw()), name
 

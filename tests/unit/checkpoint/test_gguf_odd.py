@@ -16,7 +16,7 @@ from llamita.files.gguf_types import PLAIN, STORAGES, Field
 from llamita.files.gguf_write import Piece, write_gguf
 from llamita.kernels.blocks import FORMATS
 from llamita.quant.linear import QuantizedEmbedding
-from llamita.quant.matrix import BlockMatrix
+from llamita.quant.surgery import quantize_weight
 
 UNREAD = [name for name in STORAGES if name not in PLAIN and name not in FORMATS]
 WEIGHTS = ("token_embd.weight", "blk.0.attn_q.weight", "blk.1.ffn_norm.weight", "output_norm.weight")
@@ -133,7 +133,7 @@ def test_biases_that_no_layer_has_are_zero(good: GgufFile, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("ids", [[-1], [0, 5], [3, 10**9]])
 def test_no_row_is_read_beyond_a_quantized_embedding(ids: list[int]) -> None:
-    embedding = QuantizedEmbedding(BlockMatrix.from_weight("q8_0", torch.ones(5, 32)), dtype=torch.float32)
+    embedding = QuantizedEmbedding(quantize_weight("q8_0", torch.ones(5, 32)), dtype=torch.float32)
     assert embedding(torch.tensor([0, 4])).shape == (2, 32)
     with pytest.raises(IndexError, match="but there are 5 embeddings"):
         embedding(torch.tensor(ids))

@@ -17,8 +17,8 @@ def test_a_table_of_formats(run: Run) -> None:
     assert outcome.code == 0
     assert outcome.err == ""
     header, before, *rows = outcome.out.splitlines()
-    assert header.split() == ["format", "size", "of", "it", "perplexity", "change", "weights"]
-    assert before.startswith("as it is")
+    assert header.split() == ["format", "size", "share", "perplexity", "change", "weights"]
+    assert before.startswith("original")
     assert [row.split()[0] for row in rows] == ["q8_0", "q4_0", "int8"]
     # 64 columns; 176 are no multiple of 32: the 4 down projections stay. The head's 6 bits need 256 columns.
     assert rows[0].endswith("25 q8_0, 4 unchanged")
@@ -66,11 +66,11 @@ def test_a_file_is_written_and_read(run: Run, tmp_path: Path) -> None:
 def test_mistakes_are_said_in_one_sentence(run: Run, tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     cases = [
-        (["--to", "q9"], "there is no recipe 'q9' to quantize by: "),
+        (["--to", "q9"], "there is no recipe 'q9' for quantizing: "),
         (["--to", "q8_0,q4_0", "-o", "x.gguf"], "-o writes one model, --to names 2: choose one"),
         (["--to", "int8", "-o", "x.gguf"], "no GGUF file has the format 'int8': known are "),
         (["--text", "nothing.txt"], "there is no text nothing.txt: check the path"),
-        (["--text", "latin.txt"], "latin.txt is no UTF-8 text: convert it first"),
+        (["--text", "latin.txt"], "latin.txt is not UTF-8 text: convert it first"),
         (["-m", "nothing"], "nothing"),
     ]
     for words, message in cases:
@@ -87,7 +87,7 @@ def test_it_runs_on_cria_unless_a_model_is_named(capsys) -> None:
     assert capsys.readouterr().out == ""
 
 
-def test_a_file_is_written_without_measuring_unless_figures_are_asked_for(
+def test_a_file_is_written_without_measuring_unless_the_cost_is_asked_for(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> float:
@@ -98,7 +98,7 @@ def test_a_file_is_written_without_measuring_unless_figures_are_asked_for(
         patched.setattr("llamita.quant.report.layer_inputs", lambda model, documents: refuse() if documents else {})
         outcome = run("quantize", "--to", "q8_0", "-o", "a.gguf")
         assert outcome.code == 0
-        assert outcome.out.splitlines()[0].split() == ["format", "size", "of", "it", "weights"]
+        assert outcome.out.splitlines()[0].split() == ["format", "size", "share", "weights"]
         assert run("quantize", "-o", "b.gguf", "--to", "q8_0", "--json").code == 0
     for flag, name in ((["--tokens", "40"], "c"), (["--text", "text"], "d")):
         Path("text").write_text("Once upon a time.", encoding="utf-8")
@@ -115,7 +115,7 @@ def test_the_way_of_llama_quantize_is_understood(run: Run, small_path: Path) -> 
     assert outcome.out.splitlines()[-1].startswith("q8_0")
 
 
-def test_every_step_is_told(small_path: Path) -> None:
+def test_every_step_is_reported(small_path: Path) -> None:
     heard: list[tuple[str, int, int]] = []
     model = load_pretrained(small_path).model
     quantize_and_count(model, "q8_0", [[1, 2, 3], [4, 5]], lambda *step: heard.append(step))

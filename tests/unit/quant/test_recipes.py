@@ -106,7 +106,7 @@ def test_names_are_read_in_any_case_and_by_llama_cpps_synonyms() -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"no recipe 'q4k' .* did you mean q4_k\? known are q8_0, "):
+    with pytest.raises(UsageError, match=r"no recipe 'q4k' .* did you mean q4_k\? use one of q8_0, "):
         recipes.rules("q4k")
     with pytest.raises(UsageError, match="no format 'q4_k_m'"):
         recipes.rules({"*": "q4_k_m"})

@@ -9,7 +9,7 @@ import torch
 import llamita
 from llamita.checkpoint.load import load_pretrained
 from llamita.model.llama import LlamaForCausalLM
-from llamita.quant.report import bytes_of, layer_inputs, perplexity, quantize_and_count, relative, windows
+from llamita.quant.report import bytes_of, layer_inputs, perplexity, quantize_and_count, relative_error, windows
 
 
 @pytest.fixture
@@ -40,17 +40,17 @@ def test_bytes_are_counted(model: LlamaForCausalLM) -> None:
     before = sum(parameter.nbytes for parameter in model.parameters())
     cost = quantize_and_count(model, "q8_0", DOCUMENTS)
     assert cost.bytes_before == before
-    shapes = [layer.shape for layer in cost.layers if layer.form]
+    shapes = [layer.shape for layer in cost.layers if layer.format_name]
     saved = sum(rows * columns * 4 - rows * columns * 34 // 32 for rows, columns in shapes)
     assert cost.bytes_after == before - saved
-    assert cost.forms["q8_0"] == (25, sum(bytes_of("q8_0", shape) for shape in shapes))
-    assert cost.forms["unchanged"][0] == 4
+    assert cost.by_format["q8_0"] == (25, sum(bytes_of("q8_0", shape) for shape in shapes))
+    assert cost.by_format["unchanged"][0] == 4
     assert bytes_of("int8", (3, 40)) == 3 * 44
 
 
 def test_errors_are_relative_and_small(model: LlamaForCausalLM) -> None:
     cost = quantize_and_count(model, "q8_0", DOCUMENTS)
-    changed = [layer for layer in cost.layers if layer.form]
+    changed = [layer for layer in cost.layers if layer.format_name]
     assert all(0 < layer.weight_error < 0.006 for layer in changed)
     assert all(layer.output_error is not None and 0 < layer.output_error < 0.02 for layer in changed)
     assert cost.perplexity_change is not None
@@ -65,9 +65,9 @@ def test_without_a_text_nothing_is_said_of_it(model: LlamaForCausalLM) -> None:
 
 
 def test_relative_errors() -> None:
-    assert relative(torch.tensor([3.0, 5.0]), torch.tensor([3.0, 4.0])) == pytest.approx(0.2)
-    assert relative(torch.zeros(2), torch.zeros(2)) == 0
-    assert relative(torch.ones(2), torch.zeros(2)) == math.inf
+    assert relative_error(torch.tensor([3.0, 5.0]), torch.tensor([3.0, 4.0])) == pytest.approx(0.2)
+    assert relative_error(torch.zeros(2), torch.zeros(2)) == 0
+    assert relative_error(torch.ones(2), torch.zeros(2)) == math.inf
 
 
 def test_windows_each_begin_as_a_text_does() -> None:

@@ -9,12 +9,21 @@ from torch import Tensor, nn
 
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
-from llamita.kernels import reference
+from llamita.kernels import plain_product, reference
 from llamita.kernels.blocks import FORMATS
 from llamita.model.llama import LlamaForCausalLM
+from llamita.quant.block_matrix import from_raw
+from llamita.quant.int8_matrix import Int8Rows
 from llamita.quant.linear import QuantizedEmbedding, QuantizedLinear
-from llamita.quant.matrix import BlockMatrix, Matrix, RowMatrix, matrix
-from llamita.quant.surgery import Choice, choices, is_quantized, quantize, quantized_layers
+from llamita.quant.matrix import QuantizedMatrix
+from llamita.quant.surgery import (
+    QuantizationChoice,
+    choices,
+    is_quantized,
+    quantize,
+    quantize_weight,
+    quantized_layers,
+)
 
 NAMES = [*FORMATS, "int8"]
 
@@ -54,7 +63,7 @@ def ids() -> Tensor:
 def test_products_are_those_of_the_weights(name: str) -> None:
     """As exact as 8 bits of activations allow: their error alone, and no other."""
     weight, x, bias = torch.randn(45, 512), torch.randn(3, 5, 512), torch.randn(45)
-    packed = matrix(name, weight)
+    packed = quantize_weight(name, weight)
     exact = x @ packed.dequantize().t() + bias
     found = packed.linear(x, bias)
     assert found.shape == exact.shape
@@ -69,7 +78,7 @@ def test_the_reference_is_exact_for_rounded_activations(name: str) -> None:
     codes = FORMATS[name].codes(FORMATS[name].quantize(weight))
     rounded = xq.double() * xs.double().repeat_interleave(32, dim=1)
     exact = rounded @ codes.dequantize().double().t()
-    assert torch.allclose(reference.linear(x, codes).double(), exact, rtol=1e-5, atol=1e-4)
+    assert torch.allclose(plain_product.linear(x, codes).double(), exact, rtol=1e-5, atol=1e-4)
 
 
 def test_activations_are_rounded_to_127_steps_and_halves_to_even() -> None:
@@ -83,7 +92,7 @@ def test_activations_are_rounded_to_127_steps_and_halves_to_even() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_are_those_of_the_weights(name: str) -> None:
-    packed = matrix(name, torch.randn(45, 512))
+    packed = quantize_weight(name, torch.randn(45, 512))
     index = torch.tensor([[0, 44], [7, 7]])
     assert torch.equal(packed.rows(index), packed.dequantize()[index])
 
@@ -93,7 +102,7 @@ def test_layers_keep_their_names_and_take_their_formats(is_tied: bool) -> None:
     model = small(is_tied=is_tied)
     quantize(model, "q4_k_m")
     assert isinstance(model.model.embed_tokens, QuantizedEmbedding)
-    forms = {name: layer.matrix.name for name, layer in quantized_layers(model)}
+    forms = {name: layer.matrix.format_name for name, layer in quantized_layers(model)}
     assert len(forms) == 3 * 7 + 2
     assert forms["model.layers.0.self_attn.q_proj"] == "q4_k"
     assert forms["model.layers.2.self_attn.v_proj"] == "q6_k"
@@ -134,14 +143,14 @@ def test_layers_that_do_not_fit_stay() -> None:
         vocab_size=97, hidden_size=48, intermediate_size=88, num_attention_heads=3, num_hidden_layers=1
     )
     model = LlamaForCausalLM(config)
-    assert {choice.form for choice in quantize(model, "q4_0")} == {None}
+    assert {choice.format_name for choice in quantize(model, "q4_0")} == {None}
     assert type(model.lm_head) is nn.Linear
 
 
 def test_choices_touch_nothing() -> None:
     model = small()
     made = choices(model, "q4_0")
-    assert made[0] == Choice(("model.embed_tokens", "lm_head"), (99, 256), "q6_k")
+    assert made[0] == QuantizationChoice(("model.embed_tokens", "lm_head"), (99, 256), "q6_k")
     assert not is_quantized(model)
 
 
@@ -172,7 +181,7 @@ def test_training_is_refused_until_something_learns() -> None:
     model, tokens = small(), ids()
     quantize(model, "q8_0")
     model.train()
-    with pytest.raises(UnsupportedError, match="quantized weights do not learn: put LoRA adapters"):
+    with pytest.raises(UnsupportedError, match="quantized weights cannot be trained: add LoRA adapters"):
         model(tokens, labels=tokens)
     with torch.no_grad():
         model(tokens)
@@ -183,7 +192,7 @@ def test_training_is_refused_until_something_learns() -> None:
 
 @pytest.mark.parametrize("name", ["q4_k", "int8"])
 def test_gradients_reach_the_input_and_the_bias(name: str) -> None:
-    layer = QuantizedLinear(matrix(name, torch.randn(45, 256)), nn.Parameter(torch.randn(45)))
+    layer = QuantizedLinear(quantize_weight(name, torch.randn(45, 256)), nn.Parameter(torch.randn(45)))
     x = torch.randn(2, 3, 256, requires_grad=True)
     layer(x).square().sum().backward()
     grad = 2 * layer(x).detach()
@@ -226,24 +235,24 @@ def test_weights_that_are_not_finite_are_refused(number: float) -> None:
         quantize(model, "q8_0")
 
 
-def test_a_watcher_sees_each_weight_and_what_became_of_it() -> None:
+def test_an_observer_sees_each_weight_and_what_became_of_it() -> None:
     seen: dict[str, float] = {}
 
-    def watch(choice: Choice, weight: Tensor, packed: Matrix) -> None:
+    def observe(choice: QuantizationChoice, weight: Tensor, packed: QuantizedMatrix) -> None:
         seen[choice.names[0]] = ((packed.dequantize() - weight).norm() / weight.norm()).item()
 
-    quantize(small(), "q8_0", watch=watch)
+    quantize(small(), "q8_0", observer=observe)
     assert len(seen) == 22
     assert all(0 < error < 0.006 for error in seen.values())
 
 
 def test_bytes_come_in_and_go_out() -> None:
     raw = FORMATS["q5_k"].quantize(torch.randn(5, 512))
-    packed = BlockMatrix.from_raw("q5_k", raw)
+    packed = from_raw("q5_k", raw)
     assert torch.equal(packed.raw(), raw)
     assert packed.nbytes > raw.nbytes  # 16 rows at least
     with pytest.raises(UnsupportedError, match="GGUF has no format for int8"):
-        RowMatrix.from_weight(torch.randn(5, 7)).raw()
+        Int8Rows.from_weight(torch.randn(5, 7)).raw()
 
 
 def test_the_kernels_find_their_streams() -> None:

@@ -8,7 +8,7 @@ claimed. So any number of threads gets through, one alone too, and a thread that
 What a chunk computes does not depend on who computes it: the results are the same for any number of threads.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
 from threading import Lock
@@ -22,9 +22,9 @@ from llamita.kernels.cpu.runtime.threads import Pace, launcher, pause
 
 ROW = 128  # numbers in a row; a kilobyte
 KERNEL, CHUNKS, FROM, ARGUMENTS = 0, 1, 2, 3
-BYTES = 15  # of the first argument that a chunk reads, one chunk's behind the other's; 0 where it is not so
-DONE = 16  # chunks done; on a cache line of its own, as all threads write to it
-CLAIMED = 24  # chunks claimed of each part, eight numbers on
+BYTES = 23  # of the first argument that a chunk reads, one chunk's behind the other's; 0 where it is not so
+DONE = 24  # chunks done; on a cache line of its own, as all threads write to it
+CLAIMED = 32  # chunks claimed of each part, eight numbers on
 _MOST_ARGUMENTS = BYTES - ARGUMENTS
 _MOST_PARTS = (ROW - CLAIMED) // 8
 _PACKAGE = "llamita.kernels.cpu"
@@ -117,7 +117,8 @@ class Program:
 
     def __init__(self) -> None:
         self.keep: list[Any] = []
-        self._rows: list[list[int]] = [[0] * ROW]
+        self._rows: list[list[int]] = [[0]]
+        self._structs: list[Any] = [()]
         self._group = 1  # the first of the rows that nobody has waited for
         self._table: torch.Tensor | None = None
         self._pace = Pace(1)
@@ -125,40 +126,46 @@ class Program:
     def add(
         self,
         kernel: Kernel,
-        *arguments: torch.Tensor | int | None,
+        arguments: Sequence[torch.Tensor | int | None],
+        *,
         chunks: int = 1,
         beside: bool = False,
         streams: int = 0,
     ) -> int:
         """Put a call behind the others; one `beside` the last may begin before that is done. Returns its number.
 
-        An argument of None is 0: there is none, or `change` will say. streams: the bytes that a chunk reads of the
-        first argument, where chunk after chunk lies there; a thread that waits begins to load its first.
+        arguments: a struct of `arguments`, or their values in order. None is 0: there is none, or `change` will say.
+        streams: the bytes that a chunk reads of the first argument, where chunk after chunk lies there; a thread that
+        waits begins to load its first.
         """
         assert len(arguments) <= _MOST_ARGUMENTS
         self.keep += [argument for argument in arguments if isinstance(argument, torch.Tensor)]
         number = len(self._rows)
-        row = [0] * ROW
-        row[KERNEL], row[CHUNKS], row[FROM] = kernel.address, chunks, number if beside else self._group
-        numbers = [x.data_ptr() if isinstance(x, torch.Tensor) else x or 0 for x in arguments]
-        row[ARGUMENTS : ARGUMENTS + len(numbers)], row[BYTES] = numbers, streams
-        self._rows.append(row)
+        numbers = [_number(argument) for argument in arguments]
+        row = [kernel.address, chunks, number if beside else self._group, *numbers]
+        self._rows.append([*row, *[0] * (BYTES - len(row)), streams])
+        self._structs.append(arguments)
         self._group = self._group if beside else number
         self._table = None
         return number
 
-    def change(self, number: int, argument: int, value: int) -> None:
-        """Give an argument of a call another value."""
-        self._rows[number][ARGUMENTS + argument] = value
-        if self._table is not None:
-            self._numbers[number, ARGUMENTS + argument] = value
+    def change(self, number: int, *, chunks: int | None = None, **arguments: torch.Tensor | int) -> None:
+        """Give arguments of a call other values, by the names of its struct; who gives a tensor keeps it."""
+        changes = {ARGUMENTS + self._structs[number]._fields.index(name): _number(x) for name, x in arguments.items()}
+        if chunks is not None:
+            changes[CHUNKS] = chunks
+        for place, value in changes.items():
+            self._rows[number][place] = value
+            if self._table is not None:
+                self._numbers[number, place] = value
 
     def run(self, threads: int | None = None) -> None:
         """Make all calls; as many threads as torch uses, or fewer where that is faster, unless told."""
         if self._table is None:
             # torch's memory begins on a cache line
-            self._table = torch.tensor(self._rows, dtype=torch.int64, device="cpu")
+            self._table = torch.zeros(len(self._rows), ROW, dtype=torch.int64, device="cpu")
             self._numbers = self._table.numpy()
+            self._numbers[1:, : BYTES + 1] = self._rows[1:]
             self._numbers[0, :2] = len(self._rows) - 1, pause()
         pace = None if threads else self._paced(torch.get_num_threads())
         threads = threads or self._pace.threads
@@ -175,6 +182,10 @@ class Program:
         if self._pace.most != most:
             self._pace = Pace(most)
         return self._pace if most > 1 else None
+
+
+def _number(argument: torch.Tensor | int | None) -> int:
+    return argument.data_ptr() if isinstance(argument, torch.Tensor) else argument or 0
 
 
 def unsupported_reason() -> str | None:

@@ -1,6 +1,6 @@
 """What each thread does with a program: claim chunk after chunk and call the kernels."""
 
-from llamita.kernels.cpu import simd
+from llamita.kernels.cpu import float_mode, simd
 from llamita.kernels.cpu.runtime.program import ARGUMENTS, BYTES, CHUNKS, CLAIMED, DONE, FROM, KERNEL, ROW, kernel
 
 SPINS = 4096  # looks at a counter before the core is offered to others
@@ -14,6 +14,7 @@ def work(table: int) -> None:
     A thread has a part of each row's chunks for itself, one behind the other, so that it reads on where it was in
     memory; what others have left of theirs comes after. While it waits it begins to load what it will read.
     """
+    mode = float_mode.flush_denormals()
     rows, pause, parts = simd.read(table), simd.read(table + 8), simd.read(table + 16)
     mine = simd.fetch_add(table + 8 * CLAIMED)
     for i in range(1, rows + 1):
@@ -42,3 +43,4 @@ def work(table: int) -> None:
                 simd.call(code, row + 8 * ARGUMENTS, chunk)
                 simd.fetch_add(row + 8 * DONE)
                 chunk = first + simd.fetch_add(counter)
+    float_mode.restore(mode)

@@ -1,6 +1,7 @@
 """Run a kernel by itself, and quantized matrices to run it on."""
 
 import struct
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,12 +12,18 @@ from llamita.kernels.cpu.runtime.program import Kernel, Program
 from llamita.kernels.quantized_blocks import QuantizedBlocks
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+Arguments = Sequence[Tensor | int | float | None]
 
 
 def launch(kernel: Kernel, *arguments: Tensor | int | float | None, chunks: int = 1, threads: int = 1) -> None:
     """Call a kernel once: tensors are given as addresses, None as 0, floats as the bits of their fp32."""
+    call(kernel, arguments, chunks=chunks, threads=threads)
+
+
+def call(kernel: Kernel, arguments: Arguments, *, chunks: int = 1, threads: int = 1) -> None:
+    """The same with the arguments as a struct."""
     program = Program()
-    program.add(kernel, *map(number, arguments), chunks=chunks)
+    program.add(kernel, [number(argument) for argument in arguments], chunks=chunks)
     program.run(threads)
 
 
@@ -30,10 +37,10 @@ def number(argument: Tensor | int | float | None) -> int:
     return argument or 0
 
 
-def guarded(*shape: int) -> tuple[Tensor, Tensor]:
-    """An fp32 tensor of this shape, full of nines, and the room behind it that nobody may write to."""
+def guarded(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """A tensor of this shape, full of nines, and the room behind it that nobody may write to."""
     size = torch.Size(shape).numel()
-    room = torch.full((size + 32,), 9.0)
+    room = torch.full((size + 32,), 9.0, dtype=dtype)
     return room[:size].view(shape), room[size:]
 
 

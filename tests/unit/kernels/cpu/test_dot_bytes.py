@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from llamita.kernels.cpu import dot_bytes, simd
+from llamita.kernels.cpu import block_dots, dot_bytes, simd
 from llamita.kernels.cpu import simd as v
 from llamita.kernels.cpu.runtime.program import Kernel, kernel
 from tests.unit.kernels.cpu.launch import compiled_for, launch
@@ -15,7 +15,7 @@ from tests.unit.kernels.cpu.launch import compiled_for, launch
 TRIPLE, _, FEATURES = simd.target()
 HAS = set(FEATURES.split(","))
 WAYS = {row.dot_u8s8 for row in compiled_for()}
-if HAS >= {"+avx512vl", "+avx512vnni"}:
+if {"+avx512vl", "+avx512vnni"} <= HAS:
     WAYS.add("vpdpbusd.256")  # what processors with AVX-VNNI have, under another encoding
 EXTREMES = (-128, -127, -1, 0, 1, 126, 127)
 SIZES = {way: size for way, size in dot_bytes.PAIRS.items() if way in WAYS}
@@ -23,7 +23,7 @@ SIZES = {way: size for way, size in dot_bytes.PAIRS.items() if way in WAYS}
 
 def three(emit: Any) -> Kernel:
     """A kernel of an operation on a total, words and x, each 64 bytes, and what comes out."""
-    operation = v._operation(v.Words(v.Words, v.Words, v.Words), emit)
+    operation = v.operation(v.Words(v.Words, v.Words, v.Words), emit)
 
     def compute(at: int, chunk: int) -> None:
         total, words, x = v.load_words(v.read(at)), v.load_words(v.read(at + 8)), v.load_words(v.read(at + 16))
@@ -32,7 +32,7 @@ def three(emit: Any) -> Kernel:
     return kernel(compute)
 
 
-def pairs_of(first: range | tuple[int, ...], second: tuple[int, ...], dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+def pairs_of(first: range, second: tuple[int, ...], dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
     """Sixty-four bytes of the first and of the second: every four alike, mixed extremes, and any at all."""
     alike = [(a, b) for a, b in product((first[0], first[-1]), second)]
     cases = [(torch.full((64,), a, dtype=dtype), torch.full((64,), b, dtype=torch.int8)) for a, b in alike]
@@ -56,7 +56,7 @@ def test_unsigned_codes_times_signed_bytes(way: str) -> None:
         expect(compute, codes, x)
 
 
-@pytest.mark.parametrize("way", sorted(WAYS & set(dot_bytes.DOT_S8S8)) + ["integers"])
+@pytest.mark.parametrize("way", [*sorted(WAYS & set(dot_bytes.DOT_S8S8)), "integers"])
 def test_signed_bytes_times_signed_bytes_but_the_least(way: str) -> None:
     compute = three(dot_bytes.DOT_S8S8.get(way, dot_bytes.dot_s8s8_in_integers))
     for weights, x in pairs_of(range(-128, 128), EXTREMES[1:], torch.int8):
@@ -64,7 +64,7 @@ def test_signed_bytes_times_signed_bytes_but_the_least(way: str) -> None:
 
 
 def test_the_operations_take_the_way_of_this_machine() -> None:
-    for emit, codes in ((simd._dot_u8s8, range(256)), (simd._dot_s8s8, range(-128, 128))):
+    for emit, codes in ((simd._dot_u8s8, range(256)), (block_dots._dot_s8s8, range(-128, 128))):
         compute = three(emit)
         for words, x in pairs_of(codes, EXTREMES[1:], torch.uint8 if codes[0] == 0 else torch.int8):
             expect(compute, words, x)

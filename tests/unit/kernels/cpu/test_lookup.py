@@ -16,7 +16,7 @@ WAYS: dict[str, Any] = {"here": lookup._lookup} | {row.lookup: lookup.LOOKUPS[ro
 
 def made(emit: Any) -> Kernel:
     """A kernel of 64 bytes, two numbers, and what comes out."""
-    operation = v._operation(v.Words(v.Words, v.i64, v.i64), emit)
+    operation = v.operation(v.Words(v.Words, v.i64, v.i64), emit)
 
     def compute(at: int, chunk: int) -> None:
         words = operation(v.load_words(v.read(at)), v.read(at + 8), v.read(at + 16))

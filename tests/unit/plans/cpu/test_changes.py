@@ -353,7 +353,7 @@ def test_a_quantized_layer_may_become_a_plain_one_and_another_again() -> None:
     assert torch.equal(logits(model), before)
     quantized.matrix = layer.gate_proj.matrix  # pyright: ignore
     assert_follows(model, before, "quantized", "another matrix")
-    quantized.matrix.store.packed.stream = torch.zeros_like(quantized.matrix.store.packed.stream)  # pyright: ignore
+    quantized.matrix.packed.stream = torch.zeros_like(quantized.matrix.packed.stream)  # pyright: ignore
     assert_follows(model, before, "quantized", "another stream")
 
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from llamita.cache.growing import GrowingCache
 from llamita.model.llama import LlamaForCausalLM
 from llamita.plans.cpu import fuse
-from llamita.quant.matrix import matrix
-from llamita.quant.surgery import quantize
+from llamita.quant.surgery import quantize, quantize_weight
 from tests.unit.plans.cpu.models import plain, prompt
 
 DEFAULTS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64, "meta": None}
@@ -84,7 +83,7 @@ def test_what_a_quantized_layer_gives_is_the_same(default: str) -> None:
 @pytest.mark.parametrize("form", ["q8_0", "q4_0", "q6_k"])
 def test_what_is_quantized_is_the_same(default: str, form: str) -> None:
     weight = torch.randn(32, 256)
-    wanted = matrix(form, weight).raw()
+    wanted = quantize_weight(form, weight).raw()
     use(default)
-    got = matrix(form, weight).raw()
+    got = quantize_weight(form, weight).raw()
     assert got.device == wanted.device and torch.equal(got, wanted)

@@ -17,8 +17,7 @@ from llamita.errors import UnsupportedError
 from llamita.kernels.cpu.runtime.program import Program
 from llamita.model.llama import LlamaForCausalLM
 from llamita.plans.cpu import fuse, unfuse, why_not
-from llamita.plans.cpu.decode import Step
-from llamita.plans.cpu.prefill import Reading
+from llamita.plans.cpu.passes import Pass
 from llamita.quant.surgery import quantize
 from tests.unit.plans.cpu.models import plain, prompt, twins, write
 
@@ -77,18 +76,12 @@ def test_a_long_prompt_is_read_in_parts() -> None:
         assert out.past_key_values.length == tokens
 
 
-def unseen(mask: Tensor) -> Tensor:
-    """A mask with holes in the middle of its rows."""
-    mask[:, 4] = 0
-    return mask
-
-
 ASKED: dict[str, dict[str, Any]] = {
     "hidden states": {"output_hidden_states": True},
     "attentions": {"output_attentions": True},
     "labels": {"labels": torch.ones(2, 1, dtype=torch.long)},
     "positions": {"position_ids": torch.tensor([[9], [30]])},
-    "a mask with holes": {"attention_mask": unseen(torch.ones(2, 12, dtype=torch.long))},
+    "a mask that hides a new token before others": {"attention_mask": torch.tensor([[1] * 12, [1] * 10 + [0, 1]])},
     "a mask of four axes": {"attention_mask": torch.zeros(2, 1, 1, 12)},
 }
 
@@ -98,9 +91,10 @@ ASKED: dict[str, dict[str, Any]] = {
 def test_what_kernels_do_not_know_is_left_to_the_plain_model(name: str) -> None:
     model = plain()
     fused, ids = fuse(deepcopy(model)), prompt(2, 12)
-    caches = [filled(model, ids[:, :11], GrowingCache()) for _ in "ab"]
-    wanted = model(ids[:, 11:], past_key_values=caches[0], **ASKED[name])
-    out = fused(ids[:, 11:], past_key_values=caches[1], **ASKED[name])
+    read = 10 if "new token" in name else 11
+    caches = [filled(model, ids[:, :read], GrowingCache()) for _ in "ab"]
+    wanted = model(ids[:, read:], past_key_values=caches[0], **ASKED[name])
+    out = fused(ids[:, read:], past_key_values=caches[1], **ASKED[name])
     assert torch.equal(out.logits, wanted.logits)
     for mine, its in zip(
         out.hidden_states or out.attentions or (), wanted.hidden_states or wanted.attentions or (), strict=True
@@ -164,6 +158,21 @@ def test_tuples_are_given_where_they_are_asked_for() -> None:
     filled(fused, ids, cache)
     logits, past = fused(ids[:, :1], past_key_values=cache, return_dict=False)
     assert logits.shape == (1, 1, 97) and past is cache
+
+
+@pytest.mark.parametrize("tokens", [1, 12])
+@torch.no_grad()
+def test_holes_in_a_cache_are_as_if_they_were_not_there(tokens: int) -> None:
+    expected, fused = twins()
+    ids, mask = prompt(2, 11 + tokens), torch.ones(2, 11 + tokens, dtype=torch.long)
+    mask[0, 3:6], mask[1, 9], mask[1, :2] = 0, 0, 0
+    caches = [filled(model, ids[:, :11], GrowingCache(), mask[:, :11]) for model in (expected, fused)]
+    wanted, out = (
+        model(ids[:, 11:], attention_mask=mask, past_key_values=cache).logits
+        for model, cache in zip((expected, fused), caches, strict=True)
+    )
+    torch.testing.assert_close(out, wanted, rtol=0, atol=1e-4)
+    assert not torch.equal(out, wanted)  # the plain model adds in another order
 
 
 # Which models
@@ -278,20 +287,20 @@ def test_an_interrupted_step_leaves_the_cache_as_it_was(tokens: int, monkeypatch
 @torch.no_grad()
 def test_a_prompt_interrupted_between_two_parts_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     fused = fuse(plain(num_hidden_layers=1, max_position_embeddings=4096))
-    cache, read, parts = filled(fused, prompt(), GrowingCache()), Reading.run, []
+    cache, read, parts = filled(fused, prompt(), GrowingCache()), Pass.run, []
 
-    def interrupt(self: Reading, ids: Tensor, *arguments: Any) -> Tensor:
+    def interrupt(self: Pass, ids: Tensor, *arguments: Any) -> Tensor:
         parts.append(ids.shape[1])
         if len(parts) == 2:
             raise KeyboardInterrupt
         return read(self, ids, *arguments)
 
-    monkeypatch.setattr(Reading, "run", interrupt)
+    monkeypatch.setattr(Pass, "run", interrupt)
     for tokens in (2048, 2500):  # whole parts and one token, parts and a rest
         parts.clear()
         with pytest.raises(KeyboardInterrupt):
             fused(prompt(1, tokens), past_key_values=cache, logits_to_keep=1)
-        assert cache.length == 11 and parts == [1024, min(1024, tokens - 1025)]
+        assert cache.length == 11 and parts == [512, 512]
 
 
 def test_a_model_keeps_no_cache_alive() -> None:
@@ -349,11 +358,11 @@ def test_quantized_layers_and_embeddings(name: str) -> None:
         assert torch.equal(out.argmax(-1), wanted.argmax(-1))
 
 
-def test_steps_are_made_once_for_each_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_are_made_once_for_each_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    build = Step.__init__
-    monkeypatch.setattr(Step, "__init__", lambda self, *a, **k: (made.append(k["tokens"]), build(self, *a, **k))[1])
+    build = Pass.__init__
+    monkeypatch.setattr(Pass, "__init__", lambda self, *a, **k: (made.append(k["tokens"]), build(self, *a, **k))[1])
     fused = fuse(plain())
     for _ in range(3):
         write(fused, prompt(1, 20))
-    assert made == [1]
+    assert made == [20, 1]

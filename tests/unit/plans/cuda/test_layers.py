@@ -12,9 +12,8 @@ from llamita.errors import UnsupportedError
 from llamita.kernels.blocks import FORMATS
 from llamita.model.llama import LlamaForCausalLM
 from llamita.plans.cuda import layers as gpu
+from llamita.quant.block_matrix import GpuBlocks
 from llamita.quant.linear import QuantizedLinear
-from llamita.quant.matrix import BlockMatrix
-from llamita.quant.stores import GpuStore
 
 
 @pytest.fixture(params=["plain", "biased, tied, windowed"])
@@ -75,9 +74,7 @@ def quantized(form: str, rows: int, *, biased: bool) -> QuantizedLinear:
     """A layer as it lies on a GPU."""
     block = FORMATS[form]
     codes = block.codes(block.quantize(torch.randn(rows, 256)))
-    matrix = BlockMatrix.from_codes(block, codes)
-    matrix.store = GpuStore.of(codes, form)
-    return QuantizedLinear(matrix, nn.Parameter(torch.randn(rows)) if biased else None)
+    return QuantizedLinear(GpuBlocks.of(codes, form), nn.Parameter(torch.randn(rows)) if biased else None)
 
 
 @pytest.mark.parametrize("rows", [2, 20])
@@ -88,6 +85,14 @@ def test_quantized_layers_of_one_format_become_one_product(biased: bool, rows: i
     product, x = gpu.merged(layers), torch.randn(rows, 256)
     assert isinstance(product, gpu.BlocksLinear)
     torch.testing.assert_close(product(x), torch.cat([layer(x) for layer in layers], -1), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [2, 20])
+@torch.no_grad()
+def test_a_product_takes_biases_of_another_dtype(rows: int) -> None:
+    layers = [quantized("q4_k", out, biased=True) for out in (7, 4)]
+    x = torch.randn(rows, 256, dtype=torch.bfloat16)
+    assert torch.equal(gpu.merged(layers)(x), torch.cat([layer(x) for layer in layers], -1))
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ FILES = ("test_dense.py", "test_elementwise.py", "test_gemv_quantized.py", "test
 AVX2 = {"+avx2", "+bmi2", "+f16c", "+fma"}
 
 
-dot4_anywhere = v._operation(v.Words(v.Words, v.Words, v.Words), v._dot4_anywhere)
+dot4_anywhere = v.operation(v.Words(v.Words, v.Words, v.Words), v._dot4_anywhere)
 
 
 @kernel

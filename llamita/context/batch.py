@@ -1,0 +1,58 @@
+"""Where the rows of a pass stand, for kernels that read a cache themselves."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class BatchLayout:
+    """For each of B rows: which of its tokens the pass begins with, and where in the cache its tokens lie.
+
+    start: int64 (B,), the number of the first new token, counted from the row's own first; below 0 for padding.
+    first: int64 (B,), the slot of the row's token 0, where its tokens lie in slots next to each other.
+    tables: None for that; else int64 (B, entries), the row's pages in order. origin: int64 (B,), the entry of token 0.
+    page_size: slots of a page, a power of two.
+    """
+
+    start: Tensor
+    first: Tensor
+    tables: Tensor | None = None
+    origin: Tensor | None = None
+    page_size: int = 1
+
+    def later(self, tokens: int) -> "BatchLayout":
+        """The layout of the same pass without its first so many tokens."""
+        return replace(self, start=self.start + tokens) if tokens else self
+
+    @classmethod
+    def of_mask(cls, mask: Tensor | None, *, rows: int, cached: int, tokens: int) -> "BatchLayout | None":
+        """The layout of T new tokens behind `cached` slots that a mask (B, S) hides some of; None: all are seen.
+
+        Hidden slots may be padding on the left, holes among those that are cached, or the last of the new ones. Returns
+        None for any other mask.
+        """
+        if mask is None:
+            return cls(torch.full((rows,), cached, device="cpu"), torch.zeros(rows, dtype=torch.int64, device="cpu"))
+        if mask.shape != (rows, cached + tokens) or mask.device.type != "cpu":
+            return None
+        shown = mask.bool()
+        first = cached + tokens - shown.sum(dim=1)  # all of a row may be padding, which a later pass ends
+        slots = torch.arange(cached + tokens, device="cpu")
+        if torch.equal(shown, slots >= first[:, None]):
+            return cls(cached - first, first)
+        return cls._with_holes(shown, slots, cached)
+
+    @classmethod
+    def _with_holes(cls, shown: Tensor, slots: Tensor, cached: int) -> "BatchLayout | None":
+        """A page of one slot for each token that is seen, and for the padding before it."""
+        old, new = shown[:, :cached], shown[:, cached:]
+        none = torch.where(old.any(1), 0, new.shape[1])
+        padding = torch.where(new.any(1), new.int().argmax(1), none)  # new tokens before a row's first
+        if bool((old.any(1) & (padding > 0)).any()) or bool((new.int().diff(dim=1) > 0).sum(1).gt(padding > 0).any()):
+            return None
+        seen = old.sum(1)
+        # In the order of: hidden slots of the cache, none of which anybody asks for; those that are seen; the new ones.
+        order = torch.cat((old.int().argsort(dim=1, stable=True), slots[cached:].expand(len(shown), -1)), dim=1)
+        return cls(seen - padding, torch.zeros_like(seen), order.contiguous(), cached - seen + padding)

@@ -1,0 +1,206 @@
+"""The arguments of kernels as structs: Python fills them by name, and kernels read them at the same names' offsets.
+
+Every argument takes eight bytes: an address, an int64, or the bits of an fp32 in the low half.
+"""
+
+from typing import Any, NamedTuple
+
+Argument = Any  # a tensor, an int or None where Python fills a struct; an offset where a kernel reads one
+
+
+def offsets(struct: Any) -> Any:
+    """The byte offset of each argument, under its name."""
+    return struct(*range(0, 8 * len(struct._fields), 8))
+
+
+class Embed(NamedTuple):
+    """Rows of a table: ids int64 (B,), table (V, D), out fp32 (B, D). A chunk is a row of the batch."""
+
+    ids: Argument
+    table: Argument
+    out: Argument
+    columns: Argument
+
+
+class Norm(NamedTuple):
+    """RMSNorm of the last `kept` of the `tokens` tokens of each row of x fp32 (B, T, D). A chunk is one of them.
+
+    weight (D,), of the dtype of this number; epsilon fp32. out: fp32 (B, kept, D). halves and q8_blocks: None, or where
+    the same goes in bf16 and as q8_blocks, for which D is a multiple of 32.
+    """
+
+    x: Argument
+    weight: Argument
+    out: Argument
+    halves: Argument
+    q8_blocks: Argument
+    columns: Argument
+    epsilon: Argument
+    tokens: Argument
+    kept: Argument
+    dtype: Argument
+
+
+class Gate(NamedTuple):
+    """silu(gate) * up of fp32 (B, F), as out, halves and q8_blocks (see Norm). A chunk is `chunk` elements of `size`.
+
+    `chunk` is a multiple of 32.
+    """
+
+    gate: Argument
+    up: Argument
+    out: Argument
+    halves: Argument
+    q8_blocks: Argument
+    chunk: Argument
+    size: Argument
+
+
+class Round(NamedTuple):
+    """x fp32 as halves or q8_blocks (see Norm). A chunk is `chunk` elements, a multiple of 32, of `size`."""
+
+    x: Argument
+    halves: Argument
+    q8_blocks: Argument
+    chunk: Argument
+    size: Argument
+
+
+class Angles(NamedTuple):
+    """Cosines and sines (B, H/2), times factor fp32, of positions int64 (B,) and frequencies (H/2,).
+
+    A chunk is a row.
+    """
+
+    positions: Argument
+    frequencies: Argument
+    cosines: Argument
+    sines: Argument
+    half: Argument
+    factor: Argument
+
+
+class Linear(NamedTuple):
+    """x (batch, columns) times weight (rows, columns), plus bias fp32 (rows,) or None: out fp32 (batch, rows).
+
+    x: bf16 with a weight in bf16, else fp32. `adds`: whether out is added to. A chunk is `rows_of_chunk` rows of the
+    weight, a multiple of 4, with `batch_of_chunk` rows of x; chunks go over the weight first.
+    """
+
+    weight: Argument
+    x: Argument
+    out: Argument
+    bias: Argument
+    rows: Argument
+    columns: Argument
+    batch: Argument
+    adds: Argument
+    rows_of_chunk: Argument
+    batch_of_chunk: Argument
+
+
+class Attend(NamedTuple):
+    """Attention of new tokens over a cache, for `decode_attention` and `prefill_attention`.
+
+    q (B, T, N, H), k and v (B, T, K, H): fp32, not rotated. cosines, sines: (B * T, H/2). keys, values: the cache.
+    rows: int64 (B, 4), see Row. out: fp32 (B, T, N, H). sizes: see Sizes. wide_keys, wide_values: (B * K, wide, H), the
+    visible keys and values in the order that `prefill_attention` reads, for it alone. halves and q8_blocks of out are
+    for `decode_attention` alone (see Norm).
+    """
+
+    q: Argument
+    k: Argument
+    v: Argument
+    cosines: Argument
+    sines: Argument
+    keys: Argument
+    values: Argument
+    rows: Argument
+    out: Argument
+    sizes: Argument
+    halves: Argument
+    q8_blocks: Argument
+    wide_keys: Argument
+    wide_values: Argument
+
+
+class Pack(NamedTuple):
+    """Blocks of a file, uint8 (rows, bytes of a row), as a packed stream. order: int64 (rows,), or None for none.
+
+    A chunk is `tiles` tiles.
+    """
+
+    blocks: Argument
+    order: Argument
+    stream: Argument
+    rows: Argument
+    blocks_of_row: Argument
+    tiles: Argument
+
+
+class LinearQuantized(NamedTuple):
+    """q8_blocks (batch, columns / 32) times a packed matrix, plus bias fp32 (rows,) or None: out fp32 (batch, rows).
+
+    `adds`: whether out is added to. A chunk is `tiles` tiles with `batch_of_chunk` rows of x; the tiles go first.
+    """
+
+    stream: Argument
+    q8_blocks: Argument
+    out: Argument
+    bias: Argument
+    rows: Argument
+    columns: Argument
+    batch: Argument
+    tiles: Argument
+    adds: Argument
+    batch_of_chunk: Argument
+
+
+class GatedQuantized(NamedTuple):
+    """silu(gate x) * (up x) of two packed matrices of a format: q8_blocks (batch, rows / 32), of q8_blocks of x.
+
+    A chunk is 32 rows of the matrices with `batch_of_chunk` rows of x.
+    """
+
+    gate: Argument
+    up: Argument
+    q8_blocks: Argument
+    out: Argument
+    rows: Argument
+    columns: Argument
+    batch: Argument
+    batch_of_chunk: Argument
+
+
+class Sizes(NamedTuple):
+    """What all layers of a pass share: tokens T of a row, key/value heads K, query heads of each, head size H.
+
+    row_stride, head_stride, slot_stride: elements of the cache from one row, head or slot to the next. page_bits: a
+    page has 2 to this power slots, where rows have page tables. window: tokens that a token sees, its own included.
+    scale: fp32, on the scores. wide: slots of a head in wide_keys and wide_values.
+    """
+
+    tokens: Argument
+    heads: Argument
+    group: Argument
+    width: Argument
+    row_stride: Argument
+    head_stride: Argument
+    slot_stride: Argument
+    page_bits: Argument
+    window: Argument
+    scale: Argument
+    wide: Argument
+
+
+class Row(NamedTuple):
+    """Where a row of a pass stands.
+
+    start: the number of its first new token, counted from its own first; below 0 where that is padding. first: the slot
+    of its token 0. table: the address of its page table, int64, or 0.
+    """
+
+    start: Argument
+    first: Argument
+    table: Argument
+    unused: Argument

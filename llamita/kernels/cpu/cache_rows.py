@@ -1,0 +1,53 @@
+"""Where the keys and values of a row lie in a cache: one slot behind the other, or in pages that a table names."""
+
+from llamita.kernels.cpu import dtype_io as e
+from llamita.kernels.cpu import simd as v
+from llamita.kernels.cpu.arguments import Attend, Row, Sizes, offsets
+from llamita.kernels.cpu.rotary import rotate
+from llamita.kernels.cpu.runtime.program import inline
+
+AT, SIZE, ROW = offsets(Attend), offsets(Sizes), offsets(Row)
+ROW_BYTES = 32
+
+
+@inline
+def row_of(at: int, row: int) -> int:
+    """The address of a row's `Row`."""
+    return v.read(at + AT.rows) + ROW_BYTES * row
+
+
+@inline
+def head_of(sizes: int, row: int, head: int) -> int:
+    """The element where a key/value head of a row begins in the cache."""
+    return row * v.read(sizes + SIZE.row_stride) + head * v.read(sizes + SIZE.head_stride)
+
+
+@inline
+def slot_of(its: int, sizes: int, token: int) -> int:
+    """The slot of a row's token, which may be before its first where there is no page table."""
+    table = v.read(its + ROW.table)
+    if table:
+        bits = v.read(sizes + SIZE.page_bits)
+        return (v.read(table + 8 * (token >> bits)) << bits) + (token & ((1 << bits) - 1))
+    return v.read(its + ROW.first) + token
+
+
+@inline
+def is_in_line(its: int, sizes: int, count: int) -> bool:
+    """Whether so many tokens (a power of two) from a multiple of it on lie one behind the other."""
+    return v.read(its + ROW.table) == 0 or 1 << v.read(sizes + SIZE.page_bits) >= count
+
+
+@inline
+def store_token(dtype: int, at: int, row: int, head: int, token: int) -> None:
+    """Rotate the key of a new token, and put it and its value into the cache."""
+    sizes, its = v.read(at + AT.sizes), row_of(at, row)
+    tokens, heads, width = v.read(sizes + SIZE.tokens), v.read(sizes + SIZE.heads), v.read(sizes + SIZE.width)
+    number, half = row * tokens + token, width // 2
+    slot = slot_of(its, sizes, v.read(its + ROW.start) + token)
+    to, new = head_of(sizes, row, head) + slot * v.read(sizes + SIZE.slot_stride), 4 * (number * heads + head) * width
+    cosines, sines = v.read(at + AT.cosines) + 4 * half * number, v.read(at + AT.sines) + 4 * half * number
+    one = v.extract_first(v.broadcast(1.0))
+    rotate(v.read(at + AT.k) + new, cosines, sines, half, one, dtype, v.read(at + AT.keys), to)
+    for i in range(0, width, 16):
+        e.put_wide(dtype, v.read(at + AT.values), to + i, v.load(v.read(at + AT.v) + new + 4 * i))

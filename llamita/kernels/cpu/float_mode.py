@@ -1,0 +1,52 @@
+"""How a thread treats denormal numbers while it runs kernels: as 0, on every machine.
+
+The instruction behind `simd.dot_bf16` takes them for 0, whatever the thread says, so everything else must too.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+
+from llamita.kernels.cpu import simd
+
+FLUSH = {"x86_64": 0x8040, "aarch64": 1 << 24}  # FTZ and DAZ of MXCSR; FZ of FPCR
+_I8, _I32, _I64 = (ir.IntType(bits) for bits in (8, 32, 64))
+
+
+def _processor() -> str:
+    return simd.target()[0].partition("-")[0]
+
+
+def _read(b: Any) -> Any:
+    if _processor() == "aarch64":
+        return simd.call_intrinsic(b, "llvm.aarch64.get.fpcr", _I64)
+    if _processor() != "x86_64":
+        return _I64(0)
+    place = _place(b)
+    simd.call_intrinsic(b, "llvm.x86.sse.stmxcsr", ir.VoidType(), b.bitcast(place, _I8.as_pointer()))
+    return b.zext(b.load(place), _I64)
+
+
+def _write(b: Any, mode: Any) -> None:
+    if _processor() == "aarch64":
+        simd.call_intrinsic(b, "llvm.aarch64.set.fpcr", ir.VoidType(), mode)
+    if _processor() == "x86_64":
+        place = _place(b)
+        b.store(b.trunc(mode, _I32), place)
+        simd.call_intrinsic(b, "llvm.x86.sse.ldmxcsr", ir.VoidType(), b.bitcast(place, _I8.as_pointer()))
+
+
+def _place(b: Any) -> Any:
+    with b.goto_entry_block():
+        return b.alloca(_I32)
+
+
+def _flush(b: Any) -> Any:
+    before = _read(b)
+    _write(b, b.or_(before, _I64(FLUSH.get(_processor(), 0))))
+    return before
+
+
+flush_denormals = simd.operation(types.int64(), _flush)  # returns the thread's mode before, for `restore`
+restore = simd.operation(types.void(types.int64), _write)

@@ -1,0 +1,134 @@
+"""New tokens of some rows over a cache, and what reference.attention and the kernels make of them."""
+
+import torch
+from torch import Tensor
+
+from llamita.kernels import reference
+from llamita.kernels.cpu import decode_attention, isa, prefill_attention
+from llamita.kernels.cpu.arguments import Attend
+from llamita.kernels.cpu.constants import KEYS, QUERIES
+from tests.unit.kernels.cpu.launch import DTYPES, call
+
+DECODE = dict(
+    zip(DTYPES, (decode_attention.attend_fp32, decode_attention.attend_bf16, decode_attention.attend_fp16), strict=True)
+)
+p = prefill_attention
+STORE = dict(zip(DTYPES, (p.store_fp32, p.store_bf16, p.store_fp16), strict=True))
+SPREAD = dict(zip(DTYPES, (p.spread_fp32, p.spread_bf16, p.spread_fp16), strict=True))
+PREFILL = dict(zip(DTYPES, (p.prefill_fp32, p.prefill_bf16, p.prefill_fp32), strict=True))
+HAS_PAIRS = isa.has("avx512bf16")
+
+
+class Case:
+    """B rows of T new tokens each; `starts` of the rows' own tokens stand before them in the cache.
+
+    page: 0 for a cache of one slot behind the other, else the slots of a page, a power of two.
+    """
+
+    def __init__(
+        self,
+        starts: list[int],
+        tokens: int = 1,
+        *,
+        heads: int = 6,
+        keyed: int = 2,
+        width: int = 48,
+        dtype: torch.dtype = torch.bfloat16,
+        window: int = 1 << 30,
+        page: int = 0,
+    ) -> None:
+        self.starts, self.tokens, self.dtype, self.window, self.page = starts, tokens, dtype, window, page
+        self.heads, self.keyed, self.width, batch = heads, keyed, width, len(starts)
+        self.q = torch.randn(batch, tokens, heads, width)
+        self.k, self.v = torch.randn(2, batch, tokens, keyed, width)
+        self.scale = 0.3
+        positions = torch.tensor(starts)[:, None] + torch.arange(tokens)
+        frequencies = 100 ** -(torch.arange(width // 2) / (width // 2))
+        self.angles = reference.angles(positions.clamp(min=0), frequencies, 1.0)
+        self.before = [torch.randn(2, max(0, start), keyed, width).to(dtype) for start in starts]
+
+    def expected(self) -> Tensor:
+        """The reference's (B, T, N, H)."""
+        return torch.stack([self._row(row) for row in range(len(self.starts))])
+
+    def _row(self, row: int) -> Tensor:
+        angles = [x[row : row + 1] for x in self.angles]
+        q = reference.rotate(self.q[row : row + 1], *angles, self.scale)[0]
+        new = reference.rotate(self.k[row : row + 1], *angles)[0], self.v[row]
+        padding = max(0, -self.starts[row])  # new tokens that are none
+        both = [torch.cat((old, x[padding:].to(self.dtype))) for old, x in zip(self.before[row], new, strict=True)]
+        positions = self.starts[row] + torch.arange(self.tokens)
+        return reference.attention(q, *both, positions=positions, window=self.window)
+
+    def decoded(self, *, is_paired: bool = False, threads: int = 1) -> Tensor:
+        """What decode_attention makes of it."""
+        arguments, out = self._arguments()
+        kernel = decode_attention.attend_pairs if is_paired else DECODE[self.dtype]
+        call(kernel, arguments, chunks=len(self.starts) * self.keyed, threads=threads)
+        return out
+
+    def prefilled(self, *, is_paired: bool = False, threads: int = 1) -> Tensor:
+        """What prefill_attention makes of it."""
+        arguments, out = self._arguments()
+        batch, slots = len(self.starts), int(arguments.sizes[10])
+        call(STORE[self.dtype], arguments, chunks=batch * self.tokens, threads=threads)
+        spread, attend, queries = SPREAD[self.dtype], PREFILL[self.dtype], 16
+        if is_paired:
+            spread, attend, queries = p.spread_pairs, p.prefill_pairs, QUERIES
+        call(spread, arguments, chunks=batch * self.keyed * slots // KEYS, threads=threads)
+        call(attend, arguments, chunks=batch * self.heads * -(-self.tokens // queries), threads=threads)
+        return out
+
+    def _arguments(self) -> tuple[Attend, Tensor]:
+        batch, width, keyed = len(self.starts), self.width, self.keyed
+        slots = -(-(max(self.starts) + self.tokens) // KEYS) * KEYS
+        room, rows = self._paged() if self.page else self._contiguous()
+        strides = (room.stride(1), room.stride(2), room.stride(3)) if not self.page else (0, room.stride(2), width)
+        bits = max(0, self.page.bit_length() - 1)
+        sizes = torch.tensor([self.tokens, keyed, self.heads // keyed, width, *strides, bits, self.window, 0, slots])
+        sizes[9:].view(torch.float32)[0] = self.scale
+        out = torch.full((batch, self.tokens, self.heads, width), torch.nan)
+        wide = torch.full((2, batch * keyed * slots * width), torch.nan)
+        arguments = Attend(
+            self.q.clone(),
+            self.k,
+            self.v,
+            *self.angles,
+            room[0],
+            room[1],
+            rows,
+            out,
+            sizes,
+            None,
+            None,
+            wide[0],
+            wide[1],
+        )
+        return arguments, out
+
+    def _contiguous(self) -> tuple[Tensor, Tensor]:
+        """Keys and values (2, B, K, capacity, H) with the rows' tokens behind paddings, and where rows stand."""
+        end = max(self.starts) + 3  # where the new tokens go, in all rows
+        room = torch.full((2, len(self.starts), self.keyed, end + self.tokens + 1, self.width), torch.nan).to(
+            self.dtype
+        )
+        rows = []
+        for row, start in enumerate(self.starts):
+            first = end - start
+            room[:, row, :, first : first + max(0, start)] = self.before[row].transpose(1, 2)
+            rows.append([start, first, 0, 0])
+        return room, torch.tensor(rows)
+
+    def _paged(self) -> tuple[Tensor, Tensor]:
+        """Keys and values (2, 1, K, slots, H) in pages in any order, and where rows stand."""
+        counts = [-(-(start + self.tokens) // self.page) for start in self.starts]
+        order = torch.randperm(sum(counts))
+        room = torch.full((2, 1, self.keyed, len(order) * self.page, self.width), torch.nan).to(self.dtype)
+        self._tables = [table.contiguous() for table in order.split(counts)]
+        rows = []
+        for start, table, before in zip(self.starts, self._tables, self.before, strict=True):
+            for token in range(start):
+                slot = int(table[token // self.page]) * self.page + token % self.page
+                room[:, 0, :, slot] = before[:, token]
+            rows.append([start, 0, table.data_ptr(), 0])
+        return room, torch.tensor(rows)
