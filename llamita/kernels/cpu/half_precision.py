@@ -42,13 +42,13 @@ def widened_fp16(b: Builder, halves: Value, whole: ir.Type, wide: ir.Type) -> Va
     # The smallest are counts of 2**-24, and no fp32 on the way is one that threads take for 0 (`float_mode`).
     tiny = b.bitcast(b.fmul(b.uitofp(size, wide), _all(wide, 2.0**-24)), whole)
     number = b.select(b.icmp_unsigned("<", size, _all(whole, 0x400)), tiny, number)
-    endless = b.icmp_unsigned(">=", size, _all(whole, 0x7C00))
-    number = b.select(endless, b.or_(number, _all(whole, 0x7F800000)), number)
+    number = b.select(b.icmp_unsigned(">=", size, _all(whole, 0x7C00)), b.or_(number, _all(whole, 0x7F800000)), number)
+    number = b.select(b.icmp_unsigned(">", size, _all(whole, 0x7C00)), b.or_(number, _all(whole, 1 << 22)), number)
     return b.bitcast(b.or_(number, b.shl(b.and_(pattern, _all(whole, 0x8000)), _all(whole, 16))), wide)
 
 
 def narrow_fp16(b: Builder, value: Value, whole: ir.Type, narrow: ir.Type) -> Value:
-    """To the nearest, halves to even."""
+    """To the nearest, halves to even; a NaN keeps the bits that there is room for, as instructions have it."""
     if (half := _half(whole)) is not None:
         return b.bitcast(b.fptrunc(value, half), narrow)
     pattern = b.bitcast(value, whole)
@@ -59,6 +59,7 @@ def narrow_fp16(b: Builder, value: Value, whole: ir.Type, narrow: ir.Type) -> Va
     tiny = b.bitcast(b.fadd(b.bitcast(size, value.type), _all(value.type, 0.5)), whole)
     tiny = b.sub(tiny, _all(whole, 0x3F000000))
     number = b.select(b.icmp_unsigned("<", size, _all(whole, 0x38800000)), tiny, number)
-    endless = b.select(b.icmp_unsigned(">", size, _all(whole, 0x7F800000)), _all(whole, 0x7E00), _all(whole, 0x7C00))
+    quiet = b.or_(b.and_(b.lshr(size, _all(whole, 13)), _all(whole, 0x3FF)), _all(whole, 0x7E00))  # a NaN
+    endless = b.select(b.icmp_unsigned(">", size, _all(whole, 0x7F800000)), quiet, _all(whole, 0x7C00))
     number = b.select(b.icmp_unsigned(">=", size, _all(whole, 0x47800000)), endless, number)
     return b.trunc(b.or_(number, b.lshr(b.and_(pattern, _all(whole, 0x80000000)), _all(whole, 16))), narrow)
