@@ -3,11 +3,13 @@
 from itertools import product
 from typing import Any
 
+import llvmlite.binding as llvm
 import pytest
 import torch
+from llvmlite import ir
 from torch import Tensor
 
-from llamita.kernels.cpu import block_dots, dot_bytes, simd
+from llamita.kernels.cpu import block_dots, dot_bytes, isa, simd
 from llamita.kernels.cpu import simd as v
 from llamita.kernels.cpu.runtime.program import Kernel, kernel
 from tests.unit.kernels.cpu.launch import compiled_for, launch
@@ -88,3 +90,22 @@ def test_pairs_of_products_gather_in_sixteen_bits(way: str, bits: int, words: in
         total, out = torch.zeros(16, dtype=torch.int32), torch.empty(16, dtype=torch.int32)
         launch(compute, total, codes, x, out)
         assert torch.equal(out, words * (codes.int() * x.int()).view(16, 4).sum(-1).int())
+
+
+@pytest.mark.parametrize(("way", "instruction"), [("usdot.128", "usdot"), ("sdot.128", "sdot")])
+def test_arm_has_an_instruction_for_it(way: str, instruction: str) -> None:
+    """As LLVM compiles it for a machine of that kind; no call is left for a library that nobody has."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    row = next(row for row in isa.INSTRUCTION_SETS if row.dot_u8s8 == way)
+    words = ir.VectorType(ir.IntType(32), 16)
+    module = ir.Module()
+    module.triple = "aarch64-unknown-linux-gnu"
+    for name, emit in {"u8s8": dot_bytes.DOT_U8S8[way], "s8s8": dot_bytes.DOT_S8S8[way]}.items():
+        function = ir.Function(module, ir.FunctionType(words, [words] * 3), name)
+        builder = ir.IRBuilder(function.append_basic_block())
+        builder.ret(emit(builder, *function.args))
+    features = ",".join(f"+{feature}" for feature in sorted(row.needs))
+    machine = llvm.Target.from_triple(module.triple).create_target_machine(cpu=row.cpu, features=features)
+    text = machine.emit_assembly(llvm.parse_assembly(str(module)))
+    assert f"\t{instruction}\t" in text and "\tsdot\t" in text and "\tbl\t" not in text
