@@ -43,11 +43,11 @@ def combined(found: dict[str, str]) -> str:
     return hashlib.sha256("".join(found[name] for name in sorted(found)).encode()).hexdigest()
 
 
-def levels() -> list[str]:
-    """The instruction sets to compile for: those of x86-64 that this machine runs, and its own."""
+def processors() -> list[str]:
+    """A processor for LLAMITA_CPU of each instruction set that runs here; one without FMA would take hours."""
     from llamita.kernels.cpu import isa  # with it comes LLVM
 
-    return [*filter(isa.runs, isa.LEVELS[1:] if isa.host()[0].startswith("x86_64") else ()), "host"]
+    return [row.cpu for row in isa.runnable() if row.fma == "instruction"]
 
 
 @torch.inference_mode()

@@ -1,11 +1,13 @@
-"""`llamita show`: a model's card."""
+"""`llamita show`: a model's card, or this machine's."""
 
 import argparse
 import json
+import os
 import sys
 from typing import Any
 
 from llamita.cli import arguments, terminal
+from llamita.errors import UsageError
 
 NAME = "show"
 HELP = "describe a model without loading it"
@@ -14,6 +16,7 @@ EXAMPLES = """\
   llamita show path/to/model
   llamita show model.gguf
   llamita show HuggingFaceTB/SmolLM2-135M --json
+  llamita show --machine
 """
 BAR = 24  # characters of the longest bar
 
@@ -22,10 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which model, and in which form."""
     arguments.add_model(parser, is_positional=True)
     parser.add_argument("--json", action="store_true", help="print the facts as a JSON object")
+    parser.add_argument("--machine", action="store_true", help="describe this machine and its kernels instead")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the card; what does not fit together is said on stderr."""
+    if args.machine:
+        return _show_machine(args)
     with terminal.waiting(f"reading {args.model or 'cria'}", is_quiet=args.quiet or args.json):
         from llamita.cli.model_card import facts
 
@@ -33,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(card, indent=2, ensure_ascii=False))
     else:
-        _print(card)
+        _print(card["name"], headline(card), sections(card))
     for problem, names in (("are missing", "missing"), ("have another shape than the config says", "misshapen")):
         if found := card["weights"][names]:
             terminal.warn(
@@ -42,7 +48,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print(card: dict[str, Any]) -> None:
+def _show_machine(args: argparse.Namespace) -> int:
+    is_asked_for = "model" in args.given or (args.model and "LLAMITA_MODEL" not in os.environ)
+    if is_asked_for:
+        raise UsageError(f"--machine describes this machine, not {args.model}: leave one of them out")
+    from llamita.cli import machine_card
+
+    card = machine_card.facts()
+    if args.json:
+        print(json.dumps(card, indent=2, ensure_ascii=False))
+    else:
+        _print("llamita", f"writes with {card['instruction_set']}", machine_card.sections(card))
+    return 0
+
+
+def _print(title: str, line: str, parts: dict[str, list[tuple[str, str]]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -50,16 +70,16 @@ def _print(card: dict[str, Any]) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", justify="right", no_wrap=True)
     table.add_column()
-    for title, lines in sections(card).items():
+    for part, lines in parts.items():
         table.add_row()
-        table.add_row("", Text(title, style="bold"))
+        table.add_row("", Text(part, style="bold"))
         for name, value in lines:
             shown = Text(value)
             shown.highlight_regex("[█▏]+", "green")
             table.add_row(name, shown)
     console = Console(highlight=False, soft_wrap=False)
     with console.capture() as printed:  # rich ends the process with 1 where the reader of a pipe has left
-        console.print(Text.assemble((card["name"], "bold green"), (f"  {headline(card)}", "")))
+        console.print(Text.assemble((title, "bold green"), (f"  {line}", "")))
         console.print(table)
     sys.stdout.write(printed.get())
 

@@ -79,7 +79,7 @@ def _arithmetic(args: argparse.Namespace) -> int:
     from llamita import arithmetic
 
     if args.every_instruction_set:
-        digests = {level: _digest_of(level) for level in arithmetic.levels()}
+        digests = {level: _digest_of(level) for level in arithmetic.processors()}
         for level, digest in digests.items():
             print(f"{level:<10} {digest}")
         differing = len(set(digests.values()) - {arithmetic.combined(arithmetic.expected())})

@@ -27,7 +27,7 @@ class Layout:
 
     bits: of a code. zero: the code that stands for 0, where there is no minimum.
     sub: columns of an integer sub-scale, 0 for none; with them fp16 scales stand before every eight blocks.
-    values: the numbers that codes stand for where they are no steps; kernels look them up, plus 128, as bytes.
+    values: the numbers that codes stand for where they are no steps; kernels look them up as bytes.
     scale: the dtype of scales, int8 for exponents of two.
     """
 
@@ -57,12 +57,17 @@ class Layout:
     @property
     def zero_bits(self) -> int:
         """The power of two that stands for 0 among the bytes that kernels multiply."""
-        return 7 if self.values else max(0, self.zero.bit_length() - 1)
+        return max(map(abs, self.values)).bit_length() if self.values else max(0, self.zero.bit_length() - 1)
+
+    @property
+    def byte_bits(self) -> int:
+        """The bits of the bytes that kernels multiply."""
+        return (max(self.values) + (1 << self.zero_bits)).bit_length() if self.values else self.bits
 
     @property
     def table(self) -> tuple[int, int]:
-        """The sixteen values, plus 128, as the bytes of two numbers: what `vector.unpack_values` looks codes up in."""
-        packed = bytes(value + 128 for value in self.values or ())
+        """The sixteen values as the bytes of two numbers, in which `vector.unpack_values` looks codes up."""
+        packed = bytes(value + (1 << self.zero_bits) for value in self.values or ())
         return int.from_bytes(packed[:8], "little", signed=True), int.from_bytes(packed[8:], "little", signed=True)
 
     def values_on(self, device: torch.device) -> Tensor | None:

@@ -20,7 +20,7 @@ def test_this_machine_gives_the_published_bits(name: str) -> None:
     assert arithmetic.digest(arithmetic.model_of(name)) == arithmetic.expected()[name]
 
 
-@pytest.mark.skipif(X86_64_V3 not in arithmetic.levels(), reason="this machine does not run x86-64-v3")
+@pytest.mark.skipif(X86_64_V3 not in arithmetic.processors(), reason="this machine does not run x86-64-v3")
 def test_kernels_for_a_lesser_processor_give_them_too() -> None:
     """Two formats, as each has kernels to compile; `llamita verify --arithmetic --every-instruction-set` has all."""
     names = ("bf16", "q4_0")

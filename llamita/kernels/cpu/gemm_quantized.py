@@ -9,8 +9,11 @@ than products. The sums wait in memory between the blocks.
 An unpacked block: eight words of both tiles, then both their scales, then both their second scales.
 """
 
+from collections.abc import Callable
+
 from llamita.kernels.block_format import Unpacked
 from llamita.kernels.cpu import simd as v
+from llamita.kernels.cpu.block_dots import Dots
 from llamita.kernels.cpu.constants import LINES, Q8_BLOCK, ROWS
 from llamita.kernels.cpu.runtime.program import Inline, inline
 
@@ -48,13 +51,16 @@ def add_two_scales(
 
 
 @inline
-def _put_unpacked(unpacked: Unpacked, to: int) -> None:
+def _put_unpacked(ready: Inline, unpacked: Unpacked, to: int) -> None:
     words, first, second = unpacked
     for word in words:
-        v.store_words(to, word)
+        v.store_words(to, ready(word))
         to += 128
     v.store(to, first)
     v.store(to + SECONDS - SCALES, second)
+
+
+# Two tiles at once: eight sums, for machines whose registers hold that and more.
 
 
 @inline
@@ -92,31 +98,27 @@ def _zeros(x: int, line: int, zero: int) -> Four:
 
 
 @inline
-def _add(add: Inline, dots: Pair, more: Pair, unpacked: int, x: int, sums: int) -> None:
-    """A row's dot products to its sums."""
-    first, second = unpacked + SCALES, unpacked + SECONDS
-    v.store(sums, add(dots[0], more[0], x, v.load(first), v.load(second), v.load(sums)))
-    first, second, sums = first + 64, second + 64, sums + 64
-    v.store(sums, add(dots[1], more[1], x, v.load(first), v.load(second), v.load(sums)))
+def _add(add: Inline, dot: v.Vector, more: v.Vector, unpacked: int, x: int, sums: int) -> None:
+    """The dot products of a tile and a row of x to their sums."""
+    v.store(sums, add(dot, more, x, v.load(unpacked + SCALES), v.load(unpacked + SECONDS), v.load(sums)))
 
 
 @inline
 def _add_four(add: Inline, dots, more, unpacked: int, x: int, line: int, sums: int) -> None:
-    _add(add, dots[0], more[0], unpacked, x, sums)
-    _add(add, dots[1], more[1], unpacked, x + line, sums + 128)
-    _add(add, dots[2], more[2], unpacked, x + 2 * line, sums + 256)
-    _add(add, dots[3], more[3], unpacked, x + 3 * line, sums + 384)
+    for row in range(ROWS):
+        _add(add, dots[row][0], more[row][0], unpacked, x + row * line, sums + 128 * row)
+        _add(add, dots[row][1], more[row][1], unpacked + 64, x + row * line, sums + 128 * row + 64)
 
 
 @inline
-def four_symmetric(unpacked: int, zero: int, x: int, line: int, sums: int) -> None:
+def _two_symmetric(unpacked: int, zero: int, x: int, line: int, sums: int) -> None:
     """Codes around a zero of two to the power `zero`."""
     dots = _dots(unpacked, x, line, _zeros(x + 44, line, zero), 0, 8)
     _add_four(add_symmetric, dots, dots, unpacked, x, line, sums)
 
 
 @inline
-def four_offset(unpacked: int, zero: int, x: int, line: int, sums: int) -> None:
+def _two_offset(unpacked: int, zero: int, x: int, line: int, sums: int) -> None:
     """Codes above a minimum."""
     nothing = v.zero_words()
     dots = _dots(unpacked, x, line, (nothing, nothing, nothing, nothing), 0, 8)
@@ -124,16 +126,110 @@ def four_offset(unpacked: int, zero: int, x: int, line: int, sums: int) -> None:
 
 
 @inline
-def four_two_scales(unpacked: int, zero: int, x: int, line: int, sums: int) -> None:
+def _two_two_scales(unpacked: int, zero: int, x: int, line: int, sums: int) -> None:
     """Codes around a zero, with a scale for either half of the columns."""
     low = _dots(unpacked, x, line, _zeros(x + 36, line, zero), 0, 4)
     high = _dots(unpacked, x, line, _zeros(x + 40, line, zero), 4, 8)
     _add_four(add_two_scales, low, high, unpacked, x, line, sums)
 
 
+TWO_TILES: dict[str, Inline] = {"symmetric": _two_symmetric, "offset": _two_offset, "two_scales": _two_two_scales}
+
+
+# One tile after the other: four sums.
+
+
+def _products(dots: Dots, words: int) -> Inline:
+    _, _, period, begin, step, close = dots
+    period = min(period, words)
+
+    @inline
+    def products(tile: int, x: int, line: int, totals: Four) -> Four:
+        """So many words of a tile times four rows of x, `line` bytes apart, added to totals."""
+        for start in range(0, words, period):
+            a, b, c, d = begin(totals[0]), begin(totals[1]), begin(totals[2]), begin(totals[3])
+            for group in range(start, start + period):
+                word, at = v.load_words(tile + 128 * group), x + 4 * group
+                a = step(a, word, v.broadcast_word(at))
+                b = step(b, word, v.broadcast_word(at + line))
+                c = step(c, word, v.broadcast_word(at + 2 * line))
+                d = step(d, word, v.broadcast_word(at + 3 * line))
+            totals = close(totals[0], a), close(totals[1], b), close(totals[2], c), close(totals[3], d)
+        return totals
+
+    return products
+
+
+def _begins(dots: Dots) -> Inline:
+    begin = dots.begin
+
+    @inline
+    def begins(at: int, line: int, zero: int) -> Four:
+        return begin(at, zero), begin(at + line, zero), begin(at + 2 * line, zero), begin(at + 3 * line, zero)
+
+    return begins
+
+
+@inline
+def _add_rows(add: Inline, dots: Four, more: Four, tile: int, x: int, line: int, sums: int) -> None:
+    for row in range(ROWS):
+        _add(add, dots[row], more[row], tile, x + row * line, sums + 128 * row)
+
+
+def _each_symmetric(dots: Dots) -> Inline:
+    products, begins = _products(dots, 8), _begins(dots)
+
+    @inline
+    def four(unpacked: int, zero: int, x: int, line: int, sums: int) -> None:
+        for to in range(0, v.hidden(128), 64):
+            both = products(unpacked + to, x, line, begins(x + 44, line, zero))
+            _add_rows(add_symmetric, both, both, unpacked + to, x, line, sums + to)
+
+    return four
+
+
+def _each_offset(dots: Dots) -> Inline:
+    products = _products(dots, 8)
+
+    @inline
+    def four(unpacked: int, zero: int, x: int, line: int, sums: int) -> None:
+        nothing = v.zero_words()
+        for to in range(0, v.hidden(128), 64):
+            both = products(unpacked + to, x, line, (nothing, nothing, nothing, nothing))
+            _add_rows(add_offset, both, both, unpacked + to, x, line, sums + to)
+
+    return four
+
+
+def _each_two_scales(dots: Dots) -> Inline:
+    products, begins = _products(dots, 4), _begins(dots)
+
+    @inline
+    def four(unpacked: int, zero: int, x: int, line: int, sums: int) -> None:
+        for to in range(0, v.hidden(128), 64):
+            low = products(unpacked + to, x, line, begins(x + 36, line, zero))
+            high = products(unpacked + to + 512, x + 16, line, begins(x + 40, line, zero))
+            _add_rows(add_two_scales, low, high, unpacked + to, x, line, sums + to)
+
+    return four
+
+
+ONE_TILE: dict[str, Callable[[Dots], Inline]] = {
+    "symmetric": _each_symmetric,
+    "offset": _each_offset,
+    "two_scales": _each_two_scales,
+}
+
+
+def four(algebra: str, dots: Dots) -> Inline:
+    """An unpacked block of two tiles times four rows of x, in the shape that the machine's registers hold."""
+    return TWO_TILES[algebra] if v.instructions().tiles == 2 else ONE_TILE[algebra](dots)
+
+
 @inline
 def multiply(
     unpack: Inline,
+    ready: Inline,
     four: Inline,
     zero: int,
     size: int,
@@ -154,8 +250,8 @@ def multiply(
         for i in range(count):
             v.prefetch_ahead(tiles[0] + (first + i) * (size // 8), size // 8)
             v.prefetch_ahead(tiles[1] + (first + i) * (size // 8), size // 8)
-            _put_unpacked(unpack(tiles[0], first + i), at + i * UNPACKED)
-            _put_unpacked(unpack(tiles[1], first + i), at + i * UNPACKED + 64)
+            _put_unpacked(ready, unpack(tiles[0], first + i), at + i * UNPACKED)
+            _put_unpacked(ready, unpack(tiles[1], first + i), at + i * UNPACKED + 64)
         for number in range(fours):
             q8_block = (
                 x + min(ROWS * number, lines - ROWS) * line + first * Q8_BLOCK

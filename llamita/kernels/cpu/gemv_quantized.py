@@ -21,6 +21,7 @@ import numpy as np
 from llamita.kernels.block_format import BlockFormat
 from llamita.kernels.cpu import gemm_quantized as gemm
 from llamita.kernels.cpu import simd as v
+from llamita.kernels.cpu.block_dots import Dots, dots_of, sixteen_columns
 from llamita.kernels.cpu.constants import Q8_BLOCK, ROWS
 from llamita.kernels.cpu.elementwise import quantize_q8
 from llamita.kernels.cpu.functions import silu_times
@@ -30,40 +31,55 @@ from llamita.kernels.cpu.runtime.program import Inline, inline
 Compute = Callable[[int, int], None]
 
 
-@inline
-def _four_dots(total, a, b, c, d, x):
-    """Sixteen columns."""
-    total = v.dot_u8s8(v.dot_u8s8(total, a, v.broadcast_word(x)), b, v.broadcast_word(x + 4))
-    return v.dot_u8s8(v.dot_u8s8(total, c, v.broadcast_word(x + 8)), d, v.broadcast_word(x + 12))
+def _one_symmetric(dots: Dots) -> Inline:
+    begin, eight = dots.begin, _eight(dots)
+
+    @inline
+    def one(unpacked, zero, x, total):
+        words, scale, _ = unpacked
+        dot = eight(begin(x + 44, zero), words, x)
+        return gemm.add_symmetric(dot, dot, x, scale, scale, total)
+
+    return one
 
 
-@inline
-def _all_dots(total, words, x):
+def _one_offset(dots: Dots) -> Inline:
+    eight = _eight(dots)
+
+    @inline
+    def one(unpacked, zero, x, total):
+        words, scale, minimum = unpacked
+        dot = eight(v.zero_words(), words, x)
+        return gemm.add_offset(dot, dot, x, scale, minimum, total)
+
+    return one
+
+
+def _one_two_scales(dots: Dots) -> Inline:
+    begin, ready, four = dots.begin, dots.ready, sixteen_columns(dots)
+
+    @inline
+    def one(unpacked, zero, x, total):
+        words, first, second = unpacked
+        a, b, c, d = ready(words[0]), ready(words[1]), ready(words[2]), ready(words[3])
+        low = four(begin(x + 36, zero), a, b, c, d, x)
+        a, b, c, d = ready(words[4]), ready(words[5]), ready(words[6]), ready(words[7])
+        high = four(begin(x + 40, zero), a, b, c, d, x + 16)
+        return gemm.add_two_scales(low, high, x, first, second, total)
+
+    return one
+
+
+def _eight(dots: Dots) -> Inline:
     """Thirty-two columns."""
-    total = _four_dots(total, words[0], words[1], words[2], words[3], x)
-    return _four_dots(total, words[4], words[5], words[6], words[7], x + 16)
+    ready, four = dots.ready, sixteen_columns(dots)
 
+    @inline
+    def eight(total, words, x):
+        total = four(total, ready(words[0]), ready(words[1]), ready(words[2]), ready(words[3]), x)
+        return four(total, ready(words[4]), ready(words[5]), ready(words[6]), ready(words[7]), x + 16)
 
-@inline
-def _one_symmetric(unpacked, zero, x, total):
-    words, scale, _ = unpacked
-    dot = _all_dots(v.shl(v.broadcast_word(x + 44), zero), words, x)
-    return gemm.add_symmetric(dot, dot, x, scale, scale, total)
-
-
-@inline
-def _one_offset(unpacked, zero, x, total):
-    words, scale, minimum = unpacked
-    dot = _all_dots(v.zero_words(), words, x)
-    return gemm.add_offset(dot, dot, x, scale, minimum, total)
-
-
-@inline
-def _one_two_scales(unpacked, zero, x, total):
-    words, first, second = unpacked
-    low = _four_dots(v.shl(v.broadcast_word(x + 36), zero), words[0], words[1], words[2], words[3], x)
-    high = _four_dots(v.shl(v.broadcast_word(x + 40), zero), words[4], words[5], words[6], words[7], x + 16)
-    return gemm.add_two_scales(low, high, x, first, second, total)
+    return eight
 
 
 @inline
@@ -81,12 +97,11 @@ def _weight_two_scales(code, zero, first, second, is_late):
     return (second if is_late else first) * (code - (1 << zero))
 
 
-# By the algebra of a format's layout: a block times one row of x, times four, and a single weight.
-ONE: dict[str, Inline] = {"symmetric": _one_symmetric, "offset": _one_offset, "two_scales": _one_two_scales}
-FOUR: dict[str, Inline] = {
-    "symmetric": gemm.four_symmetric,
-    "offset": gemm.four_offset,
-    "two_scales": gemm.four_two_scales,
+# By the algebra of a format's layout: a block times one row of x, and a single weight.
+ONE: dict[str, Callable[[Dots], Inline]] = {
+    "symmetric": _one_symmetric,
+    "offset": _one_offset,
+    "two_scales": _one_two_scales,
 }
 WEIGHT: dict[str, Inline] = {
     "symmetric": _weight_symmetric,
@@ -118,7 +133,9 @@ def _tile(unpack: Inline, one: Inline, zero: int, size: int, tile: int, x: int, 
 
 
 @inline
-def _linear(unpack: Inline, one: Inline, four: Inline, zero: int, size: int, at: int, chunk: int) -> None:
+def _linear(
+    unpack: Inline, one: Inline, ready: Inline, four: Inline, zero: int, size: int, at: int, chunk: int
+) -> None:
     """`size`: bytes of eight blocks of a tile."""
     stream, q8_blocks, out, bias = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)
     n, k, batch, tiles, adds = v.read(at + 32), v.read(at + 40), v.read(at + 48), v.read(at + 56), v.read(at + 64)
@@ -130,7 +147,7 @@ def _linear(unpack: Inline, one: Inline, four: Inline, zero: int, size: int, at:
         tile = stream + row // 16 * bytes_of_tile
         if count >= ROWS:
             beside = tile + bytes_of_tile if row + 16 < n else tile
-            sums = gemm.multiply(unpack, four, zero, size, (tile, beside), q8_blocks, count, blocks, room)
+            sums = gemm.multiply(unpack, ready, four, zero, size, (tile, beside), q8_blocks, count, blocks, room)
             for i in range(count):
                 both = sums + gemm.place(i, count)
                 _put(v.load(both), out + 4 * i * n, bias, row, n, adds)
@@ -143,7 +160,7 @@ def _linear(unpack: Inline, one: Inline, four: Inline, zero: int, size: int, at:
 
 
 @inline
-def _gated(unpack: Inline, four: Inline, zero: int, size: int, at: int, chunk: int) -> None:
+def _gated(unpack: Inline, ready: Inline, four: Inline, zero: int, size: int, at: int, chunk: int) -> None:
     """Thirty-two columns of what comes out, which is quantized at once."""
     gate, up, q8_blocks, out = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)
     n, k, batch, lines = v.read(at + 32), v.read(at + 40), v.read(at + 48), v.read(at + 56)
@@ -153,7 +170,7 @@ def _gated(unpack: Inline, four: Inline, zero: int, size: int, at: int, chunk: i
     near = room + gemm.ROOM
     for half in range(2):
         tile = (2 * column + half) * bytes_of_tile
-        sums = gemm.multiply(unpack, four, zero, size, (gate + tile, up + tile), q8_blocks, count, blocks, room)
+        sums = gemm.multiply(unpack, ready, four, zero, size, (gate + tile, up + tile), q8_blocks, count, blocks, room)
         for i in range(count):
             both = sums + gemm.place(i, count)
             v.store(near + 128 * i + 64 * half, silu_times(v.load(both), v.load(both + 64)))
@@ -180,10 +197,11 @@ def _embed(unpack, weight, zero, size, at, chunk):
 def linear(form: BlockFormat) -> Compute:
     """The product with a matrix of a format."""
     layout, unpack = form.layout, inline(form.unpack)
-    one, four, zero, size = ONE[layout.algebra], FOUR[layout.algebra], layout.zero_bits, layout.eight_blocks
+    dots, zero, size = dots_of(layout), layout.zero_bits, layout.eight_blocks
+    one, ready, four = ONE[layout.algebra](dots), dots.ready, gemm.four(layout.algebra, dots)
 
     def compute(at: int, chunk: int) -> None:
-        _linear(unpack, one, four, zero, size, at, chunk)
+        _linear(unpack, one, ready, four, zero, size, at, chunk)
 
     return compute
 
@@ -191,10 +209,11 @@ def linear(form: BlockFormat) -> Compute:
 def gated(form: BlockFormat) -> Compute:
     """The gated pair of products, of two matrices of a format."""
     layout, unpack = form.layout, inline(form.unpack)
-    four, zero, size = FOUR[layout.algebra], layout.zero_bits, layout.eight_blocks
+    dots, zero, size = dots_of(layout), layout.zero_bits, layout.eight_blocks
+    ready, four = dots.ready, gemm.four(layout.algebra, dots)
 
     def compute(at: int, chunk: int) -> None:
-        _gated(unpack, four, zero, size, at, chunk)
+        _gated(unpack, ready, four, zero, size, at, chunk)
 
     return compute
 

@@ -1,9 +1,13 @@
-"""Which processor kernels are compiled for: this machine's, or a lesser one that LLAMITA_CPU names. Needs no Numba."""
+"""Instruction sets: which one kernels are compiled for, and which way each operation takes on it. Needs no Numba.
+
+That is this machine's, or a lesser one that LLAMITA_CPU names. What comes out is the same on all of them.
+"""
 
 import os
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cache
 
 import llvmlite.binding as llvm
@@ -31,6 +35,90 @@ llvm.initialize_native_asmprinter()
 target = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(cpu=sys.argv[1], features="")
 target.emit_assembly(llvm.parse_assembly("define void @f() { ret void }"))
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstructionSet:
+    """A row of the table: what kernels may count on, and the way that each operation takes which asks the machine.
+
+    cpu: a processor of LLVM's that has this and little more, which LLAMITA_CPU may name. needs: LLVM's features.
+    Ways are named after the instruction that matters, those in LLVM's own terms after what they are made of.
+    tiles: how many tiles of sixteen rows a GEMM of blocks multiplies at once, so that its sums stay in registers.
+    """
+
+    name: str
+    cpu: str
+    machine: str = "x86_64"  # what LLVM's triple begins with
+    needs: frozenset[str] = field(default=frozenset())
+    dot_u8s8: str = "integers"
+    dot_bf16: str = "fma"
+    fma: str = "instruction"
+    fp16: str = "instruction"
+    lookup: str = "comparisons"
+    tiles: int = 1
+
+    @property
+    def ways(self) -> dict[str, str]:
+        """The way of each operation."""
+        return {name: getattr(self, name) for name in ("dot_u8s8", "dot_bf16", "fma", "fp16", "lookup")}
+
+
+_V2 = frozenset({"ssse3"})
+_V3 = _V2 | {"avx2", "f16c", "fma"}
+_V4 = _V3 | {"avx512f", "avx512bw", "avx512vl"}
+# Of those that a machine can run, the first is chosen. The last of its kind of machine needs nothing.
+INSTRUCTION_SETS = (
+    InstructionSet(
+        name="AVX-512 with VNNI and bf16", cpu="cooperlake", needs=_V4 | {"avx512vnni", "avx512bf16"},
+        dot_u8s8="vpdpbusd.512", dot_bf16="vdpbf16ps.512", lookup="vpshufb.512", tiles=2,
+    ),
+    InstructionSet(
+        name="AVX-512 with VNNI", cpu="cascadelake", needs=_V4 | {"avx512vnni"},
+        dot_u8s8="vpdpbusd.512", lookup="vpshufb.512", tiles=2,
+    ),
+    InstructionSet(
+        name="AVX-512", cpu="x86-64-v4", needs=_V4, dot_u8s8="vpmaddubsw.512", lookup="vpshufb.512",
+    ),
+    InstructionSet(
+        name="AVX2 with AVX-VNNI", cpu="alderlake", needs=_V3 | {"avxvnni"},
+        dot_u8s8="vpdpbusd.256", lookup="vpshufb.256",
+    ),
+    InstructionSet(name="AVX2", cpu="x86-64-v3", needs=_V3, dot_u8s8="vpmaddubsw.256", lookup="vpshufb.256"),
+    InstructionSet(
+        name="SSSE3", cpu="x86-64-v2", needs=_V2, dot_u8s8="pmaddubsw.128", fma="the C library", fp16="integers",
+        lookup="pshufb.128",
+    ),
+    InstructionSet(name="SSE2", cpu="x86-64", fma="the C library", fp16="integers"),
+    InstructionSet(
+        name="NEON with i8mm", cpu="neoverse-v1", machine="aarch64", needs=frozenset({"neon", "dotprod", "i8mm"}),
+        dot_u8s8="usdot.128",
+    ),
+    InstructionSet(
+        name="NEON with dotprod", cpu="neoverse-n1", machine="aarch64", needs=frozenset({"neon", "dotprod"}),
+        dot_u8s8="sdot.128",
+    ),
+    InstructionSet(name="NEON", cpu="generic", machine="aarch64"),
+    InstructionSet(name="unknown", cpu="generic", machine=""),
+)  # fmt: skip
+
+
+def chosen() -> InstructionSet:
+    """The row for what kernels are compiled for; raises what `target` raises."""
+    return fitting(*target())
+
+
+def fitting(triple: str, cpu: str, features: str) -> InstructionSet:
+    """The first row of the table that a machine in LLVM's words can run."""
+    has = {feature[1:] for feature in features.split(",") if feature.startswith("+")}
+    rows = (row for row in INSTRUCTION_SETS if triple.startswith(row.machine) and row.needs <= has)
+    return next(rows)
+
+
+def runnable() -> list[InstructionSet]:
+    """The rows that this machine can run, the best first."""
+    triple, _, features = host()
+    has = {feature[1:] for feature in features.split(",") if feature.startswith("+")}
+    return [row for row in INSTRUCTION_SETS if triple.startswith(row.machine or "?") and row.needs <= has]
 
 
 @cache
@@ -68,15 +156,6 @@ def named() -> str | None:
     return name if name not in ("", "native", "host") else None
 
 
-def runs(name: str) -> bool:
-    """Whether this machine has all that a processor of this name has."""
-    try:
-        _features_of(name)
-    except UnsupportedError:
-        return False
-    return True
-
-
 def aim() -> None:
     """Have Numba compile for the processor that LLAMITA_CPU names."""
     if named() is None:
@@ -98,13 +177,30 @@ def _features_of(name: str) -> str:
             f"{', '.join(LEVELS)}, a name of LLVM's such as znver3 or neoverse-n1, or unset it"
         )
     here = _host_features()
-    has = _which(name, list(here))
-    lacking = [feature for feature in has if not here[feature]]
-    if needed := [feature for feature in lacking if feature not in UNUSED and not feature.startswith("amx")]:
+    if needed := _lacking(has := _which(name, list(here))):
         raise UnsupportedError(
             f"{VARIABLE} is {name!r}, and this machine lacks its {', '.join(needed)}: name a lesser one, or unset it"
         )
     return _spelled({feature: here[feature] for feature in has})
+
+
+@cache
+def lacking(cpu: str, features: str) -> list[str]:
+    """What this machine lacks of a processor that LLVM knows, with features on (+) and off (-): whoever set these."""
+    if (cpu, features) == host()[1:]:
+        return []
+    switched = {feature[1:]: feature[0] == "+" for feature in features.split(",") if feature}
+    has = dict.fromkeys(_which(cpu, list(_host_features())), True) | switched
+    return _lacking([feature for feature, is_on in has.items() if is_on])
+
+
+def _lacking(features: list[str]) -> list[str]:
+    """Those that this machine has not, and that code is made of."""
+    here = _host_features()
+    missing = [
+        feature for feature in features if not here.get(feature, True)
+    ]  # what it does not list is no instruction
+    return [feature for feature in missing if feature not in UNUSED and not feature.startswith("amx")]
 
 
 def _host_features() -> dict[str, bool]:

@@ -1,7 +1,8 @@
 """Vectors of sixteen lanes for Numba, and the few machine operations that kernels are written with.
 
 Kernels work on addresses (int64), not on arrays: so a kernel has one signature, whatever it is given. The vectors are
-LLVM's: a machine with shorter registers takes several for each, and only `dot4` asks what the machine can do.
+LLVM's: a machine with shorter registers takes several for each. What asks for more of the machine takes the way that
+`isa` names for it.
 """
 
 from collections.abc import Callable
@@ -9,20 +10,20 @@ from typing import Any
 
 from llvmlite import ir
 from numba import njit, types
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, register_model
 
-from llamita.kernels.cpu import isa
+from llamita.kernels.cpu import dot_bytes
+from llamita.kernels.cpu.compile_target import instructions, target
+from llamita.kernels.cpu.half_precision import narrow_bf16, narrow_fp16, widened_bf16, widened_fp16
+from llamita.kernels.cpu.pieces import Builder, Value, call_intrinsic
 
-isa.aim()  # before Numba looks at what machine this is, which it does once
+__all__ = ["call_intrinsic", "instructions", "target"]  # what those who import this ask it for, besides its own
 LANES = 16
 STACK = 1 << 17  # bytes that a kernel may work in
-_F16, _F32, _F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
+_F32 = ir.FloatType()
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _FLOATS, _WORDS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
 
-Builder = Any
-Value = Any
 Vector = Any  # what kernels call sixteen lanes
 
 
@@ -85,65 +86,6 @@ def _spread(b: Builder, value: Value) -> Value:
     vector = ir.VectorType(value.type, LANES)
     first = b.insert_element(ir.Constant(vector, ir.Undefined), value, _I32(0))
     return b.shuffle_vector(first, ir.Constant(vector, ir.Undefined), ir.Constant(_WORDS, [0] * LANES))
-
-
-def call_intrinsic(b: Builder, name: str, returns: ir.Type, *values: Value) -> Value:
-    """Call an LLVM intrinsic."""
-    kind = ir.FunctionType(returns, [value.type for value in values])
-    module = b.module
-    function = module.globals.get(name) or ir.Function(module, kind, name)
-    return b.call(function, values)
-
-
-def _all(kind: ir.Type, number: float) -> Value:
-    """A number, or so many of it as a vector has lanes."""
-    return ir.Constant(kind, [number] * LANES if isinstance(kind, ir.VectorType) else number)
-
-
-def _widened_bf16(b: Builder, halves: Value, whole: ir.Type, wide: ir.Type) -> Value:
-    return b.bitcast(b.shl(b.zext(halves, whole), _all(whole, 16)), wide)
-
-
-def _narrow_bf16(b: Builder, value: Value, whole: ir.Type, narrow: ir.Type) -> Value:
-    """To the nearest, halves to even, as torch rounds; a NaN may come out as infinity."""
-    pattern = b.bitcast(value, whole)
-    odd = b.and_(b.lshr(pattern, _all(whole, 16)), _all(whole, 1))
-    return b.trunc(b.lshr(b.add(pattern, b.add(odd, _all(whole, 0x7FFF))), _all(whole, 16)), narrow)
-
-
-def _half(whole: ir.Type) -> ir.Type | None:
-    """LLVM's halves for these words, or None where it would call a library that may not be there, and abort."""
-    if "x86" in target()[0] and not _has("f16c"):
-        return None
-    return ir.VectorType(_F16, LANES) if isinstance(whole, ir.VectorType) else _F16
-
-
-def _widened_fp16(b: Builder, halves: Value, whole: ir.Type, wide: ir.Type) -> Value:
-    if (half := _half(whole)) is not None:
-        return b.fpext(b.bitcast(halves, half), wide)
-    pattern = b.zext(halves, whole)
-    size = b.shl(b.and_(pattern, _all(whole, 0x7FFF)), _all(whole, 13))
-    number = b.bitcast(b.fmul(b.bitcast(size, wide), _all(wide, 2.0**112)), whole)  # moves the exponent's zero
-    endless = b.icmp_unsigned(">=", size, _all(whole, 0x7C00 << 13))
-    number = b.select(endless, b.or_(size, _all(whole, 0x7F800000)), number)
-    return b.bitcast(b.or_(number, b.shl(b.and_(pattern, _all(whole, 0x8000)), _all(whole, 16))), wide)
-
-
-def _narrow_fp16(b: Builder, value: Value, whole: ir.Type, narrow: ir.Type) -> Value:
-    """To the nearest, halves to even."""
-    if (half := _half(whole)) is not None:
-        return b.bitcast(b.fptrunc(value, half), narrow)
-    pattern = b.bitcast(value, whole)
-    size = b.and_(pattern, _all(whole, 0x7FFFFFFF))
-    odd = b.and_(b.lshr(size, _all(whole, 13)), _all(whole, 1))
-    number = b.lshr(b.add(size, b.add(odd, _all(whole, 0xFFF - (112 << 23)))), _all(whole, 13))
-    # Added to a half, the smallest numbers are rounded to multiples of the smallest fp16.
-    tiny = b.bitcast(b.fadd(b.bitcast(size, value.type), _all(value.type, 0.5)), whole)
-    tiny = b.sub(tiny, _all(whole, 0x3F000000))
-    number = b.select(b.icmp_unsigned("<", size, _all(whole, 0x38800000)), tiny, number)
-    endless = b.select(b.icmp_unsigned(">", size, _all(whole, 0x7F800000)), _all(whole, 0x7E00), _all(whole, 0x7C00))
-    number = b.select(b.icmp_unsigned(">=", size, _all(whole, 0x47800000)), endless, number)
-    return b.trunc(b.or_(number, b.lshr(b.and_(pattern, _all(whole, 0x80000000)), _all(whole, 16))), narrow)
 
 
 def _reduce_add(b: Builder, x: Value) -> Value:
@@ -212,12 +154,6 @@ def _on_stack(b: Builder) -> Value:
     return b.ptrtoint(place, _I64)
 
 
-def target() -> tuple[str, str, str]:
-    """What code is compiled for, as Numba's settings leave it: LLVM's triple, the processor, its features."""
-    context: Any = cpu_target.target_context
-    return context.codegen().magic_tuple()
-
-
 def _transpose(b: Builder, source: Value, step: Value, target: Value) -> None:
     rows = [_read(b, b.add(source, b.mul(step, _I64(i))), _FLOATS) for i in range(LANES)]
     for size in (8, 4, 2, 1):  # swap the blocks beside the diagonal
@@ -237,18 +173,12 @@ def _fetch(b: Builder, address: Value, level: int) -> None:
     b.call(function, (_at(b, address, _I8), number(0), number(4 - level), number(1)))
 
 
-def _has(feature: str) -> bool:
-    return f"+{feature}" in target()[2].split(",")
-
-
-def _dot4(b: Builder, total: Value, codes: Value, x: Value) -> Value:
-    if _has("avx512vnni"):
-        return call_intrinsic(b, "llvm.x86.avx512.vpdpbusd.512", _WORDS, total, codes, x)
-    return _dot4_anywhere(b, total, codes, x)
+def _dot_u8s8(b: Builder, total: Value, codes: Value, x: Value) -> Value:
+    return dot_bytes.DOT_U8S8[instructions().dot_u8s8](b, total, codes, x)
 
 
 def _dot2(b: Builder, total: Value, x: Value, y: Value) -> Value:
-    if _has("avx512bf16"):
+    if instructions().dot_bf16 == "vdpbf16ps.512":
         return call_intrinsic(b, "llvm.x86.avx512bf16.dpbf16ps.512", _FLOATS, total, x, y)
     return _dot2_anywhere(b, total, x, y)
 
@@ -264,18 +194,11 @@ def _dot2_anywhere(b: Builder, total: Value, x: Value, y: Value) -> Value:
 
 def _pair(b: Builder, low: Value, high: Value) -> Value:
     narrow = ir.VectorType(_I16, LANES)
-    low, high = (b.zext(_narrow_bf16(b, x, _WORDS, narrow), _WORDS) for x in (low, high))
+    low, high = (b.zext(narrow_bf16(b, x, _WORDS, narrow), _WORDS) for x in (low, high))
     return b.or_(low, b.shl(high, ir.Constant(_WORDS, [16] * LANES)))
 
 
-def _dot4_anywhere(b: Builder, total: Value, codes: Value, x: Value) -> Value:
-    """The same in LLVM's own terms, for machines without that instruction."""
-    for part in range(4):
-        shift = ir.Constant(_WORDS, [8 * part] * LANES)
-        code = b.and_(b.lshr(codes, shift), ir.Constant(_WORDS, [255] * LANES))
-        signed = b.ashr(b.shl(x, ir.Constant(_WORDS, [24 - 8 * part] * LANES)), ir.Constant(_WORDS, [24] * LANES))
-        total = b.add(total, b.mul(code, signed))
-    return total
+_dot4_anywhere = dot_bytes.dot_u8s8_in_integers
 
 
 def _bits(b: Builder, value: Value, shift: Value, mask: Value) -> Value:
@@ -291,10 +214,10 @@ store_quad = operation(void(i64, Quads), lambda b, at, value: _write(b, at, valu
 add_quads = operation(Quads(Quads, Quads), lambda b, x, y: b.fadd(x, y))
 extract_quad = operation(f32(Quads, i64), lambda b, x, i: b.extract_element(x, b.trunc(i, _I32)))
 load_fp16 = operation(
-    Floats(i64), lambda b, at: _widened_fp16(b, _read(b, at, ir.VectorType(_I16, LANES)), _WORDS, _FLOATS)
+    Floats(i64), lambda b, at: widened_fp16(b, _read(b, at, ir.VectorType(_I16, LANES)), _WORDS, _FLOATS)
 )
 load_bf16 = operation(
-    Floats(i64), lambda b, at: _widened_bf16(b, _read(b, at, ir.VectorType(_I16, LANES)), _WORDS, _FLOATS)
+    Floats(i64), lambda b, at: widened_bf16(b, _read(b, at, ir.VectorType(_I16, LANES)), _WORDS, _FLOATS)
 )
 load_words = operation(Words(i64), lambda b, at: _read(b, at, _WORDS))  # 64 bytes as they are
 load_uint8 = operation(Words(i64), lambda b, at: b.zext(_read(b, at, ir.VectorType(_I8, LANES)), _WORDS))  # 16 uint8
@@ -303,7 +226,7 @@ broadcast_word = operation(Words(i64), lambda b, at: _spread(b, _read(b, at, _I3
 store = operation(void(i64, Floats), lambda b, at, value: _write(b, at, value))
 store_bf16 = operation(
     void(i64, Floats),
-    lambda b, at, value: _write(b, at, _narrow_bf16(b, value, _WORDS, ir.VectorType(_I16, LANES))),
+    lambda b, at, value: _write(b, at, narrow_bf16(b, value, _WORDS, ir.VectorType(_I16, LANES))),
 )
 store_int8 = operation(void(i64, Words), lambda b, at, value: _write(b, at, b.trunc(value, ir.VectorType(_I8, LANES))))
 broadcast = operation(Floats(f32), _spread)
@@ -340,16 +263,15 @@ round_to_words = operation(  # to the nearest integer, halves to even
 extract_bits = operation(Words(Words, i64, i64), _bits)  # (value >> shift) & mask
 or_words = operation(Words(Words, Words), lambda b, x, y: b.or_(x, y))
 shl = operation(Words(Words, i64), lambda b, x, by: b.shl(x, _spread(b, b.trunc(by, _I32))))
-dot_u8s8 = operation(
-    Words(Words, Words, Words), _dot4
-)  # total + four products of unsigned codes and signed bytes a lane
+dot_u8s8 = operation(Words(Words, Words, Words), _dot_u8s8)  # total + four products of codes and signed bytes a lane
+xor_words = operation(Words(Words, i64), lambda b, x, mask: b.xor(x, _spread(b, b.trunc(mask, _I32))))
 
 blend_from = operation(  # the lanes of x from a number on, before it those of y
     Floats(Floats, i64, Floats), lambda b, x, start, y: b.select(_lanes_from(b, start), x, y)
 )
 store_fp16 = operation(
     void(i64, Floats),
-    lambda b, at, value: _write(b, at, _narrow_fp16(b, value, _WORDS, ir.VectorType(_I16, LANES))),
+    lambda b, at, value: _write(b, at, narrow_fp16(b, value, _WORDS, ir.VectorType(_I16, LANES))),
 )
 dot_bf16 = operation(Floats(Floats, Words, Words), _dot2)  # total + two products of bf16 a lane
 low_bf16 = operation(  # of pairs, the numbers in the low halves of the lanes
@@ -361,7 +283,7 @@ pack_bf16 = operation(
 )  # as bf16: the first in the low halves of the lanes, the second above
 round_bf16 = operation(  # fp32 whose low sixteen bits are 0
     Floats(Floats),
-    lambda b, x: _widened_bf16(b, _narrow_bf16(b, x, _WORDS, ir.VectorType(_I16, LANES)), _WORDS, _FLOATS),
+    lambda b, x: widened_bf16(b, narrow_bf16(b, x, _WORDS, ir.VectorType(_I16, LANES)), _WORDS, _FLOATS),
 )
 store_words = operation(void(i64, Words), lambda b, at, value: _write(b, at, value))
 store_uint16 = operation(
@@ -378,13 +300,16 @@ write = operation(void(i64, i64), lambda b, at, value: _write(b, at, value, 8))
 read_fp32 = operation(f32(i64), lambda b, at: _read(b, at, _F32, 4))
 write_fp32 = operation(void(i64, f32), lambda b, at, value: _write(b, at, value, 4))
 write_int32 = operation(void(i64, i64), lambda b, at, value: _write(b, at, b.trunc(value, _I32), 4))
-read_fp16 = operation(f32(i64), lambda b, at: _widened_fp16(b, _read(b, at, _I16, 2), _I32, _F32))
-read_bf16 = operation(f32(i64), lambda b, at: _widened_bf16(b, _read(b, at, _I16, 2), _I32, _F32))
-write_fp16 = operation(void(i64, f32), lambda b, at, value: _write(b, at, _narrow_fp16(b, value, _I32, _I16), 2))
-write_bf16 = operation(void(i64, f32), lambda b, at, value: _write(b, at, _narrow_bf16(b, value, _I32, _I16), 2))
+read_fp16 = operation(f32(i64), lambda b, at: widened_fp16(b, _read(b, at, _I16, 2), _I32, _F32))
+read_bf16 = operation(f32(i64), lambda b, at: widened_bf16(b, _read(b, at, _I16, 2), _I32, _F32))
+write_fp16 = operation(void(i64, f32), lambda b, at, value: _write(b, at, narrow_fp16(b, value, _I32, _I16), 2))
+write_bf16 = operation(void(i64, f32), lambda b, at, value: _write(b, at, narrow_bf16(b, value, _I32, _I16), 2))
 
 transpose = operation(void(i64, i64, i64), _transpose)  # sixteen vectors so many bytes apart, to sixteen in a row
 stack = operation(i64(), _on_stack)  # the address of STACK bytes that are the kernel's own while it runs
+
+# A number that LLVM must not know: a loop up to it stays one, where written out it would need more registers.
+hidden = operation(i64(i64), lambda b, x: b.asm(ir.FunctionType(_I64, [_I64]), "", "=r,0", [x], side_effect=True))
 
 # Threads
 fetch_add = operation(  # add one to a counter that several threads count on; what it was before

@@ -8,6 +8,8 @@ import torch
 
 from llamita.cli import show
 from llamita.files.checkpoint import TensorFiles
+from llamita.kernels.cpu import isa
+from llamita.kernels.cpu.runtime import code_cache
 from llamita.model.llama import LlamaForCausalLM
 from tests.small import save_small_model
 from tests.unit.cli.conftest import Run
@@ -58,3 +60,37 @@ def test_weights_that_do_not_fit_are_said(run: Run, tmp_path: Path) -> None:
 def test_sizes_as_people_say_them() -> None:
     assert [show.rounded(n) for n in (999, 1500, 3_476_224, 8_030_261_248)] == ["999", "1.5 K", "3.48 M", "8.03 B"]
     assert [show.size(n) for n in (999, 2560, 6_957_512, 16_060_556_376)] == ["999 B", "2.56 kB", "6.96 MB", "16.1 GB"]
+
+
+@pytest.mark.skipif(not isa.host()[0].startswith("x86_64"), reason="names a processor of that kind")
+def test_this_machine_and_the_lesser_one_that_is_named(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(code_cache, "_folder", lambda: tmp_path)
+    (tmp_path / "gemm.one").touch()
+    monkeypatch.setenv("LLAMITA_CPU", "")
+    best = isa.runnable()[0]
+    out = run("show", "--machine").out
+    for fact in (
+        f"{best.name}, the best that this machine has",
+        best.dot_u8s8,
+        best.lookup,
+        "1 in ",
+        str(tmp_path.name),
+    ):
+        assert fact in out.replace("\n", ""), out
+    monkeypatch.setenv("LLAMITA_CPU", "x86-64-v2")
+    card = json.loads(run("show", "--machine", "--json").out)
+    assert (card["instruction_set"], card["named_by"]) == ("SSSE3", "LLAMITA_CPU=x86-64-v2")
+    assert card["operations"]["dot_u8s8"] == "pmaddubsw.128" and card["operations"]["fma"] == "the C library"
+    assert card["runs"] == {row.cpu: row.name for row in isa.runnable()}
+    assert "SSSE3, as LLAMITA_CPU=x86-64-v2 says" in run("show", "--machine").out
+
+
+def test_a_machine_is_no_model_and_a_wrong_name_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = run("show", "--machine", "-m", "some/model")
+    assert outcome.code == 2 and "--machine describes this machine, not some/model" in outcome.err
+    monkeypatch.setenv("LLAMITA_CPU", "nonsense")
+    outcome = run("show", "--machine")
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert "LLAMITA_CPU is 'nonsense'" in outcome.err

@@ -52,6 +52,16 @@ def store(name: str, code: Code) -> None:
         return
 
 
+def kept() -> tuple[Path | None, int]:
+    """Where kernels of these sources for this machine are kept, None where there is no home, and how many are."""
+    try:
+        return _folder(), len(list(_folder().iterdir()))
+    except FileNotFoundError:
+        return _folder(), 0
+    except (OSError, RuntimeError):
+        return None, 0
+
+
 def _write(path: Path, data: bytes) -> None:
     """All of a file or none of it, whoever else writes it."""
     with NamedTemporaryFile(dir=path.parent, delete=False) as file:

@@ -6,24 +6,18 @@ from typing import Any
 
 import llvmlite.binding as llvm
 from numba import cfunc, njit, types
-from numba.core.registry import cpu_target
 
 from llamita.errors import UnsupportedError
 from llamita.kernels.cpu import isa
+from llamita.kernels.cpu.compile_target import target
 from llamita.kernels.cpu.runtime.machine_code import Code
 
-isa.aim()  # before Numba looks at what machine this is, which it does once
 inline = njit(forceinline=True, error_model="numpy")
 
 
 def compiled(function: Callable[..., None]) -> Code:
     """The machine code of a function of one or two integers, which is called as C's functions are."""
-    context: Any = cpu_target.target_context
-    if isa.named() is not None and context.codegen().magic_tuple()[1:] != isa.target()[1:]:
-        raise UnsupportedError(
-            f"{isa.VARIABLE} comes too late, as Numba compiles for {context.codegen().magic_tuple()[1]} in this "
-            "process: set it before Numba compiles anything, or unset it"
-        )
+    _check_target()
     count = function.__code__.co_argcount
     code = _code(function, count)
     if not any(name.startswith(("numba_", "Py")) for name in code.calls):
@@ -33,6 +27,21 @@ def compiled(function: Callable[..., None]) -> Code:
     body = inline(function)
     entries: list[Callable[..., None]] = [lambda table: body(table), lambda at, chunk: body(at, chunk)]
     return _code(entries[count - 1], count)
+
+
+def _check_target() -> None:
+    """Raise UnsupportedError where Numba compiles for another machine than LLAMITA_CPU's, or one that can more."""
+    _, cpu, features = target()
+    if isa.named() is not None and (cpu, features) != isa.target()[1:]:
+        raise UnsupportedError(
+            f"{isa.VARIABLE} comes too late, as Numba compiles for {cpu} in this process: set it before Numba compiles "
+            "anything, or unset it"
+        )
+    if lacking := isa.lacking(cpu, features):
+        raise UnsupportedError(
+            f"Numba's own settings have it compile for {cpu}, and this machine lacks its {', '.join(lacking)}: unset "
+            f"NUMBA_CPU_NAME and NUMBA_CPU_FEATURES, and name a lesser machine by {isa.VARIABLE}"
+        )
 
 
 def _code(function: Callable[..., None], count: int) -> Code:

@@ -189,8 +189,13 @@ def _number(argument: torch.Tensor | int | None) -> int:
 
 
 def unsupported_reason() -> str | None:
-    """What keeps this machine from compiling kernels, or None."""
+    """What keeps this machine from running kernels, or None."""
+    from llamita.kernels.cpu import isa  # with it comes LLVM
+
     try:
+        # A processor that LLAMITA_CPU names is obeyed: it is for tests.
+        if isa.named() is None and isa.chosen().fma != "instruction":
+            return "its processor has no FMA instruction, so kernels would be slower than torch"
         return None if _WORKER.address else "its kernels have no address"
     except LlamitaError:  # of a processor that was asked for by name
         raise

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from llamita.kernels.blocks import FORMATS
+from llamita.kernels.cpu import isa, simd
 from llamita.kernels.cpu.runtime.program import Kernel, Program
 from llamita.kernels.quantized_blocks import QuantizedBlocks
 
@@ -49,3 +50,10 @@ def quantized(name: str, rows: int, columns: int, *, scale: float = 1.0) -> Quan
     block = FORMATS[name].block
     weight[-1, :block] = 0
     return FORMATS[name].codes(FORMATS[name].quantize(weight))
+
+
+def compiled_for() -> list[isa.InstructionSet]:
+    """The rows of the table whose instructions may be in the code that is compiled here."""
+    triple, _, features = simd.target()
+    has = {feature[1:] for feature in features.split(",") if feature.startswith("+")}
+    return [row for row in isa.INSTRUCTION_SETS if triple.startswith(row.machine) and row.needs <= has]

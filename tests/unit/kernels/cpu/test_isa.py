@@ -1,18 +1,21 @@
-"""Kernels for a lesser machine than the host: which features it has, and names that are refused."""
+"""The table of instruction sets, kernels for a lesser machine than the host, and names that are refused."""
 
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from llamita.errors import UnsupportedError, UsageError
-from llamita.kernels.cpu import isa
-from llamita.kernels.cpu.runtime import code_cache
+from llamita.kernels.cpu import dot_bytes, isa, lookup
+from llamita.kernels.cpu.runtime import code_cache, compiler
+from llamita.kernels.cpu.runtime.machine_code import Code
 
 X86 = isa.host()[0].startswith("x86_64")
 pytestmark = pytest.mark.skipif(not X86, reason="names processors of that kind")
+RUNS_AVX2 = any(row.name == "AVX2" for row in isa.runnable())
 HOST = {"sse2": True, "f16c": True, "avx2": True, "avx512f": False, "avx512vnni": False, "pku": False}
 
 
@@ -98,11 +101,115 @@ from llamita.kernels.cpu import isa
 from numba import config, njit
 os.environ["NUMBA_OPT"] = "2"
 njit(lambda x: x + 1)(1)
-from llamita.kernels.cpu.runtime import compiler
-assert compiler.cpu_target.target_context.codegen().magic_tuple()[1:] == isa.target()[1:]
+from llamita.kernels.cpu.compile_target import target
+assert target()[1:] == isa.target()[1:]
 print(config.CPU_NAME)
 """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
     command, environment = [sys.executable, "-c", script], kept | {"LLAMITA_CPU": "x86-64-v2"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "x86-64-v2"), done.stderr
+
+
+@pytest.mark.parametrize("row", isa.INSTRUCTION_SETS, ids=lambda row: row.name)
+def test_every_row_names_ways_that_there_are(row: isa.InstructionSet) -> None:
+    assert row.dot_u8s8 in dot_bytes.DOT_U8S8 and row.lookup in lookup.LOOKUPS
+    assert row.fma in ("instruction", "the C library") and row.fp16 in ("instruction", "integers")
+    assert row.dot_bf16 in ("fma", "vdpbf16ps.512")
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in isa.INSTRUCTION_SETS if row.machine == "x86_64"], ids=lambda row: row.cpu
+)
+def test_the_processor_of_a_row_has_it_and_no_better_one(row: isa.InstructionSet) -> None:
+    """As LLVM describes it, whatever the host has."""
+    asked = sorted(set.union(*(set(each.needs) for each in isa.INSTRUCTION_SETS if each.machine == "x86_64")))
+    features = ",".join(f"+{feature}" for feature in isa._which(row.cpu, asked))
+    assert isa.fitting("x86_64-unknown-linux-gnu", row.cpu, features) is row
+
+
+@pytest.mark.parametrize(
+    ("triple", "features", "dot_u8s8"),
+    [
+        ("x86_64-apple-darwin", "+avx2,+f16c,+fma,+ssse3,-avxvnni", "vpmaddubsw.256"),
+        ("x86_64-pc-windows-msvc", "+avx2,+f16c,+ssse3", "pmaddubsw.128"),  # a virtual machine that hides FMA
+        ("x86_64-unknown-linux-gnu", "", "integers"),
+        ("aarch64-unknown-linux-gnu", "+neon,+dotprod,+i8mm", "usdot.128"),
+        ("aarch64-apple-darwin", "+neon,+dotprod,-i8mm", "sdot.128"),
+        ("aarch64-unknown-linux-gnu", "+neon", "integers"),
+        ("riscv64-unknown-linux-gnu", "+v", "integers"),
+    ],
+)
+def test_the_first_row_that_fits_is_chosen(triple: str, features: str, dot_u8s8: str) -> None:
+    assert isa.fitting(triple, "any", features).dot_u8s8 == dot_u8s8
+
+
+def test_what_numbas_own_settings_ask_too_much_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not checked by Numba, and the first kernel would end the process."""
+    isa.lacking.cache_clear()
+    assert isa.lacking("x86-64-v4", "") == ["avx512f"]
+    assert isa.lacking("x86-64-v4", "-avx512f,+prefer-256-bit") == isa.lacking("x86-64-v3", "") == []
+    assert isa.lacking("x86-64", "+avx512vnni") == ["avx512vnni"]
+    isa.lacking.cache_clear()
+    monkeypatch.delenv("LLAMITA_CPU", raising=False)
+    monkeypatch.setattr(compiler, "target", lambda: (isa.host()[0], "x86-64-v4", ""))
+    with pytest.raises(
+        UnsupportedError, match="compile for x86-64-v4, and this machine lacks its avx512f: unset"
+    ) as error:
+        compiler.compiled(lambda at: None)
+    assert "\n" not in str(error.value)
+    isa.lacking.cache_clear()
+
+
+def test_kernels_kept_for_another_machine_are_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Not even from a folder that somebody copied or renamed."""
+    monkeypatch.setattr(code_cache, "_folder", lambda: tmp_path)
+    monkeypatch.setattr(code_cache, "_fingerprint", lambda: "a machine")
+    code_cache.store("toy.add", Code(b"machine code", "entry", ()))
+    assert code_cache.find("toy.add") == Code(b"machine code", "entry", ())
+    monkeypatch.setattr(code_cache, "_fingerprint", lambda: "another")
+    assert code_cache.find("toy.add") is None
+
+
+# Operations that some machines have an instruction for and others have not, over any numbers: a digest of the bits.
+SAME_BITS = """
+import hashlib, torch
+from llamita.kernels.cpu import isa, simd as v
+from llamita.kernels.cpu.lookup import lookup
+from llamita.kernels.cpu.runtime.program import Program, kernel
+
+@kernel
+def all_of_them(at: int, chunk: int) -> None:
+    x, y, z = v.read(at) + 64 * chunk, v.read(at + 8) + 64 * chunk, v.read(at + 16) + 64 * chunk
+    out = v.read(at + 24) + 352 * chunk
+    fused = v.fma(v.load(x), v.load(y), v.load(z))
+    v.store(out, fused)
+    pairs = v.pack_bf16(v.load(x), v.load(z)), v.pack_bf16(v.load(y), v.load(x))
+    v.store(out + 64, v.dot_bf16(v.load(z), pairs[0], pairs[1]))
+    v.store_words(out + 128, v.dot_u8s8(v.load_words(z), v.load_words(x), v.load_words(y)))
+    v.store_words(out + 192, lookup(v.extract_bits(v.load_words(x), 2, 0x0F0F0F0F), v.read(y), v.read(z)))
+    v.store_fp16(out + 256, fused)
+    v.store(out + 288, v.load_fp16(x))
+
+torch.manual_seed(0)
+x, y, z = (torch.randn(16_000) * 10.0 ** torch.randint(-24, 4, (16_000,)) for _ in range(3))
+z[::2] = -(x * y)[::2]  # what is left is the error of the product
+z[:8_000] *= 1e-20  # and denormals, which are 0
+out, program = torch.zeros(88_000), Program()
+program.add(all_of_them, [tensor.data_ptr() for tensor in (x, y, z, out)], chunks=1000)
+program.run(1)
+print(isa.chosen().name, hashlib.sha256(out.numpy().tobytes()).hexdigest(), sep=": ")
+"""
+
+
+def test_every_operation_gives_the_same_bits_with_an_instruction_and_without() -> None:
+    """This machine, and lesser ones: without FMA the C library's fmaf rounds once, too."""
+    said = {}
+    for name in ("", "x86-64-v2", "x86-64-v3") if RUNS_AVX2 else ("", "x86-64-v2"):
+        environment = os.environ | {"LLAMITA_CPU": name}
+        command = [sys.executable, "-c", SAME_BITS]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        said[name] = done.stdout.strip().partition(": ")
+        assert done.returncode == 0, done.stderr
+    assert said["x86-64-v2"][0] == "SSSE3"
+    assert len({digest for _, _, digest in said.values()}) == 1, said

@@ -1,6 +1,5 @@
 """Bytes looked up in a table of sixteen: the same by every instruction for it, and without any."""
 
-from functools import partial
 from typing import Any
 
 import pytest
@@ -9,14 +8,10 @@ import torch
 from llamita.kernels.cpu import lookup
 from llamita.kernels.cpu import simd as v
 from llamita.kernels.cpu.runtime.program import Kernel, kernel
-from tests.unit.kernels.cpu.launch import launch
+from tests.unit.kernels.cpu.launch import compiled_for, launch
 
-# What the machine takes, LLVM's own terms, and each instruction of the table that it has.
-WAYS: dict[str, Any] = {"here": lookup._lookup, "anywhere": lookup._lookup_anywhere} | {
-    feature: partial(lookup._lookup_by, size=size, name=name)
-    for feature, size, name in lookup.LOOKUPS
-    if v._has(feature)
-}
+# What the machine takes, and each way of an instruction set that it runs.
+WAYS: dict[str, Any] = {"here": lookup._lookup} | {row.lookup: lookup.LOOKUPS[row.lookup] for row in compiled_for()}
 
 
 def made(emit: Any) -> Kernel:
