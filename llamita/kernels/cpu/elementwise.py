@@ -59,7 +59,8 @@ def put_rounded(x: int, start: int, count: int, halves: int, q8_blocks: int) -> 
 
 @inline
 def _embed(dtype, at, chunk):
-    ids, table, out, width = v.read(at), v.read(at + EMBED.table), v.read(at + EMBED.out), v.read(at + EMBED.columns)
+    ids, table = v.read(at + EMBED.ids), v.read(at + EMBED.table)
+    out, width = v.read(at + EMBED.out), v.read(at + EMBED.columns)
     start, to, whole = v.read(ids + 8 * chunk) * width, out + 4 * width * chunk, width // 16 * 16
     for i in range(0, whole, 16):
         v.store(to + 4 * i, e.wide(dtype, table, start + i))
@@ -133,14 +134,16 @@ def round_rows(at: int, chunk: int) -> None:
     """x as halves or q8_blocks."""
     size = v.read(at + ROUND.chunk)
     start, end = chunk * size, min(v.read(at + ROUND.size), (chunk + 1) * size)
-    put_rounded(v.read(at) + 4 * start, start, end - start, v.read(at + ROUND.halves), v.read(at + ROUND.q8_blocks))
+    put_rounded(
+        v.read(at + ROUND.x) + 4 * start, start, end - start, v.read(at + ROUND.halves), v.read(at + ROUND.q8_blocks)
+    )
 
 
 @kernel
 def exponentials(at: int, chunk: int) -> None:
     """What a draw reads of logits."""
     columns = v.read(at + EXPONENTIALS.columns)
-    x, out = v.read(at) + 4 * columns * chunk, v.read(at + EXPONENTIALS.out) + 4 * columns * chunk
+    x, out = v.read(at + EXPONENTIALS.x) + 4 * columns * chunk, v.read(at + EXPONENTIALS.out) + 4 * columns * chunk
     most = v.broadcast(v.read_fp32(v.read(at + EXPONENTIALS.most) + 4 * chunk))
     for i in range(0, columns, 16):
         count = min(16, columns - i)

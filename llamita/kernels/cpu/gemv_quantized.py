@@ -3,15 +3,8 @@
 Must equal reference.product_quantized of the same codes bit for bit.
 A q8_block is 48 bytes: 32 columns of x as int8, their scale, and their sums (see `elementwise`; ggml's block_q8_1).
 
-A function here makes the kernel of one format; `block_kernels` has them all. What a kernel's arguments are:
-
-linear: stream, q8_blocks of x (B, K/32), out fp32 (B, N), bias fp32 (N,) or 0, N, K, B, tiles of a chunk, whether out
-is added to, and rows of x of a chunk. Chunks go over the tiles first, then over x.
-
-gated: streams of gate and up, q8_blocks of x (B, K/32), q8_blocks that come out (B, N/32), N (a multiple of 32), K, B,
-and rows of x of a chunk, at least ROWS: silu(gate x) * (up x).
-
-embed: ids int64 (B,), stream, out fp32 (B, K), K; a chunk is a row of the batch.
+A function here makes the kernel of one format, and `block_kernels` has them all. The arguments of `linear` are
+LinearQuantized, those of `gated` GatedQuantized, those of `embed` Embed with a stream as its table.
 """
 
 from collections.abc import Callable
@@ -21,12 +14,15 @@ import numpy as np
 from llamita.kernels.block_format import BlockFormat
 from llamita.kernels.cpu import gemm_quantized as gemm
 from llamita.kernels.cpu import simd as v
+from llamita.kernels.cpu.arguments import Embed, GatedQuantized, LinearQuantized, offsets
 from llamita.kernels.cpu.block_dots import Dots, dots_of, sixteen_columns
 from llamita.kernels.cpu.constants import Q8_BLOCK, ROWS
 from llamita.kernels.cpu.elementwise import quantize_q8
 from llamita.kernels.cpu.functions import silu_times
 from llamita.kernels.cpu.gemm import put, put_wide
 from llamita.kernels.cpu.runtime.program import Inline, inline
+
+LINEAR, GATED, EMBED = offsets(LinearQuantized), offsets(GatedQuantized), offsets(Embed)
 
 Compute = Callable[[int, int], None]
 
@@ -137,9 +133,11 @@ def _linear(
     unpack: Inline, one: Inline, ready: Inline, four: Inline, zero: int, size: int, at: int, chunk: int
 ) -> None:
     """`size`: bytes of eight blocks of a tile."""
-    stream, q8_blocks, out, bias = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)
-    n, k, batch, tiles, adds = v.read(at + 32), v.read(at + 40), v.read(at + 48), v.read(at + 56), v.read(at + 64)
-    lines, blocks, across = v.read(at + 72), k // 32, -(-n // (16 * tiles))
+    stream, q8_blocks = v.read(at + LINEAR.stream), v.read(at + LINEAR.q8_blocks)
+    out, bias, adds = v.read(at + LINEAR.out), v.read(at + LINEAR.bias), v.read(at + LINEAR.adds)
+    n, k, batch = v.read(at + LINEAR.rows), v.read(at + LINEAR.columns), v.read(at + LINEAR.batch)
+    tiles, lines = v.read(at + LINEAR.tiles), v.read(at + LINEAR.batch_of_chunk)
+    blocks, across = k // 32, -(-n // (16 * tiles))
     first, line, bytes_of_tile = chunk // across * lines, blocks * Q8_BLOCK, blocks * size // 8
     count, room = min(batch - first, lines), v.stack()
     q8_blocks, out, begin = q8_blocks + first * line, out + 4 * first * n, chunk % across * tiles * 16
@@ -162,8 +160,9 @@ def _linear(
 @inline
 def _gated(unpack: Inline, ready: Inline, four: Inline, zero: int, size: int, at: int, chunk: int) -> None:
     """Thirty-two columns of what comes out, which is quantized at once."""
-    gate, up, q8_blocks, out = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)
-    n, k, batch, lines = v.read(at + 32), v.read(at + 40), v.read(at + 48), v.read(at + 56)
+    gate, up, out = v.read(at + GATED.gate), v.read(at + GATED.up), v.read(at + GATED.out)
+    n, k, batch = v.read(at + GATED.rows), v.read(at + GATED.columns), v.read(at + GATED.batch)
+    q8_blocks, lines = v.read(at + GATED.q8_blocks), v.read(at + GATED.batch_of_chunk)
     blocks, across, bytes_of_tile = k // 32, n // 32, k // 32 * size // 8
     first, column, room = chunk // across * lines, chunk % across, v.stack()
     count, q8_blocks = min(batch - first, lines), q8_blocks + first * blocks * Q8_BLOCK
@@ -181,8 +180,9 @@ def _gated(unpack: Inline, ready: Inline, four: Inline, zero: int, size: int, at
 @inline
 def _embed(unpack, weight, zero, size, at, chunk):
     """The weights of one row, taken out of its tile."""
-    row, k = v.read(v.read(at) + 8 * chunk), v.read(at + 24)
-    tile, out = v.read(at + 8) + row // 16 * (k // 32 * size // 8), v.read(at + 16) + 4 * k * chunk
+    row, k = v.read(v.read(at + EMBED.ids) + 8 * chunk), v.read(at + EMBED.columns)
+    tile = v.read(at + EMBED.table) + row // 16 * (k // 32 * size // 8)
+    out = v.read(at + EMBED.out) + 4 * k * chunk
     for block in range(k // 32):
         words, first, second = unpack(tile, block)
         first, second = v.extract(first, row % 16), v.extract(second, row % 16)

@@ -14,9 +14,11 @@ from collections.abc import Callable
 
 from llamita.kernels.block_format import BlockFormat
 from llamita.kernels.cpu import simd as v
+from llamita.kernels.cpu.arguments import Pack, offsets
 from llamita.kernels.cpu.runtime.program import inline
 
 _NIBBLES = 0x0F0F0F0F
+PACK = offsets(Pack)
 _MOST_WORDS = 53  # that a format gathers
 
 
@@ -92,8 +94,9 @@ def put_k_factors(words: int, block: int, target: int) -> None:
 @inline
 def _pack(gather, put, size, packed_size, at, chunk):
     """Blocks of `size` bytes in the file, and for sixteen rows of `packed_size` in the stream."""
-    raw, order, stream, rows = v.read(at), v.read(at + 8), v.read(at + 16), v.read(at + 24)
-    blocks, tiles, words = v.read(at + 32), v.read(at + 40), v.stack()
+    raw, order, stream = v.read(at + PACK.blocks), v.read(at + PACK.order), v.read(at + PACK.stream)
+    rows, blocks, tiles = v.read(at + PACK.rows), v.read(at + PACK.blocks_of_row), v.read(at + PACK.tiles)
+    words = v.stack()
     for i in range(_MOST_WORDS):
         v.store_words(words + 64 * i, v.zero_words())
     for first in range(chunk * tiles * 16, min(rows, (chunk + 1) * tiles * 16), 16):
