@@ -15,8 +15,11 @@ import llamita
 from llamita.cache.growing import GrowingCache
 from llamita.cache.saved import load, save
 from llamita.config import LlamaConfig
+from llamita.context.batch import BatchLayout
 from llamita.model.llama import LlamaForCausalLM
 from llamita.plans.cpu import fuse
+from llamita.plans.cpu.passes import Pass
+from llamita.plans.cpu.workspace import Workspace
 from llamita.quant.surgery import quantize
 
 # What the weights are: a dtype of a random model, or a format of a random one that fits its blocks; and cria.
@@ -128,6 +131,26 @@ def test_logits_are_the_same_from_a_forked_and_a_saved_cache(form: str) -> None:
         loaded = load(Path(folder) / "cache.safetensors", fingerprint="")
     assert isinstance(loaded, GrowingCache)
     assert torch.equal(read(model, ids[:, 70:], [], loaded), whole[:, 70:])
+
+
+@pytest.mark.parametrize("page", [4, 16, 64])
+@pytest.mark.parametrize("form", ["float32", "bfloat16", "q8_0"])
+def test_logits_are_the_same_from_pages_in_any_order(form: str, page: int) -> None:
+    model = model_of(form)
+    ids, config = text_of(model, 130, 3), model.config
+    whole, cache, logits = read(model, ids, []), GrowingCache(), []
+    heads = config.num_key_value_heads
+    cache.begin(config.num_hidden_layers, batch=1, heads=heads, width=config.head_dim, dtype=model.dtype)
+    table = torch.randperm(256 // page, generator=torch.Generator().manual_seed(page))[None]  # of all of its slots
+    start = torch.zeros(1, dtype=torch.int64)
+    for part in ids.split([100, 1, 20, 9], dim=1):
+        made = Pass(
+            model, Workspace(), batch=1, tokens=part.shape[1], kept=part.shape[1], dtype=model.dtype
+        )  # fmt: skip
+        layout = BatchLayout(start, torch.zeros_like(start), table, torch.zeros_like(start), page)
+        logits.append(made.run(part, cache, layout))
+        start = start + part.shape[1]
+    assert torch.equal(torch.cat(logits, dim=1), whole)
 
 
 PROMPTS = ["Once upon a time", "2 + 3 =", "The dog ran. The dog ran. The dog", "A", "Tom had a red ball and a"]
