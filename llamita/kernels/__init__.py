@@ -1,1 +1,1 @@
-"""CPU kernels in Numba and GPU kernels in Triton, each beside a plain reference; loaded only where they are used."""
+"""CPU kernels in Numba and GPU kernels in Triton, each with a plain reference; loaded only where they are used."""

@@ -11,7 +11,7 @@ SIZE = 256
 
 
 def fit_offset(weight: Tensor, *, bits: int, first: float, tries: int) -> QuantizedBlocks:
-    """Steps above a minimum, tried at so many widths around the range of each 32 weights (Q4_K, Q5_K)."""
+    """Steps above a minimum, tried at several widths around the range of each 32 weights (Q4_K, Q5_K)."""
     blocks = weight.float().view(-1, SIZE)
     codes, head, *factors = block_search.offset_blocks(blocks, levels=2**bits - 1, first=first, tries=tries)
     rows = weight.shape[0]

@@ -1,4 +1,4 @@
-"""Products with quantized blocks in plain torch, on any device: for devices and formats without kernels of ours.
+"""Products with quantized blocks in plain torch, on any device: for devices and formats without our kernels.
 
 Near to `reference.product_quantized`, but sums go in torch's order.
 """

@@ -1,6 +1,6 @@
 """The arithmetic of the CPU kernels, written down: what every kernel must equal bit for bit, on any processor.
 
-Slow, and in plain torch. A result depends on nothing but its own operands: not on the rows beside it, on how a prompt
+Slow, and in plain torch. A result depends on nothing but its own operands: not on the other rows, on how a prompt
 was cut, on what a cache held, on threads or on the instruction set.
 
 - Every sum is fp32, made of `fma`, and has one order: sixteen lanes take the columns in turn; `tree` adds the lanes.
@@ -178,7 +178,7 @@ def _scores(q: Tensor, keys: Tensor) -> Tensor:
 
 
 def _padded(x: Tensor, group: int) -> Tensor:
-    """A block of keys or values (up to 64, K, H) in fp32 for every query head, zeros behind it: (64, N, H)."""
+    """A block of keys or values (up to 64, K, H) in fp32 for every query head, padded with zeros: (64, N, H)."""
     padding = (0, 0, 0, 0, 0, KEYS - len(x))
     return torch.nn.functional.pad(x.float(), padding).repeat_interleave(group, dim=1)
 
@@ -188,5 +188,5 @@ def _rounded(x: Tensor, is_rounded: bool) -> Tensor:
 
 
 def _lanes(x: Tensor, size: int) -> Tensor:
-    """The last axis in steps of `size` columns, zeros behind it: (..., steps, size)."""
+    """The last axis in steps of `size` columns, padded with zeros: (..., steps, size)."""
     return torch.nn.functional.pad(x, (0, -x.shape[-1] % size)).unflatten(-1, (-1, size))

@@ -20,7 +20,9 @@ from llamita.model import plan
 
 BACKEND = "fixed"
 ROWS = 16  # of a product. Fewer are rounded by their place among them, more make a decode step slower
-VECTOR = 64  # elements; torch's loops are unrolled over at most so many, and go on one by one with other functions
+VECTOR = (
+    64  # elements; torch's loops are unrolled over at most this many, then continue one by one with other functions
+)
 CHUNK = 16_384  # elements, too few for torch to share among threads, which would cut vectors
 
 

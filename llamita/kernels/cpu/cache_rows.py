@@ -1,4 +1,4 @@
-"""Where the keys and values of a row lie in a cache: one slot behind the other, or in pages that a table names."""
+"""Where the keys and values of a row lie in a cache: in slots next to each other, or in pages that a table names."""
 
 from llamita.kernels.cpu import dtype_io as e
 from llamita.kernels.cpu import simd as v
@@ -34,7 +34,7 @@ def slot_of(its: int, sizes: int, token: int) -> int:
 
 @inline
 def is_in_line(its: int, sizes: int, count: int) -> bool:
-    """Whether so many tokens (a power of two) from a multiple of it on lie one behind the other."""
+    """Whether `count` tokens (a power of two) from a multiple of `count` on lie in slots next to each other."""
     return v.read(its + ROW.table) == 0 or 1 << v.read(sizes + SIZE.page_bits) >= count
 
 

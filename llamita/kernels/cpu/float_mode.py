@@ -1,6 +1,6 @@
 """How a thread treats denormal numbers while it runs kernels: as 0, on every machine.
 
-The instruction behind `simd.dot_bf16` takes them for 0, whatever the thread says, so everything else must too.
+The instruction of `simd.dot_bf16` takes them for 0, whatever the thread says, so everything else must too.
 """
 
 from typing import Any

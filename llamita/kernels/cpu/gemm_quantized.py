@@ -145,7 +145,7 @@ def _products(dots: Dots, words: int) -> Inline:
 
     @inline
     def products(tile: int, x: int, line: int, totals: Four) -> Four:
-        """So many words of a tile times four rows of x, `line` bytes apart, added to totals."""
+        """The words of a tile times four rows of x, `line` bytes apart, added to totals."""
         for start in range(0, words, period):
             a, b, c, d = begin(totals[0]), begin(totals[1]), begin(totals[2]), begin(totals[3])
             for group in range(start, start + period):

@@ -9,7 +9,7 @@ _F16, _LANES = ir.HalfType(), 16
 
 
 def _all(kind: ir.Type, number: float) -> Value:
-    """A number, or so many of it as a vector has lanes."""
+    """A number, or a vector of it in every lane."""
     return ir.Constant(kind, [number] * _LANES if isinstance(kind, ir.VectorType) else number)
 
 

@@ -16,7 +16,7 @@ from llamita.errors import UnsupportedError, UsageError
 
 VARIABLE = "LLAMITA_CPU"
 LEVELS = ("x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")
-# What no compiler writes unless it is told to, so that a virtual machine may well hide it.
+# Features that no compiler uses unasked, so a virtual machine may hide them without harm.
 UNUSED = {
     "cldemote", "clflushopt", "clwb", "clzero", "enqcmd", "fsgsbase", "fxsr", "hreset", "invpcid", "kl", "lwp",
     "movdir64b", "movdiri", "mwaitx", "pconfig", "pku", "prefetchi", "prfchw", "ptwrite", "rdpid", "rdpru",

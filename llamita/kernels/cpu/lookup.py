@@ -33,7 +33,7 @@ def _lookup_anywhere(b: Builder, codes: Value, low: Value, high: Value) -> Value
 
 
 def _table(b: Builder, low: Value, high: Value, size: int) -> Value:
-    """Two numbers as their sixteen bytes, repeated over so many."""
+    """Two numbers as their sixteen bytes, repeated over `size` bytes."""
     pair = ir.Constant(ir.VectorType(I64, 2), ir.Undefined)
     pair = b.insert_element(b.insert_element(pair, low, I32(0)), high, I32(1))
     table = b.bitcast(pair, ir.VectorType(I8, 16))

@@ -30,7 +30,7 @@ def _four(at):
 
 @inline
 def gather_words(words: int, source: int, count: int, lane: int, flip: int) -> None:
-    """Put the next bytes of a row in its lane of so many words, the bits of `flip` flipped in each four."""
+    """Put the next bytes of a row in its lane of `count` words, the bits of `flip` flipped in each four."""
     for i in range(count):
         v.write_int32(words + 64 * i + 4 * lane, _four(source + 4 * i) ^ flip)
 

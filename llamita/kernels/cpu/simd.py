@@ -156,7 +156,7 @@ def _on_stack(b: Builder) -> Value:
 
 def _transpose(b: Builder, source: Value, step: Value, target: Value) -> None:
     rows = [_read(b, b.add(source, b.mul(step, _I64(i))), _FLOATS) for i in range(LANES)]
-    for size in (8, 4, 2, 1):  # swap the blocks beside the diagonal
+    for size in (8, 4, 2, 1):  # swap the two blocks off the diagonal
         early = ir.Constant(_WORDS, [lane if not lane & size else LANES + (lane ^ size) for lane in range(LANES)])
         late = ir.Constant(_WORDS, [lane ^ size if not lane & size else LANES + lane for lane in range(LANES)])
         for i in (i for i in range(LANES) if not i & size):
@@ -207,8 +207,8 @@ def _bits(b: Builder, value: Value, shift: Value, mask: Value) -> Value:
 
 # Vectors
 load = operation(Floats(i64), lambda b, at: _read(b, at, _FLOATS))  # 64 bytes of fp32
-load_some = operation(Floats(i64, i64), _load_some)  # so many fp32, and 0 behind them
-store_some = operation(void(i64, Floats, i64), _store_some)  # the first so many lanes
+load_some = operation(Floats(i64, i64), _load_some)  # the first `count` fp32 at an address, then 0
+store_some = operation(void(i64, Floats, i64), _store_some)  # the first `count` lanes
 load_quad = operation(Quads(i64), lambda b, at: _read(b, at, ir.VectorType(_F32, 4)))
 store_quad = operation(void(i64, Quads), lambda b, at, value: _write(b, at, value))
 add_quads = operation(Quads(Quads, Quads), lambda b, x, y: b.fadd(x, y))
@@ -305,7 +305,7 @@ read_bf16 = operation(f32(i64), lambda b, at: widened_bf16(b, _read(b, at, _I16,
 write_fp16 = operation(void(i64, f32), lambda b, at, value: _write(b, at, narrow_fp16(b, value, _I32, _I16), 2))
 write_bf16 = operation(void(i64, f32), lambda b, at, value: _write(b, at, narrow_bf16(b, value, _I32, _I16), 2))
 
-transpose = operation(void(i64, i64, i64), _transpose)  # sixteen vectors so many bytes apart, to sixteen in a row
+transpose = operation(void(i64, i64, i64), _transpose)  # sixteen vectors `step` bytes apart, to sixteen in a row
 stack = operation(i64(), _on_stack)  # the address of STACK bytes that are the kernel's own while it runs
 
 # A number that LLVM must not know: a loop up to it stays one, where written out it would need more registers.
@@ -338,7 +338,7 @@ def prefetch_ahead(at: int, count: int) -> None:
 
 @njit(forceinline=True)
 def zero_memory(at: int, count: int) -> None:
-    """Write so many vectors of nothing."""
+    """Write `count` vectors of 0."""
     for i in range(count):
         store(at + 64 * i, zero_fp32())
 

@@ -53,7 +53,7 @@ def silu_gate(gate: Tensor, up: Tensor) -> Tensor:
 def rotate_and_store(
     q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, start: Tensor, keys: Tensor, values: Tensor
 ) -> Tensor:
-    """Turn q (B, T, N, H) and k (B, T, K, H); write k and v (B, T, K, H) into the cache behind `start` slots.
+    """Turn q (B, T, N, H) and k (B, T, K, H); write k and v (B, T, K, H) into the cache after `start` slots.
 
     cos, sin: (B | 1, T, 1, H), in q's dtype (every step rounds to it) or in fp32 (one rounding at the end).
     start: (), long. keys, values: (B, K, S, H), changed in place; slots beyond S are left out. Returns the turned q.

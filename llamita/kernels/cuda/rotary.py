@@ -69,7 +69,7 @@ def _rotate_and_store(
 def rotate_and_store(
     q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, start: Tensor, keys: Tensor, values: Tensor
 ) -> Tensor:
-    """Turn q (B, T, N, H); write turned k and v (B, T, K, H) behind `start` slots of keys and values (B, K, S, H)."""
+    """Turn q (B, T, N, H); write turned k and v (B, T, K, H) after `start` slots of keys and values (B, K, S, H)."""
     batch, tokens, q_heads, head_dim = q.shape
     k_heads, slots = k.shape[2], keys.shape[2]
     assert keys.is_contiguous() and values.is_contiguous(), "a static cache lies in one piece"

@@ -12,14 +12,14 @@ from llamita.kernels.cpu.packed_layout import Packed
 from llamita.model.stored import StoredWeight
 
 FORWARD = attrgetter("forward", "__call__")
-# Of each module that has them: what a pass depends on beside modules, parameters and buffers.
+# Of each module that has them: what a pass depends on, other than modules, parameters and buffers.
 FACTS = ("config", "variance_epsilon", "attention_factor", "layer_idx", "head_dim", "act_fn", "max_norm", "matrix")
 
 
 class Watch:
     """Remembers a model's modules, their classes, forwards, tensors and attributes, and where the tensors lie.
 
-    What a tensor holds is not remembered: kernels read it anew in every pass. Every comparison is one loop in C.
+    What a tensor holds is not remembered: kernels read it again in every pass. Every comparison is one loop in C.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -1,1 +1,1 @@
-"""Plans for NVIDIA's GPUs: layers on kernels of ours, and a decode step as one CUDA graph."""
+"""Plans for NVIDIA's GPUs: layers on our kernels, and a decode step as one CUDA graph."""

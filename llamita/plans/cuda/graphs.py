@@ -41,7 +41,7 @@ class CudaRecorder:
         self._graph = torch.cuda.CUDAGraph()
 
     def warm_up(self, call: Callable[[], object]) -> None:
-        """Run a call on a stream beside the current one, as recording asks for."""
+        """Run a call on another stream than the current one, as recording requires."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -91,7 +91,7 @@ class PlainStep:
 class DecodeGraph:
     """A step that is recorded at its first call and replayed at those after it.
 
-    It is recorded anew when the shape of the tokens changes, or when the cache's tensors are others (`select`,
+    It is recorded again when the shape of the tokens changes, or when the cache's tensors are others (`select`,
     `repeat`). The cache may be filled, cropped and reordered in place between calls. The weights may change in place.
     """
 
@@ -124,7 +124,7 @@ class DecodeGraph:
         return tuple(tokens.shape), *(room.data_ptr() for room in rooms)
 
     def _make_room(self, tokens: int) -> None:
-        """Check that so many tokens fit, by a count on the host: asking the device would wait for it in every step."""
+        """Check that the tokens fit, by a count on the host: asking the device would wait for it in every step."""
         capacity = self._cache.capacity
         # A version moves on when anything but a replay writes: a prefill, for one. A crop writes no keys, and leaves
         # the count too high, so that the device is asked before anything is refused.

@@ -191,7 +191,7 @@ class KernelCache(StaticCache):
     """A StaticCache that a kernel writes into."""
 
     def claim(self, tokens: int) -> Tensor:
-        """The first free slot, (), and count `tokens` behind it as filled; the kernel fills them in every layer."""
+        """The first free slot, (), and count the `tokens` after it as filled; the kernel fills them in every layer."""
         start = self.offset
         self._filled += tokens
         return start
