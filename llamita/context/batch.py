@@ -12,12 +12,13 @@ class BatchLayout:
 
     start: int64 (B,), the number of the first new token, counted from the row's own first; below 0 for padding.
     first: int64 (B,), the slot of the row's token 0, where its tokens lie in slots next to each other.
+    Either is an int where it is the same for all rows.
     tables: None for that; else int64 (B, entries), the row's pages in order. origin: int64 (B,), the entry of token 0.
     page_size: slots of a page, a power of two.
     """
 
-    start: Tensor
-    first: Tensor
+    start: Tensor | int
+    first: Tensor | int = 0
     tables: Tensor | None = None
     origin: Tensor | None = None
     page_size: int = 1
@@ -34,7 +35,7 @@ class BatchLayout:
         None for any other mask.
         """
         if mask is None:
-            return cls(torch.full((rows,), cached, device="cpu"), torch.zeros(rows, dtype=torch.int64, device="cpu"))
+            return cls(cached)
         if mask.shape != (rows, cached + tokens) or mask.device.type != "cpu":
             return None
         shown = mask.bool()
@@ -55,4 +56,4 @@ class BatchLayout:
         seen = old.sum(1)
         # In the order of: hidden slots of the cache, none of which anybody asks for; those that are seen; the new ones.
         order = torch.cat((old.int().argsort(dim=1, stable=True), slots[cached:].expand(len(shown), -1)), dim=1)
-        return cls(seen - padding, torch.zeros_like(seen), order.contiguous(), cached - seen + padding)
+        return cls(seen - padding, 0, order.contiguous(), cached - seen + padding)

@@ -29,8 +29,8 @@ def compile_model(model: Model, plan: str, *, backend: Backend = "inductor", mod
     layers share, quick to compile and good for any context, cache and backend, as these stay outside. "full" compiles
     the whole forward: slower to compile, for models called with tensors, a DynamicCache or a StaticCache; over a
     QuantizedCache, whose groups no one graph can hold, it warns once and runs plainly.
-    No plan breaks a graph, or compiles again for another length. Parameters may be changed and moved afterwards; modules
-    may be swapped too, which compiles again. Compiled kernels round differently from plain ones.
+    No plan breaks a graph, or compiles again for another length. Parameters may be changed and moved afterwards;
+    modules may be swapped too, which compiles again. Compiled kernels round differently from plain ones.
 
     backend, mode: those of torch.compile. The first call of a kind waits for the compiler: C++ on the CPU, Triton on
     CUDA.

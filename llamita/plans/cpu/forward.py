@@ -163,6 +163,8 @@ class _Plan:
     def read(self, ids: Tensor, cache: GrowingCache, layout: BatchLayout, kept: int) -> Tensor:
         """The logits (B, kept, V) of the last tokens of ids (B, T), read in parts of at most `MOST_AT_ONCE`."""
         tokens, size = ids.shape[1], max(1, MOST_AT_ONCE // ids.shape[0])
+        if tokens <= size:
+            return self._pass(ids, kept).run(ids, cache, layout)
         logits: list[Tensor] = []
         for start in range(0, tokens, size):
             part = ids[:, start : start + size]

@@ -59,6 +59,8 @@ class Pass:
         self._is_paired = dtype == torch.bfloat16 and multiplies_pairs()
         self._positions = empty(batch * tokens, dtype=torch.int64)
         self._standing = empty(batch, 4, dtype=torch.int64).zero_()  # a `Row` of each
+        self._where = self._standing.numpy(), self._positions.numpy().reshape(batch, tokens)
+        self._steps = np.arange(tokens)
         window, scale = self._config.sliding_window or 1 << 30, bits(self._config.softmax_scale)
         heads, width = self._config.num_key_value_heads, self._config.head_dim
         self._group = self._config.num_attention_heads // heads
@@ -77,8 +79,8 @@ class Pass:
             if cache.buffers[0][0] is not self._keys():  # all layers move together
                 self._move(cache)
             self._stand(layout)
-            self._program.change(self._ids, ids=ids)
-            self._program.change(self._head, out=logits)
+            self._program.change(self._ids, ids=ids.data_ptr())
+            self._program.change(self._head, out=logits.data_ptr())
             self._program.run()
         except BaseException:  # Ctrl-C: what was not written is not to be read
             cache.crop(slot)
@@ -87,16 +89,16 @@ class Pass:
 
     def _stand(self, layout: BatchLayout) -> None:
         """Say where the new tokens stand."""
-        standing, positions = self._standing.numpy(), self._positions.numpy().reshape(self._batch, self._tokens)
-        standing[:, 0], standing[:, 1] = layout.start.numpy(), layout.first.numpy()
-        standing[:, 2] = 0
+        standing, positions = self._where
+        standing[:, 0], standing[:, 1], standing[:, 2] = layout.start, layout.first, 0
         if layout.tables is not None and layout.origin is not None:
             self._tables, entries = layout.tables, layout.tables.shape[1]
             begin = torch.arange(self._batch, device="cpu") * entries + layout.origin
             standing[:, 2] = layout.tables.data_ptr() + 8 * begin.numpy()
             self._sizes[7] = layout.page_size.bit_length() - 1
-        positions[:] = standing[:, :1] + np.arange(self._tokens)
-        positions.clip(min=0, out=positions)
+        np.add(standing[:, :1], self._steps, out=positions)
+        if isinstance(layout.start, Tensor) and standing[:, 0].min() < 0:
+            np.maximum(positions, 0, out=positions)
         if self._spreads:
             self._widen(-(-(int(standing[:, 0].max()) + self._tokens) // KEYS) * KEYS)
 

@@ -10,9 +10,10 @@ from llamita.context.batch import BatchLayout
 
 def slots_of(layout: BatchLayout, row: int, tokens: int) -> list[int]:
     """The slots of a row's tokens, from its first to the last of the new ones."""
-    count = int(layout.start[row]) + tokens
+    start, first = (int(x) if isinstance(x, int) else int(x[row]) for x in (layout.start, layout.first))
+    count = start + tokens
     if layout.tables is None or layout.origin is None:
-        return [int(layout.first[row]) + i for i in range(count)]
+        return [first + i for i in range(count)]
     entries = layout.tables[row, int(layout.origin[row]) :]
     return [int(entries[i]) for i in range(count)]
 
@@ -41,7 +42,7 @@ def test_the_last_of_the_new_tokens_may_be_none() -> None:
 def test_a_later_part_of_a_pass_begins_later() -> None:
     layout = BatchLayout.of_mask(torch.tensor([[0, 1, 1, 1]]), rows=1, cached=1, tokens=3)
     assert layout is not None and layout.later(0) is layout
-    assert layout.later(2).start.tolist() == [2] and layout.start.tolist() == [0]
+    assert slots_of(layout.later(2), 0, 1) == slots_of(layout, 0, 3) == [1, 2, 3]
 
 
 OTHERS = {

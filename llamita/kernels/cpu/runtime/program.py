@@ -151,13 +151,13 @@ class Program:
 
     def change(self, number: int, *, chunks: int | None = None, **arguments: torch.Tensor | int) -> None:
         """Give arguments of a call other values, by the names of its struct; who gives a tensor keeps it."""
-        changes = {ARGUMENTS + self._structs[number]._fields.index(name): _number(x) for name, x in arguments.items()}
+        row, fields = self._rows[number], self._structs[number]._fields
+        for name, argument in arguments.items():
+            row[ARGUMENTS + fields.index(name)] = _number(argument)
         if chunks is not None:
-            changes[CHUNKS] = chunks
-        for place, value in changes.items():
-            self._rows[number][place] = value
-            if self._table is not None:
-                self._numbers[number, place] = value
+            row[CHUNKS] = chunks
+        if self._table is not None:
+            self._numbers[number, : BYTES + 1] = row
 
     def run(self, threads: int | None = None) -> None:
         """Make all calls; as many threads as torch uses, or fewer where that is faster, unless told."""
