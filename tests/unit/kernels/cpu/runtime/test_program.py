@@ -92,9 +92,9 @@ def test_every_chunk_is_made_once(launcher: str) -> None:
 
 def test_threads_change_no_bit(launcher: str) -> None:
     results = []
-    for threads in (1, 2, 3, 7):
+    for count in (1, 2, 3, 7):
         program, outs = mixture(5)
-        program.run(threads)
+        program.run(count)
         results.append(torch.cat(outs, dim=1))
     assert all(torch.equal(result, results[0]) for result in results)
     assert bool(results[0].isfinite().all())
