@@ -21,11 +21,11 @@ from tests.unit.kernels.cpu.launch import quantized
 
 
 class AddUp(NamedTuple):
-    """To each of the numbers to (chunks,), the sum of the numbers from (count,)."""
+    """To each of the numbers to (chunks,), the sum of the numbers (size,)."""
 
     numbers: Tensor | int
     to: Tensor | int
-    count: int
+    size: int
 
 
 @kernel
