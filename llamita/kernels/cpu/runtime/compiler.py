@@ -14,7 +14,9 @@ from llamita.kernels.cpu.runtime.machine_code import Code
 
 isa.aim()  # before Numba looks at what machine this is, which it does once
 # Without what Python or C would call them by: they are never called, and each wrapper is a copy that LLVM works on.
-inline = njit(forceinline=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+inline = njit(  # pyright: ignore[reportCallIssue] - Numba's types leave two options out
+    forceinline=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
+)
 
 
 def compiled(function: Callable[..., None]) -> Code:

@@ -5,7 +5,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -14,6 +16,7 @@ from llamita.kernels.blocks import FORMATS
 from llamita.kernels.cpu import simd
 from llamita.kernels.cpu.constants import DTYPES
 from llamita.kernels.cpu.runtime import code_cache
+from llamita.kernels.cpu.runtime.machine_code import Code
 from llamita.kernels.cpu.runtime.program import Kernel, found
 from tests.unit.kernels.cpu.runtime.zygote import Zygote, result
 
@@ -178,6 +181,56 @@ def test_what_nobody_added_to_for_a_month_goes(room: Path, start: Start) -> None
     assert result(start()) == "7.0 compiled"
     assert not (kernels / "old").exists()
     assert (kernels / "new").exists() and len(files(room)) == 3
+
+
+CODE = Code(b"image", "entry", ())
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where kernels are kept in this process."""
+    monkeypatch.setattr(code_cache, "_folder", lambda: tmp_path / "kernels")
+    return tmp_path / "kernels"
+
+
+def never() -> Code:
+    """Makes nothing."""
+    raise AssertionError("made twice")
+
+
+@pytest.mark.skipif(code_cache.fcntl is None, reason="this system has no such locks")
+def test_who_needs_a_kernel_that_another_makes_waits_for_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, is_waited_for = Event(), Event()
+    monkeypatch.setattr(code_cache.time, "sleep", lambda seconds: is_waited_for.set() or begun.wait())
+
+    def make() -> Code:
+        begun.set()
+        assert is_waited_for.wait(60)
+        return CODE
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(code_cache.kept, "toy.add", make)
+        assert begun.wait(60)
+        second = pool.submit(code_cache.kept, "toy.add", never)
+        assert first.result() == second.result() == CODE
+    assert [path.name for path in folder.iterdir()] == ["toy.add"]
+
+
+@pytest.mark.parametrize("trouble", ["it takes too long", "it failed", "no locks", "no folder"])
+def test_who_cannot_wait_makes_the_kernel(trouble: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if trouble == "no locks":
+        monkeypatch.setattr(code_cache, "fcntl", None)
+    if trouble == "no folder":
+        block(folder)
+    if trouble == "it failed":
+        with pytest.raises(AssertionError):
+            code_cache.kept("toy.add", never)
+    if trouble == "it takes too long" and code_cache.fcntl is not None:
+        monkeypatch.setattr(code_cache, "_LONGEST", 0.0)
+        with code_cache._turn("toy.add"):
+            assert code_cache.kept("toy.add", lambda: CODE) == CODE
+    assert code_cache.kept("toy.add", lambda: CODE) == CODE
+    assert trouble == "no folder" or code_cache.kept("toy.add", never) == CODE
 
 
 DECODE = """
