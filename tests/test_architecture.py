@@ -189,10 +189,9 @@ def test_unit_test_of_no_module_is_found(tmp_path: Path) -> None:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    found = mirror.strays(tmp_path / "unit", tmp_path / "toy", {"test_a.py": "needless"}, {})
+    found = mirror.strays(tmp_path / "unit", tmp_path / "toy", {"test_a.py": "needless"})
     assert [complaint.split()[0] for complaint in found] == ["b/test_d.py", "test_a.py"]
-    assert mirror.strays(tmp_path / "unit", tmp_path / "toy", {"b/test_d.py": "why"}, {}) == []
-    assert mirror.strays(tmp_path / "unit", tmp_path / "toy", {}, {"b": "why"}) == []
+    assert mirror.strays(tmp_path / "unit", tmp_path / "toy", {"b/test_d.py": "why"}) == []
 
 
 def test_long_file_and_long_functions_are_found(fake: Callable[..., list[Module]]) -> None:

@@ -3,11 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-# Folders whose tests stand elsewhere than the modules: (folder of tests/unit, why). They are left out of the rule.
-UNMIRRORED: Mapping[str, str] = {
-    "kernels": "several processors and compilers",
-    "plans": "plans that cross modules",
-}
 # Tests that are about more than one module, and why.
 ACROSS: Mapping[str, str] = {
     "checkpoint/test_gguf_odd.py": "odd tensors through reader, loader and quantized layers",
@@ -17,20 +12,22 @@ ACROSS: Mapping[str, str] = {
     "cli/test_pipes.py": "a closed pipe, under every command",
     "files/test_gguf_hostile.py": "damaged files, through gguf, gguf_split and gguf_cursor",
     "generation/test_rules.py": "structured output under every strategy of model.generate",
+    "kernels/cpu/runtime/test_elsewhere.py": "kernels of every file, compiled for lesser processors",
+    "plans/cpu/test_changes.py": "whatever becomes of a fused model, through forward, parts and watch",
+    "plans/cpu/test_defaults.py": "torch's default dtype and device, under passes, quantized layers and formats",
     "test_cria_recipe.py": "recipes/cria",
+    "test_gpu_bench.py": "benchmarks/gpu.py and its page",
     "test_llm_numbers.py": "numbers that LLM's options may be",
 }
 
 
-def strays(
-    unit: Path, package: Path, across: Mapping[str, str] = ACROSS, unmirrored: Mapping[str, str] = UNMIRRORED
-) -> list[str]:
+def strays(unit: Path, package: Path, across: Mapping[str, str] = ACROSS) -> list[str]:
     """Unit tests named after no module, and entries of the list that no test needs."""
     tests = {path.relative_to(unit).as_posix(): path for path in sorted(unit.rglob("test_*.py"))}
     named = {name for name, path in tests.items() if _is_named(path, unit, package)}
-    seen = {name for name in tests if name.partition("/")[0] not in unmirrored}
-    complaints = [f"{name} is named after no module: rename it" for name in sorted(seen - named - across.keys())]
-    return complaints + [f"{name} is listed and need not be" for name in sorted(across.keys() - (seen - named))]
+    unnamed = tests.keys() - named
+    complaints = [f"{name} is named after no module: rename it" for name in sorted(unnamed - across.keys())]
+    return complaints + [f"{name} is listed and need not be" for name in sorted(across.keys() - unnamed)]
 
 
 def _is_named(path: Path, unit: Path, package: Path) -> bool:

@@ -12,16 +12,40 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
 
 from llamita.kernels.cpu.isa import named, target
 from llamita.kernels.cpu.runtime.machine_code import Code, is_complete
 
 _DIGEST = hashlib.sha256().digest_size
 _MONTH = 30 * 24 * 3600.0
+_LONGEST, _PAUSE = 30.0, 0.05  # seconds that a process waits for another's kernel, and between two looks
+
+
+def find_or_make(name: str, make: Callable[[], Code]) -> Code:
+    """The code of a kernel that is kept, or what `make` makes, which is then kept.
+
+    Of processes that need a kernel at once one makes it, and the others wait for that.
+    """
+    code = find(name)
+    if code is None:
+        with _turn(name):
+            code = find(name)
+            if code is None:
+                code = make()
+                store(name, code)
+    return code
 
 
 def find(name: str) -> Code | None:
@@ -43,11 +67,7 @@ def store(name: str, code: Code) -> None:
     """Keep a kernel's code where there is room; nothing is lost where there is none."""
     rest = " ".join((code.entry, *code.calls)).encode() + b"\n" + code.image
     try:
-        folder = _folder()
-        if not folder.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            _tidy(folder)
-        _write(folder / name, _digest(name, rest) + rest)
+        _write(_made_folder() / name, _digest(name, rest) + rest)
     except (OSError, RuntimeError):
         return
 
@@ -55,11 +75,55 @@ def store(name: str, code: Code) -> None:
 def kept() -> tuple[Path | None, int]:
     """Where kernels of these sources for this machine are kept, None where there is no home, and how many are."""
     try:
-        return _folder(), len(list(_folder().iterdir()))
+        return _folder(), sum(path.suffix != ".lock" for path in _folder().iterdir())
     except FileNotFoundError:
         return _folder(), 0
     except (OSError, RuntimeError):
         return None, 0
+
+
+@contextmanager
+def _turn(name: str) -> Iterator[None]:
+    """Be the one process that makes a kernel, or one that has waited long enough: a stopped one keeps its lock.
+
+    The system lets go of the lock of a process that ends. Where there are no locks nobody waits.
+    """
+    try:
+        lock = (_made_folder() / f"{name}.lock").open("ab")
+    except (OSError, RuntimeError):
+        yield
+        return
+    with lock:
+        is_ours = _is_locked(lock)
+        try:
+            yield
+        finally:
+            if is_ours:
+                Path(lock.name).unlink(missing_ok=True)
+
+
+def _is_locked(lock: IO[bytes]) -> bool:
+    """Wait for a lock, and say whether it is ours now."""
+    end = time.monotonic() + _LONGEST
+    while fcntl is not None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(_PAUSE)
+        except OSError:  # a file system without locks
+            return False
+    return False
+
+
+def _made_folder() -> Path:
+    folder = _folder()
+    if not folder.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _tidy(folder)
+    return folder
 
 
 def _write(path: Path, data: bytes) -> None:

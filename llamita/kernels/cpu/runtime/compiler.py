@@ -12,7 +12,10 @@ from llamita.kernels.cpu import isa
 from llamita.kernels.cpu.compile_target import target
 from llamita.kernels.cpu.runtime.machine_code import Code
 
-inline = njit(forceinline=True, error_model="numpy")
+# Without what Python or C would call them by: they are never called, and each wrapper is a copy that LLVM works on.
+inline = njit(  # pyright: ignore[reportCallIssue] - Numba's types leave two options out
+    forceinline=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
+)
 
 
 def compiled(function: Callable[..., None]) -> Code:

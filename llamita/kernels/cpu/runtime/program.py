@@ -63,12 +63,7 @@ class Kernel:
             return self._compiled()
         from llamita.kernels.cpu.runtime import code_cache
 
-        name = f"{module}.{self._name}"
-        code = code_cache.find(name)
-        if code is None:
-            code = self._compiled()
-            code_cache.store(name, code)
-        return code
+        return code_cache.find_or_make(f"{module}.{self._name}", self._compiled)
 
     def _compiled(self) -> Any:
         from llamita.kernels.cpu.runtime.compiler import compiled

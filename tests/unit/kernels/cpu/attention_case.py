@@ -52,9 +52,9 @@ class Case:
         return torch.stack([self._row(row) for row in range(len(self.starts))])
 
     def _row(self, row: int) -> Tensor:
-        angles = [x[row : row + 1] for x in self.angles]
-        q = reference.rotate(self.q[row : row + 1], *angles, self.scale)[0]
-        new = reference.rotate(self.k[row : row + 1], *angles)[0], self.v[row]
+        cosines, sines = (x[row : row + 1] for x in self.angles)
+        q = reference.rotate(self.q[row : row + 1], cosines, sines, self.scale)[0]
+        new = reference.rotate(self.k[row : row + 1], cosines, sines)[0], self.v[row]
         padding = max(0, -self.starts[row])  # new tokens that are none
         both = [torch.cat((old, x[padding:].to(self.dtype))) for old, x in zip(self.before[row], new, strict=True)]
         positions = self.starts[row] + torch.arange(self.tokens)

@@ -1,4 +1,4 @@
-"""The Triton kernels in Triton's interpreter, on the CPU: run by test_triton.py with TRITON_INTERPRET=1 set.
+"""The Triton kernels in Triton's interpreter, on the CPU: run by test_operations.py with TRITON_INTERPRET=1 set.
 
 The interpreter cuts bf16 off where a GPU rounds it, so that exact comparisons are of fp16, whose rounding it has right;
 and its `dot` takes the bits of bf16 for integers, so that there the products are of fp32.

@@ -1,4 +1,6 @@
-"""The Triton kernels through Triton's compiler to machine code of a GPU that need not be there: run by test_triton.py.
+"""The Triton kernels through Triton's compiler to machine code of a GPU that need not be there.
+
+Run by test_operations.py.
 
 What the interpreter lets pass and the compiler does not (types that differ between branches, for one) shows here, and
 so does a kernel whose values do not fit the registers.

@@ -1,11 +1,13 @@
 """What is kept of compiled kernels: never stale or damaged, run without Numba, kept where there is room, not needed."""
 
+import ast
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -14,7 +16,8 @@ from llamita.kernels.blocks import FORMATS
 from llamita.kernels.cpu import simd
 from llamita.kernels.cpu.constants import DTYPES
 from llamita.kernels.cpu.runtime import code_cache
-from llamita.kernels.cpu.runtime.program import Kernel, found, named
+from llamita.kernels.cpu.runtime.machine_code import Code
+from llamita.kernels.cpu.runtime.program import Kernel, found
 from tests.unit.kernels.cpu.runtime.zygote import Zygote, result
 
 X86 = "x86_64" in simd.target()[0]
@@ -24,42 +27,47 @@ Start = Callable[..., int]  # of a script and changes to its environment; what `
 # Prints the sum of two numbers that a kernel reads, and whether anything had to be compiled.
 SCRIPT = """
 import sys, torch
-from kernels_under_test.program import Program, named
+from kernels_under_test.cpu.runtime.program import Program, named
 x, out, program = torch.tensor([3.0, 4.0]), torch.zeros(1), Program()
-program.add(named("toy", "add"), x, out)
+program.add(named("toy", "add"), (x, out))
 program.run(1)
 print(out.item(), "compiled" if "numba" in sys.modules else "found")
 """
 TOY = """
 import math
-from kernels_under_test.folder import words as w
-from kernels_under_test import simd as v
-from kernels_under_test.program import kernel
+from kernels_under_test.cpu import simd as v
+from kernels_under_test.cpu.folder import words as w
+from kernels_under_test.cpu.runtime.program import kernel
 
 @kernel
 def add(at: int, chunk: int) -> None:
     v.write_fp32(v.read(at + 8), w.both(v.read(at)) + math.sin(v.read_fp32(v.read(at + 8))))
 """
 WORDS = """
-from kernels_under_test import simd as v
-from kernels_under_test.program import part
+from kernels_under_test.cpu import simd as v
+from kernels_under_test.cpu.runtime.program import inline
 
-@part
+@inline
 def both(at):
     return v.read_fp32(at) + v.read_fp32(at + 4)
 """
 
 
-def imported(*names: str) -> dict[str, str]:
-    """The texts of modules of kernels by name, and of those that they import of this folder, and so on."""
+def imported(*modules: str) -> dict[str, str]:
+    """The texts of modules by their place in the folder of kernels, and of those of it that they import, and so on."""
     texts: dict[str, str] = {}
-    waiting = list(names)
+    waiting = [SOURCES / f"{module}.py" for module in modules]
     while waiting:
-        name = waiting.pop()
-        if name not in texts:
-            texts[name] = (SOURCES / f"{name}.py").read_text(encoding="utf-8")
-            for module, several in re.findall(r"from llamita\.kernels(?:\.(\w+))? import ([\w, ]+)", texts[name]):
-                waiting += [module] if module else re.findall(r"\w+", several.split(" as ")[0])
+        path = waiting.pop()
+        name = path.relative_to(SOURCES).as_posix()
+        if name in texts or not path.is_file():
+            continue
+        texts[name] = path.read_text(encoding="utf-8")
+        waiting += [folder / "__init__.py" for folder in path.parents if SOURCES in folder.parents]
+        for statement in ast.walk(ast.parse(texts[name])):
+            if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("llamita.kernels."):
+                place = SOURCES.joinpath(*str(statement.module).split(".")[2:])
+                waiting += [place.with_suffix(".py"), *(place / f"{alias.name}.py" for alias in statement.names)]
     return texts
 
 
@@ -70,12 +78,13 @@ def room(tmp_path: Path) -> Path:
     One of the files is in a folder.
     """
     copy = tmp_path / "kernels_under_test"
-    copy.mkdir()
-    for name, text in imported("program", "simd", "worker").items():
-        (copy / f"{name}.py").write_text(text.replace("llamita.kernels", "kernels_under_test"), encoding="utf-8")
-    (copy / "folder").mkdir()
-    for name, text in {"__init__": "", "toy": TOY, "folder/__init__": "", "folder/words": WORDS}.items():
-        (copy / f"{name}.py").write_text(text, encoding="utf-8")
+    texts = {"__init__.py": "", **imported("cpu/runtime/program", "cpu/simd", "cpu/runtime/worker")}
+    assert "cpu/isa.py" in texts and "cpu/runtime/code_cache.py" in texts and "cpu/gemm.py" not in texts
+    texts |= {"cpu/toy.py": TOY, "cpu/folder/__init__.py": "", "cpu/folder/words.py": WORDS}
+    for name, text in texts.items():
+        path = copy / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.replace("llamita.kernels", "kernels_under_test"), encoding="utf-8")
     return copy
 
 
@@ -113,22 +122,22 @@ def block(folder: Path) -> None:
 def test_what_is_kept_is_run_without_numba_until_any_source_changes(room: Path, start: Start) -> None:
     together = [start(), start()]
     assert {result(process)[:3] for process in together} == {"7.0"}
-    assert [file.name for file in files(room)] == ["toy.add", "worker.work"]
+    assert [file.name for file in files(room)] == ["runtime.worker.work", "toy.add"]
     assert result(start()) == "7.0 found"
     lesser = {"NUMBA_CPU_NAME": "x86-64" if X86 else "generic", "NUMBA_CPU_FEATURES": "", "LLAMITA_CPU": ""}
     assert result(start(**lesser)) == "7.0 compiled"
     assert result(start()) == "7.0 found"
-    words = room / "folder" / "words.py"
+    words = room / "cpu" / "folder" / "words.py"
     words.write_text(WORDS.replace("+ v.read", "* v.read"), encoding="utf-8")
     assert result(start()) == "12.0 compiled"
 
 
 def test_damaged_code_is_never_run(room: Path, start: Start) -> None:
     assert result(start()) == "7.0 compiled"
-    add, work = files(room)
+    work, add = files(room)
     whole, look = (
         add.read_bytes(),
-        "from kernels_under_test import code_cache; print(code_cache.find('toy.add') is not None)",
+        "from kernels_under_test.cpu.runtime import code_cache; print(code_cache.find('toy.add') is not None)",
     )
     assert result(start(look)) == "True"
     for damaged in (b"", whole[:100], whole[:-1], whole[:-8] + b"12345678", whole + b"\0", work.read_bytes()):
@@ -143,7 +152,7 @@ def test_code_that_calls_what_is_not_there_is_compiled(room: Path, start: Start)
     assert result(start()) == "7.0 compiled"
     lie = """
 import dataclasses
-from kernels_under_test import code_cache
+from kernels_under_test.cpu.runtime import code_cache
 code = code_cache.find("toy.add")
 code_cache.store("toy.add", dataclasses.replace(code, calls=("no_such_function",)))
 print(code.calls, code_cache.find("toy.add"))
@@ -153,10 +162,9 @@ print(code.calls, code_cache.find("toy.add"))
 
 
 def test_nothing_is_left_beside_the_sources_and_nothing_kept_where_no_folder_is(room: Path, start: Start) -> None:
-    before = sorted(room.glob("*.py"))
+    before = sorted(room.rglob("*.py"))
     assert result(start()) == "7.0 compiled"
-    assert sorted(path for path in room.iterdir() if path.is_file()) == before
-    assert {path.suffix for path in room.rglob("*") if path.is_file()} <= {".py", ".pyc"}
+    assert sorted(path for path in room.rglob("*") if path.is_file() and path.suffix != ".pyc") == before
     elsewhere = room.parent / "elsewhere"
     assert result(start(NUMBA_CACHE_DIR=str(elsewhere))) == "7.0 compiled"
     assert result(start(NUMBA_CACHE_DIR=str(elsewhere))) == "7.0 found"
@@ -173,6 +181,56 @@ def test_what_nobody_added_to_for_a_month_goes(room: Path, start: Start) -> None
     assert result(start()) == "7.0 compiled"
     assert not (kernels / "old").exists()
     assert (kernels / "new").exists() and len(files(room)) == 3
+
+
+CODE = Code(b"image", "entry", ())
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where kernels are kept in this process."""
+    monkeypatch.setattr(code_cache, "_folder", lambda: tmp_path / "kernels")
+    return tmp_path / "kernels"
+
+
+def never() -> Code:
+    """Makes nothing."""
+    raise AssertionError("made twice")
+
+
+@pytest.mark.skipif(code_cache.fcntl is None, reason="this system has no such locks")
+def test_who_needs_a_kernel_that_another_makes_waits_for_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, is_waited_for = Event(), Event()
+    monkeypatch.setattr(code_cache.time, "sleep", lambda seconds: is_waited_for.set() or begun.wait())
+
+    def make() -> Code:
+        begun.set()
+        assert is_waited_for.wait(60)
+        return CODE
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(code_cache.find_or_make, "toy.add", make)
+        assert begun.wait(60)
+        second = pool.submit(code_cache.find_or_make, "toy.add", never)
+        assert first.result() == second.result() == CODE
+    assert [path.name for path in folder.iterdir()] == ["toy.add"]
+
+
+@pytest.mark.parametrize("trouble", ["it takes too long", "it failed", "no locks", "no folder"])
+def test_who_cannot_wait_makes_the_kernel(trouble: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if trouble == "no locks":
+        monkeypatch.setattr(code_cache, "fcntl", None)
+    if trouble == "no folder":
+        block(folder)
+    if trouble == "it failed":
+        with pytest.raises(AssertionError):
+            code_cache.find_or_make("toy.add", never)
+    if trouble == "it takes too long" and code_cache.fcntl is not None:
+        monkeypatch.setattr(code_cache, "_LONGEST", 0.0)
+        with code_cache._turn("toy.add"):
+            assert code_cache.find_or_make("toy.add", lambda: CODE) == CODE
+    assert code_cache.find_or_make("toy.add", lambda: CODE) == CODE
+    assert trouble == "no folder" or code_cache.find_or_make("toy.add", never) == CODE
 
 
 DECODE = """
@@ -200,7 +258,7 @@ def test_a_model_reads_and_writes_without_numba_once_its_kernels_are_kept(room: 
     once = result(start(DECODE, **ours, **shared)).split(" ", 1)[1]
     here = room.parent / "home" / "llamita" / "kernels" / code_cache._folder().name
     shutil.copytree(code_cache._folder(), here)
-    (here / "worker.work").unlink()
+    (here / "runtime.worker.work").unlink()
     assert result(start(DECODE, **ours)) == f"True {once}"
     assert result(start(DECODE, **ours)) == f"False {once}"
 
@@ -209,12 +267,10 @@ def test_names_are_those_of_kernels() -> None:
     """A wrong one would show only where nothing is kept."""
     from llamita.kernels.cpu import linear, repack
     from llamita.kernels.cpu.runtime import program
-    from llamita.plans.cpu import decode, prefill, workspace
+    from llamita.plans.cpu import passes
 
-    tables = [table for module in (linear, repack, workspace, decode, prefill) for table in vars(module).values()]
+    tables = [table for module in (linear, repack, passes) for table in vars(module).values()]
     rows = [row for table in tables if isinstance(table, dict) for row in table.values()]
-    turns = [named("causal", f"turn_fp32_{name}") for name in DTYPES.values()]
-    turns += [named("causal", f"turn_{name}_{name}") for name in DTYPES.values()]
-    seen = [x for x in (*tables, *rows, *turns, program._WORKER, named("elementwise", "bytes_of")) if type(x) is Kernel]
-    assert len(seen) > 3 * len(FORMATS)
-    assert all(isinstance(found(one._module, one._name), Kernel) for one in seen)
+    seen = {id(one): one for one in (*tables, *rows, program._WORKER) if type(one) is Kernel}
+    assert len(seen) > 4 * len(FORMATS) + 6 * len(DTYPES)
+    assert all(isinstance(found(one._module, one._name), Kernel) for one in seen.values())

@@ -1,21 +1,24 @@
-"""Kernels on a machine with nothing but the least: no dot product of bytes, no long registers, no half floats."""
+"""Kernels compiled for lesser processors than this machine's: the same bits as those of the reference.
 
+All cases on all levels would be compiled for minutes: `LLAMITA_CPU=x86-64-v2 python -m
+tests.unit.kernels.cpu.runtime.lesser_cases` runs them.
+"""
+
+import json
 import os
 import subprocess
 import sys
-from pathlib import Path
+from dataclasses import dataclass
 
 import pytest
 import torch
 
+from llamita.kernels.cpu import isa
 from llamita.kernels.cpu import simd as v
 from llamita.kernels.cpu.runtime.program import kernel
+from tests.architecture.source import ROOT
 from tests.unit.kernels.cpu.launch import launch
-
-# Not test_products.py: such a machine is given none of those (test_the_machine_decides).
-FILES = ("test_dense.py", "test_elementwise.py", "test_gemv_quantized.py", "test_repack.py", "test_attend.py")
-AVX2 = {"+avx2", "+bmi2", "+f16c", "+fma"}
-
+from tests.unit.kernels.cpu.runtime.lesser_cases import CASES
 
 dot4_anywhere = v.operation(v.Words(v.Words, v.Words, v.Words), v._dot4_anywhere)
 
@@ -40,29 +43,45 @@ def test_the_dot_product_of_bytes_is_the_same_everywhere() -> None:
         assert torch.equal(here, expected.int()) and torch.equal(anywhere, expected.int())
 
 
-def run_tests(which: str, *files: Path, **environment: str) -> None:
-    """Run the tests of these files whose names fit, in a process of their own whose environment says more."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-k", which]
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    done = subprocess.run(
-        [*command, *map(str, files)], env=kept | environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+@dataclass(frozen=True)
+class Level:
+    """A processor, what others have that it has not, and which cases it is given: all have some of every kernel."""
+
+    name: str
+    lacks: str
+    cases: tuple[str, ...]
 
 
-@pytest.mark.skipif("x86_64" not in v.target()[0], reason="names a processor of that kind")
-def test_the_kernels_on_the_least_of_machines() -> None:
-    """Sixteen bytes a register, no dot product, no multiply-add in one, no half floats."""
-    which = (
-        "any_size and not q5_0 and not q5_k and not q4_1 or widths and 16 or many_rows and not alone"
-        " or (norm or gate or number) and not float32 and not q4_0 and not q4_1 and not q5 and not q6_k"
-    )
-    files = [Path(__file__).with_name(file) for file in FILES]
-    run_tests(which, *files, NUMBA_CPU_NAME="x86-64", NUMBA_CPU_FEATURES="")
+EVERYWHERE = ("between", "decode bf16", "prefill bf16")
+LEVELS = (
+    Level(  # registers of sixteen bytes; no multiply-add in one, no half floats, no lookup in long registers
+        "x86-64-v2", "avx2",
+        (*EVERYWHERE, "numbers", "product fp16", "product q4_k", "product iq4_nl", "pack q5_k", "pack q8_0",
+         "decode fp16"),
+    ),
+    Level(  # registers of thirty-two bytes
+        "x86-64-v3", "avx512f",
+        (*EVERYWHERE, "product fp32", "product bf16", "product q8_0", "product q6_k", "product q4_0", "pack q6_k"),
+    ),
+    Level(  # of sixty-four, but no dot products of bytes or of bf16
+        "x86-64-v4", "avx512vnni", (*EVERYWHERE, "product bf16", "product q8_0", "product q5_1", "decode fp32"),
+    ),
+)  # fmt: skip
 
 
-@pytest.mark.skipif(not AVX2.issubset(v.target()[2].split(",")), reason="names a processor of that kind")
-def test_attention_of_many_tokens_on_a_common_machine() -> None:
-    """Thirty-two bytes a register, and blocks of queries of which the last has one or one too many."""
-    file = Path(__file__).parents[1] / "plans" / "cpu" / "test_prefill.py"
-    run_tests("test_lengths and float32 or test_heads_in_fp32", file, LLAMITA_CPU="x86-64-v3")
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+def test_kernels_for_a_lesser_processor_equal_the_reference_bit_for_bit(level: Level) -> None:
+    """Where this machine has what the processor lacks: if not, it is one of that kind, and so are all its tests."""
+    if not isa.has(level.lacks):
+        pytest.skip(f"this machine has no {level.lacks} itself")
+    command = [sys.executable, "-m", "tests.unit.kernels.cpu.runtime.lesser_cases", *level.cases]
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "NUMBA_CPU_"))}
+    environment = kept | {isa.VARIABLE: level.name}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert json.loads(done.stdout) == {}
+
+
+def test_every_kind_of_kernel_is_among_the_cases_of_some_level() -> None:
+    assert {case for level in LEVELS for case in level.cases} <= CASES.keys()
+    assert all({case.split()[0] for case in level.cases} >= {"between", "product", "decode"} for level in LEVELS)

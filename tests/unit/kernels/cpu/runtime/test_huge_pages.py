@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.kernels.test_idle import smaps
 
 from llamita.kernels.cpu.runtime import huge_pages
+from tests.unit.kernels.cpu.runtime.test_library_memory import smaps
 
 
 class Asked(list):

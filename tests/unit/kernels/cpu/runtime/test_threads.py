@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.unit.kernels.test_program import add_up
 
 from llamita.kernels.cpu.runtime.program import Program
 from llamita.kernels.cpu.runtime.threads import LONGEST, ROUND, Pace
+from tests.unit.kernels.cpu.runtime.test_program import AddUp, add_up
 
 
 def run(pace: Pace, seconds: Callable[[int, int], float], runs: int) -> list[int]:
@@ -54,7 +54,7 @@ def test_fewer_threads_that_are_no_faster_are_seldom_tried() -> None:
 
 def test_programs_learn_and_other_numbers_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     program, x, out = Program(), torch.ones(1), torch.zeros(1)
-    program.add(add_up, x, out, 1)
+    program.add(add_up, AddUp(x, out, 1))
     for most in (2, 2, 1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda most=most: most)
         program.run()

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from benchmarks.gpu_page import Bench
+from tests.architecture.source import ROOT
 
 
 def test_without_a_gpu_it_says_one_sentence_and_ends_with_6(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.gpu", "-o", str(tmp_path / "page.md")]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    root = Path(__file__).parents[3]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 6
     assert done.stderr.strip() == (
         "benchmarks.gpu needs a CUDA device, and this machine has none: run it on one that does"
