@@ -1,5 +1,8 @@
 """Decode: tokens per second, compared with peers and with memory bandwidth."""
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 from llamita.bench import bandwidth
@@ -31,6 +34,21 @@ def measure(settings: Settings, *, tokens: int, depth: int) -> Results:
         limit=MEMORY,
     )
     return compare(test, settings)
+
+
+def measure_under_load(settings: Settings, *, tokens: int, depth: int) -> Results:
+    """The same while another process keeps a core busy: with the number of threads that was asked for, and with one."""
+    measured = Results()
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        for threads in dict.fromkeys((settings.threads, 1)):
+            part = measure(replace(settings, threads=threads), tokens=tokens, depth=depth)
+            part.rows = [replace(row, test=f"{row.test}, busy neighbour, {threads} threads") for row in part.rows]
+            measured.add(part)
+    finally:
+        busy.kill()
+        busy.wait()
+    return measured
 
 
 def prepare(system: str, shape_name: str, format: str, path: Path | None, threads: int, tokens: int, depth: int) -> Run:

@@ -22,6 +22,7 @@ TESTS = {
     "roofline": "the limits of this machine: memory bandwidth, matrix products",
     "decode": "tokens per second of generation; without --formats also overhead and speculate",
     "prefill": "tokens per second of reading a prompt",
+    "rows": "tokens per second of one pass over 1 to 512 texts, and the share of what memory and products allow",
     "load": "seconds from a file to the first token",
     "memory": "peak memory while loading and generating",
     "quality": "perplexity of a text in each format, with --shape cria",
@@ -34,8 +35,9 @@ SYSTEMS = ("formats", "against", "peers_python")
 GENERATION = ("dtype", "batch", "tokens")
 USES = {
     "roofline": ("length",),
-    "decode": (*SYSTEMS, *GENERATION, "length"),
+    "decode": (*SYSTEMS, *GENERATION, "length", "beside_load"),
     "prefill": (*SYSTEMS, "length"),
+    "rows": ("formats",),
     "load": SYSTEMS,
     "memory": (*SYSTEMS, "tokens", "length"),
     "quality": (*SYSTEMS, "length"),
@@ -78,6 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens of the prompt (defaults: prefill and quality 512, train 256, decode 1)",
     )
     parser.add_argument("-n", "--tokens", type=int, default=128, help="tokens to generate")
+    parser.add_argument(
+        "--beside-load", action="store_true", help="decode while another process is busy, also with one thread"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="turns of each system; one more is not counted")
     parser.add_argument("--threads", type=int, default=2, help="threads of each process")
     parser.add_argument("-o", "--output", choices=["md", "csv", "json"], default="md", help="how to print the rows")
@@ -146,6 +151,8 @@ def _roofline(args: argparse.Namespace) -> "Results":
 def _decode(args: argparse.Namespace) -> "Results":
     from llamita.bench import decode
 
+    if args.beside_load:
+        return decode.measure_under_load(_settings(args), tokens=args.tokens, depth=args.length or DEPTH)
     measured = decode.measure(_settings(args), tokens=args.tokens, depth=args.length or DEPTH)
     if args.formats is None:  # one format was not asked for: measure all of generation
         measured.add(_overhead(args))
@@ -157,6 +164,12 @@ def _prefill(args: argparse.Namespace) -> "Results":
     from llamita.bench import prefill
 
     return prefill.measure(_settings(args), length=args.length or PREFILL)
+
+
+def _rows(args: argparse.Namespace) -> "Results":
+    from llamita.bench import rows
+
+    return rows.measure(_settings(args))
 
 
 def _load(args: argparse.Namespace) -> "Results":
@@ -236,6 +249,7 @@ MEASURES: "Mapping[str, Callable[[argparse.Namespace], Results]]" = {
     "roofline": _roofline,
     "decode": _decode,
     "prefill": _prefill,
+    "rows": _rows,
     "load": _load,
     "memory": _memory,
     "quality": _quality,

@@ -23,6 +23,7 @@ from llamita.bench import (
     prefill,
     quality,
     roofline,
+    rows,
     speculate,
     systems,
     train,
@@ -78,6 +79,11 @@ def test_decode_behind_a_prompt_says_so(monkeypatch: pytest.MonkeyPatch) -> None
     assert trial.name == "tg2 @ d5" and trial.arguments == (2, 5)
     read = (512 * 64 + 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 160)) * 4
     assert trial.share("fp32", 10.0, 20.0 * read) == pytest.approx(0.5)
+
+
+def test_decode_beside_a_busy_process(in_this_process: None) -> None:
+    measured = decode.measure_under_load(replace(BESIDE, systems=["llamita"], threads=2), tokens=3, depth=1)
+    assert [row.test for row in measured.rows] == [f"tg3, busy neighbour, {n} threads" for n in (2, 1)]
 
 
 def test_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,11 +171,21 @@ def test_load_and_memory_begin_a_process_a_turn_and_load_files(monkeypatch: pyte
 
 
 def test_roofline() -> None:
-    rows = roofline.measure(shape_name="tiny", length=4, repeats=1, threads=1, nbytes=2**20)
-    assert {row.unit for row in rows} == {"GB/s", "GFLOP/s", "GOP/s"}
-    assert {row.format for row in rows} == {"fp32", "bf16", "int8"}
-    assert "product 4x160x64" in {row.test for row in rows} and "read 1 MiB" in {row.test for row in rows}
-    assert all(row.median > 0 for row in rows)
+    found = roofline.measure(shape_name="tiny", length=4, repeats=1, threads=1, nbytes=2**20)
+    assert {row.unit for row in found} == {"GB/s", "GFLOP/s", "GOP/s"}
+    assert {row.format for row in found} == {"fp32", "bf16", "int8"}
+    assert "product 4x160x64" in {row.test for row in found} and "read 1 MiB" in {row.test for row in found}
+    assert all(row.median > 0 for row in found)
+
+
+def test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bandwidth, "KERNELS", {"torch.sum": bandwidth.KERNELS["torch.sum"]})  # Numba compiles for long
+    found = rows.measure(replace(BESIDE, formats=["fp32", "q8_0"]), counts=(1, 3), nbytes=2**20)
+    assert [(row.format, row.test) for row in found.rows] == [
+        (format, test) for format in ("fp32", "q8_0") for test in ("1 rows", "3 rows")
+    ]
+    assert all(row.median > 0 and row.of_limit is not None and row.of_limit > 0 for row in found.rows)
+    assert set(found.facts()) == {"memory read", "products in fp32, bf16 or int8"}
 
 
 def test_torch_keeps_its_threads_when_numba_starts_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
