@@ -19,7 +19,7 @@ from llamita.kernels.cpu.block_dots import Dots, dots_of, sixteen_columns
 from llamita.kernels.cpu.constants import Q8_BLOCK, ROWS
 from llamita.kernels.cpu.elementwise import quantize_q8
 from llamita.kernels.cpu.functions import silu_times
-from llamita.kernels.cpu.gemm import put, put_wide
+from llamita.kernels.cpu.gemm_tiles import put, put_wide
 from llamita.kernels.cpu.runtime.program import Inline, inline
 
 LINEAR, GATED, EMBED = offsets(LinearQuantized), offsets(GatedQuantized), offsets(Embed)
