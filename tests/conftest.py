@@ -22,8 +22,10 @@ hypothesis.settings.register_profile("llamita", deadline=None, derandomize=True,
 hypothesis.settings.load_profile("llamita")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out, not skip, what needs a CUDA device where there is none."""
+    """Begin with what takes long, and leave out, not skip, what needs a CUDA device where there is none."""
+    items.sort(key=lambda item: item.get_closest_marker("early") is None)  # the order is random but for that
     if torch.cuda.is_available():
         return
     left_out = [item for item in items if item.get_closest_marker("gpu")]

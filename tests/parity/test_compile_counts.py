@@ -83,6 +83,7 @@ def fresh() -> Iterator[None]:
 
 
 plans = pytest.mark.parametrize("plan", ["regional", "full"])
+LAYERS = {"regional": 2, "full": 1}
 
 
 @plans
@@ -138,7 +139,7 @@ def test_full_runs_plainly_over_a_quantized_cache_and_says_so_once(tiny_config: 
 
 @pytest.mark.parametrize(("plan", "kind"), [("regional", "dynamic"), ("full", "dynamic"), ("full", "static")])
 def test_padded_rows(tiny_config: LlamaConfig, plan: str, kind: str) -> None:
-    pair = Pair(tiny_config, plan, layers={"regional": 2, "full": 1}[plan])
+    pair = Pair(tiny_config, plan, layers=LAYERS[plan])
     pair.read_on(CACHES[kind], 3, left=4)
     kinds = pair.graphs
     pair.read_on(CACHES[kind], 3, left=2)
@@ -147,7 +148,7 @@ def test_padded_rows(tiny_config: LlamaConfig, plan: str, kind: str) -> None:
 
 @plans
 def test_the_eager_backend_of_attention(tiny_config: LlamaConfig, plan: str) -> None:
-    pair = Pair(tiny_config, plan, attn_implementation="eager")
+    pair = Pair(tiny_config, plan, layers=LAYERS[plan], attn_implementation="eager")
     pair.read(tokens(2, 7))
     pair.read(tokens(3, 8))
 
@@ -156,7 +157,7 @@ def test_the_eager_backend_of_attention(tiny_config: LlamaConfig, plan: str) -> 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 @plans
 def test_gradients_are_those_of_the_plain_model(tiny_config: LlamaConfig, plan: str) -> None:
-    pair = Pair(tiny_config, plan, backend="aot_eager")
+    pair = Pair(tiny_config, plan, layers=LAYERS[plan], backend="aot_eager")
     graphs = []
     for length in (7, 12, 9):
         ids = tokens(2, length)
@@ -174,7 +175,7 @@ def test_gradients_are_those_of_the_plain_model(tiny_config: LlamaConfig, plan: 
 
 @plans
 def test_generate_writes_what_the_plain_model_writes(tiny_config: LlamaConfig, plan: str) -> None:
-    pair = Pair(tiny_config, plan, layers={"regional": 2, "full": 1}[plan])
+    pair = Pair(tiny_config, plan, layers=LAYERS[plan])
     ids, mask = tokens(2, 6), torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
     options = {"attention_mask": mask, "max_new_tokens": 12, "do_sample": True, "seed": [1, 2], "eos_token_id": None}
     assert torch.equal(pair.compiled.generate(ids, **options), pair.plain.generate(ids, **options))

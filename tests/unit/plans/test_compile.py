@@ -99,6 +99,7 @@ def test_a_batch_invariant_model_is_refused(model: LlamaForCausalLM, plan: str) 
         compile_model(model, plan)
 
 
+@pytest.mark.early
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler on the CPU")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning")

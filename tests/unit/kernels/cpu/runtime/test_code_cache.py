@@ -24,13 +24,14 @@ X86 = "x86_64" in simd.target()[0]
 SOURCES = Path(llamita.kernels.__file__).parent
 Start = Callable[..., int]  # of a script and changes to its environment; what `result` reads
 
-# Prints the sum of two numbers that a kernel reads, and whether anything had to be compiled.
+# Prints what a kernel adds up of two numbers, behind another's zero, and whether anything had to be compiled.
 SCRIPT = """
-import sys, torch
-from kernels_under_test.cpu.runtime.program import Program, named
-x, out, program = torch.tensor([3.0, 4.0]), torch.zeros(1), Program()
-program.add(named("toy", "add"), (x, out))
-program.run(1)
+import ctypes, sys, torch
+from kernels_under_test.cpu.runtime.program import named
+x, out = torch.tensor([3.0, 4.0]), torch.ones(1)
+arguments = torch.tensor([x.data_ptr(), out.data_ptr()])
+for name in ("clear", "add"):
+    ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(named("toy", name).address)(arguments.data_ptr(), 0)
 print(out.item(), "compiled" if "numba" in sys.modules else "found")
 """
 TOY = """
@@ -40,8 +41,13 @@ from kernels_under_test.cpu.folder import words as w
 from kernels_under_test.cpu.runtime.program import kernel
 
 @kernel
+def clear(at: int, chunk: int) -> None:
+    v.write_fp32(v.read(at + 8), 0.0)
+
+@kernel
 def add(at: int, chunk: int) -> None:
-    v.write_fp32(v.read(at + 8), w.both(v.read(at)) + math.sin(v.read_fp32(v.read(at + 8))))
+    out = v.read(at + 8)
+    v.write_fp32(out, v.read_fp32(out) + w.both(v.read(at)) + math.sin(v.read_fp32(out)))
 """
 WORDS = """
 from kernels_under_test.cpu import simd as v
@@ -73,12 +79,12 @@ def imported(*modules: str) -> dict[str, str]:
 
 @pytest.fixture
 def room(tmp_path: Path) -> Path:
-    """A copy of what compiles and keeps kernels, with a kernel of two files that calls a function of the system's.
+    """A copy of what compiles and keeps kernels, with kernels of two files that call a function of the system's.
 
     One of the files is in a folder.
     """
     copy = tmp_path / "kernels_under_test"
-    texts = {"__init__.py": "", **imported("cpu/runtime/program", "cpu/simd", "cpu/runtime/worker")}
+    texts = {"__init__.py": "", **imported("cpu/runtime/program", "cpu/simd")}
     assert "cpu/isa.py" in texts and "cpu/runtime/code_cache.py" in texts and "cpu/gemm.py" not in texts
     texts |= {"cpu/toy.py": TOY, "cpu/folder/__init__.py": "", "cpu/folder/words.py": WORDS}
     for name, text in texts.items():
@@ -122,7 +128,7 @@ def block(folder: Path) -> None:
 def test_what_is_kept_is_run_without_numba_until_any_source_changes(room: Path, start: Start) -> None:
     together = [start(), start()]
     assert {result(process)[:3] for process in together} == {"7.0"}
-    assert [file.name for file in files(room)] == ["runtime.worker.work", "toy.add"]
+    assert [file.name for file in files(room)] == ["toy.add", "toy.clear"]
     assert result(start()) == "7.0 found"
     lesser = {"NUMBA_CPU_NAME": "x86-64" if X86 else "generic", "NUMBA_CPU_FEATURES": "", "LLAMITA_CPU": ""}
     assert result(start(**lesser)) == "7.0 compiled"
@@ -134,13 +140,13 @@ def test_what_is_kept_is_run_without_numba_until_any_source_changes(room: Path, 
 
 def test_damaged_code_is_never_run(room: Path, start: Start) -> None:
     assert result(start()) == "7.0 compiled"
-    work, add = files(room)
+    add, clear = files(room)
     whole, look = (
         add.read_bytes(),
         "from kernels_under_test.cpu.runtime import code_cache; print(code_cache.find('toy.add') is not None)",
     )
     assert result(start(look)) == "True"
-    for damaged in (b"", whole[:100], whole[:-1], whole[:-8] + b"12345678", whole + b"\0", work.read_bytes()):
+    for damaged in (b"", whole[:100], whole[:-1], whole[:-8] + b"12345678", whole + b"\0", clear.read_bytes()):
         add.write_bytes(damaged)
         assert result(start(look)) == "False"
     assert result(start()) == "7.0 compiled"

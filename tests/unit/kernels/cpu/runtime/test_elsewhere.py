@@ -69,6 +69,7 @@ LEVELS = (
 )  # fmt: skip
 
 
+@pytest.mark.early
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
 def test_kernels_for_a_lesser_processor_equal_the_reference_bit_for_bit(level: Level) -> None:
     """Where this machine has what the processor lacks: if not, it is one of that kind, and so are all its tests."""
