@@ -73,22 +73,22 @@ def _keeps_the_promise(model: LlamaForCausalLM, *, kernels: str, compile: str) -
     """Whether the CPU's kernels will write, whose answers depend on nothing else in any case."""
     if model.device.type != "cpu" or kernels == "off" or compile != "off":
         return False
-    from llamita.plans.cpu import why_not
+    from llamita.plans.cpu import unsupported_reason
 
-    return why_not(model) is None
+    return unsupported_reason(model) is None
 
 
 def _on_cpu(model: LlamaForCausalLM) -> None:
-    from llamita.plans.cpu import fuse, why_not
+    from llamita.plans.cpu import fuse, unsupported_reason
 
-    if why_not(model) is None:
+    if unsupported_reason(model) is None:
         fuse(model)
 
 
 def _on_cuda(model: LlamaForCausalLM) -> None:
-    from llamita.plans.cuda.layers import accelerate, why_not
+    from llamita.plans.cuda.layers import accelerate, unsupported_reason
 
-    if why_not(model) is None:
+    if unsupported_reason(model) is None:
         accelerate(model)
 
 

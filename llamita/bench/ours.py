@@ -10,7 +10,7 @@ from torch import Tensor
 from llamita.bench import models
 from llamita.bench.formats import dtype_of
 from llamita.model.llama import LlamaForCausalLM
-from llamita.plans.cpu import fuse, why_not
+from llamita.plans.cpu import fuse, unsupported_reason
 
 
 class TorchSession:
@@ -59,7 +59,7 @@ def open_session(shape_name: str, format: str, path: Path | None, threads: int) 
 
 def fused(model: LlamaForCausalLM) -> LlamaForCausalLM:
     """Apply the CPU plan if it supports the model."""
-    return model if why_not(model) else fuse(model)
+    return model if unsupported_reason(model) else fuse(model)
 
 
 def save_folder(shape_name: str, format: str, path: Path) -> None:

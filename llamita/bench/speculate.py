@@ -16,7 +16,7 @@ from llamita.bench.prompts import prompt
 from llamita.bench.report import Row, rows_of
 from llamita.bench.shapes import shape
 from llamita.model.llama import LlamaForCausalLM
-from llamita.plans.cpu.forward import fuse, unfuse, why_not
+from llamita.plans.cpu.forward import fuse, unfuse, unsupported_reason
 
 DRAFT_LAYERS = 2
 DAMPING = 0.003  # factor of the output weights of the layers that the draft lacks
@@ -43,7 +43,7 @@ def measure(*, shape_name: str, dtype: str, batches: tuple[int, ...], tokens: in
     """
     model, draft = agreeing_pair(shape_name, dtype)
     rows = []
-    for has_kernels in (True, False) if why_not(model) is None else (False,):
+    for has_kernels in (True, False) if unsupported_reason(model) is None else (False,):
         for one in (model, draft):
             (fuse if has_kernels else unfuse)(one)
         for batch in batches:

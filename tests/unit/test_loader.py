@@ -11,7 +11,7 @@ from llamita.errors import UnsupportedError
 from llamita.kernels.cuda import operations
 from llamita.loader import KERNELS, _prepare
 from llamita.model import plan
-from llamita.plans.cuda.layers import why_not
+from llamita.plans.cuda.layers import unsupported_reason
 
 
 @pytest.fixture
@@ -66,6 +66,6 @@ def test_other_plans_stand_alone_on_cuda(
 
 
 def test_a_model_that_the_cuda_layers_do_not_know_stays_plain(model: LlamaForCausalLM) -> None:
-    assert "run on a GPU, not on cpu" in (why_not(model) or "")
+    assert "run on a GPU, not on cpu" in (unsupported_reason(model) or "")
     KERNELS["cuda"](model)
     assert plan.active(model) == ()

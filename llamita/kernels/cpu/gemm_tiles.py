@@ -16,6 +16,8 @@ WIDE = 6  # rows of x of the largest tile
 PANEL = 32  # steps of a panel of columns
 
 Four = tuple[v.Vector, v.Vector, v.Vector, v.Vector]  # of four rows of the matrix
+# Bytes of a step of the matrix and of a row of x, steps, bytes of the matrix and of x after the last step, N.
+Shape = tuple[int, int, int, int, int, int]
 
 
 @inline
@@ -50,17 +52,20 @@ def add_floats(total: v.Vector, w: v.Vector, x: v.Vector) -> v.Vector:
 
 @inline
 def zeros() -> Four:
+    """Sums of nothing."""
     zero = v.zero_fp32()
     return zero, zero, zero, zero
 
 
 @inline
 def load_four(at: int) -> Four:
+    """Four vectors from memory."""
     return v.load(at), v.load(at + 64), v.load(at + 128), v.load(at + 192)
 
 
 @inline
 def store_four(at: int, sums: Four) -> None:
+    """Four vectors to memory."""
     for vector in sums:
         v.store(at, vector)
         at += 64
@@ -88,7 +93,10 @@ def _prefetch(w: int, stride: int, ahead: int) -> None:
 
 
 @inline
-def tile_1(load_w, load_x, add, size, w, stride, x, x_stride, steps, ahead, begin):
+def tile_1(
+    load_w: Inline, load_x: Inline, add: Inline, size: int, w: int, stride: int, x: int, x_stride: int, steps: int,
+    ahead: int, begin: Four,
+) -> Four:  # fmt: skip
     """Four rows of the matrix times one row of x: `steps` times as many columns as a vector holds."""
     a = begin
     for i in range(steps):
@@ -171,7 +179,10 @@ def pad(at: int, stride: int, rows: int, size: int, to: int) -> None:
 
 
 @inline
-def rows_1(load_w, load_x, add, shape, w, stride, ahead, x, out, bias, left, adds, near):
+def rows_1(
+    load_w: Inline, load_x: Inline, add: Inline, shape: Shape, w: int, stride: int, ahead: int, x: int, out: int,
+    bias: int, left: int, adds: int, near: int,
+) -> None:  # fmt: skip
     """Four rows of the matrix times one row of x, to the end."""
     size, x_stride, steps, rest, x_rest, _ = shape
     a = tile_1(load_w, load_x, add, size, w, stride, x, x_stride, steps, ahead, zeros())
@@ -183,7 +194,7 @@ def rows_1(load_w, load_x, add, shape, w, stride, ahead, x, out, bias, left, add
 
 
 @inline
-def rows_2(load_w, load_x, add, shape, w, stride, ahead, x, out, bias, left, adds, near):
+def _rows_2(load_w, load_x, add, shape, w, stride, ahead, x, out, bias, left, adds, near):
     """The same with two rows of x."""
     size, x_stride, steps, rest, x_rest, n = shape
     both = _tile_2(load_w, load_x, add, size, w, stride, x, x_stride, steps, ahead, (zeros(), zeros()))
@@ -209,7 +220,7 @@ def _load_6(at):
 
 
 @inline
-def rows_6(load_w, load_x, add, shape, w, stride, ahead, x, out, bias, left, adds, near, panel, saved):
+def _rows_6(load_w, load_x, add, shape, w, stride, ahead, x, out, bias, left, adds, near, panel, saved):
     """The same with six rows of x, and of the columns a panel alone, from step `panel` on."""
     size, x_stride, steps, rest, x_rest, n = shape
     count = min(PANEL, steps - panel)
@@ -231,7 +242,9 @@ def rows_6(load_w, load_x, add, shape, w, stride, ahead, x, out, bias, left, add
 
 
 @inline
-def linear(load_w: Inline, load_x: Inline, add: Inline, span: int, element: int, x_element: int, at: int, chunk: int):
+def linear(
+    load_w: Inline, load_x: Inline, add: Inline, span: int, element: int, x_element: int, at: int, chunk: int
+) -> None:
     """span: columns of a step. element, x_element: bytes of a column of the matrix and of x."""
     w, x, out, bias = v.read(at + AT.weight), v.read(at + AT.x), v.read(at + AT.out), v.read(at + AT.bias)
     n, k, batch, adds = v.read(at + AT.rows), v.read(at + AT.columns), v.read(at + AT.batch), v.read(at + AT.adds)
@@ -252,12 +265,12 @@ def linear(load_w: Inline, load_x: Inline, add: Inline, span: int, element: int,
                 its, its_x, to = w + row * stride, x + line * shape[1], out + 4 * (line * n + row)
                 its_bias = bias + 4 * row if bias else 0
                 if height == WIDE:
-                    rows_6(
+                    _rows_6(
                         load_w, load_x, add, shape, its, step, 8 * stride, its_x, to, its_bias, left, adds, near,
                         panel, saved,
                     )  # fmt: skip
                 elif height == 2:
-                    rows_2(
+                    _rows_2(
                         load_w, load_x, add, shape, its, step, 8 * stride, its_x, to, its_bias, left, adds, near
                     )  # fmt: skip
                 else:

@@ -14,7 +14,7 @@ from llamita.kernels.cpu.runtime.huge_pages import collapse
 from llamita.model import plan
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.outputs import CausalLMOutputWithPast
-from llamita.plans.cpu.parts import why_not
+from llamita.plans.cpu.parts import unsupported_reason
 from llamita.plans.cpu.passes import Pass, check_ids
 from llamita.plans.cpu.watch import Watch
 from llamita.plans.cpu.weights import matrix_of
@@ -31,10 +31,10 @@ def fuse(model: LlamaForCausalLM) -> LlamaForCausalLM:
     Their arithmetic is fp32 between the weights, so their logits, in fp32, are nearer to the fp32 model's than those of
     the plain bf16 model, but not bit-equal to either. Whatever becomes of the model afterwards is noticed in the next
     pass: weights that change, move or are replaced, other modules, hooks, a patched forward. What the kernels do not
-    know is left to torch for as long as it is there. Raises UnsupportedError for models that `why_not` has a reason
+    know is left to torch for as long as it is there. Raises UnsupportedError for models that `unsupported_reason` has a reason
     against.
     """
-    if (reason := why_not(model)) is not None:
+    if (reason := unsupported_reason(model)) is not None:
         raise UnsupportedError(f"this model cannot be fused: {reason}; run it without")
     plan.check(model, "kernels", [model])
     matrices = (matrix_of(module) for module in model.modules())
@@ -106,7 +106,7 @@ class FusedForward(plan.StandIn):
     def _current(self) -> "_Plan | None":
         """The plan for the model as it is now, or None where it is not one for kernels any more."""
         if self._plan is None or self._plan.watch.has_changed():
-            self._plan = None if why_not(self.module) else _Plan(self.module)
+            self._plan = None if unsupported_reason(self.module) else _Plan(self.module)
         return self._plan
 
     def _logits(self, ids: Tensor, mask: Tensor | None, cache: GrowingCache, keep: int | Tensor) -> Tensor | None:

@@ -30,7 +30,7 @@ PARTS: dict[type[nn.Module], dict[str, type[nn.Module]]] = {  # what a module ha
 }  # fmt: skip
 
 
-def why_not(model: LlamaForCausalLM) -> str | None:
+def unsupported_reason(model: LlamaForCausalLM) -> str | None:
     """What keeps a model from being fused, or None."""
     return _of_config(model) or next(_of_modules(model), None) or program.unsupported_reason()
 

@@ -46,7 +46,7 @@ def install(model: LlamaForCausalLM) -> None:
         replace(model, "lm_head", lambda head: merged([head]))
 
 
-def why_not(model: LlamaForCausalLM) -> str | None:
+def unsupported_reason(model: LlamaForCausalLM) -> str | None:
     """What keeps a model from `accelerate`, or None; the model stays as it is."""
     try:
         operations.require(model.device)

@@ -17,7 +17,7 @@ from llamita.model.layers import LlamaDecoderLayer
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.rope import LlamaRotaryEmbedding
 from llamita.plans.compile import compile_model
-from llamita.plans.cpu import fuse, is_fused, unfuse, why_not
+from llamita.plans.cpu import fuse, is_fused, unfuse, unsupported_reason
 from llamita.quant.surgery import quantize
 from tests.unit.plans.cpu.models import plain, prompt
 
@@ -174,7 +174,9 @@ def test_every_class_may_be_patched(kind: str, monkeypatch: pytest.MonkeyPatch) 
             patch.setattr(one, "forward", louder(one.forward, one is LlamaRotaryEmbedding))
             assert_follows(model, before, kind, one.__name__, is_plain=True)
             fresh = deepcopy(original(kind))
-            assert "forward of" in (why_not(fresh) or "")  # nor is one taken for ours that was patched before
+            assert "forward of" in (
+                unsupported_reason(fresh) or ""
+            )  # nor is one taken for ours that was patched before
         assert float((logits(model) - before).abs().max()) <= CLOSE[kind] * float(before.abs().max())
 
 
@@ -231,7 +233,7 @@ def test_every_parameter_may_change(change: str, dtype: torch.dtype) -> None:
         owner, _, leaf = name.rpartition(".")
         PARAMETERS[change](model.get_submodule(owner), leaf, parameter.detach().roll(1, 0) * 1.5 + 0.125)
         fresh = unfuse(deepcopy(model))
-        if why_not(model) is None:
+        if unsupported_reason(model) is None:
             assert torch.equal(logits(model), logits(fuse(fresh))), name
         else:
             assert torch.equal(logits(model), plainly(model)), name

@@ -16,7 +16,7 @@ from llamita.context.packed import Packed
 from llamita.errors import UnsupportedError
 from llamita.kernels.cpu.runtime.program import Program
 from llamita.model.llama import LlamaForCausalLM
-from llamita.plans.cpu import fuse, unfuse, why_not
+from llamita.plans.cpu import fuse, unfuse, unsupported_reason
 from llamita.plans.cpu.passes import Pass
 from llamita.quant.surgery import quantize
 from tests.unit.plans.cpu.models import plain, prompt, twins, write
@@ -188,7 +188,7 @@ def test_holes_in_a_cache_are_as_if_they_were_not_there(tokens: int) -> None:
 )
 def test_models_that_cannot_be_fused_say_why(changes: dict[str, Any], reason: str) -> None:
     model = plain(**changes)
-    assert (why_not(model) or "").startswith(reason)
+    assert (unsupported_reason(model) or "").startswith(reason)
     with pytest.raises(UnsupportedError, match=f"cannot be fused: {reason}.*run it without"):
         fuse(model)
 
@@ -199,10 +199,10 @@ def test_layers_and_dtypes_that_kernels_do_not_know() -> None:
 
     model = plain()
     model.model.layers[1].mlp.up_proj = Odd(48, 88)  # pyright: ignore
-    assert why_not(model) == "model.layers.1.mlp.up_proj is a Odd that the kernels do not know"
-    assert "float64" in (why_not(plain(torch.float64)) or "")
-    assert "meta" in (why_not(plain().to("meta")) or "")
-    assert why_not(plain()) is None
+    assert unsupported_reason(model) == "model.layers.1.mlp.up_proj is a Odd that the kernels do not know"
+    assert "float64" in (unsupported_reason(plain(torch.float64)) or "")
+    assert "meta" in (unsupported_reason(plain().to("meta")) or "")
+    assert unsupported_reason(plain()) is None
 
 
 def test_unfuse_takes_the_plan_back() -> None:
