@@ -4,7 +4,7 @@ Must equal reference.product bit for bit. The order of sums: sixteen lanes take 
 time, and one tree adds the lanes at the end.
 
 Four rows of the matrix are multiplied with one, two or six rows of x at a time: the sums of six fill 24 of the 32
-registers of AVX-512. Columns are taken in panels where there are many, so that six rows of x stay in the first cache.
+registers of AVX-512. Columns are taken in panels where there are many, so that six rows of x stay in the caches.
 """
 
 from llamita.kernels.cpu import simd as v
@@ -13,7 +13,7 @@ from llamita.kernels.cpu.runtime.program import Inline, inline
 
 AT = offsets(Linear)
 WIDE = 6  # rows of x of the largest tile
-PANEL = 32  # steps of a panel of columns
+PANEL = 128  # steps of a panel of columns
 
 Four = tuple[v.Vector, v.Vector, v.Vector, v.Vector]  # of four rows of the matrix
 # Bytes of a step of the matrix and of a row of x, steps, bytes of the matrix and of x after the last step, N.
@@ -120,11 +120,10 @@ def _tile_2(load_w, load_x, add, size, w, stride, x, x_stride, steps, ahead, beg
 
 @inline
 def _tile_6(load_w, load_x, add, size, w, stride, x, x_stride, steps, ahead, begin):
-    """The same with six."""
+    """The same with six: here products are the limit, so nothing is asked for ahead."""
     a, b, c, d, e, f = begin
     for i in range(steps):
         weights, at = _weights(load_w, w + size * i, stride), x + 64 * i
-        _prefetch(w + size * i, stride, ahead)
         a = _add(add, a, weights, load_x(at))
         b = _add(add, b, weights, load_x(at + x_stride))
         c = _add(add, c, weights, load_x(at + 2 * x_stride))

@@ -15,7 +15,7 @@ GATED: dict[str, Kernel] = {name: named("block_kernels", f"gated_{name}") for na
 ROUND = named("elementwise", "round_rows")
 FEW = 16  # rows of x up to which the matrix's way from memory takes the longest
 _CHUNK = 1 << 16  # bytes of a matrix that a thread takes at once, and a quarter of that at least
-_ROWS, _BATCH = 64, 384  # of a chunk of a product with many rows of x: what fits the second cache
+_ROWS, _BATCH = 64, 512  # of a chunk of a product with many rows of x
 
 
 def linear(x: Tensor, packed: Packed, bias: Tensor | None = None) -> Tensor:

@@ -31,8 +31,8 @@ def fuse(model: LlamaForCausalLM) -> LlamaForCausalLM:
     Their arithmetic is fp32 between the weights, so their logits, in fp32, are nearer to the fp32 model's than those of
     the plain bf16 model, but not bit-equal to either. Whatever becomes of the model afterwards is noticed in the next
     pass: weights that change, move or are replaced, other modules, hooks, a patched forward. What the kernels do not
-    know is left to torch for as long as it is there. Raises UnsupportedError for models that `unsupported_reason` has a reason
-    against.
+    know is left to torch for as long as it is there. Raises UnsupportedError for models of which
+    `unsupported_reason` says why.
     """
     if (reason := unsupported_reason(model)) is not None:
         raise UnsupportedError(f"this model cannot be fused: {reason}; run it without")
