@@ -141,10 +141,13 @@ class Clock:
 
 
 def _guesses(acceptance: "Acceptance") -> str:
-    """A line on how well guessing ahead went."""
+    """A line on how well guessing ahead went, and the rule that limits it."""
+    if acceptance.limit == 0:
+        return "guessed: nothing, as guesses would make a pass of so many texts slower than they save"
+    rule = f", at most {acceptance.limit} guesses a pass" if acceptance.limit < sys.maxsize else ""
     return (
-        f"guessed: {acceptance.drafted} tokens, {acceptance.rate:.0%} accepted, "
-        f"{acceptance.tokens_per_pass:.2f} tokens a pass"
+        f"guessed: {acceptance.drafted} tokens, {acceptance.accepted} accepted ({acceptance.rate:.0%}), "
+        f"{acceptance.tokens_per_pass:.2f} tokens a pass{rule}"
     )
 
 

@@ -1,5 +1,6 @@
 """A generation under way: its steps, its result, and the acceptance rate of its drafts."""
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -28,12 +29,16 @@ class GenerationResult:
 
 @dataclass
 class Acceptance:
-    """Counts of speculation, summed over rows: tokens drafted, accepted and written, and passes of the model."""
+    """Counts of speculation, summed over rows: tokens drafted, accepted and written, and passes of the model.
+
+    limit: the most guesses of a row in a pass; 0 where guessing was off, as so many rows make it slower.
+    """
 
     drafted: int = 0
     accepted: int = 0
     written: int = 0
     passes: int = 0
+    limit: int = sys.maxsize
 
     @property
     def rate(self) -> float:

@@ -55,9 +55,9 @@ def speculative_steps(
     for own in proposer.caches:  # may hold an earlier text
         own.reset()
     worth = most_drafts(batch, text.real.device)  # (B,) how many drafts pay off
-    cheap = _cheap(model, len(text.real))
+    acceptance.limit = limit = most_guesses(model, len(text.real))
     while not batch.is_over:
-        most = torch.minimum(most_drafts(batch, text.real.device), worth).clamp(max=cheap)
+        most = torch.minimum(most_drafts(batch, text.real.device), worth).clamp(max=limit)
         drafts = proposer.propose(text, most, selector=selector, cache=cache)
         logits = score_drafts(model, text, drafts, cache)  # (B, 1 + M, V)
         result = verify(logits, drafts, selector, text, alive=_running(batch, text.real.device), recorder=recorder)
@@ -70,9 +70,14 @@ def speculative_steps(
         yield new
 
 
-def _cheap(model: LanguageModel, rows: int) -> int:
-    """The most drafts a row may have before kernels read the pass as a prompt, which costs much more."""
-    return max(1, FEW // rows - 1) if has_kernels(model) else sys.maxsize
+def most_guesses(model: LanguageModel, rows: int) -> int:
+    """The most guesses that a row may have in a pass over `rows` rows; 0 turns guessing off.
+
+    With kernels a pass of up to FEW rows, guesses included, costs little more than one of a single row, as memory is
+    the limit; beyond that every row costs as much as the last (`llamita bench rows`), and a guess costs more than the
+    token that it may save.
+    """
+    return max(0, FEW // rows - 1) if has_kernels(model) else sys.maxsize
 
 
 def _tolerated(model: LanguageModel, cache: DynamicCache) -> float:

@@ -1,5 +1,6 @@
 """Speculation writes what the model would have written: greedily, by seed, and in distribution."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -22,8 +23,9 @@ from llamita.generation.speculative.proposers import (
     follow,
 )
 from llamita.generation.speculative.ragged import RaggedBatch
-from llamita.generation.speculative.verify import residual, speculative_steps
+from llamita.generation.speculative.verify import most_guesses, residual, speculative_steps
 from llamita.model.llama import LlamaForCausalLM
+from llamita.plans.cpu import fuse
 from llamita.sampling.history import History
 from llamita.sampling.selection import TokenSelector
 
@@ -277,3 +279,13 @@ def test_what_cannot_work_is_said(model: LlamaForCausalLM, pair: tuple[LlamaForC
     ):
         with pytest.raises(UsageError):
             wrong()
+
+
+@pytest.mark.parametrize(("rows", "limit"), [(1, 15), (4, 3), (8, 1), (9, 0), (32, 0)])
+def test_guessing_is_off_where_a_pass_of_so_many_rows_costs_more_than_it_saves(rows: int, limit: int) -> None:
+    config = LlamaConfig(
+        vocab_size=20, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = LlamaForCausalLM(config).eval()
+    assert most_guesses(model, rows) == sys.maxsize
+    assert most_guesses(fuse(model), rows) == limit

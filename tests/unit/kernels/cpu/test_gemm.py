@@ -11,7 +11,17 @@ from llamita.kernels.cpu.runtime.program import Program
 from tests.unit.kernels.cpu.launch import DTYPES, call, guarded
 
 KERNELS = dict(zip(DTYPES, (gemm.linear_fp32, gemm.linear_bf16, gemm.linear_fp16), strict=True))
-SHAPES = [(1, 1, 1), (7, 5, 2), (3, 16, 3), (4, 33, 6), (13, 70, 9), (36, 64, 1), (33, 1100, 14), (10, 2050, 7)]
+SHAPES = [
+    (1, 1, 1),
+    (7, 5, 2),
+    (3, 16, 3),
+    (4, 33, 6),
+    (13, 70, 9),
+    (36, 64, 1),
+    (33, 1100, 14),
+    (10, 2050, 7),
+    (6, 8230, 7),
+]
 
 
 def product(
