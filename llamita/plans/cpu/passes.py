@@ -12,7 +12,7 @@ from llamita.cache.growing import GrowingCache
 from llamita.context.batch import BatchLayout
 from llamita.kernels.blocks import FORMATS
 from llamita.kernels.cpu import linear
-from llamita.kernels.cpu.arguments import Angles, Attend, Embed, Gate, Norm
+from llamita.kernels.cpu.arguments import Angles, Attend, Embed, Gate, Norm, Sizes
 from llamita.kernels.cpu.constants import DTYPES, KEYS, NUMBERS, Q8_BLOCK, QUERIES, ROWS
 from llamita.kernels.cpu.runtime.program import Program, named
 from llamita.model.layers import LlamaRMSNorm
@@ -31,6 +31,7 @@ PREFILL = {torch.float32: named("prefill_attention", "prefill_fp32")}
 PREFILL |= {torch.float16: PREFILL[torch.float32], torch.bfloat16: named("prefill_attention", "prefill_bf16")}
 DECODE_PAIRS = named("decode_attention", "attend_pairs")
 SPREAD_PAIRS, PREFILL_PAIRS = named("prefill_attention", "spread_pairs"), named("prefill_attention", "prefill_pairs")
+SIZE = Sizes(*range(len(Sizes._fields)))  # where each stands
 FEW_QUERIES = 8  # tokens of a row up to which the kernel for decoding is the faster
 
 
@@ -64,7 +65,11 @@ class Pass:
         window, scale = self._config.sliding_window or 1 << 30, bits(self._config.softmax_scale)
         heads, width = self._config.num_key_value_heads, self._config.head_dim
         self._group = self._config.num_attention_heads // heads
-        self._sizes = numbers(tokens, heads, self._group, width, 0, 0, width, 0, window, scale, 0)
+        sizes = Sizes(
+            tokens=tokens, heads=heads, group=self._group, width=width, row_stride=0, head_stride=0, slot_stride=width,
+            page_bits=0, window=window, scale=scale, wide=0,
+        )  # fmt: skip
+        self._sizes = numbers(*sizes)
         self._attends: list[int] = []
         self._spreads: list[int] = []
         self._keys: Callable[[], Tensor | None] = lambda: None  # of the cache that the program knows; it may go
@@ -88,14 +93,14 @@ class Pass:
         return logits
 
     def _stand(self, layout: BatchLayout) -> None:
-        """Say where the new tokens stand."""
+        """Write down where the new tokens stand, for the kernels."""
         standing, positions = self._where
         standing[:, 0], standing[:, 1], standing[:, 2] = layout.start, layout.first, 0
         if layout.tables is not None and layout.origin is not None:
             self._tables, entries = layout.tables, layout.tables.shape[1]
             begin = torch.arange(self._batch, device="cpu") * entries + layout.origin
             standing[:, 2] = layout.tables.data_ptr() + 8 * begin.numpy()
-            self._sizes[7] = layout.page_size.bit_length() - 1
+            self._sizes[SIZE.page_bits] = layout.page_size.bit_length() - 1
         np.add(standing[:, :1], self._steps, out=positions)
         if isinstance(layout.start, Tensor) and standing[:, 0].min() < 0:
             np.maximum(positions, 0, out=positions)
@@ -105,9 +110,9 @@ class Pass:
     def _widen(self, slots: int) -> None:
         """Make room for what `prefill_attention` reads of the cache."""
         heads, width = self._batch * self._config.num_key_value_heads, self._config.head_dim
-        if slots == int(self._sizes[10]):
+        if slots == int(self._sizes[SIZE.wide]):
             return
-        self._sizes[10] = slots
+        self._sizes[SIZE.wide] = slots
         self._wide = [self._workspace.buffer(f"wide {name}", heads, slots, width) for name in ("keys", "values")]
         for number in (*self._spreads, *self._attends):
             self._program.change(number, wide_keys=self._wide[0], wide_values=self._wide[1])
@@ -118,7 +123,7 @@ class Pass:
         """Tell the program where the cache's buffers are."""
         heads, capacity, width = cache.buffers[0][0].shape[1:]
         assert all(x.shape[2] == capacity and x.dtype == self._dtype for room in cache.buffers for x in room)
-        self._sizes[4], self._sizes[5] = heads * capacity * width, capacity * width
+        self._sizes[SIZE.row_stride], self._sizes[SIZE.head_stride] = heads * capacity * width, capacity * width
         kernels = len(self._attends) // len(cache.buffers)  # of a layer that read or write the cache
         for layer, (keys, values) in enumerate(cache.buffers):
             for number in self._attends[layer * kernels : (layer + 1) * kernels]:
@@ -246,9 +251,7 @@ class Pass:
         if packed is not None:
             assert x.q8_blocks is not None
             rows = len(x.floats)
-            return linear.add_quantized(
-                self._program, packed, x.q8_blocks, out, bias, rows, adds=adds, beside=beside
-            )  # fmt: skip
+            return linear.add_quantized(self._program, packed, x.q8_blocks, out, bias, rows, adds=adds, beside=beside)
         assert isinstance(module, nn.Linear)
         weight = module.weight.detach()
         read = x.halves if linear.input_dtype(weight) == torch.bfloat16 else x.floats
