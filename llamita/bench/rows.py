@@ -8,8 +8,9 @@ import torch
 
 from llamita.bench import bandwidth, gemm
 from llamita.bench.compare import Results, Settings
-from llamita.bench.formats import weights
+from llamita.bench.formats import is_quantized, weights
 from llamita.bench.models import build
+from llamita.bench.prefill import FLOATS
 from llamita.bench.report import OURS, Row, spread
 from llamita.bench.shapes import shape
 from llamita.bench.workers import InProcess, in_turn
@@ -26,16 +27,18 @@ def measure(settings: Settings, *, counts: tuple[int, ...] = COUNTS, nbytes: int
     """Measure a pass of one token for each of some texts, with the logits of all, in tokens per second.
 
     The limit of a pass is the longer of two times: to read all weights once at the memory's bandwidth, and to multiply
-    them at the fastest rate of torch's products in fp32, bf16 or int8. It runs in this process, in turns with both.
+    them at the fastest rate of torch's products in fp32 or bf16, for quantized weights in int8 too (which a processor
+    without VNNI does slowly). It runs in this process, in turns with both; of a turn the fastest of three passes counts.
     """
     bandwidth.use_threads(settings.threads)
     config, measured = shape(settings.shape), Results()
     for format in settings.formats:
         settings.report(f"rows {settings.shape} {format}")
         model = fuse(build(settings.shape, format))
+        kinds = tuple(gemm.PRODUCTS) if is_quantized(format) else FLOATS
         limits = {
             "memory": InProcess(bandwidth.prepare(nbytes)),
-            "products": InProcess(gemm.prepare(tuple(gemm.PRODUCTS), gemm.sizes(config, 64))),
+            "products": InProcess(gemm.prepare(kinds, gemm.sizes(config, 64))),
         }
         passes = {str(count): InProcess(partial(_speed, _pass(model, count), count)) for count in counts}
         turns = in_turn({**limits, **passes}, settings.repeats)
@@ -53,7 +56,7 @@ def measure(settings: Settings, *, counts: tuple[int, ...] = COUNTS, nbytes: int
                 )
             )  # fmt: skip
         _add_limit(measured, "memory read", "GB/s", [value / 1e9 for value in memory])
-        _add_limit(measured, "products in fp32, bf16 or int8", "G/s", [value / 1e9 for value in products])
+        _add_limit(measured, f"products in {', '.join(kinds)}", "G/s", [value / 1e9 for value in products])
     return measured
 
 
