@@ -28,7 +28,7 @@ def measure(settings: Settings, *, counts: tuple[int, ...] = COUNTS, nbytes: int
 
     The limit of a pass is the longer of two times: to read all weights once at the memory's bandwidth, and to multiply
     them at the fastest rate of torch's products in fp32 or bf16, for quantized weights in int8 too (which a processor
-    without VNNI does slowly). It runs in this process, in turns with both; of a turn the fastest of three passes counts.
+    without VNNI does slowly). It runs in this process, in turns with both; a turn counts the fastest of three passes.
     """
     bandwidth.use_threads(settings.threads)
     config, measured = shape(settings.shape), Results()
