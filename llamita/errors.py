@@ -43,3 +43,21 @@ class UnsupportedError(LlamitaError, ValueError):
     """A thing this build, machine or version does not do."""
 
     exit_code = 6
+
+
+class OverloadedError(LlamitaError):
+    """Too many requests wait already; `retry_after` says after how many seconds to come back."""
+
+    retry_after = 1
+
+
+class ClosedError(LlamitaError):
+    """The engine takes no more requests: it is being closed, or it has failed."""
+
+
+class AbortedError(LlamitaError):
+    """The request was aborted before its text was over."""
+
+
+class OverdueError(LlamitaError, TimeoutError):
+    """The request took longer than it was allowed to."""

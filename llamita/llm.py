@@ -1,11 +1,8 @@
 """Text in, text out: what is asked of a text becomes a GenerationRequest, and what was written a Completion."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Unpack, cast, overload
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
 from llamita.checkpoint.load import Loaded
 from llamita.generation import text_options
@@ -13,16 +10,17 @@ from llamita.generation.completion import Completion, Stream, completion_of
 from llamita.generation.logprobs import note_prompt_logprobs
 from llamita.generation.plan import plan
 from llamita.generation.prefix_cache import Prefix
-from llamita.generation.request import GenerationRequest, left_padded
 from llamita.generation.run import Run
-from llamita.generation.text_options import Prompt, TextOptions
+from llamita.generation.text_options import Prompt, TextModel, TextOptions, Watch
 from llamita.model.fingerprint import fingerprint
 from llamita.model.llama import LlamaForCausalLM
-from llamita.structured.token_tables import TokenTables
 from llamita.tokenizer.chat import Message, encode_chat
 
+if TYPE_CHECKING:
+    from llamita.engine.engine import Engine
+    from llamita.engine.limits import EngineLimits
+
 Tool = Mapping[str, Any]
-Watch = Callable[[Tensor, Tensor], object]  # sees a step's logits (B, V), as the model gave them, and its tokens (B,)
 
 
 class LLM:
@@ -35,6 +33,7 @@ class LLM:
     def __init__(self, loaded: Loaded, draft: LlamaForCausalLM | None = None) -> None:
         self.model, self.tokenizer, self.name = loaded.model, loaded.tokenizer, loaded.name
         self.draft = draft
+        self._texts = TextModel(loaded.model, loaded.tokenizer, draft=draft)
 
     def __repr__(self) -> str:
         size = f"{self.model.num_parameters():,} parameters"
@@ -43,7 +42,7 @@ class LLM:
     @property
     def context_length(self) -> int:
         """The most tokens that a prompt and its continuation have together."""
-        return self.model.config.max_position_embeddings
+        return self._texts.context_length
 
     # A str is also a sequence of str: the first signature is meant to win.
     @overload
@@ -71,7 +70,7 @@ class LLM:
         run = self._run(prompts, options, True, None, None)
         for _ in run.steps:
             pass
-        completions = [completion_of(run, sequence) for sequence in run.sequences]
+        completions = [completion_of(sequence, acceptance=run.acceptance) for sequence in run.sequences]
         return completions[0] if is_one else completions
 
     def stream(
@@ -121,6 +120,12 @@ class LLM:
         names = tuple(str(tool.get("function", tool).get("name")) for tool in tools or ())
         return Stream(self._run([self._ids(to_read)], options, continue_final_message, prefix, watch), names)
 
+    def engine(self, limits: "EngineLimits | None" = None) -> "Engine":
+        """An engine that writes many texts at once: `with llm.engine() as engine: engine.submit("Once upon")`."""
+        from llamita.engine.engine import Engine
+
+        return Engine(self._texts, limits)
+
     def new_prefix(self) -> Prefix:
         """An empty `prefix` for `stream` and `stream_chat`."""
         return Prefix(self.model.config.num_hidden_layers)
@@ -138,43 +143,10 @@ class LLM:
         self, prompts: list[list[int]], options: TextOptions, reads_on: bool, prefix: Prefix | None, watch: Watch | None
     ) -> Run:
         """The run that writes behind the prompts; `reads_on`: its text goes on from theirs."""
-        text_options.check(options)
-        is_plain = prefix is not None or watch is not None or options.get("logprobs") is not None
-        is_plain = is_plain or (self.draft is None and options.keys().isdisjoint(text_options.GUESSING))
-        settings = text_options.settings_of(
-            options, self.model.generation_config, self.tokenizer, reads_on=reads_on, is_plain=is_plain
-        )
-        ids, mask = left_padded(prompts, settings.padding or 0, self.model.device)
-        most = options.get("max_tokens") or self.model.generation_config.get("max_new_tokens") or self.context_length
-        run = plan(
-            GenerationRequest(
-                model=self.model,
-                settings=settings,
-                input_ids=ids,
-                mask=mask,
-                limit=lambda length, _: min(most, self.context_length - length),
-                prompts=prompts,
-                reads_on=reads_on,
-                tables=self._tables,
-                criteria=tuple(options.get("stopping_criteria") or ()),
-                assistant=None if is_plain else self.draft,
-                negative=self._negative(options, len(prompts)),
-                prefix=prefix,
-                observers=() if watch is None else (lambda logits, _, tokens: watch(logits, tokens),),
-            )
-        )
+        run = plan(self._texts.request(prompts, options, reads_on=reads_on, prefix=prefix, watch=watch))
         if (count := options.get("prompt_logprobs")) is not None:
-            note_prompt_logprobs(self.model, run.sequences, self._tables.texts, top=count)
+            note_prompt_logprobs(self.model, run.sequences, self._texts.tables.texts, top=count)
         return run
 
     def _ids(self, prompt: Prompt) -> list[int]:
-        return text_options.token_ids(prompt, self.tokenizer, self.context_length, self.model.config.vocab_size)
-
-    def _negative(self, options: TextOptions, rows: int) -> tuple[Tensor | None, Tensor | None]:
-        """Ids (B, T) of the prompt to lead away from, and its mask; None where there is none."""
-        prompt = options.get("negative_prompt")
-        return (None, None) if prompt is None else left_padded([self._ids(prompt)] * rows, 0, self.model.device)
-
-    @cached_property
-    def _tables(self) -> TokenTables:
-        return TokenTables(self.tokenizer)
+        return self._texts.token_ids(prompt)

@@ -57,7 +57,9 @@ class Completion:
         return self.text
 
 
-def completion_of(run: Run, sequence: Sequence, tools: tuple[str, ...] = ()) -> Completion:
+def completion_of(
+    sequence: Sequence, *, tools: tuple[str, ...] = (), acceptance: Acceptance | None = None
+) -> Completion:
     """The completion of one sequence, so far."""
     finish, logprobs, of_prompt = sequence.finish, sequence.logprobs, sequence.prompt_logprobs
     return Completion(
@@ -69,7 +71,7 @@ def completion_of(run: Run, sequence: Sequence, tools: tuple[str, ...] = ()) -> 
         logprobs=None if logprobs is None else list(logprobs[: len(sequence.token_ids)]),
         prompt_logprobs=None if of_prompt is None else list(of_prompt),
         tools=tools,
-        acceptance=run.acceptance,
+        acceptance=acceptance,
     )
 
 
@@ -91,7 +93,7 @@ class Stream(Iterator[str]):
     @property
     def completion(self) -> Completion:
         """The text so far."""
-        return completion_of(self._run, self._run.sequences[0], self._tools)
+        return completion_of(self._run.sequences[0], tools=self._tools, acceptance=self._run.acceptance)
 
     def whole(self) -> Completion:
         """The text, written to its end."""

@@ -1,15 +1,22 @@
-"""The options of `LLM`, in OpenAI's words, and the settings that they mean."""
+"""The options of `LLM` and the engine, in OpenAI's words, and the requests that they mean."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypedDict
 
+from torch import Tensor
+
 from llamita.errors import UsageError
-from llamita.generation.request import Criterion
+from llamita.generation.prefix_cache import Prefix
+from llamita.generation.request import Criterion, GenerationRequest, left_padded
 from llamita.generation.settings import GenerationSettings
+from llamita.model.llama import LlamaForCausalLM
 from llamita.sampling.sampler import seeds_of
 from llamita.structured.forms import FORMS, check_forms
 from llamita.structured.grammar import Grammar
+from llamita.structured.token_tables import TokenTables
 from llamita.tokenizer.protocol import Tokenizer
 
 
@@ -55,6 +62,7 @@ class TextOptions(TypedDict, total=False):
     stopping_criteria: Sequence[Criterion] | None
 
 
+Watch = Callable[[Tensor, Tensor], object]  # sees a step's logits (B, V), as the model gave them, and its tokens (B,)
 Prompt = str | Sequence[int]  # a text, or its token ids
 DRAWING = ("temperature", "top_k", "top_p", "min_p")  # any of them makes a call draw
 # What has the same name and meaning in the settings.
@@ -124,3 +132,73 @@ def settings_of(
         stop_strings=options.get("stop"),
         token_healing=reads_on and bool(options.get("heal")),
     )
+
+
+@dataclass
+class TextModel:
+    """A model with its tokenizer, which turns texts and options into requests.
+
+    draft: a model that guesses ahead. max_model_len: a limit below the model's own.
+    """
+
+    model: LlamaForCausalLM
+    tokenizer: Tokenizer
+    draft: LlamaForCausalLM | None = field(default=None, kw_only=True)
+    max_model_len: int | None = field(default=None, kw_only=True)
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens that a prompt and its continuation have together."""
+        longest = self.model.config.max_position_embeddings
+        return longest if self.max_model_len is None else min(longest, self.max_model_len)
+
+    @cached_property
+    def tables(self) -> TokenTables:
+        """Tables of the tokenizer's tokens, made once."""
+        return TokenTables(self.tokenizer)
+
+    def token_ids(self, prompt: Prompt) -> list[int]:
+        """The token ids of a prompt. Raises UsageError for none, for too many, and for ids outside the vocabulary."""
+        return token_ids(prompt, self.tokenizer, self.context_length, self.model.config.vocab_size)
+
+    def request(
+        self,
+        prompts: Sequence[list[int]],
+        options: TextOptions,
+        *,
+        reads_on: bool,
+        prefix: Prefix | None = None,
+        watch: Watch | None = None,
+    ) -> GenerationRequest:
+        """The request to write after these prompts; `reads_on`: its text continues theirs.
+
+        Raises UsageError for options that are wrong.
+        """
+        check(options)
+        is_plain = prefix is not None or watch is not None or options.get("logprobs") is not None
+        is_plain = is_plain or (self.draft is None and options.keys().isdisjoint(GUESSING))
+        settings = settings_of(
+            options, self.model.generation_config, self.tokenizer, reads_on=reads_on, is_plain=is_plain
+        )
+        ids, mask = left_padded(prompts, settings.padding or 0, self.model.device)
+        most = options.get("max_tokens") or self.model.generation_config.get("max_new_tokens") or self.context_length
+        return GenerationRequest(
+            model=self.model,
+            settings=settings,
+            input_ids=ids,
+            mask=mask,
+            limit=lambda length, _: min(most, self.context_length - length),
+            prompts=list(prompts),
+            reads_on=reads_on,
+            tables=self.tables,
+            criteria=tuple(options.get("stopping_criteria") or ()),
+            assistant=None if is_plain else self.draft,
+            negative=self._negative(options, len(prompts)),
+            prefix=prefix,
+            observers=() if watch is None else (lambda logits, _, tokens: watch(logits, tokens),),
+        )
+
+    def _negative(self, options: TextOptions, rows: int) -> tuple[Tensor | None, Tensor | None]:
+        """Ids (B, T) of the prompt to lead away from, and its mask; None where there is none."""
+        prompt = options.get("negative_prompt")
+        return (None, None) if prompt is None else left_padded([self.token_ids(prompt)] * rows, 0, self.model.device)

@@ -136,6 +136,11 @@ class Sampler:
             observe(logits, scores, tokens)
         return tokens
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it takes the most probable token of the logits as they are, and nothing observes that."""
+        return self._is_greedy and not (self.chain or self.processors or self.observers)
+
     def append(self, step: Tensor) -> None:
         """Append the tokens (B,) of a step, with padding in rows that have ended."""
         if self._reads_text:

@@ -12,6 +12,7 @@ import torch
 import llamita
 from llamita.cache import saved
 from llamita.errors import BrokenFileError, NotFoundError, UsageError
+from llamita.generation.text_options import TextModel
 from llamita.kernels.cpu.runtime.program import Program
 from llamita.llm import LLM
 from llamita.model.fingerprint import fingerprint
@@ -316,7 +317,7 @@ def test_tools_are_called(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     template = "{{ tools | tojson if tools }}{% for message in messages %}{{ message.content }}{% endfor %}"
     monkeypatch.setattr(llm.tokenizer, "chat_templates", {"default": template})
     question: Any = [{"role": "user", "content": "?"}]
-    monkeypatch.setattr(type(llm), "context_length", 400)
+    monkeypatch.setattr(TextModel, "context_length", 400)
     called = llm.chat(question, tools=[TOOL], grammar=tool_calls.grammar([TOOL]), temperature=1.0, seed=0)
     assert '"weather"' in llm.tokenizer.decode(called.prompt_token_ids)
     (call,) = called.tool_calls

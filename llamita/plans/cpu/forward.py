@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from llamita.cache.cache import Cache
 from llamita.cache.growing import GrowingCache
 from llamita.context.batch import BatchLayout
+from llamita.context.paged import Paged
+from llamita.context.protocol import Context
 from llamita.errors import UnsupportedError
 from llamita.kernels.cpu.runtime.huge_pages import collapse
 from llamita.model import plan
@@ -22,7 +24,7 @@ from llamita.plans.cpu.workspace import Workspace
 
 ASK_MORE = ("output_attentions", "output_hidden_states")  # what a config may ask for in every pass
 MOST_AT_ONCE = 512  # tokens, all rows together, that a long prompt is read by
-PROGRAMS = 32  # shapes of passes whose programs are kept
+PROGRAMS = 64  # shapes of passes whose programs are kept
 
 
 def fuse(model: LlamaForCausalLM) -> LlamaForCausalLM:
@@ -83,9 +85,15 @@ class FusedForward(plan.StandIn):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
+        context: Context | None = None,
         **more: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """The kernels' logits where they can give what is asked for, else the plain model's outputs."""
+        if isinstance(context, Paged) and input_ids is not None:
+            logits = self._paged_logits(input_ids, context, logits_to_keep)
+            if logits is not None:
+                return self.module.finish(CausalLMOutputWithPast(logits=logits), return_dict)
+        more = more if context is None else {**more, "context": context}
         asks_more = position_ids is not None or others or any(x is not None and x is not False for x in more.values())
         if past_key_values is None and self._begins_cache(use_cache):
             past_key_values = GrowingCache()
@@ -109,15 +117,33 @@ class FusedForward(plan.StandIn):
             self._plan = None if unsupported_reason(self.module) else _Plan(self.module)
         return self._plan
 
-    def _logits(self, ids: Tensor, mask: Tensor | None, cache: GrowingCache, keep: int | Tensor) -> Tensor | None:
-        """The logits (B, kept, V) in fp32, or None where the pass is not one for kernels."""
-        config = self.module.config
+    def _kernel_plan(self, ids: Tensor, keep: int | Tensor) -> "_Plan | None":
+        """The plan, if this call and the model as it is now are for kernels."""
         if torch.is_grad_enabled() or self.module.training or self.module.model.training:
             return None
-        if not isinstance(keep, int) or cache.unrotated or not _are_ids(ids):
+        if not isinstance(keep, int) or not _are_ids(ids):
             return None
         plan = self._current()
-        if plan is None or plan.watch.is_hooked() or any(map(config.extra.get, ASK_MORE)):
+        if plan is None or plan.watch.is_hooked() or any(map(self.module.config.extra.get, ASK_MORE)):
+            return None
+        return plan
+
+    def _paged_logits(self, ids: Tensor, context: Paged, keep: int | Tensor) -> Tensor | None:
+        """The logits (B, kept, V) of rows in a paged cache, or None where the pass is not one for kernels."""
+        plan, buffers = self._kernel_plan(ids, keep), context.pages.buffers
+        if plan is None or not isinstance(keep, int) or ids.shape[1] > MOST_AT_ONCE:
+            return None
+        if (len(buffers), buffers[0][0].dtype, buffers[0][0].device.type) != (plan.layers, plan.dtype, "cpu"):
+            return None
+        ids = ids.long()
+        check_ids(ids, self.module.config.vocab_size)
+        with self._lock:
+            return plan.read_paged(ids, context, min(keep or ids.shape[1], ids.shape[1]))
+
+    def _logits(self, ids: Tensor, mask: Tensor | None, cache: GrowingCache, keep: int | Tensor) -> Tensor | None:
+        """The logits (B, kept, V) in fp32, or None where the pass is not one for kernels."""
+        config, plan = self.module.config, None if cache.unrotated else self._kernel_plan(ids, keep)
+        if plan is None or not isinstance(keep, int):
             return None
         kept = min(keep or ids.shape[1], ids.shape[1])
         layout = BatchLayout.of_mask(mask, rows=len(ids), cached=cache.length, tokens=ids.shape[1])
@@ -164,15 +190,21 @@ class _Plan:
         """The logits (B, kept, V) of the last tokens of ids (B, T), read in parts of at most `MOST_AT_ONCE`."""
         tokens, size = ids.shape[1], max(1, MOST_AT_ONCE // ids.shape[0])
         if tokens <= size:
-            return self._pass(ids, kept).run(ids, cache, layout)
+            cache.reserve(tokens)
+            return self._pass(ids, kept).run(ids, cache.buffers, layout)
         logits: list[Tensor] = []
         for start in range(0, tokens, size):
             part = ids[:, start : start + size]
             wanted = max(0, min(part.shape[1], start + part.shape[1] - (tokens - kept)))
-            made = self._pass(part, max(1, wanted)).run(part, cache, layout.later(start))
+            cache.reserve(part.shape[1])
+            made = self._pass(part, max(1, wanted)).run(part, cache.buffers, layout.later(start))
             if wanted:
                 logits.append(made)
         return logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
+
+    def read_paged(self, ids: Tensor, context: Paged, kept: int) -> Tensor:
+        """The logits (B, kept, V) of the last tokens of ids (B, T) of rows in a paged cache."""
+        return self._pass(ids, kept).run(ids, context.pages.buffers, context.layout)
 
     def _pass(self, ids: Tensor, kept: int) -> Pass:
         """The program for this shape; of many shapes those last used are kept."""

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llamita.cache.growing import GrowingCache
 from llamita.context.batch import BatchLayout
 from llamita.kernels.blocks import FORMATS
 from llamita.kernels.cpu import linear
@@ -32,6 +31,7 @@ PREFILL |= {torch.float16: PREFILL[torch.float32], torch.bfloat16: named("prefil
 DECODE_PAIRS = named("decode_attention", "attend_pairs")
 SPREAD_PAIRS, PREFILL_PAIRS = named("prefill_attention", "spread_pairs"), named("prefill_attention", "prefill_pairs")
 SIZE = Sizes(*range(len(Sizes._fields)))  # where each stands
+Buffers = Sequence[tuple[Tensor, Tensor]]
 FEW_QUERIES = 8  # tokens of a row up to which the kernel for decoding is the faster
 
 
@@ -75,21 +75,19 @@ class Pass:
         self._keys: Callable[[], Tensor | None] = lambda: None  # of the cache that the program knows; it may go
         self._build(model)
 
-    def run(self, ids: Tensor, cache: GrowingCache, layout: BatchLayout) -> Tensor:
-        """The logits (B, kept, V) in fp32 of ids (B, T), whose keys and values go into the cache."""
+    def run(self, ids: Tensor, buffers: Buffers, layout: BatchLayout) -> Tensor:
+        """The logits (B, kept, V) in fp32 of ids (B, T), whose keys and values go into the cache's buffers.
+
+        buffers: (keys, values) of each layer, (B, K, slots, H); (1, K, slots, H) where the rows share all slots.
+        """
         ids = ids.contiguous()
         logits = empty(self._batch, self._kept, self._config.vocab_size)
-        slot = cache.reserve(self._tokens)
-        try:
-            if cache.buffers[0][0] is not self._keys():  # all layers move together
-                self._move(cache)
-            self._stand(layout)
-            self._program.change(self._ids, ids=ids.data_ptr())
-            self._program.change(self._head, out=logits.data_ptr())
-            self._program.run()
-        except BaseException:  # Ctrl-C: what was not written is not to be read
-            cache.crop(slot)
-            raise
+        if buffers[0][0] is not self._keys():  # all layers move together
+            self._move(buffers)
+        self._stand(layout)
+        self._program.change(self._ids, ids=ids.data_ptr())
+        self._program.change(self._head, out=logits.data_ptr())
+        self._program.run()
         return logits
 
     def _stand(self, layout: BatchLayout) -> None:
@@ -119,16 +117,17 @@ class Pass:
         for number in self._spreads:
             self._program.change(number, chunks=heads * slots // KEYS)
 
-    def _move(self, cache: GrowingCache) -> None:
+    def _move(self, buffers: Buffers) -> None:
         """Tell the program where the cache's buffers are."""
-        heads, capacity, width = cache.buffers[0][0].shape[1:]
-        assert all(x.shape[2] == capacity and x.dtype == self._dtype for room in cache.buffers for x in room)
-        self._sizes[SIZE.row_stride], self._sizes[SIZE.head_stride] = heads * capacity * width, capacity * width
-        kernels = len(self._attends) // len(cache.buffers)  # of a layer that read or write the cache
-        for layer, (keys, values) in enumerate(cache.buffers):
+        rows, heads, capacity, width = buffers[0][0].shape
+        assert all(x.shape[2] == capacity and x.dtype == self._dtype for layer in buffers for x in layer)
+        self._sizes[SIZE.row_stride] = 0 if rows == 1 else heads * capacity * width
+        self._sizes[SIZE.head_stride] = capacity * width
+        kernels = len(self._attends) // len(buffers)  # of a layer that read or write the cache
+        for layer, (keys, values) in enumerate(buffers):
             for number in self._attends[layer * kernels : (layer + 1) * kernels]:
                 self._program.change(number, keys=keys, values=values)
-        self._keys = ref(cache.buffers[0][0])
+        self._keys = ref(buffers[0][0])
 
     # Building
 

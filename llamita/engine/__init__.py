@@ -1,0 +1,1 @@
+"""The engine: many requests at once, batched continuously over a paged cache."""

@@ -1,0 +1,156 @@
+"""The handle of a submitted request: its text as it is written, for threads and for asyncio, and a way to stop it."""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from time import monotonic
+
+from llamita.generation.completion import Completion
+from llamita.generation.logprobs import TokenLogprob
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What was written since the last look: text, tokens, and their log-probabilities if they are recorded."""
+
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+    def __add__(self, other: "Delta") -> "Delta":
+        return Delta(self.text + other.text, self.token_ids + other.token_ids, self.logprobs + other.logprobs)
+
+
+@dataclass
+class RequestMetrics:
+    """When what happened to a request, in seconds of `time.monotonic`, and how much of its prompt was cached."""
+
+    arrival: float
+    scheduled: float | None = None
+    first_token: float | None = None
+    finished: float | None = None
+    cached_tokens: int = 0
+    preemptions: int = 0
+
+
+class RequestHandle:
+    """One submitted request. Iterate over it (`for piece in handle`, `async for delta in handle`), or ask for `result`.
+
+    Both raise what ended the request early: AbortedError after `abort`, or the error of this very request. One reader
+    at a time; a slow reader delays nobody, as what it has not read yet is joined into one delta.
+    """
+
+    def __init__(
+        self, request_id: str, prompt_token_ids: Sequence[int], abort: Callable[["RequestHandle"], None]
+    ) -> None:
+        self.request_id = request_id
+        self.prompt_token_ids = list(prompt_token_ids)
+        self.metrics = RequestMetrics(monotonic())
+        self._abort = abort
+        self._changed = threading.Condition()
+        self._deltas: deque[Delta] = deque()
+        self._completion: Completion | None = None
+        self._error: BaseException | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the request has ended; what it wrote last may be unread."""
+        return self._completion is not None or self._error is not None
+
+    def abort(self) -> None:
+        """Stop the request; it writes no more. Does nothing where it is over."""
+        self._abort(self)
+
+    def result(self, timeout: float | None = None) -> Completion:
+        """Wait for the whole text. Raises TimeoutError after `timeout` seconds; the request goes on."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.is_over, timeout):
+                raise TimeoutError(f"request {self.request_id} is not over after {timeout} s: wait longer, or abort it")
+        return self._outcome()
+
+    async def completion(self) -> Completion:
+        """Wait for the whole text."""
+        async for _ in self:
+            pass
+        return self._outcome()
+
+    def __iter__(self) -> Iterator[str]:
+        """The pieces of the text as they are written."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._deltas or self.is_over)
+                delta = self._take()
+            if delta is None:
+                self._outcome()
+                return
+            if delta.text:
+                yield delta.text
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        """What is written, step by step."""
+        while True:
+            with self._changed:
+                delta = self._take()
+                if delta is None and not self.is_over:
+                    self._waiter = asyncio.get_running_loop().create_future()
+            if delta is not None:
+                yield delta
+            elif self._waiter is not None:
+                await self._waiter
+                self._waiter = None
+            else:
+                self._outcome()
+                return
+
+    # The engine's side
+
+    def push(self, delta: Delta) -> asyncio.Future[None] | None:
+        """Hand over what a step wrote; returns the future that a reader waits for, to be set in the reader's loop."""
+        with self._changed:
+            self._deltas.append(delta)
+            self._changed.notify_all()
+            return self._waiter
+
+    def end(self, outcome: Completion | BaseException) -> asyncio.Future[None] | None:
+        """Hand over how the request ended; the first outcome counts."""
+        with self._changed:
+            if not self.is_over:
+                self.metrics.finished = monotonic()
+                if isinstance(outcome, Completion):
+                    self._completion = outcome
+                else:
+                    self._error = outcome
+            self._changed.notify_all()
+            return self._waiter
+
+    def _take(self) -> Delta | None:
+        """All that is unread as one; None if there is nothing."""
+        if not self._deltas:
+            return None
+        delta = self._deltas.popleft()
+        while self._deltas:
+            delta += self._deltas.popleft()
+        return delta
+
+    def _outcome(self) -> Completion:
+        if self._error is not None:
+            raise self._error
+        assert self._completion is not None
+        return self._completion
+
+
+def wake(futures: Sequence[asyncio.Future[None]]) -> None:
+    """Let readers go on, with one call into each of their event loops."""
+    for loop in {future.get_loop() for future in futures}:
+        own = [future for future in futures if future.get_loop() is loop]
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_set, own)
+
+
+def _set(futures: Sequence[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)

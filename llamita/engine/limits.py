@@ -1,0 +1,63 @@
+"""How much an engine does at once, and how large its cache is."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from llamita.cache.paged import PagedCache
+from llamita.errors import MemoryShortError, UsageError
+from llamita.model.llama import LlamaForCausalLM
+
+SHARE = 0.4  # of the free memory, for the cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineLimits:
+    """The limits of an engine, by vLLM's names.
+
+    max_num_seqs: requests that run at once. max_num_queued: requests that may wait. max_num_batched_tokens: tokens of a
+    step. max_model_len: tokens of a prompt and its answer, None for the model's. block_size: tokens of a block, a power
+    of two. num_blocks: blocks of the cache; None is enough for all that run, in at most 40 % of the free memory.
+    """
+
+    max_num_seqs: int = 32
+    max_num_queued: int = 256
+    max_num_batched_tokens: int = 256
+    max_model_len: int | None = None
+    block_size: int = 16
+    num_blocks: int | None = None
+    enable_prefix_caching: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
+            if (value := getattr(self, name)) < 1:
+                raise UsageError(f"{name} is {value}: give at least 1")
+        if self.block_size & (self.block_size - 1):
+            raise UsageError(f"block_size is {self.block_size}: give a power of two, such as 16")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise UsageError(
+                f"max_num_batched_tokens is {self.max_num_batched_tokens}, fewer than the {self.max_num_seqs} requests "
+                "of a step: raise it, or lower max_num_seqs"
+            )
+
+
+def blocks_of(model: LlamaForCausalLM, limits: EngineLimits) -> int:
+    """How many blocks the cache of a model gets. Raises MemoryShortError where not even one fits."""
+    if limits.num_blocks is not None:
+        return limits.num_blocks
+    longest = model.config.max_position_embeddings
+    longest = longest if limits.max_model_len is None else min(longest, limits.max_model_len)
+    wanted = limits.max_num_seqs * -(-longest // limits.block_size)
+    each = PagedCache.block_bytes(model.config, block_size=limits.block_size, dtype=model.dtype)
+    fitting = int(SHARE * free_memory(model.device)) // each
+    if not fitting:
+        raise MemoryShortError(f"no block of {limits.block_size} tokens fits the free memory: close other programs")
+    return min(wanted, fitting)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device, or in this machine."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,89 @@
+"""A request that the engine has: the scheduler's view of it, its sequence, its sampler and its handle."""
+
+from dataclasses import dataclass
+from time import monotonic
+
+from llamita.engine.handle import Delta, RequestHandle
+from llamita.engine.scheduler import Request
+from llamita.errors import UnsupportedError
+from llamita.generation.logprobs import LogprobRecorder, TokenLogprob, note_prompt_logprobs
+from llamita.generation.plan import constrained
+from llamita.generation.request import GenerationRequest
+from llamita.generation.sequence import Sequence
+from llamita.sampling.sampler import Sampler
+from llamita.structured.grammar import Constraints
+from llamita.structured.token_tables import checked
+
+
+@dataclass(eq=False)
+class LiveRequest:
+    """All that a request has of its own, so that it joins, leaves and is preempted without touching others."""
+
+    request: Request
+    sequence: Sequence
+    sampler: Sampler
+    handle: RequestHandle
+    generation: GenerationRequest
+    tools: tuple[str, ...] = ()
+    deadline: float | None = None
+
+    def push(self, token: int) -> Delta:
+        """Append the next token; returns what it adds."""
+        if self.handle.metrics.first_token is None:
+            self.handle.metrics.first_token = monotonic()
+        self.request.token_ids.append(token)
+        text = self.sequence.push(token)
+        noted = self.sequence.logprobs
+        logprobs: tuple[TokenLogprob, ...] = () if noted is None else tuple(noted[len(self.sequence.token_ids) - 1 :])
+        return Delta(text, (token,), logprobs)
+
+    def note_prompt_logprobs(self, top: int) -> None:
+        """Note how probable the prompt's tokens were, by a pass of its own."""
+        texts = checked(self.generation.tables, "prompt_logprobs").texts
+        note_prompt_logprobs(self.generation.model, [self.sequence], texts, top=top)
+
+
+def live_request(
+    generation: GenerationRequest,
+    handle: RequestHandle,
+    *,
+    salt: str,
+    priority: int,
+    timeout: float | None,
+    tools: tuple[str, ...],
+) -> LiveRequest:
+    """A request of one row for the engine, with its constraint compiled. Raises UsageError and UnsupportedError."""
+    _check(generation)
+    generation = constrained(generation)
+    (sequence,) = generation.sequences()
+    observers = []
+    if (top := generation.settings.logprobs) is not None:
+        recorder = LogprobRecorder(checked(generation.tables, "logprobs").texts, 1, top=top)
+        (sequence.logprobs,) = recorder.rows
+        observers.append(recorder)
+    sampler = Sampler(
+        generation.params([0]),
+        generation.history,
+        seed=None if sequence.generator is None else [sequence.generator],
+        processors=[] if sequence.constraint is None else [Constraints([sequence.constraint])],
+        observers=observers,
+    )
+    (prompt,) = generation.prompts or [[]]
+    request = Request(list(prompt), salt=salt, priority=priority)
+    deadline = None if timeout is None else handle.metrics.arrival + timeout
+    return LiveRequest(request, sequence, sampler, handle, generation, tools, deadline)
+
+
+def _check(request: GenerationRequest) -> None:
+    """Raise UnsupportedError for what only the loops of `LLM` do."""
+    settings = request.settings
+    asked = {
+        "num_beams": settings.num_beams > 1,
+        "guidance_scale": settings.is_guided,
+        "prompt_lookup_num_tokens": bool(settings.prompt_lookup_num_tokens),
+        "assistant_early_exit": bool(settings.assistant_early_exit),
+        "stopping_criteria": bool(request.criteria),
+        "a draft model": request.assistant is not None,
+    }
+    if name := next((name for name, is_asked in asked.items() if is_asked), None):
+        raise UnsupportedError(f"the engine does not do {name}: write with llm.generate, or leave it out")

@@ -1,0 +1,246 @@
+"""The scheduler: which tokens of which requests the next step computes, and where their keys and values go.
+
+There is no phase of prompts and none of writing (vLLM v1): a request has tokens, some of them are computed, and each
+step computes more of them within a budget. No torch here; the answer of a request does not depend on any choice made.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import count
+from typing import NamedTuple
+
+from llamita.engine.block_pool import BlockPool, root_digest
+
+AGEING = 64  # steps of waiting that weigh as much as one level of priority
+
+
+class Status(Enum):
+    """Where a request is."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(eq=False)
+class Request:
+    """A text as the scheduler sees it: tokens, how many of them are computed, and its block table.
+
+    token_ids: prompt and written tokens. salt: only requests of one salt share cached prefixes. priority: lower first.
+    num_cached_tokens: tokens that were found in the cache when it was first scheduled.
+    """
+
+    token_ids: list[int]
+    salt: str = ""
+    priority: int = 0
+    num_prompt_tokens: int = field(init=False)
+    num_computed_tokens: int = 0
+    num_cached_tokens: int | None = None
+    num_preemptions: int = 0
+    num_stored_blocks: int = 0
+    block_ids: list[int] = field(default_factory=list)
+    status: Status = Status.WAITING
+    arrival: int = 0
+    waits_since: int = 0
+
+    def __post_init__(self) -> None:
+        self.num_prompt_tokens = len(self.token_ids)
+        self.digests = [root_digest(self.salt)]  # of the text up to each full block
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens so far, prompt and written."""
+        return len(self.token_ids)
+
+    @property
+    def num_missing(self) -> int:
+        """Tokens that are not computed yet."""
+        return self.num_tokens - self.num_computed_tokens
+
+
+class Scheduled(NamedTuple):
+    """Tokens of a request to compute in this step: `num_tokens` of them from number `start` on."""
+
+    request: Request
+    start: int
+    num_tokens: int
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the next token of the text is known after it."""
+        return self.start + self.num_tokens == self.request.num_tokens
+
+
+class Copy(NamedTuple):
+    """The first tokens of a block to copy to another block before the step."""
+
+    source: int
+    target: int
+    tokens: int
+
+
+class Step(NamedTuple):
+    """What a step does: copies first, then the tokens."""
+
+    scheduled: list[Scheduled]
+    copies: list[Copy]
+
+
+class Scheduler:
+    """Requests that wait and requests that run, and the blocks that they hold.
+
+    max_num_seqs: requests that run at once. max_num_batched_tokens: tokens of a step, all requests together.
+    """
+
+    def __init__(self, pool: BlockPool, *, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+        self.pool = pool
+        self.max_num_seqs, self.max_num_batched_tokens = max_num_seqs, max_num_batched_tokens
+        self.waiting: list[Request] = []
+        self.running: list[Request] = []  # in the order of priority, then of arrival
+        self.num_steps = self.num_preemptions = 0
+        self._arrivals = count()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do something."""
+        return bool(self.waiting or self.running)
+
+    def can_ever_run(self, num_tokens: int) -> bool:
+        """Whether a text of this length, prompt and answer together, fits all the blocks there are."""
+        return self.pool.blocks_for(num_tokens) <= self.pool.num_blocks
+
+    def add(self, request: Request) -> None:
+        """Let a request wait for its turn."""
+        request.arrival, request.waits_since = next(self._arrivals), self.num_steps
+        self.waiting.append(request)
+
+    def finish(self, request: Request) -> None:
+        """Take a request out, wherever it is, and release its blocks; once is enough."""
+        if request.status is Status.FINISHED:
+            return
+        (self.running if request.status is Status.RUNNING else self.waiting).remove(request)
+        self._store_tail(request)
+        self._release(request)
+        request.status = Status.FINISHED
+
+    def schedule(self) -> Step:
+        """Plan the next step: running requests first, then waiting ones, unless one had to be preempted."""
+        step = Step([], [])
+        budget, before = self.max_num_batched_tokens, self.num_preemptions
+        order = list(self.running)
+        for number, request in enumerate(order):
+            reserved = len(order) - number - 1  # a token for each of the others
+            if request.status is Status.RUNNING:
+                tokens = min(request.num_missing, self._share(request, max(1, budget - reserved)))
+                if self._grow(request, tokens):
+                    step.scheduled.append(Scheduled(request, request.num_computed_tokens, tokens))
+                    budget -= tokens
+        if self.num_preemptions == before:
+            self._admit(step, budget)
+        self.num_steps += 1
+        return step
+
+    def update(self, step: Step) -> None:
+        """Count a step's tokens as computed, once their keys and values are written, and cache full blocks."""
+        for request, start, tokens in step.scheduled:
+            if request.status is Status.RUNNING:
+                assert request.num_computed_tokens == start
+                request.num_computed_tokens = start + tokens
+                self._store_full(request)
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError where a request, a block or a count does not agree with the others."""
+        assert len(self.running) <= self.max_num_seqs
+        for request in self.running:
+            assert request.status is Status.RUNNING
+            assert request.num_computed_tokens <= request.num_tokens
+            assert self.pool.blocks_for(request.num_computed_tokens) <= len(request.block_ids)
+            assert len(request.block_ids) <= self.pool.blocks_for(request.num_tokens)
+        for request in self.waiting:
+            assert request.status is Status.WAITING
+            assert not request.block_ids
+            assert not request.num_computed_tokens
+        self.pool.check_integrity([request.block_ids for request in self.running])
+
+    def _share(self, request: Request, budget: int) -> int:
+        """The most tokens of one request in this step: half where others want to read their prompts too."""
+        others = (other for other in self.running if other is not request)
+        is_contended = bool(self.waiting) or any(other.num_missing > 1 for other in others)
+        return min(budget, max(1, self.max_num_batched_tokens // 2)) if is_contended else budget
+
+    def _grow(self, request: Request, tokens: int) -> bool:
+        """Get a running request blocks for more tokens, preempting the last ones; False if it was the last itself."""
+        while (missing := self._missing_blocks(request, tokens)) > self.pool.num_free:
+            victim = self.running[-1]
+            self._preempt(victim)
+            if victim is request:
+                return False
+        request.block_ids += self.pool.allocate(missing)
+        return True
+
+    def _missing_blocks(self, request: Request, tokens: int) -> int:
+        return max(0, self.pool.blocks_for(request.num_computed_tokens + tokens) - len(request.block_ids))
+
+    def _preempt(self, request: Request) -> None:
+        """Send a running request back to wait; it computes its tokens again, and writes none twice."""
+        self.running.remove(request)
+        self._release(request)
+        request.status, request.waits_since = Status.WAITING, self.num_steps
+        request.num_preemptions += 1
+        self.num_preemptions += 1
+        self.waiting.append(request)
+
+    def _admit(self, step: Step, budget: int) -> None:
+        """Let those that wait begin, in their order, as long as there are tokens, blocks and seats."""
+        while self.waiting and budget > 0 and len(self.running) < self.max_num_seqs:
+            request = min(self.waiting, key=self._urgency)
+            found = self.pool.match(request.token_ids, salt=request.salt, limit=request.num_tokens - 1)
+            computed = len(found.block_ids) * self.pool.block_size + found.tail_tokens
+            self.waiting.remove(request)
+            tokens = min(request.num_tokens - computed, self._share(request, budget))
+            blocks = self.pool.blocks_for(computed + tokens) - len(found.block_ids)
+            kept = found.block_ids if found.tail is None else [*found.block_ids, found.tail]
+            if blocks > self.pool.num_free_without(kept):
+                self.waiting.append(request)
+                return
+            self.pool.hold(kept)
+            request.block_ids = found.block_ids + self.pool.allocate(blocks)
+            if found.tail is not None:
+                step.copies.append(Copy(found.tail, request.block_ids[len(found.block_ids)], found.tail_tokens))
+                self.pool.release([found.tail])  # copies come before all that the step writes
+            self._begin(request, computed)
+            step.scheduled.append(Scheduled(request, computed, tokens))
+            budget -= tokens
+
+    def _begin(self, request: Request, computed: int) -> None:
+        request.status, request.num_computed_tokens = Status.RUNNING, computed
+        request.num_cached_tokens = computed if request.num_cached_tokens is None else request.num_cached_tokens
+        self.running.append(request)
+        self.running.sort(key=lambda one: (one.priority, one.arrival))
+
+    def _urgency(self, request: Request) -> tuple[int, int]:
+        return request.priority - (self.num_steps - request.waits_since) // AGEING, request.arrival
+
+    def _release(self, request: Request) -> None:
+        self.pool.release(request.block_ids)
+        request.block_ids, request.num_computed_tokens, request.num_stored_blocks = [], 0, 0
+
+    def _store_full(self, request: Request) -> None:
+        """Let the blocks that a request has filled be found by others."""
+        for number in range(request.num_stored_blocks, request.num_computed_tokens // self.pool.block_size):
+            self._store(request, number, self.pool.block_size)
+        request.num_stored_blocks = request.num_computed_tokens // self.pool.block_size
+
+    def _store(self, request: Request, number: int, tokens: int) -> None:
+        """Note what the first tokens of a block of a request are."""
+        start = number * self.pool.block_size
+        parent = request.digests[number]
+        digest = self.pool.store(request.block_ids[number], parent, tuple(request.token_ids[start : start + tokens]))
+        if tokens == self.pool.block_size and len(request.digests) == number + 1:
+            request.digests.append(digest)
+
+    def _store_tail(self, request: Request) -> None:
+        """Let the last block of a text that ends be found by the tokens it has."""
+        full, rest = divmod(request.num_computed_tokens, self.pool.block_size)
+        if rest and full == request.num_stored_blocks:
+            self._store(request, full, rest)
