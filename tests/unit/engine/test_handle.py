@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,8 @@ WHOLE = Completion(text="ab", token_ids=[1, 2], prompt_token_ids=[0], finish_rea
 
 def handle() -> RequestHandle:
     """A handle that nobody writes to yet."""
-    return RequestHandle("id", [0], lambda handle: None)
+    request: Any = None
+    return RequestHandle("id", request, lambda handle: None)
 
 
 def test_what_is_unread_is_joined() -> None:
