@@ -30,6 +30,7 @@ WRITING = {
 TAKES = {
     "generate": ("threads", "device", "dtype", "quantize", "attn", "kernels", "compile", "deterministic", "offline"),
     "chat": ("threads", "device", "dtype", "quantize", "attn", "kernels", "compile", "deterministic", "offline"),
+    "replay": ("threads", "device", "dtype", "quantize", "attn", "kernels", "compile", "deterministic", "offline"),
     "show": ("offline",),
     "convert": ("dtype", "quantize", "offline"),
     "quantize": ("device", "dtype", "attn", "offline"),

@@ -18,6 +18,7 @@ VERBS = {
     "convert": "write a GGUF file or a folder",
     "quantize": "store a model in fewer bits",
     "verify": "compare with transformers, number by number",
+    "replay": "write the answer of a receipt again",
     "bench": "measure speed and memory",
 }
 DEFAULT = "generate"  # when text is piped in and no verb is named

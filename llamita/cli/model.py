@@ -51,6 +51,8 @@ def _look_for_mistakes(arguments: argparse.Namespace) -> None:
     """Refuse what cannot be meant, and say what is likely not: the letters that llama.cpp takes for something else."""
     if arguments.threads is not None:
         checks.count("--threads", arguments.threads)
+    if not hasattr(arguments, "max_tokens"):  # a verb that writes nothing by these options
+        return
     if arguments.max_tokens == -1:
         raise UsageError("-n is -1: leave it out, a text then goes to its end or to the end of the context")
     warm, system = arguments.temperature, arguments.system or ""
