@@ -23,6 +23,7 @@ TESTS = {
     "decode": "tokens per second of generation; without --formats also overhead and speculate",
     "prefill": "tokens per second of reading a prompt",
     "rows": "tokens per second of one pass over 1 to 512 texts, and the share of what memory and products allow",
+    "serve": "tokens per second of the engine with 1 to 32 requests at once",
     "load": "seconds from a file to the first token",
     "memory": "peak memory while loading and generating",
     "quality": "perplexity of a text in each format, with --shape cria",
@@ -38,6 +39,7 @@ USES = {
     "decode": (*SYSTEMS, *GENERATION, "length", "beside_load"),
     "prefill": (*SYSTEMS, "length"),
     "rows": ("formats",),
+    "serve": ("formats",),
     "load": SYSTEMS,
     "memory": (*SYSTEMS, "tokens", "length"),
     "quality": (*SYSTEMS, "length"),
@@ -172,6 +174,12 @@ def _rows(args: argparse.Namespace) -> "Results":
     return rows.measure(_settings(args))
 
 
+def _serve(args: argparse.Namespace) -> "Results":
+    from llamita.bench import serve
+
+    return serve.measure(_settings(args))
+
+
 def _load(args: argparse.Namespace) -> "Results":
     from llamita.bench import load
 
@@ -250,6 +258,7 @@ MEASURES: "Mapping[str, Callable[[argparse.Namespace], Results]]" = {
     "decode": _decode,
     "prefill": _prefill,
     "rows": _rows,
+    "serve": _serve,
     "load": _load,
     "memory": _memory,
     "quality": _quality,

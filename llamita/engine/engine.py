@@ -131,6 +131,10 @@ class Engine:
         """What all answers depend on, besides their requests; reads all weights when it is first asked for."""
         return ModelFacts.of(self.texts)
 
+    def forget(self) -> None:
+        """Forget all cached prefixes; for `call`, as the cache is the engine's thread's."""
+        self._scheduler.pool.clear()
+
     def call(self, function: Callable[[], Result]) -> "Future[Result]":
         """Let the engine's thread call a function between two steps, for what else needs the model."""
         future: Future[Result] = Future()
