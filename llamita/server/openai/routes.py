@@ -1,0 +1,16 @@
+"""The paths of OpenAI's API."""
+
+from llamita.server.openai import chat, models, schemas
+from llamita.server.openai.errors import error_body
+from llamita.server.routes import Route, RouteTable
+
+OPENAI = RouteTable(
+    "openai",
+    (
+        Route("/v1/chat/completions", chat.create_chat_completion, schemas.ChatRequest),
+        Route("/v1/models", models.list_models),
+        Route("/v1/models/{model:path}", models.retrieve_model),
+    ),
+    error_body,
+    prefix="/v1/",
+)
