@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allowed-host",
         action="append",
         metavar="NAME",
-        help="answer to this host name, repeatable (default: see docs)",
+        help="answer to this name, repeatable (default: this machine's)",
     )
     group.add_argument("--open", action="store_true", help="open the page in a browser")
     _add_limits(parser)

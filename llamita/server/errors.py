@@ -1,5 +1,6 @@
 """What went wrong, as an HTTP status and the fields of an error object; each dialect writes its own object of them."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from llamita import errors
 from llamita.checks import shortened
 
 MOST_MESSAGE = 600  # characters
+# A part of a location that is a field's name, not that of a type that pydantic tried.
+_FIELD = re.compile(r"(?!(?:str|int|bool|float|literal)$)[a-z_][a-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,9 @@ def with_param(failure: Failure, param: str) -> Failure:
 
 def _invalid(error: ValidationError) -> Failure:
     """The first thing that pydantic found wrong, without the value, which may be long or private."""
-    first: Any = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
+    found: list[Any] = error.errors(include_url=False, include_context=False, include_input=False)
+    first = max(found, key=lambda one: len(one["loc"]))  # of the ways to read a field the one that went furthest
+    where = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or _FIELD.fullmatch(part))
     message = shortened(str(first["msg"]).removeprefix("Value error, "), MOST_MESSAGE)
     if first["type"] == "json_invalid":
         return Failure(400, f"the body is no JSON: {message}", code="invalid_json")

@@ -46,6 +46,9 @@ class Keys:
         return own.hex()[:16] if is_known else None
 
 
+NO_KEYS = Keys()
+
+
 def digest(key: bytes) -> bytes:
     """The sha256 digest of a key."""
     return hashlib.sha256(key).digest()

@@ -1,14 +1,19 @@
 """The models that a server has, by name, and how many requests each has taken on."""
 
+import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from llamita.engine.engine import Engine
 from llamita.errors import ClosedError, OverloadedError, UsageError
 from llamita.model.fingerprint import fingerprint
 from llamita.server.errors import RequestError, refused
+
+Result = TypeVar("Result")
+LOOK = 1.0  # seconds between looks whether an engine still lives
 
 
 class ServedModel:
@@ -56,6 +61,16 @@ class ServedModel:
     def release(self, count: int) -> None:
         """Give back what `admit` took."""
         self.in_flight -= count
+
+    async def call(self, function: Callable[[], Result]) -> Result:
+        """The result of a function that the engine's thread calls between two steps. Raises ClosedError."""
+        future = asyncio.wrap_future(self.engine.call(function))
+        while not future.done():
+            await asyncio.wait({future}, timeout=LOOK)
+            if not future.done() and not self.engine.is_alive:
+                future.cancel()
+                raise ClosedError("the engine has stopped: ask later")
+        return future.result()
 
     def prompt_ids(self, text: str) -> list[int]:
         """The ids of a prompt. Raises RequestError for one that does not fit, before it is tokenized where possible."""

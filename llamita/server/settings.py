@@ -4,7 +4,7 @@ import ipaddress
 from dataclasses import dataclass
 
 from llamita.errors import UsageError
-from llamita.server.keys import Keys
+from llamita.server.keys import NO_KEYS, Keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +19,8 @@ class ServerSettings:
     """
 
     host: str = "127.0.0.1"
-    keys: Keys = Keys()
-    admin_keys: Keys = Keys()
+    keys: Keys = NO_KEYS
+    admin_keys: Keys = NO_KEYS
     allowed_hosts: tuple[str, ...] | None = None
     max_body_bytes: int = 2_000_000
     body_timeout: float = 30.0

@@ -18,9 +18,7 @@ class TokenizeRequest(StrictModel):
 
     model: Annotated[str, Field(max_length=256)] | None = None
     prompt: Annotated[str, Field(max_length=2_000_000, validation_alias=AliasChoices("prompt", "content"))]
-    add_special_tokens: Annotated[bool, Field(validation_alias=AliasChoices("add_special_tokens", "add_special"))] = (
-        True
-    )
+    add_special_tokens: bool = Field(True, validation_alias=AliasChoices("add_special_tokens", "add_special"))
     with_pieces: bool = False
 
 

@@ -1,5 +1,6 @@
 """Log-probabilities in OpenAI's two shapes; minus infinity, which JSON has not, becomes -9999."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,21 +20,25 @@ def chat_logprobs(entries: Sequence[TokenLogprob], texts: TokenTexts) -> dict[st
     return {"content": [chat_entry(entry, texts) for entry in entries], "refusal": None}
 
 
-def completion_logprobs(entries: Sequence[TokenLogprob | str], offset: int = 0) -> dict[str, Any]:
-    """`logprobs` of a completion's choice: a column each. A text alone is a first token, which nothing comes before.
+def completion_logprobs(entries: Sequence[TokenLogprob], texts: TokenTexts, offset: int = 0) -> dict[str, Any]:
+    """`logprobs` of a completion's choice: a column each. NaN, of a first token, becomes null.
 
     offset: characters of the text before the first.
     """
     columns: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     for entry in entries:
-        is_first = isinstance(entry, str)
-        text = entry if is_first else entry.text
-        columns["tokens"].append(text)
-        columns["token_logprobs"].append(None if is_first else finite(entry.logprob))
-        columns["top_logprobs"].append(None if is_first else {one.text: finite(one.logprob) for one in entry.top})
+        is_known = not math.isnan(entry.logprob)
+        columns["tokens"].append(entry.text)
+        columns["token_logprobs"].append(finite(entry.logprob) if is_known else None)
+        columns["top_logprobs"].append({one.text: finite(one.logprob) for one in entry.top} if is_known else None)
         columns["text_offset"].append(offset)
-        offset += len(text)
+        offset += spelled_length(entry, texts)
     return columns
+
+
+def spelled_length(entry: TokenLogprob, texts: TokenTexts) -> int:
+    """How many characters a token adds to a text: control tokens add none."""
+    return 0 if entry.token_id >= len(texts.pieces) or texts.pieces[entry.token_id] is None else len(entry.text)
 
 
 def finite(logprob: float) -> float:

@@ -1,6 +1,6 @@
 """The paths of OpenAI's API."""
 
-from llamita.server.openai import chat, models, schemas
+from llamita.server.openai import chat, completions, embeddings, models, schemas
 from llamita.server.openai.errors import error_body
 from llamita.server.routes import Route, RouteTable
 
@@ -8,6 +8,8 @@ OPENAI = RouteTable(
     "openai",
     (
         Route("/v1/chat/completions", chat.create_chat_completion, schemas.ChatRequest),
+        Route("/v1/completions", completions.create_completion, schemas.CompletionRequest),
+        Route("/v1/embeddings", embeddings.create_embeddings, schemas.EmbeddingRequest),
         Route("/v1/models", models.list_models),
         Route("/v1/models/{model:path}", models.retrieve_model),
     ),

@@ -11,6 +11,9 @@ from llamita.server.errors import refused
 
 MOST_N = 8
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
+BiasKey = Annotated[str, Field(max_length=10)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+ChoiceText = Annotated[str, Field(min_length=1, max_length=1024)]
 Text = Annotated[str, Field(max_length=2_000_000)]
 PLAIN = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed")
 FORMS = ("regex", "choice", "grammar")
@@ -55,17 +58,9 @@ class SamplingRequest(RequestModel):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
-    logit_bias: (
-        Annotated[
-            dict[Annotated[str, Field(max_length=10)], Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)
-        ]
-        | None
-    ) = None
+    logit_bias: Annotated[dict[BiasKey, Bias], Field(max_length=1024)] | None = None
     regex: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
-    choice: (
-        Annotated[list[Annotated[str, Field(min_length=1, max_length=1024)]], Field(min_length=1, max_length=256)]
-        | None
-    ) = None
+    choice: Annotated[list[ChoiceText], Field(min_length=1, max_length=256)] | None = None
     grammar: Annotated[str, Field(min_length=1, max_length=65_536)] | None = None
     cache_salt: Annotated[str, Field(max_length=256)] | None = None
     priority: Annotated[int, Field(ge=-1000, le=1000)] | None = None
@@ -92,3 +87,9 @@ def limited(most: int | None, context_length: int, param: str = "max_tokens") ->
     if most is not None and most > context_length:
         raise refused(f"{param} is {most}, the model's context has {context_length} tokens: ask for less", param=param)
     return most
+
+
+def seeded(options: TextOptions, number: int) -> TextOptions:
+    """The options of one of n texts: a seed of its own, so that they differ and can be had again."""
+    seed = options.get("seed")
+    return options if not isinstance(seed, int) else {**options, "seed": seed + number}

@@ -99,6 +99,8 @@ class CompletionRequest(SamplingRequest):
     @model_validator(mode="after")
     def _check_pairs(self) -> Self:
         check_stream(self.stream_options, self.stream)
+        if self.stream and self.echo and self.logprobs is not None:
+            raise ValueError("logprobs of an echoed prompt are not streamed: leave out stream, or echo")
         if len(self.prompts) * (self.n or 1) > MOST_PROMPTS:
             raise ValueError(f"n times the prompts are more than {MOST_PROMPTS} texts: ask in several requests")
         return self
