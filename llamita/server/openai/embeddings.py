@@ -24,9 +24,7 @@ async def create_embeddings(request: Request) -> Response:
     model = model_of(request, asked.model)
     size = model.texts.model.config.hidden_size
     if asked.dimensions not in (None, size):
-        raise refused(
-            f"dimensions is {asked.dimensions}, the model's vectors have {size}: leave it out", param="dimensions"
-        )
+        raise refused(f"dimensions is {asked.dimensions}, the vectors have {size}: leave it out", param="dimensions")
     model.admit(1)
     try:
         body = await unless_disconnected(request.receive, _embeddings(model, asked))
