@@ -106,7 +106,8 @@ def with_param(failure: Failure, param: str) -> Failure:
 def _invalid(error: ValidationError) -> Failure:
     """The first thing that pydantic found wrong, without the value, which may be long or private."""
     found: list[Any] = error.errors(include_url=False, include_context=False, include_input=False)
-    first = max(found, key=lambda one: len(one["loc"]))  # of the ways to read a field the one that went furthest
+    # Of the ways to read a field, the one that went furthest.
+    first = max(found, key=lambda one: (len(one["loc"]), not one["type"].endswith("_type")))
     where = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or _FIELD.fullmatch(part))
     message = shortened(str(first["msg"]).removeprefix("Value error, "), MOST_MESSAGE)
     if first["type"] == "json_invalid":

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from llamita.engine.handle import RequestHandle
 from llamita.generation.completion import Completion
 from llamita.server.disconnect import unless_disconnected
-from llamita.server.errors import failure_of, is_unforeseen
+from llamita.server.errors import Failure, failure_of, is_unforeseen
 from llamita.server.openai.errors import error_body
 from llamita.server.sse import DONE, EventStream, event
 from llamita.server.state import LOGGER, state_of
@@ -28,12 +28,16 @@ class Answer(Protocol):
         """The answer as events, as it is written."""
         ...
 
+    def failure_events(self, failure: Failure) -> bytes:
+        """How a stream ends that fails."""
+        ...
+
 
 async def answered(request: Request, submission: Submission, answer: Answer, *, is_stream: bool) -> Response:
     """The response with an answer; the submission is closed when it is over, or when the client leaves."""
     if is_stream:
         timeout = state_of(request).settings.send_timeout
-        return EventStream(guarded(answer.events(), request), close=submission.close, send_timeout=timeout)
+        return EventStream(guarded(answer, request), close=submission.close, send_timeout=timeout)
     try:
         completions = await unless_disconnected(request.receive, submission.completions())
         return JSONResponse(answer.body(completions))
@@ -41,8 +45,9 @@ async def answered(request: Request, submission: Submission, answer: Answer, *, 
         submission.close()
 
 
-async def guarded(events: AsyncGenerator[bytes, None], request: Request) -> AsyncGenerator[bytes, None]:
-    """The events; where they fail, an event with the error and the end of the stream, as openai-python reads it."""
+async def guarded(answer: Answer, request: Request) -> AsyncGenerator[bytes, None]:
+    """The events of an answer; where they fail, those that say so."""
+    events = answer.events()
     try:
         async for piece in events:
             yield piece
@@ -50,10 +55,14 @@ async def guarded(events: AsyncGenerator[bytes, None], request: Request) -> Asyn
         request_id = request.scope.get("llamita.request_id", "")
         if is_unforeseen(error):
             LOGGER.exception("request %s failed", request_id)
-        yield event(error_body(failure_of(error, request_id)))
-        yield DONE
+        yield answer.failure_events(failure_of(error, request_id))
     finally:
         await events.aclose()
+
+
+def error_events(failure: Failure) -> bytes:
+    """An event with the error and the end of the stream, as openai-python reads it."""
+    return event(error_body(failure)) + DONE
 
 
 def usage_of(handles: Sequence[RequestHandle], n: int) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from starlette.responses import Response
 from llamita.generation.completion import Completion
 from llamita.generation.logprobs import TokenLogprob
 from llamita.server.disconnect import unless_disconnected
+from llamita.server.errors import Failure
 from llamita.server.models import ServedModel
-from llamita.server.openai.answers import answered, usage_of
+from llamita.server.openai.answers import answered, error_events, usage_of
 from llamita.server.openai.chat_prompt import chat_items
 from llamita.server.openai.logprobs import chat_logprobs
 from llamita.server.openai.schemas import ChatRequest
@@ -79,6 +80,10 @@ class ChatAnswer:
         if self._has_usage:
             yield event({**self._head, "choices": [], "usage": usage_of(handles, n)})
         yield DONE
+
+    def failure_events(self, failure: Failure) -> bytes:
+        """How a stream ends that fails."""
+        return error_events(failure)
 
     @property
     def _may_call(self) -> bool:

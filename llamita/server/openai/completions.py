@@ -13,8 +13,9 @@ from llamita.engine.handle import Delta
 from llamita.generation.completion import Completion
 from llamita.generation.logprobs import TokenLogprob
 from llamita.server.disconnect import unless_disconnected
+from llamita.server.errors import Failure
 from llamita.server.models import ServedModel
-from llamita.server.openai.answers import answered, usage_of
+from llamita.server.openai.answers import answered, error_events, usage_of
 from llamita.server.openai.logprobs import completion_logprobs, spelled_length
 from llamita.server.openai.sampling import limited, seeded
 from llamita.server.openai.schemas import CompletionRequest
@@ -87,6 +88,10 @@ class CompletionAnswer:
         if self._has_usage:
             yield event({**self._head, "choices": [], "usage": usage_of(self._handles, self._n)})
         yield DONE
+
+    def failure_events(self, failure: Failure) -> bytes:
+        """How a stream ends that fails."""
+        return error_events(failure)
 
     def _piece(self, number: int, delta: Delta, written: list[int]) -> bytes:
         if self._asked.logprobs is None:

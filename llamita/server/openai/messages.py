@@ -95,14 +95,14 @@ def text_of(content: str | Sequence[TextPart] | None) -> str:
     return (content or "") if isinstance(content, str | None) else "".join(part.text for part in content)
 
 
-def called(call_id: str, function: CalledFunction) -> dict[str, Any]:
+def called(call_id: str, function: CalledFunction, param: str = "messages") -> dict[str, Any]:
     """A call as templates read it. Raises RequestError where its arguments are no JSON object."""
     try:
         arguments = json.loads(function.arguments or "{}")
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
-        raise refused(f"the arguments of {function.name} are no JSON object", param="messages")
+        raise refused(f"the arguments of {function.name} are no JSON object", param=param)
     return {"id": call_id, "type": "function", "function": {"name": function.name, "arguments": arguments}}
 
 
