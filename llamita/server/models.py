@@ -22,6 +22,11 @@ class ServedModel:
     def __init__(self, name: str, engine: Engine) -> None:
         self.name, self.engine = name, engine
         self.texts = engine.texts
+        if self.texts.context_length < 2:
+            engine.close()
+            raise UsageError(
+                f"{name} could have {self.texts.context_length} tokens in all, prompt and answer: allow more"
+            )
         self.created = int(time.time())
         self.in_flight = 0  # texts that are prepared, wait or are written; the event loop alone counts
         self.is_draining = False
