@@ -242,6 +242,8 @@ class Engine:
                 return True
             if command is None:
                 return False
+            if is_waiting:  # an engine without work has not stalled
+                self._last_step = monotonic()
             command()
             is_waiting = False
 

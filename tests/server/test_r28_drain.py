@@ -1,0 +1,115 @@
+"""R28 to R30: a signal lets answers end, in time; the second does not wait; and the port is free at once."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import psutil
+import pytest
+
+from llamita.llm import LLM
+from tests.architecture.source import ROOT
+from tests.server.serving import PATIENCE, Running, chat, connected, raw_request, serving, wait_until
+
+ENDLESS = {"temperature": 1, "logit_bias": {"2041": -100, "2045": -100, "2046": -100}}  # no end token
+
+
+def stop(server: Running) -> None:
+    server.loop.call_soon_threadsafe(server.server.stop)
+
+
+def read_all(connection: socket.socket) -> bytes:
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def test_r28_answers_end_and_new_requests_are_refused(cria: LLM) -> None:
+    with serving(cria) as server, ExitStack() as stack:
+        connections = [stack.enter_context(connected(server.port)) for _ in range(5)]
+        for connection in connections:
+            body = chat(**ENDLESS, max_tokens=150, stream=True)
+            connection.sendall(raw_request("/v1/chat/completions", body, connection="close"))
+        wait_until(lambda: server.model.in_flight == 5, "the requests")
+        stop(server)
+        wait_until(lambda: server.server.state.is_draining, "the drain")
+        late = server.post("/v1/chat/completions", chat())
+        assert (late.status_code, late.headers["x-should-retry"]) == (503, "true")
+        assert "retry-after" in late.headers
+        assert server.get("/ready").status_code == 503
+        assert server.get("/health").status_code == 200
+        for connection in connections:
+            ended = read_all(connection)
+            assert b'"finish_reason":"length"' in ended
+            assert b"data: [DONE]" in ended
+    assert server.server.exit_code == 0
+
+
+def test_r28_answers_that_take_too_long_end_with_an_error(cria: LLM) -> None:
+    with serving(cria, drain_timeout=0.0) as server, ExitStack() as stack:
+        connections = [stack.enter_context(connected(server.port)) for _ in range(3)]
+        for connection in connections:
+            body = chat(**ENDLESS, max_tokens=450, stream=True)
+            connection.sendall(raw_request("/v1/chat/completions", body, connection="close"))
+        wait_until(lambda: server.model.engine.stats.running == 3, "the requests")
+        stop(server)
+        for connection in connections:
+            ended = read_all(connection)
+            assert b'data: {"error":' in ended
+            assert b"data: [DONE]" in ended
+        wait_until(lambda: server.metric("requests_aborted_total", reason="shutdown") == 3, "their count")
+
+
+@contextmanager
+def process(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`llamita serve` as a process of its own, and its address."""
+    command = [sys.executable, "-m", "llamita", "serve", "-q", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as started:
+        try:
+            assert started.stdout is not None
+            yield started, started.stdout.readline().strip()
+        finally:
+            started.kill()
+
+
+@pytest.mark.early
+def test_r28_the_process_ends_well_and_another_takes_its_port() -> None:
+    with process("--port", "0") as (first, address):
+        port = address.rpartition(":")[2]
+        children = psutil.Process(first.pid).children(recursive=True)
+        assert children == []
+        with connected(int(port)) as connection:
+            body = chat(**ENDLESS, max_tokens=100, stream=True)
+            connection.sendall(raw_request("/v1/chat/completions", body, connection="close"))
+            assert connection.recv(15) == b"HTTP/1.1 200 OK"
+            first.send_signal(signal.SIGTERM)
+            assert b"data: [DONE]" in read_all(connection)
+        assert first.wait(PATIENCE) == 0
+        assert first.stderr is not None
+        assert "Traceback" not in first.stderr.read()
+    with process("--port", port) as (second, again):
+        assert again == address
+        with connected(int(port)) as connection:  # the second signal does not wait for anybody
+            connection.sendall(raw_request("/v1/chat/completions", chat(**ENDLESS, stream=True)))
+            assert connection.recv(15) == b"HTTP/1.1 200 OK"
+            second.send_signal(signal.SIGINT)
+            time.sleep(0.01)
+            second.send_signal(signal.SIGINT)
+            assert second.wait(PATIENCE) in (0, 130)  # 0 where the answer was over before the second came
+
+
+def test_r28_second_signal_ends_the_process(cria: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    with serving(cria) as server:
+
+        async def twice() -> None:
+            server.server.stop()
+            server.server.stop()
+
+        asyncio.run_coroutine_threadsafe(twice(), server.loop).result(PATIENCE)
+    assert codes == [130]
