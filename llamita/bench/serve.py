@@ -55,6 +55,18 @@ class Workload:
         return max(steps * read / memory, (computed + written) * operations / rate)
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What the weights of a model cost: bytes that a step reads, and operations of a token."""
+
+    read: float
+    operations: float
+
+    def seconds(self, at_once: int, *, computed: int, written: int, memory: float, rate: float) -> float:
+        """The least time for the tokens computed of prompts and written: each step reads the weights once."""
+        return max(written / at_once * self.read / memory, (computed + written) * self.operations / rate)
+
+
 @dataclass
 class Served:
     """What a turn measured: tokens a second, the time to the first token of each request, and what was computed."""
