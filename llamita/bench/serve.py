@@ -47,13 +47,6 @@ class Workload:
         prompts = [shared + text if number % 2 else text for number, text in enumerate(texts)]
         return cls(at_once, prompts, [dice.randint(*ANSWERS) for _ in range(count)])
 
-    def seconds(
-        self, computed: int, written: int, *, read: float, operations: float, memory: float, rate: float
-    ) -> float:
-        """The least time for so many tokens: each step reads all weights, and each token is multiplied by them."""
-        steps = written / self.at_once
-        return max(steps * read / memory, (computed + written) * operations / rate)
-
 
 @dataclass(frozen=True)
 class Cost:

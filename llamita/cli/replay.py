@@ -24,6 +24,7 @@ EXAMPLES = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The receipt, the prompt that it is of, and the model."""
     parser.add_argument("receipt", help="a JSON file: a receipt, or an answer of llamita serve with one in it")
+    parser.add_argument("--choice", type=int, default=0, metavar="N", help="which of an answer's texts (default: 0)")
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("-p", "--prompt", metavar="TEXT", help="the text that was continued")
     group.add_argument(
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from llamita.engine.receipt import Receipt, differences, replay
     from llamita.generation.text_options import TextModel
 
-    receipt = Receipt.from_dict(values.get("receipt", values) if isinstance(values, dict) else values)
+    receipt = Receipt.from_dict(_receipt(values, args.choice))
     prompt = llm.tokenizer.encode(args.prompt) if request is None else _prompt(llm, request, receipt)
     completion, again = replay(receipt, TextModel(llm.model, llm.tokenizer), prompt)
     found = differences(receipt, again)
@@ -67,6 +68,15 @@ def _read(path: str) -> Any:
         raise UsageError(f"{path} is a folder: give the path of a JSON file") from error
     except (ValueError, RecursionError) as error:
         raise BrokenFileError(f"{path} is no JSON: {terminal.cut(str(error))}") from error
+
+
+def _receipt(values: Any, choice: int) -> Any:
+    """A receipt, or that of one of an answer's texts."""
+    if not isinstance(values, dict) or not isinstance(receipts := values.get("receipts"), list):
+        return values
+    if not 0 <= choice < len(receipts):
+        raise UsageError(f"--choice is {choice}: the answer has {len(receipts)} texts, the first is 0")
+    return receipts[choice]
 
 
 def _prompt(llm: "LLM", request: Any, receipt: "Receipt") -> list[int]:

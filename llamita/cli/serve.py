@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="answer to this name, repeatable (default: this machine's)",
     )
     group.add_argument("--open", action="store_true", help="open the page in a browser")
+    group.add_argument("--receipts", action="store_true", help="give a receipt with every answer, for llamita replay")
     _add_limits(parser)
 
 
@@ -112,6 +113,7 @@ def _settings(args: argparse.Namespace) -> "ServerSettings":
         admin_keys=Keys.of([args.admin_key] if args.admin_key else []),
         allowed_hosts=tuple(args.allowed_host) if args.allowed_host else None,
         drain_timeout=args.drain_timeout,
+        has_receipts=args.receipts,
     )
 
 

@@ -28,13 +28,15 @@ class PrefixMatch:
     """The cached beginning of a text.
 
     block_ids: full blocks in order. tail: a block whose first `tail_tokens` tokens come next in the text; they can be
-    copied, as the rest of the block differs. digest: of the tokens in the full blocks.
+    copied, as the rest of the block differs. digest: of the tokens in the full blocks. other: the token that the cache
+    has after the match instead of the text's own, None where it has nothing there.
     """
 
     block_ids: list[int]
     digest: bytes
     tail: int | None = None
     tail_tokens: int = 0
+    other: int | None = None
 
 
 @dataclass
@@ -84,16 +86,17 @@ class BlockPool:
             found.append(block_id)
             digest = after
         start = len(found) * self.block_size
-        tail, tail_tokens = self._longest_tail(digest, token_ids[start : min(limit, start + self.block_size)])
-        return PrefixMatch(found, digest, tail, tail_tokens)
-
-    def _longest_tail(self, parent: bytes, token_ids: Sequence[int]) -> tuple[int | None, int]:
-        best, longest = None, 0
-        for block_id in self._after.get(parent, ())[-MOST_COMPARED:]:
-            length = common_prefix(self.blocks[block_id].tokens, token_ids)
+        best, longest = None, -1
+        rest = token_ids[start : min(limit, start + self.block_size)]
+        for block_id in self._after.get(digest, ())[-MOST_COMPARED:]:
+            length = common_prefix(self.blocks[block_id].tokens, rest)
             if length > longest:
                 best, longest = block_id, length
-        return best, longest
+        if best is None:
+            return PrefixMatch(found, digest)
+        tokens = self.blocks[best].tokens
+        other = tokens[longest] if longest < len(tokens) and start + longest < limit else None
+        return PrefixMatch(found, digest, best if longest else None, max(longest, 0), other)
 
     def hold(self, block_ids: Sequence[int]) -> None:
         """Let one more request hold these blocks."""

@@ -323,6 +323,7 @@ class Engine:
             if live.handle.metrics.scheduled is None:
                 live.handle.metrics.scheduled = monotonic()
                 live.handle.metrics.cached_tokens = cached = part.request.num_cached_tokens or 0
+                live.handle.metrics.cached_instead = part.request.cached_instead
                 self._counts["prompt_tokens"] += part.request.num_prompt_tokens
                 self._counts["cached_prompt_tokens"] += cached
 

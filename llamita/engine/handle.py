@@ -26,13 +26,17 @@ class Delta:
 
 @dataclass
 class RequestMetrics:
-    """When what happened to a request, in seconds of `time.monotonic`, and how much of its prompt was cached."""
+    """When what happened to a request, in seconds of `time.monotonic`, and how much of its prompt was cached.
+
+    cached_instead: the token that the cache had after the cached part, instead of the prompt's own.
+    """
 
     arrival: float
     scheduled: float | None = None
     first_token: float | None = None
     finished: float | None = None
     cached_tokens: int = 0
+    cached_instead: int | None = None
     preemptions: int = 0
 
 

@@ -27,7 +27,8 @@ class Request:
     """A text as the scheduler sees it: tokens, how many of them are computed, and its block table.
 
     token_ids: prompt and written tokens. salt: only requests of one salt share cached prefixes. priority: lower first.
-    num_cached_tokens: tokens that were found in the cache when it was first scheduled.
+    num_cached_tokens: tokens that were found in the cache when it was first scheduled. cached_instead: the token that
+    the cache had after these, if any, instead of the text's own.
     """
 
     token_ids: list[int]
@@ -36,6 +37,7 @@ class Request:
     num_prompt_tokens: int = field(init=False)
     num_computed_tokens: int = 0
     num_cached_tokens: int | None = None
+    cached_instead: int | None = None
     num_preemptions: int = 0
     num_stored_blocks: int = 0
     block_ids: list[int] = field(default_factory=list)
@@ -214,13 +216,14 @@ class Scheduler:
             if found.tail is not None:
                 step.copies.append(Copy(found.tail, request.block_ids[len(found.block_ids)], found.tail_tokens))
                 self.pool.release([found.tail])  # copies come before all that the step writes
-            self._begin(request, computed)
+            self._begin(request, computed, found.other)
             step.scheduled.append(Scheduled(request, computed, tokens))
             budget -= tokens
 
-    def _begin(self, request: Request, computed: int) -> None:
+    def _begin(self, request: Request, computed: int, instead: int | None) -> None:
         request.status, request.num_computed_tokens = Status.RUNNING, computed
-        request.num_cached_tokens = computed if request.num_cached_tokens is None else request.num_cached_tokens
+        if request.num_cached_tokens is None:
+            request.num_cached_tokens, request.cached_instead = computed, instead
         self.running.append(request)
         self.running.sort(key=lambda one: (one.priority, one.arrival))
 

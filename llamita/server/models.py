@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from llamita.engine.engine import Engine
+from llamita.engine.handle import RequestHandle
 from llamita.errors import ClosedError, OverloadedError, UsageError
-from llamita.model.fingerprint import fingerprint
 from llamita.server.errors import RequestError, refused
 
 Result = TypeVar("Result")
@@ -28,6 +28,7 @@ class ServedModel:
                 f"{name} could have {self.texts.context_length} tokens in all, prompt and answer: allow more"
             )
         self.created = int(time.time())
+        _ = engine.facts  # reads all weights, before anybody waits
         self.in_flight = 0  # texts that are prepared, wait or are written; the event loop alone counts
         self.is_draining = False
 
@@ -43,8 +44,8 @@ class ServedModel:
 
     @cached_property
     def system_fingerprint(self) -> str:
-        """A short name of the weights, as OpenAI's field has it."""
-        return f"fp_{fingerprint(self.texts.model)[:12]}"
+        """The short form of all that answers depend on besides their requests; reads the weights once."""
+        return self.engine.facts.system_fingerprint
 
     @cached_property
     def most_prompt_characters(self) -> int:
@@ -76,6 +77,14 @@ class ServedModel:
                 future.cancel()
                 raise ClosedError("the engine has stopped: ask later")
         return future.result()
+
+    def cache_use(self, handle: RequestHandle) -> str:
+        """How much of a prompt was cached, and the first token that was not, beside the one that was there."""
+        cached, prompt, texts = handle.metrics.cached_tokens, handle.prompt_token_ids, self.texts.tables.texts
+        found = f"{cached} of {len(prompt)} tokens of the prompt were cached"
+        if (other := handle.metrics.cached_instead) is None or cached >= len(prompt):
+            return found
+        return f"{found}; then it has {texts.of(prompt[cached])!r}, and the cache {texts.of(other)!r}"
 
     def prompt_ids(self, text: str) -> list[int]:
         """The ids of a prompt. Raises RequestError for one that does not fit, before it is tokenized where possible."""

@@ -54,13 +54,14 @@ async def parsed(request: Request, schema: type[Schema]) -> Schema:
     return await parsed_body(request, schema, timeout=state_of(request).settings.body_timeout)
 
 
-def terms_of(request: Request, *, cache_salt: str = "", priority: int = 0) -> Terms:
+def terms_of(request: Request, *, cache_salt: str = "", priority: int = 0, has_receipts: bool = False) -> Terms:
     """How the texts of a request are written: those of one key share cached prompts with no other's."""
-    key = request.scope.get("llamita.key") or ""
+    key, settings = request.scope.get("llamita.key") or "", state_of(request).settings
     return Terms(
         cache_salt=f"{key}:{cache_salt}" if key or cache_salt else "",
         priority=priority,
-        timeout=state_of(request).settings.request_timeout,
+        timeout=settings.request_timeout,
+        has_receipts=has_receipts or settings.has_receipts,
     )
 
 

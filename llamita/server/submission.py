@@ -1,14 +1,19 @@
 """A request that an engine writes for: one text or several, all given up together when the client leaves."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from llamita.engine.handle import Delta, RequestHandle
 from llamita.generation.completion import Completion
 from llamita.generation.text_options import TextOptions
 from llamita.server.metrics import Metrics
 from llamita.server.models import ServedModel
+from llamita.server.usage import timings
+
+LOGGER = logging.getLogger("llamita.server")
 
 
 @dataclass(frozen=True)
@@ -23,11 +28,12 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """What holds for all texts of a request: whose cache they share, their rank, and how long they may take."""
+    """What holds for all texts of a request: whose cache they share, their rank, how long they may take, receipts."""
 
     cache_salt: str = ""
     priority: int = 0
     timeout: float | None = None
+    has_receipts: bool = False
 
 
 @dataclass(eq=False)
@@ -38,6 +44,7 @@ class Submission:
     handles: list[RequestHandle]
     metrics: Metrics
     admitted: int
+    has_receipts: bool = False
     is_closed: bool = field(default=False, init=False)
 
     async def deltas(self) -> AsyncGenerator[tuple[int, Delta | None], None]:
@@ -66,12 +73,21 @@ class Submission:
         """The whole texts. Raises the error of the first that failed."""
         return [await handle.completion() for handle in self.handles]
 
+    def report(self, n: int) -> dict[str, Any]:
+        """What a whole answer says of itself, n texts of each prompt: `timings`, and `receipts` if asked for."""
+        found: dict[str, Any] = {"timings": timings(self.handles, n)}
+        if self.has_receipts:
+            found["receipts"] = [self.model.engine.receipt(handle).to_dict() for handle in self.handles]
+        return found
+
     def close(self) -> None:
         """Stop what is still written, give back its place, and count it; once is enough."""
         if self.is_closed:
             return
         self.is_closed = True
         for handle in self.handles:
+            if LOGGER.isEnabledFor(logging.DEBUG):
+                LOGGER.debug("request %s: %s", handle.request_id, self.model.cache_use(handle))
             self.metrics.observe(self.model.name, handle)
             handle.abort()
         self.model.release(self.admitted)
@@ -109,7 +125,7 @@ async def submit(
     except BaseException:
         model.release(count)
         raise
-    return Submission(model, handles, metrics, count)
+    return Submission(model, handles, metrics, count, terms.has_receipts)
 
 
 def _submitted(model: ServedModel, prepare: Callable[[], Sequence[Item]], terms: Terms) -> list[RequestHandle]:

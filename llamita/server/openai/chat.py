@@ -22,7 +22,6 @@ from llamita.server.sse import DONE, dumped, event
 from llamita.server.state import model_of, parsed, state_of, terms_of
 from llamita.server.submission import Submission, submit
 from llamita.server.tool_text import ToolText
-from llamita.server.usage import timings
 from llamita.structured.tool_calls import ToolCall
 
 
@@ -30,7 +29,12 @@ async def create_chat_completion(request: Request) -> Response:
     """Answer a conversation."""
     asked, state = await parsed(request, ChatRequest), state_of(request)
     model = model_of(request, asked.model)
-    terms = terms_of(request, cache_salt=asked.cache_salt or "", priority=asked.priority or 0)
+    terms = terms_of(
+        request,
+        cache_salt=asked.cache_salt or "",
+        priority=asked.priority or 0,
+        has_receipts=bool(asked.receipt),
+    )
     submission = await unless_disconnected(
         request.receive, submit(model, asked.n or 1, lambda: chat_items(model, asked), terms, state.metrics)
     )
@@ -56,7 +60,7 @@ class ChatAnswer:
         """The whole answer."""
         handles, n = self._submission.handles, len(self._submission.handles)
         choices = [self._choice(number, completion) for number, completion in enumerate(completions)]
-        return {**self._head, "choices": choices, "usage": usage_of(handles, n), "timings": timings(handles, n)}
+        return {**self._head, "choices": choices, "usage": usage_of(handles, n), **self._submission.report(n)}
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The chunks, as they are written."""
@@ -117,7 +121,7 @@ class ChatAnswer:
         elif held is not None and (text := held.rest()):
             pieces.append(self._chunk(number, {"content": text}))
         finish = "tool_calls" if calls else completion.finish_reason
-        extra = {"timings": timings(handles, len(handles))} if all(handle.is_over for handle in handles) else {}
+        extra = self._submission.report(len(handles)) if all(handle.is_over for handle in handles) else {}
         return [*pieces, self._chunk(number, {}, finish=finish, extra=extra)]
 
     def _chunk(

@@ -22,14 +22,18 @@ from llamita.server.openai.schemas import CompletionRequest
 from llamita.server.sse import DONE, event
 from llamita.server.state import model_of, parsed, state_of, terms_of
 from llamita.server.submission import Item, Submission, submit
-from llamita.server.usage import timings
 
 
 async def create_completion(request: Request) -> Response:
     """Continue texts."""
     asked = await parsed(request, CompletionRequest)
     model = model_of(request, asked.model)
-    terms = terms_of(request, cache_salt=asked.cache_salt or "", priority=asked.priority or 0)
+    terms = terms_of(
+        request,
+        cache_salt=asked.cache_salt or "",
+        priority=asked.priority or 0,
+        has_receipts=bool(asked.receipt),
+    )
     count = len(asked.prompts) * (asked.n or 1)
     work = submit(model, count, lambda: completion_items(model, asked), terms, state_of(request).metrics)
     submission = await unless_disconnected(request.receive, work)
@@ -71,8 +75,8 @@ class CompletionAnswer:
     def body(self, completions: Sequence[Completion]) -> dict[str, Any]:
         """The whole answer."""
         choices = [self._choice(number, completion) for number, completion in enumerate(completions)]
-        usage, times = usage_of(self._handles, self._n), timings(self._handles, self._n)
-        return {**self._head, "choices": choices, "usage": usage, "timings": times}
+        usage = usage_of(self._handles, self._n)
+        return {**self._head, "choices": choices, "usage": usage, **self._submission.report(self._n)}
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The chunks, as they are written."""
@@ -120,9 +124,7 @@ class CompletionAnswer:
         return [TokenLogprob(first, self._texts.of(first), math.nan), *(completion.prompt_logprobs or ())]
 
     def _ending(self, number: int) -> bytes:
-        extra = {}
-        if all(handle.is_over for handle in self._handles):
-            extra["timings"] = timings(self._handles, self._n)
+        extra = self._submission.report(self._n) if all(handle.is_over for handle in self._handles) else {}
         return self._chunk(number, "", finish=self._handles[number].result().finish_reason, extra=extra)
 
     def _chunk(

@@ -30,7 +30,6 @@ from llamita.server.openai.sampling import limited
 from llamita.server.state import model_of, parsed, state_of, terms_of
 from llamita.server.submission import Item, Submission, submit
 from llamita.server.tool_text import ToolText
-from llamita.server.usage import timings
 from llamita.structured.tool_calls import ToolCall
 
 
@@ -38,7 +37,12 @@ async def create_response(request: Request) -> Response:
     """Answer a conversation of items."""
     asked = await parsed(request, ResponseRequest)
     model = model_of(request, asked.model)
-    terms = terms_of(request, cache_salt=asked.cache_salt or "", priority=asked.priority or 0)
+    terms = terms_of(
+        request,
+        cache_salt=asked.cache_salt or "",
+        priority=asked.priority or 0,
+        has_receipts=bool(asked.receipt),
+    )
     work = submit(model, 1, lambda: [response_text(model, asked)], terms, state_of(request).metrics)
     submission = await unless_disconnected(request.receive, work)
     return await answered(request, submission, ResponseAnswer(model, asked, submission), is_stream=bool(asked.stream))
@@ -130,5 +134,5 @@ class ResponseAnswer:
         self._response |= {"status": status, "output": output, "completed_at": int(time.time())}
         if status == "incomplete":
             self._response["incomplete_details"] = {"reason": "max_output_tokens"}
-        self._response |= {"usage": response_usage(handles), "timings": timings(handles, 1)}
+        self._response |= {"usage": response_usage(handles), **self._submission.report(1)}
         return self._response

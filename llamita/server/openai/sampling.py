@@ -64,6 +64,7 @@ class SamplingRequest(RequestModel):
     grammar: Annotated[str, Field(min_length=1, max_length=65_536)] | None = None
     cache_salt: Annotated[str, Field(max_length=256)] | None = None
     priority: Annotated[int, Field(ge=-1000, le=1000)] | None = None
+    receipt: bool | None = False
 
     def sampling_options(self, vocab_size: int) -> TextOptions:
         """The options of the engine that these fields mean. Raises RequestError for ids outside the vocabulary."""

@@ -22,7 +22,7 @@ def asked(small_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         chat = engine.submit(prompt, reads_on=False, max_tokens=9, temperature=1.0)
         for name, handle in (("text", text), ("chat", chat)):
             handle.result(60)
-            answer = {"id": name, "receipt": engine.receipt(handle).to_dict()}
+            answer = {"id": name, "receipts": [engine.receipt(handle).to_dict()]}
             (folder / f"{name}.json").write_text(json.dumps(answer))
     (folder / "request.json").write_text(json.dumps({"messages": messages, "temperature": 1.0}))
     (folder / "ids.json").write_text(json.dumps({"prompt": text.prompt_token_ids}))
