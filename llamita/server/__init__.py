@@ -1,0 +1,1 @@
+"""The HTTP server: OpenAI's API over the engine. It translates requests and answers, and does nothing to either."""
