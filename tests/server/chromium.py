@@ -40,7 +40,7 @@ def chromium(folder: Path) -> Iterator["Browser"]:
     ours_in, from_browser = os.pipe()
     ends = (to_browser, from_browser)
     command = [sys.executable, "-IS", "-c", AT_3_AND_4, *map(str, ends), find_chromium() or "", *FLAGS]
-    with open(folder / "log", "wb") as log:
+    with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [*command, f"--user-data-dir={folder}", "about:blank"], pass_fds=ends, stdout=log, stderr=log
         )
@@ -90,7 +90,9 @@ class Browser:
         tab = Tab(self, session)
         for domain in ("Page", "Runtime", "Log"):
             tab.call(f"{domain}.enable")
-        tab.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
+        tab.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
+        )
         tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
         tab.call("Page.navigate", url=address)
         tab.wait("document.readyState === 'complete'")

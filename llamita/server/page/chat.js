@@ -34,7 +34,7 @@ export function startOver() {
   stop();
   for (const turn of turns.splice(0)) turn.view.element.remove();
   byId("welcome").hidden = false;
-  showUsage(null, null);
+  showUsage(null);
 }
 
 /** Draw every answer again, after a change of how answers are shown. */
@@ -115,6 +115,7 @@ async function run(request, answer, take) {
       running = written = null;
       byId("send").hidden = false;
       byId("stop").hidden = true;
+      byId("speed").textContent = "";
     }
   }
 }
@@ -122,7 +123,7 @@ async function run(request, answer, take) {
 async function write(answer) {
   const request = requestFor(answer);
   if (!request) return show(answer);
-  const clock = { first: 0, last: 0 };
+  const clock = { first: 0, last: 0, count: 0 }; // count: pieces of text, mostly one token each
   begin(answer, request);
   announce("The model is writing.");
   const redraw = atMostOncePerFrame(() => answer === written && show(answer));
@@ -154,13 +155,15 @@ function take(answer, chunk, clock) {
     answer.text += choice.delta.content;
     clock.last = performance.now();
     clock.first ||= clock.last;
+    clock.count++;
+    byId("speed").textContent = speedText(speedOf(null, clock.count, clock));
   }
   answer.tokens.push(...tokensOf(choice?.logprobs));
   answer.finish = choice?.finish_reason ?? answer.finish;
   if (chunk.usage) {
     answer.count = chunk.usage.completion_tokens;
     answer.speed = speedOf(chunk.timings, answer.count, clock);
-    showUsage(chunk.usage, answer.speed);
+    showUsage(chunk.usage);
   }
 }
 
@@ -169,6 +172,8 @@ function speedOf(timings, count, { first, last }) {
   const speed = timings?.predicted_per_second ?? (last > first ? (1000 * (count - 1)) / (last - first) : null);
   return speed === null ? null : speed < 10 ? speed.toFixed(1) : Math.round(speed);
 }
+
+const speedText = (speed) => (speed === null ? "" : `${speed} tokens/s`);
 
 function fail(answer, error) {
   if (error.name === "AbortError") {

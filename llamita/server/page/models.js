@@ -19,7 +19,7 @@ export async function loadModels() {
     if (models.some(({ id }) => id === before)) picker.value = before;
     for (const { id, max_model_len: length } of models) LENGTHS.set(id, length);
     picker.disabled = models.length < 2;
-    showUsage(null, null);
+    showUsage(null);
     showTrouble("");
   } catch (error) {
     if (error.status === 401) askForKey();
@@ -27,19 +27,18 @@ export async function loadModels() {
   }
 }
 
-/** Show how many tokens of the context are used, and the speed of the last answer in tokens a second. */
-export function showUsage(usage, speed) {
+/** Show how many tokens of the context are used. */
+export function showUsage(usage) {
   const length = LENGTHS.get(picker.value);
   const used = usage?.total_tokens ?? 0;
   byId("context").max = length ?? 1;
   byId("context").value = length ? used : 0;
   byId("context-text").textContent = length ? `${used} of ${length} tokens` : usage ? `${used} tokens` : "";
-  byId("speed").textContent = speed === null ? "" : `${speed} tokens/s`;
 }
 
 /** Watch the picker, and load the models. */
 export function startModels() {
-  picker.addEventListener("change", () => showUsage(null, null));
+  picker.addEventListener("change", () => showUsage(null));
   byId("reload").addEventListener("click", loadModels);
   return loadModels();
 }

@@ -38,7 +38,7 @@ def page_router() -> APIRouter:
     """Routes of the page and its files, all of them public and none in the OpenAPI schema."""
     router = APIRouter()
     for path, name in NAMES.items():
-        content = files(__package__).joinpath(name).read_bytes()
+        content = files("llamita.server.page").joinpath(name).read_bytes()
         endpoint = _endpoint(content, MEDIA_TYPES[name.rpartition(".")[2]])
         router.add_route(path, endpoint, methods=["GET"], include_in_schema=False)
     return router

@@ -2,7 +2,7 @@
 
 import { button, element } from "./elements.js";
 
-const HARDEST = 5; // nats of surprise at which the colour is full
+const HARDEST = 4; // nats of surprise at which the colour is full
 const ROWS = 10;
 const CLOSING = 220; // milliseconds that the pointer has to reach the list
 
