@@ -81,7 +81,7 @@ export class AnswerView {
   }
 
   #facts() {
-    const { count, speed, seed, finish, replay, isReplayEqual } = this.answer;
+    const { count, speed, seed, finish, replay } = this.answer;
     const facts = [
       count !== null && `${count} ${count === 1 ? "token" : "tokens"}`,
       speed !== null && `${speed} tokens/s`,
@@ -89,7 +89,7 @@ export class AnswerView {
       seed !== null && `seed ${seed}`,
     ].filter(Boolean);
     const made = element("p", { className: "facts" }, facts.join(" \u00b7 "));
-    if (replay) made.append(facts.length ? " \u00b7 " : "", element("span", { className: isReplayEqual ? "same" : "other" }, replay));
+    if (replay) made.append(facts.length ? " \u00b7 " : "", element("span", { className: replay.outcome }, replay.text));
     return made;
   }
 

@@ -46,6 +46,9 @@ byId("probabilities").addEventListener("click", toggleProbabilities);
 byId("suggestions").addEventListener("click", ({ target }) => {
   if (target.matches("button") && !isWriting() && sampling()) send(target.textContent);
 });
-addEventListener("scroll", () => alternatives.close(), { passive: true });
+addEventListener("pointerdown", ({ target }) => {
+  if (!target.closest(".alternatives, .token")) alternatives.close();
+});
+addEventListener("scroll", () => alternatives.follow(), { passive: true });
 addEventListener("keydown", onEscape);
 startModels();

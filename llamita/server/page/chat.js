@@ -47,7 +47,7 @@ export function showAgain() {
 function newAnswer() {
   const answer = {
     role: "assistant", text: "", tokens: [], request: null, prefix: "", seed: null, count: null, speed: null,
-    finish: null, error: null, replay: null, isReplayEqual: false,
+    finish: null, error: null, replay: null,
   };
   answer.view = new AnswerView(answer, alternatives, { retry, goOn, replay, choose });
   return answer;
@@ -234,20 +234,22 @@ function choose(answer, index, chosen) {
 
 /** Send the answer's request once more, and say whether the same text comes back. */
 async function replay(answer) {
+  const say = (outcome, text) => {
+    answer.replay = { outcome, text };
+    announce(text);
+    show(answer);
+  };
   const expected = answer.text.slice(answer.prefix.length);
   let text = "";
-  Object.assign(answer, { replay: "replaying\u2026", isReplayEqual: false });
-  show(answer);
+  say("pending", "replaying\u2026");
   try {
     await run(answer.request, null, (chunk) => (text += chunk.choices[0]?.delta?.content ?? ""));
-    answer.isReplayEqual = text === expected;
-    const at = firstDifference(text, expected) + 1;
-    answer.replay = answer.isReplayEqual ? "replayed: the same" : `replayed: differs from character ${at} on`;
+    if (text === expected) say("same", "replayed: the same");
+    else say("other", `replayed: differs from character ${firstDifference(text, expected) + 1} on`);
   } catch (error) {
-    answer.replay = error.name === "AbortError" ? "replay stopped" : `replay failed: ${messageOf(error)}`;
+    if (error.name === "AbortError") say("pending", "replay stopped");
+    else say("other", `replay failed: ${messageOf(error)}`);
   }
-  announce(answer.replay);
-  show(answer);
 }
 
 function firstDifference(one, other) {

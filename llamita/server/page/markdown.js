@@ -165,6 +165,7 @@ function emphasis(text, at, depth) {
 function closing(text, from, mark) {
   const last = from + LONGEST;
   for (let end = text.indexOf(mark, from); end >= 0 && end < last; end = text.indexOf(mark, end + 1)) {
+    while (mark.length === 2 && text[end + 2] === mark[0]) end++; // of three marks, the last two are these
     const isOfLonger = mark.length === 1 && (text[end + 1] === mark || text[end - 1] === mark);
     const isInWord = mark[0] === "_" && /\w/.test(text[end + mark.length] ?? "");
     if (end > from && !/\s/.test(text[end - 1]) && !isOfLonger && !isInWord) return end;

@@ -83,6 +83,7 @@ export class TokenText {
       next.focus();
       event.preventDefault();
     } else if (event.key === "Enter" || event.key === "ArrowDown") {
+      this.#open(event.target);
       this.alternatives.focus();
       event.preventDefault();
     }
@@ -108,7 +109,13 @@ export class Alternatives {
     const hint = element("p", { className: "hint" }, "Choose one to go on from there.");
     this.element.replaceChildren(...rows, hint);
     this.element.hidden = false;
-    this.#putUnder(anchor.getClientRects()[0] ?? anchor.getBoundingClientRect());
+    this.follow();
+  }
+
+  /** Stay with the token when the page moves. */
+  follow() {
+    if (this.element.hidden) return;
+    this.#putUnder(this.anchor.getClientRects()[0] ?? this.anchor.getBoundingClientRect());
   }
 
   /** Close, and forget what was open. */

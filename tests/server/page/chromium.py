@@ -17,7 +17,8 @@ PATIENCE = 20  # seconds until what is waited for counts as missing
 KEYS = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Tab": 9}
 
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--remote-debugging-pipe",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run",
+    "--remote-debugging-pipe",
 )  # fmt: skip
 # Chromium reads commands from file 3 and writes to file 4. Both are copied away first: either may be 3 or 4 already.
 AT_3_AND_4 = """
@@ -87,7 +88,7 @@ class Browser:
         profile = self.call("Target.createBrowserContext")["browserContextId"]
         target = self.call("Target.createTarget", url="about:blank", browserContextId=profile)["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        tab = Tab(self, session)
+        tab = Tab(self, session, profile)
         for domain in ("Page", "Runtime", "Log"):
             tab.call(f"{domain}.enable")
         tab.call(
@@ -102,8 +103,12 @@ class Browser:
 class Tab:
     """One page: what a person does with it, and what it shows."""
 
-    def __init__(self, browser: Browser, session: str) -> None:
-        self._browser, self._session = browser, session
+    def __init__(self, browser: Browser, session: str, profile: str) -> None:
+        self._browser, self._session, self._profile = browser, session, profile
+
+    def close(self) -> None:
+        """Close the tab and forget its profile."""
+        self._browser.call("Target.disposeBrowserContext", browserContextId=self._profile)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Send a command to this page."""
@@ -123,6 +128,12 @@ class Tab:
             assert time.monotonic() < end, f"never true: {condition}\n{self.evaluate('document.body.innerText')}"
             time.sleep(0.02)
         return value
+
+    def reload(self) -> None:
+        """Load the page again."""
+        self.evaluate("window.isOld = true")
+        self.call("Page.reload")
+        self.wait("!window.isOld && document.readyState === 'complete'")
 
     def text(self, selector: str) -> str:
         """What is written in the last element of a selector, once there is one."""

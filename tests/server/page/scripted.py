@@ -25,6 +25,8 @@ class Script:
 
     tokens: list[str] = field(default_factory=lambda: ["I", " am", " a", " script", "."])
     alternatives: Mapping[str, list[tuple[str, float]]] = field(default_factory=dict)
+    pieces: list[bytes] = field(default_factory=list)  # tokens that are no whole characters, in place of `tokens`
+    finish: str = "stop"
     pause: float = 0.0  # seconds before each token
     error: tuple[int, str] | None = None
     breaks_after: int | None = None  # tokens, then the connection closes without an end
@@ -68,15 +70,18 @@ async def chunks(script: Script, body: dict[str, Any]) -> AsyncIterator[str]:
     """The chunks of one answer, in OpenAI's form."""
     try:
         yield sse({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
-        for number, token in enumerate(script.tokens):
+        for piece in script.pieces:
+            yield sse({"choices": [{"index": 0, "delta": {}, "logprobs": {"content": [piece_logprob(piece)]}}]})
+        text = b"".join(script.pieces).decode()
+        for number, token in enumerate([text] if text else script.tokens):
             await asyncio.sleep(script.pause)
             if number == script.breaks_after:
                 return
             choice: dict[str, Any] = {"index": 0, "delta": {"content": token}, "finish_reason": None}
-            if body.get("logprobs"):
+            if body.get("logprobs") and not text:
                 choice["logprobs"] = {"content": [logprob(script, token)]}
             yield sse({"choices": [choice]})
-        yield sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        yield sse({"choices": [{"index": 0, "delta": {}, "finish_reason": script.finish}]})
         count = len(script.tokens)
         usage = {"prompt_tokens": 20, "completion_tokens": count, "total_tokens": 20 + count}
         yield sse({"choices": [], "usage": usage, "timings": {"predicted_per_second": 321.4}})
@@ -92,6 +97,13 @@ def logprob(script: Script, token: str) -> dict[str, Any]:
     top = [{"token": text, "bytes": list(text.encode()), "logprob": math.log(p)} for text, p in others]
     own = next(entry["logprob"] for entry in top if entry["token"] == token)
     return {"token": token, "bytes": list(token.encode()), "logprob": own, "top_logprobs": top}
+
+
+def piece_logprob(piece: bytes) -> dict[str, Any]:
+    """The entry of a token that may be part of a character."""
+    token = piece.decode(errors="replace")
+    top = [{"token": token, "bytes": list(data), "logprob": math.log(0.5)} for data in (piece, piece[:1])]
+    return {**top[0], "top_logprobs": top}
 
 
 def sse(data: Mapping[str, Any]) -> str:
