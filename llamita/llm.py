@@ -124,7 +124,7 @@ class LLM:
         """An engine that writes many texts at once: `with llm.engine() as engine: engine.submit("Once upon")`."""
         from llamita.engine.engine import Engine
 
-        return Engine(self._texts, limits)
+        return Engine(self._texts, limits, name=self.name)
 
     def new_prefix(self) -> Prefix:
         """An empty `prefix` for `stream` and `stream_chat`."""

@@ -30,6 +30,8 @@ WRITING = {
 TAKES = {
     "generate": ("threads", "device", "dtype", "quantize", "attn", "kernels", "compile", "deterministic", "offline"),
     "chat": ("threads", "device", "dtype", "quantize", "attn", "kernels", "compile", "deterministic", "offline"),
+    "serve": ("threads", "device", "dtype", "quantize", "attn", "kernels", "compile", "deterministic", "offline"),
+    "replay": ("threads", "device", "dtype", "quantize", "attn", "kernels", "compile", "deterministic", "offline"),
     "show": ("offline",),
     "convert": ("dtype", "quantize", "offline"),
     "quantize": ("device", "dtype", "attn", "offline"),
@@ -135,7 +137,7 @@ class Parser(argparse.ArgumentParser):
         if rest:
             raise UsageError(f"{cut(rest[0])!r} is one word too many: put quotes around a text of several words")
         for name in MODELS:
-            if getattr(known, name, None) is not None:
+            if isinstance(getattr(known, name, None), str):
                 setattr(known, name, understood(getattr(known, name)))
         return known
 

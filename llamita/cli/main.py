@@ -18,6 +18,8 @@ VERBS = {
     "convert": "write a GGUF file or a folder",
     "quantize": "store a model in fewer bits",
     "verify": "compare with transformers, number by number",
+    "serve": "serve a model over HTTP",
+    "replay": "write the answer of a receipt again",
     "bench": "measure speed and memory",
 }
 DEFAULT = "generate"  # when text is piped in and no verb is named

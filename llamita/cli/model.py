@@ -21,11 +21,18 @@ HOT = 4  # a temperature from which a text is noise
 def load(arguments: argparse.Namespace) -> "LLM":
     """The model of -m, as --device, --dtype and --attn want it; importing torch is part of the wait."""
     _look_for_mistakes(arguments)
+    return load_named(arguments.model, arguments)
+
+
+def load_named(name: str | None, arguments: argparse.Namespace) -> "LLM":
+    """A model by its name, as the arguments want it."""
+    if arguments.threads is not None:
+        checks.count("--threads", arguments.threads)
     warnings.showwarning = terminal.warn
     warnings.simplefilter("ignore", DeprecationWarning)
     if arguments.quiet or not sys.stderr.isatty():
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    message = f"loading {arguments.model or 'cria'}"
+    message = f"loading {name or 'cria'}"
     with errors.leaving_at_once(), terminal.waiting(message, is_quiet=arguments.quiet):
         import torch
 
@@ -34,7 +41,7 @@ def load(arguments: argparse.Namespace) -> "LLM":
         if arguments.threads is not None:
             torch.set_num_threads(arguments.threads)
         return loader.load(
-            arguments.model,
+            name,
             dtype=arguments.dtype,
             device=arguments.device,
             attn_implementation=arguments.attn,
@@ -49,8 +56,8 @@ def load(arguments: argparse.Namespace) -> "LLM":
 
 def _look_for_mistakes(arguments: argparse.Namespace) -> None:
     """Refuse what cannot be meant, and say what is likely not: the letters that llama.cpp takes for something else."""
-    if arguments.threads is not None:
-        checks.count("--threads", arguments.threads)
+    if not hasattr(arguments, "max_tokens"):  # a verb that writes nothing by these options
+        return
     if arguments.max_tokens == -1:
         raise UsageError("-n is -1: leave it out, a text then goes to its end or to the end of the context")
     warm, system = arguments.temperature, arguments.system or ""

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cached_property
 from secrets import randbits
 from time import monotonic
 from types import TracebackType
@@ -20,6 +21,7 @@ from llamita.engine.block_pool import BlockPool
 from llamita.engine.handle import RequestHandle, wake
 from llamita.engine.limits import EngineLimits, blocks_of
 from llamita.engine.live import LiveRequest, live_request
+from llamita.engine.receipt import ModelFacts, Receipt, receipt_of
 from llamita.engine.runner import StepRunner
 from llamita.engine.scheduler import Scheduler, Step
 from llamita.errors import AbortedError, ClosedError, NotFiniteError, OverdueError, OverloadedError, UnsupportedError
@@ -55,7 +57,8 @@ class Engine:
     on the length of the text, and MemoryShortError where the cache does not fit.
     """
 
-    def __init__(self, texts: TextModel, limits: EngineLimits | None = None) -> None:
+    def __init__(self, texts: TextModel, limits: EngineLimits | None = None, *, name: str = "") -> None:
+        self.name = name
         self.limits = limits = EngineLimits() if limits is None else limits
         model = texts.model
         if model.config.rope_parameters.depends_on_length:
@@ -110,7 +113,7 @@ class Engine:
             if options.get("seed") is None:
                 options["seed"] = randbits(62)  # so that the same text can be written again
             request = self.texts.request([self.texts.token_ids(prompt)], options, reads_on=reads_on)
-            handle = RequestHandle(uuid4().hex, request.prompts[0] if request.prompts else (), self._abort)
+            handle = RequestHandle(uuid4().hex, request, self._abort)
             live = live_request(request, handle, salt=cache_salt, priority=priority, timeout=timeout, tools=tools)
         except BaseException:
             self._leave()
@@ -118,6 +121,15 @@ class Engine:
         top = options.get("prompt_logprobs")
         self._commands.put(lambda: self._add(live, top))
         return handle
+
+    def receipt(self, handle: RequestHandle) -> Receipt:
+        """The receipt of a finished request of this engine (see `llamita replay`)."""
+        return receipt_of(self.name, self.facts, handle.request, handle.prompt_token_ids, handle.result(0))
+
+    @cached_property
+    def facts(self) -> ModelFacts:
+        """What all answers depend on, besides their requests; reads all weights when it is first asked for."""
+        return ModelFacts.of(self.texts)
 
     def call(self, function: Callable[[], Result]) -> "Future[Result]":
         """Let the engine's thread call a function between two steps, for what else needs the model."""
@@ -226,6 +238,8 @@ class Engine:
                 return True
             if command is None:
                 return False
+            if is_waiting:  # an engine without work has not stalled
+                self._last_step = monotonic()
             command()
             is_waiting = False
 

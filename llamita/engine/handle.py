@@ -9,6 +9,7 @@ from time import monotonic
 
 from llamita.generation.completion import Completion
 from llamita.generation.logprobs import TokenLogprob
+from llamita.generation.request import GenerationRequest
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,9 @@ class RequestHandle:
     at a time; a slow reader delays nobody, as what it has not read yet is joined into one delta.
     """
 
-    def __init__(
-        self, request_id: str, prompt_token_ids: Sequence[int], abort: Callable[["RequestHandle"], None]
-    ) -> None:
+    def __init__(self, request_id: str, request: GenerationRequest, abort: Callable[["RequestHandle"], None]) -> None:
         self.request_id = request_id
-        self.prompt_token_ids = list(prompt_token_ids)
+        self.request = request
         self.metrics = RequestMetrics(monotonic())
         self._abort = abort
         self._changed = threading.Condition()
@@ -54,6 +53,11 @@ class RequestHandle:
         self._completion: Completion | None = None
         self._error: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def prompt_token_ids(self) -> list[int]:
+        """The prompt."""
+        return self.request.prompts[0] if self.request.prompts else []
 
     @property
     def is_over(self) -> bool:

@@ -99,6 +99,7 @@ class Scheduler:
         self.running: list[Request] = []  # in the order of priority, then of arrival
         self.num_steps = self.num_preemptions = 0
         self._arrivals = count()
+        self._share = max_num_batched_tokens
 
     @property
     def has_work(self) -> bool:
@@ -128,10 +129,11 @@ class Scheduler:
         step = Step([], [])
         budget, before = self.max_num_batched_tokens, self.num_preemptions
         order = list(self.running)
+        self._share = self._fair_share()
         for number, request in enumerate(order):
             reserved = len(order) - number - 1  # a token for each of the others
             if request.status is Status.RUNNING:
-                tokens = min(request.num_missing, self._share(request, max(1, budget - reserved)))
+                tokens = min(request.num_missing, self._share, max(1, budget - reserved))
                 if self._grow(request, tokens):
                     step.scheduled.append(Scheduled(request, request.num_computed_tokens, tokens))
                     budget -= tokens
@@ -162,11 +164,10 @@ class Scheduler:
             assert not request.num_computed_tokens
         self.pool.check_integrity([request.block_ids for request in self.running])
 
-    def _share(self, request: Request, budget: int) -> int:
-        """The most tokens of one request in this step: half where others want to read their prompts too."""
-        others = (other for other in self.running if other is not request)
-        is_contended = bool(self.waiting) or any(other.num_missing > 1 for other in others)
-        return min(budget, max(1, self.max_num_batched_tokens // 2)) if is_contended else budget
+    def _fair_share(self) -> int:
+        """The most tokens of one request in a step: half where several want to read their prompts."""
+        readers = len(self.waiting) + sum(request.num_missing > 1 for request in self.running)
+        return self.max_num_batched_tokens if readers < 2 else max(1, self.max_num_batched_tokens // 2)
 
     def _grow(self, request: Request, tokens: int) -> bool:
         """Get a running request blocks for more tokens, preempting the last ones; False if it was the last itself."""
@@ -197,7 +198,7 @@ class Scheduler:
             found = self.pool.match(request.token_ids, salt=request.salt, limit=request.num_tokens - 1)
             computed = len(found.block_ids) * self.pool.block_size + found.tail_tokens
             self.waiting.remove(request)
-            tokens = min(request.num_tokens - computed, self._share(request, budget))
+            tokens = min(request.num_tokens - computed, self._share, budget)
             blocks = self.pool.blocks_for(computed + tokens) - len(found.block_ids)
             kept = found.block_ids if found.tail is None else [*found.block_ids, found.tail]
             if blocks > self.pool.num_free_without(kept):

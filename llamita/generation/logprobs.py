@@ -9,6 +9,7 @@ from torch import Tensor
 
 from llamita.errors import UsageError
 from llamita.generation.protocol import LanguageModel
+from llamita.sampling.likelihoods import log_softmax
 from llamita.tokenizer.token_bytes import TokenTexts
 
 
@@ -67,7 +68,7 @@ class LogprobRecorder:
 
 def logprobs_of(logits: Tensor, tokens: Tensor, *, top: int = 0) -> Logprobs:
     """The log-probabilities of tokens (...,) under logits (..., V), and the `top` likeliest alternatives."""
-    table = logits.float().log_softmax(-1)
+    table = log_softmax(logits.float().flatten(0, -2)).view(logits.shape)
     chosen = table.gather(-1, tokens[..., None])  # (..., 1)
     likeliest = table.topk(min(top, table.shape[-1]), dim=-1)
     return Logprobs(chosen[..., 0], (table > chosen).sum(-1) + 1, likeliest.indices, likeliest.values)

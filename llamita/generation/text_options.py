@@ -121,6 +121,7 @@ def settings_of(
     given = {name: value for name in SETTINGS if (value := options.get(name)) is not None}
     draws = saved.get("do_sample", False) or any(name in given for name in DRAWING)
     known = {name: saved[name] for name in SETTINGS if saved.get(name) is not None}
+    draws = draws and {**known, **given}.get("temperature") != 0  # greedy: filters would keep the best token anyway
     same = {name: value for name in SAME if (value := options.get(name)) is not None}
     ahead = {name: value for name in GUESSING if (value := options.get(name)) is not None}
     ahead = {} if is_plain else {**DRAFTS, **ahead}

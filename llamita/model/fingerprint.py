@@ -1,11 +1,14 @@
-"""A short name for what a model computes, cheap enough to take before every use of a file that depends on it."""
+"""Names for what a model computes: a fingerprint that is cheap to take, and a digest of every number of it."""
 
 import hashlib
 import json
+from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from llamita.model.pretrained import PreTrainedModel
+from llamita.model.stored import StoredWeight
 
 SAMPLE = 64  # numbers taken of each weight, evenly
 
@@ -15,11 +18,43 @@ def fingerprint(model: PreTrainedModel) -> str:
 
     A change to a few numbers of a weight may go unseen: it tells models apart, it does not certify them.
     """
-    facts = {name: value for name, value in model.config.to_dict().items() if name not in model.config.extra}
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for name, weight in sorted(model.state_dict().items()):
+    digest = _of_config(model)
+    for name, weight in weights_of(model):
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        flat = weight.detach().reshape(-1)
+        flat = weight.reshape(-1)
         step = max(1, flat.numel() // SAMPLE)
-        digest.update(flat[::step][:SAMPLE].cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(_bytes(flat[::step][:SAMPLE]))
     return digest.hexdigest()
+
+
+def weights_digest(model: PreTrainedModel) -> str:
+    """64 hex digits, the sha256 of the config and of every number of every weight."""
+    digest = _of_config(model)
+    for name, weight in weights_of(model):
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        for part in weight.reshape(-1).split(1 << 24):
+            digest.update(_bytes(part))
+    return digest.hexdigest()
+
+
+def weights_of(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a model by name, in one order; a quantized one as the parts that it stores."""
+    found: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        prefix = f"{name}." if name else ""
+        temporary = module._non_persistent_buffers_set
+        own = {**module._parameters, **{k: v for k, v in module._buffers.items() if k not in temporary}}
+        found |= {prefix + leaf: tensor.detach() for leaf, tensor in own.items() if tensor is not None}
+        if isinstance(module, StoredWeight):
+            parts = module.matrix.stored_tensors()
+            found |= {f"{prefix}weight.{number}": part for number, part in enumerate(parts)}
+    yield from sorted(found.items())
+
+
+def _of_config(model: PreTrainedModel) -> "hashlib._Hash":
+    facts = {name: value for name, value in model.config.to_dict().items() if name not in model.config.extra}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+
+
+def _bytes(numbers: Tensor) -> bytes:
+    return numbers.cpu().contiguous().view(torch.uint8).numpy().tobytes()

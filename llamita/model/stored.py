@@ -2,7 +2,7 @@
 
 from typing import Generic, Protocol, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class StoredMatrix(Protocol):
@@ -12,6 +12,10 @@ class StoredMatrix(Protocol):
 
     def kernel_view(self) -> object | None:
         """What the kernels of its device read; its class says which kernels. None: no kernel reads it."""
+        ...
+
+    def stored_tensors(self) -> tuple[Tensor, ...]:
+        """What it stores, the same on every device."""
         ...
 
 

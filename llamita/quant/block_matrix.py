@@ -38,6 +38,10 @@ class BlockMatrix(QuantizedMatrix):
         """The bytes of a GGUF file, uint8 (N, bytes)."""
         return FORMATS[self.format_name].raw(self.blocks())
 
+    def stored_tensors(self) -> tuple[Tensor, ...]:
+        """The bytes of a GGUF file, uint8 (N, bytes)."""
+        return (self.raw(),)
+
     def _copied(self, move: Move) -> "BlockMatrix":
         blocks = copy(self.blocks())
         for part, tensor in vars(blocks).items():

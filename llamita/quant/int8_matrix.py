@@ -58,6 +58,10 @@ class Int8Rows(QuantizedMatrix):
         """Raise UnsupportedError: GGUF has no such format."""
         raise UnsupportedError("GGUF has no format for int8 with one scale a row: quantize to q8_0 instead")
 
+    def stored_tensors(self) -> tuple[Tensor, ...]:
+        """Codes, int8 (N, K), and the scale of each row, fp32 (N, 1)."""
+        return self._codes, self._scale
+
     def _copied(self, move: Move) -> "Int8Rows":
         return Int8Rows(move_bytes(self._codes, move), move_bytes(self._scale, move))
 

@@ -53,6 +53,10 @@ class QuantizedMatrix(ABC):
     def raw(self) -> Tensor:
         """The bytes of a GGUF file, uint8 (N, bytes). Raises UnsupportedError for a format that GGUF lacks."""
 
+    @abstractmethod
+    def stored_tensors(self) -> tuple[Tensor, ...]:
+        """What it stores, the same on every device: the bytes of a GGUF file, or codes and scales."""
+
     def moved(self, move: Move) -> "QuantizedMatrix":
         """The matrix on the device that `move` names, in that device's layout; dtypes stay.
 

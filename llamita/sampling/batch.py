@@ -1,31 +1,39 @@
 """The next tokens of rows that each have a sampler of their own, so that rows join and leave at no cost."""
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from llamita.sampling.sampler import Sampler
+from llamita.sampling.history import History
+from llamita.sampling.params import SAMPLING, SamplingParams
+from llamita.sampling.sampler import LogitsProcessorList, Sampler, draw
+
+NO_HISTORY = History(torch.zeros(1, 0, dtype=torch.int64), 0)  # filters read logits alone
 
 
 def sample(samplers: Sequence[Sampler], logits: Tensor) -> list[int | Exception]:
     """The next token of each row of logits (B, V) in fp32, by the row's sampler (of one row); must equal `alone`.
 
-    A row whose sampler raises gets the exception, and the others their tokens. Greedy rows that no setting, constraint
-    or observer looks at are taken together.
+    A row whose sampler raises gets the exception, and the others their tokens. Rows of the same filters, of which no
+    setting reads the text and nothing observes the choice, are taken together.
     """
-    plain = [row for row, sampler in enumerate(samplers) if sampler.is_plain]
     tokens: list[int | Exception] = [0] * len(samplers)
-    if plain:
-        rows = logits if len(plain) == len(samplers) else logits[torch.tensor(plain, device=logits.device)]
-        for row, token in zip(plain, rows.argmax(-1).tolist(), strict=True):
-            tokens[row] = token
+    groups: dict[tuple[float, ...] | int, list[int]] = {}
     for row, sampler in enumerate(samplers):
-        if not sampler.is_plain:
-            try:
-                tokens[row] = alone(sampler, logits[row : row + 1])
-            except Exception as error:
-                tokens[row] = error
+        key = sampler.filters
+        groups.setdefault(row if key is None else key, []).append(row)
+    for key, rows in groups.items():
+        some = logits if len(rows) == len(samplers) else logits[torch.tensor(rows, device=logits.device)]
+        try:
+            own = [samplers[row] for row in rows]
+            found = [alone(own[0], some)] if isinstance(key, int) else _together(key, own, some)
+        except Exception as error:
+            found = [error] * len(rows)
+        for row, token in zip(rows, found, strict=True):
+            tokens[row] = token
     return tokens
 
 
@@ -34,3 +42,18 @@ def alone(sampler: Sampler, logits: Tensor) -> int:
     step = sampler(logits)
     sampler.append(step)
     return int(step)
+
+
+def _together(key: tuple[float, ...], samplers: Sequence[Sampler], logits: Tensor) -> list[int]:
+    """The next tokens of rows with the same filters; without any the rows are greedy."""
+    if not key:
+        return logits.argmax(-1).tolist()
+    scores = _filters(key)(logits, NO_HISTORY)
+    return draw(scores, [sampler.generators[0] for sampler in samplers if sampler.generators]).tolist()
+
+
+@lru_cache(maxsize=256)
+def _filters(key: tuple[float, ...]) -> LogitsProcessorList:
+    """The filters of these settings, for any number of rows."""
+    settings: dict[str, Any] = dict(zip(SAMPLING, key, strict=True))
+    return LogitsProcessorList(SamplingParams(do_sample=True, **settings), rows=2)

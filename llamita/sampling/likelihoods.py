@@ -1,5 +1,6 @@
-"""What a draw reads: the exponentials of a row's logits, with the same bits on every CPU."""
+"""The exponentials and log-probabilities of logits, with the same bits on every CPU."""
 
+import math
 from functools import cache, lru_cache
 from threading import get_ident
 
@@ -27,6 +28,18 @@ def likelihoods(logits: Tensor) -> Tensor:
     program.change(number, x=logits, most=most, out=out)
     program.run()
     return out
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """The log-probabilities (B, V) of logits (B, V) in fp32, with the same bits on every CPU that runs our kernels.
+
+    Sums and differences are float64, in the order of the vocabulary, and rounded once.
+    """
+    if not logits.is_cpu or not _has_kernels() or not bool(logits.amax(-1).isfinite().all()):
+        return logits.log_softmax(-1)
+    sums = likelihoods(logits).cumsum(-1, dtype=torch.float64)[:, -1]
+    logs = torch.tensor([math.log(one) for one in sums.tolist()], dtype=torch.float64)
+    return ((logits.double() - logits.amax(-1, keepdim=True).double()) - logs[:, None]).float()
 
 
 @lru_cache(maxsize=64)

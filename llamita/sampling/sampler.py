@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from llamita.sampling.per_row import check_rows, listed
 from llamita.sampling.processors import PROCESSORS, BatchSettings, with_top_k_and_p
 
 Seed = int | Sequence[int] | Sequence[torch.Generator] | None
+COMMON = frozenset(SAMPLING) - {"mirostat", "xtc_probability"}  # filters that read nothing but logits
 BELOW_1 = 1 - 2**-52
 LARGEST = 1e30  # of logits raised by settings: later processors at most divide them, so they stay finite
 
@@ -123,6 +125,7 @@ class Sampler:
         greedy = greedy_rows(settings, rows)
         self._greedy = torch.tensor(greedy, device=device)  # (B,)
         self._is_greedy, self._is_mixed = all(greedy), any(greedy) and not all(greedy)
+        self.filters = self._filters(settings)
 
     def __call__(self, logits: Tensor) -> Tensor:
         """The next tokens (B,) for logits (B, V) in fp32."""
@@ -136,17 +139,25 @@ class Sampler:
             observe(logits, scores, tokens)
         return tokens
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it takes the most probable token of the logits as they are, and nothing observes that."""
-        return self._is_greedy and not (self.chain or self.processors or self.observers)
-
     def append(self, step: Tensor) -> None:
         """Append the tokens (B,) of a step, with padding in rows that have ended."""
         if self._reads_text:
             self.history = self.history.append(step)
         for processor in self.processors:
             processor.append(step)
+
+    def _filters(self, settings: SamplingParams) -> tuple[float, ...] | None:
+        """The settings of its filters, if these and the row's generator are all that a choice depends on.
+
+        Empty where it takes the most probable token; None where a choice depends on more, or something observes it.
+        """
+        if self.processors or self.observers or not set(self.chain.names) <= COMMON:
+            return None
+        if self._is_greedy:
+            return () if not self.chain else None
+        values = [getattr(settings, name) for name in SAMPLING]
+        are_numbers = all(value is None or isinstance(value, int | float) for value in values)
+        return tuple(values) if self.generators is not None and are_numbers else None
 
     def _chosen(self, scores: Tensor) -> Tensor:
         if self._is_greedy:
@@ -171,8 +182,12 @@ def draw(logits: Tensor, generators: Sequence[torch.Generator] | None = None) ->
     likely = likelihoods(logits)
     if len(generators) == 1:
         return pick(likely[0], generators[0])
-    rows = zip(likely, generators, strict=True)
-    return torch.cat([pick(row, generator) for row, generator in rows])
+    if not likely.is_cpu:
+        rows = zip(likely, generators, strict=True)
+        return torch.cat([pick(row, generator) for row, generator in rows])
+    reached = likely.cumsum(-1, dtype=torch.float64).numpy()
+    numbers = [torch.rand(1, dtype=torch.float64, generator=one).item() for one in generators]
+    return torch.tensor([_found(sums, number) for sums, number in zip(reached, numbers, strict=True)])
 
 
 def pick(probabilities: Tensor, generator: torch.Generator) -> Tensor:
@@ -185,12 +200,16 @@ def pick(probabilities: Tensor, generator: torch.Generator) -> Tensor:
     number = torch.rand(1, dtype=torch.float64, generator=generator, device=probabilities.device)
     # Without the last factor a product could be rounded up to the sum, where there is no token.
     if reached.is_cpu:  # the same search in fewer calls
-        sums = reached.numpy()
-        if not 0 < sums[-1] < math.inf:
-            refuse()
-        return torch.tensor([sums.searchsorted(number.item() * sums[-1] * BELOW_1, "right")])
+        return torch.tensor([_found(reached.numpy(), number.item())])
     check_sums(reached[-1:])
     return torch.searchsorted(reached, number * reached[-1] * BELOW_1, right=True)
+
+
+def _found(sums: np.ndarray, number: float) -> int:
+    """The token at a random number's share of the sums (V,)."""
+    if not 0 < sums[-1] < math.inf:
+        refuse()
+    return int(sums.searchsorted(number * sums[-1] * BELOW_1, "right"))
 
 
 def generators(seed: Seed, rows: int, device: torch.device | str) -> list[torch.Generator] | None:

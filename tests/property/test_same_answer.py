@@ -148,7 +148,8 @@ def test_logits_are_the_same_from_pages_in_any_order(form: str, page: int) -> No
             model, Workspace(), batch=1, tokens=part.shape[1], kept=part.shape[1], dtype=model.dtype
         )  # fmt: skip
         layout = BatchLayout(start, 0, table, torch.zeros(1, dtype=torch.int64), page)
-        logits.append(made.run(part, cache, layout))
+        cache.reserve(part.shape[1])
+        logits.append(made.run(part, cache.buffers, layout))
         start = start + part.shape[1]
     assert torch.equal(torch.cat(logits, dim=1), whole)
 

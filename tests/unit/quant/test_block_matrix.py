@@ -112,7 +112,17 @@ def test_every_layout_says_what_kernels_read(kind: type[BlockMatrix], view: type
 def test_one_class_is_all_that_layers_know(name: str) -> None:
     """The parts that a caller may ask for are declared once, and no matrix leaves one out."""
     declared = {part for part in vars(QuantizedMatrix) if not part.startswith("_")}
-    assert declared == {"device", "nbytes", "kernel_view", "linear", "rows", "dequantize", "raw", "moved"}
+    assert declared == {
+        "device",
+        "nbytes",
+        "kernel_view",
+        "linear",
+        "rows",
+        "dequantize",
+        "raw",
+        "moved",
+        "stored_tensors",
+    }
     matrix = quantize_weight(name, torch.randn(32, 256))
     assert isinstance(matrix, QuantizedMatrix) and matrix.format_name == name and matrix.shape == (32, 256)
     assert not QuantizedMatrix.__abstractmethods__ - {"_copied"} - declared

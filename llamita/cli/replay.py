@@ -1,0 +1,84 @@
+"""llamita replay: write the answer of a receipt again, and say whether it is the same."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llamita.cli import arguments, model, terminal
+from llamita.errors import BrokenFileError, NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from llamita.engine.receipt import Receipt
+    from llamita.llm import LLM
+
+NAME = "replay"
+HELP = "write the answer of a receipt again, and say whether it is the same"
+EXAMPLES = """\
+  llamita replay receipt.json -p "Once upon a time"
+  llamita replay answer.json --request request.json
+  llamita replay answer.json --request request.json -m org/name --threads 1
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The receipt, the prompt that it is of, and the model."""
+    parser.add_argument("receipt", help="a JSON file: a receipt, or an answer of llamita serve with one in it")
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("-p", "--prompt", metavar="TEXT", help="the text that was continued")
+    group.add_argument(
+        "--request", metavar="FILE", help="the request as it was sent: JSON with messages or a prompt (text, or ids)"
+    )
+    arguments.add_model(parser)
+    parser.add_argument("--json", action="store_true", help="print an object: is_equal, differences, text")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay; 0 where tokens and log-probabilities are the same, 1 and what differs where they are not."""
+    values = _read(args.receipt)
+    request = None if args.request is None else _read(args.request)
+    llm = model.load(args)
+    from llamita.engine.receipt import Receipt, differences, replay
+    from llamita.generation.text_options import TextModel
+
+    receipt = Receipt.from_dict(values.get("receipt", values) if isinstance(values, dict) else values)
+    prompt = llm.tokenizer.encode(args.prompt) if request is None else _prompt(llm, request, receipt)
+    completion, again = replay(receipt, TextModel(llm.model, llm.tokenizer), prompt)
+    found = differences(receipt, again)
+    is_equal = (receipt.tokens, receipt.logprobs) == (again.tokens, again.logprobs)
+    if args.json:
+        print(json.dumps({"is_equal": is_equal, "differences": found, "text": completion.text}, ensure_ascii=False))
+        return 0 if is_equal else 1
+    for line in found:
+        terminal.warn(line)
+    what = "tokens" if receipt.logprobs is None else "tokens and log-probabilities"
+    count = len(completion.token_ids)
+    print(f"the same {what}: {count} of {count}" if is_equal else f"other {what} than in the receipt")
+    return 0 if is_equal else 1
+
+
+def _read(path: str) -> Any:
+    """The JSON in a file."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path} is not there: give the path of a JSON file") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"{path} is a folder: give the path of a JSON file") from error
+    except (ValueError, RecursionError) as error:
+        raise BrokenFileError(f"{path} is no JSON: {terminal.cut(str(error))}") from error
+
+
+def _prompt(llm: "LLM", request: Any, receipt: "Receipt") -> list[int]:
+    """The token ids of what a request asked. Raises UsageError for one that asks for nothing."""
+    from llamita.tokenizer.chat import encode_chat
+
+    if isinstance(request, dict) and isinstance(messages := request.get("messages"), list):
+        tools = request.get("tools")
+        return encode_chat(llm.tokenizer, messages, tools=tools, continue_final_message=receipt.reads_on)
+    prompt = request.get("prompt") if isinstance(request, dict) else request
+    if isinstance(prompt, str):
+        return llm.tokenizer.encode(prompt)
+    if isinstance(prompt, list) and prompt and all(type(one) is int for one in prompt):
+        return prompt
+    raise UsageError("the request has neither messages nor a prompt of one text: give the JSON that was sent")

@@ -1,0 +1,147 @@
+"""`llamita serve`: a model behind OpenAI's API."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from llamita import checks
+from llamita.cli import model, names
+from llamita.errors import UsageError
+
+if TYPE_CHECKING:
+    from llamita.engine.limits import EngineLimits
+    from llamita.server.models import ServedModel
+    from llamita.server.settings import ServerSettings
+
+NAME = "serve"
+HELP = "serve a model over HTTP, as OpenAI's clients know it"
+EXAMPLES = """\
+  llamita serve
+  llamita serve --open
+  llamita serve -m path/to/model --port 8000
+  llamita serve -m org/name -m path/to/model.gguf --alias large --alias small
+  llamita serve --host 0.0.0.0 --api-key-file keys.txt
+"""
+PORT = 8080
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which models, where, for whom, and how much at once."""
+    what = "cria (the default), a folder, a .gguf file, or org/name on the hub; repeatable"
+    parser.add_argument("-m", "--model", action="append", metavar="MODEL", help=what)
+    parser.add_argument(
+        "--alias", action="append", metavar="NAME", help="the name of a model in requests, one each (default: its own)"
+    )
+    group = parser.add_argument_group("address and access")
+    group.add_argument("--host", default="127.0.0.1", help="the address to listen at; 0.0.0.0 is every one")
+    group.add_argument("--port", type=int, metavar="N", help=f"(default: {PORT}, or the next free one)")
+    group.add_argument(
+        "--api-key", action="append", metavar="KEY", help="let in only who has it, repeatable (default: everybody)"
+    )
+    group.add_argument("--api-key-file", metavar="FILE", help="the same, one key a line (default: none)")
+    group.add_argument("--admin-key", metavar="KEY", help="for /metrics (default: an API key)")
+    group.add_argument(
+        "--allowed-host",
+        action="append",
+        metavar="NAME",
+        help="answer to this name, repeatable (default: this machine's)",
+    )
+    group.add_argument("--open", action="store_true", help="open the page in a browser")
+    _add_limits(parser)
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("limits")
+    group.add_argument("--max-num-seqs", type=int, default=32, metavar="N", help="texts that are written at once")
+    group.add_argument("--max-num-queued", type=int, default=256, metavar="N", help="texts that may wait; more get 429")
+    group.add_argument("--max-num-batched-tokens", type=int, default=256, metavar="N", help="tokens of a step")
+    group.add_argument(
+        "--max-model-len", type=int, metavar="N", help="tokens of a prompt and its answer (default: the model's)"
+    )
+    group.add_argument("--kv-blocks", type=int, metavar="N", help="blocks of 16 tokens of the cache (default: as fit)")
+    group.add_argument(
+        "--drain-timeout", type=float, default=30.0, metavar="S", help="seconds to finish answers when it is stopped"
+    )
+    group.add_argument("--log-level", default="info", metavar="LEVEL", help="debug, info, warning or error")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check everything that is cheap, bind the port, load the models, serve."""
+    _check(args)
+    from llamita.server import log, run
+
+    chosen = _settings(args)
+    log.set_up(args.log_level)
+    tries = run.PORTS if args.port is None else 1
+    listener = run.bind(args.host, PORT if args.port is None else args.port, tries=tries)
+    try:
+        server = run.Server(_served(args), chosen)
+        address = _address(args.host, listener.getsockname()[1])
+        return server.listen(listener, lambda: _greet(server.state.models, address, args))
+    finally:
+        listener.close()
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise UsageError for what is wrong whatever the models are."""
+    if args.port is not None and not 0 <= args.port <= 65535:
+        raise UsageError(f"--port is {args.port}: take one from 1 to 65535, or 0 for any")
+    if args.log_level not in ("debug", "info", "warning", "error"):
+        raise UsageError(f"--log-level is {checks.quoted(args.log_level)}: say debug, info, warning or error")
+    for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "kv_blocks"):
+        if (value := getattr(args, name)) is not None:
+            checks.count(f"--{name.replace('_', '-')}", value)
+    checks.not_negative("--max-num-queued", args.max_num_queued)
+    checks.not_negative("--drain-timeout", args.drain_timeout)
+    if args.alias and len(args.alias) != len(args.model or [None]):
+        raise UsageError(f"there are {len(args.alias)} --alias for {len(args.model or [None])} models: give each one")
+
+
+def _settings(args: argparse.Namespace) -> "ServerSettings":
+    from llamita.server.keys import Keys, read_keys
+    from llamita.server.settings import ServerSettings
+
+    keys = list(args.api_key or [])
+    if args.api_key_file is not None:
+        keys += read_keys(args.api_key_file)
+    return ServerSettings(
+        host=args.host,
+        keys=Keys.of(keys),
+        admin_keys=Keys.of([args.admin_key] if args.admin_key else []),
+        allowed_hosts=tuple(args.allowed_host) if args.allowed_host else None,
+        drain_timeout=args.drain_timeout,
+    )
+
+
+def _limits(args: argparse.Namespace) -> "EngineLimits":
+    from llamita.engine.limits import EngineLimits
+
+    return EngineLimits(
+        max_num_seqs=args.max_num_seqs,
+        max_num_queued=args.max_num_queued,
+        max_num_batched_tokens=args.max_num_batched_tokens,
+        max_model_len=args.max_model_len,
+        num_blocks=args.kv_blocks,
+    )
+
+
+def _served(args: argparse.Namespace) -> "list[ServedModel]":
+    """The models, loaded one after another, each with its engine."""
+    from llamita.server.models import ServedModel, short_name
+
+    limits = _limits(args)
+    served = []
+    for number, name in enumerate(args.model or [None]):
+        llm = model.load_named(None if name is None else names.understood(name), args)
+        alias = args.alias[number] if args.alias else short_name(llm.name)
+        served.append(ServedModel(alias, llm.engine(limits)))
+    return served
+
+
+def _address(host: str, port: int) -> str:
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{name}:{port}"
+
+
+def _greet(served: "object", address: str, args: argparse.Namespace) -> None:
+    """Say where the server is, and how to ask it something."""
+    print(address, flush=True)

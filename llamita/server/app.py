@@ -1,0 +1,49 @@
+"""The server's application: routes, and the middlewares around them."""
+
+from collections.abc import Sequence
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from llamita.server.access import HostCheck, KeyCheck
+from llamita.server.body import BodyLimit
+from llamita.server.boundary import Boundary
+from llamita.server.models import Models, ServedModel
+from llamita.server.openai.routes import OPENAI
+from llamita.server.routes import OPERATION, RouteTable
+from llamita.server.settings import ServerSettings
+from llamita.server.state import ServerState
+
+TABLES: tuple[RouteTable, ...] = (OPERATION, OPENAI)  # what the server has: one table for each part
+
+
+def create_app(models: Sequence[ServedModel], settings: ServerSettings | None = None) -> FastAPI:
+    """The ASGI application that serves these models. Raises UsageError where two of them have one name."""
+    state = ServerState(Models(models), ServerSettings() if settings is None else settings)
+    open_paths = {path for table in TABLES for path in table.open_paths}
+    error_bodies = {table.prefix: table.error_body for table in TABLES}
+    app = FastAPI(
+        title="llamita",
+        docs_url=None,
+        redoc_url=None,
+        exception_handlers={HTTPException: _raise_on},
+        middleware=[
+            Middleware(Boundary, error_bodies=error_bodies, metrics=state.metrics),
+            Middleware(HostCheck, settings=state.settings),
+            Middleware(KeyCheck, settings=state.settings, open_paths=open_paths),
+            Middleware(BodyLimit, most=state.settings.max_body_bytes),
+        ],
+    )
+    app.router.redirect_slashes = False
+    app.state.server = state
+    for table in TABLES:
+        table.add_to(app)
+    return app
+
+
+async def _raise_on(_: Request, error: Exception) -> Response:
+    """Leave errors of the router to the boundary too, which knows the dialect."""
+    raise error

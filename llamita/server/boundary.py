@@ -1,0 +1,106 @@
+"""The outermost middleware: gives each request its id, turns errors into answers, logs and counts."""
+
+import logging
+import re
+import traceback
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import Any
+from uuid import uuid4
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llamita.server.errors import ClientGoneError, Failure, failure_of, is_unforeseen
+from llamita.server.log import quoted
+from llamita.server.metrics import Metrics
+from llamita.server.sse import dumped
+
+LOGGER = logging.getLogger("llamita.server")
+ErrorBody = Callable[[Failure], Mapping[str, Any]]
+GONE = 499  # nginx's status for a client that left, in the log alone
+_OWN_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+
+class Boundary:
+    """Middleware around everything. error_bodies: by the beginning of the path, the longest first that fits."""
+
+    def __init__(self, app: ASGIApp, *, error_bodies: Mapping[str, ErrorBody], metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+        self._error_bodies = sorted(error_bodies.items(), key=lambda entry: -len(entry[0]))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        answer = _Answer(send, request_id_of(scope))
+        scope["llamita.request_id"] = answer.request_id
+        began = monotonic()
+        try:
+            await self._app(scope, receive, answer.send)
+        except (ClientDisconnect, ClientGoneError):
+            answer.status = GONE
+        except Exception as error:
+            await self._fail(scope, answer, error)
+        finally:
+            self._note(scope, answer, monotonic() - began)
+
+    async def _fail(self, scope: Scope, answer: "_Answer", error: Exception) -> None:
+        if is_unforeseen(error):
+            trace = "".join(traceback.format_exception(error))
+            LOGGER.error("request %s failed:\n%s", answer.request_id, trace.rstrip())
+        failure = failure_of(error, answer.request_id)
+        if failure.status in (401, 403, 413, 429, 503):
+            self._metrics.count_rejected(failure.code or str(failure.status))
+        if answer.status:  # it has begun and cannot be changed: the connection is closed
+            raise error
+        body = dumped(self._body(scope["path"])(failure)).encode()
+        await answer.send({"type": "http.response.start", "status": failure.status, "headers": _headers(failure, body)})
+        await answer.send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    def _body(self, path: str) -> ErrorBody:
+        return next(body for beginning, body in self._error_bodies if path.startswith(beginning))
+
+    def _note(self, scope: Scope, answer: "_Answer", seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", None)
+        self._metrics.count_http(route or "other", scope["method"], answer.status)
+        LOGGER.info(
+            "%s %s %d %.0f ms %s",
+            quoted(scope["method"], 20),
+            quoted(scope["path"]),
+            answer.status,
+            seconds * 1000,
+            answer.request_id,
+        )
+
+
+class _Answer:
+    """Sends an answer under its request's id, and knows its status, 0 before it has begun."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send, self.request_id = send, request_id
+        self.status = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            own = (b"x-request-id", self.request_id.encode())
+            message = {**message, "headers": [*message.get("headers", ()), own]}
+        await self._send(message)
+
+
+def request_id_of(scope: Scope) -> str:
+    """The id that the client gave, where it is plain; else a new one. It names the request in headers and logs only."""
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    return given.decode() if _OWN_ID.fullmatch(given) else f"req_{uuid4().hex}"
+
+
+def _headers(failure: Failure, body: bytes) -> list[tuple[bytes, bytes]]:
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if failure.retry_after is not None:
+        headers.append((b"retry-after", str(failure.retry_after).encode()))
+    if failure.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if failure.status == 408 or failure.status >= 500:  # those that clients repeat unless they are asked not to
+        headers.append((b"x-should-retry", b"false" if failure.is_final else b"true"))
+    return headers

@@ -1,0 +1,42 @@
+"""Conversations of every dialect, once they are messages and tools as chat templates read them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llamita.generation.text_options import TextOptions
+from llamita.server.errors import refused
+from llamita.server.models import ServedModel
+from llamita.structured.tool_calls import grammar
+from llamita.tokenizer.chat import encode_chat
+
+Tool = Mapping[str, Any]
+REQUIRED = "required"  # a tool must be called, whichever
+
+
+def conversation_ids(
+    model: ServedModel, messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool], *, continues: bool = False
+) -> list[int]:
+    """The ids of a conversation that the model is to answer. Raises RequestError and UsageError.
+
+    continues: the last message is the beginning of the answer.
+    """
+    texts = (message.get("content") for message in messages)
+    if sum(len(text) for text in texts if isinstance(text, str)) > model.most_prompt_characters:
+        raise model.too_long("more characters than fit", "messages")
+    ids = encode_chat(model.texts.tokenizer, messages, tools=tools or None, continue_final_message=continues)
+    return model.checked_ids(ids, "messages")
+
+
+def force_call(options: TextOptions, tools: Sequence[Tool], name: str) -> None:
+    """Let an answer be nothing but a call of a tool: of that name, or REQUIRED for any. Raises RequestError."""
+    chosen = tools if name == REQUIRED else [tool for tool in tools if tool["function"]["name"] == name]
+    if not chosen:
+        raise refused(f"tool_choice names {name}, which is not among the tools", param="tool_choice")
+    if any(form in options for form in ("json_schema", "regex", "choice", "grammar")):
+        raise refused("a tool must be called and the answer have another form: ask for one of them", param="tools")
+    options["grammar"] = grammar(chosen)
+
+
+def names_of(tools: Sequence[Tool]) -> tuple[str, ...]:
+    """The names of tools."""
+    return tuple(tool["function"]["name"] for tool in tools)

@@ -1,0 +1,43 @@
+"""What a chat request means for the engine: prompt, options, and the form that its answer must have."""
+
+from typing import Any
+
+from llamita.generation.text_options import TextOptions
+from llamita.server.conversation import REQUIRED, conversation_ids, force_call, names_of
+from llamita.server.models import ServedModel
+from llamita.server.openai.messages import ToolChoice, tool_data
+from llamita.server.openai.sampling import limited, seeded
+from llamita.server.openai.schemas import ChatRequest
+from llamita.server.submission import Item
+
+
+def chat_items(model: ServedModel, asked: ChatRequest) -> list[Item]:
+    """The texts to write, n of one prompt. Raises RequestError and UsageError."""
+    tools, continues = chat_tools(asked), bool(asked.continue_final_message)
+    messages = [message.for_template() for message in asked.messages]
+    ids = conversation_ids(model, messages, tools, continues=continues)
+    options = chat_options(model, asked, tools)
+    names = names_of(tools)
+    return [Item(ids, seeded(options, number), continues, names) for number in range(asked.n or 1)]
+
+
+def chat_tools(asked: ChatRequest) -> list[dict[str, Any]]:
+    """The tools that may be called."""
+    return [] if asked.tool_choice == "none" else [tool_data(tool.function) for tool in asked.tools or ()]
+
+
+def chat_options(model: ServedModel, asked: ChatRequest, tools: list[dict[str, Any]]) -> TextOptions:
+    """The engine's options. Raises RequestError for two forms of one answer."""
+    options = asked.sampling_options(model.texts.model.config.vocab_size)
+    most = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
+    if most is not None:
+        options["max_tokens"] = limited(most, model.texts.context_length)
+    if asked.logprobs:
+        options["logprobs"] = asked.top_logprobs or 0
+    if asked.response_format is not None and (schema := asked.response_format.json_schema_option) is not None:
+        options["json_schema"] = schema
+    if asked.tool_choice == REQUIRED:
+        force_call(options, tools, REQUIRED)
+    elif isinstance(asked.tool_choice, ToolChoice):
+        force_call(options, tools, asked.tool_choice.function.name)
+    return options

@@ -1,0 +1,139 @@
+"""/v1/completions: texts in, given as text or ids, and what comes after them out."""
+
+import math
+import time
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+from uuid import uuid4
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from llamita.engine.handle import Delta
+from llamita.generation.completion import Completion
+from llamita.generation.logprobs import TokenLogprob
+from llamita.server.disconnect import unless_disconnected
+from llamita.server.errors import Failure
+from llamita.server.models import ServedModel
+from llamita.server.openai.answers import answered, error_events, usage_of
+from llamita.server.openai.logprobs import completion_logprobs, spelled_length
+from llamita.server.openai.sampling import limited, seeded
+from llamita.server.openai.schemas import CompletionRequest
+from llamita.server.sse import DONE, event
+from llamita.server.state import model_of, parsed, state_of, terms_of
+from llamita.server.submission import Item, Submission, submit
+from llamita.server.usage import timings
+
+
+async def create_completion(request: Request) -> Response:
+    """Continue texts."""
+    asked = await parsed(request, CompletionRequest)
+    model = model_of(request, asked.model)
+    terms = terms_of(request, cache_salt=asked.cache_salt or "", priority=asked.priority or 0)
+    count = len(asked.prompts) * (asked.n or 1)
+    work = submit(model, count, lambda: completion_items(model, asked), terms, state_of(request).metrics)
+    submission = await unless_disconnected(request.receive, work)
+    return await answered(request, submission, CompletionAnswer(model, asked, submission), is_stream=bool(asked.stream))
+
+
+def completion_items(model: ServedModel, asked: CompletionRequest) -> list[Item]:
+    """The texts to write: n of the first prompt, n of the second, and so on. Raises RequestError and UsageError."""
+    options = asked.sampling_options(model.texts.model.config.vocab_size)
+    if (most := limited(asked.max_tokens, model.texts.context_length)) is not None:
+        options["max_tokens"] = most
+    if asked.logprobs is not None:
+        options["logprobs"] = asked.logprobs
+        if asked.echo:
+            options["prompt_logprobs"] = asked.logprobs
+    items = []
+    for prompt in asked.prompts:
+        ids = model.checked_ids(model.prompt_ids(prompt) if isinstance(prompt, str) else prompt, "prompt")
+        items += [Item(ids, seeded(options, number)) for number in range(asked.n or 1)]
+    return items
+
+
+class CompletionAnswer:
+    """The answer to one request, in OpenAI's words."""
+
+    def __init__(self, model: ServedModel, asked: CompletionRequest, submission: Submission) -> None:
+        self._model, self._asked, self._handles, self._submission = model, asked, submission.handles, submission
+        self._texts = model.texts.tables.texts
+        self._n = asked.n or 1
+        self._head = {
+            "id": f"cmpl-{uuid4().hex}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": model.name,
+            "system_fingerprint": model.system_fingerprint,
+        }
+        self._has_usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
+
+    def body(self, completions: Sequence[Completion]) -> dict[str, Any]:
+        """The whole answer."""
+        choices = [self._choice(number, completion) for number, completion in enumerate(completions)]
+        usage, times = usage_of(self._handles, self._n), timings(self._handles, self._n)
+        return {**self._head, "choices": choices, "usage": usage, "timings": times}
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """The chunks, as they are written."""
+        written = [0] * len(self._handles)  # characters of each choice so far
+        if self._asked.echo:
+            for number in range(len(self._handles)):
+                yield self._chunk(number, self._prompt(number))
+        async for number, delta in self._submission.deltas():
+            if delta is None:
+                yield self._ending(number)
+            elif delta.text or delta.logprobs:
+                yield self._piece(number, delta, written)
+        if self._has_usage:
+            yield event({**self._head, "choices": [], "usage": usage_of(self._handles, self._n)})
+        yield DONE
+
+    def failure_events(self, failure: Failure) -> bytes:
+        """How a stream ends that fails."""
+        return error_events(failure)
+
+    def _piece(self, number: int, delta: Delta, written: list[int]) -> bytes:
+        if self._asked.logprobs is None:
+            return self._chunk(number, delta.text)
+        offset = written[number]
+        written[number] += sum(spelled_length(entry, self._texts) for entry in delta.logprobs)
+        return self._chunk(number, delta.text, completion_logprobs(delta.logprobs, self._texts, offset))
+
+    def _choice(self, number: int, completion: Completion) -> dict[str, Any]:
+        text, noted = completion.text, None
+        if self._asked.echo:
+            text = self._prompt(number) + text
+        if completion.logprobs is not None:
+            before = self._prompt_entries(completion) if self._asked.echo else []
+            noted = completion_logprobs([*before, *completion.logprobs], self._texts)
+        return {"index": number, "text": text, "logprobs": noted, "finish_reason": completion.finish_reason}
+
+    def _prompt(self, number: int) -> str:
+        """The prompt of a choice, as text."""
+        prompt = self._asked.prompts[number // self._n]
+        return prompt if isinstance(prompt, str) else self._model.texts.tokenizer.decode(prompt)
+
+    def _prompt_entries(self, completion: Completion) -> list[TokenLogprob]:
+        """The prompt's tokens; nothing comes before the first, so its log-probability is NaN."""
+        first = completion.prompt_token_ids[0]
+        return [TokenLogprob(first, self._texts.of(first), math.nan), *(completion.prompt_logprobs or ())]
+
+    def _ending(self, number: int) -> bytes:
+        extra = {}
+        if all(handle.is_over for handle in self._handles):
+            extra["timings"] = timings(self._handles, self._n)
+        return self._chunk(number, "", finish=self._handles[number].result().finish_reason, extra=extra)
+
+    def _chunk(
+        self,
+        number: int,
+        text: str,
+        logprobs: dict[str, Any] | None = None,
+        *,
+        finish: str | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> bytes:
+        choice = {"index": number, "text": text, "logprobs": logprobs, "finish_reason": finish}
+        usage = {"usage": None} if self._has_usage else {}
+        return event({**self._head, "choices": [choice], **usage, **(extra or {})})

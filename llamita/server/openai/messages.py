@@ -1,0 +1,112 @@
+"""Messages and tools as OpenAI's clients send them, and as chat templates read them."""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from llamita.server.body import StrictModel
+from llamita.server.errors import refused
+from llamita.server.openai.sampling import Text
+
+ToolName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")]
+SYNONYMS = {"developer": "system", "function": "tool"}
+
+
+class TextPart(StrictModel):
+    """A part of a content; there are only texts, as the models read nothing else."""
+
+    type: Literal["text", "input_text", "output_text", "refusal"]
+    text: Text
+
+
+class CalledFunction(StrictModel):
+    """A function that an answer called; the arguments are JSON text."""
+
+    name: ToolName
+    arguments: Text
+
+
+class CalledTool(StrictModel):
+    """A call in an answer."""
+
+    id: Annotated[str, Field(max_length=256)]
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class ChatMessage(StrictModel):
+    """A turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=1024)] | None = None
+    name: Annotated[str, Field(max_length=256)] | None = None
+    tool_calls: Annotated[list[CalledTool], Field(max_length=64)] | None = None
+    tool_call_id: Annotated[str, Field(max_length=256)] | None = None
+
+    def for_template(self) -> dict[str, Any]:
+        """The message as chat templates read it: plain text, arguments as objects. Raises RequestError."""
+        if self.content is None and not self.tool_calls:
+            raise refused(f"a message of role {self.role} has no content: give it a text", param="messages")
+        if self.role == "tool" and self.tool_call_id is None:
+            raise refused("a message of role tool needs the tool_call_id of its call", param="messages")
+        message: dict[str, Any] = {"role": SYNONYMS.get(self.role, self.role), "content": text_of(self.content)}
+        if self.role == "tool":
+            message["tool_call_id"] = self.tool_call_id
+        if self.tool_calls:
+            if self.role != "assistant":
+                raise refused("only messages of role assistant have tool_calls", param="messages")
+            message["tool_calls"] = [called(call.id, call.function) for call in self.tool_calls]
+        return message
+
+
+class FunctionTool(StrictModel):
+    """A function that may be called; its parameters are a JSON schema."""
+
+    name: ToolName
+    description: Text | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ChatTool(StrictModel):
+    """A tool; there are only functions."""
+
+    type: Literal["function"]
+    function: FunctionTool
+
+
+class ToolChoiceFunction(StrictModel):
+    """The function that must be called."""
+
+    name: ToolName
+
+
+class ToolChoice(StrictModel):
+    """The choice of one function."""
+
+    type: Literal["function"]
+    function: ToolChoiceFunction
+
+
+def text_of(content: str | Sequence[TextPart] | None) -> str:
+    """A content as one text."""
+    return (content or "") if isinstance(content, str | None) else "".join(part.text for part in content)
+
+
+def called(call_id: str, function: CalledFunction, param: str = "messages") -> dict[str, Any]:
+    """A call as templates read it. Raises RequestError where its arguments are no JSON object."""
+    try:
+        arguments = json.loads(function.arguments or "{}")
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise refused(f"the arguments of {function.name} are no JSON object", param=param)
+    return {"id": call_id, "type": "function", "function": {"name": function.name, "arguments": arguments}}
+
+
+def tool_data(function: FunctionTool) -> dict[str, Any]:
+    """A tool as templates and grammars read it."""
+    fields = {"name": function.name, "description": function.description, "parameters": function.parameters}
+    return {"type": "function", "function": {name: value for name, value in fields.items() if value is not None}}

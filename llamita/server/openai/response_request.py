@@ -1,0 +1,148 @@
+"""The body of /v1/responses, and the messages that its items are."""
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from llamita.server.body import StrictModel
+from llamita.server.openai.messages import (
+    SYNONYMS,
+    CalledFunction,
+    FunctionTool,
+    TextPart,
+    ToolName,
+    called,
+    text_of,
+    tool_data,
+)
+from llamita.server.openai.sampling import SamplingRequest, Text
+
+LOGPROBS = "message.output_text.logprobs"
+KINDS = "an item is a message, a function_call or a function_call_output"
+STATELESS = "this server keeps no responses: send the whole conversation as input"
+Parts = Annotated[list[TextPart], Field(min_length=1, max_length=1024)]
+
+
+class MessageItem(StrictModel):
+    """A turn of a conversation, of the user or of an earlier answer."""
+
+    type: Literal["message"] = "message"
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | Parts
+
+    def for_template(self) -> dict[str, Any]:
+        """The message as chat templates read it."""
+        return {"role": SYNONYMS.get(self.role, self.role), "content": text_of(self.content)}
+
+
+class CallItem(StrictModel):
+    """A call of an earlier answer."""
+
+    type: Literal["function_call"]
+    call_id: Annotated[str, Field(max_length=256)]
+    name: ToolName
+    arguments: Text
+
+    def for_template(self) -> dict[str, Any]:
+        """The message as chat templates read it. Raises RequestError."""
+        call = called(self.call_id, CalledFunction(name=self.name, arguments=self.arguments), "input")
+        return {"role": "assistant", "content": "", "tool_calls": [call]}
+
+
+class OutputItem(StrictModel):
+    """What a called function gave back."""
+
+    type: Literal["function_call_output"]
+    call_id: Annotated[str, Field(max_length=256)]
+    output: Text | Parts
+
+    def for_template(self) -> dict[str, Any]:
+        """The message as chat templates read it."""
+        return {"role": "tool", "content": text_of(self.output), "tool_call_id": self.call_id}
+
+
+def _kind(item: Any) -> Any:
+    return item.get("type", "message") if isinstance(item, dict) else getattr(item, "type", None)
+
+
+Item = Annotated[
+    Annotated[MessageItem, Tag("message")]
+    | Annotated[CallItem, Tag("function_call")]
+    | Annotated[OutputItem, Tag("function_call_output")],
+    Discriminator(_kind, custom_error_type="item", custom_error_message=KINDS),
+]
+
+
+class ResponseTool(FunctionTool):
+    """A tool; there are only functions."""
+
+    type: Literal["function"]
+
+
+class NamedTool(StrictModel):
+    """The function that must be called."""
+
+    type: Literal["function"]
+    name: ToolName
+
+
+class TextFormat(StrictModel):
+    """The form of an answer."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    name: Annotated[str, Field(max_length=64)] | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+
+    @model_validator(mode="after")
+    def _check_schema(self) -> Self:
+        if (self.type == "json_schema") != (self.schema_ is not None):
+            raise ValueError("schema belongs to type json_schema, which needs it")
+        return self
+
+
+class TextSettings(StrictModel):
+    """How the text of an answer is written."""
+
+    format: TextFormat | None = None
+
+
+class ResponseRequest(SamplingRequest):
+    """The body of /v1/responses; of a request to /v1/responses/input_tokens too."""
+
+    UNSUPPORTED: ClassVar = {
+        "previous_response_id": STATELESS,
+        "conversation": STATELESS,
+        "background": STATELESS,
+        "prompt": "prompts are not kept here: send the text",
+        "truncation": "prompts are never cut: send less",
+        "context_management": "prompts are never cut: send less",
+    }
+    HARMLESS: ClassVar = {"truncation": ("disabled",), "background": (False,)}
+
+    input: Text | Annotated[list[Item], Field(min_length=1, max_length=1024)]
+    instructions: Text | None = None
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    tools: Annotated[list[ResponseTool], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextSettings | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    include: Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=16)] | None = None
+    metadata: dict[str, Annotated[str, Field(max_length=512)]] | None = None
+
+    @property
+    def has_logprobs(self) -> bool:
+        """Whether log-probabilities are asked for."""
+        return bool(self.top_logprobs) or LOGPROBS in (self.include or ())
+
+    @property
+    def callable_tools(self) -> list[dict[str, Any]]:
+        """The tools that may be called, as templates and grammars read them."""
+        return [] if self.tool_choice == "none" else [tool_data(tool) for tool in self.tools or ()]
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The conversation as chat templates read it. Raises RequestError."""
+        head = [] if self.instructions is None else [{"role": "system", "content": self.instructions}]
+        if isinstance(self.input, str):
+            return [*head, {"role": "user", "content": self.input}]
+        return [*head, *(item.for_template() for item in self.input)]

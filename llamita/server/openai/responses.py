@@ -1,0 +1,134 @@
+"""/v1/responses, stateless: nothing is kept, so a conversation is sent whole every time."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+from uuid import uuid4
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from llamita.engine.handle import Delta
+from llamita.generation.completion import Completion
+from llamita.server.conversation import REQUIRED, conversation_ids, force_call, names_of
+from llamita.server.disconnect import unless_disconnected
+from llamita.server.errors import Failure
+from llamita.server.models import ServedModel
+from llamita.server.openai.answers import answered
+from llamita.server.openai.response_events import ResponseEvents
+from llamita.server.openai.response_object import (
+    call_item,
+    message_item,
+    part_logprobs,
+    response_object,
+    response_usage,
+    text_part,
+)
+from llamita.server.openai.response_request import NamedTool, ResponseRequest
+from llamita.server.openai.sampling import limited
+from llamita.server.state import model_of, parsed, state_of, terms_of
+from llamita.server.submission import Item, Submission, submit
+from llamita.server.tool_text import ToolText
+from llamita.server.usage import timings
+from llamita.structured.tool_calls import ToolCall
+
+
+async def create_response(request: Request) -> Response:
+    """Answer a conversation of items."""
+    asked = await parsed(request, ResponseRequest)
+    model = model_of(request, asked.model)
+    terms = terms_of(request, cache_salt=asked.cache_salt or "", priority=asked.priority or 0)
+    work = submit(model, 1, lambda: [response_text(model, asked)], terms, state_of(request).metrics)
+    submission = await unless_disconnected(request.receive, work)
+    return await answered(request, submission, ResponseAnswer(model, asked, submission), is_stream=bool(asked.stream))
+
+
+async def count_input_tokens(request: Request) -> Response:
+    """How many tokens a conversation has, without an answer."""
+    asked = await parsed(request, ResponseRequest)
+    model = model_of(request, asked.model)
+    ids = await asyncio.to_thread(conversation_ids, model, asked.messages(), asked.callable_tools)
+    return JSONResponse({"object": "response.input_tokens", "input_tokens": len(ids)})
+
+
+def response_text(model: ServedModel, asked: ResponseRequest) -> Item:
+    """The text to write. Raises RequestError and UsageError."""
+    tools = asked.callable_tools
+    ids = conversation_ids(model, asked.messages(), tools)
+    options = asked.sampling_options(model.texts.model.config.vocab_size)
+    most = limited(asked.max_output_tokens, model.texts.context_length, "max_output_tokens")
+    if most is not None:
+        options["max_tokens"] = most
+    if asked.has_logprobs:
+        options["logprobs"] = asked.top_logprobs or 0
+    form = asked.text.format if asked.text is not None else None
+    if form is not None and form.type != "text":
+        options["json_schema"] = {"type": "object"} if form.schema_ is None else form.schema_
+    if asked.tool_choice == REQUIRED:
+        force_call(options, tools, REQUIRED)
+    elif isinstance(asked.tool_choice, NamedTool):
+        force_call(options, tools, asked.tool_choice.name)
+    return Item(ids, options, reads_on=False, tools=names_of(tools))
+
+
+class ResponseAnswer:
+    """The answer to one request, in the words of the Responses API."""
+
+    def __init__(self, model: ServedModel, asked: ResponseRequest, submission: Submission) -> None:
+        self._asked, self._submission = asked, submission
+        self._texts = model.texts.tables.texts
+        self._response = response_object(model, asked)
+        self._events = ResponseEvents(self._response)
+
+    def body(self, completions: Sequence[Completion]) -> dict[str, Any]:
+        """The whole answer."""
+        (completion,) = completions
+        status = "incomplete" if completion.finish_reason == "length" else "completed"
+        if calls := self._calls(completion):
+            output = [call_item(call) for call in calls]
+        else:
+            part = text_part(completion.text, part_logprobs(completion.logprobs, self._texts))
+            output = [message_item(f"msg_{uuid4().hex}", status, [part])]
+        return self._ended(status, output)
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """The answer as events, in the order that clients rely on."""
+        events, held = self._events, ToolText() if self._asked.callable_tools else None
+        yield events.of_response("response.created")
+        yield events.of_response("response.in_progress")
+        async for _, delta in self._submission.deltas():
+            if delta is not None:
+                text = delta.text if held is None else held.push(delta.text)
+                if text:
+                    for piece in events.text(text, self._noted(delta)):
+                        yield piece
+        completion = self._submission.handles[0].result()
+        calls, rest = self._calls(completion), "" if held is None else held.rest()
+        if not calls and (rest or not events.has_message):
+            for piece in events.text(rest, []):
+                yield piece
+        status = "incomplete" if completion.finish_reason == "length" else "completed"
+        for piece in (*events.end_of_text(status), *(one for call in calls for one in events.call(call_item(call)))):
+            yield piece
+        self._ended(status, events.output)
+        yield events.of_response(f"response.{status}")
+
+    def failure_events(self, failure: Failure) -> bytes:
+        """How a stream ends that fails."""
+        return self._events.failed(failure)
+
+    def _noted(self, delta: Delta) -> list[dict[str, Any]]:
+        return part_logprobs(delta.logprobs, self._texts) if self._asked.has_logprobs else []
+
+    def _calls(self, completion: Completion) -> list[ToolCall]:
+        calls = completion.tool_calls
+        return calls[:1] if self._asked.parallel_tool_calls is False else calls
+
+    def _ended(self, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
+        handles = self._submission.handles
+        self._response |= {"status": status, "output": output, "completed_at": int(time.time())}
+        if status == "incomplete":
+            self._response["incomplete_details"] = {"reason": "max_output_tokens"}
+        self._response |= {"usage": response_usage(handles), "timings": timings(handles, 1)}
+        return self._response

@@ -1,0 +1,95 @@
+"""The fields that say how to write, shared by chat completions, completions and responses."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from llamita.generation.text_options import TextOptions
+from llamita.server.body import StrictModel
+from llamita.server.errors import refused
+
+MOST_N = 8
+Stop = Annotated[str, Field(min_length=1, max_length=256)]
+BiasKey = Annotated[str, Field(max_length=10)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+ChoiceText = Annotated[str, Field(min_length=1, max_length=1024)]
+Text = Annotated[str, Field(max_length=2_000_000)]
+PLAIN = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed")
+FORMS = ("regex", "choice", "grammar")
+
+
+class RequestModel(StrictModel):
+    """A request. Fields that it does not know are ignored, as clients send new ones; those of UNSUPPORTED are refused.
+
+    UNSUPPORTED: field -> why it cannot be had, said unless its value is None or among HARMLESS.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    UNSUPPORTED: ClassVar[Mapping[str, str]] = {}
+    HARMLESS: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+
+    @model_validator(mode="after")
+    def _check_unsupported(self) -> Self:
+        for name, value in (self.model_extra or {}).items():
+            if name in self.UNSUPPORTED and value is not None and value not in self.HARMLESS.get(name, ()):
+                raise ValueError(f"{name} is not supported: {self.UNSUPPORTED[name]}")
+        return self
+
+
+class StreamOptions(StrictModel):
+    """What a stream has besides the text."""
+
+    include_usage: bool | None = None
+
+
+class SamplingRequest(RequestModel):
+    """How to write: OpenAI's fields, and ours that OpenAI has not."""
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    stream: bool | None = False
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    user: Annotated[str, Field(max_length=1024)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=1_000_000)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    logit_bias: Annotated[dict[BiasKey, Bias], Field(max_length=1024)] | None = None
+    regex: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    choice: Annotated[list[ChoiceText], Field(min_length=1, max_length=256)] | None = None
+    grammar: Annotated[str, Field(min_length=1, max_length=65_536)] | None = None
+    cache_salt: Annotated[str, Field(max_length=256)] | None = None
+    priority: Annotated[int, Field(ge=-1000, le=1000)] | None = None
+
+    def sampling_options(self, vocab_size: int) -> TextOptions:
+        """The options of the engine that these fields mean. Raises RequestError for ids outside the vocabulary."""
+        options: dict[str, Any] = {name: getattr(self, name) for name in (*PLAIN, *FORMS)}
+        options["top_k"] = 0 if self.top_k == -1 else self.top_k
+        options["stop"] = self.stop or None
+        if self.logit_bias:
+            options["logit_bias"] = {token_id(text, vocab_size): bias for text, bias in self.logit_bias.items()}
+        return TextOptions(**{name: value for name, value in options.items() if value is not None})
+
+
+def token_id(text: str, vocab_size: int) -> int:
+    """A key of logit_bias as an id. Raises RequestError."""
+    if not (text.isascii() and text.isdigit() and int(text) < vocab_size):
+        raise refused(f"logit_bias has {text!r}: its keys are ids of tokens below {vocab_size}", param="logit_bias")
+    return int(text)
+
+
+def limited(most: int | None, context_length: int, param: str = "max_tokens") -> int | None:
+    """A limit of tokens that the context could hold. Raises RequestError for one beyond; what is left is the rest."""
+    if most is not None and most > context_length:
+        raise refused(f"{param} is {most}, the model's context has {context_length} tokens: ask for less", param=param)
+    return most
+
+
+def seeded(options: TextOptions, number: int) -> TextOptions:
+    """The options of one of n texts: a seed of its own, so that they differ and can be had again."""
+    seed = options.get("seed")
+    return options if not isinstance(seed, int) else {**options, "seed": seed + number}

@@ -1,0 +1,138 @@
+"""The requests of OpenAI's API: strict, bounded, and finite."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from llamita.server.body import StrictModel
+from llamita.server.openai.messages import ChatMessage, ChatTool, ToolChoice
+from llamita.server.openai.sampling import MOST_N, SamplingRequest, StreamOptions, Text
+
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=2_000_000)]
+MOST_PROMPTS = 64
+
+
+class JsonSchemaFormat(StrictModel):
+    """A JSON schema under a name; the schema's own field is called schema."""
+
+    name: Annotated[str, Field(max_length=64)] | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+
+
+class ResponseFormat(StrictModel):
+    """The form of an answer."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+
+    @model_validator(mode="after")
+    def _check_schema(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema belongs to type json_schema, which needs it")
+        return self
+
+    @property
+    def json_schema_option(self) -> Mapping[str, Any] | None:
+        """The engine's option, None for any text."""
+        if self.json_schema is not None:
+            return self.json_schema.schema_
+        return {"type": "object"} if self.type == "json_object" else None
+
+
+class ChatRequest(SamplingRequest):
+    """The body of /v1/chat/completions."""
+
+    UNSUPPORTED: ClassVar = {
+        "functions": "it is called tools now",
+        "function_call": "it is called tool_choice now",
+        "audio": "the models write text alone",
+        "modalities": "the models write text alone",
+        "web_search_options": "the server opens no connections",
+        "chat_template": "the template is the checkpoint's",
+        "chat_template_kwargs": "the template is the checkpoint's",
+    }
+    HARMLESS: ClassVar = {"modalities": (["text"],), "function_call": ("none",), "functions": ([],)}
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1024)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_N)] | None = 1
+    stream_options: StreamOptions | None = None
+    logprobs: bool | None = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[ChatTool], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    continue_final_message: bool | None = False
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> Self:
+        check_stream(self.stream_options, self.stream)
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs to be true")
+        if self.tool_choice not in (None, "none", "auto") and not self.tools:
+            raise ValueError("tool_choice needs tools")
+        return self
+
+
+class CompletionRequest(SamplingRequest):
+    """The body of /v1/completions."""
+
+    UNSUPPORTED: ClassVar = {"suffix": "the models only go on from a text", "best_of": "ask for n texts and choose"}
+
+    prompt: (
+        Text
+        | TokenIds
+        | Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_PROMPTS)]
+    )
+    max_tokens: Annotated[int, Field(ge=1)] | None = 16
+    n: Annotated[int, Field(ge=1, le=MOST_N)] | None = 1
+    stream_options: StreamOptions | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: bool | None = False
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> Self:
+        check_stream(self.stream_options, self.stream)
+        if self.stream and self.echo and self.logprobs is not None:
+            raise ValueError("logprobs of an echoed prompt are not streamed: leave out stream, or echo")
+        if len(self.prompts) * (self.n or 1) > MOST_PROMPTS:
+            raise ValueError(f"n times the prompts are more than {MOST_PROMPTS} texts: ask in several requests")
+        return self
+
+    @property
+    def prompts(self) -> list[str] | list[list[int]]:
+        """The prompts as a list, whichever way they were given."""
+        is_one = isinstance(self.prompt, str) or isinstance(self.prompt[0], int)
+        return [self.prompt] if is_one else self.prompt  # pyright: ignore[reportReturnType]
+
+
+class EmbeddingRequest(StrictModel):
+    """The body of /v1/embeddings."""
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    input: (
+        Text
+        | TokenIds
+        | Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_PROMPTS)]
+    )
+    encoding_format: Literal["float", "base64"] | None = "float"
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def inputs(self) -> list[str] | list[list[int]]:
+        """The texts as a list, whichever way they were given."""
+        is_one = isinstance(self.input, str) or isinstance(self.input[0], int)
+        return [self.input] if is_one else self.input  # pyright: ignore[reportReturnType]
+
+
+def check_stream(options: StreamOptions | None, is_stream: bool | None) -> None:
+    """Raise ValueError for options of a stream where there is none."""
+    if options is not None and not is_stream:
+        raise ValueError("stream_options needs stream to be true")

@@ -1,0 +1,73 @@
+"""Tables of routes: a part of the server, its paths, which of them need no key, and how it writes errors."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from llamita.server import health, tokens
+from llamita.server.errors import Failure
+from llamita.server.openai.errors import error_body
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """A path, its handler and the schema of its body; without one it is a GET."""
+
+    path: str
+    handler: Handler
+    body: type[BaseModel] | None = None
+
+    def add_to(self, app: FastAPI, tag: str) -> None:
+        """Let an application have the route, documented by the handler's docstring and the schema."""
+        extra = None
+        if self.body is not None:
+            content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{self.body.__name__}"}}}
+            extra = {"requestBody": {"required": True, "content": content}}
+        app.add_api_route(
+            self.path,
+            self.handler,
+            methods=["GET"] if self.body is None else ["POST"],
+            response_model=None,
+            tags=[tag],
+            openapi_extra=extra,
+        )
+
+
+@dataclass(frozen=True)
+class RouteTable:
+    """The routes of a part of the server.
+
+    prefix: of the paths whose errors are written by error_body. open_paths: those that need no key.
+    """
+
+    name: str
+    routes: tuple[Route, ...]
+    error_body: Callable[[Failure], Mapping[str, Any]]
+    prefix: str = "/"
+    open_paths: frozenset[str] = frozenset()
+
+    def add_to(self, app: FastAPI) -> None:
+        """Let an application have the routes."""
+        for route in self.routes:
+            route.add_to(app, self.name)
+
+
+OPERATION = RouteTable(
+    "operation",
+    (
+        Route("/health", health.health),
+        Route("/ready", health.ready),
+        Route("/metrics", health.metrics),
+        Route("/tokenize", tokens.tokenize, tokens.TokenizeRequest),
+        Route("/detokenize", tokens.detokenize, tokens.DetokenizeRequest),
+    ),
+    error_body,
+    open_paths=frozenset({"/health", "/ready"}),
+)

@@ -1,0 +1,140 @@
+"""A server from its first to its last second: its socket, its signals, its drain, and the end of a dead engine."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+from llamita.errors import AccessError, UsageError
+from llamita.server.app import create_app
+from llamita.server.health import trouble
+from llamita.server.models import ServedModel
+from llamita.server.settings import ServerSettings
+from llamita.server.state import LOGGER, ServerState
+
+TICK = 0.25  # seconds between looks at the engines
+PORTS = 100  # that are tried where none was asked for
+CLOSING = 2.0  # seconds for what is still sent once the answers are over
+
+
+def bind(host: str, port: int, *, tries: int = 1) -> socket.socket:
+    """A socket at the first port that is free; it does not listen yet. Raises UsageError and AccessError."""
+    for number in range(port, min(port + tries, 65536)):
+        try:
+            return _bound(host, number)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                continue
+            if error.errno == errno.EACCES:
+                raise AccessError(f"port {number} needs rights that this user has not: take one above 1023") from None
+            raise UsageError(f"{host} is no address of this machine ({error.strerror}): take 127.0.0.1") from None
+    where = f"port {port} is" if tries == 1 else f"ports {port} to {port + tries - 1} are"
+    raise UsageError(f"{where} in use: take another one with --port")
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart does not wait for old connections
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+class Server(uvicorn.Server):
+    """uvicorn with our own way to stop: answers go on to their end, for as long as the settings say.
+
+    exit_code: of the process, 1 after an engine has died.
+    """
+
+    def __init__(self, models: list[ServedModel], settings: ServerSettings) -> None:
+        app = create_app(models, settings)
+        # httptools takes headers of any size, h11 64 KiB.
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=int(CLOSING),
+        )
+        super().__init__(config)
+        self.state: ServerState = app.state.server
+        self.exit_code = 0
+        self._drain: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to `listen`."""
+        yield
+
+    def listen(self, listener: socket.socket, ready: Callable[[], object] | None = None) -> int:
+        """Serve until a signal comes or an engine dies; `ready` is called once. Returns the exit code."""
+        asyncio.run(self._listen(listener, ready))
+        return self.exit_code
+
+    async def _listen(self, listener: socket.socket, ready: Callable[[], object] | None) -> None:
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # not in the main thread
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, self.stop)
+        watcher = asyncio.ensure_future(self._watch(ready))
+        try:
+            await self.serve([listener])
+        finally:
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+            await asyncio.to_thread(self._close_engines)
+
+    def stop(self) -> None:
+        """Drain and stop; the second time, at once."""
+        if self._drain is not None:
+            LOGGER.warning("stopped at once")
+            os._exit(130)
+        self._drain = asyncio.ensure_future(self.drain())
+
+    async def drain(self) -> None:
+        """Take no more requests, let answers end in time, abort the rest, and stop."""
+        self.state.drain()
+        until = time.monotonic() + self.state.settings.drain_timeout
+        if self.state.in_flight:
+            LOGGER.info("finishing %d texts, the next signal stops at once", self.state.in_flight)
+        while self.state.in_flight and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+        await asyncio.to_thread(self._close_engines)
+        self.should_exit = True
+
+    def _close_engines(self) -> None:
+        for model in self.state.models:
+            model.engine.close(0.0)
+
+    async def _watch(self, ready: Callable[[], object] | None) -> None:
+        """Say when the server is ready; note how late the event loop is; stop when an engine is dead."""
+        while not self.started:
+            await asyncio.sleep(0.005)
+        if ready is not None:
+            ready()
+        said: str | None = None
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(TICK)
+            self.state.metrics.loop_lag.observe(max(0.0, time.monotonic() - before - TICK))
+            found = trouble(self.state)
+            if found is not None and found != said:
+                LOGGER.error("%s", found)
+            said = found
+            if any(not (model.engine.is_alive or model.is_draining) for model in self.state.models):
+                self.exit_code = 1
+                self.should_exit = True

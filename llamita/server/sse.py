@@ -1,0 +1,70 @@
+"""Server-sent events: their framing, and a response that streams them until the client leaves."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from llamita.server.disconnect import disconnected
+from llamita.server.errors import ClientGoneError
+
+DONE = b"data: [DONE]\n\n"
+HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+def dumped(value: Any) -> str:
+    """A value as JSON on one line, in ASCII: some clients take U+2028 for the end of a line. NaN is refused."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def event(data: Mapping[str, Any], name: str | None = None) -> bytes:
+    """An event of JSON, with a name where the dialect gives it one."""
+    head = "" if name is None else f"event: {name}\n"
+    return f"{head}data: {dumped(data)}\n\n".encode()
+
+
+class EventStream(Response):
+    """A response that sends events as they come; `close` is called once, however it ends.
+
+    send_timeout: seconds that the client may take for one piece; a slower one is cut off.
+    """
+
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], *, close: Callable[[], object], send_timeout: float
+    ) -> None:
+        super().__init__()
+        self._events, self._close, self._send_timeout = events, close, send_timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        writer = asyncio.ensure_future(self._write(send))
+        watcher = asyncio.ensure_future(disconnected(receive))
+        try:
+            await asyncio.wait({writer, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (writer, watcher):
+                task.cancel()
+            await asyncio.gather(writer, watcher, return_exceptions=True)
+            await self._events.aclose()
+            self._close()
+        if not writer.cancelled():
+            writer.result()
+
+    async def _write(self, send: Send) -> None:
+        await self._within(send({"type": "http.response.start", "status": 200, "headers": HEADERS}))
+        async for piece in self._events:
+            await self._within(send({"type": "http.response.body", "body": piece, "more_body": True}))
+        await self._within(send({"type": "http.response.body", "body": b""}))
+
+    async def _within(self, sending: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(self._send_timeout):
+                await sending
+        except TimeoutError:
+            raise ClientGoneError(f"it took no data for {self._send_timeout:g} s") from None

@@ -1,0 +1,69 @@
+"""What all requests of a server share, and how a handler gets at it."""
+
+import logging
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from pydantic import BaseModel
+from starlette.requests import Request
+
+from llamita.server.body import parsed_body
+from llamita.server.metrics import Metrics
+from llamita.server.models import Models, ServedModel
+from llamita.server.settings import ServerSettings
+from llamita.server.submission import Terms
+
+LOGGER = logging.getLogger("llamita.server")
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+@dataclass(eq=False)
+class ServerState:
+    """The models, the settings and the metrics of a server."""
+
+    models: Models
+    settings: ServerSettings
+    metrics: Metrics = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.models)
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it takes no more requests, as it is about to stop."""
+        return any(model.is_draining for model in self.models)
+
+    @property
+    def in_flight(self) -> int:
+        """Texts that are prepared, wait or are written."""
+        return sum(model.in_flight for model in self.models)
+
+    def drain(self) -> None:
+        """Take no more requests."""
+        for model in self.models:
+            model.is_draining = True
+
+
+def state_of(request: Request) -> ServerState:
+    """The server that a request came to."""
+    return request.app.state.server
+
+
+async def parsed(request: Request, schema: type[Schema]) -> Schema:
+    """The body of a request as its schema wants it. Raises ValidationError, RequestError and ClientDisconnect."""
+    return await parsed_body(request, schema, timeout=state_of(request).settings.body_timeout)
+
+
+def terms_of(request: Request, *, cache_salt: str = "", priority: int = 0) -> Terms:
+    """How the texts of a request are written: those of one key share cached prompts with no other's."""
+    key = request.scope.get("llamita.key") or ""
+    return Terms(
+        cache_salt=f"{key}:{cache_salt}" if key or cache_salt else "",
+        priority=priority,
+        timeout=state_of(request).settings.request_timeout,
+    )
+
+
+def model_of(request: Request, name: str) -> ServedModel:
+    """The model that a request names. Raises RequestError."""
+    return state_of(request).models.find(name)

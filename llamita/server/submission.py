@@ -1,0 +1,139 @@
+"""A request that an engine writes for: one text or several, all given up together when the client leaves."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+
+from llamita.engine.handle import Delta, RequestHandle
+from llamita.generation.completion import Completion
+from llamita.generation.text_options import TextOptions
+from llamita.server.metrics import Metrics
+from llamita.server.models import ServedModel
+
+
+@dataclass(frozen=True)
+class Item:
+    """A text to write: the ids before it, the options, and what `Engine.submit` takes besides."""
+
+    prompt: list[int]
+    options: TextOptions
+    reads_on: bool = True
+    tools: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What holds for all texts of a request: whose cache they share, their rank, and how long they may take."""
+
+    cache_salt: str = ""
+    priority: int = 0
+    timeout: float | None = None
+
+
+@dataclass(eq=False)
+class Submission:
+    """The handles of a request's texts, in the order in which they were asked for."""
+
+    model: ServedModel
+    handles: list[RequestHandle]
+    metrics: Metrics
+    admitted: int
+    is_closed: bool = field(default=False, init=False)
+
+    async def deltas(self) -> AsyncGenerator[tuple[int, Delta | None], None]:
+        """The number of a text and what it has become longer by; None where it is over. Raises its error."""
+        if len(self.handles) == 1:
+            async for delta in self.handles[0]:
+                yield 0, delta
+            yield 0, None
+            return
+        queue: asyncio.Queue[tuple[int, Delta | BaseException | None]] = asyncio.Queue()
+        readers = [asyncio.ensure_future(_read(n, handle, queue)) for n, handle in enumerate(self.handles)]
+        try:
+            left = len(self.handles)
+            while left:
+                number, delta = await queue.get()
+                if isinstance(delta, BaseException):
+                    raise delta
+                left -= delta is None
+                yield number, delta
+        finally:
+            for reader in readers:
+                reader.cancel()
+            await asyncio.gather(*readers, return_exceptions=True)
+
+    async def completions(self) -> list[Completion]:
+        """The whole texts. Raises the error of the first that failed."""
+        return [await handle.completion() for handle in self.handles]
+
+    def close(self) -> None:
+        """Stop what is still written, give back its place, and count it; once is enough."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        for handle in self.handles:
+            self.metrics.observe(self.model.name, handle)
+            handle.abort()
+        self.model.release(self.admitted)
+
+
+async def _read(number: int, handle: RequestHandle, queue: asyncio.Queue) -> None:
+    try:
+        async for delta in handle:
+            queue.put_nowait((number, delta))
+        queue.put_nowait((number, None))
+    except Exception as error:
+        queue.put_nowait((number, error))
+
+
+async def submit(
+    model: ServedModel,
+    count: int,
+    prepare: Callable[[], Sequence[Item]],
+    terms: Terms,
+    metrics: Metrics,
+) -> Submission:
+    """Let an engine write `count` texts; `prepare` makes them, in a thread, as tokenizing and grammars take a while.
+
+    Raises OverloadedError before anything is prepared, and whatever `prepare` and `Engine.submit` raise.
+    """
+    model.admit(count)
+    work = asyncio.get_running_loop().run_in_executor(None, _submitted, model, prepare, terms)
+    try:
+        handles = await asyncio.shield(work)
+    except asyncio.CancelledError:  # the client has left: the thread cannot be stopped, what it hands over can
+        work.add_done_callback(lambda done: _give_up(model, count, done))
+        raise
+    except BaseException:
+        model.release(count)
+        raise
+    return Submission(model, handles, metrics, count)
+
+
+def _submitted(model: ServedModel, prepare: Callable[[], Sequence[Item]], terms: Terms) -> list[RequestHandle]:
+    handles: list[RequestHandle] = []
+    try:
+        for item in prepare():
+            handle = model.engine.submit(
+                item.prompt,
+                priority=terms.priority,
+                cache_salt=terms.cache_salt,
+                timeout=terms.timeout,
+                reads_on=item.reads_on,
+                tools=item.tools,
+                **item.options,
+            )
+            handles.append(handle)
+    except BaseException:
+        for handle in handles:
+            handle.abort()
+        raise
+    return handles
+
+
+def _give_up(model: ServedModel, count: int, done: "asyncio.Future[list[RequestHandle]]") -> None:
+    model.release(count)
+    if done.cancelled() or done.exception() is not None:
+        return
+    for handle in done.result():
+        handle.abort()

@@ -1,0 +1,71 @@
+"""llamita replay writes an answer again from its receipt, and says what differs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import llamita
+from llamita.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def asked(small_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with receipts of a text and of a chat, and the chat's request."""
+    folder = tmp_path_factory.mktemp("receipts")
+    llm = llamita.load(small_path)
+    messages: list[Any] = [{"role": "user", "content": "Who?"}]
+    with llm.engine() as engine:
+        text = engine.submit("Once", max_tokens=9, temperature=1.0, logprobs=1)
+        prompt = llm.chat(messages, max_tokens=1).prompt_token_ids
+        chat = engine.submit(prompt, reads_on=False, max_tokens=9, temperature=1.0)
+        for name, handle in (("text", text), ("chat", chat)):
+            handle.result(60)
+            answer = {"id": name, "receipt": engine.receipt(handle).to_dict()}
+            (folder / f"{name}.json").write_text(json.dumps(answer))
+    (folder / "request.json").write_text(json.dumps({"messages": messages, "temperature": 1.0}))
+    (folder / "ids.json").write_text(json.dumps({"prompt": text.prompt_token_ids}))
+    (folder / "no.json").write_text("{")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("receipt", "prompt"),
+    [("text", ["-p", "Once"]), ("text", ["--request", "ids.json"]), ("chat", ["--request", "request.json"])],
+)
+def test_the_same(
+    asked: Path, small_path: Path, capsys: pytest.CaptureFixture[str], receipt: str, prompt: list[str]
+) -> None:
+    words = [prompt[0], str(asked / prompt[1]) if prompt[1].endswith(".json") else prompt[1]]
+    assert main(["replay", str(asked / f"{receipt}.json"), *words, "-m", str(small_path)]) == 0
+    assert capsys.readouterr().out.startswith("the same tokens")
+
+
+def test_what_differs(asked: Path, small_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["replay", str(asked / "text.json"), "-p", "Twice", "-m", str(small_path)]
+    assert main(words) == 1
+    shown = capsys.readouterr()
+    assert "prompt is" in shown.err
+    assert shown.out.startswith("other tokens")
+    assert main([*words, "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["is_equal"], found["differences"][0][:9]) == (False, "prompt is")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["none.json", "-p", "a"], 3, "none.json is not there"),
+        (["no.json", "-p", "a"], 1, "no.json is no JSON"),
+        (["request.json", "-p", "a"], 1, "this is no receipt"),
+        (["text.json", "--request", "text.json"], 2, "neither messages nor a prompt"),
+        ([".", "-p", "a"], 2, "is a folder"),
+    ],
+)
+def test_bad_input(
+    asked: Path, small_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, message: str
+) -> None:
+    words = [str(asked / word) if word.endswith("json") or word == "." else word for word in words]
+    assert main(["replay", *words, "-m", str(small_path)]) == code
+    assert message in capsys.readouterr().err

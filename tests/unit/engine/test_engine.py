@@ -1,0 +1,276 @@
+"""The engine writes what each request gets alone, whatever runs beside it, and one request's fault is its own."""
+
+import asyncio
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import llamita
+from llamita.config import RopeConfig
+from llamita.engine.engine import Engine
+from llamita.engine.limits import EngineLimits
+from llamita.errors import (
+    AbortedError,
+    ClosedError,
+    NotFiniteError,
+    OverdueError,
+    OverloadedError,
+    UnsupportedError,
+    UsageError,
+)
+from llamita.generation.completion import Completion
+from llamita.llm import LLM
+from tests.unit.engine.mixed import requests
+
+
+@pytest.fixture(scope="module", params=["auto", "off"])
+def llm(small_path: Path, request: pytest.FixtureRequest) -> LLM:
+    """A model in fp32, with kernels and without."""
+    return llamita.load(small_path, dtype="float32", kernels=request.param)
+
+
+@pytest.fixture(scope="module")
+def fast(small_path: Path) -> LLM:
+    """A model with kernels."""
+    return llamita.load(small_path, dtype="bfloat16")
+
+
+def checked(engine: Engine) -> Engine:
+    """An engine that looks at all its counts after each step."""
+    step = engine._step
+
+    def run() -> None:
+        step()
+        engine._scheduler.check_integrity()
+
+    engine._step = run
+    return engine
+
+
+def outcome(completion: Completion) -> tuple[Any, ...]:
+    """All of a completion that is promised."""
+    return completion.text, completion.token_ids, completion.finish_reason, completion.stop_reason, completion.logprobs
+
+
+SMALL = EngineLimits(max_num_seqs=5, max_num_batched_tokens=7, block_size=4, num_blocks=34)
+DEFAULT = EngineLimits()
+
+
+@pytest.mark.parametrize("limits", [SMALL, DEFAULT], ids=["pressure", "default"])
+def test_r1_r3_r7_texts_are_those_of_requests_alone(fast: LLM, limits: EngineLimits) -> None:
+    asked = requests(24, 1, longest=90, most=30)
+    expected = [outcome(fast.generate(prompt, **options)) for prompt, options in asked]
+    with checked(fast.engine(limits)) as engine:
+        handles = [engine.submit(prompt, **options) for prompt, options in asked]
+        assert [outcome(handle.result(60)) for handle in handles] == expected
+        again = [engine.submit(prompt, **options) for prompt, options in asked]  # from a warm cache
+        assert [outcome(handle.result(60)) for handle in again] == expected
+        assert sum(handle.metrics.cached_tokens for handle in again) > 0
+        stats = engine.stats
+    assert (stats.preemptions > 0) == (limits is SMALL)
+    assert stats.free_blocks == stats.blocks
+
+
+def test_r1_texts_without_kernels_are_greedy_texts(llm: LLM) -> None:
+    prompts = ["Once upon a time", "abc", "Once upon a llama" * 4]
+    with checked(llm.engine(SMALL)) as engine:
+        handles = [engine.submit(prompt, max_tokens=12, temperature=0.0) for prompt in prompts]
+        texts = [handle.result(60).text for handle in handles]
+    assert texts == [llm.generate(prompt, max_tokens=12, temperature=0.0).text for prompt in prompts]
+
+
+def test_r2_a_second_request_reads_only_the_end_of_its_prompt(fast: LLM) -> None:
+    with checked(fast.engine(EngineLimits(block_size=8))) as engine:
+        counts = []
+        for _ in range(3):
+            handle = engine.submit("Once upon a time there was a llama", max_tokens=4, seed=1, temperature=1.0)
+            handle.result(60)
+            counts.append(handle.metrics.cached_tokens)
+        assert counts[0] == 0
+        assert counts[1] == counts[2] == len(handle.prompt_token_ids) - 1  # whole blocks, and the tail by a copy
+        other = engine.submit("Once upon a time there was a llama", max_tokens=4, cache_salt="other")
+        other.result(60)
+        assert other.metrics.cached_tokens == 0
+
+
+def test_t_s13_salts_are_never_shared(fast: LLM) -> None:
+    with checked(fast.engine()) as engine:
+        for salt in ("a", "b", "a"):
+            handle = engine.submit("a long enough prompt for a block", max_tokens=2, cache_salt=salt)
+            handle.result(60)
+        assert handle.metrics.cached_tokens > 0
+
+
+def test_r4_what_can_never_run_is_refused_at_once(fast: LLM) -> None:
+    with checked(fast.engine(EngineLimits(num_blocks=4, block_size=4))) as engine:
+        with pytest.raises(UsageError, match="at most 16"):
+            engine.submit("more than sixteen tokens", max_tokens=1)
+        assert len(engine.submit("eight", max_tokens=500, temperature=0.0).result(60).token_ids) <= 16 - 6
+
+
+def test_r6_aborts_at_any_time(fast: LLM) -> None:
+    with checked(fast.engine(SMALL)) as engine:
+        handles = [engine.submit("Once upon a time", max_tokens=100, seed=1, temperature=1.5) for _ in range(12)]
+        for handle in handles[::2]:
+            handle.abort()
+            handle.abort()
+        next(iter(handles[1]))
+        handles[1].abort()
+        for handle in (*handles[::2], handles[1]):
+            with pytest.raises(AbortedError):
+                handle.result(60)
+        for handle in handles[3::2]:
+            handle.result(60)
+            handle.abort()  # is over: nothing happens
+            handle.result(0)
+        assert (engine.stats.running, engine.stats.waiting) == (0, 0)
+        assert engine.stats.free_blocks == engine.stats.blocks
+
+
+def test_pieces_join_to_the_text(fast: LLM) -> None:
+    with fast.engine() as engine:
+        options: Any = {"max_tokens": 30, "temperature": 1.0, "seed": 2, "logprobs": 1}
+        assert "".join(engine.submit("Once", **options)) == engine.submit("Once", **options).result(60).text
+
+        async def read() -> None:
+            handle = engine.submit("Once", **options)
+            deltas = [delta async for delta in handle]
+            whole = await handle.completion()
+            assert "".join(delta.text for delta in deltas) == whole.text
+            assert [token for delta in deltas for token in delta.token_ids] == whole.token_ids
+            assert [entry for delta in deltas for entry in delta.logprobs] == whole.logprobs
+
+        asyncio.run(read())
+
+
+def test_prompt_logprobs(fast: LLM) -> None:
+    with fast.engine() as engine:
+        whole = engine.submit("Once upon", max_tokens=2, prompt_logprobs=2, temperature=0.0).result(60)
+    assert whole.prompt_logprobs == fast.generate("Once upon", max_tokens=2, prompt_logprobs=2).prompt_logprobs
+
+
+def test_r13_a_fault_is_of_one_request(fast: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    with checked(fast.engine()) as engine:
+        good, bad = (engine.submit("Once", max_tokens=20, temperature=1.0, seed=n, logprobs=0) for n in (1, 2))
+        done = threading.Event()
+
+        def spoil() -> None:
+            for live in engine._live.values():
+                if live.handle is bad:
+                    monkeypatch.setattr(live.sequence, "push", lambda token: 1 / 0)
+            done.set()
+
+        engine.call(spoil).result(60)
+        assert done.is_set()
+        with pytest.raises(ZeroDivisionError):
+            bad.result(60)
+        assert len(good.result(60).token_ids) == 20
+        assert engine.is_alive
+
+
+def test_r13_a_model_that_fails_for_one_row_fails_for_it_alone(fast: LLM) -> None:
+    with checked(fast.engine()) as engine:
+        run, bad_ids = engine._runner._pass, fast.tokenizer.encode("x")
+
+        def fail(parts: Any) -> Any:
+            if any(part.request.token_ids[: len(bad_ids)] == bad_ids for part in parts):
+                raise torch.OutOfMemoryError("no memory for x")
+            return run(parts)
+
+        engine._runner._pass = fail
+        bad = engine.submit("x", max_tokens=3)
+        good = [engine.submit(letter, max_tokens=3, temperature=0.0) for letter in "abc"]
+        with pytest.raises(torch.OutOfMemoryError):
+            bad.result(60)
+        texts = [one.result(60).text for one in good]
+    assert texts == [fast.generate(letter, max_tokens=3, temperature=0.0).text for letter in "abc"]
+
+
+def test_logits_that_are_not_finite(small_path: Path) -> None:
+    llm = llamita.load(small_path, dtype="float32")
+    with torch.no_grad():
+        llm.model.model.norm.weight[0] = float("nan")
+    with llm.engine() as engine, pytest.raises(NotFiniteError, match="damaged"):
+        engine.submit("a", max_tokens=3).result(60)
+
+
+def test_a_defect_of_the_engine_reaches_everybody(fast: LLM) -> None:
+    engine = fast.engine()
+    engine._scheduler.schedule = lambda: 1 / 0  # pyright: ignore[reportAttributeAccessIssue]
+    handle = engine.submit("a")
+    with pytest.raises(ClosedError, match="division by zero"):
+        handle.result(60)
+    engine._thread.join(60)
+    assert not engine.is_alive
+    with pytest.raises(ClosedError):
+        engine.submit("b")
+    engine.close()
+
+
+def test_r22_only_so_many_requests_wait(fast: LLM) -> None:
+    with fast.engine(EngineLimits(max_num_seqs=2, max_num_queued=3)) as engine:
+        held = threading.Event()
+        engine.call(held.wait)
+        handles = [engine.submit("a", max_tokens=2) for _ in range(5)]
+        with pytest.raises(OverloadedError, match="5 requests"):
+            engine.submit("a")
+        held.set()
+        for handle in handles:
+            handle.result(60)
+        engine.submit("a", max_tokens=1).result(60)
+
+
+def test_r25_a_request_may_take_only_so_long(fast: LLM) -> None:
+    with fast.engine() as engine:
+        held = threading.Event()
+        engine.call(held.wait)
+        handle = engine.submit("a", max_tokens=100, timeout=0.01)
+        held.wait(0.05)
+        held.set()
+        with pytest.raises(OverdueError, match="is not over after"):
+            handle.result(60)
+
+
+def test_wrong_requests_are_refused_at_submission(fast: LLM) -> None:
+    with fast.engine() as engine:
+        for options, error in (
+            ({"temperature": -1.0}, UsageError),
+            ({"regex": "("}, UsageError),
+            ({"num_beams": 3}, UnsupportedError),
+            ({"guidance_scale": 2.0, "negative_prompt": "a"}, UnsupportedError),
+            ({"max_token": 3}, UsageError),
+        ):
+            with pytest.raises(error):
+                engine.submit("a", **options)
+        with pytest.raises(UsageError):
+            engine.submit([])
+        assert engine.stats.waiting == 0
+
+
+def test_close_lets_requests_end_or_aborts_them(fast: LLM) -> None:
+    engine = fast.engine()
+    handle = engine.submit("a", max_tokens=50, temperature=0.0)
+    engine.close(None)
+    assert handle.result(0).finish_reason
+    with pytest.raises(ClosedError):
+        engine.submit("a")
+    engine.close()
+    engine = fast.engine()
+    held = threading.Event()
+    engine.call(lambda: held.wait(0.2))
+    handle = engine.submit("a", max_tokens=50)
+    engine.close(0.0)
+    with pytest.raises(AbortedError):
+        handle.result(0)
+
+
+def test_rotations_by_length_are_refused(small_path: Path) -> None:
+    llm = llamita.load(small_path)
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    llm.model.config = replace(llm.model.config, rope_parameters=RopeConfig.from_dict(rope))
+    with pytest.raises(UnsupportedError, match="dynamic"):
+        llm.engine()

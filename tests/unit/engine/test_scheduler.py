@@ -1,0 +1,75 @@
+"""The scheduler's choices; that they never change a text is tests/property/engine's."""
+
+from llamita.engine.block_pool import BlockPool
+from llamita.engine.scheduler import AGEING, Request, Scheduler, Status
+
+
+def scheduler(blocks: int = 100, *, seats: int = 8, budget: int = 16) -> Scheduler:
+    """A scheduler of blocks of four tokens."""
+    return Scheduler(BlockPool(blocks, 4), max_num_seqs=seats, max_num_batched_tokens=budget)
+
+
+def text(length: int, first: int) -> list[int]:
+    """A text that begins unlike any other."""
+    return [first, *range(1000, 1000 + length - 1)]
+
+
+def counts(of: Scheduler) -> list[tuple[int, int]]:
+    """What the next step computes: the first token of each request and how many of it, as if it then wrote one more."""
+    step = of.schedule()
+    of.update(step)
+    for request, start, tokens in step.scheduled:
+        if start + tokens == request.num_tokens:
+            request.token_ids.append(7)
+    of.check_integrity()
+    return [(request.token_ids[0], tokens) for request, _, tokens in step.scheduled]
+
+
+def test_a_long_prompt_is_read_in_parts_and_leaves_half_the_step_to_others() -> None:
+    of = scheduler()
+    of.add(Request(text(40, 1)))
+    assert counts(of) == [(1, 16)]
+    of.add(Request(text(5, 2)))
+    assert counts(of) == [(1, 8), (2, 5)]
+    assert counts(of) == [(1, 15), (2, 1)]  # a token is left for whoever writes
+    assert counts(of) == [(1, 1), (2, 1)]
+
+
+def test_seats_are_given_by_priority_then_by_arrival() -> None:
+    of = scheduler(seats=2)
+    for first, priority in ((1, 0), (2, 1), (3, -1), (4, 0)):
+        of.add(Request(text(2, first), priority=priority))
+    assert counts(of) == [(3, 2), (1, 2)]
+    assert counts(of) == [(3, 1), (1, 1)]
+
+
+def test_r24_waiting_raises_the_priority() -> None:
+    of = scheduler(seats=1)
+    low = Request(text(2, 1), priority=1)
+    of.add(low)
+    of.num_steps += 2 * AGEING
+    of.add(Request(text(2, 2)))
+    assert counts(of) == [(1, 2)]
+
+
+def test_the_last_to_come_is_preempted_and_computes_again() -> None:
+    of = scheduler(6, budget=16)
+    first, second = Request(text(8, 1)), Request(text(8, 2))
+    of.add(first)
+    of.add(second)
+    assert counts(of) == [(1, 8), (2, 8)]
+    for _ in range(4):
+        assert counts(of) == [(1, 1), (2, 1)]
+    assert counts(of) == [(1, 1)]  # no block is left for both
+    assert (second.status, second.num_preemptions, of.num_preemptions) == (Status.WAITING, 1, 1)
+    for _ in range(3):
+        counts(of)
+    of.finish(first)
+    assert counts(of) == [(2, 13)] or second.num_computed_tokens == second.num_tokens - 1
+    assert second.status is Status.RUNNING
+
+
+def test_a_request_can_be_too_long_for_all_blocks() -> None:
+    of = scheduler(3)
+    assert of.can_ever_run(12)
+    assert not of.can_ever_run(13)
