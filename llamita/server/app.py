@@ -13,6 +13,7 @@ from llamita.server.body import BodyLimit
 from llamita.server.boundary import Boundary
 from llamita.server.models import Models, ServedModel
 from llamita.server.openai.routes import OPENAI
+from llamita.server.page.page import PATHS, page_router
 from llamita.server.routes import OPERATION, RouteTable
 from llamita.server.settings import ServerSettings
 from llamita.server.state import ServerState
@@ -23,7 +24,7 @@ TABLES: tuple[RouteTable, ...] = (OPERATION, OPENAI)  # what the server has: one
 def create_app(models: Sequence[ServedModel], settings: ServerSettings | None = None) -> FastAPI:
     """The ASGI application that serves these models. Raises UsageError where two of them have one name."""
     state = ServerState(Models(models), ServerSettings() if settings is None else settings)
-    open_paths = {path for table in TABLES for path in table.open_paths}
+    open_paths = {path for table in TABLES for path in table.open_paths} | PATHS
     error_bodies = {table.prefix: table.error_body for table in TABLES}
     app = FastAPI(
         title="llamita",
@@ -41,6 +42,7 @@ def create_app(models: Sequence[ServedModel], settings: ServerSettings | None = 
     app.state.server = state
     for table in TABLES:
         table.add_to(app)
+    app.include_router(page_router())
     return app
 
 

@@ -160,9 +160,10 @@ function take(answer, chunk, clock) {
   }
   answer.tokens.push(...tokensOf(choice?.logprobs));
   answer.finish = choice?.finish_reason ?? answer.finish;
+  clock.timings = chunk.timings ?? clock.timings;
   if (chunk.usage) {
     answer.count = chunk.usage.completion_tokens;
-    answer.speed = speedOf(chunk.timings, answer.count, clock);
+    answer.speed = speedOf(clock.timings, answer.count, clock);
     showUsage(chunk.usage);
   }
 }

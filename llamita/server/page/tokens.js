@@ -60,9 +60,10 @@ export class TokenText {
     const span = element("span", { className: "token", textContent: text, tabIndex: index ? -1 : 0 });
     span.dataset.index = index;
     if (/^\s*\n\s*$/.test(text)) span.classList.add("newline");
+    if (!token.bytes.length) span.classList.add("control");
     if (token.isChosen) span.classList.add("chosen");
     if (token.logprob !== null) span.style.setProperty("--surprise", Math.min(1, -token.logprob / HARDEST));
-    if (token.top.length) span.ariaLabel = `${text}, ${percent(token.logprob)}`;
+    if (token.top.length) span.ariaLabel = `${shown(token)}, ${percent(token.logprob)}`;
     return span;
   }
 
