@@ -41,7 +41,8 @@ export class TokenText {
     this.choose = choose;
     this.tokens = [];
     this.decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-    this.element.addEventListener("pointerover", (event) => this.#open(event.target));
+    // Not pointerover: that comes too when the text changes under a pointer that rests.
+    this.element.addEventListener("pointermove", (event) => this.#open(event.target));
     this.element.addEventListener("focusin", (event) => this.#open(event.target));
     this.element.addEventListener("pointerleave", () => alternatives.closeSoon());
     this.element.addEventListener("keydown", (event) => this.#move(event));
@@ -103,6 +104,7 @@ export class Alternatives {
   /** Show a token's alternatives under its anchor; `before` is the tokens that it follows. */
   open(anchor, token, before, choose) {
     clearTimeout(this.timer);
+    if (anchor === this.anchor) return;
     this.anchor?.classList.remove("open");
     this.anchor = anchor;
     anchor.classList.add("open");
@@ -123,6 +125,7 @@ export class Alternatives {
   close() {
     clearTimeout(this.timer);
     this.anchor?.classList.remove("open");
+    this.anchor = null;
     this.element.hidden = true;
   }
 
@@ -160,8 +163,7 @@ export class Alternatives {
   #move(event) {
     const step = { ArrowUp: "previousElementSibling", ArrowDown: "nextElementSibling" }[event.key];
     if (event.key === "Escape") {
-      const { anchor } = this;
-      anchor?.focus();
+      this.anchor?.focus();
       this.close();
     } else if (step) {
       let next = document.activeElement[step];
