@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 
 # Our option -> what others call it. Underscores are read as dashes before.
 SAME: Mapping[str, tuple[str, ...]] = {
+    "--alias": ("-a", "--served-model-name"),
     "--attn": ("--attn-implementation", "--attention-backend", "-fa", "--flash-attn"),
     "--device cpu": ("--cpu", "--no-gpu", "--use-cpu"),
     "--device cuda": ("--gpu", "--cuda"),
@@ -12,6 +13,13 @@ SAME: Mapping[str, tuple[str, ...]] = {
     "--grammar": ("--grammar-file", "--guided-grammar"),
     "--json": ("--no-stream",),
     "--json-schema": ("-j", "-jf", "--json-schema-file", "--format", "--guided-json", "--response-format"),
+    "--kv-blocks": ("--num-gpu-blocks-override",),
+    "--max-model-len": (
+        *("-c", "--ctx-size", "--ctx", "--n-ctx", "--num-ctx", "--context-size", "--context-length", "--max-seq-len"),
+        "--max-context",
+    ),
+    "--max-num-seqs": ("-np", "--parallel", "--max-running-requests", "--max-concurrent-requests"),
+    "--max-num-queued": ("--max-num-queued-reqs", "--max-queued-requests"),
     "--max-tokens": (
         *("--n-predict", "--predict", "--num-predict", "--max-new-tokens", "--max-length", "--max-completion-tokens"),
         *("--tokens", "--length", "--num-tokens", "--max-gen-len"),
@@ -67,7 +75,7 @@ NEEDLESS: Mapping[str, tuple[str, ...]] = {
     "only a terminal gets wrapped lines, leave it out": ("--nowordwrap", "--wordwrap"),
     "beams are for Python: model.generate(ids, num_beams=4)": ("--num-beams", "--beams", "--beam-width"),
     "revisions are for Python: llamita.load(name, revision=...)": ("--revision", "--branch"),
-    "llamita has no server, leave it out": ("--host", "--port", "--api-key"),
+    "llamita serve listens, leave it out": ("--host", "--port", "--api-key"),
 }
 # What others call a verb -> what to write.
 VERBS: Mapping[str, tuple[str, ...]] = {
@@ -77,7 +85,7 @@ VERBS: Mapping[str, tuple[str, ...]] = {
     ),
     "models lie in the cache of the hub, hf cache ls lists them": ("list", "ls", "ps", "models"),
     "models lie in the cache of the hub, hf cache rm removes one": ("rm", "remove", "delete", "prune"),
-    "llamita has no server, in Python llamita.load(...) answers": ("serve", "server", "api", "web", "openai"),
+    "write llamita serve": ("server", "api", "web", "openai"),
     "train in Python (README has a step), or see how make cria does it": ("train", "finetune", "fine-tune", "sft"),
     "write llamita generate": ("complete", "completion", "completions", "cli", "infer", "predict", "write", "sample"),
     "write llamita chat": ("talk", "converse", "ask", "interactive"),

@@ -10,6 +10,7 @@ from llamita.errors import UsageError
 if TYPE_CHECKING:
     from llamita.engine.limits import EngineLimits
     from llamita.server.models import ServedModel
+    from llamita.server.run import Server
     from llamita.server.settings import ServerSettings
 
 NAME = "serve"
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         server = run.Server(_served(args), chosen)
         address = _address(args.host, listener.getsockname()[1])
-        return server.listen(listener, lambda: _greet(server.state.models, address, args))
+        return server.listen(listener, lambda: _greet(server, address, args))
     finally:
         listener.close()
 
@@ -138,10 +139,38 @@ def _served(args: argparse.Namespace) -> "list[ServedModel]":
 
 
 def _address(host: str, port: int) -> str:
+    """The address to ask this server at, from this machine."""
     name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{name}:{port}"
 
 
-def _greet(served: "object", address: str, args: argparse.Namespace) -> None:
+def _greet(server: "Server", address: str, args: argparse.Namespace) -> None:
     """Say where the server is, and how to ask it something."""
-    print(address, flush=True)
+    has_page, has_messages = "/" in server.paths, "/v1/messages" in server.paths
+    page = f"{address}/" if has_page else f"{address}/docs"
+    if args.quiet:
+        terminal.show(f"{address}\n")
+    else:
+        for served in server.state.models:
+            size = f"{served.texts.model.num_parameters() / 1e6:,.1f} M parameters"
+            terminal.note(f"{served.name}, {size}, reads {served.texts.context_length} tokens")
+        name, key = next(iter(server.state.models)).name, "YOUR_KEY" if server.state.settings.keys else "none"
+        terminal.show(_lines(address, page, name, key, has_messages=has_messages))
+        terminal.note("Ctrl-C stops it")
+    if args.open:
+        webbrowser.open(page)
+
+
+def _lines(address: str, page: str, name: str, key: str, *, has_messages: bool) -> str:
+    """The address, the page, a curl line and a line for each SDK, ready to be copied."""
+    authorization = "" if key == "none" else f" -H 'Authorization: Bearer {key}'"
+    body = json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello"}]})
+    lines = [
+        f"listening  {address}",
+        f"page       {page}",
+        f"curl       curl {address}/v1/chat/completions -H 'Content-Type: application/json'{authorization} -d '{body}'",
+        f'openai     client = openai.OpenAI(base_url="{address}/v1", api_key="{key}")',
+    ]
+    if has_messages:
+        lines.append(f'anthropic  client = anthropic.Anthropic(base_url="{address}", api_key="{key}")')
+    return "\n".join(lines) + "\n"

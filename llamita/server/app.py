@@ -1,6 +1,7 @@
 """The server's application: routes, and the middlewares around them."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -8,9 +9,11 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
+from llamita import __version__
 from llamita.server.access import HostCheck, KeyCheck
 from llamita.server.body import BodyLimit
 from llamita.server.boundary import Boundary
+from llamita.server.docs import describe
 from llamita.server.models import Models, ServedModel
 from llamita.server.openai.routes import OPENAI
 from llamita.server.page.page import PATHS, page_router
@@ -28,8 +31,8 @@ def create_app(models: Sequence[ServedModel], settings: ServerSettings | None = 
     error_bodies = {table.prefix: table.error_body for table in TABLES}
     app = FastAPI(
         title="llamita",
-        docs_url=None,
-        redoc_url=None,
+        version=__version__,
+        openapi_url=None,  # ours, as FastAPI's pages load scripts from elsewhere
         exception_handlers={HTTPException: _raise_on},
         middleware=[
             Middleware(Boundary, error_bodies=error_bodies, metrics=state.metrics),
@@ -40,6 +43,8 @@ def create_app(models: Sequence[ServedModel], settings: ServerSettings | None = 
     )
     app.router.redirect_slashes = False
     app.state.server = state
+    app.state.bodies = [route.body for table in TABLES for route in table.routes if route.body is not None]
+    app.openapi = partial(describe, app)
     for table in TABLES:
         table.add_to(app)
     app.include_router(page_router())

@@ -4,12 +4,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llamita.server import health, tokens
+from llamita.server import docs, health, tokens
 from llamita.server.errors import Failure
 from llamita.server.openai.errors import error_body
 
@@ -44,7 +44,8 @@ class Route:
 class RouteTable:
     """The routes of a part of the server.
 
-    prefix: of the paths whose errors are written by error_body. open_paths: those that need no key.
+    routers: make further routes, FastAPI's own. prefix: of the paths whose errors are written by error_body.
+    open_paths: those that need no key.
     """
 
     name: str
@@ -52,11 +53,14 @@ class RouteTable:
     error_body: Callable[[Failure], Mapping[str, Any]]
     prefix: str = "/"
     open_paths: frozenset[str] = frozenset()
+    routers: tuple[Callable[[], APIRouter], ...] = ()
 
     def add_to(self, app: FastAPI) -> None:
         """Let an application have the routes."""
         for route in self.routes:
             route.add_to(app, self.name)
+        for router in self.routers:
+            app.include_router(router())
 
 
 OPERATION = RouteTable(
@@ -65,6 +69,8 @@ OPERATION = RouteTable(
         Route("/health", health.health),
         Route("/ready", health.ready),
         Route("/metrics", health.metrics),
+        Route("/openapi.json", docs.openapi),
+        Route("/docs", docs.docs),
         Route("/tokenize", tokens.tokenize, tokens.TokenizeRequest),
         Route("/detokenize", tokens.detokenize, tokens.DetokenizeRequest),
     ),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import uvicorn
+from starlette.routing import Route
 
 from llamita.errors import AccessError, UsageError
 from llamita.server.app import create_app
@@ -20,6 +21,7 @@ from llamita.server.state import LOGGER, ServerState
 
 TICK = 0.25  # seconds between looks at the engines
 PORTS = 100  # that are tried where none was asked for
+BACKLOG = 2048  # connections that wait to be accepted
 CLOSING = 2.0  # seconds for what is still sent once the answers are over
 
 
@@ -57,7 +59,7 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, models: list[ServedModel], settings: ServerSettings) -> None:
-        app = create_app(models, settings)
+        self.app = app = create_app(models, settings)
         # httptools takes headers of any size, h11 64 KiB.
         config = uvicorn.Config(
             app,
@@ -75,6 +77,11 @@ class Server(uvicorn.Server):
         self.exit_code = 0
         self._drain: asyncio.Task[None] | None = None
 
+    @property
+    def paths(self) -> set[str]:
+        """The paths that the server has."""
+        return {route.path for route in self.app.routes if isinstance(route, Route)}
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to `listen`."""
@@ -82,6 +89,12 @@ class Server(uvicorn.Server):
 
     def listen(self, listener: socket.socket, ready: Callable[[], object] | None = None) -> int:
         """Serve until a signal comes or an engine dies; `ready` is called once. Returns the exit code."""
+        try:
+            listener.listen(BACKLOG)
+        except OSError:
+            raise UsageError(
+                f"port {listener.getsockname()[1]} is in use by now: take another one with --port"
+            ) from None
         asyncio.run(self._listen(listener, ready))
         return self.exit_code
 
