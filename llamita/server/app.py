@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from llamita import __version__
 from llamita.server.access import HostCheck, KeyCheck
+from llamita.server.anthropic.routes import ANTHROPIC
 from llamita.server.body import BodyLimit
 from llamita.server.boundary import Boundary
 from llamita.server.docs import describe
@@ -21,7 +22,7 @@ from llamita.server.routes import OPERATION, RouteTable
 from llamita.server.settings import ServerSettings
 from llamita.server.state import ServerState
 
-TABLES: tuple[RouteTable, ...] = (OPERATION, OPENAI)  # what the server has: one table for each part
+TABLES: tuple[RouteTable, ...] = (OPERATION, OPENAI, ANTHROPIC)  # what the server has: one table for each part
 
 
 def create_app(models: Sequence[ServedModel], settings: ServerSettings | None = None) -> FastAPI:
