@@ -14,7 +14,7 @@ from llamita.server.app import create_app
 from llamita.server.keys import Keys
 from llamita.server.models import ServedModel
 from llamita.server.settings import ServerSettings
-from tests.server.page.scripted import serving
+from tests.server.serving import serving
 
 HELLO: Any = [{"role": "user", "content": "Who are you?"}]
 GREEDY = {"temperature": 0.0}

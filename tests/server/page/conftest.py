@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.server.page.chromium import Browser, Tab, chromium, find_chromium
-from tests.server.page.scripted import Script, scripted_app, serving
+from tests.server.page.scripted import Script, scripted_app
+from tests.server.serving import serving
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,8 @@ import pytest
 
 from tests.server.page.chromium import Browser, Tab
 from tests.server.page.conftest import ask, over
-from tests.server.page.scripted import Script, scripted_app, serving
+from tests.server.page.scripted import Script, scripted_app
+from tests.server.serving import serving
 
 PORT = "new URL(location).port"
 
