@@ -83,7 +83,9 @@ class Browser:
         message, _, self._buffer = self._buffer.partition(b"\0")
         return json.loads(message)
 
-    def open(self, address: str, *, width: int = 1180, height: int = 820, theme: str = "light") -> "Tab":
+    def open(
+        self, address: str, *, width: int = 1180, height: int = 820, theme: str = "light", scale: float = 1
+    ) -> "Tab":
         """A new tab of its own profile at an address, once it has loaded."""
         profile = self.call("Target.createBrowserContext")["browserContextId"]
         target = self.call("Target.createTarget", url="about:blank", browserContextId=profile)["targetId"]
@@ -92,7 +94,11 @@ class Browser:
         for domain in ("Page", "Runtime", "Log"):
             tab.call(f"{domain}.enable")
         tab.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=width < 500,
         )
         tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
         tab.call("Page.navigate", url=address)
