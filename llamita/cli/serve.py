@@ -1,10 +1,12 @@
 """`llamita serve`: a model behind OpenAI's API."""
 
 import argparse
+import json
+import webbrowser
 from typing import TYPE_CHECKING
 
 from llamita import checks
-from llamita.cli import model, names
+from llamita.cli import model, names, terminal
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:

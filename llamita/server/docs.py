@@ -4,7 +4,8 @@ import html
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -14,7 +15,8 @@ HEADERS = {
     "referrer-policy": "no-referrer",
 }
 STYLE = (
-    ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem}"
+    ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:2rem auto}"
+    "body{padding:0 1rem}"
     "code{font:14px ui-monospace,monospace}table{border-collapse:collapse;width:100%}"
     "td{border-top:1px solid #8884;padding:.2rem .8rem .2rem 0;vertical-align:top}h2{margin-top:2.5rem}"
 )
@@ -35,7 +37,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
     """FastAPI's description with the schemas of all bodies, which our handlers read themselves."""
     if app.openapi_schema is None:
         description = FastAPI.openapi(app)
-        bodies = [(body, "validation") for body in app.state.bodies]
+        bodies: list[tuple[type[BaseModel], JsonSchemaMode]] = [(body, "validation") for body in app.state.bodies]
         _, found = models_json_schema(bodies, ref_template=REFERENCE + "{model}")
         description.setdefault("components", {})["schemas"] = found.get("$defs", {})
         app.openapi_schema = description

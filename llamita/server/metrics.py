@@ -70,6 +70,10 @@ class Metrics:
         """Count a request that was refused."""
         self._rejected.labels(reason).inc()
 
+    def count_disconnected(self, model: str, count: int) -> None:
+        """Count texts whose client left before they had been handed to the engine."""
+        self._aborted.labels(model, "disconnect").inc(count)
+
     def observe(self, model: str, handle: RequestHandle) -> None:
         """Count a text that is over or is about to be given up."""
         if not handle.is_over:

@@ -102,7 +102,9 @@ async def submit(
     try:
         handles = await asyncio.shield(work)
     except asyncio.CancelledError:  # the client has left: the thread cannot be stopped, what it hands over can
-        work.add_done_callback(lambda done: _give_up(model, count, done))
+        work.add_done_callback(_give_up)
+        model.release(count)
+        metrics.count_disconnected(model.name, count)
         raise
     except BaseException:
         model.release(count)
@@ -131,8 +133,7 @@ def _submitted(model: ServedModel, prepare: Callable[[], Sequence[Item]], terms:
     return handles
 
 
-def _give_up(model: ServedModel, count: int, done: "asyncio.Future[list[RequestHandle]]") -> None:
-    model.release(count)
+def _give_up(done: "asyncio.Future[list[RequestHandle]]") -> None:
     if done.cancelled() or done.exception() is not None:
         return
     for handle in done.result():

@@ -13,8 +13,6 @@ import pytest
 
 import llamita
 from llamita.cli.main import main
-from llamita.server.app import create_app
-from llamita.server.models import ServedModel
 from tests.architecture.source import ROOT
 from tests.docs.blocks import Block, command, read_blocks
 from tests.server.serving import serving
@@ -54,10 +52,8 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """The address of a server of cria, which the examples named *_client.py ask."""
-    engine = llamita.load().engine()
-    with serving(create_app([ServedModel("cria", engine)])) as address:
-        yield address
-    engine.close(0)
+    with serving(llamita.load()) as running:
+        yield running.address
 
 
 def run(*arguments: str, folder: Path) -> None:

@@ -1,28 +1,109 @@
-"""An application on a port of its own, served from a thread of the test."""
+"""A server for tests: behind a real uvicorn on a free port of this machine, in a thread, so that a test sees inside."""
 
+import asyncio
+import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
-import uvicorn
-from fastapi import FastAPI
+import httpx
+
+from llamita.engine.limits import EngineLimits
+from llamita.llm import LLM
+from llamita.server.models import ServedModel
+from llamita.server.run import Server, bind
+from llamita.server.settings import ServerSettings
+
+PATIENCE = 60.0  # seconds after which a test gives up; none measures with it
+JSON = {"content-type": "application/json"}
+
+
+@dataclass
+class Running:
+    """A running server and ways to ask it."""
+
+    server: Server
+    address: str
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def model(self) -> ServedModel:
+        """Its first model."""
+        return next(iter(self.server.state.models))
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.address.rpartition(":")[2])
+
+    def get(self, path: str, **headers: str) -> httpx.Response:
+        """GET."""
+        return httpx.get(self.address + path, headers=headers, timeout=PATIENCE)
+
+    def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        """POST a body, as JSON unless it is bytes."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return httpx.post(self.address + path, content=content, headers={**JSON, **headers}, timeout=PATIENCE)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        families = self.server.state.metrics.registry.collect()
+        samples = [one for family in families for one in family.samples if one.name == f"llamita:{name}"]
+        return sum(one.value for one in samples if labels.items() <= one.labels.items())
 
 
 @contextmanager
-def serving(app: FastAPI, port: int = 0) -> Iterator[str]:
-    """Serve an app from a thread; gives its address, and stops it hard at the end."""
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
-        server = uvicorn.Server(uvicorn.Config(app, http="h11", log_level="critical", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = server.force_exit = True
-            thread.join()
+def serving(llm: LLM, *, limits: EngineLimits | None = None, **settings: Any) -> Iterator[Running]:
+    """A server of one model for a while."""
+    server = Server([ServedModel("cria", llm.engine(limits))], ServerSettings(**settings))
+    listener = bind("127.0.0.1", 0)
+    ready, loops = threading.Event(), []
+
+    def greet() -> None:
+        loops.append(asyncio.get_running_loop())
+        ready.set()
+
+    thread = threading.Thread(target=server.listen, args=(listener, greet), name="test-server")
+    thread.start()
+    assert ready.wait(PATIENCE)
+    running = Running(server, f"http://127.0.0.1:{listener.getsockname()[1]}", loops[0])
+    try:
+        yield running
+    finally:
+        if thread.is_alive():
+            running.loop.call_soon_threadsafe(server.halt)
+        thread.join(PATIENCE)
+        listener.close()
+        assert not thread.is_alive()
+
+
+def wait_until(is_so: Callable[[], bool], what: str) -> None:
+    """Wait until something is so, as long as it takes within reason."""
+    until = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < until, f"never came: {what}"
+        time.sleep(0.01)
+
+
+def chat(text: str = "Hello", **fields: Any) -> dict[str, Any]:
+    """The body of a chat request, greedy unless told otherwise."""
+    return {"model": "cria", "messages": [{"role": "user", "content": text}], "temperature": 0, **fields}
+
+
+def raw_request(path: str, body: dict[str, Any], **headers: str) -> bytes:
+    """The bytes of a POST."""
+    content = json.dumps(body).encode()
+    lines = [f"POST {path} HTTP/1.1", "host: 127.0.0.1", "content-type: application/json"]
+    lines += [f"content-length: {len(content)}", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + content
+
+
+@contextmanager
+def connected(port: int) -> Iterator[socket.socket]:
+    """A bare connection."""
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
+        yield connection

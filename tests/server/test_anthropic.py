@@ -8,13 +8,9 @@ import anthropic
 import httpx
 import pytest
 
-import llamita
-from llamita.engine.engine import Engine
-from llamita.server.app import create_app
+from llamita.llm import LLM
 from llamita.server.keys import Keys
-from llamita.server.models import ServedModel
-from llamita.server.settings import ServerSettings
-from tests.server.serving import serving
+from tests.server.serving import Running, serving, wait_until
 
 HELLO: Any = [{"role": "user", "content": "Who are you?"}]
 GREEDY = {"temperature": 0.0}
@@ -29,22 +25,9 @@ TOOL: Any = {
 }
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    started = llamita.load().engine()
-    yield started
-    started.close(0)
-
-
-@pytest.fixture(scope="module")
-def address(engine: Engine) -> Iterator[str]:
-    with serving(create_app([ServedModel("cria", engine)])) as at:
-        yield at
-
-
 @pytest.fixture
-def client(address: str) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(base_url=address, api_key="none", max_retries=0) as made:
+def client(server: Running) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=server.address, api_key="none", max_retries=0) as made:
         yield made
 
 
@@ -58,18 +41,18 @@ def text_of(message: anthropic.types.Message) -> str:
     return "".join(block.text for block in message.content if block.type == "text")
 
 
-def test_a_message_is_what_the_model_says_in_a_chat(client: anthropic.Anthropic) -> None:
+def test_a_message_is_what_the_model_says_in_a_chat(client: anthropic.Anthropic, cria: LLM) -> None:
     message = create(client)
-    said = llamita.load().chat(HELLO, max_tokens=40, temperature=0).text
+    said = cria.chat(HELLO, max_tokens=40, temperature=0).text
     assert (text_of(message), message.stop_reason, message.stop_sequence) == (said, "end_turn", None)
     assert (message.type, message.role, message.model) == ("message", "assistant", "cria")
     assert message.id.startswith("msg_")
     assert message._request_id is not None
 
 
-def test_a_system_prompt_and_blocks_reach_the_model(client: anthropic.Anthropic) -> None:
+def test_a_system_prompt_and_blocks_reach_the_model(client: anthropic.Anthropic, cria: LLM) -> None:
     plain = [{"role": "system", "content": "Be brief."}, *HELLO]
-    said = llamita.load().chat(plain, max_tokens=40, temperature=0).text
+    said = cria.chat(plain, max_tokens=40, temperature=0).text
     for system in ("Be brief.", [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief."}]):
         blocks = [
             {"type": "text", "text": "Who are", "cache_control": {"type": "ephemeral"}},
@@ -96,26 +79,26 @@ RAW = (
 )  # fmt: skip
 
 
-def test_every_event_of_a_stream_has_its_type_as_its_name(address: str) -> None:
+def test_every_event_of_a_stream_has_its_type_as_its_name(server: Running) -> None:
     body = {"model": "cria", "max_tokens": 4, "messages": HELLO, "stream": True}
-    answer = httpx.post(f"{address}/v1/messages", json=body)
+    answer = httpx.post(f"{server.address}/v1/messages", json=body)
     events = [dict(line.split(": ", 1) for line in part.splitlines()) for part in answer.text.strip().split("\n\n")]
     assert [event["event"] for event in events][:2] == ["message_start", "ping"]
     assert all(f'"type":"{event["event"]}"' in event["data"] for event in events)
 
 
-def test_the_async_client_reads_a_stream_too(address: str) -> None:
+def test_the_async_client_reads_a_stream_too(server: Running, cria: LLM) -> None:
     import asyncio
 
     async def written() -> str:
-        async with anthropic.AsyncAnthropic(base_url=address, api_key="none") as client:
+        async with anthropic.AsyncAnthropic(base_url=server.address, api_key="none") as client:
             stream = await client.messages.create(
                 model="cria", max_tokens=40, messages=HELLO, stream=True, extra_body=GREEDY
             )
             pieces = [event.delta for event in [e async for e in stream] if event.type == "content_block_delta"]
             return "".join(piece.text for piece in pieces if piece.type == "text_delta")
 
-    assert asyncio.run(written()) == llamita.load().chat(HELLO, max_tokens=40, temperature=0).text
+    assert asyncio.run(written()) == cria.chat(HELLO, max_tokens=40, temperature=0).text
 
 
 @pytest.mark.parametrize(
@@ -129,8 +112,8 @@ def test_it_says_why_a_message_ended(options: dict[str, Any], reason: str, clien
     assert "." not in text_of(message) or reason == "end_turn"
 
 
-def test_more_tokens_than_the_context_has_end_with_it(client: anthropic.Anthropic) -> None:
-    bias = {str(token_id): -100 for token_id in llamita.load().tokenizer.eos_token_ids}
+def test_more_tokens_than_the_context_has_end_with_it(client: anthropic.Anthropic, cria: LLM) -> None:
+    bias = {str(token_id): -100 for token_id in cria.tokenizer.eos_token_ids}
     message = create(client, max_tokens=5_000, extra_body={"temperature": 0, "logit_bias": bias})
     assert message.stop_reason == "model_context_window_exceeded"
     assert (
@@ -176,7 +159,7 @@ def test_a_tool_that_must_be_called_is_called(choice: Any, client: anthropic.Ant
     assert streamed.stop_reason == "tool_use"
 
 
-def test_a_tools_result_goes_back_to_the_model(client: anthropic.Anthropic) -> None:
+def test_a_tools_result_goes_back_to_the_model(client: anthropic.Anthropic, cria: LLM) -> None:
     ask: Any = [{"role": "user", "content": "What is the weather in Lima?"}]
     called = create(client, ask, tools=[TOOL], tool_choice={"type": "any"})
     (block,) = called.content
@@ -189,7 +172,7 @@ def test_a_tools_result_goes_back_to_the_model(client: anthropic.Anthropic) -> N
         {"role": "assistant", "content": "", "tool_calls": [{"id": "x", "type": "function", "function": function}]},
         {"role": "tool", "tool_call_id": "x", "content": "rain"},
     ]
-    said = llamita.load().chat(plain, max_tokens=40, temperature=0).text
+    said = cria.chat(plain, max_tokens=40, temperature=0).text
     assert text_of(create(client, after)) == said
 
 
@@ -251,15 +234,15 @@ def test_an_unknown_model_is_not_found(client: anthropic.Anthropic) -> None:
     assert caught.value.body["error"]["type"] == "not_found_error"  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
 
 
-def test_broken_json_is_an_error_of_this_dialect(address: str) -> None:
-    answer = httpx.post(f"{address}/v1/messages", content=b"{", headers={"content-type": "application/json"})
+def test_broken_json_is_an_error_of_this_dialect(server: Running) -> None:
+    answer = httpx.post(f"{server.address}/v1/messages", content=b"{", headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["type"]) == (400, "error")
-    assert httpx.get(f"{address}/v1/messages").json()["error"]["type"] == "invalid_request_error"
+    assert httpx.get(f"{server.address}/v1/messages").json()["error"]["type"] == "invalid_request_error"
 
 
-def test_x_api_key_is_a_key(engine: Engine) -> None:
-    app = create_app([ServedModel("cria", engine)], ServerSettings(keys=Keys.of(["secret"])))
-    with serving(app) as address:
+def test_x_api_key_is_a_key(cria: LLM) -> None:
+    with serving(cria, keys=Keys.of(["secret"])) as running:
+        address = running.address
         with anthropic.Anthropic(base_url=address, api_key="secret", max_retries=0) as client:
             assert create(client).stop_reason == "end_turn"
         with (
@@ -270,8 +253,8 @@ def test_x_api_key_is_a_key(engine: Engine) -> None:
         assert caught.value.body["error"]["type"] == "authentication_error"  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
 
 
-def test_an_answer_stops_when_its_client_leaves(client: anthropic.Anthropic, engine: Engine) -> None:
-    bias = {str(token_id): -100 for token_id in llamita.load().tokenizer.eos_token_ids}
+def test_an_answer_stops_when_its_client_leaves(client: anthropic.Anthropic, server: Running, cria: LLM) -> None:
+    bias = {str(token_id): -100 for token_id in cria.tokenizer.eos_token_ids}
     stream = client.messages.create(
         model="cria", max_tokens=400, messages=HELLO, stream=True, extra_body={"logit_bias": bias}
     )
@@ -279,8 +262,4 @@ def test_an_answer_stops_when_its_client_leaves(client: anthropic.Anthropic, eng
         if event.type == "content_block_delta":
             break
     stream.close()
-    for _ in range(500):
-        if not engine.stats.running:
-            break
-        engine.call(lambda: None).result()
-    assert engine.stats.running == 0
+    wait_until(lambda: server.model.engine.stats.running == 0, "an engine without work")

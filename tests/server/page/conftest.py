@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.server.page.chromium import Browser, Tab, chromium, find_chromium
-from tests.server.page.scripted import Script, scripted_app
-from tests.server.serving import serving
+from tests.server.page.scripted import Script, scripted_app, serving_app
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +26,7 @@ def script() -> Script:
 @pytest.fixture
 def address(script: Script) -> Iterator[str]:
     """Where the scripted server is."""
-    with serving(scripted_app(script)) as at:
+    with serving_app(scripted_app(script)) as at:
         yield at
 
 

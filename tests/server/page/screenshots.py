@@ -4,8 +4,6 @@ import tempfile
 from pathlib import Path
 
 import llamita
-from llamita.server.app import create_app
-from llamita.server.models import ServedModel
 from tests.architecture.source import ROOT
 from tests.server.page.chromium import Browser, Tab, chromium
 from tests.server.page.conftest import ask
@@ -18,18 +16,14 @@ QUIET = "document.activeElement.blur(), getSelection().removeAllRanges(), scroll
 def main() -> None:
     """Write light, dark and phone."""
     FOLDER.mkdir(exist_ok=True)
-    engine = llamita.load().engine()
-    try:
-        with (
-            serving(create_app([ServedModel("cria", engine)])) as address,
-            tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
-            chromium(Path(profile)) as browser,
-        ):
-            light(browser, address)
-            dark(browser, address)
-            phone(browser, address)
-    finally:
-        engine.close(0)
+    with (
+        serving(llamita.load()) as server,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
+        chromium(Path(profile)) as browser,
+    ):
+        light(browser, server.address)
+        dark(browser, server.address)
+        phone(browser, server.address)
 
 
 def light(browser: Browser, address: str) -> None:

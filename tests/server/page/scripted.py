@@ -3,10 +3,15 @@
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Mapping
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.responses import Response
@@ -104,3 +109,21 @@ def piece_logprob(piece: bytes) -> dict[str, Any]:
 def sse(data: Mapping[str, Any]) -> str:
     """One server-sent event."""
     return f"data: {json.dumps(data)}\n\n"
+
+
+@contextmanager
+def serving_app(app: FastAPI, port: int = 0) -> Iterator[str]:
+    """Serve an app from a thread; gives its address, and stops it hard at the end."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        server = uvicorn.Server(uvicorn.Config(app, http="h11", log_level="critical", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = server.force_exit = True
+            thread.join()

@@ -4,8 +4,7 @@ import pytest
 
 from tests.server.page.chromium import Browser, Tab
 from tests.server.page.conftest import ask, over
-from tests.server.page.scripted import Script, scripted_app
-from tests.server.serving import serving
+from tests.server.page.scripted import Script, scripted_app, serving_app
 
 PORT = "new URL(location).port"
 
@@ -157,14 +156,14 @@ def test_r35_an_answer_that_breaks_off_says_so_and_keeps_its_text(tab: Tab, scri
 
 def test_r35_a_server_that_went_away_is_an_error_and_its_return_is_enough(browser: Browser) -> None:
     script = Script()
-    with serving(scripted_app(script)) as address:
+    with serving_app(scripted_app(script)) as address:
         tab = browser.open(address)
         ask(tab)
     port = int(tab.evaluate(PORT))
     ask(tab, "Are you there?", answers=2)
     assert tab.text(".answer .notice") == "The server does not answer. Is it still running?"
     assert tab.evaluate("document.getElementById('send').hidden") is False
-    with serving(scripted_app(script), port):
+    with serving_app(scripted_app(script), port):
         tab.click("button", "Try again")
         tab.wait("[...document.querySelectorAll('.body')].at(-1).innerText === 'I am a script.'")
     tab.close()
@@ -172,7 +171,7 @@ def test_r35_a_server_that_went_away_is_an_error_and_its_return_is_enough(browse
 
 def test_r35_a_server_that_dies_in_the_middle_of_an_answer_is_an_error(browser: Browser) -> None:
     script = Script(tokens=["word "] * 1000, pause=0.05)
-    with serving(scripted_app(script)) as address:
+    with serving_app(scripted_app(script)) as address:
         tab = browser.open(address)
         tab.wait("document.getElementById('model').value !== ''")
         tab.click("#suggestions button", "Who are you?")

@@ -1,0 +1,45 @@
+"""R20, R25: requests, bodies and readers that take too long."""
+
+import json
+import socket
+import time
+
+import pytest
+
+from llamita.llm import LLM
+from tests.server.serving import chat, connected, raw_request, serving, wait_until
+
+ENDLESS = {"temperature": 1, "logit_bias": {"2041": -100, "2045": -100, "2046": -100}}
+
+
+def test_r25_a_request_that_takes_too_long_ends_with_an_error(cria: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(cria, request_timeout=0.0) as server:
+        monkeypatch.setattr(time, "time", lambda: 0.0)  # the wall clock has no say
+        whole = server.post("/v1/chat/completions", chat(**ENDLESS))
+        assert (whole.status_code, whole.json()["error"]["type"]) == (408, "timeout_error")
+        assert whole.headers["x-should-retry"] == "false"
+        streamed = server.post("/v1/chat/completions", chat(**ENDLESS, stream=True))
+        *_, error, done, end = streamed.text.split("\n\n")
+        assert (done, end) == ("data: [DONE]", "")
+        assert json.loads(error.removeprefix("data: "))["error"]["type"] == "timeout_error"
+        response = server.post("/v1/responses", {"model": "cria", "input": "Hello", "stream": True})
+        names = [line for line in response.text.splitlines() if line.startswith("event: ")]
+        assert names[-2:] == ["event: error", "event: response.failed"]
+        assert server.metric("requests_aborted_total", reason="timeout") == 3
+
+
+def test_r25_a_body_that_does_not_come_is_not_waited_for(cria: LLM) -> None:
+    with serving(cria, body_timeout=0.1) as server, connected(server.port) as connection:
+        connection.sendall(raw_request("/v1/chat/completions", chat())[:-5])
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
+def test_r20_a_client_that_takes_nothing_is_cut_off(cria: LLM) -> None:
+    with serving(cria, send_timeout=0.2) as server, connected(server.port) as connection:
+        many = chat(**ENDLESS, n=8, max_tokens=450, stream=True, logprobs=True, top_logprobs=20)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        connection.sendall(raw_request("/v1/chat/completions", many))
+        wait_until(lambda: server.model.in_flight == 8, "the request")
+        wait_until(lambda: server.model.in_flight == 0, "its end")
+        assert server.metric("requests_aborted_total", reason="disconnect") > 0
+        assert server.post("/v1/chat/completions", chat(max_tokens=2)).status_code == 200

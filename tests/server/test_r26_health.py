@@ -1,0 +1,53 @@
+"""R26, R27: health tells the truth while an engine works, hangs, and is dead."""
+
+import threading
+
+import pytest
+
+from llamita.llm import LLM
+from tests.server.serving import chat, connected, raw_request, serving, wait_until
+
+ENDLESS = {"temperature": 1, "logit_bias": {"2041": -100, "2045": -100, "2046": -100}}  # no end token
+
+
+def test_r26_a_stalled_engine_is_unhealthy_until_it_moves(cria: LLM) -> None:
+    with serving(cria, stall_timeout=0.2) as server:
+        assert server.get("/health").status_code == 200
+        hold = threading.Event()
+        with connected(server.port) as connection:
+            connection.sendall(raw_request("/v1/chat/completions", chat(**ENDLESS)))
+            wait_until(lambda: server.model.engine.stats.running == 1, "a running request")
+            server.model.engine.call(lambda: hold.wait(60))
+            wait_until(lambda: server.get("/health").status_code == 503, "an unhealthy server")
+            assert "no step" in server.get("/ready").json()["reason"]
+            assert server.get("/v1/models").status_code == 200  # the front end lives
+            hold.set()
+            wait_until(lambda: server.get("/health").status_code == 200, "a healthy server")
+
+
+def test_r26_an_engine_that_was_idle_has_not_stalled(cria: LLM) -> None:
+    with cria.engine() as engine:
+        engine._last_step -= 1000
+        ages: list[float] = []
+        handle = engine.submit("Once upon a time", max_tokens=5, temperature=0)
+        while not handle.is_over:
+            ages.append(engine.stats.step_age)
+        assert max(ages, default=0) < 500
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_r26_a_dead_engine_ends_its_requests_and_the_server(
+    cria: LLM, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(cria) as server:
+        engine = server.model.engine
+
+        def fail(*_: object) -> None:
+            raise SystemError("a defect")
+
+        monkeypatch.setattr(engine._scheduler, "schedule", fail)
+        answer = server.post("/v1/chat/completions", chat(stream=stream))
+        assert answer.status_code == (200 if stream else 503)
+        assert "the engine has failed" in answer.text
+        wait_until(lambda: server.server.should_exit, "the end of the server")
+    assert server.server.exit_code == 1
