@@ -189,6 +189,19 @@ def test_an_answer_follows_a_schema(client: anthropic.Anthropic) -> None:
     assert json.loads(text_of(message)) in ({"n": 1}, {"n": 2})
 
 
+def test_what_means_nothing_here_does_no_harm(client: anthropic.Anthropic) -> None:
+    thought: Any = {"type": "thinking", "thinking": "hm", "signature": "x"}
+    said: Any = {"type": "text", "text": "I am cria."}
+    plain: Any = [*HELLO, {"role": "assistant", "content": [said]}, *HELLO]
+    other: Any = [*HELLO, {"role": "assistant", "content": [thought, said]}, *HELLO]
+    ignored = {
+        "metadata": {"user_id": "x"},
+        "service_tier": "auto",
+        "thinking": {"type": "enabled", "budget_tokens": 9},
+    }
+    assert text_of(create(client, other, extra_body={**GREEDY, **ignored})) == text_of(create(client, plain))
+
+
 def test_counts_are_those_of_the_answers(client: anthropic.Anthropic) -> None:
     options: Any = {"system": "Be brief.", "tools": [TOOL]}
     counted = client.messages.count_tokens(model="cria", messages=HELLO, **options).input_tokens

@@ -1,6 +1,6 @@
 // One turn of the conversation on the page: what was asked, or what was answered.
 
-import { button, element, fitHeight, onEnter } from "./elements.js";
+import { button, byId, element, fitHeight, onEnter } from "./elements.js";
 import { render } from "./markdown.js";
 import { TokenText } from "./tokens.js";
 
@@ -58,7 +58,16 @@ export class AnswerView {
     this.element.ariaBusy = String(isWriting);
     if (asTokens && answer.tokens.length) this.#showTokens();
     else this.#showText();
-    this.foot.replaceChildren(...(isWriting ? [] : [this.#notice(), this.#facts(), this.#buttons()].filter(Boolean)));
+    this.#showFoot(isWriting ? [] : [this.#notice(), this.#facts(), this.#buttons()].filter(Boolean));
+  }
+
+  /** The focus stays on the button that it was on, or goes to the one that stops. */
+  #showFoot(children) {
+    const focused = this.foot.contains(document.activeElement) ? document.activeElement.textContent : null;
+    this.foot.replaceChildren(...children);
+    if (focused === null) return;
+    const same = [...this.foot.querySelectorAll("button")].find((one) => one.textContent === focused);
+    (same ?? byId("stop")).focus();
   }
 
   #showText() {
@@ -96,8 +105,12 @@ export class AnswerView {
   #buttons() {
     const { answer, actions } = this;
     const made = element("div", { className: "actions" });
+    const copy = async ({ target }) => {
+      const isCopied = await navigator.clipboard.writeText(answer.text).then(() => true, () => false);
+      target.textContent = isCopied ? "Copied" : "The browser refused";
+    };
     const add = (text, call, title) => made.append(button(text, call, { className: "quiet", title }));
-    if (answer.text) add("Copy", () => navigator.clipboard?.writeText(answer.text), "Copy the answer as Markdown");
+    if (answer.text && navigator.clipboard) add("Copy", copy, "Copy the answer as Markdown");
     add(answer.error ? "Try again" : "Retry", () => actions.retry(answer), "Write this answer again");
     if (answer.text && (answer.finish === "length" || answer.finish === "stopped" || answer.error)) {
       add("Go on", () => actions.goOn(answer), "Go on from where the answer ends");

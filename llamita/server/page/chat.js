@@ -106,18 +106,24 @@ async function run(request, answer, take) {
   stop();
   const mine = (running = new AbortController());
   written = answer;
-  byId("send").hidden = true;
-  byId("stop").hidden = false;
+  showStop(true);
   try {
     for await (const chunk of streamChat(request, apiKey(), mine.signal)) take(chunk);
   } finally {
     if (running === mine) {
       running = written = null;
-      byId("send").hidden = false;
-      byId("stop").hidden = true;
+      showStop(false);
       byId("speed").textContent = "";
     }
   }
+}
+
+function showStop(isRunning) {
+  const [shown, gone] = [byId(isRunning ? "stop" : "send"), byId(isRunning ? "send" : "stop")];
+  const hasFocus = document.activeElement === gone;
+  shown.hidden = false;
+  gone.hidden = true;
+  if (hasFocus) shown.focus();
 }
 
 async function write(answer) {

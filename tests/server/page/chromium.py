@@ -101,6 +101,7 @@ class Browser:
             mobile=width < 500,
         )
         tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
+        tab.call("Emulation.setFocusEmulationEnabled", enabled=True)  # several tabs have the focus
         tab.call("Page.navigate", url=address)
         tab.wait("document.readyState === 'complete'")
         return tab
@@ -110,11 +111,11 @@ class Tab:
     """One page: what a person does with it, and what it shows."""
 
     def __init__(self, browser: Browser, session: str, profile: str) -> None:
-        self._browser, self._session, self._profile = browser, session, profile
+        self._browser, self._session, self.profile = browser, session, profile
 
     def close(self) -> None:
         """Close the tab and forget its profile."""
-        self._browser.call("Target.disposeBrowserContext", browserContextId=self._profile)
+        self._browser.call("Target.disposeBrowserContext", browserContextId=self.profile)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Send a command to this page."""

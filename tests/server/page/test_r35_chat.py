@@ -129,6 +129,31 @@ def test_r35_replay_says_whether_the_answer_is_the_same(tab: Tab, script: Script
     assert tab.text(".body") == "I am a script."
 
 
+def test_r35_the_focus_stays_where_it_was(tab: Tab, script: Script) -> None:
+    ask(tab)
+    tab.click("button", "Replay")
+    assert tab.text(".same")
+    assert tab.evaluate("document.activeElement.innerText") == "Replay"
+    script.pause = 0.2
+    tab.click("button", "Retry")
+    tab.wait("document.activeElement.id === 'stop'")
+    over(tab)
+    assert tab.evaluate("document.activeElement.id") == "send"
+
+
+def test_r35_an_answer_is_copied_as_markdown(browser: Browser, tab: Tab, script: Script) -> None:
+    script.tokens = ["**bold**"]
+    ask(tab)
+    browser.call(
+        "Browser.grantPermissions",
+        browserContextId=tab.profile,
+        permissions=["clipboardReadWrite", "clipboardSanitizedWrite"],
+    )
+    tab.click("button", "Copy")
+    tab.wait("[...document.querySelectorAll('button')].some((one) => one.innerText === 'Copied')")
+    assert tab.evaluate("navigator.clipboard.readText()") == "**bold**"
+
+
 def test_r35_a_new_chat_is_empty(tab: Tab, script: Script) -> None:
     ask(tab)
     tab.click("#new")

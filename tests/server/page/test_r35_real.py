@@ -35,6 +35,12 @@ def test_r35_an_answer_of_cria_is_replayed_branched_and_continued(browser: Brows
     tab.close()
 
 
+def test_ts17_the_page_answers_to_the_servers_own_name_alone(server: Running) -> None:
+    assert server.get("/").status_code == 200
+    assert server.get("/", host="evil.example").status_code == 403
+    assert server.get("/page/app.js", origin="https://evil.example").headers.get("access-control-allow-origin") is None
+
+
 def test_r35_stop_frees_the_engine(browser: Browser, server: Running) -> None:
     tab = browser.open(server.address)
     tab.wait("document.getElementById('model').value !== ''")
