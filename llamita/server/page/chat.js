@@ -2,7 +2,7 @@
 
 import { AnswerView, QuestionView } from "./answer.js";
 import { ApiError, streamChat } from "./api.js";
-import { byId } from "./elements.js";
+import { atMostOncePerFrame, byId } from "./elements.js";
 import { modelName, showUsage } from "./models.js";
 import { apiKey, askForKey, sampling, systemPrompt } from "./settings.js";
 import { Alternatives, textOf, tokensOf, unknownToken } from "./tokens.js";
@@ -189,22 +189,10 @@ function fail(answer, error) {
     return;
   }
   answer.error = messageOf(error);
-  if (error.status === 401) askForKey();
+  if (error.status === 401) askForKey(error.message);
 }
 
 const messageOf = (error) => (error instanceof ApiError ? error.message : `The page failed: ${error.message}`);
-
-function atMostOncePerFrame(draw) {
-  let isAsked = false;
-  return () => {
-    if (isAsked) return;
-    isAsked = true;
-    requestAnimationFrame(() => {
-      isAsked = false;
-      draw();
-    });
-  };
-}
 
 // What the buttons of a turn do
 

@@ -30,3 +30,16 @@ export function onEnter(area, call) {
     }
   });
 }
+
+/** A function that calls another before the next frame, once, however often it is called. */
+export function atMostOncePerFrame(draw) {
+  let isAsked = false;
+  return () => {
+    if (isAsked) return;
+    isAsked = true;
+    requestAnimationFrame(() => {
+      isAsked = false;
+      draw();
+    });
+  };
+}

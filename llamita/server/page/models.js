@@ -2,7 +2,7 @@
 
 import { listModels } from "./api.js";
 import { byId, element } from "./elements.js";
-import { apiKey, askForKey } from "./settings.js";
+import { acceptKey, apiKey, askForKey } from "./settings.js";
 
 const picker = byId("model");
 const LENGTHS = new Map(); // model -> context length in tokens, where the server says it
@@ -21,8 +21,9 @@ export async function loadModels() {
     picker.disabled = models.length < 2;
     showUsage(null);
     showTrouble("");
+    acceptKey();
   } catch (error) {
-    if (error.status === 401) askForKey();
+    if (error.status === 401) askForKey(error.message);
     showTrouble(error.message);
   }
 }

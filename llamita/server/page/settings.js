@@ -7,6 +7,7 @@ const THEME = "llamita.theme";
 const KEY = "llamita.key";
 const THEMES = { auto: "light dark", light: "light", dark: "dark" };
 const form = byId("options");
+const KEY_HINT = byId("key-hint").textContent;
 
 /** Fill the panel with what was stored, and store every change; `onKey` is called after a change of the key. */
 export function startSettings(onKey) {
@@ -42,10 +43,21 @@ export const systemPrompt = () => form.elements.system.value.trim();
 /** The API key, or "". */
 export const apiKey = () => form.elements.key.value.trim();
 
-/** Open the panel at the field of the API key. */
-export function askForKey() {
+/** Open the panel at the field of the API key, and say why it is needed. */
+export function askForKey(why) {
   togglePanel(true);
+  byId("key-hint").textContent = why;
+  byId("key-hint").classList.add("wrong");
   form.elements.key.focus();
+}
+
+/** Close the panel if it was opened to ask for a key. */
+export function acceptKey() {
+  const hint = byId("key-hint");
+  if (!hint.classList.contains("wrong")) return;
+  hint.classList.remove("wrong");
+  hint.textContent = KEY_HINT;
+  togglePanel(false);
 }
 
 /** Open or close the panel. */

@@ -58,11 +58,13 @@ def test_r35_the_page_asks_for_a_key_and_keeps_it_for_the_tab_alone(
     tab = browser.open(address)
     tab.wait("document.activeElement.name === 'key'")
     assert tab.text("#trouble-text") == "The API key is wrong."
+    assert tab.text("#key-hint") == "The API key is wrong."
     tab.type("secret")
     tab.press("Tab")
-    tab.wait("document.getElementById('trouble').hidden")
+    tab.wait("document.getElementById('trouble').hidden && document.getElementById('settings').hidden")
     ask(tab)
     assert tab.text(".body") == "I am a script."
+    tab.click("#open-settings")
     tab.click("[name=system]")
     tab.type("x")  # makes the page store its settings again
     assert "secret" not in tab.evaluate("JSON.stringify({...localStorage}) + document.cookie + location")
