@@ -1,12 +1,13 @@
 """T-S18: what a model writes is text. It renders as a small set of Markdown, and nothing of it runs or loads."""
 
 import json
+from collections.abc import Iterator
 
 import pytest
 
-from tests.server.page.chromium import Tab
+from tests.server.page.chromium import Browser, Tab
 from tests.server.page.conftest import ask
-from tests.server.page.scripted import Script
+from tests.server.page.scripted import Script, scripted_app, serving_app
 
 HOSTILE = [
     "<img src=x onerror='window.hacked=1'>",
@@ -67,6 +68,15 @@ def test_ts17_the_policy_stops_what_gets_in_nevertheless(tab: Tab) -> None:
     assert any("Content Security Policy" in complaint for complaint in tab.complaints())
 
 
+@pytest.fixture(scope="module")
+def plain(browser: Browser) -> Iterator[Tab]:
+    """A page to render in, of no test's own."""
+    with serving_app(scripted_app(Script())) as address:
+        tab = browser.open(address)
+        yield tab
+        tab.close()
+
+
 MARKDOWN = {
     "# One\n## Two #": "<h2>One</h2><h3>Two</h3>",
     "**b** *c* ***d*** __e__ _f_ `g`": (
@@ -89,8 +99,8 @@ MARKDOWN = {
 
 
 @pytest.mark.parametrize("text", MARKDOWN, ids=range(len(MARKDOWN)))
-def test_r35_markdown_renders_as_elements(text: str, tab: Tab) -> None:
-    assert rendered(tab, text) == MARKDOWN[text]
+def test_r35_markdown_renders_as_elements(text: str, plain: Tab) -> None:
+    assert rendered(plain, text) == MARKDOWN[text]
 
 
 @pytest.mark.parametrize(
@@ -101,9 +111,9 @@ def test_r35_markdown_renders_as_elements(text: str, tab: Tab) -> None:
         ("(http://a.example)", "http://a.example", "http://a.example"),
     ],
 )
-def test_r35_links_to_the_web_are_links(text: str, href: str, label: str, tab: Tab) -> None:
-    tab.evaluate(f"{render_js(text)}.then((div) => document.body.append(div))")
-    link = tab.evaluate(
+def test_r35_links_to_the_web_are_links(text: str, href: str, label: str, plain: Tab) -> None:
+    plain.evaluate(f"{render_js(text)}.then((div) => document.body.replaceChildren(div))")
+    link = plain.evaluate(
         "(() => { const a = document.querySelector('#probe a'); return [a.getAttribute('href'), a.innerText]; })()"
     )
     assert link == [href, label]
@@ -113,8 +123,8 @@ def test_r35_links_to_the_web_are_links(text: str, href: str, label: str, tab: T
     "text",
     ["*a " * 30_000, "x" + "`" * 60_000, "[" * 60_000, "> " * 5_000 + "x", "- " * 5_000 + "x", "**a **b" * 9_000],
 )
-def test_ts18_hostile_markdown_renders_at_all(text: str, tab: Tab) -> None:
-    assert len(rendered(tab, text)) > 100
+def test_ts18_hostile_markdown_renders_at_all(text: str, plain: Tab) -> None:
+    assert len(rendered(plain, text)) > 100
 
 
 def rendered(tab: Tab, text: str) -> str:
