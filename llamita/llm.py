@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
+import torch
+
 from llamita.checkpoint.load import Loaded
 from llamita.generation import text_options
 from llamita.generation.completion import Completion, Stream, completion_of
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from llamita.engine.engine import Engine
     from llamita.engine.limits import EngineLimits
 
+MOST_AT_ONCE = 32  # of many prompts
 Tool = Mapping[str, Any]
 
 
@@ -64,6 +67,8 @@ class LLM:
         text_options.check(options)
         if not prompts:
             return []
+        if len(prompts) > 1 and self.draft is None and text_options.are_of_engine(options, self.model.config):
+            return self._together(prompts, options)
         if (options.get("num_beams") or 1) > 1 and len(prompts) > 1:  # a search has one limit, and prompts have several
             each = text_options.of_rows(options, len(prompts))
             return [self.generate(ids, **own) for ids, own in zip(prompts, each, strict=True)]
@@ -138,6 +143,18 @@ class LLM:
         """A prefix from a file of `save_prefix`. Raises UsageError for another model's, and the files' errors."""
         layers, own = self.model.config.num_hidden_layers, fingerprint(self.model)
         return Prefix.load(Path(path), layers=layers, fingerprint=own, device=self.model.device)
+
+    def _together(self, prompts: list[list[int]], options: TextOptions) -> list[Completion]:
+        """Write after several prompts by an engine; without a seed, seeds are drawn from torch's global generator."""
+        from llamita.engine.limits import EngineLimits
+
+        if options.get("seed") is None:
+            options = {**options, "seed": torch.randint(2**62, (len(prompts),)).tolist()}
+        each = text_options.of_rows(options, len(prompts))
+        limits = EngineLimits(max_num_seqs=min(len(prompts), MOST_AT_ONCE), max_num_queued=len(prompts))
+        with self.engine(limits) as engine:
+            handles = [engine.submit(ids, **own) for ids, own in zip(prompts, each, strict=True)]
+            return [handle.result() for handle in handles]
 
     def _run(
         self, prompts: list[list[int]], options: TextOptions, reads_on: bool, prefix: Prefix | None, watch: Watch | None

@@ -1,7 +1,9 @@
 """Keys and values in blocks, which requests hold by their block tables."""
 
 from collections.abc import Sequence
+from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,10 +23,8 @@ class PagedCache:
     ) -> None:
         self.num_blocks, self.block_size = num_blocks, block_size
         shape = (1, config.num_key_value_heads, num_blocks * block_size, config.head_dim)
-        self.buffers = [
-            (torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device))
-            for _ in range(config.num_hidden_layers)
-        ]
+        layers = range(config.num_hidden_layers)
+        self.buffers = [(_zeros(shape, dtype, device), _zeros(shape, dtype, device)) for _ in layers]
 
     @staticmethod
     def block_bytes(config: LlamaConfig, *, block_size: int, dtype: torch.dtype) -> int:
@@ -45,3 +45,10 @@ class PagedCache:
         for layer in self.buffers:
             for buffer in layer:
                 buffer[:, :, end : end + tokens] = buffer[:, :, begin : begin + tokens]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """Zeros; in this machine's memory without touching it, so that a large cache costs only what is used of it."""
+    if torch.device(device).type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(prod(shape) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(shape)

@@ -1,7 +1,8 @@
-"""A pass over rows whose keys and values are in blocks."""
+"""A pass over rows of any lengths, whose keys and values are in blocks."""
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -14,10 +15,11 @@ from llamita.context.protocol import Rotation
 
 
 class Paged:
-    """T new tokens of each of B rows, which are stored in blocks of a paged cache and attend to their own row.
+    """New tokens of several rows, one row after the other: ids (1, T), with T tokens of all rows together.
 
-    starts: (B,) how many tokens of each row are stored already. tables: the blocks of each row, in order, enough for
-    the new tokens too. Every row attends by itself, so that its numbers do not depend on the others'.
+    starts: how many tokens of each row are stored already. counts: how many new ones it has. tables: its blocks in
+    order, enough for the new tokens too. Every row attends by itself, so that its numbers do not depend on the others'.
+    last: int64 (B,), the index of each row's last token, for logits_to_keep.
     """
 
     cache = None  # forward has none to return
@@ -25,50 +27,69 @@ class Paged:
     def __init__(
         self,
         pages: PagedCache,
-        starts: Sequence[int],
-        tables: Sequence[Sequence[int]],
-        tokens: int,
         *,
+        starts: Sequence[int],
+        counts: Sequence[int],
+        tables: Sequence[Sequence[int]],
         scale: float,
         window: int | None = None,
         backend: str = "sdpa",
     ) -> None:
-        self.pages, self.starts, self.tables, self.tokens = pages, list(starts), tables, tokens
+        self.pages, self.starts, self.counts, self.tables = pages, list(starts), list(counts), tables
         self.scale, self.window = scale, window
-        device = pages.buffers[0][0].device
-        self.positions = torch.tensor(self.starts, device=device)[:, None] + torch.arange(tokens, device=device)
+        self.device = pages.buffers[0][0].device
+        self.last = torch.tensor(list(accumulate(self.counts)), device=self.device) - 1
         self._attend = attention_backend(backend)
 
     @cached_property
-    def layout(self) -> BatchLayout:
-        """The same for kernels."""
-        longest = max(map(len, self.tables))
-        tables = torch.tensor([[*table, *[0] * (longest - len(table))] for table in self.tables], dtype=torch.int64)
-        origin = torch.zeros(len(self.tables), dtype=torch.int64)
-        return BatchLayout(
-            torch.tensor(self.starts), torch.zeros_like(origin), tables.contiguous(), origin, self.pages.block_size
-        )
+    def positions(self) -> Tensor:
+        """Where the tokens stand in their texts: (1, T)."""
+        parts = [torch.arange(a, a + n, device=self.device) for a, n in zip(self.starts, self.counts, strict=True)]
+        return torch.cat(parts)[None]
+
+    @property
+    def segments(self) -> list[tuple[list[int], int]]:
+        """Rows next to each other with as many new tokens: their numbers, and the tokens of each."""
+        found: list[tuple[list[int], int]] = []
+        for row, count in enumerate(self.counts):
+            if found and found[-1][1] == count:
+                found[-1][0].append(row)
+            else:
+                found.append(([row], count))
+        return found
+
+    @property
+    def layouts(self) -> list[BatchLayout]:
+        """Where the rows of each segment stand, for kernels."""
+        return [self._layout(rows) for rows, _ in self.segments]
+
+    def _layout(self, rows: Sequence[int]) -> BatchLayout:
+        longest = max(len(self.tables[row]) for row in rows)
+        tables = torch.tensor([[*self.tables[row], *[0] * (longest - len(self.tables[row]))] for row in rows])
+        starts, zeros = torch.tensor([self.starts[row] for row in rows]), torch.zeros(len(rows), dtype=torch.int64)
+        return BatchLayout(starts, zeros, tables, zeros, self.pages.block_size)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation, *, layer: int) -> Tensor:
-        """Rotate, store and attend: q (B, T, N, H), k and v (B, T, K, H) -> (B, T, N, H)."""
+        """Rotate, store and attend: q (1, T, N, H), k and v (1, T, K, H) -> (1, T, N, H)."""
         q, k, v = rotation(q).transpose(1, 2), rotation(k).transpose(1, 2), v.transpose(1, 2)
         keys, values = self.pages.buffers[layer]
-        rows: list[Tensor] = []
-        for row, (slots, mask) in enumerate(self._rows):
-            new = slots[-self.tokens :]
-            keys[0, :, new], values[0, :, new] = k[row].to(keys.dtype), v[row].to(values.dtype)
+        out: list[Tensor] = []
+        for first, count, (slots, mask) in zip(self._firsts, self.counts, self._rows, strict=True):
+            own, new = slice(first, first + count), slots[len(slots) - count :]
+            keys[:, :, new], values[:, :, new] = k[:, :, own].to(keys.dtype), v[:, :, own].to(values.dtype)
             seen = keys[:, :, slots].to(q.dtype), values[:, :, slots].to(q.dtype)
-            rows.append(self._attend(q[row : row + 1], *seen, mask, scale=self.scale, dropout=0.0))
-        return torch.cat(rows)
+            out.append(self._attend(q[:, :, own], *seen, mask, scale=self.scale, dropout=0.0))
+        return torch.cat(out, dim=1)
+
+    @property
+    def _firsts(self) -> list[int]:
+        return list(accumulate(self.counts[:-1], initial=0))
 
     @cached_property
     def _rows(self) -> list[tuple[Tensor, Mask]]:
         """The slots of each row's tokens, and which of them each new token sees."""
-        device = self.positions.device
-        ends = [start + self.tokens for start in self.starts]
-        slots = [self.pages.slots(table, 0, end).to(device) for table, end in zip(self.tables, ends, strict=True)]
-        masks = [
-            Mask(self.tokens, end, device=device, offset=start, window=self.window)
-            for start, end in zip(self.starts, ends, strict=True)
-        ]
-        return list(zip(slots, masks, strict=True))
+        rows: list[tuple[Tensor, Mask]] = []
+        for start, count, table in zip(self.starts, self.counts, self.tables, strict=True):
+            mask = Mask(count, start + count, device=self.device, offset=start, window=self.window)
+            rows.append((self.pages.slots(table, 0, start + count).to(self.device), mask))
+        return rows

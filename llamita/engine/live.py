@@ -65,6 +65,7 @@ def live_request(
         generation.params([0]),
         generation.history,
         seed=None if sequence.generator is None else [sequence.generator],
+        limits=[sequence.surprise_limit],
         processors=[] if sequence.constraint is None else [Constraints([sequence.constraint])],
         observers=observers,
     )

@@ -12,11 +12,7 @@ from llamita.generation.protocol import LanguageModel
 
 
 class StepRunner:
-    """Runs steps of a model over a paged cache.
-
-    Requests that compute one token share a pass; a longer part of a request has a pass of its own. How a step is cut
-    into passes does not change any number of it with the CPU's kernels (see docs/determinism.md).
-    """
+    """Runs steps of a model over a paged cache: all tokens of a step in one pass."""
 
     def __init__(self, model: LanguageModel, pages: PagedCache) -> None:
         self.model, self.pages = model, pages
@@ -29,34 +25,31 @@ class StepRunner:
         """
         for source, target, tokens in step.copies:
             self.pages.copy(source, target, tokens)
-        single = [number for number, one in enumerate(step.scheduled) if one.num_tokens == 1]
-        passes = [single] if single else []
-        passes += [[number] for number, one in enumerate(step.scheduled) if one.num_tokens > 1]
-        found: dict[int, Tensor | Exception] = {}
-        while passes:
-            numbers = passes.pop(0)
-            try:
-                logits = self._pass([step.scheduled[number] for number in numbers])
-                found |= dict(zip(numbers, logits, strict=True))
-            except Exception as error:
-                if len(numbers) == 1:
-                    found[numbers[0]] = error
-                else:
-                    passes += [[number] for number in numbers]
+        # Parts of one length next to each other are attended to together.
+        order = sorted(range(len(step.scheduled)), key=lambda number: step.scheduled[number].num_tokens)
+        found = dict(zip(order, self._tried([step.scheduled[number] for number in order]), strict=True))
         return [found[number] for number in range(len(step.scheduled))]
 
+    def _tried(self, parts: Sequence[Scheduled]) -> list[Tensor | Exception]:
+        try:
+            return list(self._pass(parts))
+        except Exception as error:
+            if len(parts) == 1:
+                return [error]
+            return [self._tried([part])[0] for part in parts]
+
     def _pass(self, parts: Sequence[Scheduled]) -> Tensor:
-        """The logits (B, V) of what comes after parts of one length."""
-        config, tokens = self.model.config, parts[0].num_tokens
-        ids = torch.tensor([part.request.token_ids[part.start : part.start + tokens] for part in parts])
+        """The logits (B, V) of what comes after the parts."""
+        config = self.model.config
+        ids = [token for part in parts for token in part.new_token_ids]
         context = Paged(
             self.pages,
-            [part.start for part in parts],
-            [part.request.block_ids for part in parts],
-            tokens,
+            starts=[part.start for part in parts],
+            counts=[part.num_tokens for part in parts],
+            tables=[part.request.block_ids for part in parts],
             scale=config.softmax_scale,
             window=config.sliding_window,
             backend=config.attn_implementation,
         )
-        output = self.model(ids.to(self.model.device), context=context, logits_to_keep=1, return_dict=True)
-        return output.logits[:, -1].float()
+        given = torch.tensor([ids], device=self.model.device)
+        return self.model(given, context=context, logits_to_keep=context.last, return_dict=True).logits[0].float()

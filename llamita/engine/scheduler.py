@@ -66,6 +66,11 @@ class Scheduled(NamedTuple):
     num_tokens: int
 
     @property
+    def new_token_ids(self) -> list[int]:
+        """The tokens."""
+        return self.request.token_ids[self.start : self.start + self.num_tokens]
+
+    @property
     def is_last(self) -> bool:
         """Whether the next token of the text is known after it."""
         return self.start + self.num_tokens == self.request.num_tokens

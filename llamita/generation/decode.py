@@ -54,6 +54,7 @@ def decode(request: GenerationRequest) -> Run:
         params,
         request.history,
         seed=generators_of(sequences),
+        limits=[sequence.surprise_limit for sequence in sequences],
         processors=_processors(request, sequences),
         observers=[one for one in (recorder, noted, *request.observers) if one is not None],
     )

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from llamita.errors import UsageError
 from llamita.generation.logprobs import TokenLogprob
+from llamita.sampling.mirostat import SurpriseLimit
 from llamita.structured.grammar import Rule as Constraint
 from llamita.tokenizer.protocol import Tokenizer
 from llamita.tokenizer.stream import CONTEXT, StreamDecoder
@@ -29,7 +30,7 @@ class Sequence:
     the row, if its text continues theirs: a SentencePiece token keeps its leading space only after another token.
     again: ids of the prompt that are written a second time; their text is left out.
     prompt_token_ids: the prompt. generator: draws its tokens; None is torch's global one. constraint: which tokens it
-    may have. logprobs, prompt_logprobs: of its tokens and of its prompt's, if recorded.
+    may have. surprise_limit: mirostat's state. logprobs, prompt_logprobs: of its tokens and its prompt's, if recorded.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Sequence:
         self.finish: Finish | None = None
         self.prompt_token_ids = list(prompt_token_ids)
         self.generator, self.constraint = generator, constraint
+        self.surprise_limit = SurpriseLimit()
         self.logprobs: abc.Sequence[TokenLogprob] | None = None
         self.prompt_logprobs: abc.Sequence[TokenLogprob] | None = None
         self._decoder = None if tokenizer is None else _decoder_after(tokenizer, after)

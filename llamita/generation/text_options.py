@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 from torch import Tensor
 
+from llamita.config import LlamaConfig
 from llamita.errors import UsageError
 from llamita.generation.prefix_cache import Prefix
 from llamita.generation.request import Criterion, GenerationRequest, left_padded
@@ -70,6 +71,8 @@ SAME = (
     "seed", "json_schema", "regex", "grammar", "choice", "logprobs", "num_beams", "length_penalty", "guidance_scale",
 )  # fmt: skip
 GUESSING = ("prompt_lookup_num_tokens", "assistant_early_exit")
+# What only the loops of `generation` do, and not the engine.
+OF_LOOPS = (*GUESSING, "num_beams", "guidance_scale", "negative_prompt", "stopping_criteria")
 # Defaults of `LLM` where the settings have transformers': no top-k filter; short drafts of any confidence.
 NEUTRAL: Mapping[str, Any] = {"top_k": 0}
 DRAFTS: Mapping[str, Any] = {"num_assistant_tokens": 5, "assistant_confidence_threshold": 0.0}
@@ -89,6 +92,11 @@ def check(options: TextOptions) -> None:
     forms = [name for name in FORMS if options.get(name) is not None]
     if forms:
         check_forms(forms, heals=bool(options.get("heal")))
+
+
+def are_of_engine(options: TextOptions, config: LlamaConfig) -> bool:
+    """Whether the engine does all that these options ask for."""
+    return not any(options.get(name) for name in OF_LOOPS) and not config.rope_parameters.depends_on_length
 
 
 def token_ids(prompt: Prompt, tokenizer: Tokenizer, context_length: int, vocab_size: int) -> list[int]:

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from llamita.errors import NotFiniteError
 from llamita.sampling.history import History
 from llamita.sampling.params import SAMPLING, SamplingParams
 from llamita.sampling.sampler import LogitsProcessorList, Sampler, draw
@@ -17,14 +19,18 @@ NO_HISTORY = History(torch.zeros(1, 0, dtype=torch.int64), 0)  # filters read lo
 def sample(samplers: Sequence[Sampler], logits: Tensor) -> list[int | Exception]:
     """The next token of each row of logits (B, V) in fp32, by the row's sampler (of one row); must equal `alone`.
 
-    A row whose sampler raises gets the exception, and the others their tokens. Rows of the same filters, of which no
-    setting reads the text and nothing observes the choice, are taken together.
+    A row whose sampler raises gets the exception, and the others their tokens; a row of damaged logits NotFiniteError.
+    Rows of the same filters, of which no setting reads the text and nothing observes the choice, are taken together.
     """
-    tokens: list[int | Exception] = [0] * len(samplers)
+    best, is_finite = _best(logits)
+    tokens: list[int | Exception] = [*best]
     groups: dict[tuple[float, ...] | int, list[int]] = {}
     for row, sampler in enumerate(samplers):
         key = sampler.filters
-        groups.setdefault(row if key is None else key, []).append(row)
+        if not is_finite[row]:
+            tokens[row] = NotFiniteError("the model's logits are not finite: its weights are damaged, load it again")
+        elif key != ():  # a greedy row has its token
+            groups.setdefault(row if key is None else key, []).append(row)
     for key, rows in groups.items():
         some = logits if len(rows) == len(samplers) else logits[torch.tensor(rows, device=logits.device)]
         try:
@@ -44,10 +50,18 @@ def alone(sampler: Sampler, logits: Tensor) -> int:
     return int(step)
 
 
+def _best(logits: Tensor) -> tuple[list[int], list[bool]]:
+    """The most probable token of each row, and whether its logit is finite, which a NaN or an infinity would not be."""
+    if logits.is_cpu:  # NumPy finds them in one thread and in less time
+        numbers = logits.numpy()
+        best = numbers.argmax(-1)
+        return best.tolist(), np.isfinite(numbers[np.arange(len(best)), best]).tolist()
+    values, tokens = logits.max(-1)
+    return tokens.tolist(), values.isfinite().tolist()
+
+
 def _together(key: tuple[float, ...], samplers: Sequence[Sampler], logits: Tensor) -> list[int]:
-    """The next tokens of rows with the same filters; without any the rows are greedy."""
-    if not key:
-        return logits.argmax(-1).tolist()
+    """The next tokens of rows with the same filters."""
     scores = _filters(key)(logits, NO_HISTORY)
     return draw(scores, [sampler.generators[0] for sampler in samplers if sampler.generators]).tolist()
 

@@ -15,7 +15,7 @@ from llamita.sampling.filters import Filter
 from llamita.sampling.finite import refuse
 from llamita.sampling.history import History
 from llamita.sampling.history import LogitsProcessor as Step
-from llamita.sampling.mirostat import Mirostat
+from llamita.sampling.mirostat import Mirostat, SurpriseLimit
 from llamita.sampling.params import SamplingParams, Tokens
 from llamita.sampling.per_row import LARGEST, EachRow, PerRow, is_given, listed
 from llamita.sampling.watermark import Watermark, WatermarkingConfig
@@ -23,12 +23,13 @@ from llamita.sampling.watermark import Watermark, WatermarkingConfig
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """Some rows of a batch: their settings, their device, and their random generators, if any."""
+    """Some rows of a batch: their settings, their device, their random generators, and their states for mirostat."""
 
     settings: SamplingParams
     count: int
     device: torch.device | str
     generators: Sequence[torch.Generator] | None
+    limits: Sequence[SurpriseLimit] | None = None
 
     def ids(self, tokens: Tokens) -> Tensor:
         """Token ids as a tensor (N,)."""
@@ -37,10 +38,11 @@ class BatchSettings:
     def alike(self, rows: Sequence[int], tables: Sequence[str]) -> "BatchSettings":
         """Some of these rows, which agree in the tables: an EachRow becomes its one value."""
         generators = None if self.generators is None else [self.generators[row] for row in rows]
+        limits = None if self.limits is None else [self.limits[row] for row in rows]
         settings = self.settings.select(rows)
         each = {name: value for name in tables if isinstance(value := getattr(settings, name), EachRow)}
         settings = replace(settings, **{name: value[0] for name, value in each.items()})
-        return BatchSettings(settings, len(rows), self.device, generators)
+        return BatchSettings(settings, len(rows), self.device, generators, limits)
 
     def groups(self, tables: Sequence[str]) -> list[list[int]]:
         """The rows, those together that agree in the tables."""
@@ -224,7 +226,9 @@ def _xtc(rows: BatchSettings) -> Step:
 
 def _mirostat(rows: BatchSettings) -> Step:
     s = rows.settings
-    return Mirostat(rows.count, mode=s.mirostat, tau=s.mirostat_tau, eta=s.mirostat_eta, device=rows.device)
+    return Mirostat(
+        rows.count, mode=s.mirostat, tau=s.mirostat_tau, eta=s.mirostat_eta, device=rows.device, limits=rows.limits
+    )
 
 
 def _watermark(rows: BatchSettings) -> Step:

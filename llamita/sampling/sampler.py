@@ -12,7 +12,7 @@ from llamita.errors import UsageError
 from llamita.sampling.finite import check_sums, multinomial, refuse
 from llamita.sampling.history import History, LogitsProcessor
 from llamita.sampling.likelihoods import likelihoods
-from llamita.sampling.mirostat import Mirostat
+from llamita.sampling.mirostat import Mirostat, SurpriseLimit
 from llamita.sampling.params import SAMPLING, SamplingParams, merge
 from llamita.sampling.per_row import check_rows, listed
 from llamita.sampling.processors import PROCESSORS, BatchSettings, with_top_k_and_p
@@ -30,8 +30,9 @@ Observer = Callable[[Tensor, Tensor, Tensor], object]
 class LogitsProcessorList:
     """The logits processors that the settings ask for, in their order; without any, logits stay as they are.
 
-    params: one for the batch, or one for each row. generators: those of the rows, which XTC draws from before
-    the token is drawn; None draws from torch's global one. Raises UsageError for lists of the wrong length.
+    params: one for the batch, or one for each row. generators: those of the rows, which XTC draws from before the token
+    is drawn; None draws from torch's global one. limits: the rows' states for mirostat, None for new ones. Raises
+    UsageError for lists of the wrong length.
 
     Padding is no text here, so that a row is what it is alone; for transformers it is, but in the repetition penalty.
     """
@@ -43,12 +44,13 @@ class LogitsProcessorList:
         rows: int,
         device: torch.device | str = "cpu",
         generators: Sequence[torch.Generator] | None = None,
+        limits: Sequence[SurpriseLimit] | None = None,
     ) -> None:
         if not isinstance(params, SamplingParams):
             check_rows("params", params, rows)
         settings = params if isinstance(params, SamplingParams) else merge(params)
         settings.check_rows(rows)
-        batch = BatchSettings(settings, rows, device, generators)
+        batch = BatchSettings(settings, rows, device, generators, limits)
         steps = [(stage.name, step) for stage in PROCESSORS for step in stage.steps(batch)]
         self.names = tuple(dict.fromkeys(name for name, _ in steps))  # the stages that are on
         ready = with_top_k_and_p(steps, batch)
@@ -112,6 +114,7 @@ class Sampler:
         history: History,
         *,
         seed: Seed = None,
+        limits: Sequence[SurpriseLimit] | None = None,
         processors: Sequence[StatefulProcessor] = (),
         observers: Sequence[Observer] = (),
     ) -> None:
@@ -120,7 +123,7 @@ class Sampler:
         self.history = history
         self.processors, self.observers = tuple(processors), tuple(observers)
         self.generators = generators(seed, rows, device)
-        self.chain = LogitsProcessorList(settings, rows=rows, device=device, generators=self.generators)
+        self.chain = LogitsProcessorList(settings, rows=rows, device=device, generators=self.generators, limits=limits)
         self._reads_text = self.chain.reads_text
         greedy = greedy_rows(settings, rows)
         self._greedy = torch.tensor(greedy, device=device)  # (B,)

@@ -16,6 +16,7 @@ from llamita.kernels.cpu.runtime.huge_pages import collapse
 from llamita.model import plan
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.outputs import CausalLMOutputWithPast
+from llamita.plans.cpu.attention import Segment
 from llamita.plans.cpu.parts import unsupported_reason
 from llamita.plans.cpu.passes import Pass, check_ids
 from llamita.plans.cpu.watch import Watch
@@ -117,11 +118,11 @@ class FusedForward(plan.StandIn):
             self._plan = None if unsupported_reason(self.module) else _Plan(self.module)
         return self._plan
 
-    def _kernel_plan(self, ids: Tensor, keep: int | Tensor) -> "_Plan | None":
+    def _kernel_plan(self, ids: Tensor) -> "_Plan | None":
         """The plan, if this call and the model as it is now are for kernels."""
         if torch.is_grad_enabled() or self.module.training or self.module.model.training:
             return None
-        if not isinstance(keep, int) or not _are_ids(ids):
+        if not _are_ids(ids):
             return None
         plan = self._current()
         if plan is None or plan.watch.is_hooked() or any(map(self.module.config.extra.get, ASK_MORE)):
@@ -129,21 +130,23 @@ class FusedForward(plan.StandIn):
         return plan
 
     def _paged_logits(self, ids: Tensor, context: Paged, keep: int | Tensor) -> Tensor | None:
-        """The logits (B, kept, V) of rows in a paged cache, or None where the pass is not one for kernels."""
-        plan, buffers = self._kernel_plan(ids, keep), context.pages.buffers
-        if plan is None or not isinstance(keep, int) or ids.shape[1] > MOST_AT_ONCE:
+        """The logits (1, B, V) of each row's last token in a paged cache, or None where the pass is not for kernels."""
+        plan, buffers = self._kernel_plan(ids), context.pages.buffers
+        if plan is None or keep is not context.last or ids.numel() > MOST_AT_ONCE:
             return None
         if (len(buffers), buffers[0][0].dtype, buffers[0][0].device.type) != (plan.layers, plan.dtype, "cpu"):
             return None
         ids = ids.long()
         check_ids(ids, self.module.config.vocab_size)
         with self._lock:
-            return plan.read_paged(ids, context, min(keep or ids.shape[1], ids.shape[1]))
+            return plan.read_paged(ids, context)
 
     def _logits(self, ids: Tensor, mask: Tensor | None, cache: GrowingCache, keep: int | Tensor) -> Tensor | None:
         """The logits (B, kept, V) in fp32, or None where the pass is not one for kernels."""
-        config, plan = self.module.config, None if cache.unrotated else self._kernel_plan(ids, keep)
-        if plan is None or not isinstance(keep, int):
+        if cache.unrotated or not isinstance(keep, int):
+            return None
+        config, plan = self.module.config, self._kernel_plan(ids)
+        if plan is None:
             return None
         kept = min(keep or ids.shape[1], ids.shape[1])
         layout = BatchLayout.of_mask(mask, rows=len(ids), cached=cache.length, tokens=ids.shape[1])
@@ -182,37 +185,37 @@ class _Plan:
     def __init__(self, model: LlamaForCausalLM) -> None:
         self._model = model
         self._workspace = Workspace()
-        self._passes: dict[tuple[int, int, int], Pass] = {}
+        self._passes: dict[tuple[object, ...], Pass] = {}
         self.watch = Watch(model)
         self.dtype, self.layers = model.dtype, len(model.model.layers)
 
     def read(self, ids: Tensor, cache: GrowingCache, layout: BatchLayout, kept: int) -> Tensor:
         """The logits (B, kept, V) of the last tokens of ids (B, T), read in parts of at most `MOST_AT_ONCE`."""
-        tokens, size = ids.shape[1], max(1, MOST_AT_ONCE // ids.shape[0])
-        if tokens <= size:
-            cache.reserve(tokens)
-            return self._pass(ids, kept).run(ids, cache.buffers, layout)
+        rows, tokens = ids.shape
+        size = max(1, MOST_AT_ONCE // rows)
         logits: list[Tensor] = []
         for start in range(0, tokens, size):
             part = ids[:, start : start + size]
             wanted = max(0, min(part.shape[1], start + part.shape[1] - (tokens - kept)))
             cache.reserve(part.shape[1])
-            made = self._pass(part, max(1, wanted)).run(part, cache.buffers, layout.later(start))
+            reader = self._pass((Segment(rows, part.shape[1]),), max(1, wanted))
+            made = reader.run(part, cache.buffers, [layout.later(start)])
             if wanted:
                 logits.append(made)
         return logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
 
-    def read_paged(self, ids: Tensor, context: Paged, kept: int) -> Tensor:
-        """The logits (B, kept, V) of the last tokens of ids (B, T) of rows in a paged cache."""
-        return self._pass(ids, kept).run(ids, context.pages.buffers, context.layout)
+    def read_paged(self, ids: Tensor, context: Paged) -> Tensor:
+        """The logits (1, B, V) of the last token of each row of a paged cache."""
+        segments = tuple(Segment(len(rows), tokens) for rows, tokens in context.segments)
+        logits = self._pass(segments, 1).run(ids, context.pages.buffers, context.layouts)
+        return logits.transpose(0, 1)
 
-    def _pass(self, ids: Tensor, kept: int) -> Pass:
+    def _pass(self, segments: tuple[Segment, ...], kept: int) -> Pass:
         """The program for this shape; of many shapes those last used are kept."""
-        batch, tokens = ids.shape
-        key = (batch, tokens, kept)
+        key = (segments, kept)
         made = self._passes.pop(key, None)
         if made is None:
-            made = Pass(self._model, self._workspace, batch=batch, tokens=tokens, kept=kept, dtype=self.dtype)
+            made = Pass(self._model, self._workspace, segments, kept=kept, dtype=self.dtype)
         self._passes[key] = made
         if len(self._passes) > PROGRAMS:
             del self._passes[next(iter(self._passes))]

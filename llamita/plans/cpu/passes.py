@@ -1,138 +1,79 @@
 """A pass of any number of tokens through a whole Llama, as one program of kernels."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from weakref import ref
+from collections.abc import Sequence
+from itertools import accumulate
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from llamita.context.batch import BatchLayout
 from llamita.kernels.blocks import FORMATS
 from llamita.kernels.cpu import linear
-from llamita.kernels.cpu.arguments import Angles, Attend, Embed, Gate, Norm, Sizes
-from llamita.kernels.cpu.constants import DTYPES, KEYS, NUMBERS, Q8_BLOCK, QUERIES, ROWS
+from llamita.kernels.cpu.arguments import Angles, Embed, Gate, Norm
+from llamita.kernels.cpu.constants import DTYPES, NUMBERS, Q8_BLOCK, ROWS
 from llamita.kernels.cpu.runtime.program import Program, named
 from llamita.model.layers import LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.parts import LayerParts, parts_of
+from llamita.plans.cpu.attention import Activations, Buffers, Segment, SegmentAttention
 from llamita.plans.cpu.weights import packed_of
 from llamita.plans.cpu.workspace import Workspace, bits, empty, numbers
 
 EMBED = {dtype: named("elementwise", f"embed_{name}") for dtype, name in DTYPES.items()}
 EMBED_PACKED = {name: named("block_kernels", f"embed_{name}") for name in FORMATS}
 NORM, GATE, ANGLES = named("elementwise", "norm"), named("elementwise", "gate"), named("rotary", "angles")
-DECODE = {dtype: named("decode_attention", f"attend_{name}") for dtype, name in DTYPES.items()}
-STORE = {dtype: named("prefill_attention", f"store_{name}") for dtype, name in DTYPES.items()}
-SPREAD = {dtype: named("prefill_attention", f"spread_{name}") for dtype, name in DTYPES.items()}
-PREFILL = {torch.float32: named("prefill_attention", "prefill_fp32")}
-PREFILL |= {torch.float16: PREFILL[torch.float32], torch.bfloat16: named("prefill_attention", "prefill_bf16")}
-DECODE_PAIRS = named("decode_attention", "attend_pairs")
-SPREAD_PAIRS, PREFILL_PAIRS = named("prefill_attention", "spread_pairs"), named("prefill_attention", "prefill_pairs")
-SIZE = Sizes(*range(len(Sizes._fields)))  # where each stands
-Buffers = Sequence[tuple[Tensor, Tensor]]
-FEW_QUERIES = 8  # tokens of a row up to which the kernel for decoding is the faster
-
-
-@dataclass(frozen=True)
-class Activations:
-    """What products read: fp32 (rows, K), and the same in bf16 or as q8_blocks where one of them wants that."""
-
-    floats: Tensor
-    halves: Tensor | None
-    q8_blocks: Tensor | None
 
 
 class Pass:
-    """The program for B rows of T new tokens each, of whose logits the last `kept` are wanted.
+    """The program for segments of rows of new tokens; of the logits of each row the last `kept` are wanted.
 
-    What it computes of a token does not depend on B, T, kept, or on what a cache held before: kernels/reference.py is
-    the definition. Values between kernels are fp32, rounded to bf16 or q8_blocks where a matrix of those reads them.
+    What it computes of a token does not depend on the segments, on kept, or on what a cache held before:
+    kernels/reference.py is the definition. Values between kernels are fp32, rounded to bf16 or q8_blocks where a matrix
+    of those reads them.
     """
 
     def __init__(
-        self, model: LlamaForCausalLM, workspace: Workspace, *, batch: int, tokens: int, kept: int, dtype: torch.dtype
+        self,
+        model: LlamaForCausalLM,
+        workspace: Workspace,
+        segments: Sequence[Segment],
+        *,
+        kept: int,
+        dtype: torch.dtype,
     ) -> None:
-        self._config, self._workspace = model.config, workspace
-        self._batch, self._tokens, self._kept, self._dtype = batch, tokens, kept, dtype
+        self._config, self._workspace, self._kept = model.config, workspace, kept
+        counts = [rows * tokens for rows, tokens in segments]
+        self._count, self._rows = sum(counts), sum(rows for rows, _ in segments)
         self._program = Program()
-        self._is_paired = dtype == torch.bfloat16 and multiplies_pairs()
-        self._positions = empty(batch * tokens, dtype=torch.int64)
-        self._standing = empty(batch, 4, dtype=torch.int64).zero_()  # a `Row` of each
-        self._where = self._standing.numpy(), self._positions.numpy().reshape(batch, tokens)
-        self._steps = np.arange(tokens)
-        window, scale = self._config.sliding_window or 1 << 30, bits(self._config.softmax_scale)
-        heads, width = self._config.num_key_value_heads, self._config.head_dim
-        self._group = self._config.num_attention_heads // heads
-        sizes = Sizes(
-            tokens=tokens, heads=heads, group=self._group, width=width, row_stride=0, head_stride=0, slot_stride=width,
-            page_bits=0, window=window, scale=scale, wide=0,
-        )  # fmt: skip
-        self._sizes = numbers(*sizes)
-        self._attends: list[int] = []
-        self._spreads: list[int] = []
-        self._keys: Callable[[], Tensor | None] = lambda: None  # of the cache that the program knows; it may go
+        self._positions = empty(self._count, dtype=torch.int64)
+        self._segments = [
+            SegmentAttention(
+                self._config, workspace, self._program, segment, first=first, positions=self._positions, dtype=dtype
+            )
+            for segment, first in zip(segments, accumulate(counts, initial=0), strict=False)
+        ]
         self._build(model)
 
-    def run(self, ids: Tensor, buffers: Buffers, layout: BatchLayout) -> Tensor:
-        """The logits (B, kept, V) in fp32 of ids (B, T), whose keys and values go into the cache's buffers.
+    def run(self, ids: Tensor, buffers: Buffers, layouts: Sequence[BatchLayout]) -> Tensor:
+        """The logits (B, kept, V) in fp32 of ids, whose keys and values go into the cache's buffers.
 
-        buffers: (keys, values) of each layer, (B, K, slots, H); (1, K, slots, H) where the rows share all slots.
+        ids: those of all rows one after the other, in the order of the segments. buffers: (keys, values) of each layer,
+        (B, K, slots, H); (1, K, slots, H) where the rows share all slots. layouts: one of each segment.
         """
         ids = ids.contiguous()
-        logits = empty(self._batch, self._kept, self._config.vocab_size)
-        if buffers[0][0] is not self._keys():  # all layers move together
-            self._move(buffers)
-        self._stand(layout)
+        logits = empty(self._rows, self._kept, self._config.vocab_size)
+        for segment, layout in zip(self._segments, layouts, strict=True):
+            segment.move(buffers)
+            segment.stand(layout)
         self._program.change(self._ids, ids=ids.data_ptr())
         self._program.change(self._head, out=logits.data_ptr())
         self._program.run()
         return logits
 
-    def _stand(self, layout: BatchLayout) -> None:
-        """Write down where the new tokens stand, for the kernels."""
-        standing, positions = self._where
-        standing[:, 0], standing[:, 1], standing[:, 2] = layout.start, layout.first, 0
-        if layout.tables is not None and layout.origin is not None:
-            self._tables, entries = layout.tables, layout.tables.shape[1]
-            begin = torch.arange(self._batch, device="cpu") * entries + layout.origin
-            standing[:, 2] = layout.tables.data_ptr() + 8 * begin.numpy()
-            self._sizes[SIZE.page_bits] = layout.page_size.bit_length() - 1
-        np.add(standing[:, :1], self._steps, out=positions)
-        if isinstance(layout.start, Tensor) and standing[:, 0].min() < 0:
-            np.maximum(positions, 0, out=positions)
-        if self._spreads:
-            self._widen(-(-(int(standing[:, 0].max()) + self._tokens) // KEYS) * KEYS)
-
-    def _widen(self, slots: int) -> None:
-        """Make room for what `prefill_attention` reads of the cache."""
-        heads, width = self._batch * self._config.num_key_value_heads, self._config.head_dim
-        if slots == int(self._sizes[SIZE.wide]):
-            return
-        self._sizes[SIZE.wide] = slots
-        self._wide = [self._workspace.buffer(f"wide {name}", heads, slots, width) for name in ("keys", "values")]
-        for number in (*self._spreads, *self._attends):
-            self._program.change(number, wide_keys=self._wide[0], wide_values=self._wide[1])
-        for number in self._spreads:
-            self._program.change(number, chunks=heads * slots // KEYS)
-
-    def _move(self, buffers: Buffers) -> None:
-        """Tell the program where the cache's buffers are."""
-        rows, heads, capacity, width = buffers[0][0].shape
-        assert all(x.shape[2] == capacity and x.dtype == self._dtype for layer in buffers for x in layer)
-        self._sizes[SIZE.row_stride] = 0 if rows == 1 else heads * capacity * width
-        self._sizes[SIZE.head_stride] = capacity * width
-        kernels = len(self._attends) // len(buffers)  # of a layer that read or write the cache
-        for layer, (keys, values) in enumerate(buffers):
-            for number in self._attends[layer * kernels : (layer + 1) * kernels]:
-                self._program.change(number, keys=keys, values=values)
-        self._keys = ref(buffers[0][0])
-
     # Building
 
     def _build(self, model: LlamaForCausalLM) -> None:
-        config, rope, rows = model.config, model.model.rotary_emb, self._batch * self._tokens
+        config, rope, rows = model.config, model.model.rotary_emb, self._count
         half = config.head_dim // 2
         self._x = self._buffer("x", rows, config.hidden_size)
         self._cosines, self._sines = self._buffer("cosines", rows, half), self._buffer("sines", rows, half)
@@ -148,7 +89,7 @@ class Pass:
         self._program.add(ANGLES, angles, chunks=rows, beside=True)
         for layer in model.model.layers:
             self._layer(parts_of(layer, config, plan="the plan of the CPU's kernels"))
-        last = self._norm(model.model.norm, (model.lm_head,), kept=self._kept)
+        last = self._last(model.model.norm, model.lm_head)
         self._head = self._linear(model.lm_head, last, self._x)
 
     def _widen_biases(self, model: LlamaForCausalLM) -> None:
@@ -165,7 +106,7 @@ class Pass:
                 self._program.add(EMBED[tensor.dtype], arguments, beside=True)
 
     def _layer(self, layer: LayerParts) -> None:
-        rows, config = self._batch * self._tokens, self._config
+        rows, config = self._count, self._config
         queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
         normed = self._norm(layer.input_norm, layer.qkv)
         q, k, v = (self._buffer(name, rows, size) for name, size in zip("qkv", (queries, keys, keys), strict=True))
@@ -178,41 +119,13 @@ class Pass:
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, reader: nn.Module) -> Activations:
         """Attention of the new tokens, as the output projection reads it."""
         out = self._activations("attended", q.shape, (reader,))
-        arguments = Attend(
-            q, k, v, self._cosines, self._sines, None, None, self._standing, out.floats, self._sizes, *[None] * 4
-        )
-        heads, width = self._config.num_key_value_heads, self._config.head_dim
-        if self._tokens <= FEW_QUERIES:
-            is_rounded = out.q8_blocks is None or self._group * width % 32 == 0
-            if is_rounded:
-                arguments = arguments._replace(halves=out.halves, q8_blocks=out.q8_blocks)
-            kernel = DECODE_PAIRS if self._is_paired else DECODE[self._dtype]
-            self._attends.append(self._program.add(kernel, arguments, chunks=self._batch * heads))
-            if is_rounded:
-                return out
-        else:
-            self._prefill(arguments)
-        if out.halves is not None or out.q8_blocks is not None:
-            linear.add_round(self._program, out.floats, halves=out.halves, q8_blocks=out.q8_blocks)
+        for segment in self._segments:
+            segment.add(q, k, v, (self._cosines, self._sines), out)
         return out
-
-    def _prefill(self, arguments: Attend) -> None:
-        """The kernels for many tokens."""
-        spread, attend, queries = SPREAD[self._dtype], PREFILL[self._dtype], 16
-        if self._is_paired:
-            spread, attend, queries = SPREAD_PAIRS, PREFILL_PAIRS, QUERIES
-        blocks = self._batch * self._config.num_attention_heads * -(-self._tokens // queries)
-        numbers = [
-            self._program.add(STORE[self._dtype], arguments, chunks=self._batch * self._tokens),
-            self._program.add(spread, arguments),
-            self._program.add(attend, arguments, chunks=blocks),
-        ]
-        self._attends += numbers
-        self._spreads.append(numbers[1])
 
     def _gated(self, mlp: LayerParts, x: Activations) -> Activations:
         """The gated pair of products; of many rows and packed matrices in one go, so that neither is ever written."""
-        rows, gate, up = self._batch * self._tokens, packed_of(mlp.gate), packed_of(mlp.up)
+        rows, gate, up = self._count, packed_of(mlp.gate), packed_of(mlp.up)
         is_plain = mlp.gate.bias is None and mlp.up.bias is None
         size = self._config.intermediate_size
         out = self._activations("gated", torch.Size((rows, size)), (mlp.down,))
@@ -229,17 +142,31 @@ class Pass:
         self._program.add(GATE, arguments, chunks=-(-count // columns))
         return out
 
-    def _norm(self, norm: LlamaRMSNorm, readers: Sequence[nn.Module], kept: int | None = None) -> Activations:
-        """Normalize the residual stream for its readers, of each row the last `kept` tokens."""
-        kept = self._tokens if kept is None else kept
-        weight, width = norm.weight.detach(), norm.weight.numel()
-        out = self._activations("normed", torch.Size((self._batch * kept, width)), readers)
-        arguments = Norm(
-            self._x, weight, out.floats, out.halves, out.q8_blocks, width, bits(norm.variance_epsilon), self._tokens,
-            kept, NUMBERS[weight.dtype],
-        )  # fmt: skip
-        self._program.add(NORM, arguments, chunks=self._batch * kept)
+    def _norm(self, norm: LlamaRMSNorm, readers: Sequence[nn.Module]) -> Activations:
+        """Normalize the residual stream for its readers."""
+        out = self._activations("normed", torch.Size((self._count, norm.weight.numel())), readers)
+        self._add_norm(norm, self._x, out, Segment(self._count, 1), 1)
         return out
+
+    def _last(self, norm: LlamaRMSNorm, head: nn.Module) -> Activations:
+        """Normalize the last `kept` tokens of each row."""
+        out = self._activations("normed", torch.Size((self._rows * self._kept, norm.weight.numel())), (head,))
+        done = 0
+        for each in self._segments:
+            size = each.segment.rows * self._kept
+            mine = out.of_rows(done, done + size)
+            self._add_norm(norm, self._x[each.first : each.first + each.count], mine, each.segment, self._kept)
+            done += size
+        return out
+
+    def _add_norm(self, norm: LlamaRMSNorm, x: Tensor, out: Activations, segment: Segment, kept: int) -> None:
+        """Normalize the last `kept` tokens of each row of x (B * T, D)."""
+        weight, width = norm.weight.detach(), norm.weight.numel()
+        arguments = Norm(
+            x, weight, out.floats, out.halves, out.q8_blocks, width, bits(norm.variance_epsilon), segment.tokens, kept,
+            NUMBERS[weight.dtype],
+        )  # fmt: skip
+        self._program.add(NORM, arguments, chunks=segment.rows * kept)
 
     def _linear(
         self, module: nn.Module, x: Activations, out: Tensor, *, adds: bool = False, beside: bool = False
@@ -271,13 +198,6 @@ class Pass:
 
     def _buffer(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return self._workspace.buffer(name, *shape, dtype=dtype)
-
-
-def multiplies_pairs() -> bool:
-    """Whether kernels may use the instruction for pairs of bf16."""
-    from llamita.kernels.cpu import isa  # with it comes LLVM, which only who runs kernels needs
-
-    return isa.has("avx512bf16")
 
 
 def check_ids(ids: Tensor, vocabulary: int) -> None:

@@ -1,0 +1,66 @@
+"""Rows in blocks attend as rows in a cache of their own."""
+
+import pytest
+import torch
+
+from llamita.cache.dynamic import DynamicCache
+from llamita.cache.paged import PagedCache
+from llamita.config import LlamaConfig
+from llamita.context.paged import Paged
+from llamita.model.llama import LlamaForCausalLM
+
+TABLES = [[5, 2, 9], [1, 0], [7, 8, 3, 4]]
+TEXTS = [11, 3, 13]
+
+
+@pytest.fixture
+def model(tiny_config: LlamaConfig) -> LlamaForCausalLM:
+    """A model without kernels."""
+    return LlamaForCausalLM(tiny_config).eval()
+
+
+def paged(pages: PagedCache, config: LlamaConfig, starts: list[int], counts: list[int]) -> Paged:
+    """The context of some rows."""
+    return Paged(pages, starts=starts, counts=counts, tables=TABLES, scale=config.softmax_scale)
+
+
+@pytest.mark.parametrize("size", [4, 8])
+def test_ragged_rows(model: LlamaForCausalLM, size: int) -> None:
+    config = model.config
+    pages = PagedCache(config, num_blocks=10, block_size=size, dtype=torch.float32, device="cpu")
+    texts = [torch.randint(config.vocab_size, (1, length)) for length in TEXTS]
+    cuts = [[0, 5, 6, 11], [0, 1, 2, 3], [0, 9, 12, 13]]
+    caches = [DynamicCache() for _ in texts]
+    with torch.no_grad():
+        for step in range(3):
+            starts, ends = [cut[step] for cut in cuts], [cut[step + 1] for cut in cuts]
+            new = [text[:, a:b] for text, a, b in zip(texts, starts, ends, strict=True)]
+            context = paged(pages, config, starts, [b - a for a, b in zip(starts, ends, strict=True)])
+            found = model(torch.cat(new, dim=1), context=context, logits_to_keep=context.last).logits[0]
+            alone = [model(ids, past_key_values=cache).logits[0, -1] for ids, cache in zip(new, caches, strict=True)]
+            torch.testing.assert_close(found, torch.stack(alone), rtol=1e-5, atol=1e-5)
+
+
+def test_segments_are_rows_of_one_length(tiny_config: LlamaConfig) -> None:
+    pages = PagedCache(tiny_config, num_blocks=10, block_size=4, dtype=torch.float32, device="cpu")
+    context = paged(pages, tiny_config, [3, 0, 8], [1, 1, 4])
+    assert context.segments == [([0, 1], 1), ([2], 4)]
+    assert context.positions.tolist() == [[3, 0, 8, 9, 10, 11]]
+    assert context.last.tolist() == [0, 1, 5]
+    first, second = context.layouts
+    assert [torch.as_tensor(layout.start).tolist() for layout in (first, second)] == [[3, 0], [8]]
+    assert first.tables is not None
+    assert second.tables is not None
+    assert first.tables.tolist() == [[5, 2, 9], [1, 0, 0]]
+    assert second.tables.tolist() == [TABLES[2]]
+
+
+def test_blocks_are_copied_up_to_a_token(tiny_config: LlamaConfig) -> None:
+    pages = PagedCache(tiny_config, num_blocks=3, block_size=4, dtype=torch.float32, device="cpu")
+    keys, _ = pages.buffers[1]
+    keys[:] = torch.arange(12.0)[None, None, :, None]
+    pages.copy(2, 0, 3)
+    assert keys[0, 1, :, 2].tolist() == [8, 9, 10, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+    assert pages.slots([2, 0], 1, 6).tolist() == [9, 10, 11, 0, 1]
+    layers, heads, width = 3, 2, 10
+    assert PagedCache.block_bytes(tiny_config, block_size=4, dtype=torch.float32) == 2 * layers * heads * width * 4 * 4
