@@ -17,7 +17,7 @@ from llamita.server.boundary import Boundary
 from llamita.server.docs import describe
 from llamita.server.models import Models, ServedModel
 from llamita.server.openai.routes import OPENAI
-from llamita.server.page.page import PATHS, page_router
+from llamita.server.page.page import PATHS, page_routes
 from llamita.server.routes import OPERATION, RouteTable
 from llamita.server.settings import ServerSettings
 from llamita.server.state import ServerState
@@ -48,7 +48,7 @@ def create_app(models: Sequence[ServedModel], settings: ServerSettings | None = 
     app.openapi = partial(describe, app)
     for table in TABLES:
         table.add_to(app)
-    app.include_router(page_router())
+    app.router.routes.extend(page_routes())
     return app
 
 

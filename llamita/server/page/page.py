@@ -3,7 +3,9 @@
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
 
-from fastapi import APIRouter, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 HEADERS: Mapping[str, str] = {
     "content-security-policy": (
@@ -34,14 +36,15 @@ NAMES: Mapping[str, str] = {
 PATHS = frozenset(NAMES)
 
 
-def page_router() -> APIRouter:
+def page_routes() -> list[Route]:
     """Routes of the page and its files, all of them public and none in the OpenAPI schema."""
-    router = APIRouter()
-    for path, name in NAMES.items():
-        content = files("llamita.server.page").joinpath(name).read_bytes()
-        endpoint = _endpoint(content, MEDIA_TYPES[name.rpartition(".")[2]])
-        router.add_route(path, endpoint, methods=["GET"], include_in_schema=False)
-    return router
+    return [_route(path, name) for path, name in NAMES.items()]
+
+
+def _route(path: str, name: str) -> Route:
+    content = files("llamita.server.page").joinpath(name).read_bytes()
+    endpoint = _endpoint(content, MEDIA_TYPES[name.rpartition(".")[2]])
+    return Route(path, endpoint, methods=["GET"], include_in_schema=False)
 
 
 def _endpoint(content: bytes, media_type: str) -> Callable[[Request], Awaitable[Response]]:

@@ -16,7 +16,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.responses import Response
 
-from llamita.server.page.page import page_router
+from llamita.server.page.page import page_routes
 
 
 @dataclass
@@ -43,7 +43,7 @@ def error(status: int, message: str) -> JSONResponse:
 def scripted_app(script: Script) -> FastAPI:
     """The page, /v1/models and /v1/chat/completions of a script."""
     app = FastAPI()
-    app.include_router(page_router())
+    app.router.routes.extend(page_routes())
 
     def refused(request: Request) -> JSONResponse | None:
         if script.key and request.headers.get("authorization") != f"Bearer {script.key}":

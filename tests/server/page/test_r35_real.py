@@ -2,6 +2,7 @@
 
 from llamita.llm import LLM
 from llamita.server.keys import Keys
+from llamita.server.page.page import NAMES
 from tests.server.page.chromium import Browser
 from tests.server.page.conftest import ask, over
 from tests.server.serving import Running, serving, wait_until
@@ -37,6 +38,7 @@ def test_r35_an_answer_of_cria_is_replayed_branched_and_continued(browser: Brows
 
 def test_ts17_the_page_answers_to_the_servers_own_name_alone(server: Running) -> None:
     assert server.get("/").status_code == 200
+    assert set(NAMES) <= server.server.paths  # so that the command line can point to the page
     assert server.get("/", host="evil.example").status_code == 403
     assert server.get("/page/app.js", origin="https://evil.example").headers.get("access-control-allow-origin") is None
 

@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from llamita.server.page.page import HEADERS, NAMES, PATHS, page_router
+from llamita.server.page.page import HEADERS, NAMES, PATHS, page_routes
 
 FOLDER = files("llamita.server.page")
 POLICY = (
@@ -19,7 +19,7 @@ POLICY = (
 @pytest.fixture(scope="module")
 def client() -> TestClient:
     app = FastAPI()
-    app.include_router(page_router())
+    app.router.routes.extend(page_routes())
     return TestClient(app)
 
 
@@ -69,7 +69,7 @@ def test_r35_only_reading_is_allowed(client: TestClient) -> None:
 
 def test_r35_the_page_stands_in_no_api_schema() -> None:
     app = FastAPI()
-    app.include_router(page_router())
+    app.router.routes.extend(page_routes())
     assert app.openapi()["paths"] == {}
 
 
