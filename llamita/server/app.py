@@ -11,22 +11,24 @@ from starlette.responses import Response
 
 from llamita import __version__
 from llamita.server.access import HostCheck, KeyCheck
+from llamita.server.anthropic.routes import ANTHROPIC
 from llamita.server.body import BodyLimit
 from llamita.server.boundary import Boundary
 from llamita.server.docs import describe
 from llamita.server.models import Models, ServedModel
 from llamita.server.openai.routes import OPENAI
+from llamita.server.page.page import PATHS, page_routes
 from llamita.server.routes import OPERATION, RouteTable
 from llamita.server.settings import ServerSettings
 from llamita.server.state import ServerState
 
-TABLES: tuple[RouteTable, ...] = (OPERATION, OPENAI)  # what the server has: one table for each part
+TABLES: tuple[RouteTable, ...] = (OPERATION, OPENAI, ANTHROPIC)  # what the server has: one table for each part
 
 
 def create_app(models: Sequence[ServedModel], settings: ServerSettings | None = None) -> FastAPI:
     """The ASGI application that serves these models. Raises UsageError where two of them have one name."""
     state = ServerState(Models(models), ServerSettings() if settings is None else settings)
-    open_paths = {path for table in TABLES for path in table.open_paths}
+    open_paths = {path for table in TABLES for path in table.open_paths} | PATHS
     error_bodies = {table.prefix: table.error_body for table in TABLES}
     app = FastAPI(
         title="llamita",
@@ -46,6 +48,7 @@ def create_app(models: Sequence[ServedModel], settings: ServerSettings | None = 
     app.openapi = partial(describe, app)
     for table in TABLES:
         table.add_to(app)
+    app.router.routes.extend(page_routes())
     return app
 
 

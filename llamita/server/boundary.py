@@ -17,8 +17,9 @@ from llamita.server.metrics import Metrics
 from llamita.server.sse import dumped
 
 LOGGER = logging.getLogger("llamita.server")
-ErrorBody = Callable[[Failure], Mapping[str, Any]]
+ErrorBody = Callable[[Failure, str], Mapping[str, Any]]  # of a failure and the request's id
 GONE = 499  # nginx's status for a client that left, in the log alone
+ID_HEADERS = (b"x-request-id", b"request-id")  # as openai-python and the anthropic SDK look for it
 _OWN_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -54,7 +55,7 @@ class Boundary:
             self._metrics.count_rejected(failure.code or str(failure.status))
         if answer.status:  # it has begun and cannot be changed: the connection is closed
             raise error
-        body = dumped(self._body(scope["path"])(failure)).encode()
+        body = dumped(self._body(scope["path"])(failure, answer.request_id)).encode()
         await answer.send({"type": "http.response.start", "status": failure.status, "headers": _headers(failure, body)})
         await answer.send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
@@ -84,8 +85,8 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            own = (b"x-request-id", self.request_id.encode())
-            message = {**message, "headers": [*message.get("headers", ()), own]}
+            own = [(name, self.request_id.encode()) for name in ID_HEADERS]
+            message = {**message, "headers": [*message.get("headers", ()), *own]}
         await self._send(message)
 
 

@@ -50,7 +50,7 @@ class RouteTable:
 
     name: str
     routes: tuple[Route, ...]
-    error_body: Callable[[Failure], Mapping[str, Any]]
+    error_body: Callable[[Failure, str], Mapping[str, Any]]
     prefix: str = "/"
     open_paths: frozenset[str] = frozenset()
     routers: tuple[Callable[[], APIRouter], ...] = ()

@@ -6,13 +6,16 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import llamita
 from llamita.cli.main import main
 from tests.architecture.source import ROOT
 from tests.docs.blocks import Block, command, read_blocks
+from tests.server.serving import serving
 
 README = ROOT / "README.md"
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -44,6 +47,13 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("NO_COLOR", "1")
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The address of a server of cria, which the examples named *_client.py ask."""
+    with serving(llamita.load()) as running:
+        yield running.address
 
 
 def run(*arguments: str, folder: Path) -> None:
@@ -86,9 +96,10 @@ def test_python_block_runs(block: Block, reader: Path) -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_example_runs_and_is_short(path: Path, reader: Path) -> None:
+def test_example_runs_and_is_short(path: Path, reader: Path, request: pytest.FixtureRequest) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= EXAMPLE_LINES
-    run(sys.executable, str(path), folder=reader)
+    address = [request.getfixturevalue("server")] if path.stem.endswith("_client") else []
+    run(sys.executable, str(path), *address, folder=reader)
 
 
 def test_files_to_read_are_there() -> None:

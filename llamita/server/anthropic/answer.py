@@ -1,0 +1,120 @@
+"""The answer of /v1/messages: whole, or as the events that the anthropic SDK puts together."""
+
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import Any
+from uuid import uuid4
+
+from llamita.generation.completion import Completion
+from llamita.server.anthropic.errors import error_body
+from llamita.server.anthropic.schemas import MessageRequest
+from llamita.server.errors import Failure
+from llamita.server.models import ServedModel
+from llamita.server.sse import dumped, event
+from llamita.server.submission import Submission
+from llamita.server.tool_text import ToolText
+from llamita.structured.tool_calls import ToolCall
+
+
+class MessageAnswer:
+    """The answer to one request, in Anthropic's words."""
+
+    def __init__(self, model: ServedModel, asked: MessageRequest, submission: Submission, request_id: str) -> None:
+        self._asked, self._handle, self._request_id = asked, submission.handles[0], request_id
+        self._submission = submission
+        self._head = {"id": f"msg_{uuid4().hex[:24]}", "type": "message", "role": "assistant", "model": model.name}
+
+    def body(self, completions: Sequence[Completion]) -> dict[str, Any]:
+        """The whole answer."""
+        (completion,) = completions
+        calls = self._calls(completion)
+        text = ToolText().push(completion.text) if calls else completion.text
+        content: list[dict[str, Any]] = [{"type": "text", "text": text}] if text else []
+        content += [tool_use(call) for call in calls]
+        return {**self._head, "content": content, **self._ending(completion), "usage": self._usage(completion)}
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """The answer as events: a block of text, if there is any, then a block for each call."""
+        yield named("message_start", message=self._begun())
+        yield named("ping")
+        held, blocks = ToolText() if self._asked.callable_tools else None, Blocks()
+        async for _, delta in self._submission.deltas():
+            text = "" if delta is None else delta.text if held is None else held.push(delta.text)
+            for piece in blocks.text(text):
+                yield piece
+        completion = self._handle.result()
+        calls = self._calls(completion)
+        for piece in blocks.end("" if calls or held is None else held.rest(), calls):
+            yield piece
+        yield named("message_delta", delta=self._ending(completion), usage=self._usage(completion))
+        yield named("message_stop")
+
+    def failure_events(self, failure: Failure) -> bytes:
+        """How a stream ends that fails."""
+        return event(error_body(failure, self._request_id), "error")
+
+    def _begun(self) -> dict[str, Any]:
+        usage = self._counts(len(self._handle.prompt_token_ids), 0)
+        return {**self._head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
+
+    def _calls(self, completion: Completion) -> list[ToolCall]:
+        choice, calls = self._asked.tool_choice, completion.tool_calls
+        return calls[:1] if choice is not None and choice.disable_parallel_tool_use else calls
+
+    def _ending(self, completion: Completion) -> dict[str, Any]:
+        """Why the answer ended."""
+        matched = completion.stop_reason if isinstance(completion.stop_reason, str) else None
+        if completion.tool_calls:
+            reason = "tool_use"
+        elif completion.finish_reason == "length":
+            is_full = len(completion.token_ids) < self._asked.max_tokens
+            reason = "model_context_window_exceeded" if is_full else "max_tokens"
+        else:
+            reason = "end_turn" if matched is None else "stop_sequence"
+        return {"stop_reason": reason, "stop_sequence": matched if reason == "stop_sequence" else None}
+
+    def _usage(self, completion: Completion) -> dict[str, int]:
+        cached = self._handle.metrics.cached_tokens
+        counts = self._counts(len(completion.prompt_token_ids) - cached, cached)
+        return {**counts, "output_tokens": len(completion.token_ids)}
+
+    def _counts(self, read: int, cached: int) -> dict[str, int]:
+        """`usage` so far: Anthropic counts the cached tokens of a prompt apart."""
+        cache = {"cache_creation_input_tokens": 0, "cache_read_input_tokens": cached}
+        return {"input_tokens": read, **cache, "output_tokens": 0}
+
+
+class Blocks:
+    """The blocks of a streamed answer: one of text, if there is any, then one for each call."""
+
+    def __init__(self) -> None:
+        self._has_text = False
+
+    def text(self, text: str) -> Iterator[bytes]:
+        """The events of a piece of text; the first begins its block."""
+        if text and not self._has_text:
+            self._has_text = True
+            yield named("content_block_start", index=0, content_block={"type": "text", "text": ""})
+        if text:
+            yield named("content_block_delta", index=0, delta={"type": "text_delta", "text": text})
+
+    def end(self, text: str, calls: Sequence[ToolCall]) -> Iterator[bytes]:
+        """The events of what is left: the end of the text, and the calls."""
+        yield from self.text(text)
+        if self._has_text:
+            yield named("content_block_stop", index=0)
+        for index, call in enumerate(calls, start=int(self._has_text)):
+            block = tool_use(call)
+            delta = {"type": "input_json_delta", "partial_json": dumped(block["input"])}
+            yield named("content_block_start", index=index, content_block={**block, "input": {}})
+            yield named("content_block_delta", index=index, delta=delta)
+            yield named("content_block_stop", index=index)
+
+
+def named(name: str, **fields: Any) -> bytes:
+    """An event of a type, which is its name too."""
+    return event({"type": name, **fields}, name)
+
+
+def tool_use(call: ToolCall) -> dict[str, Any]:
+    """A call as a block."""
+    return {"type": "tool_use", "id": f"toolu_{uuid4().hex[:24]}", "name": call.name, "input": call.arguments}

@@ -1,0 +1,88 @@
+"""What messages are made of in Anthropic's API, and the same as chat templates read it."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from llamita.server.body import StrictModel
+from llamita.server.openai.messages import ToolName
+from llamita.server.openai.sampling import Text
+
+KINDS = "a block is a text, a tool_use or a tool_result: the models read nothing else"
+Id = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class TextBlock(StrictModel):
+    """A text."""
+
+    type: Literal["text"]
+    text: Text
+
+
+class ToolUseBlock(StrictModel):
+    """A call of a tool in an answer."""
+
+    type: Literal["tool_use"]
+    id: Id
+    name: ToolName
+    input: dict[str, Any]
+
+    def for_template(self) -> dict[str, Any]:
+        """The call as chat templates read it."""
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.input}}
+
+
+class ToolResultBlock(StrictModel):
+    """What a called tool gave back."""
+
+    type: Literal["tool_result"]
+    tool_use_id: Id
+    content: Text | Annotated[list[TextBlock], Field(max_length=1024)] | None = None
+
+    def for_template(self) -> dict[str, Any]:
+        """The message as chat templates read it."""
+        return {"role": "tool", "content": text_of(self.content), "tool_call_id": self.tool_use_id}
+
+
+class ThinkingBlock(StrictModel):
+    """What another model thought before it answered; it is left out, as Anthropic's own server does with old ones."""
+
+    type: Literal["thinking", "redacted_thinking"]
+
+
+def _kind(block: Any) -> Any:
+    kind = block.get("type") if isinstance(block, dict) else getattr(block, "type", None)
+    return "thinking" if kind == "redacted_thinking" else kind
+
+
+Block = Annotated[
+    Annotated[TextBlock, Tag("text")]
+    | Annotated[ToolUseBlock, Tag("tool_use")]
+    | Annotated[ToolResultBlock, Tag("tool_result")]
+    | Annotated[ThinkingBlock, Tag("thinking")],
+    Discriminator(_kind, custom_error_type="block", custom_error_message=KINDS),
+]
+
+
+class MessageParam(StrictModel):
+    """A turn of a conversation."""
+
+    role: Literal["user", "assistant"]
+    content: Text | Annotated[list[Block], Field(max_length=1024)]
+
+    def for_template(self) -> list[dict[str, Any]]:
+        """The turn as messages of chat templates: results of tools are messages of their own."""
+        if isinstance(self.content, str):
+            return [{"role": self.role, "content": self.content}]
+        results = [block.for_template() for block in self.content if isinstance(block, ToolResultBlock)]
+        calls = [block.for_template() for block in self.content if isinstance(block, ToolUseBlock)]
+        texts = [block for block in self.content if isinstance(block, TextBlock)]
+        if not (texts or calls):
+            return results
+        return [*results, {"role": self.role, "content": text_of(texts)} | ({"tool_calls": calls} if calls else {})]
+
+
+def text_of(content: str | Sequence[TextBlock] | None) -> str:
+    """A content as one text, with nothing between its blocks."""
+    return (content or "") if isinstance(content, str | None) else "".join(block.text for block in content)

@@ -1,0 +1,52 @@
+"""/v1/messages: a conversation in, its next message out, whole or as it is written; and how many tokens it has."""
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from llamita.server.anthropic.answer import MessageAnswer
+from llamita.server.anthropic.schemas import CountRequest, MessageRequest
+from llamita.server.conversation import REQUIRED, conversation_ids, force_call, names_of
+from llamita.server.disconnect import unless_disconnected
+from llamita.server.models import ServedModel
+from llamita.server.openai.answers import answered
+from llamita.server.state import model_of, parsed, state_of, terms_of
+from llamita.server.submission import Item, submit
+
+
+async def create_message(request: Request) -> Response:
+    """Answer a conversation."""
+    asked = await parsed(request, MessageRequest)
+    model = model_of(request, asked.model)
+    terms = terms_of(request, cache_salt=asked.cache_salt or "", priority=asked.priority or 0)
+    work = submit(model, 1, lambda: [message_item(model, asked)], terms, state_of(request).metrics)
+    submission = await unless_disconnected(request.receive, work)
+    request_id = request.scope.get("llamita.request_id", "")
+    answer = MessageAnswer(model, asked, submission, request_id)
+    return await answered(request, submission, answer, is_stream=bool(asked.stream))
+
+
+async def count_tokens(request: Request) -> Response:
+    """How many tokens a conversation has, without an answer."""
+    asked = await parsed(request, CountRequest)
+    return JSONResponse({"input_tokens": len(await asyncio.to_thread(ids_of, model_of(request, asked.model), asked))})
+
+
+def ids_of(model: ServedModel, asked: CountRequest) -> list[int]:
+    """The ids of a conversation. Raises RequestError and UsageError."""
+    return conversation_ids(model, asked.conversation(), asked.callable_tools, continues=asked.continues)
+
+
+def message_item(model: ServedModel, asked: MessageRequest) -> Item:
+    """The text to write. Raises RequestError and UsageError."""
+    tools = asked.callable_tools
+    options = asked.sampling_options(model.texts.model.config.vocab_size)
+    options["max_tokens"] = asked.max_tokens  # every request has one, more than the context often: it ends there
+    if asked.stop_sequences:
+        options["stop"] = asked.stop_sequences
+    if asked.output_config is not None and asked.output_config.format is not None:
+        options["json_schema"] = asked.output_config.format.schema_
+    if asked.tool_choice is not None and asked.tool_choice.type in ("any", "tool"):
+        force_call(options, tools, asked.tool_choice.name or REQUIRED)
+    return Item(ids_of(model, asked), options, reads_on=asked.continues, tools=names_of(tools))

@@ -1,0 +1,15 @@
+"""The paths of Anthropic's API."""
+
+from llamita.server.anthropic import messages, schemas
+from llamita.server.anthropic.errors import error_body
+from llamita.server.routes import Route, RouteTable
+
+ANTHROPIC = RouteTable(
+    "anthropic",
+    (
+        Route("/v1/messages", messages.create_message, schemas.MessageRequest),
+        Route("/v1/messages/count_tokens", messages.count_tokens, schemas.CountRequest),
+    ),
+    error_body,
+    prefix="/v1/messages",
+)

@@ -1,0 +1,123 @@
+// One turn of the conversation on the page: what was asked, or what was answered.
+
+import { button, byId, element, fitHeight, onEnter } from "./elements.js";
+import { render } from "./markdown.js";
+import { TokenText } from "./tokens.js";
+
+const ENDS = { length: "cut at the limit", stopped: "stopped" };
+
+/** What a user wrote, which can be edited in place; `edit(text)` is called with the new text. */
+export class QuestionView {
+  constructor(text, edit) {
+    this.element = element("li", { className: "turn question" });
+    this.edit = edit;
+    this.show(text);
+  }
+
+  /** Show the text. */
+  show(text) {
+    const change = button("Edit", () => this.#open(text), { className: "quiet" });
+    this.element.replaceChildren(
+      element("h2", { className: "unseen" }, "You"),
+      element("div", { className: "said" }, text),
+      element("div", { className: "actions" }, change),
+    );
+    this.change = change;
+  }
+
+  #open(text) {
+    const area = element("textarea", { value: text, ariaLabel: "Edit your message", rows: 1 });
+    const send = () => area.value.trim() && this.edit(area.value.trim());
+    const close = () => (this.show(text), this.change.focus());
+    const buttons = element("div", { className: "actions" }, button("Cancel", close, { className: "quiet" }),
+      button("Send", send, { className: "quiet strong" }));
+    this.element.replaceChildren(element("div", { className: "editor" }, area), buttons);
+    onEnter(area, send);
+    area.addEventListener("input", () => fitHeight(area));
+    area.addEventListener("keydown", (event) => event.key === "Escape" && close());
+    fitHeight(area);
+    area.focus();
+  }
+}
+
+/** What a model wrote. `actions` has retry, goOn, replay and choose, each called with the answer first. */
+export class AnswerView {
+  constructor(answer, alternatives, actions) {
+    this.answer = answer;
+    this.alternatives = alternatives;
+    this.actions = actions;
+    this.body = element("div", { className: "body" });
+    this.foot = element("div", { className: "foot" });
+    this.element = element("li", { className: "turn answer" }, element("h2", { className: "unseen" }, "Answer"), this.body, this.foot);
+  }
+
+  /** Show the answer as it is now, as tokens where `asTokens` says so and they are known. */
+  show({ isWriting, asTokens }) {
+    const { answer } = this;
+    this.element.classList.toggle("writing", isWriting);
+    this.element.ariaBusy = String(isWriting);
+    if (asTokens && answer.tokens.length) this.#showTokens();
+    else this.#showText();
+    this.#showFoot(isWriting ? [] : [this.#notice(), this.#facts(), this.#buttons()].filter(Boolean));
+  }
+
+  /** The focus stays on the button that it was on, or goes to the one that stops. */
+  #showFoot(children) {
+    const focused = this.foot.contains(document.activeElement) ? document.activeElement.textContent : null;
+    this.foot.replaceChildren(...children);
+    if (focused === null) return;
+    const same = [...this.foot.querySelectorAll("button")].find((one) => one.textContent === focused);
+    (same ?? byId("stop")).focus();
+  }
+
+  #showText() {
+    this.tokens = null;
+    this.body.replaceChildren(render(this.answer.text));
+  }
+
+  #showTokens() {
+    const isShown = this.tokens && this.tokens.tokens.every((token, i) => token === this.answer.tokens[i]);
+    if (!isShown) {
+      this.tokens = new TokenText(this.alternatives, (index, chosen) => this.actions.choose(this.answer, index, chosen));
+      this.body.replaceChildren(this.tokens.element);
+    }
+    this.tokens.show(this.answer.tokens);
+  }
+
+  #notice() {
+    const { error } = this.answer;
+    return error && element("p", { className: "notice", role: "alert" }, error);
+  }
+
+  #facts() {
+    const { count, speed, seed, finish, replay } = this.answer;
+    const facts = [
+      count !== null && `${count} ${count === 1 ? "token" : "tokens"}`,
+      speed !== null && `${speed} tokens/s`,
+      ENDS[finish],
+      seed !== null && `seed ${seed}`,
+    ].filter(Boolean);
+    const made = element("p", { className: "facts" }, facts.join(" \u00b7 "));
+    if (replay) made.append(facts.length ? " \u00b7 " : "", element("span", { className: replay.outcome }, replay.text));
+    return made;
+  }
+
+  #buttons() {
+    const { answer, actions } = this;
+    const made = element("div", { className: "actions" });
+    const copy = async ({ target }) => {
+      const isCopied = await navigator.clipboard.writeText(answer.text).then(() => true, () => false);
+      target.textContent = isCopied ? "Copied" : "The browser refused";
+    };
+    const add = (text, call, title) => made.append(button(text, call, { className: "quiet", title }));
+    if (answer.text && navigator.clipboard) add("Copy", copy, "Copy the answer as Markdown");
+    add(answer.error ? "Try again" : "Retry", () => actions.retry(answer), "Write this answer again");
+    if (answer.text && (answer.finish === "length" || answer.finish === "stopped" || answer.error)) {
+      add("Go on", () => actions.goOn(answer), "Go on from where the answer ends");
+    }
+    if (answer.request && !answer.error && answer.finish !== "stopped") {
+      add("Replay", () => actions.replay(answer), "Send the same request with the same seed, and compare");
+    }
+    return made;
+  }
+}

@@ -1,0 +1,54 @@
+// Starts the page: what each control calls.
+
+import { alternatives, isWriting, send, showAgain, startOver, stop } from "./chat.js";
+import { byId, fitHeight, onEnter } from "./elements.js";
+import { loadModels, startModels } from "./models.js";
+import { isPanelOpen, sampling, startSettings, togglePanel } from "./settings.js";
+
+const message = byId("message");
+
+function submit() {
+  const text = message.value.trim();
+  if (!text || isWriting() || !sampling()) return;
+  message.value = "";
+  fitHeight(message);
+  send(text);
+}
+
+function toggleProbabilities() {
+  const toggle = byId("probabilities");
+  toggle.ariaPressed = String(toggle.ariaPressed !== "true");
+  alternatives.close();
+  showAgain();
+}
+
+function onEscape(event) {
+  if (event.key !== "Escape") return;
+  if (isWriting()) stop();
+  else if (!alternatives.element.hidden) alternatives.close();
+  else if (isPanelOpen()) togglePanel(false);
+}
+
+document.body.append(alternatives.element);
+startSettings(loadModels);
+byId("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  submit();
+});
+onEnter(message, submit);
+message.addEventListener("input", () => fitHeight(message));
+byId("stop").addEventListener("click", stop);
+byId("new").addEventListener("click", () => {
+  startOver();
+  message.focus();
+});
+byId("probabilities").addEventListener("click", toggleProbabilities);
+byId("suggestions").addEventListener("click", ({ target }) => {
+  if (target.matches("button") && !isWriting() && sampling()) send(target.textContent);
+});
+addEventListener("pointerdown", ({ target }) => {
+  if (!target.closest(".alternatives, .token")) alternatives.close();
+});
+addEventListener("scroll", () => alternatives.follow(), { passive: true });
+addEventListener("keydown", onEscape);
+startModels();
