@@ -30,7 +30,13 @@ class MessageAnswer:
         text = ToolText().push(completion.text) if calls else completion.text
         content: list[dict[str, Any]] = [{"type": "text", "text": text}] if text else []
         content += [tool_use(call) for call in calls]
-        return {**self._head, "content": content, **self._ending(completion), "usage": self._usage(completion)}
+        return {
+            **self._head,
+            "content": content,
+            **self._ending(completion),
+            "usage": self._usage(completion),
+            **self._submission.report(1),
+        }
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The answer as events: a block of text, if there is any, then a block for each call."""
@@ -45,7 +51,8 @@ class MessageAnswer:
         calls = self._calls(completion)
         for piece in blocks.end("" if calls or held is None else held.rest(), calls):
             yield piece
-        yield named("message_delta", delta=self._ending(completion), usage=self._usage(completion))
+        ending, usage = self._ending(completion), self._usage(completion)
+        yield named("message_delta", delta=ending, usage=usage, **self._submission.report(1))
         yield named("message_stop")
 
     def failure_events(self, failure: Failure) -> bytes:
