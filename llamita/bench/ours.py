@@ -9,6 +9,12 @@ from torch import Tensor
 
 from llamita.bench import models
 from llamita.bench.formats import dtype_of
+from llamita.bench.workload import LONGEST, Workload
+from llamita.checkpoint.load import load_pretrained
+from llamita.engine.engine import Engine
+from llamita.engine.handle import RequestHandle
+from llamita.engine.limits import EngineLimits
+from llamita.generation.text_options import TextModel
 from llamita.model.llama import LlamaForCausalLM
 from llamita.plans.cpu import fuse, unsupported_reason
 
@@ -38,6 +44,39 @@ class TorchSession:
             return self._model(torch.tensor([document]), use_cache=True).logits[0]
 
 
+class OwnSession(TorchSession):
+    """A session of our model, with an engine where requests run at once."""
+
+    def __init__(self, model: LlamaForCausalLM) -> None:
+        super().__init__(model)
+        self._engines: dict[int, Engine] = {}
+
+    def serve_seconds(self, work: Workload) -> float:
+        """Write the answers of a workload with an empty cache: seconds."""
+        if work.at_once not in self._engines:
+            self._engines[work.at_once] = engine_of(self._model, work.at_once)
+        return serve(self._engines[work.at_once], work)[1]
+
+
+def engine_of(model: LlamaForCausalLM, at_once: int) -> Engine:
+    """An engine of a model without a tokenizer; the embedded model's stands for it."""
+    texts = TextModel(model, load_pretrained().tokenizer)
+    return Engine(texts, EngineLimits(max_num_seqs=at_once, max_model_len=LONGEST))
+
+
+def serve(engine: Engine, work: Workload) -> tuple[list[RequestHandle], float]:
+    """Let an engine write a workload with an empty cache, greedy, `at_once` requests together; its handles, seconds."""
+    engine.call(engine.forget).result()
+    start, handles = perf_counter(), []
+    for number, (prompt, answer) in enumerate(zip(work.prompts, work.answers, strict=True)):
+        if number >= work.at_once:
+            handles[number - work.at_once].result()  # another one begins when the oldest has ended
+        handles.append(engine.submit(prompt, max_tokens=answer, temperature=0.0))
+    for handle in handles:
+        handle.result()
+    return handles, perf_counter() - start
+
+
 class TokenTimer:
     """A streamer that records the time of the prompt and of every token."""
 
@@ -52,9 +91,9 @@ class TokenTimer:
         """Do nothing."""
 
 
-def open_session(shape_name: str, format: str, path: Path | None, threads: int) -> TorchSession:
+def open_session(shape_name: str, format: str, path: Path | None, threads: int) -> OwnSession:
     """Open the checkpoint at `path`, or make random weights if there is none."""
-    return TorchSession(fused(models.build(shape_name, format) if path is None else _loaded(path, format)))
+    return OwnSession(fused(models.build(shape_name, format) if path is None else _loaded(path, format)))
 
 
 def fused(model: LlamaForCausalLM) -> LlamaForCausalLM:

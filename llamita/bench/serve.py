@@ -1,63 +1,27 @@
 """Serve: many requests at once through the engine, compared with what memory and products allow."""
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from statistics import quantiles
-from time import perf_counter
 
 from llamita.bench import bandwidth, gemm
-from llamita.bench.compare import Results, Settings
+from llamita.bench.compare import Measurement, Results, Settings, compare
 from llamita.bench.formats import is_quantized, weights
 from llamita.bench.models import build
+from llamita.bench.ours import engine_of, serve
 from llamita.bench.prefill import FLOATS
 from llamita.bench.report import OURS, Row, spread
 from llamita.bench.shapes import shape
-from llamita.bench.workers import InProcess, in_turn
-from llamita.checkpoint.load import load_pretrained
+from llamita.bench.systems import SYSTEMS, open_session
+from llamita.bench.workers import InProcess, Run, in_turn
+from llamita.bench.workload import Cost, Workload
 from llamita.config import LlamaConfig
 from llamita.engine.engine import Engine
-from llamita.engine.limits import EngineLimits
-from llamita.generation.text_options import TextModel
 from llamita.plans.cpu import fuse
 
 COUNTS = (1, 4, 8, 16, 32)
-ROUNDS = 2  # requests of a turn for each that runs at once
-PROMPTS, ANSWERS = (16, 192), (24, 96)  # tokens, least and most
-SHARED = 64  # tokens that every other prompt begins with
-
-
-@dataclass(frozen=True)
-class Workload:
-    """Requests: prompts and the tokens to write after each; `at_once` of them run together."""
-
-    at_once: int
-    prompts: list[list[int]]
-    answers: list[int]
-
-    @classmethod
-    def of(cls, at_once: int, config: LlamaConfig, seed: int) -> "Workload":
-        """Requests of mixed lengths, every other one with the same first tokens; the same for the same seed."""
-        dice = random.Random(f"{at_once} {seed}")
-        count = max(2, ROUNDS * at_once)
-        texts = [dice.choices(range(config.vocab_size), k=dice.randint(*PROMPTS)) for _ in range(count)]
-        shared = dice.choices(range(config.vocab_size), k=SHARED)
-        prompts = [shared + text if number % 2 else text for number, text in enumerate(texts)]
-        return cls(at_once, prompts, [dice.randint(*ANSWERS) for _ in range(count)])
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What the weights of a model cost: bytes that a step reads, and operations of a token."""
-
-    read: float
-    operations: float
-
-    def seconds(self, at_once: int, *, computed: int, written: int, memory: float, rate: float) -> float:
-        """The least time for the tokens computed of prompts and written: each step reads the weights once."""
-        return max(written / at_once * self.read / memory, (computed + written) * self.operations / rate)
 
 
 @dataclass
@@ -82,7 +46,7 @@ def measure(settings: Settings, *, counts: tuple[int, ...] = COUNTS, nbytes: int
         settings.report(f"serve {settings.shape} {format}")
         kinds = tuple(gemm.PRODUCTS) if is_quantized(format) else FLOATS
         cost = Cost(weights(config, format).read, 2.0 * weights(config, "fp32").read / 4)
-        with _engine(settings.shape, format) as engine:
+        with engine_of(fuse(build(settings.shape, format)), max(counts)) as engine:
             served: dict[int, list[Served]] = {count: [] for count in counts}
             runs = {str(count): InProcess(partial(_turn, engine, config, count, served[count])) for count in counts}
             limits = {
@@ -117,35 +81,37 @@ def _rows(shape_name: str, format: str, count: int, turns: list[Served], shares:
     return [speed, first]
 
 
-@contextmanager
-def _engine(shape_name: str, format: str) -> Iterator[Engine]:
-    """An engine of a model with random weights; the embedded model's tokenizer stands for the missing one."""
-    model = fuse(build(shape_name, format))
-    texts = TextModel(model, load_pretrained().tokenizer)
-    with Engine(texts, EngineLimits(max_num_seqs=max(COUNTS), max_model_len=1024)) as engine:
-        yield engine
-
-
 def _turn(engine: Engine, config: LlamaConfig, count: int, served: list[Served]) -> float:
     """Serve a workload, `count` requests at once; returns the tokens written per second."""
-    work = Workload.of(count, config, len(served))
-    engine.call(engine.forget).result()
-    before = engine.stats
-    start = perf_counter()
-    handles = [
-        engine.submit(prompt, max_tokens=answer, temperature=0.0)
-        for prompt, answer in zip(work.prompts[:count], work.answers, strict=False)
-    ]
-    for number, (prompt, answer) in enumerate(zip(work.prompts[count:], work.answers[count:], strict=True)):
-        handles[number].result()  # another one begins when the oldest ends
-        handles.append(engine.submit(prompt, max_tokens=answer, temperature=0.0))
-    written = sum(len(handle.result().token_ids) for handle in handles)
-    seconds, after = perf_counter() - start, engine.stats
+    before, work = engine.stats, Workload.of(count, config, len(served))
+    handles, seconds = serve(engine, work)
+    after, written = engine.stats, sum(len(handle.result().token_ids) for handle in handles)
     computed = (after.prompt_tokens - after.cached_prompt_tokens) - (before.prompt_tokens - before.cached_prompt_tokens)
     metrics = [handle.metrics for handle in handles]
     first = [one.first_token - one.arrival for one in metrics if one.first_token is not None]
     served.append(Served(written / seconds, first, computed, written))
     return written / seconds
+
+
+def measure_against(settings: Settings, *, counts: tuple[int, ...] = COUNTS) -> Results:
+    """Measure the same workloads on the peers in turns with ours: tokens written per second."""
+    systems = [name for name in settings.systems if SYSTEMS[name].serves]
+    measured = Results()
+    for count in counts:
+        test = Measurement(
+            name=f"{count} at once", unit="tok/s", prepare=prepare, arguments=(count,), share=lambda *_: math.nan
+        )
+        part = compare(test, replace(settings, systems=systems))
+        part.rows = [replace(row, of_limit=None) for row in part.rows]
+        measured.add(part)
+    return measured
+
+
+def prepare(system: str, shape_name: str, format: str, path: Path | None, threads: int, at_once: int) -> Run:
+    """Prepare a workload. Runs in a worker process."""
+    session = open_session(system, shape_name, format, path, threads)
+    work = Workload.of(at_once, shape(shape_name), 0)
+    return lambda: work.written / session.serve_seconds(work)
 
 
 def _percentile(values: list[float], percent: int) -> float:

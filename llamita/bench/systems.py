@@ -12,6 +12,7 @@ from typing import Protocol
 from torch import Tensor
 
 from llamita.bench import interpreters
+from llamita.bench.workload import Workload
 from llamita.errors import UnsupportedError, UsageError
 from llamita.kernels.blocks import FORMATS
 
@@ -33,6 +34,10 @@ class Session(Protocol):
         """Compute the logits (T, V) after every token, if the system can."""
         ...
 
+    def serve_seconds(self, work: Workload) -> float:
+        """Write the answers of a workload, `at_once` requests together, from an empty cache: seconds; if it can."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class System:
@@ -46,6 +51,7 @@ class System:
     file: str = "folder"  # the kind of file that it loads, a key of `files.KINDS`
     quantized_file: str = "gguf"
     has_all_logits: bool = True  # whether it computes the logits of every token
+    serves: bool = False  # whether it writes many requests at once
     needs_file: bool = False  # whether it takes weights only from a file
 
     def label(self, format: str) -> str:
@@ -56,7 +62,7 @@ class System:
 
 FLOATS = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
 BLOCKS = {name: name for name in FORMATS}
-OURS = System(name="llamita", module="llamita.bench.ours", formats={**FLOATS, **BLOCKS, "int8": "int8"})
+OURS = System(name="llamita", module="llamita.bench.ours", formats={**FLOATS, **BLOCKS, "int8": "int8"}, serves=True)
 SYSTEMS: dict[str, System] = {
     system.name: system
     for system in (
@@ -67,6 +73,7 @@ SYSTEMS: dict[str, System] = {
             formats=FLOATS,
             package="transformers",
             extra="bridge",
+            serves=True,
         ),
         System(
             name="llama.cpp",
@@ -75,6 +82,7 @@ SYSTEMS: dict[str, System] = {
             package="llama-cpp-python",
             extra="peers",
             file="gguf",
+            serves=True,
             needs_file=True,
         ),
         System(

@@ -39,7 +39,7 @@ USES = {
     "decode": (*SYSTEMS, *GENERATION, "length", "beside_load"),
     "prefill": (*SYSTEMS, "length"),
     "rows": ("formats",),
-    "serve": ("formats",),
+    "serve": SYSTEMS,
     "load": SYSTEMS,
     "memory": (*SYSTEMS, "tokens", "length"),
     "quality": (*SYSTEMS, "length"),
@@ -177,7 +177,11 @@ def _rows(args: argparse.Namespace) -> "Results":
 def _serve(args: argparse.Namespace) -> "Results":
     from llamita.bench import serve
 
-    return serve.measure(_settings(args))
+    settings = _settings(args)
+    measured = serve.measure(settings)
+    if len(settings.systems) > 1:
+        measured.add(serve.measure_against(settings))
+    return measured
 
 
 def _load(args: argparse.Namespace) -> "Results":

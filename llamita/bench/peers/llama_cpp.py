@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from llamita.bench.shapes import shape
+from llamita.bench.workload import LONGEST, Workload
 from llamita.errors import LlamitaError, UnsupportedError
 
 llama_cpp: Any = import_module("llama_cpp")  # untyped, and perhaps installed in another environment only
 MAX_CONTEXT = 4096  # tokens
+MOST_IN_BATCH = 2048  # tokens, llama.cpp's default
 
 
 class LlamaCppSession:
@@ -29,6 +31,7 @@ class LlamaCppSession:
         settings.n_ctx = settings.n_batch = context_length
         settings.n_threads = settings.n_threads_batch = threads
         self._context = llama_cpp.llama_init_from_model(self._model, settings)
+        self._threads = threads
         self._sampler = llama_cpp.llama_sampler_init_greedy()
 
     def prefill(self, prompt: list[int]) -> None:
@@ -77,6 +80,70 @@ class LlamaCppSession:
     def greedy_token(self) -> int:
         """The token with the largest logit of the last pass."""
         return llama_cpp.llama_sampler_sample(self._sampler, self._context, -1)
+
+    def serve_seconds(self, work: Workload) -> float:
+        """Write the answers of a workload as llama.cpp's server does, a sequence for each slot: seconds."""
+        slots, start = Slots(self._model, work, self._threads), perf_counter()
+        while slots.has_work:
+            slots.step(self._sampler)
+        seconds = perf_counter() - start
+        slots.close()
+        return seconds
+
+
+class Slots:
+    """Continuous batching by llama.cpp's sequences: each step has one token of each that writes, and whole prompts."""
+
+    def __init__(self, model: Any, work: Workload, threads: int) -> None:
+        settings: Any = llama_cpp.llama_context_default_params()
+        settings.n_ctx, settings.n_seq_max, settings.n_batch = work.at_once * LONGEST, work.at_once, MOST_IN_BATCH
+        settings.n_threads = settings.n_threads_batch = threads
+        self._context = llama_cpp.llama_init_from_model(model, settings)
+        self._batch = llama_cpp.llama_batch_init(MOST_IN_BATCH, 0, 1)
+        self._left = list(zip(work.prompts, work.answers, strict=True))[::-1]
+        self._slots: list[list[Any] | None] = [None] * work.at_once  # unread tokens, position, tokens left to write
+
+    @property
+    def has_work(self) -> bool:
+        """Whether an answer is missing."""
+        return bool(self._left) or any(self._slots)
+
+    def step(self, sampler: Any) -> None:
+        """Fill free slots, compute a batch, and take the next token of each slot that has no unread ones."""
+        self._batch.n_tokens, ends = 0, {}
+        for number, slot in enumerate(self._slots):
+            if slot is None and self._left:
+                prompt, answer = self._left.pop()
+                slot = self._slots[number] = [list(prompt), 0, answer]
+            if slot is not None and (taken := min(len(slot[0]), MOST_IN_BATCH - self._batch.n_tokens)):
+                self._put(number, slot, taken)
+                if not slot[0]:
+                    ends[number] = self._batch.n_tokens - 1
+        if code := llama_cpp.llama_decode(self._context, self._batch):
+            raise LlamitaError(f"llama.cpp stopped with code {code} while serving: its context may be full")
+        for number, index in ends.items():
+            slot = self._slots[number]
+            assert slot is not None
+            slot[0].append(llama_cpp.llama_sampler_sample(sampler, self._context, index))
+            slot[2] -= 1
+            if not slot[2]:
+                llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self._context), number, -1, -1)
+                self._slots[number] = None
+
+    def _put(self, number: int, slot: list[Any], count: int) -> None:
+        """Put the next unread tokens of a slot into the batch."""
+        for offset, token in enumerate(slot[0][:count]):
+            at = self._batch.n_tokens
+            self._batch.token[at], self._batch.pos[at] = token, slot[1] + offset
+            self._batch.n_seq_id[at], self._batch.seq_id[at][0] = 1, number
+            self._batch.logits[at] = offset == len(slot[0]) - 1
+            self._batch.n_tokens += 1
+        slot[0], slot[1] = slot[0][count:], slot[1] + count
+
+    def close(self) -> None:
+        """Free the context."""
+        llama_cpp.llama_batch_free(self._batch)
+        llama_cpp.llama_free(self._context)
 
 
 @llama_cpp.llama_log_callback
