@@ -51,7 +51,10 @@ PROSE: Mapping[str, str] = {
     "so many": "the number, by its name",
     "of ours": "our",
 }
-PLAIN = frozenset({"bench", "quant"})
+PLAIN = frozenset({
+    "", "arithmetic", "attention", "bench", "bridge", "cache", "checks", "config", "context", "errors", "families",
+    "llm", "loader", "presets", "quant", "verify",
+})  # fmt: skip
 # What holds prose: comments and strings, which Python 3.12 and later cut at the fields of an f-string.
 TEXT = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
 # Whole name of a class or module -> what it is called now.
