@@ -53,7 +53,7 @@ PROSE: Mapping[str, str] = {
 }
 PLAIN = frozenset({
     "", "arithmetic", "attention", "bench", "bridge", "cache", "checks", "config", "context", "errors", "families",
-    "generation", "llm", "loader", "presets", "quant", "structured", "verify",
+    "generation", "llm", "loader", "presets", "quant", "sampling", "structured", "verify",
 })  # fmt: skip
 # What holds prose: comments and strings, which Python 3.12 and later cut at the fields of an f-string.
 TEXT = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
