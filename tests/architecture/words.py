@@ -52,8 +52,8 @@ PROSE: Mapping[str, str] = {
     "of ours": "our",
 }
 PLAIN = frozenset({
-    "", "arithmetic", "attention", "bench", "bridge", "cache", "checks", "config", "context", "errors", "families",
-    "generation", "llm", "loader", "presets", "quant", "sampling", "structured", "verify",
+    "", "arithmetic", "attention", "bench", "bridge", "cache", "checks", "cli", "config", "context", "errors",
+    "families", "generation", "llm", "loader", "presets", "quant", "sampling", "structured", "verify",
 })  # fmt: skip
 # What holds prose: comments and strings, which Python 3.12 and later cut at the fields of an f-string.
 TEXT = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
@@ -117,8 +117,8 @@ def retired(
 
 
 def unplain(modules: list[Module], prose: Mapping[str, str] = PROSE, folders: frozenset[str] = PLAIN) -> list[str]:
-    """Docstrings, comments and messages that have a retired word."""
-    pattern = re.compile(rf"\b({'|'.join(prose)})\b", re.IGNORECASE)
+    """Docstrings, comments and messages that have a retired word; a part of a flag, as in --beside-load, is none."""
+    pattern = re.compile(rf"(?<![\w-])({'|'.join(prose)})(?![\w-])", re.IGNORECASE)
     return [
         f"{module.name}:{token.start[0]} {found[0]}: say {prose[found[0].lower()]}"
         for module in modules
