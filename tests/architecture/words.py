@@ -9,7 +9,10 @@ from collections.abc import Iterator, Mapping
 from tests.architecture.source import Function, Module
 
 # Folders whose names are clean of the words below.
-FOLDERS = frozenset({"bench", "cache", "cli", "context", "generation", "quant", "sampling", "structured", "tokenizer"})
+FOLDERS = frozenset({
+    "attention", "bench", "bridge", "cache", "checkpoint", "cli", "context", "files", "generation", "quant", "sampling",
+    "structured", "tokenizer",
+})  # fmt: skip
 
 # Part of a name -> what to say instead.
 WORDS: Mapping[str, str] = {
@@ -52,8 +55,9 @@ PROSE: Mapping[str, str] = {
     "of ours": "our",
 }
 PLAIN = frozenset({
-    "", "arithmetic", "attention", "bench", "bridge", "cache", "checks", "cli", "config", "context", "errors",
-    "families", "generation", "llm", "loader", "presets", "quant", "sampling", "structured", "verify",
+    "", "arithmetic", "attention", "bench", "bridge", "cache", "checkpoint", "checks", "cli", "config", "context",
+    "errors", "families", "files", "generation", "llm", "loader", "presets", "quant", "sampling", "structured",
+    "tokenizer", "verify",
 })  # fmt: skip
 # What holds prose: comments and strings, which Python 3.12 and later cut at the fields of an f-string.
 TEXT = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
