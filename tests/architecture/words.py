@@ -10,8 +10,8 @@ from tests.architecture.source import Function, Module
 
 # Folders whose names are clean of the words below.
 FOLDERS = frozenset({
-    "attention", "bench", "bridge", "cache", "checkpoint", "cli", "context", "files", "generation", "quant", "sampling",
-    "structured", "tokenizer",
+    "attention", "bench", "bridge", "cache", "checkpoint", "cli", "context", "files", "generation", "model", "quant",
+    "sampling", "structured", "tokenizer",
 })  # fmt: skip
 
 # Part of a name -> what to say instead.
@@ -56,8 +56,8 @@ PROSE: Mapping[str, str] = {
 }
 PLAIN = frozenset({
     "", "arithmetic", "attention", "bench", "bridge", "cache", "checkpoint", "checks", "cli", "config", "context",
-    "errors", "families", "files", "generation", "llm", "loader", "presets", "quant", "sampling", "structured",
-    "tokenizer", "verify",
+    "errors", "families", "files", "generation", "llm", "loader", "model", "plans", "presets", "quant", "sampling",
+    "structured", "tokenizer", "verify",
 })  # fmt: skip
 # What holds prose: comments and strings, which Python 3.12 and later cut at the fields of an f-string.
 TEXT = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
