@@ -237,6 +237,8 @@ def test_retired_word_is_found(source: str, count: int, fake: Callable[..., list
         ("behind = 1", 0),
         ('"""The besides of it."""', 0),
         ('"--beside-load"', 0),
+        ('"""A call that is `beside` another."""', 0),
+        ('"""As many threads, of so\n    many rows."""', 1),
     ],
 )
 def test_a_retired_word_is_found_in_prose(source: str, count: int, fake: Callable[..., list[Module]]) -> None:

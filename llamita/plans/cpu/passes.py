@@ -81,7 +81,9 @@ class Pass:
         embedding = model.model.embed_tokens
         packed = packed_of(embedding)
         table, kernel = (
-            (packed.stream, EMBED_PACKED[packed.kind]) if packed else (embedding.weight, EMBED[embedding.weight.dtype])
+            (packed.stream, EMBED_PACKED[packed.format_name])
+            if packed
+            else (embedding.weight, EMBED[embedding.weight.dtype])
         )
         arguments = Embed(None, table, self._x, config.hidden_size)
         self._ids = self._program.add(kernel, arguments, chunks=rows, beside=True)
@@ -129,7 +131,7 @@ class Pass:
         is_plain = mlp.gate.bias is None and mlp.up.bias is None
         size = self._config.intermediate_size
         out = self._activations("gated", torch.Size((rows, size)), (mlp.down,))
-        is_alike = gate and up and gate.kind == up.kind and gate.rows % 32 == 0
+        is_alike = gate and up and gate.format_name == up.format_name and gate.rows % 32 == 0
         if rows >= ROWS and is_plain and gate and up and is_alike and out.q8_blocks is not None:
             assert x.q8_blocks is not None
             linear.add_gated(self._program, gate, up, x.q8_blocks, out.q8_blocks, rows)
