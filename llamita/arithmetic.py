@@ -54,7 +54,7 @@ def processors() -> list[str]:
 def digest(model: LlamaForCausalLM) -> str:
     """The sha256 of the logits (fp32, little-endian) of the last two tokens of 64 prompts of 1 to 190 tokens.
 
-    All but the last token of a prompt is read at once, and the last behind it.
+    A first pass reads all tokens of a prompt but the last, a second one the last.
     """
     sha = hashlib.sha256()
     for number in range(PROMPTS):

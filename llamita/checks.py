@@ -25,7 +25,7 @@ def quoted(value: Any) -> str:
 
 
 def shortened(text: object, most: int = MAX_QUOTED) -> str:
-    """A text in one line of at most so many characters."""
+    """A text in one line of at most `most` characters."""
     line = " ".join(str(text).split())
     return line if len(line) <= most else f"{line[: most - 3]}..."
 

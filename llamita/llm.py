@@ -159,7 +159,7 @@ class LLM:
     def _run(
         self, prompts: list[list[int]], options: TextOptions, reads_on: bool, prefix: Prefix | None, watch: Watch | None
     ) -> Run:
-        """The run that writes behind the prompts; `reads_on`: its text goes on from theirs."""
+        """The run that continues the prompts; `reads_on`: its text goes on from theirs, without a break."""
         run = plan(self._texts.request(prompts, options, reads_on=reads_on, prefix=prefix, watch=watch))
         if (count := options.get("prompt_logprobs")) is not None:
             note_prompt_logprobs(self.model, run.sequences, self._texts.tables.texts, top=count)

@@ -105,7 +105,7 @@ def grid(**fixed: Any) -> Iterator[Case]:
 
 
 def random_model(case: Case) -> LlamaForCausalLM:
-    """A model whose weights, biases and norms are all random: nothing hides behind a 0 or a 1."""
+    """A model whose weights, biases and norms are all random: a 0 or a 1 would hide errors."""
     model = LlamaForCausalLM(case.config()).to(getattr(torch, case.dtype))
     generator = torch.Generator().manual_seed(case.seed)
     for name, parameter in model.named_parameters():

@@ -1,4 +1,4 @@
-"""Attention whose every sum has one order: a token's result does not depend on what is computed beside it.
+"""Attention that adds in one fixed order: a token's result does not depend on the other tokens of a pass.
 
 Keys lie in blocks of 64 and queries in blocks of 32 rows, both counted from the first real token of their own text, so
 neither padding, nor other rows, nor the cut into passes moves a token within its block. All products are of blocks, of
@@ -37,8 +37,8 @@ class Text(NamedTuple):
 class Sight(NamedTuple):
     """What the queries of a text see, in whole blocks.
 
-    bias: fp32 (blocks, 1 | N, tokens, key blocks * KEYS), -inf where unseen. spans: the key blocks that a query block
-    reads, from the first to behind the last.
+    bias: fp32 (blocks, 1 | N, tokens, key blocks * KEYS), -inf where unseen. spans: for each query block the first key
+    block that it reads, and one more than the last.
     """
 
     text: Text
@@ -49,8 +49,8 @@ class Sight(NamedTuple):
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, scale: float, dropout: float = 0.0) -> Tensor:
     """Attention in fixed blocks: q (B, N, T, H), k and v (B, K, S, H) -> (B, T, N, H).
 
-    A query that sees nothing, or stands in the padding, gets zeros. Texts are told apart by the mask's padding and
-    documents; in a 4-D mask of the user's the columns are the numbers, so there the padding does shift the blocks.
+    A query that sees nothing, or stands in the padding, gets zeros. The mask's padding and documents say where a text
+    begins. A 4-D mask of the user has neither: there the blocks count from column 0, so padding does shift them.
     Gradients flow, and are not independent of the batch. Raises UnsupportedError for dropout.
     """
     if dropout:
@@ -139,7 +139,7 @@ def _sight(mask: Mask, text: Text, tokens: int) -> Sight:
 
 
 def _span(seen: list[bool]) -> tuple[int, int]:
-    """From the first block that is seen to behind the last."""
+    """The number of the first block that is seen, and one more than that of the last."""
     if True not in seen:
         return 0, 0
     return seen.index(True), len(seen) - seen[::-1].index(True)

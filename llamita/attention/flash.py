@@ -76,7 +76,7 @@ def layout_of(mask: Mask, batch: int) -> Layout:
     """The layout of a mask's tokens for `batch` rows; raises UnsupportedError for masks that no layout says.
 
     Rows may have padding on either side or in the middle (a window then counts real tokens, not slots), empty slots
-    behind their end, and several documents.
+    at their end, and several documents.
     """
     if mask.given is not None:
         raise UnsupportedError('attn_implementation="flash_attention_2" reads no 4-D masks: use sdpa or flex')

@@ -1,1 +1,1 @@
-"""Other libraries' models beside ours: the only rooms, with bench/peers, that import those libraries."""
+"""Bridges to other libraries' models. Only this folder and bench/peers import those libraries."""

@@ -17,7 +17,7 @@ M = TypeVar("M", bound=PreTrainedModel)
 
 
 class Peer(transformers.PreTrainedModel):
-    """transformers' class behind ours: it answers to its name, and all that ours has comes first."""
+    """A second base class of our models, so that they pass isinstance checks; our own methods come first."""
 
     def __init__(self) -> None:
         nn.Module.__init__(self)

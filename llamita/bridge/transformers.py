@@ -25,7 +25,7 @@ def library() -> ModuleType:
 
 
 def twin(model: LlamaForCausalLM) -> Any:
-    """transformers' LlamaForCausalLM with the config, backend, dtype and (shared) weights of ours, in its mode."""
+    """transformers' LlamaForCausalLM with our model's config, backend, dtype, mode and (shared) weights."""
     peer = library().LlamaForCausalLM(config_of(model.config))
     peer = peer.to(dtype=model.dtype, device=model.device)
     # `.to(bfloat16)` rounds transformers' frequencies, which its from_pretrained(dtype=...) keeps in fp32.

@@ -13,8 +13,9 @@ class Cache(ABC):
     """Keys and values per layer, (B, K, S, H) each, and the slots they stand in.
 
     A pass of T tokens calls `update` once a layer and gets back the keys and values of all slots it may attend to.
-    `unrotated`: keys are stored as they are and turned afresh in every pass, which then may place them anew; rotary
-    types whose frequencies depend on the length do so with any cache. Only then `positions` (B, S) is filled.
+    `unrotated`: keys are stored before their rotation, and every pass rotates all of them, at positions that may have
+    changed. Rotary types whose frequencies depend on the length do so with any cache. Only then `positions` (B, S) is
+    filled.
     """
 
     def __init__(self, *, unrotated: bool = False) -> None:
@@ -29,18 +30,18 @@ class Cache(ABC):
 
     @abstractmethod
     def append_positions(self, positions: Tensor) -> Tensor:
-        """Store the positions (B, T) of this pass, before its first update; returns all in sight, (B, S)."""
+        """Store the positions (B, T) of a pass, before its first update; returns those of the visible slots, (B, S)."""
 
     @abstractmethod
     def visible_range(self, queries: int) -> tuple[int, int]:
-        """The slots that a pass of so many tokens attends to: the number of the first, and how many."""
+        """The slots that a pass of `queries` tokens attends to: the number of the first, and their count."""
 
     def relative_positions(self, positions: Tensor) -> Tensor:
-        """Where tokens at these positions of the text (B, T) stand among the tokens kept: the same, for most caches."""
+        """Positions of the text (B, T) as positions among the tokens that the cache holds: mostly the same."""
         return positions
 
     def mask_columns(self, padding: Tensor, queries: int) -> Tensor:
-        """The columns of a mask (B, tokens so far) of the slots in sight; slots behind its end are hidden."""
+        """The columns of a mask (B, tokens so far) of the visible slots; slots after its end are hidden."""
         first, keys = self.visible_range(queries)
         padding = padding[:, first : first + keys]
         return torch.nn.functional.pad(padding, (0, keys - padding.shape[1]))
@@ -95,7 +96,7 @@ class Cache(ABC):
         self._map(lambda x: x.index_select(0, rows.to(x.device)))
 
     def repeat(self, times: int) -> None:
-        """Repeat every row of the batch so many times, each beside its copies."""
+        """Repeat every row of the batch `times` times; the copies of a row follow each other."""
         self._map(lambda x: x.repeat_interleave(times, 0))
 
     def fork(self) -> Self:

@@ -1,4 +1,4 @@
-"""Caches that others made: transformers' cache objects, and pairs of keys and values."""
+"""Caches of other libraries: transformers' cache objects, and pairs of keys and values."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ LAYERS = frozenset({"DynamicLayer", "StaticLayer"})  # transformers' layers that
 
 
 class ForeignCache(Cache):
-    """transformers' DynamicCache or StaticCache at work here: what is read is kept in the object itself."""
+    """transformers' DynamicCache or StaticCache as one of our caches; the object itself holds keys and values."""
 
     def __init__(self, inner: Any) -> None:
         super().__init__()
@@ -24,14 +24,14 @@ class ForeignCache(Cache):
         return self.inner.update(k.contiguous(), v.contiguous(), layer)
 
     def append_positions(self, positions: Tensor) -> Tensor:
-        """Refused: the object keeps keys that are turned already."""
+        """Refused: the object holds keys that are rotated already."""
         raise UnsupportedError(
             f"a {type(self.inner).__name__} of transformers keeps no keys for a rotary type whose frequencies depend "
             "on the length: pass llamita.DynamicCache()"
         )
 
     def visible_range(self, queries: int) -> tuple[int, int]:
-        """The slots that a pass of so many tokens attends to: the number of the first, and how many."""
+        """The slots that a pass of `queries` tokens attends to: the number of the first, and their count."""
         kept, first = self.inner.get_mask_sizes(queries, 0)
         if kept < self.length + queries:
             raise UsageError(
@@ -73,7 +73,7 @@ class ForeignCache(Cache):
         self._ask("batch_select_indices", rows)
 
     def repeat(self, times: int) -> None:
-        """Repeat every row of the batch so many times, each beside its copies."""
+        """Repeat every row of the batch `times` times; the copies of a row follow each other."""
         if self.length:
             self._ask("batch_repeat_interleave", times)
 
@@ -91,7 +91,7 @@ class ForeignCache(Cache):
 
 
 def adapted(cache: Any) -> Cache | None:
-    """A cache of ours as it is, transformers' by a bridge, keys and values by layer as a DynamicCache.
+    """Any cache as one of our classes: ours unchanged, transformers' in a ForeignCache, pairs in a DynamicCache.
 
     Raises UnsupportedError for other kinds of transformers' caches, UsageError for what is no cache.
     """

@@ -24,7 +24,7 @@ class GrowingCache(DynamicCache):
 
     @property
     def keys(self) -> list[Tensor]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The filled slots of each layer's keys, (B, K, S, H); what is put here is a buffer that is full."""
+        """The filled slots of each layer's keys, (B, K, S, H); a tensor that is set becomes a full buffer."""
         return [keys[:, :, :filled] for (keys, _), filled in zip(self.buffers, self._filled, strict=True)]
 
     @keys.setter
@@ -43,7 +43,7 @@ class GrowingCache(DynamicCache):
         self.buffers = [(keys, v) for (keys, _), v in zip(self.buffers, layers, strict=True)]
 
     def update(self, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Write k and v (B, K, T, H) behind the others; returns all of the layer, (B, K, S, H)."""
+        """Append k and v (B, K, T, H); returns all keys and values of the layer, (B, K, S, H)."""
         if layer == len(self.buffers):
             self.buffers = [*self.buffers, (k.detach()[:, :, :0], v.detach()[:, :, :0])]
             self._filled = [*self._filled, 0]
@@ -65,9 +65,9 @@ class GrowingCache(DynamicCache):
         self._filled = [0] * layers
 
     def reserve(self, tokens: int, *, spare: int = 0) -> int:
-        """Let every layer have so many more slots, yet to be written in its `buffers`; returns the number of the first.
+        """Extend every layer by `tokens` slots, which the caller writes in `buffers`; returns the number of the first.
 
-        spare: slots behind them that a kernel may read.
+        spare: further slots that a kernel may read.
         """
         start = self._filled[0]
         needed = start + tokens + spare
@@ -81,7 +81,7 @@ class GrowingCache(DynamicCache):
         return start
 
     def _move(self, layer: int, capacity: int) -> None:
-        """Put a layer's keys and values into buffers of this capacity, where they are not in such already."""
+        """Copy a layer's keys and values into buffers of this capacity, unless they have it already."""
         if all(buffer.shape[2] == capacity and buffer.is_contiguous() for buffer in self.buffers[layer]):
             return
         filled, moved = self._filled[layer], []

@@ -12,16 +12,16 @@ Pair = tuple[Tensor, Tensor]
 
 
 class OffloadedCache(DynamicCache):
-    """Keeps keys and values on the CPU; the device holds those of the layer at work and of the next, on its way.
+    """Keeps keys and values on the CPU; the device holds those of the running layer, and of the next as they arrive.
 
-    Every pass moves the whole cache to the device once: long texts fit, and steps wait for the bus. Where the model is
-    on the CPU too, it is a DynamicCache.
+    Every pass copies the whole cache to the device once: long texts fit, and steps wait for the bus. For a model on
+    the CPU it works as a DynamicCache.
     """
 
     def __init__(self, *, unrotated: bool = False) -> None:
         super().__init__(unrotated=unrotated)
         self._ahead: dict[int, Pair] = {}  # layer -> its keys and values, being copied to the device
-        self._stream: torch.cuda.Stream | None = None  # the copies', so that they run beside the layers
+        self._stream: torch.cuda.Stream | None = None  # of the copies, so that they overlap with the layers
 
     def update(self, k: Tensor, v: Tensor, layer: int) -> Pair:
         """Append k and v (B, K, T, H) to the layer; returns all of its keys and values (B, K, S, H) on their device."""

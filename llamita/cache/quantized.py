@@ -121,7 +121,7 @@ class QuantizedCache(Cache):
         return self._old[layer][1].codes.shape[2] if layer < len(self._old) else 0
 
     def _quantize(self, layer: int, count: int) -> None:
-        """Move so many of the oldest tokens out of the residual window."""
+        """Move the `count` oldest tokens out of the residual window."""
         k, v = self.keys[layer], self.values[layer]
         channels = math.gcd(self.group, v.shape[3])
         keys = quantize(k[:, :, :count].unflatten(2, (-1, self.group)), self.bits, dim=3)

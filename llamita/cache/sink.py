@@ -9,10 +9,10 @@ from llamita.cache.sliding import SlidingWindowCache
 class SinkCache(SlidingWindowCache):
     """Keeps the first `sinks` tokens and what a window of the last still sees: StreamingLLM (arXiv:2309.17453).
 
-    A full-attention model dumps weight on its first tokens and fails when they go. Positions are counted anew among
-    the tokens kept, so they never grow beyond `sinks + window` and keys are stored un-rotated. A pass of several
-    tokens sees all that was kept and itself: longer prompts are read in pieces.
-    window: of the last tokens, the query's own included. Rows with padding in front are refused: it would be kept.
+    A full-attention model puts much weight on its first tokens and fails when they go. Positions are counted among
+    the tokens that remain, so they never grow beyond `sinks + window`, and keys are stored un-rotated. A pass of
+    several tokens sees all tokens that remain and itself: longer prompts are read in pieces.
+    window: of the last tokens, the query's own included. Rows with padding on the left are refused: it would remain.
     """
 
     def __init__(self, window: int, *, sinks: int = 4) -> None:
@@ -29,7 +29,7 @@ class SinkCache(SlidingWindowCache):
         return positions - self.visible_range(0)[0]
 
     def append_positions(self, positions: Tensor) -> Tensor:
-        """Append recounted positions (B, T); returns those of the slots in sight (B, S)."""
+        """Append relative positions (B, T); returns those of the visible slots (B, S)."""
         in_sight = super().append_positions(positions)
         assert self.positions is not None
         dropped = in_sight.shape[1] - self.positions.shape[1]
@@ -37,7 +37,7 @@ class SinkCache(SlidingWindowCache):
         return in_sight
 
     def mask_columns(self, padding: Tensor, queries: int) -> Tensor:
-        """The columns of a mask (B, tokens so far) that belong to the slots in sight, the sinks' among them."""
+        """The columns of a mask (B, tokens so far) of the visible slots, the sinks included."""
         if not bool(padding[:, : self.sinks].all()):
             raise ValueError(
                 f"a sink cache keeps the first {self.sinks} slots, and a row has padding there: give rows of one length"

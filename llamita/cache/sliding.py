@@ -9,7 +9,7 @@ from llamita.cache.cache import Cache
 
 
 class SlidingWindowCache(Cache):
-    """Keeps what a window of so many tokens (the query's own included) can still see: the last `window - 1`."""
+    """Keeps the last `window - 1` tokens: those that the next query still sees, as its window includes itself."""
 
     def __init__(self, window: int, *, unrotated: bool = False) -> None:
         super().__init__(unrotated=unrotated)
@@ -17,7 +17,7 @@ class SlidingWindowCache(Cache):
         self._seen: list[int] = []  # tokens seen by each layer; layers of one pass are one after another
 
     def update(self, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Append k and v (B, K, T, H); returns the slots in sight of this pass (B, K, S, H) and drops the rest."""
+        """Append k and v (B, K, T, H); returns the slots that this pass sees (B, K, S, H), and drops older ones."""
         if layer == len(self.keys):
             self.keys.append(k[:, :, :0])
             self.values.append(v[:, :, :0])
@@ -25,12 +25,12 @@ class SlidingWindowCache(Cache):
         self._seen[layer] += k.shape[2]
         k = torch.cat((self.keys[layer], k), dim=2)
         v = torch.cat((self.values[layer], v), dim=2)
-        # A copy, so that the dropped keys do not stay in memory behind a view.
+        # A copy, as a view would hold the dropped keys in memory.
         self.keys[layer], self.values[layer] = self._trimmed(k, 2).clone(), self._trimmed(v, 2).clone()
         return k, v
 
     def append_positions(self, positions: Tensor) -> Tensor:
-        """Append the positions (B, T); returns those of the slots in sight (B, S)."""
+        """Append the positions (B, T); returns those of the visible slots (B, S)."""
         if self.positions is not None:
             positions = torch.cat((self.positions, positions), dim=1)
         self.positions = self._trimmed(positions, 1)

@@ -36,7 +36,7 @@ class StaticCache(Cache):
         self._filled = torch.zeros(len(self.keys), dtype=torch.long, device=device)  # per layer
 
     def update(self, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Write k and v (B, K, T, H) behind the filled slots; returns all slots (B, K, capacity, H)."""
+        """Append k and v (B, K, T, H) to the filled slots; returns all slots (B, K, capacity, H)."""
         slots = self._filled[layer] + torch.arange(k.shape[2], device=k.device)
         self.keys[layer].index_copy_(2, slots, k.detach())
         self.values[layer].index_copy_(2, slots, v.detach())
@@ -44,7 +44,7 @@ class StaticCache(Cache):
         return self.keys[layer], self.values[layer]
 
     def append_positions(self, positions: Tensor) -> Tensor:
-        """Write the positions (B, T) behind the filled slots; returns those of all slots (B, capacity)."""
+        """Append the positions (B, T) to the filled slots; returns those of all slots (B, capacity)."""
         if self.positions is None:
             raise ValueError(
                 "this StaticCache was made for a rotary type of fixed frequencies: pass it the model's config"

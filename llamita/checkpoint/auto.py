@@ -1,4 +1,4 @@
-"""transformers' doors for those who have them in their fingers: each opens what llamita has behind it."""
+"""AutoModelForCausalLM and the like, for code that is written for transformers: each loads llamita's own class."""
 
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,7 +14,7 @@ from llamita.tokenizer.protocol import Tokenizer
 
 
 class Door:
-    """A class that only its `from_pretrained` is for."""
+    """A class that has no instances: only its `from_pretrained` is used."""
 
     def __new__(cls, *_: Any, **__: Any) -> NoReturn:
         """Raise UsageError: there is nothing to make without a name."""
@@ -22,7 +22,7 @@ class Door:
 
 
 class AutoModelForCausalLM(Door):
-    """`LlamaForCausalLM` under the name by which transformers' users ask for a language model."""
+    """`LlamaForCausalLM` under transformers' general name for a language model."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> LlamaForCausalLM:

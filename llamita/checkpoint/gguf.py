@@ -147,7 +147,7 @@ def load_gguf(
 
 
 def _check(model: LlamaForCausalLM, tensors: GgufTensors) -> None:
-    """That the file has what the model wants, told by its header: all weights, each of its shape and readable."""
+    """Check by the header that the file has all of the model's weights, in their shapes and in dtypes we can read."""
     source, wanted = tensors.paths[0], dict(model.named_parameters())
     missing = [name for name in wanted if name not in tensors and not _is_zero(name, tensors)]
     if missing:
@@ -168,7 +168,7 @@ def _check(model: LlamaForCausalLM, tensors: GgufTensors) -> None:
 
 
 def _is_zero(name: str, tensors: GgufTensors) -> bool:
-    """Whether a weight is a bias that no layer of the file has: some add them to queries, keys and values alone."""
+    """Whether a weight is a bias that no layer of the file has: some models have biases on q, k and v alone."""
     kind = name.partition("layers.")[2].partition(".")[2]
     return name.endswith(".bias") and not any(other.endswith(kind) for other in tensors)
 

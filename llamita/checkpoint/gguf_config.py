@@ -15,7 +15,7 @@ from llamita.files.gguf_split import Gguf
 from llamita.files.gguf_types import PLAIN, STORAGES, Field
 from llamita.tokenizer.protocol import Tokenizer
 
-# Counts and numbers that every Llama has: our names, and those behind the family's prefix.
+# Numbers of every Llama: our names, and GGUF's without the family's prefix.
 FIELDS: Mapping[str, str] = {
     "max_position_embeddings": "context_length",
     "hidden_size": "embedding_length",
@@ -28,7 +28,7 @@ FIELDS: Mapping[str, str] = {
     "vocab_size": "vocab_size",
 }
 NEEDED = ("max_position_embeddings", "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
-# How a model writes unless it is told otherwise: generation_config.json's names, and GGUF's.
+# Default generation settings: the names in generation_config.json, and GGUF's.
 SAMPLING: Mapping[str, tuple[str, str]] = {
     "temperature": ("general.sampling.temp", "float32"),
     "top_k": ("general.sampling.top_k", "int32"),
@@ -40,11 +40,11 @@ _BIASES = {
     "attn": [[f"attn_{which}", "bias"] for which in ("q", "k", "v", "output")],
     "ffn": [[f"ffn_{which}", "bias"] for which in ("gate", "up", "down")],
 }
-BLOCKS_DTYPE = "float32"  # of norms and activations beside blocks, as in llama.cpp
+BLOCKS_DTYPE = "float32"  # the dtype of norms and activations in a model with block formats, as in llama.cpp
 
 
 def config_to_gguf(config: LlamaConfig) -> tuple[dict[str, Field], torch.Tensor | None]:
-    """The fields below the family's prefix, and the rotary divisors (H/2,) where the model has such.
+    """The fields under the family's prefix, and the rotary divisors (H/2,) where the model has them.
 
     Raises UnsupportedError for what GGUF's Llama does not know.
     """

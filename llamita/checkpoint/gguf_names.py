@@ -34,7 +34,7 @@ def is_gguf(path: str | Path) -> bool:
 
 
 def to_gguf(name: str) -> str | None:
-    """GGUF's name for a weight of ours; None where it has none."""
+    """GGUF's name for one of our weights; None where it has none."""
     if found := _OURS.fullmatch(name):
         part = IN_LAYER.get(found[2])
         return part and f"blk.{found[1]}.{part}.{found[3]}"

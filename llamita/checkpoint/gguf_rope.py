@@ -16,12 +16,12 @@ from llamita.families import gguf_key
 from llamita.files.gguf_types import Field
 from llamita.model.rope import frequencies
 
-EXACT = "llamita.rope_parameters"  # ours: what the other fields say in fp32, or by a tensor alone
-TOLERANCE = 1e-5  # relative, between frequencies that are told in two ways
+EXACT = "llamita.rope_parameters"  # our own key: exact values, which the other fields have in fp32 or as a tensor
+TOLERANCE = 1e-5  # relative, between frequencies that a file gives twice
 
 
 def rope_to_gguf(config: LlamaConfig) -> tuple[dict[str, Field], Tensor | None]:
-    """The fields below the family's "rope.", ours beside them, and the divisors (H/2,) where only those can say it.
+    """The fields under the family's "rope.", our own field, and the divisors (H/2,) for types that need them.
 
     Raises UnsupportedError for a type that GGUF's Llama does not have.
     """

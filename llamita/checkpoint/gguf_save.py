@@ -90,7 +90,7 @@ def _pieces(model: LlamaForCausalLM, format: str | None) -> dict[str, Piece]:
     weights: dict[str, Weight] = {f"{name}.weight": layer.matrix for name, layer in quantized_layers(model)}
     weights |= {name: parameter.detach() for name, parameter in model.named_parameters(remove_duplicate=False)}
     pieces = {}
-    for name in sorted(weights, key=_place):
+    for name in sorted(weights, key=_order):
         theirs = to_gguf(name)
         if name in model.tied_weights:
             continue
@@ -101,8 +101,8 @@ def _pieces(model: LlamaForCausalLM, format: str | None) -> dict[str, Piece]:
     return pieces
 
 
-def _place(name: str) -> tuple[int, int]:
-    """The embedding, the layers in their order and each's weights in the model's, norm and head."""
+def _order(name: str) -> tuple[int, int]:
+    """The sort key of a weight: the embedding, the layers with their weights in the model's order, norm, head."""
     parts = name.split(".")
     if name.startswith("model.layers."):
         module = ".".join(parts[3:-1])

@@ -107,7 +107,7 @@ def _embedded() -> Path:
     folder = Path(str(files("llamita"))) / EMBEDDED
     if not (folder / "config.json").is_file():
         raise NotFoundError(
-            "the embedded model cria is not in this installation: install llamita anew, or name a model"
+            "the embedded model cria is not in this installation: install llamita again, or name a model"
         )
     return folder
 

@@ -147,7 +147,7 @@ class Parser(argparse.ArgumentParser):
         return {action.dest for action in self._actions if given.intersection(action.option_strings)}
 
     def _look_for_habits(self, words: Sequence[str]) -> None:
-        """Raise UsageError for an option of other programs: some, such as -ngl, would be taken for one of ours."""
+        """Raise UsageError for an option of other programs: argparse would read some, such as -ngl, as our own."""
         for word in words:
             if word == "--":
                 return
@@ -156,18 +156,18 @@ class Parser(argparse.ArgumentParser):
                 raise UsageError(f"there is no option {name}: {advice}")
 
     def _unknown(self, name: str) -> UsageError:
-        """The error for an option that the verb has not: another verb's, or nobody's."""
+        """The error for an option that the verb does not have: another verb's, or no verb's."""
         ours = habits.renamed(name)
         if users := [verb for verb, theirs in _options_of_all().items() if ours in theirs]:
             return UsageError(f"llamita {self.verb} does nothing with {name}: leave it out, it is for {_listed(users)}")
         return unknown("option", name, self.options, f"{self.prog} --help lists them")
 
     def error(self, message: str) -> NoReturn:
-        """A wrong command line, said in one sentence."""
+        """Raise a wrong command line as an error of one sentence."""
         raise UsageError(f"{message.removeprefix('argument ')}: {self.prog} --help shows what fits")
 
     def _take(self, environment: Mapping[str, str]) -> None:
-        """Make what the environment says the options' defaults."""
+        """Take the options' defaults from the environment."""
         for action in self._actions:
             names = [
                 f"LLAMITA_{name[2:].upper().replace('-', '_')}" for name in action.option_strings if name[1] == "-"
@@ -179,7 +179,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _value(name: str, text: str, action: argparse.Action) -> Any:
-    """What the environment's text means for an option."""
+    """The value of an option from the environment's text."""
     if isinstance(action, argparse._StoreTrueAction):
         if text.lower() not in YES + NO:
             raise UsageError(f"{name} is {text!r}: set it to 1 or 0")
@@ -226,36 +226,34 @@ def add_model(parser: argparse.ArgumentParser, *, is_positional: bool = False) -
 def add_writing(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """How to write; what is not given comes from the checkpoint. Returns the group, for what one verb alone has."""
     group = parser.add_argument_group("writing (what is not given is as the checkpoint says, or else the default)")
+    group.add_argument("-s", "--system", metavar="TEXT", help="instructions for the answer (default: none)")
     group.add_argument(
-        "-s", "--system", metavar="TEXT", help="instructions that the answer is to follow (default: none)"
-    )
-    group.add_argument(
-        "-n", "--max-tokens", type=int, metavar="N", help="at most so many tokens (default: to the end of the context)"
+        "-n", "--max-tokens", type=int, metavar="N", help="the most new tokens (default: to the end of the context)"
     )
     group.add_argument(
         "-t", "--temperature", type=float, metavar="T", help="0 is greedy (the default), higher is more varied"
     )
-    group.add_argument("--top-k", type=int, metavar="K", help="draw among the K likeliest tokens (default: 0, all)")
+    group.add_argument("--top-k", type=int, metavar="K", help="draw among the K most probable tokens (default: 0, all)")
     group.add_argument(
-        "--top-p", type=float, metavar="P", help="draw among the likeliest that make up P together (default: 1, all)"
+        "--top-p", type=float, metavar="P", help="draw among the most probable that reach P together (default: 1, all)"
     )
     group.add_argument(
-        "--min-p", type=float, metavar="P", help="only tokens at least P times as likely as the best (default: 0, all)"
+        "--min-p", type=float, metavar="P", help="tokens at least P times as probable as the best (default: 0, all)"
     )
     group.add_argument(
         "--repeat-penalty", type=float, metavar="F", help="above 1 has the model repeat less (default: 1, off)"
     )
     group.add_argument(
-        "--presence-penalty", type=float, metavar="X", help="so much off every token already written (default: 0)"
+        "--presence-penalty", type=float, metavar="X", help="taken off every token already written (default: 0)"
     )
     group.add_argument(
-        "--frequency-penalty", type=float, metavar="X", help="so much off for every time it was written (default: 0)"
+        "--frequency-penalty", type=float, metavar="X", help="taken off for every time it was written (default: 0)"
     )
     group.add_argument(
-        "--seed", type=int, metavar="N", help="the same seed writes the same text (default: one by chance)"
+        "--seed", type=int, metavar="N", help="the same seed writes the same text (default: a random one)"
     )
     group.add_argument(
-        "--stop", action="append", metavar="TEXT", help="end where this text comes up, repeatable (default: none)"
+        "--stop", action="append", metavar="TEXT", help="end before this text, may be repeated (default: none)"
     )
     return group
 

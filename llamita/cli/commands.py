@@ -1,4 +1,4 @@
-"""What a chat does besides talking: the commands that begin with /."""
+"""The commands of a chat, which begin with /."""
 
 import json
 import math
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from llamita.generation.logprobs import TokenLogprob
 
 DEFAULT = "default"
-FORCE = "--force"  # behind /save: write over a file that holds something else
-DRAWING = ("temperature", "top_p", "top_k", "min_p")  # the settings of which any makes the model draw
+FORCE = "--force"  # of /save: write over a file that holds something else
+DRAWING = ("temperature", "top_p", "top_k", "min_p")  # any of these settings makes the model draw
 PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 
 
 @dataclass
 class Session:
-    """A conversation and who has it: a person at a keyboard, or lines that are piped in (None)."""
+    """A conversation, and where its lines come from: a keyboard, or None for a pipe."""
 
     chat: Conversation
     keyboard: Keyboard | None = None
@@ -36,7 +36,7 @@ class Session:
         """Print an answer as it is written; end its line, say whether it was cut, and how full the context is."""
         screen = Screen(sys.stdout)
         try:
-            with closing(pieces):  # where Ctrl-C comes, what was written joins the turns now
+            with closing(pieces):  # on Ctrl-C this adds the text so far to the turns at once
                 for piece in pieces:
                     screen.write(piece)
         finally:
@@ -103,7 +103,7 @@ def _check(name: str, value: Any) -> None:
 
 
 def _setting(chat: Conversation, name: str) -> str:
-    """A setting as it is, and where it comes from if not from here."""
+    """The value of a setting, and where it comes from unless it was set here."""
     from llamita.sampling.params import SamplingParams
 
     if name == "seed":
@@ -112,7 +112,7 @@ def _setting(chat: Conversation, name: str) -> str:
         return json.dumps(chat.options[name], ensure_ascii=False)
     saved = chat.llm.model.generation_config
     if name in DRAWING and not saved.get("do_sample") and chat.options.keys().isdisjoint(DRAWING):
-        return "0, the likeliest token each time (the model's own)" if name == "temperature" else "unused"
+        return "0, the most probable token each time (the model's own)" if name == "temperature" else "unused"
     if name in (*DRAWING, *PENALTIES):
         neutral = f"{getattr(SamplingParams(), name) or 0:g}"
         return neutral if saved.get(name) is None else f"{saved[name]:g} (the model's own)"
@@ -176,7 +176,8 @@ def _tokens(session: Session, rest: str) -> None:
     prompt, written = session.chat.last_answer()
     for line in tokens.table([f"{token_id:>6} {tokens.quoted(spelling.of(token_id))}" for token_id in written]):
         terminal.note(line)
-    terminal.note(f"{len(written)} tokens, {len(tokenizer.decode(written))} characters, behind {len(prompt)} tokens")
+    characters = len(tokenizer.decode(written))
+    terminal.note(f"{len(written)} tokens, {characters} characters, after a prompt of {len(prompt)} tokens")
 
 
 def _probs(session: Session, rest: str) -> None:
@@ -197,12 +198,12 @@ def _probs(session: Session, rest: str) -> None:
 
 
 def _surprises(entries: "list[TokenLogprob]") -> Iterator[str]:
-    """The three least likely tokens with what was likeliest in their places, and the perplexity."""
+    """The three least probable tokens, each with the most probable token at its position, and the perplexity."""
     for entry in sorted(entries, key=lambda entry: entry.logprob)[:3]:
         best = entry.top[0]
         if best.token_id != entry.token_id:
             better = f"{tokens.quoted(best.text)} {best.probability:.0%}"
-            yield f"{tokens.quoted(entry.text)} {entry.probability:.1%}, where {better} was likeliest"
+            yield f"{tokens.quoted(entry.text)} {entry.probability:.1%}, where {better} was most probable"
     yield f"perplexity {math.exp(-sum(entry.logprob for entry in entries) / len(entries)):.2f}"
 
 
@@ -246,7 +247,7 @@ SETTINGS: dict[str, Callable[[str], Any]] = {
 COMMANDS: dict[str, tuple[str, Callable[[Session, str], None]]] = {
     "/help": ("list the commands", _help),
     "/set": (f"show the settings; /set NAME VALUE changes one, VALUE may be {DEFAULT}", _set),
-    "/system": ("show the instructions; /system TEXT gives others and starts anew", _system),
+    "/system": ("show the instructions; /system TEXT gives others and starts again", _system),
     "/retry": ("answer once more", _retry),
     "/edit": ("change your last message, in $EDITOR or here, and have it answered", _edit),
     "/undo": ("take back your last message and its answer", _undo),

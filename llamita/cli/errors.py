@@ -37,9 +37,9 @@ def report(error: BaseException, words: Sequence[str]) -> int:
 
 @contextmanager
 def leaving_at_once() -> Iterator[None]:
-    """Let Ctrl-C end the process on the spot, while there is nothing to put in order.
+    """Let Ctrl-C end the process at once, while there is nothing to clean up.
 
-    As an exception it may be lost, or become a crash, in libraries whose C++ calls Python as they are imported.
+    As an exception it may be lost, or become a crash, in libraries whose C++ calls Python during their import.
     """
     is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not is_default or threading.current_thread() is not threading.main_thread():
@@ -56,14 +56,14 @@ def _leave(*_: object) -> None:
     try:
         terminal.restore()
         if sys.stderr.isatty():
-            sys.stderr.write("\n")  # behind the ^C that the terminal shows
+            sys.stderr.write("\n")  # after the ^C that the terminal shows
         sys.stderr.flush()
     finally:
         os._exit(INTERRUPTED)
 
 
 def explained(error: BaseException) -> LlamitaError:
-    """Any error as one with a sentence and an exit code."""
+    """Any error as a LlamitaError, which has one sentence and an exit code."""
     text = " ".join(str(error).split())
     if isinstance(error, LlamitaError):
         kind = type(error)

@@ -1,4 +1,4 @@
-"""`llamita generate`: a text, continued."""
+"""`llamita generate`: continue a text."""
 
 import argparse
 import json
@@ -30,7 +30,7 @@ EXAMPLES = """\
   llamita generate -s "You write JSON." "Mia is 28 years old." --json-schema person.json
   llamita generate -m org/name "Once upon a time" --threads 4
 """
-FIRST_WORDS = "Once upon a time"  # a prompt for those who give none
+FIRST_WORDS = "Once upon a time"  # the prompt where none is given
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("showing")
     group.add_argument("--json", action="store_true", help="print an object: text, finish_reason, usage, model, seed")
     group.add_argument(
-        "--logprobs", type=int, metavar="N", help="in --json: each token's, and the N likeliest there (default: none)"
+        "--logprobs", type=int, metavar="N", help="in --json: each token's, and the N most probable (default: none)"
     )
     group.add_argument(
         "--prompt-logprobs", type=int, metavar="N", help="the same of the prompt's tokens, in --json (default: none)"
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _report(completion: "Completion", llm: "LLM", seed: int, args: argparse.Namespace, clock: "Clock") -> None:
-    """Say on stderr what is to be known beside the answer."""
+    """Print on stderr what the answer itself does not say: a cut form, statistics, the seed."""
     if structured_flags.options(args) and completion.finish_reason == "length" and not args.quiet:
         terminal.warn("the answer was cut at its limit of tokens, before its form was complete: give more with -n")
     if args.stats:
@@ -143,7 +143,7 @@ class Clock:
 def _guesses(acceptance: "Acceptance") -> str:
     """A line on how well guessing ahead went, and the rule that limits it."""
     if acceptance.limit == 0:
-        return "guessed: nothing, as guesses would make a pass of so many texts slower than they save"
+        return "guessed: nothing, as guesses would cost a pass over this many texts more time than they save"
     rule = f", at most {acceptance.limit} guesses a pass" if acceptance.limit < sys.maxsize else ""
     return (
         f"guessed: {acceptance.drafted} tokens, {acceptance.accepted} accepted ({acceptance.rate:.0%}), "
@@ -180,7 +180,7 @@ def _stream(llm: "LLM", prompt: str, system: str | None, options: dict[str, Any]
 
 
 def _print_object(stream: "Stream", llm: "LLM", seed: int, clock: Clock) -> None:
-    """Print what was written and what is to be told of it as one line of JSON."""
+    """Print the text and its details as one line of JSON."""
     text = "".join(clock.timed(stream))
     completion = stream.completion
     usage = asdict(completion.usage) | {"total_tokens": completion.usage.total_tokens}

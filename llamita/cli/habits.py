@@ -1,4 +1,4 @@
-"""What users of llama.cpp, vLLM, transformers and Ollama type, and what it is called here."""
+"""Options and verbs of llama.cpp, vLLM, transformers and Ollama, and what they are called here."""
 
 from collections.abc import Collection, Mapping
 
@@ -55,7 +55,7 @@ NEEDLESS: Mapping[str, tuple[str, ...]] = {
         *("--main-gpu", "--device-map", "-tp", "--tensor-parallel-size", "--pipeline-parallel-size"),
     ),
     "pipe the file in: llamita generate < FILE": ("-f", "--file", "--prompt-file", "--in-file", "--input-file"),
-    "write > FILE behind the command": ("-o", "--output", "-of", "--out-file", "--output-file"),
+    "write > FILE after the command": ("-o", "--output", "-of", "--out-file", "--output-file"),
     "how a prompt is cut into passes changes nothing, leave it out": (
         *("-b", "--batch-size", "-ub", "--ubatch-size", "--n-batch", "--max-num-seqs", "--max-num-batched-tokens"),
     ),

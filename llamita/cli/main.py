@@ -101,7 +101,7 @@ def _run_verb(verb: str, words: list[str], *, is_named: bool = True) -> int:
     module.add_arguments(parser)
     given = parser.read(words)
     if not is_named and (late := getattr(given, "prompt", None)) in VERBS:
-        raise UsageError(f"{late} comes behind an option: write the verb first, llamita {late} ...")
+        raise UsageError(f"{late} comes after an option: write the verb first, llamita {late} ...")
     return module.run(given)
 
 

@@ -1,4 +1,4 @@
-"""`llamita serve`: a model behind OpenAI's API."""
+"""`llamita serve`: serve a model with OpenAI's API."""
 
 import argparse
 import json

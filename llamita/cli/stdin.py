@@ -21,7 +21,7 @@ def is_piped() -> bool:
 
 
 def read_text() -> str:
-    """All of stdin, without the line end that `echo` puts behind a text."""
+    """All of stdin, without the line end that `echo` adds to a text."""
     text = decoded(sys.stdin.buffer.read())
     return text.removesuffix("\n").removesuffix("\r")
 

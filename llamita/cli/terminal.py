@@ -55,9 +55,9 @@ def columns() -> int:
 
 
 def show(text: str, stream: TextIO | None = None, *, is_styled: bool = False) -> None:
-    """Write a piece of the answer at once, to stdout by default; a terminal gets only the control characters of ours.
+    """Write a piece of the answer at once, to stdout by default; a terminal gets no control characters of the model.
 
-    is_styled: the text's escape sequences are styles of ours.
+    is_styled: the text's escape sequences are our own styles, and stay.
     """
     to: TextIO = sys.stdout if stream is None else stream
     to.write(text.translate(CONTROLS) if to.isatty() and not is_styled else text)
@@ -65,7 +65,7 @@ def show(text: str, stream: TextIO | None = None, *, is_styled: bool = False) ->
 
 
 def note(text: str, *, style: str = "dim") -> None:
-    """A line beside the answer."""
+    """Write a line on stderr, which is not part of the answer."""
     print(paint(_wrapped(text.translate(CONTROLS)), style, sys.stderr), file=sys.stderr, flush=True)
 
 

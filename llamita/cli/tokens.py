@@ -24,13 +24,13 @@ def quoted(text: str) -> str:
 
 
 def data(entry: "TokenLogprob") -> dict[str, object]:
-    """A token with its log probability, and the likeliest ones in its place, as JSON has them."""
+    """A token with its log-probability and the most probable alternatives, for JSON."""
     top = [{"token": one.text, "logprob": one.logprob} for one in entry.top]
     return {"token": entry.text, "logprob": entry.logprob, "top": top}
 
 
 def reread(llm: "LLM", prompt: Sequence[int], written: Sequence[int], *, top: int = 0) -> "list[TokenLogprob]":
-    """How likely the written tokens were behind a prompt, in one pass over both."""
+    """The log-probabilities of the written tokens after a prompt, in one pass over both."""
     import torch
 
     from llamita.generation.logprobs import logprobs_through, token_logprobs
@@ -45,9 +45,9 @@ def reread(llm: "LLM", prompt: Sequence[int], written: Sequence[int], *, top: in
 
 
 class TokenAligner:
-    """Finds the tokens that a shown text came from, though characters may wait for their last byte, or to be shown.
+    """Finds the tokens that a shown text came from, although a character may have several tokens, and is shown late.
 
-    after: the ids before the text, as `stop.Row` has them.
+    after: the token ids before the text.
     """
 
     def __init__(self, tokenizer: "Tokenizer", after: Sequence[int] = ()) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 from llamita.errors import BrokenFileError, LlamitaError, NotFoundError, UsageError
 from llamita.files.disk import explained, read_text, write_json
 
-LARGEST = 64_000_000  # bytes; no conversation has so many
+LARGEST = 64_000_000  # bytes, more than any conversation has
 
 
 def save(path: Path, messages: Sequence[dict[str, str]], *, model: str, force: bool = False) -> None:
-    """Write a conversation, whole or not at all; over a file of which something would be lost only by force.
+    """Write a conversation, whole or not at all. With force it may replace a file that holds something else.
 
-    Raises UsageError for such a file, NotFoundError where its folder is not there, and the disk's errors.
+    Raises UsageError for such a file without force, NotFoundError for a missing folder, and the disk's errors.
     """
     with explained("write", path):
         if not path.parent.is_dir():

@@ -26,7 +26,7 @@ EXAMPLES = """
   llamita verify --arithmetic        whether this machine's kernels give the bits of every other machine
 """
 STRIDE = 23  # of the grid's cases that --quick takes: prime to every axis, so that no value is left out
-TIMED = 8  # cases that foretell the rest: with and without biases, a cache and padding
+TIMED = 8  # cases by whose time the rest is estimated: with and without biases, a cache and padding
 RUNS, QUICK_RUNS = 8, 2  # of a checkpoint: float32 and bfloat16, eager and sdpa, whole and padded
 
 

@@ -1,4 +1,4 @@
-"""Lines that end between words: for text that comes in pieces, on a terminal."""
+"""Word wrap on a terminal, for text that comes in pieces."""
 
 import re
 import unicodedata
@@ -11,13 +11,13 @@ PARTS = re.compile(r"\n|\t|[^\S\n\t]+|\S+")
 class Wrap:
     """Breaks lines where the next word does not fit; a word that fits a line of its own is never cut.
 
-    So a word waits until it is whole. columns: how wide the lines are, asked anew for every piece.
+    So a word waits until it is whole. columns: gives the width of a line; called for every piece.
     """
 
     def __init__(self, columns: Callable[[], int]) -> None:
         self._columns = columns
         self._column = 0  # where the next character stands
-        self._blanks = ""  # behind the last word; lost where the line breaks
+        self._blanks = ""  # after the last word; dropped where the line breaks
         self._word = ""  # not yet whole
 
     def push(self, piece: str) -> str:
@@ -25,7 +25,7 @@ class Wrap:
         columns = self._columns()
         parts = [word for part in PARTS.findall(self._word + piece) for word in _words(part)]
         self._word = ""
-        # A word that no line can hold need not wait, nor need a wide character: a line may break behind it.
+        # A word that no line can hold need not wait, nor a wide character: a line may break after it.
         if parts and not parts[-1].isspace() and not _is_wide(parts[-1][0]) and width(parts[-1]) <= columns:
             self._word = parts.pop()
         return "".join(self._placed(part, columns) for part in parts)

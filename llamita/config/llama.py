@@ -279,7 +279,7 @@ def _resolve_rope(config: LlamaConfig, theta: float | None, scaling: Mapping[str
     given = config.rope_parameters
     read = parse if isinstance(given, RopeConfig) else RopeConfig.from_dict  # what was read is not warned of again
     values, scaling = checks.mapping("rope_parameters", given), checks.mapping("rope_scaling", scaling)
-    share = config.extra.get("partial_rotary_factor")  # some files keep it beside the rope keys
+    share = config.extra.get("partial_rotary_factor")  # some files have it outside the rope keys
     theta = _inner_theta(theta, scaling if scaling.get("rope_theta") is not None else values)
     if theta is not None:
         values["rope_theta"] = theta
@@ -295,7 +295,7 @@ def _resolve_rope(config: LlamaConfig, theta: float | None, scaling: Mapping[str
 
 
 def _inner_theta(theta: float | None, values: Mapping[str, Any]) -> float | None:
-    """The base: that of the rope keys, where a file has another one beside them."""
+    """The rotary base: that of the rope keys, where a file has another one outside them."""
     inner = values.get("rope_theta")
     if theta is None or inner is None or inner == theta:
         return theta if inner is None else inner
@@ -323,7 +323,7 @@ def _resolve_labels(labels: Mapping[int, str], count: int | None) -> Mapping[int
 def _with_original_length(rope: RopeConfig, config: LlamaConfig) -> RopeConfig:
     if rope.rope_type not in ROPE_WITH_ORIGINAL_LENGTH:
         return rope
-    # Phi-3 style files keep it beside the rope keys, and transformers lets that one win.
+    # Phi-3 style files have it outside the rope keys, and transformers takes that one first.
     outside = config.extra.get("original_max_position_embeddings")
     length = outside or rope.original_max_position_embeddings or config.max_position_embeddings
     if length == rope.original_max_position_embeddings:

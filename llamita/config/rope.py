@@ -18,7 +18,7 @@ ROPE_REQUIRED: dict[str, tuple[str, ...]] = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "proportional": (),
 }
-# What a type reads beside what it requires; every other key of a file is kept, and has no effect.
+# The optional keys of a type. Every other key of a file is kept, and has no effect.
 ROPE_READS: dict[str, tuple[str, ...]] = {
     "yarn": (
         "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim",

@@ -25,8 +25,8 @@ def from_arguments(
     """A context for the tokens whose embeddings (B, T, D) are given.
 
     attention_mask: (B, past + T), 1 for real tokens; or 4-D, bool or additive, passed through to the backend.
-    position_ids: (B | 1, T); counted from the mask when absent, so that left padding is right by default. Where they
-    start anew, without a mask or a cache, rows are taken for packed documents.
+    position_ids: (B | 1, T); counted from the mask when absent, so that left padding is right by default. Positions
+    that start again, without a mask or a cache, mean packed documents.
     """
     batch, queries = embeds.shape[:2]
     offset = 0 if cache is None else cache.offset

@@ -24,12 +24,12 @@ class BatchLayout:
     page_size: int = 1
 
     def later(self, tokens: int) -> "BatchLayout":
-        """The layout of the same pass without its first so many tokens."""
+        """The layout of the same pass without its first `tokens` tokens."""
         return replace(self, start=self.start + tokens) if tokens else self
 
     @classmethod
     def of_mask(cls, mask: Tensor | None, *, rows: int, cached: int, tokens: int) -> "BatchLayout | None":
-        """The layout of T new tokens behind `cached` slots that a mask (B, S) hides some of; None: all are seen.
+        """The layout of T new tokens after `cached` slots. mask: (B, S), False hides a slot; None hides none.
 
         Hidden slots may be padding on the left, holes among those that are cached, or the last of the new ones. Returns
         None for any other mask.

@@ -10,7 +10,7 @@ class Rotation(Protocol):
 
     @property
     def depends_on_length(self) -> bool:
-        """Whether the frequencies were chosen by this pass's length, so that stored keys must be turned afresh."""
+        """Whether the frequencies depend on this pass's length, so that stored keys must be rotated again."""
         ...
 
     def __call__(self, x: Tensor) -> Tensor:

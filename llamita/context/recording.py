@@ -12,8 +12,8 @@ from llamita.context.protocol import Rotation
 class Recording:
     """Passes everything on to another context and keeps the attention weights of chosen layers.
 
-    The outputs stay those of the inner context's backend, in every layer. The weights are the reference's, computed
-    beside it; only where the backend is the reference are they the very ones used, and carry gradients.
+    The outputs stay those of the inner context's backend, in every layer. The weights are computed a second time, by
+    the reference (eager). Only where the backend is eager are they the weights used, and carry gradients.
     layers: which to record, None for all.
     """
 

@@ -1,4 +1,4 @@
-"""Where a caller says that tokens are put in the cache, against where they are."""
+"""Check the cache slots that a caller names."""
 
 from torch import Tensor
 
@@ -7,7 +7,7 @@ from llamita.errors import UsageError
 
 
 def check_cache_position(cache_position: Tensor | None, queries: int, cache: Cache | None) -> None:
-    """Raise UsageError where the slots (T,) that a caller names are not those behind what the cache holds."""
+    """Raise UsageError unless the slots (T,) that a caller names are the next ones of the cache."""
     if cache_position is None:
         return
     start = 0 if cache is None else cache.length

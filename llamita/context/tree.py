@@ -1,4 +1,4 @@
-"""A pass over drafts that branch: several guesses at how the text goes on, checked together."""
+"""Tree attention: drafts that branch, checked in one pass."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,12 @@ from llamita.context.cached import Cached
 
 
 class Tree(Cached):
-    """Drafts behind a text; each sees the text, the drafts it follows and itself, and stands as deep as it is.
+    """Tree attention: a draft sees the text, its ancestors and itself; its position is its depth after the text.
 
-    The pass reads all that the cache does not hold of the W slots of the text and the M drafts behind them.
+    The pass reads those of the W slots of the text that the cache does not hold, and the M drafts after them.
 
-    real: (B, W) bool, which slots hold a token of the row. parents: for each draft the number of the one it follows,
-    which comes before it, or -1 for the text's last token. window: how many positions back a query sees.
+    real: (B, W) bool, which slots hold a token of the row. parents: for each draft the number of its parent, a smaller
+    one, or -1 for the text's last token. window: how many positions back a query sees.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Tree(Cached):
 
 
 def lineage(parents: Sequence[int]) -> list[list[int]]:
-    """For each draft the numbers of those it follows, from the first, and its own."""
+    """For each draft the numbers of its ancestors, from the first, and its own."""
     lines: list[list[int]] = []
     for number, parent in enumerate(parents):
         assert parent < number, "a draft follows one that comes before it"
@@ -54,7 +54,7 @@ def lineage(parents: Sequence[int]) -> list[list[int]]:
 
 
 def visible(real: Tensor, lines: Sequence[Sequence[int]]) -> Tensor:
-    """Who sees whom in a text (B, W) with drafts behind it: (B, W + M, W + M) bool."""
+    """Who sees whom in a text (B, W) and its M drafts: (B, W + M, W + M) bool."""
     (batch, width), count = real.shape, len(lines)
     seen = torch.ones(width + count, width + count, dtype=torch.bool, device=real.device).tril()
     seen[width:, width:] = torch.tensor([[i in line for i in range(count)] for line in lines], device=real.device)

@@ -140,9 +140,11 @@ def _sharded(index: Path, read: Callable[[Path], Shard]) -> dict[str, Shard]:
     suffix = ".safetensors" if read is SafetensorsFile else ".bin"
     shards: dict[str, Shard] = {}
     for file in dict.fromkeys(weight_map.values()):
-        # The name alone is judged, not where a link leads: the hub's cache is made of links.
+        # Only the name is checked, not the target of a link: the hub's cache is made of links.
         if not file.endswith(suffix) or any(mark in file for mark in "/\\\0:") or len(file.encode()) > MAX_NAME:
-            raise BrokenFileError(f"{index} names {quoted(file)}, which is no {suffix} file beside it: do not trust it")
+            raise BrokenFileError(
+                f"{index} names {quoted(file)}, which is no {suffix} file of its folder: do not trust it"
+            )
         if not (index.parent / file).exists():
             raise BrokenFileError(
                 f"{index} names the shard {shortened(file)}, which is not in the folder: download it again"

@@ -72,7 +72,7 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file beside `path` that takes its place when the block ends, and is gone if the block fails."""
+    """A new file in the folder of `path` that replaces it when the block ends, and is deleted if the block fails."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with creating(draft, path) as file:
@@ -88,7 +88,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def creating(path: Path, meant: Path | None = None) -> Iterator[BinaryIO]:
-    """A new file, on the disk and not only in its cache when the block ends; errors name the one that is meant."""
+    """A new file, synced to the disk when the block ends; errors name the file `meant`."""
     with explained("write", meant or path), path.open("xb") as file:
         yield file
         file.flush()
@@ -96,7 +96,7 @@ def creating(path: Path, meant: Path | None = None) -> Iterator[BinaryIO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put renames in a folder on the disk, where the system lets folders be synced (Windows does not)."""
+    """Sync the renames in a folder to the disk, where the system can sync folders (Windows cannot)."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

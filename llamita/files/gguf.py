@@ -105,7 +105,7 @@ def _counts(cursor: Cursor) -> tuple[int, int]:
         kind = "big-endian" if version & 0xFFFF == 0 else f"version {version}"
         raise UnsupportedError(f"{cursor.path} is a {kind} GGUF file: only little-endian versions 2 and 3 are read")
     tensors, fields = cursor.number("Q", "the number of tensors"), cursor.number("Q", "the number of fields")
-    left = cursor.size - cursor.place
+    left = cursor.size - cursor.position
     for count, what, least, most in ((fields, "fields", 13, MAX_FIELDS), (tensors, "tensors", 24, MAX_TENSORS)):
         if count > min(most, left // least):
             cursor.refuse(f"is truncated or damaged: it announces {count} {what}, and its size leaves no room for them")
@@ -163,23 +163,23 @@ def _array(cursor: Cursor, kind: str, key: str) -> list[Any]:
 
 def _texts(cursor: Cursor, count: int, key: str) -> list[str]:
     """Many strings in one loop: a vocabulary has hundreds of thousands."""
-    start = cursor.place
+    start = cursor.position
     if count * 8 > cursor.size - start:
         cursor.refuse(f"is truncated or damaged: {quoted(key)} has {count} strings, more than the file has room for")
-    data, place, limit = cursor.data, start, min(cursor.size, MAX_HEADER)
+    data, position, limit = cursor.data, start, min(cursor.size, MAX_HEADER)
     length_at = struct.Struct("<Q").unpack_from
     texts = []
     try:
         for _ in range(count):
-            (length,) = length_at(data, place)
-            begin = place + 8
-            place = begin + length
-            if place > limit:
+            (length,) = length_at(data, position)
+            begin = position + 8
+            position = begin + length
+            if position > limit:
                 raise struct.error
-            texts.append(data[begin:place].decode())
+            texts.append(data[begin:position].decode())
     except (struct.error, UnicodeDecodeError):
         cursor.refuse(f"is truncated or damaged: string {len(texts)} of {quoted(key)} does not end or is not UTF-8")
-    cursor.place = place
+    cursor.position = position
     return texts
 
 
@@ -201,15 +201,15 @@ def _alignment(metadata: dict[str, Field], path: Path) -> int:
 
 def _entries(cursor: Cursor, count: int, alignment: int) -> dict[str, Entry]:
     """Where every tensor lies, checked to be inside the file and apart from all others."""
-    places: dict[str, tuple[str, tuple[int, ...], int]] = {}
+    tensors: dict[str, tuple[str, tuple[int, ...], int]] = {}
     for _ in range(count):
         name = cursor.text("the name of a tensor", MAX_NAME)
-        if name in places:
+        if name in tensors:
             cursor.refuse(f"is damaged: it has the tensor {quoted(name)} twice")
-        places[name] = _place(cursor, name)
-    base = -(-cursor.place // alignment) * alignment
+        tensors[name] = _tensor_info(cursor, name)
+    base = -(-cursor.position // alignment) * alignment
     entries = {}
-    for name, (storage, shape, offset) in places.items():
+    for name, (storage, shape, offset) in tensors.items():
         if offset % alignment:
             cursor.refuse(f"is damaged: tensor {quoted(name)} lies at {offset}, not at a multiple of {alignment}")
         start = base + offset
@@ -222,7 +222,7 @@ def _entries(cursor: Cursor, count: int, alignment: int) -> dict[str, Entry]:
 
 
 def _check_layout(cursor: Cursor, entries: dict[str, Entry], base: int, alignment: int) -> None:
-    """That tensors lie one behind the other, as GGML wants them: a changed type or shape leaves a hole."""
+    """Check that tensors follow each other without holes, as in GGML: a changed type or shape would leave one."""
     reached = base
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
         if entry.start < reached:
@@ -234,7 +234,7 @@ def _check_layout(cursor: Cursor, entries: dict[str, Entry], base: int, alignmen
         cursor.refuse(f"is damaged: its last {cursor.size - reached} bytes belong to no tensor")
 
 
-def _place(cursor: Cursor, name: str) -> tuple[str, tuple[int, ...], int]:
+def _tensor_info(cursor: Cursor, name: str) -> tuple[str, tuple[int, ...], int]:
     """A tensor's storage, shape and offset."""
     what = f"the tensor {quoted(name)}"
     axes = cursor.number("I", what)
@@ -252,7 +252,8 @@ def _place(cursor: Cursor, name: str) -> tuple[str, tuple[int, ...], int]:
 
 
 def _check_rows(cursor: Cursor, name: str, shape: tuple[int, ...], storage: Storage) -> None:
-    if math.prod(max(axis, 1) for axis in shape) >= 2**48:  # also beside an axis of 0, where torch counts on
+    # An axis of 0 counts as 1 here: torch multiplies the other axes all the same.
+    if math.prod(max(axis, 1) for axis in shape) >= 2**48:
         cursor.refuse(f"is damaged: tensor {quoted(name)} has the impossible shape {shape}")
     if (shape[-1] if shape else 1) % storage.block:
         cursor.refuse(

@@ -1,4 +1,4 @@
-"""A walk through a file's header that cannot leave it."""
+"""Read a file header within its bounds."""
 
 import mmap
 import struct
@@ -11,22 +11,22 @@ MAX_HEADER = 100_000_000  # bytes before the tensors' data: Llama 3's vocabulary
 
 
 class Cursor:
-    """A place in the header that only moves over bytes that are there."""
+    """A reading position in the header, which cannot move past the end of the file."""
 
     def __init__(self, data: mmap.mmap | bytes, path: Path) -> None:
         self.data, self.path = data, path
-        self.place, self.size = 0, len(data)
+        self.position, self.size = 0, len(data)
         self.items = 0
 
     def skip(self, count: int, what: str) -> int:
         """Move over `count` bytes; returns where they begin."""
-        start, stop = self.place, self.place + count
+        start, stop = self.position, self.position + count
         if stop > self.size:
             left = self.size - start
             self.refuse(f"is truncated or damaged: {what} should take {count} bytes where {left} are left")
         if stop > MAX_HEADER:
             self.refuse(f"is damaged: its header does not end within {MAX_HEADER} bytes")
-        self.place = stop
+        self.position = stop
         return start
 
     def number(self, letter: str, what: str) -> Any:
@@ -40,7 +40,7 @@ class Cursor:
             self.refuse(f"is damaged: {what} has {length} bytes, at most {limit} are allowed")
         start = self.skip(length, what)
         try:
-            return self.data[start : self.place].decode()
+            return self.data[start : self.position].decode()
         except UnicodeDecodeError:
             self.refuse(f"is damaged: {what} at byte {start} is not UTF-8")
 

@@ -86,7 +86,7 @@ def _siblings(path: Path, count: int) -> list[Path]:
     siblings = [path.with_name(f"{found[1]}-{index:05d}-of-{count:05d}.gguf") for index in range(1, count + 1)]
     missing = next((sibling for sibling in siblings if not sibling.exists()), None)
     if missing is not None:
-        raise BrokenFileError(f"{path} is one of {count} files, and {missing.name} is not beside it: download it too")
+        raise BrokenFileError(f"{path} is one of {count} files, and {missing.name} is missing: download it too")
     return siblings
 
 

@@ -17,7 +17,7 @@ from llamita.files.gguf_types import ALIGNMENT, KINDS, MAGIC, MAX_NAME, NUMBERS,
 
 @dataclass(frozen=True)
 class Piece:
-    """A tensor to be written: its storage by name, its shape, and how to get it when its turn comes.
+    """A tensor to write: the name of its storage, its shape, and a function that makes it.
 
     `make` gives the plain numbers in the storage's dtype, or the blocks' bytes as uint8.
     """
@@ -35,7 +35,7 @@ class Piece:
 def write_gguf(path: Path, metadata: Mapping[str, Field], pieces: Mapping[str, Piece]) -> None:
     """Write a GGUF file of version 3: a reader sees the old file or the new one, never a part.
 
-    No more than one tensor is in memory at a time, beside those that exist already.
+    At most one tensor is made at a time.
     Raises UsageError for what the format cannot hold, AccessError, or LlamitaError where the disk is full.
     """
     for name, piece in pieces.items():
@@ -49,7 +49,7 @@ def write_gguf(path: Path, metadata: Mapping[str, Field], pieces: Mapping[str, P
 
 
 def _check(name: str, piece: Piece) -> None:
-    if len(name.encode()) >= MAX_NAME:  # ggml keeps a zero behind it
+    if len(name.encode()) >= MAX_NAME:  # ggml stores a zero byte after it
         raise UsageError(
             f"tensor name {quoted(name)} has {len(name.encode())} bytes: GGUF allows at most {MAX_NAME - 1}"
         )

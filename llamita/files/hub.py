@@ -129,12 +129,12 @@ def _download(
             **{name: value for name, value in asked.items() if value},
         )
     except Exception as error:  # Any: the hub's HTTP library and that library's errors change between its versions.
-        raise _told(error, repository, revision, offline) from error
+        raise _explained(error, repository, revision, offline) from error
     return Path(folder)
 
 
-def _told(error: Exception, repository: str, revision: str | None, offline: bool) -> LlamitaError:
-    """The hub's error as one of ours, in one sentence."""
+def _explained(error: Exception, repository: str, revision: str | None, offline: bool) -> LlamitaError:
+    """The hub's error as a LlamitaError of one sentence."""
     from huggingface_hub import errors
 
     status = getattr(getattr(error, "response", None), "status_code", None)

@@ -110,7 +110,7 @@ def read_header(file: BinaryIO, path: Path) -> tuple[int, dict[str, Entry]]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What a file says of itself beside its tensors, once the whole header has been checked."""
+    """The metadata in a file's header, after a check of the whole header."""
     with explained("read", path), path.open("rb") as file:
         base, _ = read_header(file, path)
         file.seek(8)
@@ -192,7 +192,8 @@ def _entry(name: str, fields: Any, path: Path) -> Entry:
         raise BrokenFileError(
             f"{path}: tensor {quoted(name)}, {code} of shape {quoted(shape)}, cannot take {quoted(stop - start)} bytes"
         )
-    if math.prod(max(axis, 1) for axis in shape) >= MAX_ITEMS:  # also beside an axis of 0, where torch counts on
+    # An axis of 0 counts as 1 here: torch multiplies the other axes all the same.
+    if math.prod(max(axis, 1) for axis in shape) >= MAX_ITEMS:
         raise BrokenFileError(
             f"{path}: tensor {quoted(name)} has an impossible shape or place: {quoted(shape)}, {quoted([start, stop])}"
         )

@@ -1,4 +1,4 @@
-"""Checkpoints written so that a crash at any moment leaves the old one or the new one, never a mix."""
+"""Write checkpoints so that a crash at any moment leaves the old one or the new one, never a mix."""
 
 import os
 import re
@@ -24,7 +24,7 @@ Shards = Mapping[str, Mapping[str, Tensor]]  # file name -> tensor name -> tenso
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-# Weights and drafts of ours, of this save or of one that was cut off; never adapters or other people's files.
+# Weights and drafts that we wrote, in this save or in one that was cut off; never adapters or other people's files.
 _OURS = re.compile(
     r"model(-\d{5}-of-\d{5})?(\.draft-[0-9a-f]{8})?\.safetensors|\.model\.safetensors\.index\.json\.[0-9a-f]{8}\.tmp"
 )

@@ -59,10 +59,11 @@ def beam_steps(
     recorder: ScoreRecorder | None = None,
     guidance: Guidance | None = None,
 ) -> Iterator[list[list[int]]]:
-    """Search until nothing can improve; every step yields what it settled, a list of token ids for each prompt.
+    """Search until nothing can improve; every step yields the tokens that became final, a list for each prompt.
 
     runner: of the B prompts. process: changes the log probabilities, given the texts so far. guidance: away from B
-    negative prompts, by a BeamRunner of them: each beam has its own negative text. The results are `search.best()`.
+    negative prompts; its runner is a BeamRunner, as each beam has its own negative text. The results are
+    `search.best()`.
     """
     runners = [runner]
     if guidance is not None:
@@ -87,7 +88,7 @@ def beam_steps(
 
 
 def search_beams(request: GenerationRequest) -> Run:
-    """Write the texts that are likeliest as a whole, or drawn beside each other."""
+    """Beam search: write the most probable whole texts, or with do_sample draw the beams."""
     settings, prompts = request.settings, len(request.input_ids)
     recorder, runner, sequences = request.score_recorder, request.runner(BeamRunner), request.sequences()
     assert isinstance(runner, BeamRunner)
@@ -134,7 +135,7 @@ def _search(
 
 
 def _hand_over(sequences: list[TextSequence], settled: list[list[int]]) -> None:
-    """Give the sequences what became sure of their texts."""
+    """Append the tokens that became final to the sequences."""
     for sequence, tokens in zip(sequences, settled, strict=True):
         for token_id in tokens:
             if sequence.finish is None:
@@ -142,7 +143,7 @@ def _hand_over(sequences: list[TextSequence], settled: list[list[int]]) -> None:
 
 
 def _stops(request: GenerationRequest, recorder: ScoreRecorder | None) -> Callable[[Tensor], Tensor] | None:
-    """Which written tokens (R, new) end a beam beside the end tokens: stop strings, criteria, the clock."""
+    """Which written tokens (R, new) end a beam without an end token: by stop strings, criteria or max_time."""
     strings, tables = request.settings.stops, request.tables
     if strings and tables is None:
         raise UsageError("stop_strings are found in text: pass tokenizer= as well")

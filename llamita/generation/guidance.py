@@ -6,13 +6,13 @@ from llamita.errors import UsageError
 from llamita.generation.request import GenerationRequest
 from llamita.generation.runner import ModelRunner
 
-MOST = 1e15  # what exaggerates more would leave no numbers
+MOST = 1e15  # a larger scale would leave no finite numbers
 
 
 class Guidance:
-    """Exaggerates the difference that the prompt makes over a negative one, whose texts are read beside it.
+    """Multiplies the difference between the logits of the prompts and those of the negative prompts.
 
-    scale: 1 changes nothing, more exaggerates. runner: of the negative prompts, a row for each text.
+    scale: the factor; 1 changes nothing. runner: runs the model over the negative prompts, a row for each text.
     """
 
     def __init__(self, scale: float, runner: ModelRunner) -> None:
@@ -25,7 +25,7 @@ class Guidance:
         return self.scale * (logits.log_softmax(-1) - without) + without
 
     def append(self, step: Tensor) -> None:
-        """Put the chosen tokens (B,) behind the negative texts too."""
+        """Append the chosen tokens (B,) to the negative texts too."""
         self.runner.append(step)
 
 
@@ -37,9 +37,7 @@ def guidance_of(request: GenerationRequest, kind: type[ModelRunner] = ModelRunne
     ids, mask = (None if x is None else x.to(device) for x in request.negative)
     ids = request.input_ids[:, -1:] if ids is None else ids
     if not ids.shape[1]:
-        raise UsageError(
-            "guidance_scale needs a text to steer away from beside inputs_embeds: pass negative_prompt_ids"
-        )
+        raise UsageError("guidance_scale with inputs_embeds needs a text to lead away from: pass negative_prompt_ids")
     if len(ids) == prompts * request.settings.num_beams:  # transformers wants the rows of a prompt's beams, all alike
         ids, mask = (None if x is None else x[:: request.settings.num_beams] for x in (ids, mask))
     assert ids is not None

@@ -75,7 +75,7 @@ def generate(
     the best text, once they are final.
     tokenizer: ours or a fast one of transformers, for stop_strings, for json_schema, regex, grammar and choice, for
     token_healing (the returned ids then lack the dropped tokens, which are written again), and for logprobs, the
-    count of likeliest alternatives to record.
+    number of most probable alternatives to record.
     prefix: from `LLM.new_prefix`; a text that begins like the last one with it reuses the cache.
     """
     flags = {**_fields(generation_config), "logits_processor": tuple(logits_processor), **flags}
@@ -161,7 +161,7 @@ def _take_prefix(request: GenerationRequest, prefix: Prefix) -> None:
     is_padded = request.mask is not None and not bool(request.mask.all())
     texts = len(request.input_ids) * request.settings.num_return_sequences
     if texts > 1 or is_padded or request.cache is not None:
-        raise UsageError("a prefix is of one text: pass one prompt without padding, and no cache beside it")
+        raise UsageError("a prefix is of one text: pass one prompt without padding, and no cache with it")
     request.prefix, request.prompts = prefix, request.input_ids.tolist()
 
 

@@ -1,4 +1,4 @@
-"""Log-probabilities of written tokens, of prompt tokens, and of the likeliest alternatives."""
+"""Log-probabilities of written tokens, of prompt tokens, and of the most probable alternatives."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -14,10 +14,10 @@ from llamita.tokenizer.token_bytes import TokenTexts
 
 
 class Logprobs(NamedTuple):
-    """Log-probabilities of tokens, and of the likeliest alternatives.
+    """Log-probabilities of tokens, and of the most probable alternatives.
 
-    chosen: (...,) of the tokens themselves. ranks: (...,) how many tokens were at least as likely, 1 for the likeliest.
-    top, top_logprobs: (..., n) ids and log-probabilities of the likeliest. All in fp32.
+    chosen: (...,) of the tokens themselves. ranks: (...,) 1 for the most probable token, 2 for the next.
+    top, top_logprobs: (..., n) ids and log-probabilities of the most probable tokens. All in fp32.
     """
 
     chosen: Tensor
@@ -27,7 +27,7 @@ class Logprobs(NamedTuple):
 
 
 class TokenLogprob(NamedTuple):
-    """A token, its text, its log-probability, and the likeliest alternatives."""
+    """A token, its text, its log-probability, and the most probable alternatives."""
 
     token_id: int
     text: str
@@ -41,7 +41,7 @@ class TokenLogprob(NamedTuple):
 
 
 def token_logprobs(texts: TokenTexts, tokens: Tensor, logprobs: Logprobs) -> list[TokenLogprob]:
-    """Tokens (T,) with their log-probabilities (T,) and the likeliest alternatives (T, n)."""
+    """Tokens (T,) with their log-probabilities (T,) and the most probable alternatives (T, n)."""
     tops = zip(logprobs.top.tolist(), logprobs.top_logprobs.tolist(), strict=True)
     likeliest = [tuple(TokenLogprob(i, texts.of(i), value) for i, value in zip(*top, strict=True)) for top in tops]
     rows = zip(tokens.tolist(), logprobs.chosen.tolist(), likeliest, strict=True)
@@ -51,7 +51,7 @@ def token_logprobs(texts: TokenTexts, tokens: Tensor, logprobs: Logprobs) -> lis
 class LogprobRecorder:
     """Records the log-probability of each token under the model's own logits, before temperature and filters.
 
-    rows: the entries of each row so far. top: how many of the likeliest alternatives to record.
+    rows: the entries of each row so far. top: how many of the most probable alternatives to record.
     """
 
     def __init__(self, texts: TokenTexts, rows: int, *, top: int) -> None:
@@ -67,7 +67,7 @@ class LogprobRecorder:
 
 
 def logprobs_of(logits: Tensor, tokens: Tensor, *, top: int = 0) -> Logprobs:
-    """The log-probabilities of tokens (...,) under logits (..., V), and the `top` likeliest alternatives."""
+    """The log-probabilities of tokens (...,) under logits (..., V), and the `top` most probable alternatives."""
     table = log_softmax(logits.float().flatten(0, -2)).view(logits.shape)
     chosen = table.gather(-1, tokens[..., None])  # (..., 1)
     likeliest = table.topk(min(top, table.shape[-1]), dim=-1)
@@ -78,9 +78,10 @@ def logprobs_of(logits: Tensor, tokens: Tensor, *, top: int = 0) -> Logprobs:
 def logprobs_through(
     hidden_states: Tensor, head: Callable[[Tensor], Tensor], tokens: Tensor, *, top: int = 0, chunk: int = 128
 ) -> Logprobs:
-    """The log probabilities of tokens (B, T) after hidden states (B, T, D), with at most `chunk` rows of logits alive.
+    """The log-probabilities of tokens (B, T) after hidden states (B, T, D).
 
-    A hidden state predicts the next token: pass `hidden_states[:, :-1]` and `input_ids[:, 1:]`.
+    At most `chunk` rows of logits are in memory at a time. A hidden state predicts the next token: pass
+    `hidden_states[:, :-1]` and `input_ids[:, 1:]`.
     """
     if chunk < 1:
         raise UsageError(f"chunk is {chunk}: it must be at least 1 token")
@@ -105,14 +106,14 @@ def prompt_logprobs(
 
 
 class Prompted(Protocol):
-    """What has a prompt, and takes note of how likely its tokens were: a sequence."""
+    """A sequence as it is used here: a prompt, and a field for the log-probabilities of its tokens."""
 
     prompt_token_ids: list[int]
     prompt_logprobs: Sequence[TokenLogprob] | None
 
 
 def note_prompt_logprobs(model: LanguageModel, sequences: Iterable[Prompted], texts: TokenTexts, *, top: int) -> None:
-    """Note how likely each prompt's tokens were from its second on, with the `top` likeliest in their places."""
+    """Record the log-probabilities of each prompt's tokens from the second on, and the `top` best alternatives."""
     for sequence in sequences:
         ids = torch.tensor([sequence.prompt_token_ids], device=model.device)
         found = prompt_logprobs(model, ids, top=top)

@@ -15,7 +15,7 @@ from llamita.structured.grammar import Grammar
 DEFAULT_TOP_K = 50
 DEFAULT_NEW_TOKENS = 20  # transformers' default max_length, which it counts from the prompt's end
 
-# What cache_config may say, and what QuantizedCache calls it; the library that transformers does it by does not matter.
+# Keys of cache_config, and QuantizedCache's names for them. transformers' backend for it makes no difference here.
 QUANTIZED: Mapping[str, str | None] = {
     "nbits": "bits", "q_group_size": "group", "residual_length": "residual", "backend": None,
 }  # fmt: skip
@@ -33,12 +33,12 @@ CACHES = (None, "dynamic", "static", "offloaded", "quantized")
 class GenerationSettings(SamplingParams):
     """How to continue: transformers' flags by their names and with their defaults, and what llamita adds.
 
-    Of `max_new_tokens` and `max_length` (which counts the prompt) the first wins; with neither it is 20 new tokens.
-    What shapes the distribution, and the seed: one value, or one a row. json_schema, regex, grammar (Lark) and choice:
-    the form of the written text, at most one of them, an EachRow for one a row; token_healing: cut a prompt that ends
-    inside a token back to that token's start. They need a `tokenizer`.
-    logprobs: record the log-probability of each token, and this many of the likeliest alternatives.
-    draft_tree: the draft model guesses a tree; (3, 2) is the 3 likeliest tokens and the 2 likeliest after each.
+    `max_new_tokens` goes before `max_length` (which counts the prompt); without both it is 20 new tokens.
+    Sampling settings and the seed: one value, or one for each row. json_schema, regex, grammar (Lark) and choice: the
+    form of the written text, at most one of them; an EachRow gives one for each row. token_healing: cut a prompt that
+    ends inside a token back to that token's start. They need a `tokenizer`.
+    logprobs: record the log-probability of each token, and this many of the most probable alternatives.
+    draft_tree: the draft model guesses a tree; (3, 2) is the 3 most probable tokens and the 2 best after each.
     num_assistant_tokens, assistant_confidence_threshold: None takes the assistant's generation config, else 20 and
     0.4.
     """

@@ -24,16 +24,16 @@ from llamita.tokenizer.protocol import Tokenizer
 class TextOptions(TypedDict, total=False):
     """How to write; what is not given comes from the checkpoint's generation_config.json.
 
-    max_tokens: at most so many, without it to the end of the context. temperature: 0 takes the likeliest token each
-    time; any of temperature, top_k (0 keeps all), top_p (1 keeps all) and min_p makes it draw. seed: the same seed,
-    the same text; one number for all prompts, or one each. stop: texts that end the answer and are not part of it.
-    repetition_penalty is of prompt and answer, presence_penalty and frequency_penalty (OpenAI's) of the answer alone.
+    max_tokens: the most new tokens; without it the text may fill the context. temperature: 0 is greedy; any of
+    temperature, top_k (0 keeps all), top_p (1 keeps all) and min_p makes it draw. seed: the same seed gives the same
+    text; one number for all prompts, or one each. stop: texts that end the answer and are not part of it.
+    repetition_penalty counts prompt and answer, presence_penalty and frequency_penalty (OpenAI's) the answer alone.
     json_schema, regex, grammar (Lark) and choice: the form that the answer must have; one of them at most.
-    logprobs: note how likely each token was, and so many of the likeliest beside it; prompt_logprobs: the same of the
-    prompt's tokens from its second on, which takes another pass over it. heal: a prompt that ends inside
-    what the model knows as one token is taken back to where that begins; the answer reads on from the prompt.
-    num_beams, length_penalty, guidance_scale, prompt_lookup_num_tokens, assistant_early_exit, stopping_criteria:
-    transformers' words and meanings; negative_prompt is what guidance leads away from.
+    logprobs: record the log-probability of each token, and this many of the most probable alternatives.
+    prompt_logprobs: the same for the prompt's tokens from the second on; it takes another pass over the prompt.
+    heal: token healing, which cuts a prompt that ends inside a token back to that token's start and writes it again.
+    num_beams, length_penalty, guidance_scale, prompt_lookup_num_tokens, assistant_early_exit, stopping_criteria: as
+    in transformers. negative_prompt: the text that guidance leads away from.
     """
 
     max_tokens: int | None

@@ -1,4 +1,4 @@
-"""A block format: a type of GGML's that stores weights in blocks of few bits, and all that we know of it.
+"""The description of a block format: a GGML type that stores weights in blocks of few bits.
 
 `llamita.kernels.blocks` has a file for each, and the table of them.
 """
@@ -157,7 +157,7 @@ class BlockFormat:
 
 
 def _each(quantize: Callable[[Tensor, Tensor], None], chunks: Sequence[Tensor], results: Sequence[Tensor]) -> None:
-    """Quantize each chunk into its place, as many at once as torch has threads, each with one of them.
+    """Quantize the chunks in parallel, with as many threads as torch has, one chunk for each.
 
     The searches are thousands of small steps, and threads that share a step wait for the slowest after each.
     """

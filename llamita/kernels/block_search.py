@@ -1,4 +1,4 @@
-"""Finding the scales of 256-blocks: ggml's searches, for many blocks at once.
+"""Find the scales of 256-blocks with ggml's searches, for many blocks at once.
 
 Weights lie transposed, a column a group: (32, groups) or (16, groups), so that sums over a group are made in ggml's
 order, one row after the other, and the results are its own, bit for bit (llama.cpp's ggml-quants.c: make_qkx2_quants,

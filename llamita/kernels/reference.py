@@ -1,7 +1,7 @@
-"""The arithmetic of the CPU kernels, written down: what every kernel must equal bit for bit, on any processor.
+"""The definition of the CPU kernels' arithmetic: every kernel must equal it bit for bit, on any processor.
 
-Slow, and in plain torch. A result depends on nothing but its own operands: not on the other rows, on how a prompt
-was cut, on what a cache held, on threads or on the instruction set.
+It is slow, in plain torch. A result depends only on its own operands: not on the other rows, on how a prompt was cut,
+on how a cache was filled, on threads or on the instruction set.
 
 - Every sum is fp32, made of `fma`, and has one order: sixteen lanes take the columns in turn; `tree` adds the lanes.
 - Numbers in bf16 are taken in pairs, the second of a pair first, as the instruction for such pairs does.
@@ -140,7 +140,7 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor, factor: float = 1.0) -> Te
 
 
 def attention(q: Tensor, keys: Tensor, values: Tensor, *, positions: Tensor, window: int) -> Tensor:
-    """What queries (T, N, H) see of one sequence's keys and values (S, K, H): fp32 (T, N, H).
+    """Attention of queries (T, N, H) over one sequence's keys and values (S, K, H): fp32 (T, N, H).
 
     q: fp32, rotated and scaled. positions: int64 (T,), the token that each query is; it sees those up to itself, the
     last `window` of them. Queries and factors are rounded as a cache in bf16 is. A query before the first token gets 0.

@@ -1,4 +1,4 @@
-"""What transformers' Trainer and pipelines, peft and accelerate ask of a model, under the names they ask by."""
+"""Attributes and methods that transformers' Trainer and pipelines, peft and accelerate expect of a model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
@@ -11,7 +11,7 @@ from llamita.errors import UnsupportedError
 
 
 class Familiar(nn.Module):
-    """Facts and methods that other libraries look for, and that no pass of the model needs."""
+    """Attributes and methods that other libraries use; no pass of the model needs them."""
 
     main_input_name = "input_ids"
     accepts_loss_kwargs = True  # forward divides the loss by num_items_in_batch
@@ -31,8 +31,8 @@ class Familiar(nn.Module):
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
         """The bytes of the weights, each tied one counted once, and of the buffers."""
-        kept: list[Tensor] = [*self.parameters(), *(self.buffers() if return_buffers else ())]
-        return sum(tensor.nelement() * tensor.element_size() for tensor in kept)
+        tensors: list[Tensor] = [*self.parameters(), *(self.buffers() if return_buffers else ())]
+        return sum(tensor.nelement() * tensor.element_size() for tensor in tensors)
 
     def prepare_inputs_for_generation(
         self,
@@ -43,14 +43,14 @@ class Familiar(nn.Module):
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         is_first_iteration: bool = False,
-        **kept: Any,
+        **others: Any,
     ) -> dict[str, Any]:
         """The arguments of a pass over the last `next_sequence_length` tokens, all by default.
 
-        For loops that are not ours: `generate` has no need of it. What else is given is handed on as it is.
+        For other libraries' loops: our `generate` does not use it. Other arguments are returned as they are.
         """
         last = slice(None) if next_sequence_length is None else slice(-next_sequence_length, None)
-        positions = kept.pop("position_ids", None)
+        positions = others.pop("position_ids", None)
         if inputs_embeds is not None and is_first_iteration:
             inputs: dict[str, Any] = {"input_ids": None, "inputs_embeds": inputs_embeds[:, last].contiguous()}
             length = inputs["inputs_embeds"].shape[1]
@@ -59,8 +59,8 @@ class Familiar(nn.Module):
             length = inputs["input_ids"].shape[1]
         given = {"past_key_values": past_key_values, "attention_mask": attention_mask}
         given["position_ids"] = None if positions is None else positions[..., -length:].contiguous()
-        kept.pop("labels", None)
-        return inputs | {name: value for name, value in given.items() if value is not None} | kept
+        others.pop("labels", None)
+        return inputs | {name: value for name, value in given.items() if value is not None} | others
 
     def check_inputs_are_own(self) -> None:
         """Raise UnsupportedError where another library makes this model's inputs, which `generate` does itself."""

@@ -89,7 +89,7 @@ class ModelFiles(Familiar):
         report = model.load_report
         if report.mismatched_keys and not ignore_mismatched_sizes:
             raise UsageError(
-                f"{name} does not fit its config: {report}; ignore_mismatched_sizes=True starts these anew"
+                f"{name} does not fit its config: {report}; ignore_mismatched_sizes=True starts these at random"
             )
         if str(report):
             warnings.warn(f"loading {name}: {report}", stacklevel=2)
@@ -103,7 +103,7 @@ class ModelFiles(Familiar):
 
     @classmethod
     def _from_tensors(cls, config: LlamaConfig, tensors: Tensors, *, device: torch.device) -> Self:
-        """A model with the checkpoint's weights in `config.dtype`, in eval mode; what did not fit starts anew."""
+        """A model with the checkpoint's weights in `config.dtype`, in eval mode; others are initialized at random."""
         if method := config.extra.get("quantization_config"):
             kind = method.get("quant_method", "an unnamed method") if isinstance(method, dict) else method
             raise UnsupportedError(f"this checkpoint is quantized by {shortened(kind)}: give one of plain weights")

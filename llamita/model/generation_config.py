@@ -1,4 +1,4 @@
-"""How a model writes unless it is told otherwise: what its generation_config.json says."""
+"""A model's default generation settings: the content of its generation_config.json."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -13,7 +13,7 @@ FILE = "generation_config.json"
 
 
 class GenerationConfig(dict[str, Any]):
-    """The content of generation_config.json, whose names are attributes too; one that is not there reads None.
+    """The content of generation_config.json; its names are attributes too, and a missing one is None.
 
     It has the methods of transformers' object of that name, so that its pipelines and trainers can use it.
     """

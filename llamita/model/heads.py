@@ -65,8 +65,8 @@ class LlamaForSequenceClassification(LlamaHead):
     ) -> SequenceClassifierOutputWithPast:
         """Logits (B, labels) at the right-most token that is not `pad_token_id`, and with labels the loss.
 
-        Among inputs_embeds padding shows only in the attention mask; without one the last token is read.
-        Raises ValueError for several sequences and no pad_token_id: the ends could not be told.
+        With inputs_embeds only the attention mask shows padding; without one the last token is read.
+        Raises ValueError for several sequences and no pad_token_id: their ends would be unknown.
         """
         outputs = self.base_model(
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, return_dict=True, **options

@@ -242,7 +242,7 @@ class LlamaForCausalLM(LlamaPreTrainedModel):
         )
 
     def last_hidden_state(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """What the head reads of token ids (B, T): (B, T, D)."""
+        """The last hidden states of token ids (B, T), which the head reads: (B, T, D)."""
         return self.model(input_ids, attention_mask=attention_mask, use_cache=False, return_dict=True).last_hidden_state
 
     def head(self, hidden_states: Tensor) -> Tensor:
@@ -250,9 +250,9 @@ class LlamaForCausalLM(LlamaPreTrainedModel):
         return self.lm_head(hidden_states)
 
     def first_layers(self, count: int) -> "LlamaForCausalLM":
-        """A model of the first layers, the norm and the head of this one, with its very weights.
+        """A model of the first layers, the norm and the head of this one; it shares the weights.
 
-        Raises UsageError where there are not so many.
+        Raises UsageError if the model has fewer layers than `count`.
         """
         if not 1 <= count <= self.config.num_hidden_layers:
             raise UsageError(f"early exit after {count} layers of {self.config.num_hidden_layers}: give at most these")

@@ -1,4 +1,4 @@
-"""Weights into a model that was built without any: by name, straight from the mapped file."""
+"""Load weights into a model on the meta device, by name and straight from the mapped file."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ class Tensors(Protocol):
 
 @dataclass
 class LoadReport:
-    """What did not fit: names that the model wanted, names that it had no use for, and pairs of shapes that differ."""
+    """What did not fit: names missing in the checkpoint, names missing in the model, and names with two shapes."""
 
     missing_keys: list[str] = field(default_factory=list)
     unexpected_keys: list[str] = field(default_factory=list)
@@ -99,16 +99,16 @@ def fill(
 ) -> LoadReport:
     """Give every parameter of a model on the meta device its tensor, or a first value.
 
-    tied: names of weights that are another's twin -> that other's name; the twins are left to the model.
+    tied: name of a tied weight -> name of the weight it shares; the model itself ties them.
     Raises BrokenFileError for ties that the file contradicts.
     """
-    places = _places(tensors.names, list(model.state_dict()))
-    _check_ties(tensors, places, tied)
-    report = LoadReport(unexpected_keys=_unexpected(tensors.names, places, tied))
+    sources = _sources(tensors.names, list(model.state_dict()))
+    _check_ties(tensors, sources, tied)
+    report = LoadReport(unexpected_keys=_unexpected(tensors.names, sources, tied))
     for name, parameter in list(model.named_parameters(remove_duplicate=False)):
         if name in tied:
             continue
-        source = _source(name, places, tied)
+        source = _source(name, sources, tied)
         if source is not None and tensors.shape(source) == tuple(parameter.shape):
             _put(model, name, tensors.load(source).to(device=device, dtype=dtype))
             continue
@@ -124,13 +124,13 @@ def fill(
 
 
 def check_complete(model: nn.Module, tensors: Tensors, *, tied: Mapping[str, str], where: object) -> None:
-    """That a checkpoint has every weight of a model, told by its header: none would start random.
+    """Check by the header that a checkpoint has every weight of a model, so that none is initialized at random.
 
-    Raises BrokenFileError, which names the place and the first of those that are missing or of another shape.
+    Raises BrokenFileError, which names `where` and the first weights that are missing or of another shape.
     """
     wanted = {name: tuple(one.shape) for name, one in model.named_parameters(remove_duplicate=False)}
-    places = _places(tensors.names, list(wanted))
-    found = {name: _source(name, places, tied) for name in wanted if name not in tied}
+    sources = _sources(tensors.names, list(wanted))
+    found = {name: _source(name, sources, tied) for name in wanted if name not in tied}
     missing = [name for name, source in found.items() if source is None]
     if missing:
         raise BrokenFileError(
@@ -145,13 +145,13 @@ def check_complete(model: nn.Module, tensors: Tensors, *, tied: Mapping[str, str
             )
 
 
-def _source(name: str, places: Mapping[str, str], tied: Mapping[str, str]) -> str | None:
-    """What a checkpoint calls a weight of ours, or its twin; None where it has neither."""
-    return places.get(name) or places.get(_twin(name, tied))
+def _source(name: str, sources: Mapping[str, str], tied: Mapping[str, str]) -> str | None:
+    """The checkpoint's name for one of our weights, or for the weight tied to it; None where it has neither."""
+    return sources.get(name) or sources.get(_twin(name, tied))
 
 
-def _places(names: list[str], wanted: list[str]) -> dict[str, str]:
-    """Model name -> checkpoint name, with the base model's prefix put on, off or changed where only that fits."""
+def _sources(names: list[str], wanted: list[str]) -> dict[str, str]:
+    """Model name -> checkpoint name, with the base model's prefix added, removed or changed where needed."""
     available = set(names)
     candidates = {name: (name, *_spellings(name)) for name in wanted}
     found = {name: next((c for c in options if c in available), None) for name, options in candidates.items()}
@@ -169,19 +169,19 @@ def _twin(name: str, tied: Mapping[str, str]) -> str:
     return next((twin for twin, source in tied.items() if source == name), "")
 
 
-def _check_ties(tensors: Tensors, places: Mapping[str, str], tied: Mapping[str, str]) -> None:
+def _check_ties(tensors: Tensors, sources: Mapping[str, str], tied: Mapping[str, str]) -> None:
     for twin, source in tied.items():
-        if twin not in places or source not in places:
+        if twin not in sources or source not in sources:
             continue
-        if not torch.equal(tensors.load(places[twin]), tensors.load(places[source])):
+        if not torch.equal(tensors.load(sources[twin]), tensors.load(sources[source])):
             raise BrokenFileError(
                 f"the config ties {twin} to {source}, but the checkpoint holds different values for them: "
                 "set tie_word_embeddings to false in config.json, or mend the checkpoint"
             )
 
 
-def _unexpected(names: list[str], places: Mapping[str, str], tied: Mapping[str, str]) -> list[str]:
-    used = set(places.values()) | {spelling for name in tied for spelling in _spellings(name)}
+def _unexpected(names: list[str], sources: Mapping[str, str], tied: Mapping[str, str]) -> list[str]:
+    used = set(sources.values()) | {spelling for name in tied for spelling in _spellings(name)}
     return [name for name in names if name not in used and not name.endswith(IGNORED_SUFFIXES)]
 
 

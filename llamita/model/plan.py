@@ -1,7 +1,7 @@
-"""Plans: what stands in for the forwards of a finished model's modules. No other file touches `module.forward`.
+"""Plans replace the forwards of a finished model's modules. No other file touches `module.forward`.
 
-A model may hold several plans where the table says so; each puts `StandIn`s into the forwards of modules, or swaps
-`PlanModule`s in for good. Nothing else is recorded: a copy of a model has the plans of the original.
+A model may have several plans where the table allows it. Each puts `StandIn`s into the forwards of modules, or swaps
+modules for `PlanModule`s permanently. There is no other record: a copy of a model has the plans of the original.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,17 +11,17 @@ from torch import nn
 
 from llamita.errors import UnsupportedError, UsageError
 
-# Each plan, and how it is taken back.
+# Each plan, and how to undo it.
 PLANS: Mapping[str, str] = {
     "kernels": "llamita.plans.cpu.unfuse(model)",
     "compile": 'compile_model(model, "off")',
     "recompute": "model.gradient_checkpointing_disable()",
     "invariant": "llamita.plans.invariant.variant(model)",
-    "cuda": "a model that is loaded anew",
+    "cuda": "a new load of the model",
     "graphs": "a step without a graph",
 }
-# (the plan that is on, the plan that is asked for): "" where they go together in this order, or why they do not.
-# What is not in the table does not go together either.
+# (the active plan, the requested plan): "" where they go together in this order, otherwise why they do not.
+# Pairs outside the table do not go together either.
 PAIRS: Mapping[tuple[str, str], str] = {
     ("recompute", "invariant"): "",  # layers and products: no module has both
     ("invariant", "recompute"): "",
@@ -35,7 +35,7 @@ PAIRS: Mapping[tuple[str, str], str] = {
 
 
 class StandIn:
-    """Takes the place of one module's forward; says of which plan it is."""
+    """Replaces the forward of one module; `plan` is the name of its plan."""
 
     plan: ClassVar[str]
 
@@ -47,11 +47,11 @@ class StandIn:
         return type(self.module).forward(self.module, *args, **named)
 
     def undo(self, model: nn.Module) -> None:
-        """Put back what the plan has changed in the model beside the forwards."""
+        """Undo what the plan has changed in the model other than forwards."""
 
 
 class PlanModule(nn.Module):
-    """A module that a plan puts in the place of another for good; its weights have no names in checkpoints."""
+    """A module that a plan swaps in permanently; its weights have no names in checkpoints."""
 
     plan: ClassVar[str]
 
@@ -63,9 +63,9 @@ class PlanModule(nn.Module):
 
 
 def apply(model: nn.Module, plan: str, stand_ins: Iterable[StandIn], *, also: Iterable[nn.Module] = ()) -> None:
-    """Put a plan's stand-ins into their modules; a plan of the same name is taken back before.
+    """Put a plan's stand-ins into their modules; a plan of the same name is removed first.
 
-    Raises UnsupportedError, and changes nothing, where `check` does; also: the further modules that it is told of.
+    also: further modules for `check`. Raises UnsupportedError where `check` does, and then changes nothing.
     """
     found = list(stand_ins)
     check(model, plan, [*also, *(one.module for one in found)])
@@ -75,25 +75,25 @@ def apply(model: nn.Module, plan: str, stand_ins: Iterable[StandIn], *, also: It
 
 
 def remove(model: nn.Module, plan: str) -> None:
-    """Take a plan back; a model without it stays as it is. Raises UnsupportedError for one that is applied for good."""
+    """Undo a plan; a model without it stays as it is. Raises UnsupportedError for a plan that is permanent."""
     _check_name(plan)
     if any(isinstance(module, PlanModule) and module.plan == plan for module in model.modules()):
-        raise UnsupportedError(f"the plan {plan} swapped the model's layers for good: load the model anew")
+        raise UnsupportedError(f"the plan {plan} swapped the model's layers for good: load the model again")
     removed = [own for module in model.modules() if (own := stand_in_of(module)) is not None and own.plan == plan]
     for one in removed:
         del one.module.__dict__["forward"]
-    for one in removed[:1]:  # all know the same
+    for one in removed[:1]:  # the stand-ins of a plan all undo the same
         one.undo(model)
 
 
 def active(model: nn.Module) -> tuple[str, ...]:
-    """The names of the plans that a model, or any module in it, has on, in the order of `PLANS`."""
+    """The names of the plans of a model and its modules, in the order of `PLANS`."""
     found = {plan_of(module) for module in model.modules()}
     return tuple(plan for plan in PLANS if plan in found)
 
 
 def plan_of(module: nn.Module) -> str | None:
-    """The name of the plan that runs in the place of this very module's forward, or None."""
+    """The name of the plan that replaces this module's own forward, or None."""
     own = stand_in_of(module)
     if own is not None:
         return own.plan
@@ -101,20 +101,20 @@ def plan_of(module: nn.Module) -> str | None:
 
 
 def stand_in_of(module: nn.Module) -> StandIn | None:
-    """What stands in for this very module's forward, or None where no plan does."""
+    """The stand-in for this module's own forward, or None."""
     own = vars(module).get("forward")
     return own if isinstance(own, StandIn) else None
 
 
 def is_replaced(module: nn.Module) -> bool:
-    """Whether anything, a plan's or not, runs in the place of this very module's forward."""
+    """Whether a plan or anything else replaces this module's own forward."""
     return "forward" in vars(module)
 
 
 def check(model: nn.Module, plan: str, modules: Iterable[nn.Module] = ()) -> None:
-    """Raise UnsupportedError where a plan does not go with those that a model has, or with a forward that is nobody's.
+    """Raise UnsupportedError where a plan does not go with those of a model, or with a forward from elsewhere.
 
-    modules: those whose forwards must be their classes' own, or plans'.
+    modules: their forwards must be those of their classes or of plans.
     """
     _check_name(plan)
     for on in active(model):
@@ -122,12 +122,12 @@ def check(model: nn.Module, plan: str, modules: Iterable[nn.Module] = ()) -> Non
             refuse(on, plan)
     if any(is_replaced(module) and stand_in_of(module) is None for module in modules):
         raise UnsupportedError(
-            f"the model's forward is another plan's already, which is none of ours: take that back, or leave {plan} out"
+            f"the model's forward is another plan's already, and not from llamita: take that back, or leave {plan} out"
         )
 
 
 def refuse(on: str, plan: str) -> Never:
-    """Raise UnsupportedError: why a plan does not go with one that is on."""
+    """Raise UnsupportedError, which says why a plan does not go with an active one."""
     raise UnsupportedError(
         PAIRS.get((on, plan))
         or f"the model's forward is another plan's already, {on}, and {plan} does not go with it: "

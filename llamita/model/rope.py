@@ -70,7 +70,7 @@ NUMERICS: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], torch.dtyp
 class LlamaRotaryEmbedding(nn.Module):
     """Positions to rotations, once per pass for all layers.
 
-    The frequencies are fp32 whatever the model's dtype and are computed afresh whenever the module is moved, so they
+    The frequencies are fp32 whatever the model's dtype and are computed again whenever the module is moved, so they
     survive `.to(bfloat16)` and loading on the meta device.
 
     Types whose frequencies depend on the length (dynamic, longrope) take the longest position of the pass. A cache
@@ -163,7 +163,7 @@ def yarn(config: LlamaConfig) -> tuple[Tensor, float]:
 
 
 def _dimension_of(turns: float, config: LlamaConfig, length: int) -> float:
-    """The dimension whose angle makes so many turns over `length` positions."""
+    """The dimension whose angle makes `turns` turns over `length` positions."""
     return (config.head_dim * math.log(length / (turns * 2 * math.pi))) / (
         2 * math.log(config.rope_parameters.rope_theta)
     )

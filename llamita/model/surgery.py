@@ -1,4 +1,4 @@
-"""Swapping modules of a finished model: the door by which quantization, adapters and other layers come in."""
+"""Replace modules of a finished model, as quantization and adapters do."""
 
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -12,8 +12,8 @@ from llamita.errors import UsageError
 def replace(model: nn.Module, where: str | Iterable[str], build: Callable[[nn.Module], nn.Module]) -> list[str]:
     """Put `build(module)` in the place of every module that `where` names; returns the full names, in order.
 
-    where: globs on names, or on their ends behind a dot: "mlp.*_proj", "layers.0.self_attn.?_proj", "lm_head".
-    A module inside another that is replaced goes with it; one that stands in two places is built once.
+    where: globs on full names, or on their ends after a dot: "mlp.*_proj", "layers.0.self_attn.?_proj", "lm_head".
+    A module inside a replaced one is not replaced by itself; one with two names is built once.
     Raises UsageError for a glob that matches nothing.
     """
     globs = [where] if isinstance(where, str) else list(where)

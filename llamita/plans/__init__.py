@@ -1,1 +1,1 @@
-"""Plans applied to a finished model: kernels, CUDA graphs, compiling, recomputing, batch invariance."""
+"""Plans for a finished model: kernels, CUDA graphs, torch.compile, gradient checkpointing, batch invariance."""

@@ -1,4 +1,4 @@
-"""torch.compile as a plan, applied to a finished model and taken back."""
+"""torch.compile as a plan, which can be undone."""
 
 import inspect
 import warnings
@@ -23,9 +23,9 @@ MOST_GRAPHS = 64
 
 
 def compile_model(model: Model, plan: str, *, backend: Backend = "inductor", mode: str | None = None) -> Model:
-    """Let torch compile a finished model, by one of PLANS; returns the model, changed in place.
+    """Compile a finished model with torch.compile, by one of PLANS; returns the model, changed in place.
 
-    "off" takes a plan back. "regional" compiles what a layer does before and after attention: one graph each, which all
+    "off" undoes it. "regional" compiles what a layer does before and after attention: one graph each, which all
     layers share, quick to compile and good for any context, cache and backend, as these stay outside. "full" compiles
     the whole forward: slower to compile, for models called with tensors, a DynamicCache or a StaticCache; over a
     QuantizedCache, whose groups no one graph can hold, it warns once and runs plainly.
@@ -50,7 +50,7 @@ def compile_model(model: Model, plan: str, *, backend: Backend = "inductor", mod
 
 
 class Whole(slot.StandIn):
-    """Stands in for a module's forward: the same, compiled.
+    """Replaces a module's forward by its compiled version.
 
     The module is an argument of the compiled function, not a part of it, so a deep copy runs its own weights.
     """
@@ -79,7 +79,7 @@ class Whole(slot.StandIn):
 
 
 class Halves(slot.StandIn):
-    """Stands in for a layer's forward, which it equals: attention as it is, compiled what comes before and after."""
+    """Replaces a layer's forward: it compiles what comes before and after attention, and leaves attention as it is."""
 
     plan = "compile"
     module: LlamaDecoderLayer
@@ -97,17 +97,17 @@ class Halves(slot.StandIn):
 
 
 def before(layer: LlamaDecoderLayer, hidden_states: Tensor) -> tuple[Tensor, ...]:
-    """What a layer asks attention: (B, T, D) -> (B, T, N, H) and twice (B, T, K, H)."""
+    """The part of a layer before attention: (B, T, D) -> q (B, T, N, H), k and v (B, T, K, H)."""
     return layer.self_attn.heads(layer.input_layernorm(hidden_states))
 
 
 def after(layer: LlamaDecoderLayer, hidden_states: Tensor, attended: Tensor) -> Tensor:
-    """What a layer makes of the answer: (B, T, D) and (B, T, N, H) -> (B, T, D)."""
+    """The part of a layer after attention: (B, T, D) and (B, T, N, H) -> (B, T, D)."""
     return layer.finish(hidden_states, layer.self_attn.join(attended))
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Whether a plan of this file holds the module itself."""
+    """Whether a plan of this file replaces the module's forward."""
     return slot.plan_of(module) == "compile"
 
 

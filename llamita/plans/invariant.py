@@ -1,4 +1,4 @@
-"""Batch-invariant mode: what a model says of a row does not depend on what else it computes.
+"""Batch-invariant mode: the results of a row do not depend on the other rows and tokens of a pass.
 
 A row of a batch equals the row alone, a token on a cache equals the token in a whole pass, a prompt in chunks the
 prompt at once, a padded row the bare one: bit for bit, hidden states and logits, on one machine with one number of
@@ -69,7 +69,7 @@ def invariant(model: M) -> M:
 
 
 def variant(model: M) -> M:
-    """Take the batch-invariant mode back; returns the model, which attends by the backend that it had before."""
+    """Undo the batch-invariant mode; returns the model, with the attention backend that it had before."""
     plan.remove(model, "invariant")
     return model
 
@@ -85,9 +85,9 @@ def is_linear(module: nn.Module) -> bool:
 
 
 class FewRows(plan.StandIn):
-    """Stands in for the forward of a matrix product, and does it for the same number of rows every time.
+    """Replaces the forward of a matrix product; it always multiplies the same number of rows.
 
-    Libraries choose the order of a sum by the number of rows; in one shape it is one order, at every place in it.
+    Libraries choose the order of a sum by the number of rows; with one shape the order is always the same.
     """
 
     plan = "invariant"

@@ -92,7 +92,7 @@ class CpuBlocks(BlockMatrix):
     """Blocks in the packed layout of the CPU kernels, sixteen rows in one stream."""
 
     def __init__(self, packed: packed_layout.Packed) -> None:
-        super().__init__(packed.kind, (packed.rows, packed.columns))
+        super().__init__(packed.format_name, (packed.rows, packed.columns))
         self.packed = packed
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Filters of a distribution: each looks at the logits alone, (B, V) -> (B, V), with one setting or one a row."""
+"""Filters of a distribution: functions of the logits alone, (B, V) -> (B, V), with one setting or one for each row."""
 
 import functools
 import math
@@ -13,12 +13,12 @@ from llamita.sampling.finite import NEVER
 from llamita.sampling.per_row import PerRow, column, is_given, listed, mapped
 from llamita.sampling.token_masks import among
 
-TOP_P_TOKENS = 256  # top-p looks at so many likeliest tokens before it sorts them all
+TOP_P_TOKENS = 256  # top-p first looks at this many of the most probable tokens, and sorts all only if need be
 SORTED_AT_ONCE = 4096  # tokens
-TOP_P_DOUBT = 5e-5  # how far sums of probabilities in fp32 may differ by their order
+TOP_P_DOUBT = 5e-5  # how much fp32 sums of probabilities may differ with their order
 COLD = 1e-8  # below this temperature quotients may be too large for fp32
-OUT = np.float32(-math.inf)  # what NumPy puts where a token is removed
-TOP_H_TOKENS = 100  # the entropy of top-h is that of so many likeliest tokens (transformers' number)
+OUT = np.float32(-math.inf)  # the logit of a removed token, for NumPy
+TOP_H_TOKENS = 100  # top-h takes the entropy of this many most probable tokens (transformers' number)
 
 
 class _Function(Protocol):
@@ -26,10 +26,10 @@ class _Function(Protocol):
 
 
 class Filter:
-    """A filter that leaves the rows alone whose setting is off, bit for bit; all off gives the very same tensor.
+    """A filter that leaves rows whose setting is off unchanged, bit for bit; if all are off it returns the same tensor.
 
-    off: the setting that None stands for. is_on: whether a setting does anything. min_tokens_to_keep: beams need the
-    end tokens and one more.
+    off: the setting that None means. is_on: whether a setting does anything. min_tokens_to_keep: beam search needs
+    the end tokens and one more.
     """
 
     def __init__(self, function: _Function, *, off: float, is_on: Callable[[float], bool]) -> None:
@@ -75,7 +75,7 @@ def scale(logits: Tensor, temperature: PerRow, *, min_tokens_to_keep: int = 1) -
 
 @_filter(off=0, is_on=lambda top_h: top_h > 0)
 def keep_top_h(logits: Tensor, top_h: PerRow, *, min_tokens_to_keep: int = 1) -> Tensor:
-    """Keep the likeliest tokens whose entropy adds up to a share of the whole (arXiv:2509.02510)."""
+    """Keep the most probable tokens whose entropy adds up to a share of the whole (arXiv:2509.02510)."""
     top, order = logits.topk(min(TOP_H_TOKENS, logits.shape[-1]))
     probabilities, entropy = _entropy(top)
     reached = (-probabilities * probabilities.log()).cumsum(-1)
@@ -86,7 +86,7 @@ def keep_top_h(logits: Tensor, top_h: PerRow, *, min_tokens_to_keep: int = 1) ->
 
 @_filter(off=0, is_on=lambda top_k: top_k > 0)
 def keep_top_k(logits: Tensor, top_k: PerRow, *, min_tokens_to_keep: int = 1) -> Tensor:
-    """Remove what is less likely than the k-th likeliest (ties with it stay); 0 keeps everything."""
+    """Keep the k most probable tokens, and those that tie with the k-th; 0 keeps everything."""
     most = logits.shape[-1]
     if isinstance(top_k, int | float):
         count = min(max(int(top_k), min_tokens_to_keep), most)
@@ -102,9 +102,9 @@ def keep_top_k(logits: Tensor, top_k: PerRow, *, min_tokens_to_keep: int = 1) ->
 
 @_filter(off=1.0, is_on=lambda top_p: top_p < 1)
 def keep_top_p(logits: Tensor, top_p: PerRow, *, min_tokens_to_keep: int = 1) -> Tensor:
-    """Keep the smallest set of likeliest tokens whose probability reaches p (arXiv:1904.09751).
+    """Keep the smallest set of most probable tokens whose probability reaches p (arXiv:1904.09751).
 
-    Of equal tokens at the border the sort decides; it runs upwards, as in transformers, whose choice it is.
+    Among equal tokens at the border the sort decides; it is ascending, as in transformers, so that the choice is too.
     """
     rest = column(mapped(top_p, lambda p: 1 - p), logits)
     if _suits_numpy(logits) and (kept := _few_of(logits, rest, min_tokens_to_keep)) is not None:
@@ -114,14 +114,14 @@ def keep_top_p(logits: Tensor, top_p: PerRow, *, min_tokens_to_keep: int = 1) ->
         return logits.masked_fill(logits < least, -math.inf)
     ascending, order = logits.sort()
     removed = ascending.softmax(-1).cumsum(-1) <= rest
-    # The likeliest token alone needs no keeping: behind it stands the whole, which is above any such rest.
+    # The most probable token is safe without this: its sum is the whole mass, which is above any such rest.
     if min_tokens_to_keep > 1 or not (isinstance(rest, float) and rest < 0.999):
         removed[..., -min_tokens_to_keep:] = False
     return logits.masked_fill(removed.scatter(-1, order, removed), -math.inf)
 
 
 def keep_top_k_and_p(logits: Tensor, top_k: int, top_p: float) -> Tensor | None:
-    """What top-k and then top-p make of one row (1, V), at the cost of one; None where they must be asked in turn."""
+    """Apply top-k and then top-p to one row (1, V), at the cost of one filter; None where both must run in turn."""
     most = logits.shape[-1]
     if not _suits_numpy(logits) or top_k >= most or top_k > TOP_P_TOKENS:
         return None
@@ -132,10 +132,10 @@ def keep_top_k_and_p(logits: Tensor, top_k: int, top_p: float) -> Tensor | None:
 
 @_filter(off=0, is_on=lambda min_p: min_p > 0)
 def keep_min_p(logits: Tensor, min_p: PerRow, *, min_tokens_to_keep: int = 1) -> Tensor:
-    """Keep tokens at least min_p times as likely as the likeliest (arXiv:2407.01082)."""
+    """Keep tokens at least min_p times as probable as the most probable one (arXiv:2407.01082)."""
     probabilities = logits.softmax(-1)
     removed = probabilities < column(min_p, logits) * probabilities.amax(-1, keepdim=True)
-    if min_tokens_to_keep == 1:  # the likeliest is never below its own share
+    if min_tokens_to_keep == 1:  # the most probable token is never below its own share
         return logits.masked_fill(removed, -math.inf)
     likeliest = probabilities.topk(min(min_tokens_to_keep, logits.shape[-1])).indices
     return logits.masked_fill(removed.scatter(-1, likeliest, False), -math.inf)
@@ -178,9 +178,9 @@ def exclude_top_choices(
     protected: Tensor,
     generators: Sequence[torch.Generator] | None = None,
 ) -> Tensor:
-    """XTC: with a probability, remove all tokens at least as likely as the threshold but the least likely of them.
+    """XTC: with a probability, remove all tokens that reach the threshold except the least probable of them.
 
-    As in text-generation-webui, whose author's it is: a row that would lose a protected token (the end, a new line;
+    As in text-generation-webui, where XTC comes from, a row that would lose a protected token (the end, a new line;
     ids, (P,)) stays as it is. One number is drawn for each row that is on, from its generator or the global one.
     """
     chances = listed(probability, len(logits))
@@ -200,7 +200,7 @@ def _suits_numpy(logits: Tensor) -> bool:
 
 
 def _few_of(logits: Tensor, rest: float | Tensor, min_tokens_to_keep: int) -> Tensor | None:
-    """What `keep_top_p` makes of one row of which another filter has left few tokens; None for others, and in doubt."""
+    """`keep_top_p` of one row in which another filter has left few tokens; None for other rows, and in doubt."""
     if len(logits) > 1 or not isinstance(rest, float):
         return None
     row = logits.detach().numpy()[0]
@@ -209,14 +209,15 @@ def _few_of(logits: Tensor, rest: float | Tensor, min_tokens_to_keep: int) -> Te
 
 
 def _cut(row: np.ndarray, left: np.ndarray, rest: float, *, min_tokens_to_keep: int) -> Tensor | None:
-    """A row (V,) with nothing but the likeliest of its likeliest tokens `left` (n,), which are sorted: (1, V).
+    """Apply top-p to the logits `left` (n,), a row's largest, and remove all others of the row (V,): (1, V).
 
+    `left` is sorted in place.
     None where rounding would decide, as the sums are not those of the whole row, and where there is nothing to keep.
     """
     left.sort()
     if not len(left) or not np.isfinite(left[-1]):
         return None
-    with np.errstate(over="ignore"):  # what is too far below the likeliest is nothing
+    with np.errstate(over="ignore"):  # a logit far below the largest counts as 0
         sums = np.exp(left - left[-1]).cumsum(dtype=np.float64)
     limit, doubt = rest * sums[-1], TOP_P_DOUBT * sums[-1]
     count = min(int(sums.searchsorted(limit, "right")), len(left) - min_tokens_to_keep)
@@ -229,9 +230,9 @@ def _cut(row: np.ndarray, left: np.ndarray, rest: float, *, min_tokens_to_keep: 
 
 
 def _least_of_sorted(logits: Tensor, rest: float | Tensor, min_tokens_to_keep: int) -> Tensor | None:
-    """The least logit (B, 1) that `keep_top_p` keeps: by the same sums, over numbers that NumPy sorts a lot faster.
+    """The least logit (B, 1) that `keep_top_p` keeps: by the same sums, but with NumPy's sort, which is a lot faster.
 
-    None where equal logits stand at the border, between which the order decides that torch sorts them into.
+    None where equal logits meet at the border: there torch's order of them decides.
     """
     ascending = np.sort(logits.detach().numpy(), axis=-1)
     sums = torch.from_numpy(ascending).softmax(-1).cumsum(-1).numpy()
@@ -246,8 +247,8 @@ def _least_of_sorted(logits: Tensor, rest: float | Tensor, min_tokens_to_keep: i
 def _least_of_top(logits: Tensor, rest: float | Tensor, min_tokens_to_keep: int) -> Tensor | None:
     """The least logit (B, 1) that `keep_top_p` keeps, without its sort of the whole vocabulary.
 
-    None where the likeliest tokens do not tell: the share is not among them, or a tie or rounding would decide; and
-    for a small vocabulary, which is sorted faster than looked into.
+    None where the most probable tokens do not decide it: they do not reach the share, or a tie or rounding decides.
+    None too for a small vocabulary, where the sort is faster.
     """
     if logits.shape[-1] <= SORTED_AT_ONCE:
         return None
@@ -280,5 +281,5 @@ def _entropy(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _is_behind(logits: Tensor, count: int) -> Tensor:
-    """Which tokens are less likely than the first `count`."""
+    """Which tokens are less probable than the first `count`."""
     return logits < logits.topk(min(count, logits.shape[-1])).values[..., -1:]

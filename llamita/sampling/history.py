@@ -14,9 +14,9 @@ NO_TOKEN = -1  # fills columns without text of the row: padding, or the other of
 class History:
     """The rows of a batch so far, prompt and new tokens, all ending in the last column.
 
-    input_ids: (B, T) as the model read them. prompt_length: columns of the prompt, padding included, which is how
-    transformers counts lengths. first: the column (B,) in which each row begins, None where there is no padding.
-    written: how many tokens of each row the model wrote; None is all behind the prompt, a list is for ragged rows.
+    input_ids: (B, T) as the model read them. prompt_length: columns of the prompt, padding included, as transformers
+    counts lengths. first: the column (B,) in which each row begins, None where there is no padding.
+    written: how many tokens of each row the model wrote, for ragged rows; None means all columns after the prompt.
     """
 
     input_ids: Tensor

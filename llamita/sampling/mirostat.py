@@ -52,7 +52,7 @@ class Mirostat:
         return torch.stack([limit.mu for limit in self.limits if limit.mu is not None])
 
     def __call__(self, logits: Tensor, history: History | None = None) -> Tensor:
-        """Remove tokens above the limit of surprise; the likeliest always stays. The history is not read."""
+        """Remove tokens above the limit of surprise; the most probable always stays. The history is not read."""
         return keep_unsurprising(logits, self.mu)
 
     def observe(self, logits: Tensor, tokens: Tensor) -> None:
@@ -63,7 +63,7 @@ class Mirostat:
 
 
 def keep_unsurprising(logits: Tensor, limit: Tensor) -> Tensor:
-    """Remove tokens of more than `limit` (B,) bits of surprise; the likeliest always stays."""
+    """Remove tokens of more than `limit` (B,) bits of surprise; the most probable always stays."""
     removed = -logits.log_softmax(-1) / math.log(2) > limit[:, None]
     return logits.masked_fill(removed.scatter(-1, logits.argmax(-1, keepdim=True), False), -math.inf)
 

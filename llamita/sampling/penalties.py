@@ -23,7 +23,7 @@ def penalise_repetition(logits: Tensor, text: Tensor, penalty: PerRow) -> Tensor
 
 
 def favour_prompt(logits: Tensor, prompt: Tensor, penalty: PerRow) -> Tensor:
-    """The repetition penalty's opposite: above 1 it makes tokens of the prompt likelier (against hallucination)."""
+    """The repetition penalty's opposite: above 1 it raises tokens of the prompt (against hallucination)."""
     return penalise_repetition(logits, prompt, mapped(penalty, lambda one: 1 / one))
 
 
@@ -136,7 +136,7 @@ def _counted(text: Tensor, logits: Tensor) -> Tensor:
 
 
 def _completions(logits: Tensor, text: Tensor, source: Tensor, size: int) -> Tensor:
-    """Which tokens (B, V) complete an n-gram of the source behind the last size - 1 tokens of the text."""
+    """Which tokens (B, V), after the last size - 1 tokens of the text, complete an n-gram of the source."""
     rows, vocabulary = logits.shape
     removed = logits.new_zeros(rows, vocabulary + 1, dtype=torch.bool)
     if source.shape[1] >= size and text.shape[1] >= size - 1:

@@ -195,7 +195,7 @@ def _begin_suppress(rows: BatchSettings) -> Step:
     tokens, is_forced = rows.ids(rows.settings.begin_suppress_tokens), rows.settings.forced_bos_token_id is not None
 
     def step(logits: Tensor, history: History) -> Tensor:
-        begin = 1 if is_forced and history.prompt_length <= 1 else 0  # behind a forced first token
+        begin = 1 if is_forced and history.prompt_length <= 1 else 0  # 1: after a forced first token
         return token_masks.ban(logits, tokens, [count == begin for count in history.written_counts])
 
     return step

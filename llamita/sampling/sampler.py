@@ -1,4 +1,4 @@
-"""From logits to tokens: apply the logits processors, then take the likeliest token or draw one."""
+"""From logits to tokens: apply the logits processors, then take the most probable token or draw one."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Choosing tokens for some rows of a batch and not for others, as speculation needs."""
+"""Choose tokens for some rows of a batch and not for others, as speculative decoding needs."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from llamita.sampling.sampler import pick
 
 
 class TokenSelector:
-    """Chooses tokens: processes the logits, then takes the likeliest token or draws one.
+    """Chooses tokens: processes the logits, then takes the most probable token or draws one.
 
     process: (logits (B, V), history) -> (B, V), a function of these alone; None changes nothing. greedy: for all rows
     or for each. generators: one a row, or None for torch's global one.
@@ -33,7 +33,7 @@ class TokenSelector:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it takes the likeliest token of unprocessed logits."""
+        """Whether it takes the most probable token of unprocessed logits."""
         return self.is_greedy and self.process is None
 
     def scores(self, logits: Tensor, history: History | None) -> Tensor:

@@ -1,8 +1,8 @@
-"""A watermark in the choice of words, and its detector (Kirchenbauer et al., arXiv:2301.10226, arXiv:2306.04634).
+"""A watermark in the choice of tokens, and its detector (Kirchenbauer et al., arXiv:2301.10226, arXiv:2306.04634).
 
-The tokens before a place say which part of the vocabulary is green there; writing prefers green tokens, and a text
-with too many of them to be chance was written so. The lists are transformers', made by the random generator of the
-device: detect on the kind of device that wrote.
+The tokens before a position decide which part of the vocabulary is green there. Sampling prefers green tokens, and a
+text with more of them than chance explains has the watermark. The green lists are transformers', made by the device's
+random generator: detect on the same kind of device that wrote the text.
 """
 
 import math
@@ -18,16 +18,16 @@ from torch import Tensor
 from llamita.errors import UsageError
 
 TABLE = 1_000_003  # entries of the table that hashes tokens for "selfhash"
-MOST = 1e15  # a larger bias is as good as this one
-CANDIDATES = 40  # likeliest tokens that "selfhash" tries
+MOST = 1e15  # a larger bias makes no difference
+CANDIDATES = 40  # "selfhash" tries this many of the most probable tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class WatermarkingConfig:
-    """How to mark, by transformers' names and with its defaults.
+    """Settings of the watermark, by transformers' names and with its defaults.
 
-    greenlist_ratio: the green share of the vocabulary. bias: what green logits gain. seeding_scheme: "lefthash" lets
-    the last token choose the list, "selfhash" the token itself and the `context_width` - 1 before it.
+    greenlist_ratio: the green share of the vocabulary. bias: added to green logits. seeding_scheme: what chooses the
+    list; "lefthash" is the last token, "selfhash" the token itself and the `context_width` - 1 before it.
     """
 
     greenlist_ratio: float = 0.25
@@ -53,7 +53,7 @@ class WatermarkingConfig:
 
 
 class Watermark:
-    """Marks: adds the bias to the green logits of every row."""
+    """Adds the bias to the green logits of every row."""
 
     def __init__(self, config: WatermarkingConfig, device: torch.device | str = "cpu") -> None:
         self.config = config
@@ -61,7 +61,7 @@ class Watermark:
         self._generator = torch.Generator(device=device)
 
     def __call__(self, logits: Tensor, text: Tensor) -> Tensor:
-        """Mark logits (B, V) behind a text (B, T); rows with less text than the context stay as they are."""
+        """Mark the logits (B, V) after a text (B, T); rows shorter than the context stay as they are."""
         marked = logits.clone()
         for row, ids in enumerate(text):
             context = ids[-self.config.context_width :]
@@ -71,7 +71,7 @@ class Watermark:
         return marked
 
     def green(self, context: Tensor, vocabulary: int) -> Tensor:
-        """The green tokens behind the last `context_width` tokens; with "selfhash" the last is the candidate itself."""
+        """The green tokens after a context of `context_width` tokens; with "selfhash" its last is the candidate."""
         # The remainder is transformers', one short of 64 bits.
         self._generator.manual_seed(self._seed(context) % (2**64 - 1))
         order = torch.randperm(vocabulary, generator=self._generator, device=self.device)
@@ -99,9 +99,9 @@ class Watermark:
 
 @dataclass(frozen=True, eq=False)
 class Detection:
-    """What was found in texts: numbers of scored and of green tokens, and how unlikely so many are by chance; all (B,).
+    """The result of the detector: counts of scored and of green tokens, and how improbable these are; all (B,).
 
-    z_score: standard deviations above the expected count. p_value: the chance of at least that.
+    z_score: standard deviations above the expected count. p_value: the probability of at least this count by chance.
     """
 
     num_tokens_scored: Tensor

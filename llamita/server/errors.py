@@ -88,7 +88,7 @@ def failure_of(error: BaseException, request_id: str = "") -> Failure:
 
 
 def is_unforeseen(error: BaseException) -> bool:
-    """Whether an error is a defect of ours, whose traceback the log should have."""
+    """Whether an error is a defect of llamita, whose traceback the log should have."""
     known = (RequestError, ValidationError, HTTPException, ClientDisconnect, ClientGoneError, *KINDS)
     return not isinstance(error, known)
 

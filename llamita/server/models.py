@@ -54,7 +54,7 @@ class ServedModel:
         return self.texts.context_length * max((len(piece) for piece in pieces if piece), default=1)
 
     def admit(self, count: int) -> None:
-        """Take on so many texts. Raises OverloadedError and ClosedError, before any work is done for them."""
+        """Admit `count` texts. Raises OverloadedError and ClosedError, before any work is done for them."""
         if self.is_draining or not self.engine.is_alive:
             raise ClosedError("the server is shutting down or its engine has failed: ask another one, or later")
         if self.in_flight + count > self.capacity:
@@ -79,7 +79,7 @@ class ServedModel:
         return future.result()
 
     def cache_use(self, handle: RequestHandle) -> str:
-        """How much of a prompt was cached, and the first token that was not, beside the one that was there."""
+        """How much of a prompt was cached, and the first token that was not, compared with the cached one."""
         cached, prompt, texts = handle.metrics.cached_tokens, handle.prompt_token_ids, self.texts.tables.texts
         found = f"{cached} of {len(prompt)} tokens of the prompt were cached"
         if (other := handle.metrics.cached_instead) is None or cached >= len(prompt):

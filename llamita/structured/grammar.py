@@ -1,4 +1,4 @@
-"""Text that must be of a form: a JSON schema, a regular expression, a Lark grammar, or one of some choices."""
+"""Structured output: text that matches a JSON schema, a regular expression, a Lark grammar, or one of some choices."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 LARGEST = 100_000  # characters of a grammar
 IMPOSSIBLE = "no text can have this form"
-# A model may otherwise write blanks without end: one between parts, or a line break with its indentation.
+# Whitespace between the parts of JSON is at most this; otherwise a model may write blanks without end.
 BLANK = r"(\x20|\n\x20{0,16})?"
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """A form that a text may have, in llguidance's words; made by the functions below, which try it first."""
+    """A grammar in llguidance's format. The functions below make it, and compile it once to check it."""
 
     source: str
 
 
 def json_schema(schema: Mapping[str, Any] | str) -> Grammar:
-    """JSON that a schema allows: a dictionary, or JSON text of one."""
+    """A grammar of the JSON texts that match a schema, which is a dictionary or its JSON text."""
     from llguidance import LLMatcher
 
     text = schema_text(schema)
@@ -44,33 +44,36 @@ def json_schema(schema: Mapping[str, Any] | str) -> Grammar:
 
 
 def regex(pattern: str) -> Grammar:
-    """Text that a regular expression matches whole, in Rust's syntax: no look-around, no backreferences."""
+    """A grammar of the texts that a regular expression fully matches.
+
+    pattern: in Rust's syntax, which has no look-around and no backreferences.
+    """
     from llguidance import LLMatcher
 
     return Grammar(validate(LLMatcher.grammar_from_regex(_bounded("regex", pattern))))
 
 
 def lark(grammar: str) -> Grammar:
-    """Text of a context-free grammar in llguidance's kind of Lark; `start` is its first rule."""
+    """A context-free grammar in llguidance's dialect of Lark; `start` is its first rule."""
     from llguidance import LLMatcher
 
     return Grammar(validate(LLMatcher.grammar_from_lark(_bounded("grammar", grammar))))
 
 
 def choice(texts: Sequence[str]) -> Grammar:
-    """One of these texts."""
+    """A grammar of exactly these texts."""
     if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text for text in texts):
         raise UsageError("a choice is a list of texts: give at least one, and none that is empty")
     return lark("start: CHOICE\nCHOICE: " + " | ".join(quoted(text) for text in texts))
 
 
 def quoted(text: str) -> str:
-    """A text as Lark writes it."""
+    """A text as a Lark string literal."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def schema_text(schema: Mapping[str, Any] | str) -> str:
-    """A schema as JSON text; raises UsageError for what is none."""
+    """A schema as JSON text; raises UsageError if it is not one."""
     try:
         parsed = json.loads(_bounded("JSON schema", schema)) if isinstance(schema, str) else schema
         if not isinstance(parsed, Mapping):
@@ -88,9 +91,9 @@ def schema_text(schema: Mapping[str, Any] | str) -> str:
 
 
 class Vocabulary:
-    """A tokenizer as llguidance reads it. Takes up to a second for 128 k tokens: make it once for a model.
+    """A tokenizer in llguidance's form. It takes up to a second for 128 k tokens: make it once for a model.
 
-    eos_token_ids: what may end a text; the tokenizer's own by default. Raises UsageError where there is none.
+    eos_token_ids: tokens that may end a text; the tokenizer's own by default. Raises UsageError if there are none.
     """
 
     def __init__(self, tokenizer: Tokenizer, eos_token_ids: Sequence[int] | None = None) -> None:
@@ -108,14 +111,14 @@ class Vocabulary:
 
 
 class Rule(Protocol):
-    """What one row may write next: by the form it must have (`Constraint`), or by what it begins with (`Healing`)."""
+    """Which tokens one row may write next: by a grammar (`Constraint`), or by the text it begins with (`Healing`)."""
 
     def mask(self, size: int) -> Tensor | None:
-        """Which of so many ids may come next, bool (size,); None for any."""
+        """Which of the first `size` ids may come next, bool (size,); None for all."""
         ...
 
     def accept(self, token_id: int) -> None:
-        """Go on by a token."""
+        """Advance by one token."""
         ...
 
     def fork(self) -> Self:
@@ -124,10 +127,10 @@ class Rule(Protocol):
 
 
 class Constraint:
-    """What one row may write next, and whether it has written all of it.
+    """The grammar state of one row: which tokens may come next, and whether the text is complete.
 
-    Raises UsageError for a grammar that is wrong, too large or allows no text. Rows of one grammar: `fork` the first.
-    error: set when the row went beyond llguidance's limits on the way; it may then only end.
+    Raises UsageError for a grammar that is wrong, too large or allows no text. For several rows of one grammar, `fork`
+    the first. error: the reason why llguidance gave up, such as its limits; then only an end token is allowed.
     """
 
     def __init__(self, grammar: Grammar, vocabulary: Vocabulary) -> None:
@@ -145,16 +148,16 @@ class Constraint:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the text could end here: it is of the form."""
+        """Whether the text matches the grammar, so that it may end here."""
         return self.error is None and self._matcher.is_accepting()
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing but an end token may follow."""
+        """Whether only an end token may follow."""
         return self._is_ended or self.error is not None or self._matcher.is_stopped()
 
     def allowed(self) -> bytes:
-        """The ids that may come next, a bit each, the lowest first; of a finished row the end tokens."""
+        """The ids that may come next, one bit each, the lowest id first; for a finished row the end tokens."""
         if not self.is_finished:
             bits = self._matcher.compute_bitmask()
             self._look()
@@ -164,11 +167,11 @@ class Constraint:
         return ends.to_bytes((self.vocabulary.size + 31) // 32 * 4, "little")
 
     def mask(self, size: int) -> Tensor:
-        """The same as bool (size,); ids beyond the vocabulary are no text."""
+        """The same as bool (size,); ids beyond the vocabulary are False."""
         return _unpacked(self.allowed(), size)
 
     def accept(self, token_id: int) -> None:
-        """Go on by a token; what follows an end is padding and does not count. One not allowed is the row's error."""
+        """Advance by one token. Tokens after an end token are padding and ignored; one not allowed sets `error`."""
         if self._is_ended or self.error is not None:
             return
         if token_id in self.vocabulary.eos_token_ids and self._matcher.is_accepting():
@@ -178,7 +181,7 @@ class Constraint:
             self._look()
 
     def fits(self, token_ids: Sequence[int]) -> int:
-        """How many first tokens of a draft are allowed one after another; nothing changes."""
+        """How many of the first tokens of a draft are allowed, each after those before it. The state stays as it is."""
         return 0 if self.is_finished else self._matcher.validate_tokens(list(token_ids))
 
     def fork(self) -> "Constraint":
@@ -196,7 +199,7 @@ class Constraint:
 
 
 class Constraints:
-    """The rules of a batch, None for a row that is free; a `StatefulProcessor` of the sampler."""
+    """The rules of a batch, None for a row without one; a `StatefulProcessor` of the sampler."""
 
     def __init__(self, rows: Sequence[Rule | None]) -> None:
         self.rows = list(rows)
@@ -211,7 +214,7 @@ class Constraints:
         return logits.masked_fill(~allowed.to(logits.device), -torch.inf)
 
     def append(self, step: Tensor) -> None:
-        """Take the tokens (B,) of a step."""
+        """Advance every row by its token of a step (B,)."""
         for rule, token_id in zip(self.rows, step.tolist(), strict=True):
             if rule is not None:
                 rule.accept(token_id)
@@ -227,7 +230,7 @@ class Constraints:
 
 
 def _unpacked(bits: bytes, size: int) -> Tensor:
-    """Bits, the lowest of each byte first, as bool (size,); ids behind the last are False."""
+    """Bits, the lowest of each byte first, as bool (size,); ids after the last bit are False."""
     flags = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=size, bitorder="little")
     return torch.from_numpy(flags).bool()
 
@@ -239,7 +242,7 @@ def _bounded(what: str, text: str) -> str:
 
 
 def _sentence(error: str) -> str:
-    """The first line of llguidance's message that says something, without its state."""
+    """The line of llguidance's message that gives the reason, without the parser state."""
     if error.startswith("NoExtension"):  # its name for a dead end
         return IMPOSSIBLE
     lines = [line.strip() for line in error.splitlines() if line.strip()]

@@ -1,7 +1,7 @@
 """Token healing: a prompt that ends inside a token is cut back to the start of that token.
 
-"http:" ends with the token ":", though the model has only ever seen "http" go on with "://". The last tokens are
-dropped, and the first new tokens must spell the dropped text, possibly as the start of a longer token.
+"http:" ends with the token ":", but in the model's training text "http" is followed by the token "://". So the last
+tokens are dropped, and the first new tokens must spell the dropped text, possibly as the start of a longer token.
 """
 
 from bisect import bisect_left
@@ -72,7 +72,7 @@ class Healing:
         return mask
 
     def mask(self, size: int) -> Tensor | None:
-        """The same of so many ids, bool (size,)."""
+        """`allowed` for the first `size` ids, bool (size,)."""
         allowed = self.allowed
         return None if allowed is None else torch.nn.functional.pad(allowed, (0, size - len(allowed)))
 

@@ -1,4 +1,4 @@
-"""Calls of functions in what a model writes: read from text, and forced to be valid by a grammar."""
+"""Tool calls: read them from a model's answer, and make a grammar that allows only valid ones."""
 
 import ast
 import json
@@ -17,23 +17,23 @@ LONGEST = 100_000  # characters of one text with calls
 PYTHON_TAG = "<|python_tag|>"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _TAGGED = re.compile(r"<function=([^>\s]{1,64})>")
-_NAMES = {"true": True, "false": False, "null": None}  # as models that think in JSON write them
+_NAMES = {"true": True, "false": False, "null": None}  # models write JSON's constants in pythonic calls too
 
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A function to call, and its arguments by name."""
+    """The name of a function to call, and its arguments by name."""
 
     name: str
     arguments: dict[str, Any]
 
 
 def parse(text: str, names: Sequence[str] | None = None) -> list[ToolCall]:
-    """The calls in an answer, in order; none where it is plain text, or a call is damaged or names no known tool.
+    """The tool calls of an answer, in order; an empty list for plain text, a damaged call, or an unknown tool.
 
-    Formats, told apart by their first letters: Llama 3's `{"name": "f", "parameters": {...}}`, several divided by
-    `;` or a line break; `<function=f>{...}</function>` anywhere in the text; pythonic `[f(a=1), g(b="x")]`.
-    names: the tools there are; any, when absent.
+    The first character decides the format: `{` for Llama 3's `{"name": "f", "parameters": {...}}`, with `;` or a line
+    break between several; `[` for pythonic `[f(a=1), g(b="x")]`; otherwise `<function=f>{...}</function>` anywhere in
+    the text. names: the known tools; None allows any name.
     """
     text = text.strip().removeprefix(PYTHON_TAG).strip()
     if len(text) > LONGEST:
@@ -66,7 +66,7 @@ def _tagged(text: str) -> Iterator[ToolCall]:
 
 def _pythonic(text: str) -> Iterator[ToolCall]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the model's odd escapes are not the user's concern
+        warnings.simplefilter("ignore")  # Python warns of invalid escapes, which are the model's, not the user's
         tree = ast.parse(text, mode="eval").body
     for call in tree.elts if isinstance(tree, ast.List) else [tree]:
         if not isinstance(call, ast.Call) or call.args:
@@ -75,7 +75,7 @@ def _pythonic(text: str) -> Iterator[ToolCall]:
         if None in names or len(set(names)) < len(names):
             raise ValueError("an argument has no name, or one that is taken")
         arguments = {str(word.arg): ast.literal_eval(_Literal().visit(word.value)) for word in call.keywords}
-        json.dumps(arguments)  # sets, bytes and the like are no arguments
+        json.dumps(arguments)  # raises TypeError for values that JSON has not, such as sets and bytes
         name = ast.unparse(call.func)
         if not _is_python(name):
             raise ValueError("a call of what is no name")
@@ -83,7 +83,7 @@ def _pythonic(text: str) -> Iterator[ToolCall]:
 
 
 class _Literal(ast.NodeTransformer):
-    """JSON's true, false and null as Python's."""
+    """Replaces JSON's true, false and null by Python's constants."""
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
         return ast.Constant(_NAMES[node.id])
@@ -102,11 +102,11 @@ READERS: Mapping[str, Callable[[str], Iterator[ToolCall]]] = {"{": _json, "[": _
 
 
 def grammar(tools: Sequence[Tool], *, style: str = "json") -> Grammar:
-    """A grammar of a valid call of one of the tools: `Constraint(grammar(tools), vocabulary)`.
+    """A grammar that allows exactly the valid calls of these tools: `Constraint(grammar(tools), vocabulary)`.
 
-    tools: as templates get them, {"type": "function", "function": {...}} or the inner object alone: name, parameters.
-    style: "json" (Llama 3), "tag" (<function=f>) or "pythonic", which may call several at once.
-    Raises UsageError for an unknown style, no tools, or one without a proper name.
+    tools: as chat templates get them, {"type": "function", "function": {...}}, or the inner object alone, with name
+    and parameters. style: "json" (Llama 3), "tag" (<function=f>) or "pythonic", which allows several calls at once.
+    Raises UsageError for an unknown style, an empty list, or a tool without a proper name.
     """
     if style not in STYLES:
         raise UsageError(f"tool-call style {style!r} is unknown: use {', '.join(STYLES)}")
@@ -130,9 +130,9 @@ def _tag_rule(rule: str, function: Tool) -> str:
 
 
 def _pythonic_rule(rule: str, function: Tool) -> str:
-    """Named arguments in the schema's order, the optional ones there or not.
+    """A call with named arguments in the schema's order; optional ones may be left out.
 
-    Rule `a` of an argument goes on where nothing was written yet, rule `b` behind a comma.
+    Two rules for each argument: `a` if no argument was written before it, `b` if one was, so that a comma comes first.
     """
     _check_python(_name(function))
     schema = json.loads(_parameters(function))
@@ -172,7 +172,7 @@ def _name(function: Tool) -> str:
 
 
 def _parameters(function: Tool) -> str:
-    """The schema of the arguments: an object of none but those named, unless it says otherwise."""
+    """The schema of the arguments: it allows no others than those named, unless it says so itself."""
     schema = function.get("parameters") or {"properties": {}}
     if not isinstance(schema, Mapping) or not isinstance(schema.get("properties", {}), Mapping):
         raise UsageError(f"the parameters of tool {_name(function)!r} are no JSON schema of an object")

@@ -148,7 +148,7 @@ def _format(tokenizer: Tokenizer) -> chat_formats.Format:
 
 
 def _marked(message: Message, mark: str) -> dict[str, Any]:
-    """The message with a mark behind its text, or behind the last of its texts."""
+    """The message with a mark after its text, or after the last of its texts."""
     content = message.get("content")
     if isinstance(content, str):
         return {**message, "content": content + mark}
@@ -161,7 +161,7 @@ def _marked(message: Message, mark: str) -> dict[str, Any]:
 
 
 def _cut(text: str, mark: str) -> str:
-    """The text up to the mark; where the template trimmed the space behind it, trimmed there too, as transformers."""
+    """The text before the mark. Without the space after the mark, the template trims: so does this, as transformers."""
     head, found, tail = text.rpartition(mark)
     if not found:
         raise UsageError("the chat template leaves the last message out: it cannot be continued")

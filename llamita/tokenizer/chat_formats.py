@@ -92,13 +92,13 @@ def _llama_3_1(dialogue: Dialogue, controls: Mapping[str, int]) -> Iterator[Part
     yield from _turn("system", preamble + instructions, controls)
     if tools and asked_in_user:
         if not messages or messages[0]["role"] != "user":
-            raise UsageError("tools are told with the first question: begin with a message of role user")
+            raise UsageError("tools are listed in the first question: begin with a message of role user")
         yield from _turn("user", TOOLS_HEADING + CALL_FORM + listed + text_of(messages.pop(0)).strip(), controls)
     yield from _turns(dialogue, messages, controls)
 
 
 def _preamble(dialogue: Dialogue) -> str:
-    """What stands above the instructions: the tools that the model was trained with, and two dates."""
+    """The lines above the instructions: the built-in tools, and two dates."""
     builtin = dialogue.variables.get("builtin_tools")
     environment = "Environment: ipython\n" if dialogue.tools or builtin is not None else ""
     if builtin is not None:
@@ -135,7 +135,7 @@ def _turn(
 
 
 def _call(calls: Any, builtin: Sequence[str], controls: Mapping[str, int]) -> Iterator[Part]:
-    """A call as the model writes it: JSON, or Python behind its own control token for a tool that is built in."""
+    """A call as the model writes it: JSON; for a built-in tool a control token and Python."""
     try:
         (call,) = (entry["function"] for entry in calls)
         name, arguments = str(call["name"]), call.get("arguments", {})

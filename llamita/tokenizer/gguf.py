@@ -176,7 +176,7 @@ def _sentence_piece(facts: _Facts) -> dict[str, Any]:
 
 
 def _spaces(facts: _Facts) -> dict[str, Any]:
-    """Spaces become U+2581, with one more where a text begins: behind every control token, or at the start alone."""
+    """Spaces become U+2581. One more is added where a text begins: after every control token, or only at the start."""
     if facts.adds_space and facts.prepends == "first":
         scheme = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
         return {"normalizer": None, "pre_tokenizer": scheme}

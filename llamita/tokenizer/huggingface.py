@@ -1,4 +1,4 @@
-"""A tokenizer.json at work: the `tokenizers` library behind the package's protocol."""
+"""The tokenizer of a tokenizer.json: the `tokenizers` library under this package's protocol."""
 
 import json
 import secrets
@@ -126,9 +126,9 @@ class HuggingFaceTokenizer:
 
 
 def readable(tokenizer: Any) -> Any:
-    """A tokenizer of ours as it is, and transformers' fast one, or one of `tokenizers`, as ours; None stays None.
+    """Any tokenizer under our protocol: transformers' fast ones and those of `tokenizers` are wrapped; None stays None.
 
-    Raises UsageError for what has no such tokenizer in it.
+    Raises UsageError for any other object.
     """
     if tokenizer is None or (hasattr(tokenizer, "id_to_token") and hasattr(tokenizer, "special_ids")):
         return tokenizer

@@ -9,7 +9,10 @@ from collections.abc import Iterator, Mapping
 from tests.architecture.source import Function, Module
 
 # Folders whose names are clean of the words below.
-FOLDERS = frozenset({"bench", "cache", "cli", "context", "generation", "quant", "sampling", "structured", "tokenizer"})
+FOLDERS = frozenset({
+    "attention", "bench", "bridge", "cache", "checkpoint", "cli", "context", "files", "generation", "model", "quant",
+    "sampling", "structured", "tokenizer",
+})  # fmt: skip
 
 # Part of a name -> what to say instead.
 WORDS: Mapping[str, str] = {
@@ -39,7 +42,7 @@ WORDS_OF: Mapping[str, Mapping[str, str]] = {
     "quant": {"form": "format_name or block_format"},
     "bench": {"form": "format"},
 }
-# Word of a docstring, comment or message -> what to say instead, in the folders of PLAIN.
+# Word of a docstring, comment or message -> what to say instead.
 PROSE: Mapping[str, str] = {
     "beside": "with, next to or compared with",
     "behind": "after",
@@ -51,7 +54,6 @@ PROSE: Mapping[str, str] = {
     "so many": "the number, by its name",
     "of ours": "our",
 }
-PLAIN = frozenset({"bench", "quant"})
 # What holds prose: comments and strings, which Python 3.12 and later cut at the fields of an f-string.
 TEXT = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
 # Whole name of a class or module -> what it is called now.
@@ -113,13 +115,16 @@ def retired(
     return complaints
 
 
-def unplain(modules: list[Module], prose: Mapping[str, str] = PROSE, folders: frozenset[str] = PLAIN) -> list[str]:
-    """Docstrings, comments and messages that have a retired word."""
-    pattern = re.compile(rf"\b({'|'.join(prose)})\b", re.IGNORECASE)
+def unplain(modules: list[Module], prose: Mapping[str, str] = PROSE) -> list[str]:
+    """Docstrings, comments and messages that have a retired word.
+
+    A part of a flag, as in --beside-load, and a name in backticks are no prose.
+    """
+    words = "|".join(prose).replace(" ", r"\s+")
+    pattern = re.compile(rf"(?<![\w`-])({words})(?![\w`-])", re.IGNORECASE)
     return [
-        f"{module.name}:{token.start[0]} {found[0]}: say {prose[found[0].lower()]}"
+        f"{module.name}:{token.start[0]} {found[0]}: say {prose[' '.join(found[0].lower().split())]}"
         for module in modules
-        if module.room in folders
         for token in tokenize.generate_tokens(io.StringIO(module.text).readline)
         if token.type in TEXT and (found := pattern.search(token.string))
     ]

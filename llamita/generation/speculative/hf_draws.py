@@ -1,7 +1,8 @@
-"""Compatibility: one text that is guessed ahead and drawn without a seed repeats transformers' random numbers.
+"""Speculative decoding that repeats transformers' random numbers, for one sampled text without a `seed`.
 
-Under the same torch.manual_seed the text is that of transformers' assisted generation (5.23), whose random numbers
-depend on every guess, accepted or not. So guesses are made here as there, whatever they are worth.
+The same torch.manual_seed gives the same text as transformers' assisted generation (5.23). Its random numbers depend
+on every guess, accepted or not. So the proposers here make exactly transformers' guesses, even those that a better
+proposer would leave out.
 """
 
 from collections.abc import Collection, Iterator
@@ -30,15 +31,15 @@ from llamita.sampling.finite import multinomial
 from llamita.sampling.history import History, LogitsProcessor
 from llamita.sampling.sampler import LogitsProcessorList
 
-REREAD = 2  # tokens that transformers' draft model reads at the start of a round, whether it knows them or not
+REREAD = 2  # tokens that transformers' draft model reads again at the start of a round, though they are in its cache
 
 
 class HFProposer(Protocol):
-    """Guesses how one text goes on; see `drafts.Proposer`."""
+    """Proposes drafts for one text; the counterpart of `proposers.Proposer`."""
 
     @property
     def vocab_size(self) -> int | None:
-        """How many tokens it knows; None where it takes them from the text."""
+        """The size of its vocabulary; None if drafts come from the text."""
         ...
 
     @property
@@ -47,16 +48,16 @@ class HFProposer(Protocol):
         ...
 
     def propose(self, text: RaggedBatch, most: int) -> Drafts:
-        """Guess, where `most` guesses at most can be of use."""
+        """Propose drafts; at most `most` of them can be accepted."""
         ...
 
 
 class HFDraftProposer:
-    """A draft model, or the model's first layers, that draws its guesses as the target would.
+    """A draft model, or the model's first layers, samples a chain of drafts with the target's settings.
 
-    It stops behind an end token, and behind a token of its own that is less likely than `proposer.confidence`. Padding
-    tokens that were written are hidden from it (they are not from the target), where the prompt has no padding; None
-    hides none.
+    The chain ends after an end token, and after a draft of lower probability than `proposer.confidence`.
+    padding: the padding token. Where the prompt has no padding, transformers hides written tokens of this id from the
+    draft model, but not from the target; so do we. None hides none.
     """
 
     def __init__(
@@ -71,13 +72,13 @@ class HFDraftProposer:
         self._process = process
         self._ends = frozenset(ends)
         self._padding = None if padding in self._ends else padding
-        # Of an early exit too: hidden tokens leave other keys than the target's.
+        # Not the target's cache, even for an early exit: with hidden tokens the keys differ from the target's.
         self._cache = _new_cache(proposer.model)
         self.vocab_size = proposer.vocab_size
         self.caches: list[DynamicCache] = [self._cache]
 
     def propose(self, text: RaggedBatch, most: int) -> Drafts:
-        """A chain of drawn guesses, with what they were drawn from."""
+        """A chain of drawn drafts, with the distributions they were drawn from."""
         self._cache.crop(min(self._cache.length, max(text.width - REREAD, 0)))
         new, shown, history = text.tokens[:, self._cache.length :], self._shown(text), text.history()
         drawn: list[Tensor] = []
@@ -94,11 +95,11 @@ class HFDraftProposer:
         return _chain(drawn, text, drawn_from)
 
     def _shown(self, text: RaggedBatch) -> Tensor:
-        """Which tokens of the text (1, S) are shown: bool."""
+        """Which tokens of the text the draft model sees: (1, S) bool."""
         return text.tokens != self._padding if self._padding is not None and bool(text.real.all()) else text.real
 
     def _read(self, new: Tensor, shown: Tensor, real: Tensor) -> Tensor:
-        """Logits (1, V) behind new tokens, whose positions count the hidden ones before them."""
+        """Logits (1, V) after new tokens; their positions count the hidden tokens before them."""
         start = self._cache.length
         counted = torch.arange(start, start + new.shape[1], device=new.device)[None]
         positions = None if torch.equal(shown[:, : real.shape[1]], real) else counted
@@ -109,10 +110,11 @@ class HFDraftProposer:
 
 
 class HFLookupProposer:
-    """Guesses what followed the last tokens where they first stood in the text; where they did not, fewer of them.
+    """Prompt lookup: the drafts are the tokens after the first earlier occurrence of the text's last tokens.
 
-    A guess goes as far as the process forbids none of it, and not to an end token; past the end of what may be
-    written it may go. vocabulary: how many tokens the model knows.
+    If the last n tokens do not occur earlier, it looks for the last n - 1, and so on. The drafts end before a token
+    that the logits processors forbid, and before an end token. There may be more drafts than tokens left to write, as
+    in transformers. vocabulary: the model's vocabulary size.
     """
 
     def __init__(
@@ -122,12 +124,12 @@ class HFLookupProposer:
         self._process, self._vocabulary = process, vocabulary
         self._ends = frozenset(ends)
         self.vocab_size, self.caches = proposer.vocab_size, proposer.caches
-        # What a chain of filters forbids is always the same; None where it must be asked at every token.
+        # Filters that do not read the text always forbid the same tokens: their result is computed once, by device.
         is_fixed = isinstance(process, LogitsProcessorList) and not process.reads_text
         self._fixed: dict[torch.device, Tensor] | None = {} if is_fixed else None
 
     def propose(self, text: RaggedBatch, most: int) -> Drafts:
-        """The first continuation of which anything is allowed, up to an end token."""
+        """The first continuation whose first token is allowed, up to an end token."""
         if most > 0:
             history = text.history()
             for follows in continuations(text.row(0), self._proposer.length, ngram=self._proposer.ngram):
@@ -141,7 +143,7 @@ class HFLookupProposer:
         return [token.view(1, 1) for token in guess[:end]]
 
     def _allowed(self, guess: Tensor, history: History) -> Tensor:
-        """The guess (M,) up to a token that the process forbids, even where all logits are the same."""
+        """The drafts (M,) before the first one that the logits processors forbid, given equal logits."""
         if self._process is None:
             return guess
         alike = torch.ones(1, self._vocabulary, device=guess.device)
@@ -161,9 +163,9 @@ class HFLookupProposer:
 
 
 def continuations(text: Tensor, count: int, *, ngram: int) -> Iterator[Tensor]:
-    """What followed the last tokens of text (T,) wherever they stood before, at most `count` tokens.
+    """At most `count` tokens after each earlier occurrence of the last tokens of text (T,).
 
-    The places of the most last tokens come first, from left to right.
+    Occurrences of `ngram` tokens come first, from left to right, then those of fewer.
     """
     for starts in occurrences(text, ngram=ngram):
         for start in starts.tolist():
@@ -171,7 +173,7 @@ def continuations(text: Tensor, count: int, *, ngram: int) -> Iterator[Tensor]:
 
 
 def _chain(drawn: list[Tensor], text: RaggedBatch, drawn_from: list[Tensor] | None = None) -> Drafts:
-    """Guesses (1, 1) each, behind one another."""
+    """A chain of drafts, from tokens of shape (1, 1)."""
     tokens = torch.cat((text.tokens[:, :0], *drawn), dim=1)
     probabilities = torch.stack(drawn_from, dim=1) if drawn_from else None
     return Drafts(tokens, torch.ones_like(tokens, dtype=torch.bool), probabilities=probabilities)
@@ -189,9 +191,9 @@ def hf_speculative_steps(
     acceptance: Acceptance | None = None,
     recorder: RaggedScoreRecorder | None = None,
 ) -> Iterator[list[list[int]]]:
-    """Draw one text to its end from torch's global generator; each step yields a list of its new tokens, in a list.
+    """Sample one text with torch's global generator; each step yields a list with one list of its new tokens.
 
-    text: the prompt, which grows. process: what makes scores of logits. The rest is as in `verify.speculative_steps`.
+    text: the prompt, which grows. process: the logits processors. Other arguments as in `verify.speculative_steps`.
     """
     cache = _new_cache(model) if cache is None else cache
     acceptance = Acceptance() if acceptance is None else acceptance
@@ -215,15 +217,15 @@ def hf_speculative_steps(
 
 
 def _new_cache(model: LanguageModel) -> DynamicCache:
-    """An empty cache of the kind that the model itself begins: then its logits are those of plain decoding to the bit.
+    """An empty cache of the class that the model itself makes: so the logits are bit-equal to those of plain decoding.
 
-    The CPU's kernels write into one that grows in place.
+    That is a GrowingCache with CPU kernels, which write into its buffers.
     """
     return GrowingCache() if has_kernels(model) else DynamicCache()
 
 
 def _scores(logits: Tensor, drafts: Drafts, text: RaggedBatch, process: LogitsProcessor | None) -> Tensor:
-    """What the process makes of the logits (1, 1 + M, V) behind the text and behind each guess."""
+    """Scores after the text and after each draft: the logits (1, 1 + M, V) after the logits processors."""
     if process is None:
         return logits
     history, columns = text.history(), []
@@ -235,15 +237,15 @@ def _scores(logits: Tensor, drafts: Drafts, text: RaggedBatch, process: LogitsPr
 
 
 def decide(scores: Tensor, drafts: Drafts) -> tuple[int, int]:
-    """How many of the M guesses are right, by scores (1, 1 + M, V), and the token behind these.
+    """How many of the M drafts are accepted, by scores (1, 1 + M, V), and the token after these.
 
-    A drawn guess is right with the probability min(1, wanted / guessed), and what replaces a wrong one is drawn from
-    what was guessed too rarely (arXiv:2211.17192). Others are right where a draw behind each says the same.
+    A drawn draft is accepted with probability min(1, wanted / guessed). The replacement of a rejected one is drawn
+    from the residual distribution (arXiv:2211.17192). Other drafts are accepted if they equal a draw of the model.
     """
     wanted = scores.softmax(-1)[0]  # (1 + M, V)
     guesses = drafts.tokens[0]
     if drafts.probabilities is None:
-        drawn = multinomial(wanted)[:, 0]  # of all at once, as transformers draws them
+        drawn = multinomial(wanted)[:, 0]  # all in one call, as in transformers: the random numbers depend on it
         right = _leading(drawn[:-1] == guesses)
         return right, int(drawn[right])
     guessed, steps = drafts.probabilities[0], torch.arange(drafts.count, device=guesses.device)

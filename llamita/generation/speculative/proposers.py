@@ -111,7 +111,7 @@ def occurrences(text: Tensor, *, ngram: int) -> Iterator[Tensor]:
 class DraftModelProposer:
     """A smaller model of the same vocabulary proposes a chain, chosen by the rules of the target.
 
-    length: the most drafts. confidence: a row stops before a token whose likeliest choice is less likely than this
+    length: the most drafts. confidence: a row stops where the most probable token has a lower probability than this
     (tested before the draw, so that the result stays exact).
     """
 
@@ -154,7 +154,7 @@ class DraftModelProposer:
                 drawn_from.append(selector.probabilities(scores))
                 token = selector.draw(drawn_from[-1], valid)
             guesses.append((token, valid))
-            # What a row no longer guesses hides nothing from it: all that follows is no guess either.
+            # An invalid token need not be hidden: all tokens after it are invalid too.
             new, real = token[:, None], torch.cat((real, torch.ones_like(valid[:, None])), dim=1)
             history = None if history is None else history.append(token)
         return _chain(guesses, drawn_from, text)
@@ -168,7 +168,7 @@ def _chain(guesses: list[tuple[Tensor, Tensor]], drawn_from: list[Tensor], text:
 
 
 class DraftTreeProposer:
-    """A smaller model proposes a tree: the `branches[d]` likeliest tokens after each draft of depth d.
+    """A smaller model proposes a tree: the `branches[d]` most probable tokens after each draft of depth d.
 
     proposer: a draft model, or an early exit of the target.
     """

@@ -81,9 +81,10 @@ def most_guesses(model: LanguageModel, rows: int) -> int:
 
 
 def _tolerated(model: LanguageModel, cache: DynamicCache) -> float:
-    """The share of the slots that may be holes: none in a cache that is small beside the weights, as kernels know none.
+    """The share of the slots that may be holes.
 
-    None under a window either, which counts slots: with holes it would hide too much.
+    It is 0 for a cache much smaller than the weights, as our kernels read no holes, and with a sliding window, which
+    counts slots: with holes it would hide too much.
     """
     weights = sum(weight.nbytes for weight in (*model.parameters(), *model.buffers()))
     return 0.0 if model.config.sliding_window is not None or cache.nbytes < CHEAP * weights else HOLES
@@ -129,7 +130,7 @@ def verify(
     alive: Tensor,
     recorder: RaggedScoreRecorder | None = None,
 ) -> VerifyResult:
-    """Walk down the guesses in every row that is `alive` (B,), as far as the model agrees.
+    """Accept the guesses of every row that is `alive` (B,), in order, as long as the model agrees.
 
     logits: (B, 1 + M, V), after the text and after each draft. recorder: records those of every new token.
     """
@@ -163,7 +164,7 @@ def verify(
 
 
 def _token(scores: Tensor, drafts: Drafts, is_next: Tensor, selector: TokenSelector, alive: Tensor) -> Tensor:
-    """The model's token (B,) by scores (B, V): of a drawn guess, that guess or its replacement; else its own choice."""
+    """The model's token (B,) by scores (B, V): for a drawn guess, the guess or its replacement; else its own choice."""
     wanted = selector.probabilities(scores)  # (B, V)
     if drafts.probabilities is None:
         return selector.draw(wanted, alive)
@@ -177,15 +178,15 @@ def _token(scores: Tensor, drafts: Drafts, is_next: Tensor, selector: TokenSelec
 
 
 def residual(wanted: Tensor, guessed_by: Tensor) -> Tensor:
-    """What to draw a rejected guess's replacement by, up to a factor: what the guesser gave too little, (B, V)."""
+    """The distribution (B, V), up to a factor, of the replacement of a rejected guess: max(0, wanted - guessed_by)."""
     missing = (wanted - guessed_by).clamp(min=0)
     return torch.where(missing.sum(-1, keepdim=True) > 0, missing, wanted)
 
 
 def score_drafts(model: LanguageModel, text: RaggedBatch, drafts: Drafts, cache: DynamicCache) -> Tensor:
-    """Logits (B, 1 + M, V) behind the text and behind each guess, in one pass."""
+    """Logits (B, 1 + M, V) after the text and after each guess, in one pass."""
     new = torch.cat((text.tokens, drafts.tokens), dim=1)[:, cache.length :]
-    # What is no guess comes last, where it hides nothing.
+    # Invalid guesses come last in a row, so they need not be hidden.
     real = text.real if drafts.parents else torch.cat((text.real, torch.ones_like(drafts.valid)), dim=1)
     return read_ragged(model, new, real, cache, keep=1 + drafts.count, parents=drafts.parents)
 
@@ -207,7 +208,7 @@ def _commit(
     """Append the accepted drafts and the last token to the text, and crop the caches to it."""
     used = result.accepted.any(0).nonzero()
     width = int(used[-1]) + 1 if len(used) else 0
-    ended = ~running[:, None]  # whatever stands there now, and no hole
+    ended = ~running[:, None]  # any token will do there, as long as there is no hole
     text.append(drafts.tokens[:, :width], result.accepted[:, :width] | ended)
     for cache in caches:
         cache.crop(min(cache.length, text.width))

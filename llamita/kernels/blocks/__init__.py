@@ -1,6 +1,6 @@
-"""The block formats, a file each: every module of this folder has one, as FORMAT.
+"""The block formats: every module of this folder defines one, as FORMAT.
 
-A file that is added here is a format that models are read, run, quantized and written in.
+To add a file here is enough to read, run, quantize and write models in a new format.
 """
 
 from importlib import import_module

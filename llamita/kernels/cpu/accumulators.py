@@ -1,4 +1,4 @@
-"""Eight vectors at a time: as many sums as the machine's products need on their way."""
+"""Eight accumulators at a time: enough independent sums to hide the latency of multiply-adds."""
 
 from llamita.kernels.cpu import simd as v
 from llamita.kernels.cpu.runtime.program import inline
@@ -8,14 +8,14 @@ Eight = tuple[v.Vector, v.Vector, v.Vector, v.Vector, v.Vector, v.Vector, v.Vect
 
 @inline
 def no_eight() -> Eight:
-    """Eight times nothing."""
+    """Eight vectors of 0."""
     zero = v.zero_fp32()
     return zero, zero, zero, zero, zero, zero, zero, zero
 
 
 @inline
 def load_eight(at: int) -> Eight:
-    """Eight vectors, one behind the other."""
+    """Load eight vectors, one after the other."""
     return (
         v.load(at), v.load(at + 64), v.load(at + 128), v.load(at + 192),
         v.load(at + 256), v.load(at + 320), v.load(at + 384), v.load(at + 448),
@@ -42,7 +42,7 @@ def store_eight(at: int, eight: Eight) -> None:
 
 @inline
 def add_products(sums: Eight, pairs: v.Vector, at: int, step: int) -> Eight:
-    """Add the products of pairs of bf16 with eight others, `step` bytes apart, each in all lanes."""
+    """Add products of pairs of bf16: a vector times eight pairs, `step` bytes apart, each broadcast to all lanes."""
     a, b, c, d, e, f, g, h = sums
     return (
         v.dot_bf16(a, pairs, v.broadcast_word(at)), v.dot_bf16(b, pairs, v.broadcast_word(at + step)),

@@ -1,6 +1,6 @@
-"""Columns of a block times x, the quickest exact way for the bits of its codes on the instruction set compiled for.
+"""Dot products of a block's columns with x: for each number of bits and instruction set the fastest exact method.
 
-x is in -127..127. Sums begin with what a format's zero takes away, unless the way takes it off the codes themselves.
+x is in -127..127. Sums begin with the correction for a format's zero, unless the method subtracts it from the codes.
 """
 
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Where the keys and values of a row lie in a cache: in slots next to each other, or in pages that a table names."""
+"""The addresses of a row's keys and values in a cache: in contiguous slots, or in pages of a page table."""
 
 from llamita.kernels.cpu import dtype_io as e
 from llamita.kernels.cpu import simd as v

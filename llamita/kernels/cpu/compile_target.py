@@ -1,4 +1,4 @@
-"""What Numba compiles for in this process: as LLAMITA_CPU says, or Numba's own settings."""
+"""The machine that Numba compiles for in this process, by LLAMITA_CPU or by Numba's own settings."""
 
 from typing import Any
 

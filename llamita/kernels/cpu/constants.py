@@ -1,4 +1,4 @@
-"""What kernels and those who call them agree on, for callers that do not compile them."""
+"""Constants that kernels and their callers share, for callers that do not import Numba."""
 
 import torch
 

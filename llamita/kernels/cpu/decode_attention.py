@@ -1,7 +1,7 @@
-"""Attention of few new tokens a row over a cache: rotate and store them, then let each see the tokens up to itself.
+"""Decode attention, for few new tokens in each row: rotate and store them; each then sees the tokens up to itself.
 
 Must equal reference.attention bit for bit, and so `prefill_attention`. Arguments: `Attend`. H is a multiple of 16, at
-most 256. A chunk is a key/value head of a row, with the query heads that read it: they share what is read of the cache.
+most 256. A chunk is a key/value head of a row with its query heads, so the cache is read once for all of them.
 
 Keys are taken 64 at a time, counted from the row's own first token, and transposed: a lane is a key, so no sum crosses
 lanes. Of the values a lane is a column. Both add two products at a time, the second first, as `simd.dot_bf16` does.
@@ -85,7 +85,7 @@ def _score(is_paired, q, keys, width):
 
 @inline
 def _likelihood(dtype, is_paired, x, most, first, low, high, to, i):
-    """e to the scores less the largest, as factors of values; returns them before they are rounded for that."""
+    """exp(score - largest) as factors of values; returns the factors before they are rounded to the cache's dtype."""
     x = hide(exponential(v.sub(x, most)), first, low, high, v.zero_fp32())
     if is_paired:
         v.store_bf16(to + 2 * i, x)
@@ -98,7 +98,7 @@ def _likelihood(dtype, is_paired, x, most, first, low, high, to, i):
 
 @inline
 def _weigh(dtype, is_paired, q, keys, first, low, high, width, to, state):
-    """A query's factors for a block of values, and its largest score and sum so far; returns what fades its sums."""
+    """A query's factors for a block of values; updates its largest score and its sum, returns the old sums' factor."""
     a, b, c, d = _score(is_paired, q, keys, width)
     never = v.broadcast(NEVER)
     a, b = hide(a, first, low, high, never), hide(b, first + 16, low, high, never)
@@ -131,7 +131,7 @@ def _value(dtype, values, offset, i):
 
 @inline
 def _fade_four(out, state, far, i):
-    """Sixteen columns of four queries' sums so far, times what fades them."""
+    """Sixteen columns of four queries' sums so far, times their factors."""
     fade = state + 8
     return (
         v.mul(v.load(out + 4 * i), v.broadcast(v.read_fp32(fade))),
@@ -174,7 +174,7 @@ def _mix(dtype, is_paired, factors, values, offsets, pairs, out, state, far, wid
 
 @inline
 def _begin(dtype, is_paired, at, row, head, begin, count, near):
-    """The queries, rotated, scaled and rounded as the cache is, and nothing seen so far."""
+    """Rotate, scale and round the queries as the cache is rounded, and begin their softmax."""
     sizes = v.read(at + AT.sizes)
     tokens, heads, group = v.read(sizes + SIZE.tokens), v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group)
     width, scale = v.read(sizes + SIZE.width), v.read_fp32(sizes + SIZE.scale)
@@ -273,5 +273,5 @@ def attend_bf16(at: int, chunk: int) -> None:
 
 @kernel
 def attend_pairs(at: int, chunk: int) -> None:
-    """The same bits as attend_bf16, by the instruction for pairs of bf16."""
+    """The same bits as attend_bf16, with the bf16 dot product instruction."""
     _attend(e.BF16, True, at, chunk)

@@ -1,7 +1,7 @@
-"""Dot products of bytes, four to each 32-bit lane of sixteen, by every instruction for them, and without any.
+"""Dot products of bytes, four in each of sixteen 32-bit lanes: a version for each instruction, and one without.
 
-All are exact. `pmaddubsw` adds pairs of products in 16 bits and saturates there: with codes of seven bits they fit, and
-of smaller codes several pairs do. Signed bytes fit once the sign is moved to x, but for x of -128.
+All are exact. `pmaddubsw` adds pairs of products in 16 bits and saturates: sums of 7-bit codes fit, and of smaller
+codes the sums of several pairs do. Signed bytes fit after their sign is moved to x, except for x of -128.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
-"""How the dtypes that memory holds are read and written: everything is fp32 once it is in a register.
+"""Load and store every dtype: in a register everything is fp32.
 
-A dtype is a number that kernels know when they are compiled, so that only its own way is left of each function.
+A dtype is a compile-time constant of a kernel, so only its branch of each function is compiled.
 """
 
 from llamita.kernels.cpu import simd as v

@@ -1,7 +1,6 @@
-"""What stands between the products: embedding, norm, gate, and activations rounded to what products read.
+"""Elementwise kernels between the products: embedding, norm, gate, and the rounding of activations for products.
 
-Must equal norm, gate and quantize_activations of `reference` bit for bit. What a kernel's arguments are, `arguments`
-says.
+Must equal norm, gate and quantize_activations of `reference` bit for bit. Their arguments are structs of `arguments`.
 
 A q8_block is 48 bytes: 32 columns of x as int8, their scale in fp32, and minus the sums of the first sixteen, of the
 last sixteen and of all in int32 (kernels for unsigned codes subtract a multiple of these; ggml's block_q8_1).
@@ -50,7 +49,7 @@ def round_to_halves(x: int, count: int, halves: int) -> None:
 
 @inline
 def put_rounded(x: int, start: int, count: int, halves: int, q8_blocks: int) -> None:
-    """Write elements `start` on of what x fp32 holds as halves and as q8_blocks, where there are any."""
+    """Write x fp32, from element `start` on, as halves and as q8_blocks, if their addresses are given."""
     if halves:
         round_to_halves(x, count, halves + 2 * start)
     if q8_blocks:
@@ -141,7 +140,7 @@ def round_rows(at: int, chunk: int) -> None:
 
 @kernel
 def exponentials(at: int, chunk: int) -> None:
-    """What a draw reads of logits."""
+    """Exponentials of logits, for a draw."""
     columns = v.read(at + EXPONENTIALS.columns)
     x, out = v.read(at + EXPONENTIALS.x) + 4 * columns * chunk, v.read(at + EXPONENTIALS.out) + 4 * columns * chunk
     most = v.broadcast(v.read_fp32(v.read(at + EXPONENTIALS.most) + 4 * chunk))

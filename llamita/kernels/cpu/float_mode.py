@@ -1,6 +1,6 @@
-"""How a thread treats denormal numbers while it runs kernels: as 0, on every machine.
+"""The floating-point mode of a thread while it runs kernels: denormal numbers are 0, on every machine.
 
-The instruction of `simd.dot_bf16` takes them for 0, whatever the thread says, so everything else must too.
+The instruction of `simd.dot_bf16` treats them as 0 in every mode, so all other operations must too.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """Products of any number of rows of x with a matrix in fp32, fp16 or bf16, as torch lays it out: GEMV and GEMM in one.
 
-Must equal reference.product bit for bit, so a row's result does not depend on the rows beside it. Arguments: `Linear`.
+Must equal reference.product bit for bit, so a row's result does not depend on the other rows. Arguments: `Linear`.
 """
 
 from llamita.kernels.cpu import gemm_narrow as narrow

@@ -2,8 +2,8 @@
 
 Must equal `gemm_tiles.linear` bit for bit. The sixteen lanes of a sum do not meet before its end, so a tile of four
 rows of the matrix and two of x goes over the columns of lanes 0 to 7, then over those of lanes 8 to 15, and its eight
-sums stay in registers. x in bf16 is made fp32 once for all rows of the matrix: of a step the second numbers of pairs,
-then the first ones, in the order in which they are added.
+sums stay in registers. x in bf16 is converted to fp32 once for all rows of the matrix: for each step the second numbers
+of pairs, then the first ones, in the order of the additions.
 """
 
 from llamita.kernels.cpu import gemm_tiles as tiles
@@ -33,7 +33,7 @@ def _widen(x: int, x_stride: int, steps: int, to: int) -> None:
 
 @inline
 def _begin(sums: int, is_first: bool) -> Eight:
-    """Nothing, or the sums that an earlier panel left."""
+    """0, or the sums of an earlier panel."""
     if is_first:
         zero = h.zero()
         return zero, zero, zero, zero, zero, zero, zero, zero

@@ -2,9 +2,9 @@
 
 Must equal what `gemv_quantized` makes of each row alone, to the last bit.
 
-Two tiles side by side are unpacked, a panel of blocks at a time, and stay in the first cache while four rows of x after
-the other are multiplied: a word of x goes into two products, a word of codes into four, so that there are fewer loads
-than products. The sums wait in memory between the blocks.
+Two neighbouring tiles are unpacked, a panel of blocks at a time. They stay in the first-level cache while all rows of x
+are multiplied, four at a time: a word of x is used in two products, a word of codes in four, so that there are fewer
+loads than products. Between blocks the sums are in memory.
 
 An unpacked block: eight words of both tiles, then both their scales, then both their second scales.
 """
@@ -25,7 +25,7 @@ Pair = tuple[v.Vector, v.Vector]  # of the two tiles
 Four = tuple[v.Vector, v.Vector, v.Vector, v.Vector]
 
 
-# From the dot products of a block's words with a q8_block of x to the sums so far; one for each algebra of `Layout`.
+# Add the dot products of a block's words and a q8_block of x to the sums; one function for each algebra of `Layout`.
 
 
 @inline
@@ -90,7 +90,7 @@ def _dots(unpacked: int, x: int, line: int, begin: Four, first: int, last: int) 
 
 @inline
 def _zeros(x: int, line: int, zero: int) -> Four:
-    """What sums begin with where codes lie around two to the power `zero`; x is where the sums of x are."""
+    """The first value of sums for codes around two to the power `zero`; x: the address of the sums of x."""
     return (
         v.shl(v.broadcast_word(x), zero), v.shl(v.broadcast_word(x + line), zero),
         v.shl(v.broadcast_word(x + 2 * line), zero), v.shl(v.broadcast_word(x + 3 * line), zero),
@@ -239,9 +239,9 @@ def multiply(
     blocks: int,
     at: int,
 ) -> int:
-    """Two tiles times ROWS to LINES rows of x; returns where the sums are, among which `place` finds a row's.
+    """Two tiles times ROWS to LINES rows of x; returns the address of the sums, in which `place` finds those of a row.
 
-    size: bytes of eight blocks of a tile. at: the kernel's own memory.
+    size: bytes of eight blocks of a tile. at: the address of the kernel's own memory.
     """
     line, fours, sums = blocks * Q8_BLOCK, -(-lines // ROWS), at + BLOCKS * UNPACKED
     v.zero_memory(sums, 2 * ROWS * fours)
@@ -263,6 +263,6 @@ def multiply(
 
 @inline
 def place(row: int, lines: int) -> int:
-    """Where in the sums a row's two vectors are."""
+    """The address of a row's two vectors of sums."""
     number = row // ROWS
     return 128 * (ROWS * number + row - min(ROWS * number, lines - ROWS))

@@ -52,7 +52,7 @@ def add_floats(total: v.Vector, w: v.Vector, x: v.Vector) -> v.Vector:
 
 @inline
 def zeros() -> Four:
-    """Sums of nothing."""
+    """Sums that begin with 0."""
     zero = v.zero_fp32()
     return zero, zero, zero, zero
 
@@ -84,9 +84,9 @@ def _add(add: Inline, sums: Four, w: Four, x: v.Vector) -> Four:
 
 @inline
 def _prefetch(w: int, stride: int, ahead: int) -> None:
-    """Ask for what later rows have in the same columns: memory is the limit where x has few rows.
+    """Prefetch the same columns of later rows: with few rows of x, memory is the limit.
 
-    Into the second cache: four long rows and the next four do not fit the first.
+    It goes to the second-level cache: four long rows and the next four do not fit the first.
     """
     for i in range(4):
         v.prefetch_line(w + i * stride + ahead)
@@ -120,7 +120,7 @@ def _tile_2(load_w, load_x, add, size, w, stride, x, x_stride, steps, ahead, beg
 
 @inline
 def _tile_6(load_w, load_x, add, size, w, stride, x, x_stride, steps, ahead, begin):
-    """The same with six: here products are the limit, so nothing is asked for ahead."""
+    """The same with six: here products are the limit, so nothing is prefetched."""
     a, b, c, d, e, f = begin
     for i in range(steps):
         weights, at = _weights(load_w, w + size * i, stride), x + 64 * i
@@ -135,7 +135,7 @@ def _tile_6(load_w, load_x, add, size, w, stride, x, x_stride, steps, ahead, beg
 
 @inline
 def put(to: int, value: float, bias: int, adds: int) -> None:
-    """Write a sum, with its bias fp32, or 0 for none, onto what is there where it `adds`."""
+    """Write a sum with its bias fp32 (0: no bias); where it `adds`, add it to the number in memory."""
     if bias:
         value += v.read_fp32(bias)
     if adds:
@@ -155,7 +155,7 @@ def put_wide(to: int, value: v.Vector, bias: int, adds: int) -> None:
 
 @inline
 def put_four(sums: Four, out: int, bias: int, left: int, adds: int) -> None:
-    """Write four sums, or as many as there are rows left of the matrix."""
+    """Write four sums, or fewer at the end of the matrix."""
     total = v.reduce_add_4(sums[0], sums[1], sums[2], sums[3])
     if left >= 4:
         if bias:
@@ -170,7 +170,7 @@ def put_four(sums: Four, out: int, bias: int, left: int, adds: int) -> None:
 
 @inline
 def pad(at: int, stride: int, rows: int, size: int, to: int) -> None:
-    """Copy `size` bytes of some rows, each to 64 bytes of its own that are 0 behind them."""
+    """Copy `size` bytes of some rows, each to its own 64 bytes, which are filled up with 0."""
     for row in range(rows):
         v.store(to + 64 * row, v.zero_fp32())
         for i in range(0, size, 2):
@@ -220,7 +220,7 @@ def _load_6(at):
 
 @inline
 def _rows_6(load_w, load_x, add, shape, w, stride, ahead, x, out, bias, left, adds, near, panel, saved):
-    """The same with six rows of x, and of the columns a panel alone, from step `panel` on."""
+    """The same with six rows of x, over one panel of the columns, from step `panel` on."""
     size, x_stride, steps, rest, x_rest, n = shape
     count = min(PANEL, steps - panel)
     begin = _load_6(saved) if panel else (zeros(), zeros(), zeros(), zeros(), zeros(), zeros())

@@ -108,7 +108,7 @@ WEIGHT: dict[str, Inline] = {
 
 @inline
 def _put(total: v.Vector, out: int, bias: int, row: int, n: int, adds: int) -> None:
-    """Write sixteen sums, or as many as there are rows left."""
+    """Write sixteen sums, or fewer at the end of the matrix."""
     to, its = out + 4 * row, bias + 4 * row if bias else 0
     if row + 16 <= n:
         put_wide(to, total, its, adds)
@@ -119,7 +119,7 @@ def _put(total: v.Vector, out: int, bias: int, row: int, n: int, adds: int) -> N
 
 @inline
 def _tile(unpack: Inline, one: Inline, zero: int, size: int, tile: int, x: int, blocks: int) -> v.Vector:
-    """A tile with one x. Here memory is the limit, so the tile is fetched ahead."""
+    """A tile times one row of x. Here memory is the limit, so the tile is prefetched."""
     total = v.zero_fp32()
     for block in range(blocks):
         v.prefetch_ahead(tile + block * (size // 8), size // 8)
@@ -159,7 +159,7 @@ def _linear(
 
 @inline
 def _gated(unpack: Inline, ready: Inline, four: Inline, zero: int, size: int, at: int, chunk: int) -> None:
-    """Thirty-two columns of what comes out, which is quantized at once."""
+    """Thirty-two columns of the result, which are quantized at once."""
     gate, up, out = v.read(at + GATED.gate), v.read(at + GATED.up), v.read(at + GATED.out)
     n, k, batch = v.read(at + GATED.rows), v.read(at + GATED.columns), v.read(at + GATED.batch)
     q8_blocks, lines = v.read(at + GATED.q8_blocks), v.read(at + GATED.batch_of_chunk)

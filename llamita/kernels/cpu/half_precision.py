@@ -1,4 +1,4 @@
-"""fp16 and bf16 to fp32 and back, single or sixteen at once: what `simd`'s loads and stores are made of."""
+"""Conversions between fp16 or bf16 and fp32, of one number or sixteen, for the loads and stores of `simd`."""
 
 from llvmlite import ir
 

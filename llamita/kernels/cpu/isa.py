@@ -1,6 +1,6 @@
-"""Instruction sets: which one kernels are compiled for, and which way each operation takes on it. Needs no Numba.
+"""Instruction sets: the one that kernels are compiled for, and the version of each operation for it. Needs no Numba.
 
-That is this machine's, or a lesser one that LLAMITA_CPU names. What comes out is the same on all of them.
+It is this machine's, or a lesser one that LLAMITA_CPU names. Results are the same on all of them.
 """
 
 import os
@@ -39,7 +39,7 @@ target.emit_assembly(llvm.parse_assembly("define void @f() { ret void }"))
 
 @dataclass(frozen=True, kw_only=True)
 class InstructionSet:
-    """A row of the table: what kernels may count on, and the way that each operation takes which asks the machine.
+    """A row of the table: an instruction set, and the version of each operation that depends on it.
 
     cpu: a processor of LLVM's that has this and little more, which LLAMITA_CPU may name. needs: LLVM's features.
     Ways are named after the instruction that matters, those in LLVM's own terms after what they are made of.
@@ -66,7 +66,7 @@ class InstructionSet:
 _V2 = frozenset({"ssse3"})
 _V3 = _V2 | {"avx2", "f16c", "fma"}
 _V4 = _V3 | {"avx512f", "avx512bw", "avx512vl"}
-# Of those that a machine can run, the first is chosen. The last of its kind of machine needs nothing.
+# The first row that a machine can run is chosen. The last row of an architecture needs no features.
 INSTRUCTION_SETS = (
     InstructionSet(
         name="AVX-512 with VNNI and bf16", cpu="cooperlake", needs=_V4 | {"avx512vnni", "avx512bf16"},
@@ -108,7 +108,7 @@ def chosen() -> InstructionSet:
 
 
 def fitting(triple: str, cpu: str, features: str) -> InstructionSet:
-    """The first row of the table that a machine in LLVM's words can run."""
+    """The first row of the table that a machine, in LLVM's terms, can run."""
     has = {feature[1:] for feature in features.split(",") if feature.startswith("+")}
     rows = (row for row in INSTRUCTION_SETS if triple.startswith(row.machine) and row.needs <= has)
     return next(rows)
@@ -136,7 +136,7 @@ def host() -> tuple[str, str, str]:
 
 
 def target() -> tuple[str, str, str]:
-    """What kernels are compiled for, in the same words.
+    """The machine that kernels are compiled for, in the same terms.
 
     Raises UsageError for a name that LLVM does not know, UnsupportedError for a processor that can more than this one.
     """
@@ -146,7 +146,7 @@ def target() -> tuple[str, str, str]:
 
 @cache
 def has(feature: str) -> bool:
-    """Whether the code that is made may use what LLVM calls by this name."""
+    """Whether compiled code may use LLVM's feature of this name."""
     return f"+{feature}" in target()[2].split(",")
 
 
@@ -186,7 +186,7 @@ def _features_of(name: str) -> str:
 
 @cache
 def lacking(cpu: str, features: str) -> list[str]:
-    """What this machine lacks of a processor that LLVM knows, with features on (+) and off (-): whoever set these."""
+    """The features that this machine lacks of one of LLVM's processors, with features on (+) and off (-)."""
     if (cpu, features) == host()[1:]:
         return []
     switched = {feature[1:]: feature[0] == "+" for feature in features.split(",") if feature}
@@ -195,7 +195,7 @@ def lacking(cpu: str, features: str) -> list[str]:
 
 
 def _lacking(features: list[str]) -> list[str]:
-    """Those that this machine has not, and that code is made of."""
+    """Those features that this machine lacks and that compiled code uses."""
     here = _host_features()
     missing = [
         feature for feature in features if not here.get(feature, True)

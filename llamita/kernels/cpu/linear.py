@@ -22,7 +22,7 @@ def linear(x: Tensor, packed: Packed, bias: Tensor | None = None) -> Tensor:
     """x (..., K) times a packed matrix: (..., N) in x's dtype. x goes in bytes, one scale for 32 columns."""
     # Calling an operator loads torch's compiler: a second and 100 MB that nobody needs who does not compile.
     call = linear_packed if torch.compiler.is_compiling() else _packed
-    return call(x, packed.stream, packed.kind, packed.rows, bias)
+    return call(x, packed.stream, packed.format_name, packed.rows, bias)
 
 
 def _packed(x: Tensor, stream: Tensor, kind: str, rows: int, bias: Tensor | None) -> Tensor:
@@ -33,7 +33,7 @@ def _packed(x: Tensor, stream: Tensor, kind: str, rows: int, bias: Tensor | None
     bias = None if bias is None else bias.detach().float().contiguous()
     program = Program()
     add_round(program, flat, q8_blocks=q8_blocks)
-    add_quantized(program, Packed(stream, kind=kind, rows=rows, columns=columns), q8_blocks, out, bias, batch)
+    add_quantized(program, Packed(stream, format_name=kind, rows=rows, columns=columns), q8_blocks, out, bias, batch)
     program.run()
     return out.view(*x.shape[:-1], rows).to(x.dtype)
 
@@ -92,18 +92,18 @@ def add_quantized(
         packed.stream, q8_blocks, out, bias, packed.rows, packed.columns, batch, tiles, int(adds), count
     )
     chunks, size = -(-packed.stream.shape[0] // tiles) * parts, packed.stream.shape[1]
-    return program.add(QUANTIZED[packed.kind], arguments, chunks=chunks, beside=beside, streams=tiles * size)
+    return program.add(QUANTIZED[packed.format_name], arguments, chunks=chunks, beside=beside, streams=tiles * size)
 
 
 def add_gated(program: Program, gate: Packed, up: Packed, q8_blocks: Tensor, out: Tensor, batch: int) -> int:
     """silu(gate x) * (up x) of packed matrices of one format and ROWS or more rows of x: q8_blocks (batch, F / 32)."""
     parts, count = parts_of(batch)
     arguments = GatedQuantized(gate.stream, up.stream, q8_blocks, out, gate.rows, gate.columns, batch, count)
-    return program.add(GATED[gate.kind], arguments, chunks=gate.rows // 32 * parts)
+    return program.add(GATED[gate.format_name], arguments, chunks=gate.rows // 32 * parts)
 
 
 def parts_of(batch: int) -> tuple[int, int]:
-    """Into how many parts rows of x are shared out evenly, and the rows of one, at most LINES."""
+    """How many even parts the rows of x are split into, and the rows of a part, at most LINES."""
     parts = -(-batch // LINES)
     return parts, -(-batch // max(1, parts))
 
@@ -115,6 +115,6 @@ def add_round(program: Program, x: Tensor, *, halves: Tensor | None = None, q8_b
 
 
 def lines_of_chunk(lines: int, size: int) -> int:
-    """How many rows of a matrix, of so many bytes each, a thread takes at once."""
+    """How many of the `lines` rows of a matrix, of `size` bytes each, a thread takes at once."""
     least, most = max(1, _CHUNK // 4 // size), max(1, _CHUNK // size)
     return max(least, min(most, lines // 8))

@@ -1,4 +1,4 @@
-"""A look-up of bytes in a table of sixteen, the one operation on vectors that formats with a table of values need."""
+"""Look up bytes in a table of sixteen: the one vector operation that formats with a table of values add."""
 
 from collections.abc import Callable
 from functools import partial

@@ -23,14 +23,14 @@ from llamita.kernels.quantized_blocks import QuantizedBlocks
 
 
 class Packed:
-    """A packed matrix: `stream` uint8 (tiles, bytes of a tile), and what it was packed from.
+    """A packed matrix: `stream` uint8 (tiles, bytes of a tile), its block format and its shape.
 
     A plain class, so that moving or casting a module leaves it alone.
     """
 
-    def __init__(self, stream: Tensor, *, kind: str, rows: int, columns: int) -> None:
+    def __init__(self, stream: Tensor, *, format_name: str, rows: int, columns: int) -> None:
         self.stream = stream
-        self.kind = kind
+        self.format_name = format_name
         self.rows = rows
         self.columns = columns
 
@@ -53,19 +53,19 @@ def pack(codes: QuantizedBlocks, kind: str) -> Packed:
         stream = torch.cat((*parts, body), dim=2)
     else:
         stream = torch.cat((*parts, words), dim=2)
-    return Packed(stream.reshape(tiles, -1), kind=kind, rows=rows, columns=columns)
+    return Packed(stream.reshape(tiles, -1), format_name=kind, rows=rows, columns=columns)
 
 
 def unpack(packed: Packed) -> QuantizedBlocks:
     """The codes that a stream was made of."""
-    return _codes(packed.stream, packed.kind, packed.rows, packed.columns)
+    return _codes(packed.stream, packed.format_name, packed.rows, packed.columns)
 
 
 def rows(packed: Packed, index: Tensor) -> Tensor:
     """The weights fp32 (..., K) of some rows, as an embedding looks them up."""
     flat = index.reshape(-1)
     tiles, places = torch.unique(flat // TILE, return_inverse=True)
-    codes = _codes(packed.stream[tiles], packed.kind, len(tiles) * TILE, packed.columns)
+    codes = _codes(packed.stream[tiles], packed.format_name, len(tiles) * TILE, packed.columns)
     return codes.take(places * TILE + flat % TILE).dequantize().view(*index.shape, -1)
 
 

@@ -1,4 +1,4 @@
-"""Vectors of 64 bytes in pieces of a register's size, as instructions of one machine take them."""
+"""Split vectors of 64 bytes into pieces of a register's size, for instructions of one machine."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

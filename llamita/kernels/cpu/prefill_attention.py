@@ -1,13 +1,13 @@
-"""Attention of many new tokens a row over a cache, a block of queries at a time.
+"""Prefill attention, for many new tokens in each row, a block of queries at a time.
 
 Must equal reference.attention bit for bit, and so `decode_attention`. One softmax goes over all blocks of keys
 (arXiv:2205.14135), so nothing of the size T * S is ever stored. Three kernels, with the same arguments (`Attend`):
 
 1. store: rotate the new queries and keys; keys and values go into the cache. A chunk is a token of a row.
-2. spread: copy what the cache holds of a row, from its own first token on, to where 3 reads it. A chunk is 64 tokens.
+2. spread: copy a row's keys and values from the cache, from its first token on, to where 3 reads. A chunk is 64 tokens.
 3. attend: a chunk is a block of queries of a head. A lane is a query: what is read of keys and values serves all lanes.
 
-`pairs` of each is for a cache in bf16 and a processor that multiplies pairs of bf16; it gives the same bits.
+The version `pairs` of each is for a cache in bf16 and a processor with bf16 dot products; it gives the same bits.
 """
 
 from llamita.kernels.cpu import dtype_io as e
@@ -101,7 +101,7 @@ def _keep_scores(scores, most, to, token, first, window, is_cut):
 
 @inline
 def _factors(dtype, is_paired, scores, count, token, most, first, window, is_cut, sums):
-    """e to the scores less the largest, in place; in pairs of bf16 at half the distance. Returns their sum.
+    """exp(score - largest), in place; in pairs of bf16 at half the distance. Returns their sum.
 
     The order of the sum: every sixteenth key in one of sixteen sums, then a tree. sums: 1 KB to work in.
     """
@@ -156,7 +156,7 @@ def _score_wide(q, keys, start, end, width, to, first, window, is_cut):
 
 @inline
 def _mix_wide(factors, values, start, end, width, fade, sums):
-    """The sums (H, 16) so far times what fades them, and a tile's values fp32 (slots, H) by their factors."""
+    """Multiply the sums (H, 16) by their factors, and add a tile's values fp32 (slots, H) times theirs."""
     for i in range(0, width, BESIDE):
         eight = scaled_eight(sums + 64 * i, fade)
         for token in range(start, end, 2):
@@ -183,7 +183,7 @@ def _score_pairs(q, keys, start, end, width, to, first, window, is_cut):
 
 @inline
 def _mix_pairs(factors, values, start, end, width, early, late, sums):
-    """The sums (2, H, 16) so far times what fades them, and a tile's values by their factors, both in pairs."""
+    """Multiply the sums (2, H, 16) by their factors, and add a tile's values times theirs, both in pairs."""
     for i in range(0, width, BESIDE):
         at, beside = sums + 64 * i, sums + 64 * (width + i)
         one, two = scaled_eight(at, early), scaled_eight(beside, late)
@@ -358,5 +358,5 @@ def prefill_bf16(at: int, chunk: int) -> None:
 
 @kernel
 def prefill_pairs(at: int, chunk: int) -> None:
-    """The same by the instruction for pairs of bf16."""
+    """The same with the bf16 dot product instruction."""
     _attend_pairs(at, chunk)

@@ -33,4 +33,4 @@ def repack(raw: Tensor, name: str, order: Tensor | None = None) -> Packed:
         KERNELS[name], Pack(raw.contiguous(), order, stream, rows, blocks, tiles), chunks=-(-stream.shape[0] // tiles)
     )
     program.run()
-    return Packed(stream, kind=name, rows=rows, columns=blocks * form.block)
+    return Packed(stream, format_name=name, rows=rows, columns=blocks * form.block)

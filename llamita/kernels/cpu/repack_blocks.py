@@ -1,10 +1,10 @@
-"""From the blocks of a GGUF file to packed blocks, in one pass over both; what the formats' kernels for it share.
+"""Repack the blocks of a GGUF file into packed blocks, in one pass: what the formats' repacking kernels share.
 
 Must equal packed_layout.pack of the blocks' codes, byte for byte.
 
-A tile is written block after block. A format's `gather` puts a block's bytes of each row into memory of the kernel's
-own, four at a time: the lane of a row in a word of 64 bytes. Its `put` writes these words as packed blocks, with their
-bits in another order. Where a tile has fewer rows the other lanes are zeros.
+A tile is written block after block. A format's `gather` copies a block's bytes of each row into the kernel's own
+memory, four at a time: into the row's lane of a word of 64 bytes. Its `put` writes these words as packed blocks, with
+their bits in another order. In a tile with fewer rows the other lanes are zeros.
 
 Arguments: blocks, their row for each row of the stream (int64) or 0 where they are in order, stream, rows, blocks of a
 row, tiles of a chunk.

@@ -1,4 +1,4 @@
-"""Rotary position embedding: the angles of positions, and heads rotated by them. Must equal those of `reference`."""
+"""Rotary position embedding: angles of positions, and rotated heads. Must equal `reference` bit for bit."""
 
 import numpy as np
 

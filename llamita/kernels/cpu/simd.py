@@ -1,8 +1,7 @@
-"""Vectors of sixteen lanes for Numba, and the few machine operations that kernels are written with.
+"""Vectors of sixteen lanes for Numba, and the vector operations that kernels are written with.
 
-Kernels work on addresses (int64), not on arrays: so a kernel has one signature, whatever it is given. The vectors are
-LLVM's: a machine with shorter registers takes several for each. What asks for more of the machine takes the way that
-`isa` names for it.
+Kernels work on addresses (int64), not on arrays, so each has one signature for all arguments. The vectors are LLVM's: a
+machine with shorter registers uses several for each. `isa` names the version of operations that depend on the machine.
 """
 
 from collections.abc import Callable
@@ -323,7 +322,7 @@ yield_core = operation(  # call a function that offers the core to others
     void(i64), lambda b, at: b.call(_at(b, at, ir.FunctionType(_I32, [])), ())
 )
 
-# What is read once and in order comes from memory: the processor's own guess ends with each page.
+# For memory that is read once and in order: the processor's own prefetcher stops at the end of each page.
 AHEAD = 4096
 _fetch_line = operation(void(i64), lambda b, at: _fetch(b, at, 1))
 prefetch_line = operation(void(i64), lambda b, at: _fetch(b, at, 2))  # 64 bytes, into the second cache
@@ -331,7 +330,7 @@ prefetch_line = operation(void(i64), lambda b, at: _fetch(b, at, 2))  # 64 bytes
 
 @njit(forceinline=True)
 def prefetch_ahead(at: int, count: int) -> None:
-    """Begin to load the `count` bytes that stand AHEAD of an address; they need not exist."""
+    """Prefetch `count` bytes, AHEAD bytes after an address; they need not exist."""
     for i in range(0, count, 64):
         _fetch_line(at + AHEAD + i)
 
@@ -345,6 +344,6 @@ def zero_memory(at: int, count: int) -> None:
 
 @njit(forceinline=True)
 def prefetch(at: int, count: int) -> None:
-    """Begin to load the `count` bytes at an address; they need not exist."""
+    """Prefetch the `count` bytes at an address; they need not exist."""
     for i in range(0, count, 64):
         _fetch_line(at + i)

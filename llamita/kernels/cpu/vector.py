@@ -1,7 +1,7 @@
-"""What the functions of a block format are written with: the operations of `simd`, `unpack` and `repack_blocks`.
+"""The operations of `simd`, `unpack` and `repack_blocks`, for the functions of a block format.
 
-Numba is loaded when the first of them is asked for, which is when a kernel is compiled: to read or quantize blocks, or
-to run kernels whose code is on disk, nobody needs it.
+Numba is imported when the first of them is used, which is when a kernel is compiled. To read or quantize blocks, or to
+run kernels whose code is on disk, it is not needed.
 """
 
 from importlib import import_module

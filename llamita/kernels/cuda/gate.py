@@ -1,5 +1,5 @@
 # type: ignore  # Kernels are no Python that a type checker knows, and Triton need not be installed.
-"""SiLU of a gate times what it lets through, in one pass. Equals reference.silu_gate."""
+"""SiLU of the gate times the up projection, in one kernel. Equals reference.silu_gate."""
 
 import torch
 import triton

@@ -48,7 +48,7 @@ def _feature(kind: str, index: int | None) -> str:
 
 
 def require(device: torch.device) -> None:
-    """Raises UnsupportedError, which says what is missing, where the kernels cannot run on this device."""
+    """Raise UnsupportedError, which says what is missing, if the kernels cannot run on this device."""
     if device.type != "cuda":
         raise UnsupportedError(f"Triton's kernels run on a GPU, not on {device.type}: move the model to cuda first")
     if find_spec("triton") is None:

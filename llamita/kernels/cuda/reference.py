@@ -1,4 +1,4 @@
-"""What every Triton kernel must equal, in plain torch: these run where there is no GPU or no Triton."""
+"""References of the Triton kernels in plain torch, which also run where there is no GPU or no Triton."""
 
 import torch
 import torch.nn.functional as F

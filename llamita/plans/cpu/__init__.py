@@ -1,4 +1,4 @@
-"""The whole decode step as one program of kernels: a plan applied to a finished model."""
+"""The plan `kernels`: passes of a finished model as programs of CPU kernels."""
 
 from llamita.plans.cpu.forward import fuse, is_fused, unfuse
 from llamita.plans.cpu.parts import unsupported_reason

@@ -1,4 +1,4 @@
-"""The attention kernels of some rows of a pass: all that know of the cache and of where tokens stand."""
+"""The attention kernels of a pass, by segments of rows: the only kernels that know caches and positions."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -36,7 +36,7 @@ class Segment(NamedTuple):
 
 
 class Activations(NamedTuple):
-    """What products read: fp32 (rows, K), and the same in bf16 or as q8_blocks where one of them wants that."""
+    """The input of products: fp32 (rows, K), and the same in bf16 or as q8_blocks where a product needs that."""
 
     floats: Tensor
     halves: Tensor | None
@@ -124,7 +124,7 @@ class SegmentAttention:
         self._spreads.append(calls[1])
 
     def stand(self, layout: BatchLayout) -> None:
-        """Write down where the new tokens stand, for the kernels."""
+        """Write the positions and slots of the new tokens, for the kernels."""
         standing = self._standing
         standing[:, 0], standing[:, 1], standing[:, 2] = layout.start, layout.first, 0
         if layout.tables is not None and layout.origin is not None:
@@ -139,7 +139,7 @@ class SegmentAttention:
             self._widen(-(-(int(standing[:, 0].max()) + self.segment.tokens) // KEYS) * KEYS)
 
     def _widen(self, slots: int) -> None:
-        """Make room for what `prefill_attention` reads of the cache."""
+        """Allocate the buffers into which `prefill_attention` copies keys and values of the cache."""
         heads = self.segment.rows * self._heads
         wide = [self._workspace.buffer(f"wide {name}", heads, slots, self._width) for name in ("keys", "values")]
         if slots == int(self._sizes[SIZE.wide]) and self._wide_at == wide[0].data_ptr():
@@ -151,7 +151,7 @@ class SegmentAttention:
             self._program.change(number, chunks=heads * slots // KEYS)
 
     def move(self, buffers: Buffers) -> None:
-        """Tell the program where the cache's buffers are, if they are not where they were; all layers move together."""
+        """Put the buffers' addresses into the program if they have changed; those of all layers change at once."""
         if buffers[0][0] is self._known():
             return
         rows, heads, capacity, width = buffers[0][0].shape
@@ -166,7 +166,7 @@ class SegmentAttention:
 
 
 def multiplies_pairs() -> bool:
-    """Whether kernels may use the instruction for pairs of bf16."""
-    from llamita.kernels.cpu import isa  # with it comes LLVM, which only who runs kernels needs
+    """Whether kernels may use the bf16 dot product instruction, which adds in pairs."""
+    from llamita.kernels.cpu import isa  # it imports LLVM, which only kernels need
 
     return isa.has("avx512bf16")

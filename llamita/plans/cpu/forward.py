@@ -1,4 +1,4 @@
-"""The plan: a model whose short passes run as one program, and all others as before."""
+"""The plan `kernels`: passes over a cache run as one program of CPU kernels, all others as before."""
 
 from threading import Lock
 from typing import Any
@@ -29,13 +29,12 @@ PROGRAMS = 64  # shapes of passes whose programs are kept
 
 
 def fuse(model: LlamaForCausalLM) -> LlamaForCausalLM:
-    """Let the model's short passes over a cache run as one program of CPU kernels; returns the model.
+    """Run the model's passes over a cache as programs of CPU kernels; returns the model.
 
-    Their arithmetic is fp32 between the weights, so their logits, in fp32, are nearer to the fp32 model's than those of
-    the plain bf16 model, but not bit-equal to either. Whatever becomes of the model afterwards is noticed in the next
-    pass: weights that change, move or are replaced, other modules, hooks, a patched forward. What the kernels do not
-    know is left to torch for as long as it is there. Raises UnsupportedError for models of which
-    `unsupported_reason` says why.
+    Values between the weights are fp32, so the logits (fp32) are nearer to the fp32 model's than those of the plain
+    bf16 model, but bit-equal to neither. Every pass checks whether the model has changed: weights that changed, moved
+    or were replaced, other modules, hooks, a patched forward. While it has something that the kernels do not know,
+    torch runs it. Raises UnsupportedError for models that `unsupported_reason` gives a reason for.
     """
     if (reason := unsupported_reason(model)) is not None:
         raise UnsupportedError(f"this model cannot be fused: {reason}; run it without")
@@ -48,19 +47,19 @@ def fuse(model: LlamaForCausalLM) -> LlamaForCausalLM:
 
 
 def unfuse(model: LlamaForCausalLM) -> LlamaForCausalLM:
-    """Take the plan back, and no other; returns the model."""
+    """Undo this plan, and no other; returns the model."""
     if is_fused(model):
         plan.remove(model, "kernels")
     return model
 
 
 def is_fused(model: nn.Module) -> bool:
-    """Whether the model's short passes run as programs of kernels."""
+    """Whether the model's passes run as programs of kernels."""
     return plan.plan_of(model) == "kernels"
 
 
 class FusedForward(plan.StandIn):
-    """Stands in for a model's forward, and takes the same arguments."""
+    """Replaces a model's forward, with the same arguments."""
 
     plan = "kernels"
     module: LlamaForCausalLM
@@ -89,7 +88,7 @@ class FusedForward(plan.StandIn):
         context: Context | None = None,
         **more: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
-        """The kernels' logits where they can give what is asked for, else the plain model's outputs."""
+        """The kernels' logits where they can do the pass, else the plain model's outputs."""
         if isinstance(context, Paged) and input_ids is not None:
             logits = self._paged_logits(input_ids, context, logits_to_keep)
             if logits is not None:
@@ -169,7 +168,7 @@ class FusedForward(plan.StandIn):
 
 
 def _are_ids(ids: Tensor) -> bool:
-    """Whether these are token ids (B, T) that an embedding on the CPU takes; torch says what is wrong with others."""
+    """Whether these are token ids (B, T) for an embedding on the CPU; torch reports what is wrong with others."""
     return ids.ndim == 2 and ids.numel() > 0 and ids.dtype in (torch.int64, torch.int32) and ids.device.type == "cpu"
 
 
@@ -180,7 +179,7 @@ def _kind(cache: GrowingCache) -> tuple[object, ...]:
 
 
 class _Plan:
-    """What reads tokens, made for a model's weights where they lie and its modules as they are."""
+    """The programs for a model with its present modules and the present addresses of its weights."""
 
     def __init__(self, model: LlamaForCausalLM) -> None:
         self._model = model
@@ -190,7 +189,7 @@ class _Plan:
         self.dtype, self.layers = model.dtype, len(model.model.layers)
 
     def read(self, ids: Tensor, cache: GrowingCache, layout: BatchLayout, kept: int) -> Tensor:
-        """The logits (B, kept, V) of the last tokens of ids (B, T), read in parts of at most `MOST_AT_ONCE`."""
+        """The logits (B, kept, V) of the last tokens of ids (B, T), in passes of at most `MOST_AT_ONCE` tokens."""
         rows, tokens = ids.shape
         size = max(1, MOST_AT_ONCE // rows)
         logits: list[Tensor] = []
@@ -211,7 +210,7 @@ class _Plan:
         return logits.transpose(0, 1)
 
     def _pass(self, segments: tuple[Segment, ...], kept: int) -> Pass:
-        """The program for this shape; of many shapes those last used are kept."""
+        """The program for this shape; the `PROGRAMS` last used ones are stored."""
         key = (segments, kept)
         made = self._passes.pop(key, None)
         if made is None:

@@ -1,4 +1,4 @@
-"""What the kernels know of a model: which modules it is made of, whose forwards they stand in for, of which sizes."""
+"""Which models the kernels support: modules, their forwards, and sizes."""
 
 from collections.abc import Iterator
 
@@ -31,7 +31,7 @@ PARTS: dict[type[nn.Module], dict[str, type[nn.Module]]] = {  # what a module ha
 
 
 def unsupported_reason(model: LlamaForCausalLM) -> str | None:
-    """What keeps a model from being fused, or None."""
+    """The reason why the kernels cannot run a model, or None."""
     return _of_config(model) or next(_of_modules(model), None) or program.unsupported_reason()
 
 

@@ -25,11 +25,11 @@ NORM, GATE, ANGLES = named("elementwise", "norm"), named("elementwise", "gate"),
 
 
 class Pass:
-    """The program for segments of rows of new tokens; of the logits of each row the last `kept` are wanted.
+    """The program for segments of rows of new tokens, with logits for the last `kept` of each row.
 
-    What it computes of a token does not depend on the segments, on kept, or on what a cache held before:
-    kernels/reference.py is the definition. Values between kernels are fp32, rounded to bf16 or q8_blocks where a matrix
-    of those reads them.
+    The result for a token does not depend on the segments, on kept, or on how the cache was filled:
+    kernels/reference.py is the definition. Values between kernels are fp32; they are rounded to bf16 or q8_blocks for
+    matrices that need that.
     """
 
     def __init__(
@@ -81,7 +81,9 @@ class Pass:
         embedding = model.model.embed_tokens
         packed = packed_of(embedding)
         table, kernel = (
-            (packed.stream, EMBED_PACKED[packed.kind]) if packed else (embedding.weight, EMBED[embedding.weight.dtype])
+            (packed.stream, EMBED_PACKED[packed.format_name])
+            if packed
+            else (embedding.weight, EMBED[embedding.weight.dtype])
         )
         arguments = Embed(None, table, self._x, config.hidden_size)
         self._ids = self._program.add(kernel, arguments, chunks=rows, beside=True)
@@ -93,7 +95,7 @@ class Pass:
         self._head = self._linear(model.lm_head, last, self._x)
 
     def _widen_biases(self, model: LlamaForCausalLM) -> None:
-        """Let every run begin with the biases in fp32: what was copied once would not change with them."""
+        """Cast the biases to fp32 at the start of every run: a single copy would miss their changes."""
         self._biases: dict[int, Tensor] = {}
         for module in model.modules():
             tensor = module._parameters.get("bias")
@@ -117,19 +119,19 @@ class Pass:
         self._linear(layer.down, self._gated(layer, normed), self._x, adds=True)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, reader: nn.Module) -> Activations:
-        """Attention of the new tokens, as the output projection reads it."""
+        """Attention of the new tokens, in the dtype that the output projection reads."""
         out = self._activations("attended", q.shape, (reader,))
         for segment in self._segments:
             segment.add(q, k, v, (self._cosines, self._sines), out)
         return out
 
     def _gated(self, mlp: LayerParts, x: Activations) -> Activations:
-        """The gated pair of products; of many rows and packed matrices in one go, so that neither is ever written."""
+        """The gate and up products; for many rows and packed matrices in one kernel, so that neither is stored."""
         rows, gate, up = self._count, packed_of(mlp.gate), packed_of(mlp.up)
         is_plain = mlp.gate.bias is None and mlp.up.bias is None
         size = self._config.intermediate_size
         out = self._activations("gated", torch.Size((rows, size)), (mlp.down,))
-        is_alike = gate and up and gate.kind == up.kind and gate.rows % 32 == 0
+        is_alike = gate and up and gate.format_name == up.format_name and gate.rows % 32 == 0
         if rows >= ROWS and is_plain and gate and up and is_alike and out.q8_blocks is not None:
             assert x.q8_blocks is not None
             linear.add_gated(self._program, gate, up, x.q8_blocks, out.q8_blocks, rows)
@@ -171,7 +173,7 @@ class Pass:
     def _linear(
         self, module: nn.Module, x: Activations, out: Tensor, *, adds: bool = False, beside: bool = False
     ) -> int:
-        """One matrix, which reads x in the form that it is made for."""
+        """One matrix product, which reads x in the dtype that the matrix needs."""
         packed, bias = packed_of(module), module.bias
         bias = self._biases[id(bias)] if isinstance(bias, Tensor) else None
         if packed is not None:
@@ -185,7 +187,7 @@ class Pass:
         return linear.add_plain(self._program, weight, read, out, bias, adds=adds, beside=beside)
 
     def _activations(self, name: str, shape: torch.Size, readers: Sequence[nn.Module]) -> Activations:
-        """Buffers for what some matrices read."""
+        """Buffers for the input of these matrices."""
         packed = [packed_of(reader) is not None for reader in readers]
         plain = [reader.weight for reader, is_packed in zip(readers, packed, strict=True) if not is_packed]
         is_halved = any(linear.input_dtype(weight) == torch.bfloat16 for weight in plain if isinstance(weight, Tensor))
@@ -201,7 +203,7 @@ class Pass:
 
 
 def check_ids(ids: Tensor, vocabulary: int) -> None:
-    """Raise IndexError for token ids that the embedding has no row for: kernels would read on."""
+    """Raise IndexError for token ids outside the embedding: kernels would read memory past its end."""
     values = ids.flatten().tolist()
     least, most = min(values), max(values)
     if least < 0 or most >= vocabulary:

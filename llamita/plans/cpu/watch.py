@@ -1,4 +1,4 @@
-"""Notices, in every pass and within microseconds, that a model is no longer what a plan was made of."""
+"""Detect, in every pass and within microseconds, that a model has changed since its plan was made."""
 
 from collections.abc import Iterator
 from itertools import repeat
@@ -17,9 +17,9 @@ FACTS = ("config", "variance_epsilon", "attention_factor", "layer_idx", "head_di
 
 
 class Watch:
-    """Remembers a model's modules, their classes, forwards, tensors and attributes, and where the tensors lie.
+    """Stores a model's modules, their classes, forwards, tensors and attributes, and the addresses of the tensors.
 
-    What a tensor holds is not remembered: kernels read it again in every pass. Every comparison is one loop in C.
+    Not the values of the tensors: kernels read these again in every pass. Every comparison is one loop in C.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -40,11 +40,11 @@ class Watch:
         self._hooks += [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
 
     def is_hooked(self) -> bool:
-        """Whether somebody watches, or changes, what goes through a module."""
+        """Whether a module has hooks, which read or change what goes through it."""
         return any(self._hooks)
 
     def has_changed(self) -> bool:
-        """Whether a module, a forward, a tensor or an attribute is another one, or a tensor lies elsewhere."""
+        """Whether a module, a forward, a tensor or an attribute is another one, or a tensor has another address."""
         try:
             return (
                 [*map(type, self._modules)] != self._types

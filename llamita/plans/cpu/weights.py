@@ -1,4 +1,4 @@
-"""What the kernels read of a model's modules."""
+"""The weights of a model's modules, as the kernels read them."""
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ def packed_of(module: nn.Module) -> Packed | None:
 
 
 def matrix_of(module: nn.Module) -> Tensor | None:
-    """The memory of a layer's matrix, which every step reads from end to end."""
+    """The memory of a layer's matrix, all of which every step reads."""
     packed = packed_of(module)
     if packed is not None:
         return packed.stream

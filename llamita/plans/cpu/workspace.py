@@ -1,4 +1,4 @@
-"""Memory that passes work in, one after the other."""
+"""Work memory, which all passes of a model share."""
 
 import struct
 from math import prod
@@ -20,7 +20,7 @@ class Workspace:
         self._buffers: dict[str, Tensor] = {}
 
     def buffer(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The tensor of this name, whatever it holds."""
+        """The tensor of this name; its content is undefined."""
         size = prod(shape) * dtype.itemsize
         buffer = self._buffers.get(name)
         if buffer is None or buffer.numel() < size:

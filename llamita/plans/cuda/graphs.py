@@ -19,18 +19,18 @@ CAPTURABLE = ("eager", "sdpa")  # the others read lengths on the host, which no 
 
 
 class Recorder(Protocol):
-    """What keeps a call's kernels and starts them again on the same memory."""
+    """Records the kernels of a call, and replays them on the same memory."""
 
     def warm_up(self, call: Callable[[], object]) -> None:
-        """Run a call that is not kept."""
+        """Run a call without recording it."""
         ...
 
     def record(self, call: Callable[[], Tensor]) -> Tensor:
-        """Keep what a call would do, without doing it; returns where its result will be."""
+        """Record a call without running it; returns the tensor of its result."""
         ...
 
     def replay(self) -> None:
-        """Do it."""
+        """Run the recorded call."""
         ...
 
 
@@ -109,7 +109,7 @@ class DecodeGraph:
     @torch.no_grad()
     def __call__(self, tokens: Tensor) -> Tensor:
         """tokens (B, T) -> logits (B, V), which the next call overwrites. Raises UsageError when the cache is full."""
-        self._make_room(tokens.shape[1])
+        self._check_capacity(tokens.shape[1])
         if self._recorder is None or self._state(tokens) != self._recorded:
             self._record(tokens)
         assert self._recorder is not None
@@ -119,15 +119,15 @@ class DecodeGraph:
         return self._logits
 
     def _state(self, tokens: Tensor) -> tuple[object, ...]:
-        """What a recording holds fast."""
-        rooms = (*self._cache.keys, *self._cache.values)
-        return tuple(tokens.shape), *(room.data_ptr() for room in rooms)
+        """The shapes and addresses that a recording depends on."""
+        buffers = (*self._cache.keys, *self._cache.values)
+        return tuple(tokens.shape), *(buffer.data_ptr() for buffer in buffers)
 
-    def _make_room(self, tokens: int) -> None:
-        """Check that the tokens fit, by a count on the host: asking the device would wait for it in every step."""
+    def _check_capacity(self, tokens: int) -> None:
+        """Check that the tokens fit, by a count on the host: to read it from the device would stall every step."""
         capacity = self._cache.capacity
-        # A version moves on when anything but a replay writes: a prefill, for one. A crop writes no keys, and leaves
-        # the count too high, so that the device is asked before anything is refused.
+        # The version changes when anything but a replay writes, such as a prefill. A crop writes no keys and leaves
+        # the count too high, so the length is read from the device before an error is raised.
         version = self._cache.keys[0]._version
         if version != self._version or self._length + tokens > capacity:
             self._length, self._version = self._cache.length, version
@@ -137,7 +137,7 @@ class DecodeGraph:
             )
 
     def _record(self, tokens: Tensor) -> None:
-        self._recorder = None  # the old recording's memory goes before the new one's comes
+        self._recorder = None  # frees the old recording's memory before the new one's is allocated
         recorder = self._new_recorder()
         self._tokens = tokens.clone()
         length = self._length

@@ -1,7 +1,7 @@
-"""A finished model on the GPU's own kernels: fewer, larger steps a layer, and weights read once.
+"""The plan `cuda`: a finished model on our Triton kernels, with fewer and larger steps in a layer.
 
-`accelerate(model)` swaps its layers; a `KernelStep` over a `KernelCache` is then what `plans.cuda.graphs` records. The
-same arithmetic as the layers it takes the place of, in the same order; products are added up in fp32.
+`accelerate(model)` swaps its layers; `plans.cuda.graphs` then records a `KernelStep` over a `KernelCache`. The
+arithmetic and its order are those of the layers that it replaces; products accumulate in fp32.
 """
 
 from collections.abc import Sequence
@@ -30,16 +30,16 @@ from llamita.model.surgery import replace
 
 
 def accelerate(model: LlamaForCausalLM) -> None:
-    """Put the kernels into a model that lies on a GPU, for good: its parameters take other names.
+    """Put the kernels into a model on a GPU, permanently: its parameters get other names.
 
-    Raises UnsupportedError where Triton or the GPU is missing, and for layers that are not plain Llama's.
+    Raises UnsupportedError if Triton or the GPU is missing, and for layers that are not plain Llama's.
     """
     operations.require(next(model.parameters()).device)
     install(model)
 
 
 def install(model: LlamaForCausalLM) -> None:
-    """As `accelerate`, on any device: where there is no GPU the operations are their references."""
+    """Do the same as `accelerate` on any device; without a GPU the operations run their references."""
     model.model.layers = nn.ModuleList([KernelLayer(parts) for parts in _known(model)])
     replace(model, "model.norm", _norm)
     if type(model.lm_head) is nn.Linear:
@@ -47,7 +47,7 @@ def install(model: LlamaForCausalLM) -> None:
 
 
 def unsupported_reason(model: LlamaForCausalLM) -> str | None:
-    """What keeps a model from `accelerate`, or None; the model stays as it is."""
+    """The reason why `accelerate` would refuse a model, or None; the model is not changed."""
     try:
         operations.require(model.device)
         _known(model)
@@ -57,7 +57,7 @@ def unsupported_reason(model: LlamaForCausalLM) -> str | None:
 
 
 def _known(model: LlamaForCausalLM) -> list[LayerParts]:
-    """The layers described; raises UnsupportedError for what the kernels do not know."""
+    """The parts of every layer; raises UnsupportedError for what the kernels do not know."""
     if (reason := unknown(model.config, any_rotary=True)) is not None:
         raise UnsupportedError(f"this model cannot have the GPU's layers: {reason}; use it without")
     check(model, "cuda", model.modules())
@@ -65,7 +65,7 @@ def _known(model: LlamaForCausalLM) -> list[LayerParts]:
 
 
 class FewRowsLinear(nn.Module):
-    """x (..., K) times one or several weights laid end to end: (..., N). A single weight stays the same parameter."""
+    """x (..., K) times one weight, or several that are concatenated: (..., N). One weight stays the same parameter."""
 
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class FewRowsLinear(nn.Module):
         self.out_features, self.in_features = self.weight.shape
 
     def forward(self, x: Tensor) -> Tensor:
-        """Multiply, by our kernel where the rows are few."""
+        """Multiply, with our kernel if x has few rows."""
         flat = x.reshape(-1, x.shape[-1])
         bias = self.bias
         assert bias is None or isinstance(bias, Tensor)
@@ -89,7 +89,7 @@ class FewRowsLinear(nn.Module):
 
 
 class BlocksLinear(nn.Module):
-    """x (..., K) times one or several quantized matrices of one format laid end to end: (..., N)."""
+    """x (..., K) times one quantized matrix, or several of one format that are concatenated: (..., N)."""
 
     def __init__(self, planes: Sequence[Planes], biases: Sequence[Tensor | None]) -> None:
         super().__init__()
@@ -108,8 +108,8 @@ class BlocksLinear(nn.Module):
         return linear(x, self.planes, bias)
 
 
-class Apart(nn.Module):
-    """Several layers that cannot be one matrix, their results laid end to end."""
+class ConcatLinear(nn.Module):
+    """Several linear layers that cannot be one matrix; it concatenates their results."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -121,24 +121,24 @@ class Apart(nn.Module):
 
 
 def merged(layers: Sequence[Any]) -> nn.Module:
-    """One module that gives the results of several linear layers end to end, by one product where they allow it."""
+    """One module for several linear layers: it concatenates their results, by one product if they allow that."""
     has_bias = {getattr(layer, "bias", None) is not None for layer in layers}
     if len(has_bias) == 1 and all(type(layer) is nn.Linear for layer in layers):
         return FewRowsLinear(layers)
     planes = [found for layer in layers if (found := _planes(layer)) is not None]
     if len(has_bias) == 1 and len(planes) == len(layers) and len(set(map(_layout, planes))) == 1:
         return BlocksLinear(planes, [layer.bias for layer in layers])
-    return layers[0] if len(layers) == 1 else Apart(layers)
+    return layers[0] if len(layers) == 1 else ConcatLinear(layers)
 
 
 def _planes(layer: nn.Module) -> Planes | None:
-    """The planes of a layer that was quantized, None of another."""
+    """The planes of a quantized layer; None for another."""
     found = layer.kernel_view() if isinstance(layer, StoredWeight) else None
     return found if isinstance(found, Planes) else None
 
 
 def _layout(planes: Planes) -> tuple[Any, ...]:
-    """What two matrices must share to be laid end to end."""
+    """What two matrices must share to be concatenated."""
     return planes.bits, planes.zero, *(None if part is None else (part.shape[1], part.dtype) for part in planes.tensors)
 
 
@@ -197,8 +197,8 @@ class KernelCache(StaticCache):
         return start
 
 
-class Direct(Cached):
-    """Continues from a KernelCache: turning and storing are one kernel. Must equal Cached over a StaticCache."""
+class FusedCached(Cached):
+    """Continues from a KernelCache; one kernel rotates and stores. Must equal Cached over a StaticCache."""
 
     def __init__(self, positions: Tensor, mask: Mask, cache: KernelCache, start: Tensor, **given: Any) -> None:
         super().__init__(positions, mask, cache, **given)
@@ -213,7 +213,7 @@ class Direct(Cached):
 
 
 class KernelStep:
-    """A step of rows without padding over a KernelCache, in the form that a graph replays.
+    """A decode step for rows without padding over a KernelCache, which a CUDA graph can replay.
 
     Raises UnsupportedError for rotary types whose frequencies depend on the length.
     """
@@ -221,7 +221,7 @@ class KernelStep:
     def __init__(self, model: LlamaForCausalLM, cache: KernelCache) -> None:
         if model.config.rope_parameters.depends_on_length:
             kind = model.config.rope_parameters.rope_type
-            raise UnsupportedError(f'rotary type "{kind}" turns stored keys afresh in every step: use PlainStep')
+            raise UnsupportedError(f'rotary type "{kind}" rotates stored keys again in every step: use PlainStep')
         check(model, "graphs")
         self._model = model
         self._cache = cache
@@ -234,5 +234,5 @@ class KernelStep:
         positions = (start + torch.arange(length, device=tokens.device))[None]
         mask = Mask(length, cache.capacity, device=tokens.device, offset=start, window=config.sliding_window)
         attend = backend(config.attn_implementation)
-        context = Direct(positions, mask, cache, start, backend=attend, scale=config.softmax_scale)
+        context = FusedCached(positions, mask, cache, start, backend=attend, scale=config.softmax_scale)
         return self._model(tokens, context=context, logits_to_keep=1).logits[:, -1]

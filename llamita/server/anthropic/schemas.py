@@ -93,7 +93,7 @@ class CountRequest(RequestModel):
 
 
 class MessageRequest(SamplingRequest, CountRequest):
-    """The body of /v1/messages. Sampling fields of ours, such as seed, are taken too (`extra_body` of the SDK)."""
+    """The body of /v1/messages. Our own sampling fields, such as seed, work too (`extra_body` of the SDK)."""
 
     max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)]
     stop_sequences: Annotated[list[Stop], Field(max_length=16)] | None = None

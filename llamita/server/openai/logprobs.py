@@ -11,7 +11,7 @@ LEAST = -9999.0
 
 
 def chat_entry(entry: TokenLogprob, texts: TokenTexts) -> dict[str, Any]:
-    """A token of a chat, with the likeliest in its place."""
+    """A token of a chat, with the most probable alternatives."""
     return _token(entry, texts) | {"top_logprobs": [_token(one, texts) for one in entry.top]}
 
 

@@ -134,7 +134,7 @@ def test_set_shows_and_changes(session: commands.Session, capsys: pytest.Capture
     assert session.chat.options == {"max_tokens": 8, "temperature": 0.5, "top_k": 9, "stop": ["\nB"]}
     assert session.chat.seed == 11
     said("/set top_k default")
-    assert "likeliest token each time" in said("/set temperature default")
+    assert "most probable token each time" in said("/set temperature default")
     assert said("/set max_tokens default") == "max_tokens to the end of the context\n"
     session.chat.llm.model.generation_config.update(do_sample=True, top_p=0.8)
     try:
@@ -186,7 +186,7 @@ def test_tokens_are_shown_with_their_ids(session: commands.Session, capsys: pyte
     told = capsys.readouterr().err
     assert all(f"{token_id} " in told for token_id in written)
     assert f"{len(written)} tokens, " in told
-    assert f"behind {len(prompt)} tokens" in told
+    assert f"after a prompt of {len(prompt)} tokens" in told
 
 
 def test_probabilities_are_those_of_the_models_own_logits(

@@ -185,7 +185,7 @@ def test_several_files_are_one_checkpoint(tmp_path: Path) -> None:
         assert checkpoint.load("tensor.2").tolist() == [2.0, 2.0]
         assert len(checkpoint.paths) == 3
     (tmp_path / "m-00002-of-00003.gguf").rename(tmp_path / "x-00002-of-00003.gguf")
-    with pytest.raises(BrokenFileError, match="not beside it: download it too"):
+    with pytest.raises(BrokenFileError, match="is missing: download it too"):
         open_gguf(tmp_path / "m-00001-of-00003.gguf")
     (tmp_path / "m-00003-of-00003.gguf").rename(tmp_path / "m-00002-of-00003.gguf")
     (tmp_path / "m-00003-of-00003.gguf").write_bytes((tmp_path / "m-00002-of-00003.gguf").read_bytes())

@@ -261,5 +261,5 @@ def test_the_kernels_find_their_streams() -> None:
     streams = {name: layer.kernel_view() for name, layer in quantized_layers(model)}
     first = streams["model.layers.0.self_attn.q_proj"]
     assert first is not None
-    assert (first.kind, first.rows, first.columns) == ("q4_k", 96, 256)
+    assert (first.format_name, first.rows, first.columns) == ("q4_k", 96, 256)
     assert streams["model.layers.0.self_attn.k_proj"] is None

@@ -1,1 +1,1 @@
-"""How kernels become machine code, are kept, and run on several threads. Loads no Numba."""
+"""Compile kernels to machine code, cache the code on disk, and run kernels on several threads. Imports no Numba."""

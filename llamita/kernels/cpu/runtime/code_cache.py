@@ -1,10 +1,11 @@
-"""Machine code of kernels in the user's folder for such things: who finds it there has no need of Numba.
+"""On-disk cache of compiled kernels, in the user's cache folder; a hit avoids importing Numba.
 
-Not beside the sources: files there that no installer knows of outlive the installation, and hide the next one.
+It is not in the folder of the sources: no installer knows such files, so they would stay there after an uninstall and
+hide the next installation.
 
-A folder is for one state of the sources, one compiler and one kind of machine, as its name says; in it a kernel is a
-file: a digest of all else, a line that names the entry and what it calls, and the object. The digest is over the names
-of the folder and the kernel too, so no file is taken for another, nor one that is damaged for code.
+A folder is for one state of the sources, one compiler and one kind of machine; its name is a hash of these. A kernel is
+a file: a digest of the rest, a line with the entry and the functions it calls, and the object file. The digest includes
+the names of the folder and the kernel, so a damaged or misplaced file is never run.
 """
 
 import hashlib
@@ -34,9 +35,9 @@ _LONGEST, _PAUSE = 30.0, 0.05  # seconds that a process waits for another's kern
 
 
 def find_or_make(name: str, make: Callable[[], Code]) -> Code:
-    """The code of a kernel that is kept, or what `make` makes, which is then kept.
+    """The cached code of a kernel; without it, the code that `make` compiles, which is then cached.
 
-    Of processes that need a kernel at once one makes it, and the others wait for that.
+    If several processes need a kernel at once, one compiles it and the others wait.
     """
     code = find(name)
     if code is None:
@@ -49,7 +50,7 @@ def find_or_make(name: str, make: Callable[[], Code]) -> Code:
 
 
 def find(name: str) -> Code | None:
-    """The code of a kernel that is kept and runs here, or None."""
+    """The cached code of a kernel, if all functions that it calls are here, or None."""
     try:
         data = (_folder() / name).read_bytes()
     except (OSError, RuntimeError):  # RuntimeError: there is no home
@@ -64,7 +65,7 @@ def find(name: str) -> Code | None:
 
 
 def store(name: str, code: Code) -> None:
-    """Keep a kernel's code where there is room; nothing is lost where there is none."""
+    """Cache a kernel's code; a full or missing disk is no error."""
     rest = " ".join((code.entry, *code.calls)).encode() + b"\n" + code.image
     try:
         _write(_made_folder() / name, _digest(name, rest) + rest)
@@ -73,7 +74,7 @@ def store(name: str, code: Code) -> None:
 
 
 def kept() -> tuple[Path | None, int]:
-    """Where kernels of these sources for this machine are kept, None where there is no home, and how many are."""
+    """The cache folder of these sources and this machine, or None without a home folder, and its number of kernels."""
     try:
         return _folder(), sum(path.suffix != ".lock" for path in _folder().iterdir())
     except FileNotFoundError:
@@ -84,9 +85,9 @@ def kept() -> tuple[Path | None, int]:
 
 @contextmanager
 def _turn(name: str) -> Iterator[None]:
-    """Be the one process that makes a kernel, or one that has waited long enough: a stopped one keeps its lock.
+    """Wait until no other process compiles this kernel, or for `_LONGEST`: a stopped process keeps its lock.
 
-    The system lets go of the lock of a process that ends. Where there are no locks nobody waits.
+    The system frees the lock of a process that ends. Without file locks nobody waits.
     """
     try:
         lock = (_made_folder() / f"{name}.lock").open("ab")
@@ -103,7 +104,7 @@ def _turn(name: str) -> Iterator[None]:
 
 
 def _is_locked(lock: IO[bytes]) -> bool:
-    """Wait for a lock, and say whether it is ours now."""
+    """Wait for a lock; returns whether we have it."""
     end = time.monotonic() + _LONGEST
     while fcntl is not None:
         try:
@@ -127,7 +128,7 @@ def _made_folder() -> Path:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """All of a file or none of it, whoever else writes it."""
+    """Write a file completely or not at all, even if other processes write it too."""
     with NamedTemporaryFile(dir=path.parent, delete=False) as file:
         whole = Path(file.name)
         try:
@@ -141,7 +142,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _tidy(folder: Path) -> None:
-    """Remove what other sources and machines have left where nothing was added for a month."""
+    """Remove folders of other sources and machines that got no new kernel for a month."""
     for other in folder.parent.iterdir():
         if other != folder and time.time() - other.stat().st_mtime > _MONTH:
             shutil.rmtree(other, ignore_errors=True)
@@ -159,7 +160,7 @@ def _folder() -> Path:
 
 @cache
 def _fingerprint() -> str:
-    """Of all that kernels are made from and by, and of the machine that their code is for."""
+    """A hash of the kernels' sources, of the compiler and its settings, and of the machine."""
     elsewhere = {"NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS"}  # the settings of Numba's that change no code
     if named() is not None:
         elsewhere |= {"NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"}  # made of `target`, once Numba is there

@@ -1,4 +1,4 @@
-"""Kernels compiled by Numba, to machine code that runs without it."""
+"""Compile kernels with Numba, to machine code that runs without it."""
 
 import re
 from collections.abc import Callable
@@ -12,21 +12,21 @@ from llamita.kernels.cpu import isa
 from llamita.kernels.cpu.compile_target import target
 from llamita.kernels.cpu.runtime.machine_code import Code
 
-# Without what Python or C would call them by: they are never called, and each wrapper is a copy that LLVM works on.
+# Without wrappers for Python and C: nobody calls them, and each would be one more copy for LLVM to compile.
 inline = njit(  # pyright: ignore[reportCallIssue] - Numba's types leave two options out
     forceinline=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
 )
 
 
 def compiled(function: Callable[..., None]) -> Code:
-    """The machine code of a function of one or two integers, which is called as C's functions are."""
+    """The machine code of a function of one or two integers, with C's calling convention."""
     _check_target()
     count = function.__code__.co_argcount
     code = _code(function, count)
     if not any(name.startswith(("numba_", "Py")) for name in code.calls):
         return code
-    # LLVM did not see that no error can happen, and Numba would report it. Where the body is a part it does see that,
-    # but takes a fifth longer for it.
+    # The code still calls Numba's error reports, as LLVM did not prove that no error can happen. With the body inlined
+    # into another function LLVM does prove it, but compiles for a fifth longer.
     body = inline(function)
     entries: list[Callable[..., None]] = [lambda table: body(table), lambda at, chunk: body(at, chunk)]
     return _code(entries[count - 1], count)
@@ -52,7 +52,7 @@ def _code(function: Callable[..., None], count: int) -> Code:
     module = llvm.parse_assembly(made.inspect_llvm())
     names = {value.name for value in (*module.functions, *module.global_variables) if value.is_declaration}
     calls = {name for name in names if not name.startswith("llvm.")}
-    # Of LLVM's operations on numbers some become calls of the C library's function of that name, if it has one.
+    # LLVM turns some of its math operations into calls of the C library's function of that name, if there is one.
     found = [re.fullmatch(r"llvm\.(\w+)\.(?:v\d+)?f(32|64)", name) for name in names - calls]
     likely = {operation[1] + "f" * (operation[2] == "32") for operation in found if operation}
     calls |= {name for name in likely if llvm.address_of_symbol(name)}

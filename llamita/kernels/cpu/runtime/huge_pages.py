@@ -1,4 +1,4 @@
-"""Weights in large pages: what is read from end to end is read faster where its addresses are seldom looked up."""
+"""Large pages for weights (transparent huge pages): reads are faster, as they need fewer page table lookups."""
 
 import ctypes
 import sys
@@ -13,14 +13,14 @@ _COLLAPSE = 25  # MADV_COLLAPSE of Linux 6.1
 
 
 def collapse(tensor: Tensor) -> bool:
-    """Move a tensor's memory into large pages, where the system can; its address and values stay. Whether it did."""
+    """Move a tensor's memory into large pages; address and values stay. Returns whether the system did it."""
     return _tell(tensor, _COLLAPSE)
 
 
 def advise(tensor: Tensor) -> bool:
-    """Let a tensor that nothing was written to yet get large pages as it is written. Whether the system will try.
+    """Ask for large pages for a tensor before its first write. Returns whether the system will try.
 
-    To get memory page by page takes longer than to write to it.
+    To allocate memory in small pages takes longer than to write to it.
     """
     return _tell(tensor, _FROM_NOW_ON)
 

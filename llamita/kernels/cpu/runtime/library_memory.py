@@ -1,4 +1,4 @@
-"""Memory of a library that has done its work: its start touches much more of it than is ever used."""
+"""Release the file-backed pages of LLVM after a kernel is loaded (madvise): its start touches many, and uses few."""
 
 import ctypes
 import re
@@ -10,9 +10,9 @@ _UNNEEDED = 4  # MADV_DONTNEED
 
 
 def release_pages(folder: Path) -> None:
-    """Let go of what is mapped from a folder's files, but for what was written to; what is used again is mapped again.
+    """Release the pages that are mapped from a folder's files and unchanged; the next access maps them again.
 
-    Linux alone is asked; elsewhere nothing happens.
+    It does nothing on systems other than Linux.
     """
     for start, size in _unwritten(folder):
         _advise()(ctypes.c_void_p(start), ctypes.c_size_t(size), _UNNEEDED)
@@ -20,12 +20,12 @@ def release_pages(folder: Path) -> None:
 
 @cache
 def _unwritten(folder: Path) -> list[tuple[int, int]]:
-    """Addresses and sizes of mappings that nobody can write to and nobody has: the linker may, before it locks them."""
+    """Addresses and sizes of read-only mappings without changed pages: the linker may have written to some before."""
     if not sys.platform.startswith("linux"):
         return []
     try:
         mappings = Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace")
-    except OSError:  # a system that does not tell
+    except OSError:  # a system without this file
         return []
     pattern = rf"^(\w+)-(\w+) r-.p .* {re.escape(str(folder))}/.*\n((?:[A-Z]\w+:.*\n)+)"
     return [

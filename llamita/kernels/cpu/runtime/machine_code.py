@@ -1,4 +1,4 @@
-"""Machine code as LLVM writes it, and how it is brought to run. Needs no Numba."""
+"""Load LLVM's machine code into memory. Needs no Numba."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +13,7 @@ from llamita.kernels.cpu.runtime.library_memory import release_pages
 
 @dataclass(frozen=True)
 class Code:
-    """A kernel's object file, the name of the function in it, and what that calls of the system's."""
+    """A kernel's object file, the name of its function, and the external functions that it calls."""
 
     image: bytes
     entry: str
@@ -21,13 +21,13 @@ class Code:
 
 
 def is_complete(code: Code) -> bool:
-    """Whether this process has all functions that the code calls: LLVM ends a process where one is missing."""
+    """Whether this process has all functions that the code calls: LLVM aborts if one is missing."""
     _start()
     return all(llvm.address_of_symbol(name) for name in code.calls)
 
 
 class Loaded:
-    """Code in memory, for as long as this is."""
+    """Code in memory, as long as this object lives."""
 
     def __init__(self, code: Code) -> None:
         _start()
@@ -45,6 +45,6 @@ def _start() -> None:
 
 
 def _engine() -> Any:
-    """A linker of its own for each kernel: so none meets another's names."""
+    """A linker for each kernel, so that names of kernels do not collide."""
     target = llvm.Target.from_triple(llvm.get_process_triple())
     return llvm.create_mcjit_compiler(llvm.parse_assembly(""), target.create_target_machine(jit=True))

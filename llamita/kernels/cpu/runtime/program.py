@@ -1,11 +1,11 @@
 """Programs: kernel calls that several threads work through together, with no Python between them.
 
-A program is a table of numbers. A row names a kernel by its address, how many chunks its work falls into, from which
-row on the rows above must be done before it begins, and its arguments (addresses and sizes). Every thread walks down
-the table and claims chunk after chunk of a row; where nothing is left to claim it waits for the chunks that others
-claimed. So any number of threads gets through, one alone too, and a thread that the system holds up is overtaken.
+A program is a table of numbers. A row has the address of a kernel, the number of its chunks, the row up to which the
+rows above must be done before it begins, and its arguments (addresses and sizes). Every thread goes down the table and
+claims one chunk of a row after another; when none is left, it waits for the chunks that other threads claimed. So the
+program finishes with any number of threads, and a thread that the system suspends holds up no chunk but its own.
 
-What a chunk computes does not depend on who computes it: the results are the same for any number of threads.
+The result of a chunk does not depend on the thread that computes it: results are the same for any number of threads.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from llamita.kernels.cpu.runtime.threads import Pace, launcher, pause
 
 ROW = 128  # numbers in a row; a kilobyte
 KERNEL, CHUNKS, FROM, ARGUMENTS = 0, 1, 2, 3
-BYTES = 23  # of the first argument that a chunk reads, one chunk's behind the other's; 0 where it is not so
+BYTES = 23  # bytes that a chunk reads of the first argument, if chunks read it in order; else 0
 DONE = 24  # chunks done; on a cache line of its own, as all threads write to it
 CLAIMED = 32  # chunks claimed of each part, eight numbers on
 _MOST_ARGUMENTS = BYTES - ARGUMENTS
@@ -33,9 +33,9 @@ Inline = Any  # a function that is compiled into kernels
 
 
 class Kernel:
-    """A function of numbers whose machine code is found on disk, or made, when its address is first asked for.
+    """A function of numbers; its machine code is loaded from disk, or compiled, when its address is first needed.
 
-    function: None where the module that has it is to be loaded only if it must be compiled, as with it comes Numba.
+    function: None if its module is imported only to compile it, as that imports Numba.
     """
 
     def __init__(self, module: str, name: str, function: Callable[..., None] | None = None) -> None:
@@ -46,7 +46,7 @@ class Kernel:
 
     @property
     def address(self) -> int:
-        """Where its machine code begins."""
+        """The address of its machine code."""
         with self._lock:
             if self._loaded is None:
                 from llamita.kernels.cpu.runtime import (
@@ -57,7 +57,7 @@ class Kernel:
         return self._loaded.address
 
     def _code(self) -> Any:
-        """Its code, which is kept for kernels of this folder: what others are made from nobody watches."""
+        """Its code, which is cached only for kernels of this folder: changes of other sources would go unnoticed."""
         _, is_own, module = self._module.partition(f"{_PACKAGE}.")
         if not is_own:
             return self._compiled()
@@ -95,7 +95,7 @@ def named(module: str, name: str) -> Kernel:
 
 
 def inline(function: Callable[..., Any]) -> Any:
-    """A function that kernels are made of. It is always compiled into them, so it may take functions as arguments."""
+    """An inline function for kernels. It is always compiled into them, so it may take functions as arguments."""
     from llamita.kernels.cpu.runtime import compiler
 
     return compiler.inline(function)
@@ -105,9 +105,9 @@ _WORKER = named("runtime.worker", "work")
 
 
 class Program:
-    """Kernel calls in order, run as often as wanted.
+    """Kernel calls in order, which can run many times.
 
-    Tensors among a call's arguments become their addresses, and `keep` holds on to them for as long as the program is.
+    Tensors among a call's arguments become addresses; `keep` holds references to them as long as the program lives.
     """
 
     def __init__(self) -> None:
@@ -127,11 +127,11 @@ class Program:
         beside: bool = False,
         streams: int = 0,
     ) -> int:
-        """Put a call behind the others; one `beside` the last may begin before that is done. Returns its number.
+        """Append a call; returns its number.
 
-        arguments: a struct of `arguments`, or their values in order. None is 0: there is none, or `change` will say.
-        streams: the bytes that a chunk reads of the first argument, where chunk after chunk lies there; a thread that
-        waits begins to load its first.
+        arguments: a struct of `arguments`, or their values in order. None is 0: there is none, or `change` will set it.
+        `beside`: the call may begin before the last one is done. streams: the bytes that a chunk reads of the first
+        argument, if the chunks read it in order; a waiting thread prefetches its first.
         """
         assert len(arguments) <= _MOST_ARGUMENTS
         self.keep += [argument for argument in arguments if isinstance(argument, torch.Tensor)]
@@ -145,7 +145,7 @@ class Program:
         return number
 
     def change(self, number: int, *, chunks: int | None = None, **arguments: torch.Tensor | int) -> None:
-        """Give arguments of a call other values, by the names of its struct; who gives a tensor keeps it."""
+        """Change arguments of a call, by the names of its struct; the caller must keep tensors alive."""
         row, fields = self._rows[number], self._structs[number]._fields
         for name, argument in arguments.items():
             row[ARGUMENTS + fields.index(name)] = _number(argument)
@@ -155,7 +155,7 @@ class Program:
             self._numbers[number, : BYTES + 1] = row
 
     def run(self, threads: int | None = None) -> None:
-        """Make all calls; as many threads as torch uses, or fewer where that is faster, unless told."""
+        """Make all calls. threads: None takes torch's number, or fewer where that is faster."""
         if self._table is None:
             # torch's memory begins on a cache line
             self._table = torch.zeros(len(self._rows), ROW, dtype=torch.int64, device="cpu")
@@ -173,7 +173,7 @@ class Program:
             pace.note(perf_counter() - start)
 
     def _paced(self, most: int) -> Pace | None:
-        """What finds the number of threads, where there is a choice."""
+        """The search for the number of threads, if there is a choice."""
         if self._pace.most != most:
             self._pace = Pace(most)
         return self._pace if most > 1 else None
@@ -184,7 +184,7 @@ def _number(argument: torch.Tensor | int | None) -> int:
 
 
 def unsupported_reason() -> str | None:
-    """What keeps this machine from running kernels, or None."""
+    """The reason why this machine cannot run kernels, or None."""
     from llamita.kernels.cpu import isa  # with it comes LLVM
 
     try:

@@ -1,4 +1,4 @@
-"""The threads that kernels run on: torch's own, so that two pools never fight for the cores."""
+"""The threads that run kernels: torch's own, so that two pools never compete for the cores."""
 
 import ctypes
 import math
@@ -20,9 +20,9 @@ LONGEST = 128  # rounds between two trials of another number
 
 @cache
 def launcher() -> Run:
-    """What calls a function on so many threads at once and comes back when all have.
+    """A function that runs a native function on several threads at once, and returns when all are done.
 
-    The OpenMP runtime that came with torch where it can be found, else threads of Python's, which start more slowly.
+    It uses torch's OpenMP runtime if that can be found, else Python's threads, which start more slowly.
     """
     for name in ("libgomp*", "libomp*", "libiomp*"):
         for path in sorted((Path(torch.__file__).parent / "lib").glob(name)):
@@ -52,11 +52,11 @@ def _pool() -> ThreadPoolExecutor:
 
 
 class Pace:
-    """How many threads a program runs fastest on, found while it runs.
+    """Finds the fastest number of threads for a program while it runs.
 
-    All threads wait for the last at the end of a run. Where other processes want the cores, the system holds one up for
-    milliseconds every so often, and fewer threads, or one alone, are the faster. So after a round of runs that took
-    unequally long, the next is tried on fewer, and once in a while one on more again.
+    At the end of a run all threads wait for the last. If other processes use the cores, the system now and then
+    suspends a thread for milliseconds, and fewer threads, or one, are faster. So after a round of runs with uneven
+    times the next round uses fewer threads, and from time to time one uses more again.
     """
 
     def __init__(self, most: int) -> None:
@@ -72,7 +72,7 @@ class Pace:
         self._reach = 1  # levels down to the next trial of fewer; one more after each that was no better
 
     def note(self, seconds: float) -> None:
-        """Learn how long a run took."""
+        """Record the time of a run."""
         self._seconds.append(seconds)
         if len(self._seconds) < ROUND:
             return
@@ -88,7 +88,7 @@ class Pace:
         self.threads = self._levels[self._tried]
 
     def _judge(self, mean: float) -> None:
-        """Stay with what was tried, or go back and try again later."""
+        """Keep the number that was tried, or go back and try again later."""
         if mean < BETTER * self._mean:
             self._level, self._mean, self._wait, self._reach = self._tried, mean, 1, 1
         else:

@@ -1,4 +1,4 @@
-"""What each thread does with a program: claim chunk after chunk and call the kernels."""
+"""The loop of each thread over a program: claim one chunk after another and call the kernels."""
 
 from llamita.kernels.cpu import float_mode, simd
 from llamita.kernels.cpu.runtime.program import ARGUMENTS, BYTES, CHUNKS, CLAIMED, DONE, FROM, KERNEL, ROW, kernel
@@ -9,10 +9,10 @@ AHEAD = 1 << 17  # bytes of a matrix that a thread asks for while it waits
 
 @kernel
 def work(table: int) -> None:
-    """Row 0 holds the number of rows, how to offer the core to others, and the parts of a row.
+    """Row 0 holds the number of rows, the address of the function that yields the core, and the parts of a row.
 
-    A thread has a part of each row's chunks for itself, one behind the other, so that it reads on where it was in
-    memory; what others have left of theirs comes after. While it waits it begins to load what it will read.
+    Each thread first claims the chunks of its own part of a row, in order, so that it reads memory in order; then it
+    claims chunks that are left in other parts. While it waits, it prefetches what it will read next.
     """
     mode = float_mode.flush_denormals()
     rows, pause, parts = simd.read(table), simd.read(table + 8), simd.read(table + 16)

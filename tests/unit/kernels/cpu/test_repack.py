@@ -23,7 +23,7 @@ def test_any_size_of_any_kind_is_packed_as_its_codes_are(kind: str, rows: int, b
     codes = FORMATS[kind].codes(raw)
     packed, expected = repack(raw, kind), pack(codes, kind)
     assert torch.equal(packed.stream, expected.stream)
-    assert (packed.kind, packed.rows, packed.columns) == (kind, *codes.shape)
+    assert (packed.format_name, packed.rows, packed.columns) == (kind, *codes.shape)
     assert torch.equal(FORMATS[kind].raw(unpack(packed)), raw)
 
 

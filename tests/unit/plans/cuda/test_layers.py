@@ -99,7 +99,7 @@ def test_a_product_takes_biases_of_another_dtype(rows: int) -> None:
 def test_layers_of_different_formats_stay_apart() -> None:
     layers = [quantized("q4_k", 7, biased=False), quantized("q6_k", 4, biased=False), nn.Linear(256, 5)]
     product, x = gpu.merged(layers), torch.randn(2, 256)
-    assert isinstance(product, gpu.Apart)
+    assert isinstance(product, gpu.ConcatLinear)
     assert torch.equal(product(x), torch.cat([layer(x) for layer in layers], -1))
 
 
@@ -133,7 +133,7 @@ def test_refusals_are_one_sentence(tiny_config: LlamaConfig) -> None:
     with pytest.raises(UnsupportedError, match="a KernelLayer is no plain Llama layer"):
         gpu.install(model)
     dynamic = LlamaForCausalLM(tiny_config.replace(rope_parameters={"rope_type": "dynamic", "factor": 2.0}))
-    with pytest.raises(UnsupportedError, match='rotary type "dynamic" turns stored keys afresh'):
+    with pytest.raises(UnsupportedError, match='rotary type "dynamic" rotates stored keys again'):
         gpu.KernelStep(dynamic, gpu.KernelCache(dynamic.config, batch=1, capacity=4))
 
 

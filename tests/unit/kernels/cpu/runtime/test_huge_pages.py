@@ -55,19 +55,34 @@ def test_values_and_address_stay_and_the_pages_are_large() -> None:
     assert not did or large_kb(tensor) >= 2048
 
 
-def test_memory_may_be_asked_for_in_large_pages_before_it_is_written() -> None:
-    tensor = torch.empty(2 * huge_pages.LARGE, dtype=torch.uint8)
-    huge_pages.advise(tensor)  # systems may refuse
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the memory map of Linux")
+def test_memory_that_is_advised_before_it_is_written_is_marked_for_large_pages() -> None:
+    tensor = torch.empty(4 * huge_pages.LARGE, dtype=torch.uint8)
+    did = huge_pages.advise(tensor)  # systems may refuse
+    inside = tensor.data_ptr() + huge_pages.LARGE
+    mappings = re.findall(r"^(\w+)-(\w+) .*\n(?:[A-Z]\w+:.*\n)*?VmFlags: (.*)$", smaps(), re.MULTILINE)
+    (flags,) = [flags for start, end, flags in mappings if int(start, 16) <= inside < int(end, 16)]
+    assert ("hg" in flags.split()) is did
     assert (tensor.fill_(7) == 7).all()
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """A system that agrees to everything, and what it was asked."""
+    asked = Asked(0)
+    monkeypatch.setattr(huge_pages, "_advise", lambda: asked)
+    return asked
+
+
 @pytest.mark.parametrize("tensor", [torch.zeros(9), torch.empty(0), torch.empty(huge_pages.LARGE, device="meta")])
-def test_what_is_small_or_elsewhere_is_left_alone(tensor: torch.Tensor) -> None:
+def test_what_is_small_or_elsewhere_is_left_alone(tensor: torch.Tensor, asked: Asked) -> None:
     assert not huge_pages.collapse(tensor)
     assert not huge_pages.advise(tensor)
+    assert asked == []
 
 
-def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_systems_are_left_alone(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not huge_pages.collapse(torch.zeros(huge_pages.LARGE))
     assert not huge_pages.advise(torch.zeros(huge_pages.LARGE))
+    assert asked == []
