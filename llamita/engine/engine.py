@@ -84,7 +84,7 @@ class Engine:
         self._is_closing, self._failure = False, None
         self._counts = {"prompt_tokens": 0, "cached_prompt_tokens": 0, "generation_tokens": 0}
         self._last_step = monotonic()
-        self._idle = threading.Event()
+        self._all_done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="llamita-engine", daemon=True)
         self._thread.start()
 
@@ -181,7 +181,7 @@ class Engine:
             self._is_closing = True
         self._commands.put(lambda: None)
         if self._thread.is_alive():
-            self._idle.wait(timeout)
+            self._all_done.wait(timeout)
             self._commands.put(None)
             self._thread.join()
 
@@ -202,13 +202,13 @@ class Engine:
                     f"{self._unfinished} requests are written or wait already, which is the limit: try again later"
                 )
             self._unfinished += 1
-            self._idle.clear()
+            self._all_done.clear()
 
     def _leave(self) -> None:
         with self._lock:
             self._unfinished -= 1
             if not self._unfinished:
-                self._idle.set()
+                self._all_done.set()
 
     def _abort(self, handle: RequestHandle) -> None:
         self._commands.put(lambda: self._abort_now(handle))
@@ -217,7 +217,7 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            while self._obey():
+            while self._run_commands():
                 if self._scheduler.has_work:
                     self._step()
         except BaseException as error:  # a defect of the engine itself: say so to everybody, rather than hang
@@ -230,10 +230,10 @@ class Engine:
             for live in list(self._live.values()):
                 self._finish(live, reason)
 
-    def _obey(self) -> bool:
+    def _run_commands(self) -> bool:
         """Run the commands that have come, waiting for one where there is nothing else to do; False to stop."""
         if not self._unfinished:
-            self._idle.set()
+            self._all_done.set()
         is_waiting = not self._scheduler.has_work
         while True:
             try:

@@ -83,7 +83,7 @@ class LlamaCppSession:
 
     def serve_seconds(self, work: Workload) -> float:
         """Write the answers of a workload as llama.cpp's server does, a sequence for each slot: seconds."""
-        slots, start = Slots(self._model, work, self._threads), perf_counter()
+        slots, start = SequenceSlots(self._model, work, self._threads), perf_counter()
         while slots.has_work:
             slots.step(self._sampler)
         seconds = perf_counter() - start
@@ -91,7 +91,7 @@ class LlamaCppSession:
         return seconds
 
 
-class Slots:
+class SequenceSlots:
     """Continuous batching by llama.cpp's sequences: each step has one token of each that writes, and whole prompts."""
 
     def __init__(self, model: Any, work: Workload, threads: int) -> None:
