@@ -24,6 +24,7 @@ TESTS = {
     "prefill": "tokens per second of reading a prompt",
     "rows": "tokens per second of one pass over 1 to 512 texts, and the share of what memory and products allow",
     "serve": "tokens per second of the engine with 1 to 32 requests at once",
+    "replays": "whether 1,000 answers of a crowded engine are written again from their receipts; always cria",
     "load": "seconds from a file to the first token",
     "memory": "peak memory while loading and generating",
     "quality": "perplexity of a text in each format, with --shape cria",
@@ -40,6 +41,7 @@ USES = {
     "prefill": (*SYSTEMS, "length"),
     "rows": ("formats",),
     "serve": SYSTEMS,
+    "replays": ("formats",),
     "load": SYSTEMS,
     "memory": (*SYSTEMS, "tokens", "length"),
     "quality": (*SYSTEMS, "length"),
@@ -184,6 +186,12 @@ def _serve(args: argparse.Namespace) -> "Results":
     return measured
 
 
+def _replays(args: argparse.Namespace) -> "Results":
+    from llamita.bench import replays
+
+    return replays.measure(_settings(args))
+
+
 def _load(args: argparse.Namespace) -> "Results":
     from llamita.bench import load
 
@@ -263,6 +271,7 @@ MEASURES: "Mapping[str, Callable[[argparse.Namespace], Results]]" = {
     "prefill": _prefill,
     "rows": _rows,
     "serve": _serve,
+    "replays": _replays,
     "load": _load,
     "memory": _memory,
     "quality": _quality,

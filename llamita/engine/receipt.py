@@ -137,13 +137,18 @@ def text_options(receipt: Receipt) -> TextOptions:
     return cast("TextOptions", options)
 
 
-def replay(receipt: Receipt, texts: TextModel, prompt: Sequence[int]) -> tuple[Completion, Receipt]:
-    """Write a receipt's answer again, alone; returns it with a receipt of its own, to be held against the first."""
+def replay(
+    receipt: Receipt, texts: TextModel, prompt: Sequence[int], facts: ModelFacts | None = None
+) -> tuple[Completion, Receipt]:
+    """Write a receipt's answer again, alone; returns it with a receipt of its own, to compare with the first.
+
+    facts: of the model, if they are known already.
+    """
     request = texts.request([list(prompt)], text_options(receipt), reads_on=receipt.reads_on)
     run = plan(request)
     run.finish()
     completion = completion_of(run.sequences[0])
-    return completion, receipt_of(receipt.model, ModelFacts.of(texts), request, prompt, completion)
+    return completion, receipt_of(receipt.model, facts or ModelFacts.of(texts), request, prompt, completion)
 
 
 def differences(receipt: Receipt, other: Receipt) -> list[str]:

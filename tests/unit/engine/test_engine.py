@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import llamita
+from llamita.bench.replays import requests
 from llamita.config import RopeConfig
 from llamita.engine.engine import Engine
 from llamita.engine.limits import EngineLimits
@@ -24,7 +25,6 @@ from llamita.errors import (
 )
 from llamita.generation.completion import Completion
 from llamita.llm import LLM
-from tests.unit.engine.mixed import requests
 
 
 @pytest.fixture(scope="module", params=["auto", "off"])

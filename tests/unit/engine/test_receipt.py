@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import llamita
+from llamita.bench.replays import requests
 from llamita.engine.limits import EngineLimits
 from llamita.engine.receipt import ModelFacts, Receipt, differences, replay, tokens_digest
 from llamita.errors import BrokenFileError
 from llamita.generation.text_options import TextModel
 from llamita.llm import LLM
-from tests.unit.engine.mixed import requests
 
 SMALL = EngineLimits(max_num_seqs=5, max_num_batched_tokens=7, block_size=4, num_blocks=34)
 
