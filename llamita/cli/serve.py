@@ -57,7 +57,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("limits")
     group.add_argument("--max-num-seqs", type=int, default=32, metavar="N", help="texts that are written at once")
     group.add_argument("--max-num-queued", type=int, default=256, metavar="N", help="texts that may wait; more get 429")
-    group.add_argument("--max-num-batched-tokens", type=int, default=256, metavar="N", help="tokens of a step")
+    group.add_argument("--max-num-batched-tokens", type=int, default=128, metavar="N", help="tokens of a step")
     group.add_argument(
         "--max-model-len", type=int, metavar="N", help="tokens of a prompt and its answer (default: the model's)"
     )

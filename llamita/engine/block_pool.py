@@ -38,6 +38,15 @@ class PrefixMatch:
     tail_tokens: int = 0
     other: int | None = None
 
+    @property
+    def held(self) -> list[int]:
+        """The blocks to hold until the tail is copied."""
+        return self.block_ids if self.tail is None else [*self.block_ids, self.tail]
+
+    def without_tail(self) -> "PrefixMatch":
+        """The full blocks alone."""
+        return PrefixMatch(self.block_ids, self.digest, other=self.other)
+
 
 @dataclass
 class BlockPool:
@@ -71,6 +80,10 @@ class BlockPool:
     def blocks_for(self, tokens: int) -> int:
         """How many blocks this number of tokens fills."""
         return -(-tokens // self.block_size)
+
+    def tokens_of(self, match: PrefixMatch) -> int:
+        """How many tokens a match has."""
+        return len(match.block_ids) * self.block_size + match.tail_tokens
 
     def match(self, token_ids: Sequence[int], *, salt: str = "", limit: int) -> PrefixMatch:
         """The cached part of the first `limit` tokens of a text."""

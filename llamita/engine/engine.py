@@ -252,9 +252,12 @@ class Engine:
         if live.handle.is_over:
             return
         self._live[live.request] = live
-        if prompt_logprobs is not None:
-            live.note_prompt_logprobs(prompt_logprobs)
         self._scheduler.add(live.request)
+        if prompt_logprobs is not None:
+            try:
+                live.note_prompt_logprobs(prompt_logprobs)
+            except Exception as error:  # of this request, as all that its tokens lead to
+                self._finish(live, error)
 
     def _abort_now(self, handle: RequestHandle) -> None:
         live = next((one for one in self._live.values() if one.handle is handle), None)

@@ -23,7 +23,7 @@ class EngineLimits:
 
     max_num_seqs: int = 32
     max_num_queued: int = 256
-    max_num_batched_tokens: int = 256
+    max_num_batched_tokens: int = 128
     max_model_len: int | None = None
     block_size: int = 16
     num_blocks: int | None = None

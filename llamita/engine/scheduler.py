@@ -9,7 +9,7 @@ from enum import Enum
 from itertools import count
 from typing import NamedTuple
 
-from llamita.engine.block_pool import BlockPool, root_digest
+from llamita.engine.block_pool import BlockPool, PrefixMatch, root_digest
 
 AGEING = 64  # steps of waiting that weigh as much as one level of priority
 
@@ -203,27 +203,36 @@ class Scheduler:
         while self.waiting and budget > 0 and len(self.running) < self.max_num_seqs:
             request = min(self.waiting, key=self._urgency)
             found = self.pool.match(request.token_ids, salt=request.salt, limit=request.num_tokens - 1)
-            computed = len(found.block_ids) * self.pool.block_size + found.tail_tokens
-            self.waiting.remove(request)
-            tokens = min(request.num_tokens - computed, self._share, budget)
-            blocks = self.pool.blocks_for(computed + tokens) - len(found.block_ids)
-            kept = found.block_ids if found.tail is None else [*found.block_ids, found.tail]
-            if blocks > self.pool.num_free_without(kept):
-                self.waiting.append(request)
+            # The block that a tail is copied from is one more than the text needs, which may be one too many.
+            fitting = (match for match in (found, found.without_tail()) if self._fits(request, match, budget))
+            if (match := next(fitting, None)) is None:
                 return
-            self.pool.hold(kept)
-            request.block_ids = found.block_ids + self.pool.allocate(blocks)
-            if found.tail is not None:
-                step.copies.append(Copy(found.tail, request.block_ids[len(found.block_ids)], found.tail_tokens))
-                self.pool.release([found.tail])  # copies come before all that the step writes
-            self._begin(request, computed, found.other)
-            step.scheduled.append(Scheduled(request, computed, tokens))
-            budget -= tokens
+            self.waiting.remove(request)
+            self._begin(request, match, step, budget)
+            budget -= step.scheduled[-1].num_tokens
 
-    def _begin(self, request: Request, computed: int, instead: int | None) -> None:
+    def _fits(self, request: Request, match: PrefixMatch, budget: int) -> bool:
+        return self._new_blocks(request, match, budget) <= self.pool.num_free_without(match.held)
+
+    def _new_blocks(self, request: Request, match: PrefixMatch, budget: int) -> int:
+        """Blocks that a waiting request needs for its first step, besides those that it finds."""
+        computed = self.pool.tokens_of(match)
+        tokens = min(request.num_tokens - computed, self._share, budget)
+        return self.pool.blocks_for(computed + tokens) - len(match.block_ids)
+
+    def _begin(self, request: Request, match: PrefixMatch, step: Step, budget: int) -> None:
+        """Let a waiting request run, from the end of what the cache has of it."""
+        computed, count = self.pool.tokens_of(match), self._new_blocks(request, match, budget)
+        self.pool.hold(match.held)
+        request.block_ids = match.block_ids + self.pool.allocate(count)
+        if match.tail is not None:
+            step.copies.append(Copy(match.tail, request.block_ids[len(match.block_ids)], match.tail_tokens))
+            self.pool.release([match.tail])  # copies come before all that the step writes
+        tokens = min(request.num_tokens - computed, self._share, budget)
+        step.scheduled.append(Scheduled(request, computed, tokens))
         request.status, request.num_computed_tokens = Status.RUNNING, computed
         if request.num_cached_tokens is None:
-            request.num_cached_tokens, request.cached_instead = computed, instead
+            request.num_cached_tokens, request.cached_instead = computed, match.other
         self.running.append(request)
         self.running.sort(key=lambda one: (one.priority, one.arrival))
 

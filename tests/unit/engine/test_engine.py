@@ -153,6 +153,14 @@ def test_prompt_logprobs(fast: LLM) -> None:
     assert whole.prompt_logprobs == fast.generate("Once upon", max_tokens=2, prompt_logprobs=2).prompt_logprobs
 
 
+def test_r13_prompt_logprobs_that_fail_leave_the_engine_alive(fast: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    with checked(fast.engine()) as engine:
+        monkeypatch.setattr(type(fast.model), "last_hidden_state", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            engine.submit("a", prompt_logprobs=1).result(60)
+        assert len(engine.submit("a", max_tokens=2, temperature=0.0).result(60).token_ids)
+
+
 def test_r13_a_fault_is_of_one_request(fast: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     with checked(fast.engine()) as engine:
         good, bad = (engine.submit("Once", max_tokens=20, temperature=1.0, seed=n, logprobs=0) for n in (1, 2))

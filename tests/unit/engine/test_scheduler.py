@@ -69,6 +69,19 @@ def test_the_last_to_come_is_preempted_and_computes_again() -> None:
     assert second.status is Status.RUNNING
 
 
+def test_a_tail_is_not_copied_where_no_block_is_left_for_it() -> None:
+    of = scheduler(3)
+    first = Request(text(10, 1))
+    of.add(first)
+    counts(of)
+    of.finish(first)
+    second = Request([*first.token_ids[:9], 5, 6, 7])
+    of.add(second)
+    step = of.schedule()
+    assert (second.num_cached_tokens, step.copies) == (8, [])
+    of.check_integrity()
+
+
 def test_a_request_can_be_too_long_for_all_blocks() -> None:
     of = scheduler(3)
     assert of.can_ever_run(12)
