@@ -199,9 +199,10 @@ def test_ts19_logs_hold_no_line_ends_prompts_or_keys(locked: Running, caplog: py
         locked.get("/a%0d%0a2026-01-01 INFO forged%1b[31m", **bearer(FIRST))
         locked.get("/" + "a" * 5000, **bearer(FIRST))
         locked.post("/v1/chat/completions", chat("a secret prompt", max_tokens=2), **bearer(FIRST))
-        locked.get("/v1/models", **bearer("a wrong key"))
+        locked.get("/v1/models", **bearer("a wrong key"), **{"x-request-id": "the-last"})
+        wait_until(lambda: "the-last" in caplog.text, "the last line")
     lines = [record.getMessage() for record in caplog.records if record.name == "llamita.server"]
-    assert len(lines) == 4
+    assert len(lines) >= 4
     assert all(line.isprintable() and len(line) < 400 for line in lines)
     assert not any(secret in line for line in lines for secret in ("secret", FIRST, "wrong key"))
 
