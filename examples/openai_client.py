@@ -1,11 +1,12 @@
-"""Ask a running `llamita serve` with OpenAI's client: whole, streamed, a tool, JSON, embeddings."""
+"""Talk to a llamita server with OpenAI's own client: start `llamita serve` first, or name another address."""
 
 import os
+import sys
 
 import openai
 
-address = os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8080/v1")
-client = openai.OpenAI(base_url=address, api_key=os.environ.get("OPENAI_API_KEY", "none"))
+address = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8080"
+client = openai.OpenAI(base_url=f"{address}/v1", api_key=os.environ.get("LLAMITA_API_KEY", "none"))
 model = client.models.list().data[0].id
 
 answer = client.chat.completions.create(model=model, messages=[{"role": "user", "content": "Hello"}], seed=1)
