@@ -5,7 +5,7 @@ import sys
 
 from anthropic import Anthropic
 
-ADDRESS = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8000"
+ADDRESS = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8080"
 
 
 def main() -> None:

@@ -66,7 +66,9 @@ def test_config_needs_no_torch() -> None:
     assert not loaded & (OURS | HUB | SERVER | {"numpy"})
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["generate", "--help"], ["chat", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["generate", "--help"], ["chat", "--help"], ["serve", "--help"]]
+)
 def test_help_loads_neither_torch_nor_hub_nor_server(arguments: list[str]) -> None:
     loaded = modules_after(f"from llamita.cli.main import main; sys.exit(main({arguments!r}))")
     assert "llamita.cli.main" in loaded

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("address and access")
     group.add_argument("--host", default="127.0.0.1", help="the address to listen at; 0.0.0.0 is every one")
-    group.add_argument("--port", type=int, metavar="N", help=f"(default: {PORT}, or the next free one)")
+    group.add_argument("--port", type=int, metavar="N", help=f"the port (default: {PORT}, or the next free one)")
     group.add_argument(
         "--api-key", action="append", metavar="KEY", help="let in only who has it, repeatable (default: everybody)"
     )
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     from llamita.server import log, run
 
     chosen = _settings(args)
-    log.set_up(args.log_level)
+    log.set_up("warning" if args.quiet and "log_level" not in args.given else args.log_level)
     tries = run.PORTS if args.port is None else 1
     listener = run.bind(args.host, PORT if args.port is None else args.port, tries=tries)
     try:

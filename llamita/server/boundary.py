@@ -11,7 +11,7 @@ from uuid import uuid4
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llamita.server.errors import ClientGoneError, Failure, failure_of, is_unforeseen
+from llamita.server.errors import ClientGoneError, Failure, failure_of, is_unforeseen, refused
 from llamita.server.log import quoted
 from llamita.server.metrics import Metrics
 from llamita.server.sse import dumped
@@ -38,6 +38,8 @@ class Boundary:
         scope["llamita.request_id"] = answer.request_id
         began = monotonic()
         try:
+            if not scope["path"].startswith("/"):  # "*", or the whole address of a proxy's request
+                raise refused("the path must begin with a slash")
             await self._app(scope, receive, answer.send)
         except (ClientDisconnect, ClientGoneError):
             answer.status = GONE
@@ -60,7 +62,8 @@ class Boundary:
         await answer.send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
     def _body(self, path: str) -> ErrorBody:
-        return next(body for beginning, body in self._error_bodies if path.startswith(beginning))
+        fitting = (body for beginning, body in self._error_bodies if path.startswith(beginning))
+        return next(fitting, self._error_bodies[-1][1])
 
     def _note(self, scope: Scope, answer: "_Answer", seconds: float) -> None:
         route = getattr(scope.get("route"), "path", None)

@@ -18,7 +18,8 @@ from tests.docs.blocks import Block, command, read_blocks
 from tests.server.serving import serving
 
 README = ROOT / "README.md"
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+# Those that ask a server are run against one: tests/server/test_examples.py.
+EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if not path.stem.endswith("_client"))
 EXAMPLE_LINES = 40
 SHELLS = ("bash", "sh", "shell", "console")
 

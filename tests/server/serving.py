@@ -29,6 +29,7 @@ class Running:
     server: Server
     address: str
     loop: asyncio.AbstractEventLoop
+    client: httpx.Client
 
     @property
     def model(self) -> ServedModel:
@@ -42,12 +43,12 @@ class Running:
 
     def get(self, path: str, **headers: str) -> httpx.Response:
         """GET."""
-        return httpx.get(self.address + path, headers=headers, timeout=PATIENCE)
+        return self.client.get(path, headers=headers)
 
     def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
         """POST a body, as JSON unless it is bytes."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return httpx.post(self.address + path, content=content, headers={**JSON, **headers}, timeout=PATIENCE)
+        return self.client.post(path, content=content, headers={**JSON, **headers})
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels."""
@@ -70,9 +71,12 @@ def serving(llm: LLM, *, limits: EngineLimits | None = None, **settings: Any) ->
     thread = threading.Thread(target=server.listen, args=(listener, greet), name="test-server")
     thread.start()
     assert ready.wait(PATIENCE)
-    running = Running(server, f"http://127.0.0.1:{listener.getsockname()[1]}", loops[0])
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    client = httpx.Client(base_url=address, timeout=PATIENCE, verify=False, trust_env=False)
+    running = Running(server, address, loops[0], client)
     try:
-        yield running
+        with client:
+            yield running
     finally:
         if thread.is_alive():
             running.loop.call_soon_threadsafe(server.halt)

@@ -274,7 +274,7 @@ def test_a_prompt_read_before_is_counted_as_cached(client: openai.OpenAI) -> Non
     cold, warm = client.completions.create(**options), client.completions.create(**options)
     assert warm.usage is not None
     assert warm.usage.prompt_tokens_details is not None
-    assert (warm.usage.prompt_tokens_details.cached_tokens or 0) > 0
+    assert (warm.usage.prompt_tokens_details.cached_tokens or 0) > 1
     assert warm.choices[0].text == cold.choices[0].text
     other = client.completions.create(**options, extra_body={"cache_salt": "another"})
     assert other.usage is not None

@@ -9,6 +9,7 @@ import pytest
 
 from llamita.cli.main import main
 from llamita.errors import UsageError
+from llamita.server import log
 from llamita.server.run import Server, bind
 
 SMALLER = {"vocab_size": 100, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
@@ -18,6 +19,7 @@ SMALLER = {"vocab_size": 100, "bos_token_id": 1, "eos_token_id": 2, "pad_token_i
 def never_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that starts though it must not ends the test rather than wait for clients."""
     monkeypatch.setattr(Server, "listen", lambda *_: 99)
+    monkeypatch.setattr(log, "set_up", lambda _: None)  # the test process keeps its own
 
 
 @pytest.fixture

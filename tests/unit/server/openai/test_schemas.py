@@ -1,0 +1,74 @@
+"""OpenAI's requests: strict about what they know, at ease with what they do not."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from llamita.server.errors import RequestError
+from llamita.server.openai.sampling import limited, seeded, token_id
+from llamita.server.openai.schemas import ChatRequest, CompletionRequest, EmbeddingRequest, ResponseFormat
+
+HELLO = '"model": "a", "messages": [{"role": "user", "content": "a"}]'
+
+
+def chat(fields: str = "") -> ChatRequest:
+    return ChatRequest.model_validate_json(f"{{{HELLO}{fields and ', '}{fields}}}")
+
+
+def test_the_least_request_leaves_all_to_the_model() -> None:
+    assert chat().sampling_options(10) == {}
+
+
+def test_options_have_the_engine_s_names() -> None:
+    given = chat('"temperature": 0.5, "top_k": -1, "stop": "a", "logit_bias": {"3": 1}, "seed": 7, "regex": "a"')
+    expected = {"temperature": 0.5, "top_k": 0, "stop": "a", "logit_bias": {3: 1.0}, "seed": 7, "regex": "a"}
+    assert given.sampling_options(10) == expected
+
+
+@pytest.mark.parametrize("fields", ['"n": null, "stop": null, "seed": null', '"new": {"a": [1]}', '"functions": []'])
+def test_null_and_unknown_fields_are_let_be(fields: str) -> None:
+    assert chat(fields).sampling_options(10) == {}
+
+
+@pytest.mark.parametrize("fields", ['"n": true', '"n": "1"', '"n": 1.0', '"temperature": NaN', '"stream": 1'])
+def test_nothing_is_taken_for_something_else(fields: str) -> None:
+    with pytest.raises(ValidationError):
+        chat(fields)
+
+
+@pytest.mark.parametrize("text", ["-1", "10", "a", "", "1.5", " 1", "٣", "1_0"])
+def test_keys_of_logit_bias_are_ids(text: str) -> None:
+    with pytest.raises(RequestError, match="logit_bias"):
+        token_id(text, 10)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [('"a"', ["a"]), ("[1, 2]", [[1, 2]]), ('["a", "b"]', ["a", "b"]), ("[[1], [2]]", [[1], [2]])],
+)
+def test_prompts_are_a_list_in_the_end(prompt: str, prompts: list[Any]) -> None:
+    body = f'{{"model": "a", "prompt": {prompt}, "input": {prompt}}}'
+    assert CompletionRequest.model_validate_json(body).prompts == prompts
+    assert EmbeddingRequest.model_validate_json(body).inputs == prompts
+
+
+@pytest.mark.parametrize(
+    ("text", "schema"),
+    [
+        ('{"type": "text"}', None),
+        ('{"type": "json_object"}', {"type": "object"}),
+        ('{"type": "json_schema", "json_schema": {"name": "a", "schema": {"const": 1}}}', {"const": 1}),
+    ],
+)
+def test_forms_are_schemas(text: str, schema: Any) -> None:
+    assert ResponseFormat.model_validate_json(text).json_schema_option == schema
+
+
+def test_limits_and_seeds() -> None:
+    assert limited(None, 10) is None
+    assert limited(10, 10) == 10
+    with pytest.raises(RequestError, match="max_tokens is 11"):
+        limited(11, 10)
+    assert seeded({"seed": 3}, 2) == {"seed": 5}
+    assert seeded({}, 2) == {}
