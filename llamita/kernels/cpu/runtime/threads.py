@@ -15,7 +15,7 @@ SPAN = 0.02  # seconds that runs are watched before a decision: several turns of
 RUNS = 4  # runs that are watched at least
 BETTER = 0.9  # of the mean time of a run, below which another number of threads is the better one
 SHARE = 1 / 200  # of the time, which trials may lose
-SLOWER = 1.5  # times the mean before, beyond which something has changed, and a trial is due
+SLOWER = 1.5  # times the mean before, beyond which other processes came, and a trial of fewer threads is due
 
 
 @cache
@@ -78,8 +78,8 @@ class Pace:
 
     All threads wait for the last at the end of a run. Where other processes want the cores, the system holds a thread
     up for milliseconds, and fewer threads, or one, are faster. So other numbers are tried from time to time, in turn.
-    A trial that is slower ends early, and the next waits until what it lost is less than `SHARE` of the time; it does
-    not wait where runs have become slower.
+    A trial that is slower ends early, and the next waits until what it lost is less than `SHARE` of the time. A trial
+    of fewer threads does not wait where runs have become slower.
     """
 
     def __init__(self, most: int) -> None:
@@ -109,13 +109,16 @@ class Pace:
         mean, self._watch = self._watch.mean, Watch()
         before = self._mean or mean
         self._mean = (before + mean) / 2
-        if self._credit >= 0 or mean > SLOWER * before:
+        fewer = [number for number in self._others if number < self._chosen]
+        due = self._others if self._credit >= 0 else fewer if mean > SLOWER * before else []
+        if due:
             self._credit = max(self._credit, 0.0)
-            self.threads = self._others[0]
+            self.threads = due[0]
 
     def _end_trial(self) -> None:
         """Keep the number of threads that was tried if it is faster, else go back."""
-        watch, self._watch, tried = self._watch, Watch(), self._others.pop(0)
+        watch, self._watch, tried = self._watch, Watch(), self.threads
+        self._others.remove(tried)
         if watch.is_over and watch.mean < BETTER * self._mean:
             self._others.append(self._chosen)
             self._chosen, self._mean, self._credit = tried, watch.mean, 0.0
