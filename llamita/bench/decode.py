@@ -2,17 +2,16 @@
 
 import subprocess
 import sys
-from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from llamita.bench import bandwidth
 from llamita.bench.compare import Limit, Measurement, Results, Settings, compare
 from llamita.bench.formats import weights
 from llamita.bench.prompts import prompt
-from llamita.bench.report import rows_of
 from llamita.bench.shapes import shape
-from llamita.bench.systems import OURS, open_session
-from llamita.bench.workers import Run, Worker, in_turn
+from llamita.bench.systems import open_session
+from llamita.bench.workers import Run
 
 MEMORY = Limit(
     name="memory read",
@@ -21,8 +20,6 @@ MEMORY = Limit(
     prepare=bandwidth.prepare,
     arguments=lambda _: (bandwidth.NBYTES,),
 )
-
-ONE_THREAD = f"{OURS.name}, one thread"
 
 
 def measure(settings: Settings, *, tokens: int, depth: int) -> Results:
@@ -40,27 +37,14 @@ def measure(settings: Settings, *, tokens: int, depth: int) -> Results:
 
 
 def measure_under_load(settings: Settings, *, tokens: int, depth: int) -> Results:
-    """Measure the same of llamita alone, while another process keeps a core busy.
-
-    The number of threads that was asked for and one thread take turns.
-    """
-    measured = Results()
+    """Measure the same while another process keeps a core busy, in turns with llamita on one thread."""
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        for format in settings.formats:
-            settings.report(f"decode {settings.shape} {format} beside a busy process")
-            with ExitStack() as stack:
-                turns = {}
-                for name, threads in ((OURS.name, settings.threads), (ONE_THREAD, 1)):
-                    arguments = (OURS.name, settings.shape, format, None, threads, tokens, depth)
-                    turns[name] = Worker(prepare, arguments, threads)
-                    stack.callback(turns[name].stop)
-                values = in_turn(turns, settings.repeats)
-            test = f"tg{tokens}, busy neighbour, {settings.threads} threads"
-            measured.rows += rows_of(values, test=test, shape=settings.shape, format=format, unit="tok/s")
+        measured = measure(replace(settings, also_threads=(1,)), tokens=tokens, depth=depth)
     finally:
         busy.kill()
         busy.wait()
+    measured.rows = [replace(row, test=f"{row.test}, busy neighbour") for row in measured.rows]
     return measured
 
 

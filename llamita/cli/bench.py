@@ -87,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--beside-load",
         action="store_true",
-        help="decode while another process is busy, in turns with one thread; llamita alone",
+        help="decode while another process is busy, in turns with one thread",
     )
     parser.add_argument("--repeats", type=int, default=5, help="turns of each system; one more is not counted")
     parser.add_argument("--threads", type=int, default=2, help="threads of each process")

@@ -78,8 +78,8 @@ class Pace:
 
     All threads wait for the last at the end of a run. Where other processes want the cores, the system holds a thread
     up for milliseconds, and fewer threads, or one, are faster. So other numbers are tried from time to time, in turn.
-    A trial that is slower ends early, and the next waits until what it lost is less than `SHARE` of the time. A trial
-    of fewer threads does not wait where runs have become slower.
+    A trial ends when it has lost the time of a run, and the next waits until that is less than `SHARE` of the time. A
+    trial of fewer threads does not wait where runs have become slower.
     """
 
     def __init__(self, most: int) -> None:
@@ -97,7 +97,7 @@ class Pace:
         self._watch.add(seconds)
         if self.threads != self._chosen:
             self._credit -= seconds - self._mean
-            if self._watch.is_over or self._credit < 0:
+            if self._watch.is_over or self._credit < -self._mean:  # one run may be held up by chance
                 self._end_trial()
         else:
             self._credit += SHARE * seconds

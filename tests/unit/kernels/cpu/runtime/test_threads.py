@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from itertools import count
+from random import Random
 
 import pytest
 import torch
@@ -81,6 +82,16 @@ def test_a_process_that_starts_and_ends_is_noticed(slowed: Callable[[float, int]
 def test_fewer_threads_that_are_no_faster_are_seldom_tried() -> None:
     runs = run(Pace(2), lambda threads, number: SHORT * (1 + number % 4 + 2 * (threads == 1)), 20.0)
     assert 0 < runs[1] < 0.02 * runs[2]
+
+
+def test_fewer_threads_are_found_where_runs_are_held_up_by_chance() -> None:
+    """One thread is faster, though every fourth run on it takes longer than the mean on two."""
+    found = 0
+    for seed in range(50):
+        chance, pace = Random(seed), Pace(2)
+        run(pace, lambda threads, _: 0.015 if threads == 2 else chance.choice([0.008] * 3 + [0.020]), 1.0)  # noqa: B023
+        found += pace._chosen == 1
+    assert found > 40
 
 
 def test_a_run_that_was_held_up_by_chance_does_not_end_all_trials() -> None:
