@@ -56,7 +56,7 @@ class Level:
 EVERYWHERE = ("between", "numbers", "decode bf16", "prefill bf16")
 LEVELS = (
     Level(  # registers of sixteen bytes, and no instruction for dot products of bytes or for a lookup
-        "x86-64", "ssse3", ("between", "decode bf16", "product q8_0", "product iq4_nl"),
+        "x86-64", "ssse3", ("between", "product q8_0", "product iq4_nl"),
     ),
     Level(  # registers of sixteen bytes; no multiply-add in one, no half floats, no lookup in long registers
         "x86-64-v2", "avx2",
@@ -90,5 +90,5 @@ def test_kernels_for_a_lesser_processor_equal_the_reference_bit_for_bit(level: L
 def test_every_kind_of_kernel_is_among_the_cases_of_some_level() -> None:
     """And at every level those that take another way there."""
     assert {case.split()[0] for level in LEVELS for case in level.cases} == {case.split()[0] for case in CASES}
-    assert all({case.split()[0] for case in level.cases} >= {"between", "product", "decode"} for level in LEVELS)
+    assert all({case.split()[0] for case in level.cases} >= {"between", "product"} for level in LEVELS)
     assert all({f"product {name}" for name in FORMATS} & set(level.cases) for level in LEVELS)
