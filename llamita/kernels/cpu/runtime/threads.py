@@ -74,12 +74,12 @@ class Watch:
 
 
 class Pace:
-    """Finds, while a program runs, the number of threads that runs it fastest.
+    """Finds the fastest number of threads for a program while it runs.
 
-    All threads wait for the last at the end of a run. Where other processes want the cores, the system holds a thread
-    up for milliseconds, and fewer threads, or one, are faster. So other numbers are tried from time to time, in turn.
-    A trial ends when it has lost the time of a run, and the next waits until that is less than `SHARE` of the time. A
-    trial of fewer threads does not wait where runs have become slower.
+    At the end of a run all threads wait for the last. If other processes use the cores, the system now and then
+    suspends a thread for milliseconds, and fewer threads, or one, are faster. So other numbers are tried from time to
+    time, one after the other. A trial ends when it has lost the time of a run. The next trial waits until that loss is
+    less than `SHARE` of the time; a trial of fewer threads does not wait if runs have become slower.
     """
 
     def __init__(self, most: int) -> None:
@@ -93,7 +93,7 @@ class Pace:
         self._watch = Watch()
 
     def note(self, seconds: float) -> None:
-        """Learn how long a run took."""
+        """Record the time of a run."""
         self._watch.add(seconds)
         if self.threads != self._chosen:
             self._credit -= seconds - self._mean
