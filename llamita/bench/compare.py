@@ -43,13 +43,14 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What to measure, and how often. systems: names, ours first."""
+    """What to measure, and how often. systems: names, ours first. also_threads: llamita on other numbers of threads."""
 
     shape: str
     formats: Sequence[str]
     systems: Sequence[str]
     repeats: int
     threads: int
+    also_threads: tuple[int, ...] = ()
     peers_python: str | None = None
     report: Callable[[str], None] = lambda _: None  # gets the name of each comparison before it starts
 
@@ -98,23 +99,26 @@ def _one_format(
         if test.loads or system.needs_file
     }
 
-    def started(system: System, stack: ExitStack) -> Worker | ProcessPerTurn:
-        arguments = (system.name, settings.shape, format, paths.get(system.name), settings.threads, *test.arguments)
+    def started(system: System, stack: ExitStack, threads: int = settings.threads) -> Worker | ProcessPerTurn:
+        arguments = (system.name, settings.shape, format, paths.get(system.name), threads, *test.arguments)
         python = interpreter(system, settings.peers_python)
-        return _stopped_at_end(stack, test.start(test.prepare, arguments, settings.threads, python=python))
+        return _stopped_at_end(stack, test.start(test.prepare, arguments, threads, python=python))
 
     with ExitStack() as stack:
         turns = {OURS.name: started(OURS, stack)}
         if test.limit is not None:
             arguments = test.limit.arguments(paths.get(OURS.name))
             turns[LIMIT] = _stopped_at_end(stack, Worker(test.limit.prepare, arguments, settings.threads))
+        others = {f"{OURS.name}, threads: {one}": started(OURS, stack, one) for one in settings.also_threads}
         values: list[dict[str, list[float]]] = []
         for peer in peers or [OURS]:
             label = "" if peer is OURS else f", {peer.label(format)}"
             settings.report(f"{test.name} {settings.shape} {format}: {OURS.name}{label}")
             with ExitStack() as peer_stack:  # frees a peer's weights before the next peer starts
-                other = {} if peer is OURS else {peer.label(format): started(peer, peer_stack)}
-                values.append(in_turn({**turns, **other}, settings.repeats))
+                if peer is not OURS:
+                    others[peer.label(format)] = started(peer, peer_stack)
+                values.append(in_turn({**turns, **others}, settings.repeats))
+                others = {}
     record(test, settings, format, values, measured)
 
 

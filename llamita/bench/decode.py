@@ -37,17 +37,14 @@ def measure(settings: Settings, *, tokens: int, depth: int) -> Results:
 
 
 def measure_under_load(settings: Settings, *, tokens: int, depth: int) -> Results:
-    """The same while another process keeps a core busy: with the number of threads that was asked for, and with one."""
-    measured = Results()
+    """Measure the same while another process keeps a core busy, in turns with llamita on one thread."""
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
-        for threads in dict.fromkeys((settings.threads, 1)):
-            part = measure(replace(settings, threads=threads), tokens=tokens, depth=depth)
-            part.rows = [replace(row, test=f"{row.test}, busy neighbour, {threads} threads") for row in part.rows]
-            measured.add(part)
+        measured = measure(replace(settings, also_threads=(1,)), tokens=tokens, depth=depth)
     finally:
         busy.kill()
         busy.wait()
+    measured.rows = [replace(row, test=f"{row.test}, busy neighbour") for row in measured.rows]
     return measured
 
 

@@ -85,7 +85,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-n", "--tokens", type=int, default=128, help="tokens to generate")
     parser.add_argument(
-        "--beside-load", action="store_true", help="decode while another process is busy, also with one thread"
+        "--beside-load",
+        action="store_true",
+        help="decode while another process is busy, in turns with one thread",
     )
     parser.add_argument("--repeats", type=int, default=5, help="turns of each system; one more is not counted")
     parser.add_argument("--threads", type=int, default=2, help="threads of each process")

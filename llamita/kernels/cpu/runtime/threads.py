@@ -1,7 +1,6 @@
 """The threads that run kernels: torch's own, so that two pools never compete for the cores."""
 
 import ctypes
-import math
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +11,11 @@ import torch
 
 Run = Callable[[int, int, int], object]  # (address of a function of one address, that address, number of threads)
 
-ROUND = 8  # runs whose mean is looked at; the first of them, which may have had to wake threads, is left out
-UNEVEN = 1.5  # times the shortest run of a round, beyond which its mean says that threads are held up
-BETTER = 0.9  # of the mean of a round, below which another number of threads is the better one
-LONGEST = 128  # rounds between two trials of another number
+SPAN = 0.02  # seconds that runs are watched before a decision: several turns of the system's scheduler
+RUNS = 4  # runs that are watched at least
+BETTER = 0.9  # of the mean time of a run, below which another number of threads is the better one
+SHARE = 1 / 200  # of the time, which trials may lose
+SLOWER = 1.5  # times the mean before, beyond which other processes came, and a trial of fewer threads is due
 
 
 @cache
@@ -51,59 +51,81 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(thread_name_prefix="llamita")
 
 
+class Watch:
+    """Runs of a program that are watched, and their mean time."""
+
+    def __init__(self) -> None:
+        self.runs, self.seconds = 0, 0.0
+
+    def add(self, seconds: float) -> None:
+        """Take one more run into account."""
+        self.runs += 1
+        self.seconds += seconds
+
+    @property
+    def mean(self) -> float:
+        """The mean seconds of a run."""
+        return self.seconds / self.runs
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there were enough runs, for long enough, to decide."""
+        return self.runs >= RUNS and self.seconds >= SPAN
+
+
 class Pace:
     """Finds the fastest number of threads for a program while it runs.
 
     At the end of a run all threads wait for the last. If other processes use the cores, the system now and then
-    suspends a thread for milliseconds, and fewer threads, or one, are faster. So after a round of runs with uneven
-    times the next round uses fewer threads, and from time to time one uses more again.
+    suspends a thread for milliseconds, and fewer threads, or one, are faster. So other numbers are tried from time to
+    time, one after the other. A trial ends when it has lost the time of a run. The next trial waits until that loss is
+    less than `SHARE` of the time; a trial of fewer threads does not wait if runs have become slower.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.threads = most
-        halves = [most >> shift for shift in range(1, most.bit_length())]
-        self._levels = sorted({most, max(1, most - 1), *halves}, reverse=True)
-        self._level, self._tried = 0, 0
-        self._mean = math.inf
-        self._seconds: list[float] = []
-        self._rounds, self._wait = 0, 1  # since the last trial, and until the next
-        self._is_upward = False  # the next trial, where there may be either
-        self._reach = 1  # levels down to the next trial of fewer; one more after each that was no better
+        halves = {most >> shift for shift in range(1, most.bit_length())}
+        self._others = sorted({max(1, most - 1), *halves} - {most}, reverse=True)  # the next to try is the first
+        self._chosen = most
+        self._mean = 0.0  # seconds of a run on the chosen number
+        self._credit = 0.0  # seconds that trials may lose; below 0 none begins
+        self._watch = Watch()
 
     def note(self, seconds: float) -> None:
         """Record the time of a run."""
-        self._seconds.append(seconds)
-        if len(self._seconds) < ROUND:
-            return
-        counted, self._seconds = self._seconds[1:], []
-        mean = sum(counted) / len(counted)
-        if self._tried != self._level:
-            self._judge(mean)
+        self._watch.add(seconds)
+        if self.threads != self._chosen:
+            self._credit -= seconds - self._mean
+            if self._watch.is_over or self._credit < -self._mean:  # one run may be held up by chance
+                self._end_trial()
         else:
-            self._mean = mean
-            self._rounds += 1
-            if self._rounds >= self._wait:
-                self._try(is_uneven=mean > UNEVEN * min(counted))
-        self.threads = self._levels[self._tried]
+            self._credit += SHARE * seconds
+            if self._watch.is_over and self._others:
+                self._begin_trial()
 
-    def _judge(self, mean: float) -> None:
-        """Keep the number that was tried, or go back and try again later."""
-        if mean < BETTER * self._mean:
-            self._level, self._mean, self._wait, self._reach = self._tried, mean, 1, 1
+    def _begin_trial(self) -> None:
+        """Run on another number of threads from now on, if trials have not lost too much."""
+        mean, self._watch = self._watch.mean, Watch()
+        before = self._mean or mean
+        self._mean = (before + mean) / 2
+        fewer = [number for number in self._others if number < self._chosen]
+        due = self._others if self._credit >= 0 else fewer if mean > SLOWER * before else []
+        if due:
+            self._credit = max(self._credit, 0.0)
+            self.threads = due[0]
+
+    def _end_trial(self) -> None:
+        """Keep the number of threads that was tried if it is faster, else go back."""
+        watch, self._watch, tried = self._watch, Watch(), self.threads
+        self._others.remove(tried)
+        if watch.is_over and watch.mean < BETTER * self._mean:
+            self._others.append(self._chosen)
+            self._chosen, self._mean, self._credit = tried, watch.mean, 0.0
         else:
-            self._reach += self._tried > self._level
-            self._tried, self._wait = self._level, min(2 * self._wait, LONGEST)
-        self._rounds = 0
-
-    def _try(self, *, is_uneven: bool) -> None:
-        """Run the next round on fewer threads, or on more."""
-        can_fall, can_rise = is_uneven and self._level + 1 < len(self._levels), self._level > 0
-        if can_rise and (self._is_upward or not can_fall):
-            self._tried, self._is_upward = self._level - 1, False
-        elif can_fall:
-            below = len(self._levels) - 1 - self._level
-            self._tried, self._is_upward = self._level + 1 + (self._reach - 1) % below, True
+            self._others.append(tried)
+            self._credit = max(self._credit, -SPAN - self.most * self._mean)  # no more, if held up by chance
+        self.threads = self._chosen
 
 
 @cache

@@ -20,7 +20,6 @@ WAYS = {row.dot_u8s8 for row in compiled_for()}
 if {"+avx512vl", "+avx512vnni"} <= HAS:
     WAYS.add("vpdpbusd.256")  # what processors with AVX-VNNI have, under another encoding
 EXTREMES = (-128, -127, -1, 0, 1, 126, 127)
-SIZES = {way: size for way, size in dot_bytes.PAIRS.items() if way in WAYS}
 
 
 def three(emit: Any) -> Kernel:
@@ -72,11 +71,13 @@ def test_the_operations_take_the_way_of_this_machine() -> None:
             expect(compute, words, x)
 
 
-@pytest.mark.parametrize("way", sorted(SIZES))
+@pytest.mark.parametrize("way", sorted(dot_bytes.PAIRS))
 @pytest.mark.parametrize(("bits", "words"), [(4, 8), (5, 4), (6, 2), (7, 1)])
 def test_pairs_of_products_gather_in_sixteen_bits(way: str, bits: int, words: int) -> None:
     """As many words as `block_dots` lets gather, all at their largest."""
-    size = SIZES[way]
+    if way not in WAYS:
+        pytest.skip(f"kernels are compiled for a processor without {way}")
+    size = dot_bytes.PAIRS[way]
 
     def emit(b: Any, total: Any, codes: Any, x: Any) -> Any:
         sums = dot_bytes.pair_products(size, b, codes, x)

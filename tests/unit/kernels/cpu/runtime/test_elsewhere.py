@@ -55,6 +55,10 @@ class Level:
 
 EVERYWHERE = ("between", "numbers", "decode bf16", "prefill bf16")
 LEVELS = (
+    Level(  # registers of sixteen bytes, and no instruction for dot products of bytes or for a lookup
+        "x86-64", "ssse3",
+        (*EVERYWHERE, "product fp32", "product q4_0", "product iq4_nl", "pack q8_0"),
+    ),
     Level(  # registers of sixteen bytes; no multiply-add in one, no half floats, no lookup in long registers
         "x86-64-v2", "avx2",
         (*EVERYWHERE, "product fp16", "product q4_k", "product iq4_nl", "pack q5_k", "pack q8_0", "decode fp16"),
