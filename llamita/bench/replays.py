@@ -4,7 +4,6 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import llamita
 from llamita.bench.bandwidth import use_threads
 from llamita.bench.compare import Results, Settings
 from llamita.bench.report import OURS, Row
@@ -13,6 +12,7 @@ from llamita.engine.handle import RequestHandle
 from llamita.engine.limits import EngineLimits
 from llamita.engine.receipt import ModelFacts, Receipt, differences, replay
 from llamita.generation.text_options import TextModel
+from llamita.loader import load
 
 REQUESTS, AT_ONCE = 1000, 64
 CROWDED = EngineLimits(max_num_seqs=AT_ONCE, max_num_queued=REQUESTS, block_size=16, num_blocks=220)
@@ -56,7 +56,7 @@ def measure(settings: Settings, *, count: int = REQUESTS, limits: EngineLimits =
     measured = Results()
     for format in settings.formats:
         settings.report(f"replays cria {format}")
-        llm = llamita.load(quantize=None if format == "bf16" else format)
+        llm = load(quantize=None if format == "bf16" else format)
         with llm.engine(limits) as engine:
             written = write(engine, requests(count, 1, longest=LONGEST, most=MOST))
             preemptions = engine.stats.preemptions

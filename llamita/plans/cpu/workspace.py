@@ -29,13 +29,15 @@ class Workspace:
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Memory for kernels, whatever torch's default dtype and device are."""
-    return torch.empty(shape, dtype=dtype, device=CPU)
+    """Memory for kernels, whatever torch's default dtype and device are, and for passes in and out of inference mode."""
+    with torch.inference_mode(False):
+        return torch.empty(shape, dtype=dtype, device=CPU)
 
 
 def numbers(*values: int) -> Tensor:
     """Numbers for kernels: int64."""
-    return torch.tensor(values, dtype=torch.int64, device=CPU)
+    with torch.inference_mode(False):  # they are changed in place, also by passes outside of it
+        return torch.tensor(values, dtype=torch.int64, device=CPU)
 
 
 def bits(number: float) -> int:

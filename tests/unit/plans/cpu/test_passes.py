@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 from weakref import ref
 
@@ -366,3 +367,16 @@ def test_programs_are_made_once_for_each_shape(monkeypatch: pytest.MonkeyPatch) 
     for _ in range(3):
         write(fused, prompt(1, 20))
     assert [[tuple(segment) for segment in segments] for segments in made] == [[(1, 20)], [(1, 1)]]
+
+
+def test_a_program_runs_in_inference_mode_and_out_of_it(small_path: Path) -> None:
+    model, ids = fuse(LlamaForCausalLM.from_pretrained(small_path)), torch.tensor([list(range(12))])
+    found = []
+    for mode in (torch.inference_mode, torch.no_grad, torch.inference_mode):
+        with mode():
+            cache = GrowingCache()
+            for part in (ids[:, :11], ids[:, 11:]):
+                logits = model(part, past_key_values=cache, logits_to_keep=1).logits
+            found.append(logits.clone())
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
