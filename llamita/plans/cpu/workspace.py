@@ -29,7 +29,7 @@ class Workspace:
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Memory for kernels, whatever torch's default dtype and device are, and for passes in and out of inference mode."""
+    """Memory for kernels, whatever torch's default dtype and device are, in and out of inference mode."""
     with torch.inference_mode(False):
         return torch.empty(shape, dtype=dtype, device=CPU)
 
