@@ -1,52 +1,32 @@
 """The engine: one thread that owns the model and writes many texts at once, each as if it were alone."""
 
-import asyncio
 import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import cached_property
 from secrets import randbits
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import NamedTuple, Self, TypeVar, Unpack
 from uuid import uuid4
 
-import torch
-from torch import Tensor
-
-from llamita.cache.paged import PagedCache
-from llamita.engine.block_pool import BlockPool
-from llamita.engine.handle import RequestHandle, wake
+from llamita.engine.core import EngineCore, EngineStats
+from llamita.engine.handle import RequestHandle
 from llamita.engine.limits import EngineLimits, blocks_of
-from llamita.engine.live import LiveRequest, live_request
+from llamita.engine.live import live_request
 from llamita.engine.receipt import ModelFacts, Receipt, receipt_of
-from llamita.engine.runner import StepRunner
-from llamita.engine.scheduler import Scheduler, Step
-from llamita.errors import AbortedError, ClosedError, OverdueError, OverloadedError, UnsupportedError
-from llamita.generation.completion import completion_of
+from llamita.errors import AbortedError, ClosedError, OverloadedError, UnsupportedError
 from llamita.generation.text_options import Prompt, TextModel, TextOptions
-from llamita.sampling.batch import sample
 
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class EngineStats:
-    """Counts of an engine: of requests now, of blocks now, and of what happened since it began."""
+class Command(NamedTuple):
+    """What the engine's thread is to do, and what is to be done with an error where it has stopped before."""
 
-    running: int
-    waiting: int
-    blocks: int
-    free_blocks: int
-    cached_blocks: int
-    steps: int
-    preemptions: int
-    prompt_tokens: int
-    cached_prompt_tokens: int
-    generation_tokens: int
-    step_age: float  # seconds since the last step ended, 0 while there is nothing to do
+    run: Callable[[], object]
+    drop: Callable[[BaseException], object]
 
 
 class Engine:
@@ -58,9 +38,8 @@ class Engine:
     """
 
     def __init__(self, texts: TextModel, limits: EngineLimits | None = None, *, name: str = "") -> None:
-        self.name = name
-        self.limits = limits = EngineLimits() if limits is None else limits
-        model = texts.model
+        self.name, self.limits = name, EngineLimits() if limits is None else limits
+        model, limits = texts.model, self.limits
         if model.config.rope_parameters.depends_on_length:
             raise UnsupportedError(
                 f"the engine cannot run rotary type {model.config.rope_parameters.rope_type}, which turns cached keys "
@@ -69,26 +48,17 @@ class Engine:
         blocks = blocks_of(model, limits)
         most = min(blocks * limits.block_size, limits.max_model_len or texts.context_length)
         self.texts = TextModel(model, texts.tokenizer, max_model_len=most)
-        pages = PagedCache(
-            model.config, num_blocks=blocks, block_size=limits.block_size, dtype=model.dtype, device=model.device
-        )
-        self._runner = StepRunner(model, pages)
-        pool = BlockPool(blocks, limits.block_size, limits.enable_prefix_caching)
-        self._scheduler = Scheduler(
-            pool, max_num_seqs=limits.max_num_seqs, max_num_batched_tokens=limits.max_num_batched_tokens
-        )
-        self._commands: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        self._live: dict[Any, LiveRequest] = {}  # by the scheduler's request; the engine's thread alone uses it
-        self._lock = threading.Lock()
+        self._core = EngineCore(model, limits, num_blocks=blocks, on_end=self._leave)
+        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # of the four below
         self._unfinished = 0
-        self._is_closing, self._failure = False, None
-        self._counts = {"prompt_tokens": 0, "cached_prompt_tokens": 0, "generation_tokens": 0}
-        self._last_step = monotonic()
+        self._is_closing = self._has_stopped = False
+        self._failure: BaseException | None = None
         self._all_done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="llamita-engine", daemon=True)
         self._thread.start()
 
-    # For callers, from any thread
+    # For callers, in any thread
 
     def submit(
         self,
@@ -119,7 +89,12 @@ class Engine:
             self._leave()
             raise
         top = options.get("prompt_logprobs")
-        self._commands.put(lambda: self._add(live, top))
+
+        def drop(error: BaseException) -> None:
+            handle.end(error)
+            self._leave()
+
+        self._put(Command(lambda: self._core.add(live, top), drop))
         return handle
 
     def receipt(self, handle: RequestHandle) -> Receipt:
@@ -130,10 +105,6 @@ class Engine:
     def facts(self) -> ModelFacts:
         """What all answers depend on, besides their requests; reads all weights when it is first asked for."""
         return ModelFacts.of(self.texts)
-
-    def forget(self) -> None:
-        """Forget all cached prefixes; for `call`, as the cache is the engine's thread's."""
-        self._scheduler.pool.clear()
 
     def call(self, function: Callable[[], Result]) -> "Future[Result]":
         """Let the engine's thread call a function between two steps, for what else needs the model."""
@@ -147,25 +118,17 @@ class Engine:
             except Exception as error:
                 future.set_exception(error)
 
-        self._commands.put(run)
+        self._put(Command(run, lambda error: future.cancelled() or future.set_exception(error)))
         return future
+
+    def forget(self) -> None:
+        """Forget all cached prefixes; for `call`, as the cache is the engine's thread's."""
+        self._core.scheduler.pool.clear()
 
     @property
     def stats(self) -> EngineStats:
         """Counts of now; each is right by itself, as the engine goes on meanwhile."""
-        scheduler, pool = self._scheduler, self._scheduler.pool
-        has_work = scheduler.has_work
-        return EngineStats(
-            running=len(scheduler.running),
-            waiting=max(0, self._unfinished - len(scheduler.running)),
-            blocks=pool.num_blocks,
-            free_blocks=pool.num_free,
-            cached_blocks=pool.num_cached,
-            steps=scheduler.num_steps,
-            preemptions=scheduler.num_preemptions,
-            step_age=monotonic() - self._last_step if has_work else 0.0,
-            **self._counts,
-        )
+        return self._core.stats(self._unfinished)
 
     @property
     def is_alive(self) -> bool:
@@ -179,7 +142,8 @@ class Engine:
         """
         with self._lock:
             self._is_closing = True
-        self._commands.put(lambda: None)
+            if not self._unfinished:
+                self._all_done.set()
         if self._thread.is_alive():
             self._all_done.wait(timeout)
             self._commands.put(None)
@@ -194,6 +158,7 @@ class Engine:
         self.close(None if kind is None else 0.0)
 
     def _enter(self) -> None:
+        """Count a request. Raises ClosedError and OverloadedError."""
         with self._lock:
             if self._is_closing or self._failure is not None:
                 raise ClosedError("the engine takes no more requests: it is closed or has failed; start another one")
@@ -205,36 +170,49 @@ class Engine:
             self._all_done.clear()
 
     def _leave(self) -> None:
+        """Count a request no more."""
         with self._lock:
             self._unfinished -= 1
             if not self._unfinished:
                 self._all_done.set()
 
     def _abort(self, handle: RequestHandle) -> None:
-        self._commands.put(lambda: self._abort_now(handle))
+        self._put(Command(lambda: self._core.abort(handle), lambda error: None))
+
+    def _put(self, command: Command) -> None:
+        with self._lock:
+            if not self._has_stopped:
+                self._commands.put(command)
+                return
+        command.drop(self._reason())
+
+    def _reason(self) -> BaseException:
+        """Why the engine has stopped."""
+        if self._failure is None:
+            return AbortedError("the engine was closed before the text was over")
+        reason = ClosedError(f"the engine has failed: {self._failure}")
+        reason.__cause__ = self._failure
+        return reason
 
     # In the engine's thread
 
     def _run(self) -> None:
         try:
             while self._run_commands():
-                if self._scheduler.has_work:
-                    self._step()
+                if self._core.has_work:
+                    self._core.step()
         except BaseException as error:  # a defect of the engine itself: say so to everybody, rather than hang
             self._failure = error
-        finally:
-            reason = AbortedError("the engine was closed before the text was over")
-            if self._failure is not None:
-                reason = ClosedError(f"the engine has failed: {self._failure}")
-                reason.__cause__ = self._failure
-            for live in list(self._live.values()):
-                self._finish(live, reason)
+        with self._lock:
+            self._has_stopped = True
+        self._core.end_all(self._reason())
+        while not self._commands.empty():
+            if (command := self._commands.get()) is not None:
+                command.drop(self._reason())
 
     def _run_commands(self) -> bool:
         """Run the commands that have come, waiting for one where there is nothing else to do; False to stop."""
-        if not self._unfinished:
-            self._all_done.set()
-        is_waiting = not self._scheduler.has_work
+        is_waiting = not self._core.has_work
         while True:
             try:
                 command = self._commands.get(block=is_waiting)
@@ -243,95 +221,6 @@ class Engine:
             if command is None:
                 return False
             if is_waiting:  # an engine without work has not stalled
-                self._last_step = monotonic()
-            command()
+                self._core.last_step = monotonic()
+            command.run()
             is_waiting = False
-
-    def _add(self, live: LiveRequest, prompt_logprobs: int | None) -> None:
-        """Let the scheduler have a request, unless it was aborted before."""
-        if live.handle.is_over:
-            return
-        self._live[live.request] = live
-        self._scheduler.add(live.request)
-        if prompt_logprobs is not None:
-            try:
-                live.note_prompt_logprobs(prompt_logprobs)
-            except Exception as error:  # of this request, as all that its tokens lead to
-                self._finish(live, error)
-
-    def _abort_now(self, handle: RequestHandle) -> None:
-        live = next((one for one in self._live.values() if one.handle is handle), None)
-        if live is not None:
-            self._finish(live, AbortedError(f"request {handle.request_id} was aborted"))
-
-    def _step(self) -> None:
-        self._end_overdue()
-        step = self._scheduler.schedule()
-        if not step.scheduled:
-            return
-        self._mark_scheduled(step)
-        outcomes = self._runner.run(step)
-        parts = list(zip(step.scheduled, outcomes, strict=True))
-        self._scheduler.update(Step([part for part, outcome in parts if isinstance(outcome, Tensor)], []))
-        rows: list[tuple[LiveRequest, Tensor]] = []
-        for part, outcome in parts:
-            if isinstance(outcome, Exception):
-                self._finish(self._live[part.request], outcome)
-            elif part.is_last:
-                rows.append((self._live[part.request], outcome))
-        self._write(rows)
-        self._last_step = monotonic()
-
-    def _write(self, rows: list[tuple[LiveRequest, Tensor]]) -> None:
-        """Choose the next token of each request, and hand over what became of it."""
-        if not rows:
-            return
-        logits = torch.stack([row for _, row in rows])
-        tokens = sample([live.sampler for live, _ in rows], logits)
-        readers: list[asyncio.Future[None] | None] = []
-        for (live, _), token in zip(rows, tokens, strict=True):
-            readers.append(self._take(live, token))
-        wake([reader for reader in readers if reader is not None])
-
-    def _take(self, live: LiveRequest, token: int | Exception) -> "asyncio.Future[None] | None":
-        """Give a request its next token; returns the future of its reader."""
-        try:
-            delta = live.push(token) if isinstance(token, int) else token
-        except Exception as error:  # of its tokenizer, grammar or stop strings: its own
-            delta = error
-        if isinstance(delta, Exception):
-            return self._end(live, delta)
-        self._counts["generation_tokens"] += 1
-        reader = live.handle.push(delta)
-        return self._end(live, None) or reader if live.sequence.finish is not None else reader
-
-    def _finish(self, live: LiveRequest, error: BaseException) -> None:
-        reader = self._end(live, error)
-        wake([] if reader is None else [reader])
-
-    def _end(self, live: LiveRequest, error: BaseException | None) -> "asyncio.Future[None] | None":
-        """Take a request out and hand over its outcome; returns the future of its reader."""
-        self._scheduler.finish(live.request)
-        self._live.pop(live.request, None)
-        live.handle.metrics.preemptions = live.request.num_preemptions
-        outcome = completion_of(live.sequence, tools=live.tools) if error is None else error
-        reader = live.handle.end(outcome)
-        self._leave()
-        return reader
-
-    def _mark_scheduled(self, step: Step) -> None:
-        """Note when requests are scheduled for the first time, and what they found in the cache."""
-        for part in step.scheduled:
-            live = self._live[part.request]
-            if live.handle.metrics.scheduled is None:
-                live.handle.metrics.scheduled = monotonic()
-                live.handle.metrics.cached_tokens = cached = part.request.num_cached_tokens or 0
-                live.handle.metrics.cached_instead = part.request.cached_instead
-                self._counts["prompt_tokens"] += part.request.num_prompt_tokens
-                self._counts["cached_prompt_tokens"] += cached
-
-    def _end_overdue(self) -> None:
-        now = monotonic()
-        for live in [one for one in self._live.values() if one.deadline is not None and now > one.deadline]:
-            waited = now - live.handle.metrics.arrival
-            self._finish(live, OverdueError(f"request {live.handle.request_id} is not over after {waited:.1f} s"))

@@ -27,7 +27,7 @@ def test_r26_a_stalled_engine_is_unhealthy_until_it_moves(cria: LLM) -> None:
 
 def test_r26_an_engine_that_was_idle_has_not_stalled(cria: LLM) -> None:
     with cria.engine() as engine:
-        engine._last_step -= 1000
+        engine._core.last_step -= 1000
         ages: list[float] = []
         handle = engine.submit("Once upon a time", max_tokens=5, temperature=0)
         while not handle.is_over:
@@ -45,7 +45,7 @@ def test_r26_a_dead_engine_ends_its_requests_and_the_server(
         def fail(*_: object) -> None:
             raise SystemError("a defect")
 
-        monkeypatch.setattr(engine._scheduler, "schedule", fail)
+        monkeypatch.setattr(engine._core.scheduler, "schedule", fail)
         answer = server.post("/v1/chat/completions", chat(stream=stream))
         assert answer.status_code == (200 if stream else 503)
         assert "the engine has failed" in answer.text

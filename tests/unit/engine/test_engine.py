@@ -41,13 +41,13 @@ def fast(small_path: Path) -> LLM:
 
 def checked(engine: Engine) -> Engine:
     """An engine that looks at all its counts after each step."""
-    step = engine._step
+    step = engine._core.step
 
     def run() -> None:
         step()
-        engine._scheduler.check_integrity()
+        engine._core.scheduler.check_integrity()
 
-    engine._step = run
+    engine._core.step = run
     return engine
 
 
@@ -167,7 +167,7 @@ def test_r13_a_fault_is_of_one_request(fast: LLM, monkeypatch: pytest.MonkeyPatc
         done = threading.Event()
 
         def spoil() -> None:
-            for live in engine._live.values():
+            for live in engine._core._live.values():
                 if live.handle is bad:
                     monkeypatch.setattr(live.sequence, "push", lambda token: 1 / 0)
             done.set()
@@ -182,14 +182,14 @@ def test_r13_a_fault_is_of_one_request(fast: LLM, monkeypatch: pytest.MonkeyPatc
 
 def test_r13_a_model_that_fails_for_one_row_fails_for_it_alone(fast: LLM) -> None:
     with checked(fast.engine()) as engine:
-        run, bad_ids = engine._runner._pass, fast.tokenizer.encode("x")
+        run, bad_ids = engine._core.runner._pass, fast.tokenizer.encode("x")
 
         def fail(parts: Any) -> Any:
             if any(part.request.token_ids[: len(bad_ids)] == bad_ids for part in parts):
                 raise torch.OutOfMemoryError("no memory for x")
             return run(parts)
 
-        engine._runner._pass = fail
+        engine._core.runner._pass = fail
         bad = engine.submit("x", max_tokens=3)
         good = [engine.submit(letter, max_tokens=3, temperature=0.0) for letter in "abc"]
         with pytest.raises(torch.OutOfMemoryError):
@@ -208,7 +208,7 @@ def test_logits_that_are_not_finite(small_path: Path) -> None:
 
 def test_a_defect_of_the_engine_reaches_everybody(fast: LLM) -> None:
     engine = fast.engine()
-    engine._scheduler.schedule = lambda: 1 / 0  # pyright: ignore[reportAttributeAccessIssue]
+    engine._core.scheduler.schedule = lambda: 1 / 0  # pyright: ignore[reportAttributeAccessIssue]
     handle = engine.submit("a")
     with pytest.raises(ClosedError, match="division by zero"):
         handle.result(60)
@@ -274,6 +274,33 @@ def test_close_lets_requests_end_or_aborts_them(fast: LLM) -> None:
     engine.close(0.0)
     with pytest.raises(AbortedError):
         handle.result(0)
+
+
+def test_nothing_waits_for_an_engine_that_has_stopped(fast: LLM) -> None:
+    engine = fast.engine()
+    enter = engine._enter
+
+    def late() -> None:
+        enter()
+        engine.close(0.0)  # between the check and the command
+
+    engine._enter = late
+    handle = engine.submit("a")
+    with pytest.raises(AbortedError):
+        handle.result(60)
+    with pytest.raises(AbortedError):
+        engine.call(lambda: 1).result(60)
+    handle.abort()
+    engine = fast.engine()
+    held = threading.Event()
+    engine.call(held.wait)
+    late_call = engine.call(lambda: 1)
+    closer = threading.Thread(target=engine.close)
+    closer.start()
+    engine._commands.put(None)
+    held.set()
+    closer.join(60)
+    assert late_call.result(60) == 1
 
 
 def test_rotations_by_length_are_refused(small_path: Path) -> None:

@@ -1,0 +1,175 @@
+"""The core of the engine: requests, steps and their outcomes, for the one thread that owns the model."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+
+import torch
+from torch import Tensor
+
+from llamita.cache.paged import PagedCache
+from llamita.engine.block_pool import BlockPool
+from llamita.engine.handle import RequestHandle, wake
+from llamita.engine.limits import EngineLimits
+from llamita.engine.live import LiveRequest
+from llamita.engine.runner import StepRunner
+from llamita.engine.scheduler import Request, Scheduler, Step
+from llamita.errors import AbortedError, OverdueError
+from llamita.generation.completion import completion_of
+from llamita.model.llama import LlamaForCausalLM
+from llamita.sampling.batch import sample
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """Counts of an engine: of requests now, of blocks now, and of what happened since it began.
+
+    step_age: seconds since the last step ended, 0 while there is nothing to do.
+    """
+
+    running: int
+    waiting: int
+    blocks: int
+    free_blocks: int
+    cached_blocks: int
+    steps: int
+    preemptions: int
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    generation_tokens: int
+    step_age: float
+
+
+class EngineCore:
+    """Requests that are under way, and the steps that write them. No method but `stats` is safe in another thread.
+
+    on_end: called once for each request that ends, however that is.
+    """
+
+    def __init__(
+        self, model: LlamaForCausalLM, limits: EngineLimits, *, num_blocks: int, on_end: Callable[[], None]
+    ) -> None:
+        pages = PagedCache(
+            model.config, num_blocks=num_blocks, block_size=limits.block_size, dtype=model.dtype, device=model.device
+        )
+        self.runner = StepRunner(model, pages)
+        self.scheduler = Scheduler(
+            BlockPool(num_blocks, limits.block_size, limits.enable_prefix_caching),
+            max_num_seqs=limits.max_num_seqs,
+            max_num_batched_tokens=limits.max_num_batched_tokens,
+        )
+        self.last_step = monotonic()
+        self._live: dict[Request, LiveRequest] = {}
+        self._on_end = on_end
+        self._prompt_tokens = self._cached_prompt_tokens = self._generation_tokens = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do something."""
+        return self.scheduler.has_work
+
+    def stats(self, unfinished: int) -> EngineStats:
+        """Counts of now, of so many requests that have not ended; each is right by itself."""
+        scheduler, pool = self.scheduler, self.scheduler.pool
+        return EngineStats(
+            running=len(scheduler.running),
+            waiting=max(0, unfinished - len(scheduler.running)),
+            blocks=pool.num_blocks,
+            free_blocks=pool.num_free,
+            cached_blocks=pool.num_cached,
+            steps=scheduler.num_steps,
+            preemptions=scheduler.num_preemptions,
+            prompt_tokens=self._prompt_tokens,
+            cached_prompt_tokens=self._cached_prompt_tokens,
+            generation_tokens=self._generation_tokens,
+            step_age=monotonic() - self.last_step if self.has_work else 0.0,
+        )
+
+    def add(self, live: LiveRequest, prompt_logprobs: int | None) -> None:
+        """Let a request wait for its turn. prompt_logprobs: note its prompt's, with this number of alternatives."""
+        self._live[live.request] = live
+        self.scheduler.add(live.request)
+        if prompt_logprobs is not None:
+            try:
+                live.note_prompt_logprobs(prompt_logprobs)
+            except Exception as error:  # of this request, as all that its tokens lead to
+                self.end(live, error)
+
+    def abort(self, handle: RequestHandle) -> None:
+        """End a request, unless it is over."""
+        live = next((one for one in self._live.values() if one.handle is handle), None)
+        if live is not None:
+            self.end(live, AbortedError(f"request {handle.request_id} was aborted"))
+
+    def end(self, live: LiveRequest, error: BaseException) -> None:
+        """End a request with an error."""
+        reader = self._taken_out(live, error)
+        wake([] if reader is None else [reader])
+
+    def end_all(self, error: BaseException) -> None:
+        """End every request with an error."""
+        for live in list(self._live.values()):
+            self.end(live, error)
+
+    def step(self) -> None:
+        """Compute a step, and hand over what it wrote. What fails for one request ends that one."""
+        self._end_overdue()
+        step = self.scheduler.schedule()
+        self._note_scheduled(step)
+        parts = list(zip(step.scheduled, self.runner.run(step), strict=True))
+        self.scheduler.update(Step([part for part, outcome in parts if isinstance(outcome, Tensor)], []))
+        rows: list[tuple[LiveRequest, Tensor]] = []
+        for part, outcome in parts:
+            if isinstance(outcome, Exception):
+                self.end(self._live[part.request], outcome)
+            elif part.is_last:
+                rows.append((self._live[part.request], outcome))
+        if rows:
+            self._write(rows)
+        self.last_step = monotonic()
+
+    def _write(self, rows: list[tuple[LiveRequest, Tensor]]) -> None:
+        """Choose the next token of each request by its logits (V,), and hand over what became of it."""
+        tokens = sample([live.sampler for live, _ in rows], torch.stack([logits for _, logits in rows]))
+        readers = [self._take(live, token) for (live, _), token in zip(rows, tokens, strict=True)]
+        wake([reader for reader in readers if reader is not None])
+
+    def _take(self, live: LiveRequest, token: int | Exception) -> "asyncio.Future[None] | None":
+        """Give a request its next token, or the error that there was instead; returns the future of its reader."""
+        try:
+            delta = live.push(token) if isinstance(token, int) else token
+        except Exception as error:  # of its tokenizer, grammar or stop strings: its own
+            delta = error
+        if isinstance(delta, Exception):
+            return self._taken_out(live, delta)
+        self._generation_tokens += 1
+        reader = live.handle.push(delta)
+        if live.sequence.finish is None:
+            return reader
+        return self._taken_out(live, None) or reader
+
+    def _taken_out(self, live: LiveRequest, error: BaseException | None) -> "asyncio.Future[None] | None":
+        """Take a request out and hand over its outcome; returns the future of its reader."""
+        self.scheduler.finish(live.request)
+        self._live.pop(live.request, None)
+        live.handle.metrics.preemptions = live.request.num_preemptions
+        reader = live.handle.end(completion_of(live.sequence, tools=live.tools) if error is None else error)
+        self._on_end()
+        return reader
+
+    def _note_scheduled(self, step: Step) -> None:
+        """Note when requests are scheduled for the first time, and what they found in the cache."""
+        for request, _, _ in step.scheduled:
+            metrics = self._live[request].handle.metrics
+            if metrics.scheduled is None:
+                metrics.scheduled, metrics.cached_instead = monotonic(), request.cached_instead
+                metrics.cached_tokens = request.num_cached_tokens or 0
+                self._prompt_tokens += request.num_prompt_tokens
+                self._cached_prompt_tokens += metrics.cached_tokens
+
+    def _end_overdue(self) -> None:
+        now = monotonic()
+        for live in [one for one in self._live.values() if one.deadline is not None and now > one.deadline]:
+            waited = now - live.handle.metrics.arrival
+            self.end(live, OverdueError(f"request {live.handle.request_id} is not over after {waited:.1f} s"))
