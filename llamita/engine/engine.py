@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import NamedTuple, Self, TypeVar, Unpack
 from uuid import uuid4
 
-from llamita.engine.core import EngineCore, EngineStats
+from llamita.engine.engine_core import EngineCore, EngineStats
 from llamita.engine.handle import RequestHandle
 from llamita.engine.limits import EngineLimits, blocks_of
 from llamita.engine.live import live_request

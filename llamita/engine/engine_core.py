@@ -70,7 +70,7 @@ class EngineCore:
         return self.scheduler.has_work
 
     def stats(self, unfinished: int) -> EngineStats:
-        """Counts of now, of so many requests that have not ended; each is right by itself."""
+        """Counts of now, where this number of requests has not ended; each is right by itself."""
         scheduler, pool = self.scheduler, self.scheduler.pool
         return EngineStats(
             running=len(scheduler.running),
