@@ -33,7 +33,7 @@ def create_app(models: Sequence[ServedModel], settings: ServerSettings | None = 
     app = FastAPI(
         title="llamita",
         version=__version__,
-        # Whatever OpenTelemetry's environment variables say, this server opens no connections. Older FastAPIs have none.
+        # Whatever OpenTelemetry's environment variables say, this server opens no connections.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         openapi_url=None,  # ours, as FastAPI's pages load scripts from elsewhere
         exception_handlers={HTTPException: _raise_on},
