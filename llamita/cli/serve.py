@@ -66,6 +66,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "--drain-timeout", type=float, default=30.0, metavar="S", help="seconds to finish answers when it is stopped"
     )
     group.add_argument("--log-level", default="info", metavar="LEVEL", help="debug, info, warning or error")
+    group.add_argument("--log-json", action="store_true", help="log an object a line")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -74,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
     from llamita.server import log, run
 
     chosen = _settings(args)
-    log.set_up("warning" if args.quiet and "log_level" not in args.given else args.log_level)
+    level = "warning" if args.quiet and "log_level" not in args.given else args.log_level
+    log.set_up(level, as_json=args.log_json)
     tries = run.PORTS if args.port is None else 1
     listener = run.bind(args.host, PORT if args.port is None else args.port, tries=tries)
     try:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import partial
 
 from fastapi import FastAPI
-from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -25,9 +24,6 @@ from llamita.server.state import ServerState
 
 TABLES: tuple[RouteTable, ...] = (OPERATION, OPENAI, ANTHROPIC)  # what the server has: one table for each part
 
-# FastAPI would export what OpenTelemetry's environment variables say; this server opens no connections.
-SILENT: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
-
 
 def create_app(models: Sequence[ServedModel], settings: ServerSettings | None = None) -> FastAPI:
     """The ASGI application that serves these models. Raises UsageError where two of them have one name."""
@@ -37,7 +33,8 @@ def create_app(models: Sequence[ServedModel], settings: ServerSettings | None = 
     app = FastAPI(
         title="llamita",
         version=__version__,
-        telemetry=SILENT,
+        # Whatever OpenTelemetry's environment variables say, this server opens no connections.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         openapi_url=None,  # ours, as FastAPI's pages load scripts from elsewhere
         exception_handlers={HTTPException: _raise_on},
         middleware=[

@@ -39,7 +39,11 @@ def describe(app: FastAPI) -> dict[str, Any]:
         description = FastAPI.openapi(app)
         bodies: list[tuple[type[BaseModel], JsonSchemaMode]] = [(body, "validation") for body in app.state.bodies]
         _, found = models_json_schema(bodies, ref_template=REFERENCE + "{model}")
-        description.setdefault("components", {})["schemas"] = found.get("$defs", {})
+        description.setdefault("components", {})["schemas"] = schemas = found.get("$defs", {})
+        for body, _ in bodies:
+            if "model" in (fields := schemas[body.__name__]["properties"]):
+                names = [model.name for model in app.state.server.models]
+                fields["model"]["enum"] = [*names, None] if "anyOf" in fields["model"] else names
         app.openapi_schema = description
     return app.openapi_schema
 

@@ -1,10 +1,11 @@
 """Tables of routes: a part of the server, its paths, which of them need no key, and how it writes errors."""
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,10 +27,13 @@ class Route:
 
     def add_to(self, app: FastAPI, tag: str) -> None:
         """Let an application have the route, documented by the handler's docstring and the schema."""
-        extra = None
+        extra: dict[str, Any] = {}
         if self.body is not None:
             content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{self.body.__name__}"}}}
-            extra = {"requestBody": {"required": True, "content": content}}
+            extra["requestBody"] = {"required": True, "content": content}
+        if names := re.findall(r"{(\w+)", self.path):
+            kind = {"in": "path", "required": True, "schema": {"type": "string"}}
+            extra["parameters"] = [{"name": name, **kind} for name in names]
         app.add_api_route(
             self.path,
             self.handler,
@@ -44,8 +48,7 @@ class Route:
 class RouteTable:
     """The routes of a part of the server.
 
-    routers: make further routes, FastAPI's own. prefix: of the paths whose errors are written by error_body.
-    open_paths: those that need no key.
+    prefix: of the paths whose errors are written by error_body. open_paths: those that need no key.
     """
 
     name: str
@@ -53,14 +56,11 @@ class RouteTable:
     error_body: Callable[[Failure, str], Mapping[str, Any]]
     prefix: str = "/"
     open_paths: frozenset[str] = frozenset()
-    routers: tuple[Callable[[], APIRouter], ...] = ()
 
     def add_to(self, app: FastAPI) -> None:
         """Let an application have the routes."""
         for route in self.routes:
             route.add_to(app, self.name)
-        for router in self.routers:
-            app.include_router(router())
 
 
 OPERATION = RouteTable(

@@ -129,7 +129,7 @@ class Server(uvicorn.Server):
         self.state.drain()
         until = time.monotonic() + self.state.settings.drain_timeout
         if self.state.in_flight:
-            LOGGER.info("finishing %d texts, the next signal stops at once", self.state.in_flight)
+            LOGGER.info("answers under way: %d; the next signal stops at once", self.state.in_flight)
         while self.state.in_flight and time.monotonic() < until:
             await asyncio.sleep(0.02)
         await asyncio.to_thread(self._close_engines)

@@ -12,6 +12,7 @@ from llamita.server.disconnect import disconnected
 from llamita.server.errors import ClientGoneError
 
 DONE = b"data: [DONE]\n\n"
+PING = b": ping\n\n"
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache, no-transform"),
@@ -33,24 +34,32 @@ def event(data: Mapping[str, Any], name: str | None = None) -> bytes:
 class EventStream(Response):
     """A response that sends events as they come; `close` is called once, however it ends.
 
-    send_timeout: seconds that the client may take for one piece; a slower one is cut off.
+    send_timeout: seconds that the client may take for one piece; a slower one is cut off. ping_interval: seconds
+    without an event after which a comment is sent, so that no proxy takes a waiting stream for a dead one.
     """
 
     def __init__(
-        self, events: AsyncGenerator[bytes, None], *, close: Callable[[], object], send_timeout: float
+        self,
+        events: AsyncGenerator[bytes, None],
+        *,
+        close: Callable[[], object],
+        send_timeout: float,
+        ping_interval: float = 15.0,
     ) -> None:
         super().__init__()
-        self._events, self._close, self._send_timeout = events, close, send_timeout
+        self._events, self._close = events, close
+        self._send_timeout, self._ping_interval = send_timeout, ping_interval
+        self._sent, self._is_sending = 0, False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         writer = asyncio.ensure_future(self._write(send))
-        watcher = asyncio.ensure_future(disconnected(receive))
+        tasks = (writer, asyncio.ensure_future(disconnected(receive)), asyncio.ensure_future(self._ping(send)))
         try:
-            await asyncio.wait({writer, watcher}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (writer, watcher):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(writer, watcher, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._events.aclose()
             self._close()
         if not writer.cancelled():
@@ -62,9 +71,19 @@ class EventStream(Response):
             await self._within(send({"type": "http.response.body", "body": piece, "more_body": True}))
         await self._within(send({"type": "http.response.body", "body": b""}))
 
+    async def _ping(self, send: Send) -> None:
+        """Send a comment whenever nothing else was sent for a while."""
+        while True:
+            before = self._sent
+            await asyncio.sleep(self._ping_interval)
+            if self._sent == before and before and not self._is_sending:
+                await send({"type": "http.response.body", "body": PING, "more_body": True})
+
     async def _within(self, sending: Awaitable[None]) -> None:
+        self._is_sending = True
         try:
             async with asyncio.timeout(self._send_timeout):
                 await sending
         except TimeoutError:
             raise ClientGoneError(f"it took no data for {self._send_timeout:g} s") from None
+        self._sent, self._is_sending = self._sent + 1, False

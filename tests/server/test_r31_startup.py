@@ -19,7 +19,7 @@ SMALLER = {"vocab_size": 100, "bos_token_id": 1, "eos_token_id": 2, "pad_token_i
 def never_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that starts though it must not ends the test rather than wait for clients."""
     monkeypatch.setattr(Server, "listen", lambda *_: 99)
-    monkeypatch.setattr(log, "set_up", lambda _: None)  # the test process keeps its own
+    monkeypatch.setattr(log, "set_up", lambda *_, **__: None)  # the test process keeps its own
 
 
 @pytest.fixture

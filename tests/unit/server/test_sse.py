@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llamita.server.errors import ClientGoneError
-from llamita.server.sse import EventStream, dumped, event
+from llamita.server.sse import PING, EventStream, dumped, event
 
 
 def test_an_event_is_a_line_of_json_and_a_blank_one() -> None:
@@ -73,3 +73,31 @@ def test_a_client_that_leaves_ends_the_stream() -> None:
 def test_a_client_that_takes_nothing_is_given_up() -> None:
     with pytest.raises(ClientGoneError, match="no data"):
         served(blocks=True)
+
+
+def test_a_stream_that_waits_sends_comments() -> None:
+    sent: list[bytes] = []
+
+    async def run() -> None:
+        pinged = asyncio.Event()
+
+        async def events() -> AsyncGenerator[bytes, None]:
+            yield b"1"
+            await pinged.wait()
+            yield b"2"
+
+        async def send(message: Any) -> None:
+            sent.append(message.get("body", b""))
+            if sent.count(PING) == 2:
+                pinged.set()
+
+        async def receive() -> dict[str, str]:
+            await asyncio.Event().wait()
+            return {}
+
+        stream = EventStream(events(), close=lambda: None, send_timeout=60, ping_interval=0.001)
+        await stream({"type": "http"}, receive, send)  # pyright: ignore[reportArgumentType]
+
+    asyncio.run(run())
+    assert [body for body in sent if body != PING] == [b"", b"1", b"2", b""]
+    assert sent.index(PING) == 2
