@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from llamita.server.body import StrictModel
-from llamita.server.openai.messages import ToolName
-from llamita.server.openai.sampling import Text
+from llamita.server.sampling_request import Text, ToolName
 
 KINDS = "a block is a text, a tool_use or a tool_result: the models read nothing else"
 Id = Annotated[str, Field(min_length=1, max_length=256)]

@@ -5,12 +5,12 @@ import asyncio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from llamita.server.answers import answered
 from llamita.server.anthropic.answer import MessageAnswer
 from llamita.server.anthropic.schemas import CountRequest, MessageRequest
 from llamita.server.conversation import REQUIRED, conversation_ids, force_call, names_of
 from llamita.server.disconnect import unless_disconnected
 from llamita.server.models import ServedModel
-from llamita.server.openai.answers import answered
 from llamita.server.state import model_of, parsed, state_of, terms_of
 from llamita.server.submission import Item, submit
 

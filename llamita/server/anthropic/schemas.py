@@ -7,8 +7,7 @@ from pydantic import Field, model_validator
 from llamita.server.anthropic.blocks import MessageParam, TextBlock, text_of
 from llamita.server.body import StrictModel
 from llamita.server.errors import refused
-from llamita.server.openai.messages import ToolName
-from llamita.server.openai.sampling import RequestModel, SamplingRequest, Stop, Text
+from llamita.server.sampling_request import RequestModel, SamplingRequest, Stop, Text, ToolName
 
 
 class ToolParam(StrictModel):

@@ -1,63 +1,13 @@
-"""What the answers of OpenAI's API have in common: whole or streamed, their usage, and how a stream ends that fails."""
+"""What the answers of OpenAI's API have in common: their usage, and how a stream ends that fails."""
 
-from collections.abc import AsyncGenerator, Sequence
-from typing import Any, Protocol
-
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from collections.abc import Sequence
+from typing import Any
 
 from llamita.engine.handle import RequestHandle
-from llamita.generation.completion import Completion
-from llamita.server.disconnect import unless_disconnected
-from llamita.server.errors import Failure, failure_of, is_unforeseen
+from llamita.server.errors import Failure
 from llamita.server.openai.errors import error_body
-from llamita.server.sse import DONE, EventStream, event
-from llamita.server.state import LOGGER, state_of
-from llamita.server.submission import Submission
+from llamita.server.sse import DONE, event
 from llamita.server.usage import tokens_cached, tokens_read, tokens_written
-
-
-class Answer(Protocol):
-    """What a handler makes of a submission."""
-
-    def body(self, completions: Sequence[Completion]) -> dict[str, Any]:
-        """The whole answer."""
-        ...
-
-    def events(self) -> AsyncGenerator[bytes, None]:
-        """The answer as events, as it is written."""
-        ...
-
-    def failure_events(self, failure: Failure) -> bytes:
-        """How a stream ends that fails."""
-        ...
-
-
-async def answered(request: Request, submission: Submission, answer: Answer, *, is_stream: bool) -> Response:
-    """The response with an answer; the submission is closed when it is over, or when the client leaves."""
-    if is_stream:
-        timeout = state_of(request).settings.send_timeout
-        return EventStream(guarded(answer, request), close=submission.close, send_timeout=timeout)
-    try:
-        completions = await unless_disconnected(request.receive, submission.completions())
-        return JSONResponse(answer.body(completions))
-    finally:
-        submission.close()
-
-
-async def guarded(answer: Answer, request: Request) -> AsyncGenerator[bytes, None]:
-    """The events of an answer; where they fail, those that say so."""
-    events = answer.events()
-    try:
-        async for piece in events:
-            yield piece
-    except Exception as error:
-        request_id = request.scope.get("llamita.request_id", "")
-        if is_unforeseen(error):
-            LOGGER.exception("request %s failed", request_id)
-        yield answer.failure_events(failure_of(error, request_id))
-    finally:
-        await events.aclose()
 
 
 def error_events(failure: Failure) -> bytes:

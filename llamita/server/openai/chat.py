@@ -11,10 +11,11 @@ from starlette.responses import Response
 
 from llamita.generation.completion import Completion
 from llamita.generation.logprobs import TokenLogprob
+from llamita.server.answers import answered
 from llamita.server.disconnect import unless_disconnected
 from llamita.server.errors import Failure
 from llamita.server.models import ServedModel
-from llamita.server.openai.answers import answered, error_events, usage_of
+from llamita.server.openai.answers import error_events, usage_of
 from llamita.server.openai.chat_prompt import chat_items
 from llamita.server.openai.logprobs import chat_logprobs
 from llamita.server.openai.schemas import ChatRequest

@@ -6,8 +6,8 @@ from llamita.generation.text_options import TextOptions
 from llamita.server.conversation import REQUIRED, conversation_ids, force_call, names_of
 from llamita.server.models import ServedModel
 from llamita.server.openai.messages import ToolChoice, tool_data
-from llamita.server.openai.sampling import limited, seeded
 from llamita.server.openai.schemas import ChatRequest
+from llamita.server.sampling_request import limited, seeded
 from llamita.server.submission import Item
 
 

@@ -12,13 +12,14 @@ from starlette.responses import Response
 from llamita.engine.handle import Delta
 from llamita.generation.completion import Completion
 from llamita.generation.logprobs import TokenLogprob
+from llamita.server.answers import answered
 from llamita.server.disconnect import unless_disconnected
 from llamita.server.errors import Failure
 from llamita.server.models import ServedModel
-from llamita.server.openai.answers import answered, error_events, usage_of
+from llamita.server.openai.answers import error_events, usage_of
 from llamita.server.openai.logprobs import completion_logprobs, spelled_length
-from llamita.server.openai.sampling import limited, seeded
 from llamita.server.openai.schemas import CompletionRequest
+from llamita.server.sampling_request import limited, seeded
 from llamita.server.sse import DONE, event
 from llamita.server.state import model_of, parsed, state_of, terms_of
 from llamita.server.submission import Item, Submission, submit

@@ -8,9 +8,8 @@ from pydantic import Field
 
 from llamita.server.body import StrictModel
 from llamita.server.errors import refused
-from llamita.server.openai.sampling import Text
+from llamita.server.sampling_request import Text, ToolName
 
-ToolName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")]
 SYNONYMS = {"developer": "system", "function": "tool"}
 
 

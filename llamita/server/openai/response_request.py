@@ -10,12 +10,11 @@ from llamita.server.openai.messages import (
     CalledFunction,
     FunctionTool,
     TextPart,
-    ToolName,
     called,
     text_of,
     tool_data,
 )
-from llamita.server.openai.sampling import SamplingRequest, Text
+from llamita.server.sampling_request import SamplingRequest, Text, ToolName
 
 LOGPROBS = "message.output_text.logprobs"
 KINDS = "an item is a message, a function_call or a function_call_output"

@@ -11,11 +11,11 @@ from starlette.responses import JSONResponse, Response
 
 from llamita.engine.handle import Delta
 from llamita.generation.completion import Completion
+from llamita.server.answers import answered
 from llamita.server.conversation import REQUIRED, conversation_ids, force_call, names_of
 from llamita.server.disconnect import unless_disconnected
 from llamita.server.errors import Failure
 from llamita.server.models import ServedModel
-from llamita.server.openai.answers import answered
 from llamita.server.openai.response_events import ResponseEvents
 from llamita.server.openai.response_object import (
     call_item,
@@ -26,7 +26,7 @@ from llamita.server.openai.response_object import (
     text_part,
 )
 from llamita.server.openai.response_request import NamedTool, ResponseRequest
-from llamita.server.openai.sampling import limited
+from llamita.server.sampling_request import limited
 from llamita.server.state import model_of, parsed, state_of, terms_of
 from llamita.server.submission import Item, Submission, submit
 from llamita.server.tool_text import ToolText

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from llamita.server.body import StrictModel
 from llamita.server.openai.messages import ChatMessage, ChatTool, ToolChoice
-from llamita.server.openai.sampling import MOST_N, SamplingRequest, StreamOptions, Text
+from llamita.server.sampling_request import MOST_N, SamplingRequest, StreamOptions, Text
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=2_000_000)]

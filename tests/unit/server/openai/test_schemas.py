@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from llamita.server.errors import RequestError
-from llamita.server.openai.sampling import limited, seeded, token_id
 from llamita.server.openai.schemas import ChatRequest, CompletionRequest, EmbeddingRequest, ResponseFormat
+from llamita.server.sampling_request import limited, seeded, token_id
 
 HELLO = '"model": "a", "messages": [{"role": "user", "content": "a"}]'
 

@@ -15,6 +15,7 @@ BiasKey = Annotated[str, Field(max_length=10)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 ChoiceText = Annotated[str, Field(min_length=1, max_length=1024)]
 Text = Annotated[str, Field(max_length=2_000_000)]
+ToolName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")]
 PLAIN = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed")
 FORMS = ("regex", "choice", "grammar")
 
