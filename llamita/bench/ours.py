@@ -58,10 +58,10 @@ class OwnSession(TorchSession):
         return serve(self._engines[work.at_once], work)[1]
 
 
-def engine_of(model: LlamaForCausalLM, at_once: int) -> Engine:
+def engine_of(model: LlamaForCausalLM, at_once: int, *, longest: int = LONGEST) -> Engine:
     """An engine of a model without a tokenizer; the embedded model's stands for it."""
     texts = TextModel(model, load_pretrained().tokenizer)
-    return Engine(texts, EngineLimits(max_num_seqs=at_once, max_model_len=LONGEST))
+    return Engine(texts, EngineLimits(max_num_seqs=at_once, max_model_len=longest))
 
 
 def serve(engine: Engine, work: Workload) -> tuple[list[RequestHandle], float]:

@@ -24,6 +24,7 @@ TESTS = {
     "prefill": "tokens per second of reading a prompt",
     "rows": "tokens per second of one pass over 1 to 512 texts, and the share of what memory and products allow",
     "serve": "tokens per second of the engine with 1 to 32 requests at once",
+    "fairness": "milliseconds to the first token of short requests, alone and behind a long prompt",
     "replays": "whether 1,000 answers of a crowded engine are written again from their receipts; always cria",
     "load": "seconds from a file to the first token",
     "memory": "peak memory while loading and generating",
@@ -41,6 +42,7 @@ USES = {
     "prefill": (*SYSTEMS, "length"),
     "rows": ("formats",),
     "serve": SYSTEMS,
+    "fairness": ("formats",),
     "replays": ("formats",),
     "load": SYSTEMS,
     "memory": (*SYSTEMS, "tokens", "length"),
@@ -188,6 +190,12 @@ def _serve(args: argparse.Namespace) -> "Results":
     return measured
 
 
+def _fairness(args: argparse.Namespace) -> "Results":
+    from llamita.bench import fairness
+
+    return fairness.measure(_settings(args))
+
+
 def _replays(args: argparse.Namespace) -> "Results":
     from llamita.bench import replays
 
@@ -273,6 +281,7 @@ MEASURES: "Mapping[str, Callable[[argparse.Namespace], Results]]" = {
     "prefill": _prefill,
     "rows": _rows,
     "serve": _serve,
+    "fairness": _fairness,
     "replays": _replays,
     "load": _load,
     "memory": _memory,

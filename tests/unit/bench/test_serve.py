@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llamita.bench import gemm, models, replays, serve
+from llamita.bench import fairness, gemm, models, replays, serve
 from llamita.bench.compare import Settings
 from llamita.bench.ours import OwnSession, fused
 from llamita.bench.shapes import shape
@@ -45,6 +45,13 @@ def test_our_session_writes_what_is_asked() -> None:
     work = replace(Workload.of(2, shape("tiny"), 0), answers=[3, 4, 5, 6])
     assert session.serve_seconds(work) > 0
     assert session.serve_seconds(work) > 0  # by the same engine
+
+
+def test_short_requests_behind_a_long_one() -> None:
+    found = fairness.measure(SETTINGS, long=90)
+    assert [row.test for row in found.rows] == ["first token p95, alone", "first token p95, behind 90 tokens"]
+    assert found.rows[0].ratio == 1
+    assert all(row.median > 0 for row in found.rows)
 
 
 def test_receipts_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
