@@ -19,15 +19,17 @@ REQUESTS = 10  # short ones, one after the other
 def measure(settings: Settings, *, long: int = LONG) -> Results:
     """Measure the time to the first token of short requests, alone and while a prompt of `long` tokens is read.
 
-    A prompt is read `settings.repeats` times; the rows have the 95th percentile and the ratio of the two.
+    The prompt is as long as the model's context where that is less, and is read `settings.repeats` times. The rows have
+    the 95th percentile and the ratio of the two.
     """
     use_threads(settings.threads)
     measured = Results()
     for format in settings.formats:
         settings.report(f"fairness {settings.shape} {format}")
         model, dice = fuse(build(settings.shape, format)), random.Random(0)
-        words = range(shape(settings.shape).vocab_size)
-        with engine_of(model, 1 + REQUESTS, longest=long + 64) as engine:
+        words, longest = range(shape(settings.shape).vocab_size), shape(settings.shape).max_position_embeddings
+        long = min(long, longest - 2)
+        with engine_of(model, 1 + REQUESTS, longest=long + 2) as engine:
             first_tokens(engine, [dice.choices(words, k=SHORT)])  # compiles what is not compiled
             alone = first_tokens(engine, [dice.choices(words, k=SHORT) for _ in range(3 * REQUESTS)])
             behind: list[float] = []

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from llamita.engine.block_pool import BlockPool, PrefixMatch, root_digest
 
+FAIR_STEPS = 16  # for which a step stays short after requests ran together
 AGEING = 64  # steps of waiting that weigh as much as one level of priority
 
 
@@ -106,7 +107,7 @@ class Scheduler:
         self.running: list[Request] = []  # in the order of priority, then of arrival
         self.num_steps = self.num_preemptions = 0
         self._arrivals = count()
-        self._share = max_num_batched_tokens
+        self._share, self._fair_until = max_num_batched_tokens, 0
 
     @property
     def has_work(self) -> bool:
@@ -172,9 +173,15 @@ class Scheduler:
         self.pool.check_integrity([request.block_ids for request in self.running])
 
     def _fair_share(self) -> int:
-        """The most tokens of one request in a step: half where several want to read their prompts."""
-        readers = len(self.waiting) + sum(request.num_missing > 1 for request in self.running)
-        return self.max_num_batched_tokens if readers < 2 else max(1, self.max_num_batched_tokens // 2)
+        """The most tokens of one request in this step: a quarter where there are others, or were a moment ago.
+
+        A short request that comes while a long prompt is read waits for the end of the step; so steps stay short as
+        long as such requests come, and are long where a prompt is alone.
+        """
+        if len(self.waiting) + len(self.running) > 1:
+            self._fair_until = self.num_steps + FAIR_STEPS
+        is_shared = self.num_steps < self._fair_until
+        return max(1, self.max_num_batched_tokens // 4) if is_shared else self.max_num_batched_tokens
 
     def _grow(self, request: Request, tokens: int) -> bool:
         """Get a running request blocks for more tokens, preempting the last ones; False if it was the last itself."""

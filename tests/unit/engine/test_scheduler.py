@@ -1,7 +1,7 @@
 """The scheduler's choices; that they never change a text is tests/property/engine's."""
 
 from llamita.engine.block_pool import BlockPool
-from llamita.engine.scheduler import AGEING, Request, Scheduler, Status
+from llamita.engine.scheduler import AGEING, FAIR_STEPS, Request, Scheduler, Status
 
 
 def scheduler(blocks: int = 100, *, seats: int = 8, budget: int = 16) -> Scheduler:
@@ -25,14 +25,28 @@ def counts(of: Scheduler) -> list[tuple[int, int]]:
     return [(request.token_ids[0], tokens) for request, _, tokens in step.scheduled]
 
 
-def test_a_long_prompt_is_read_in_parts_and_leaves_half_the_step_to_others() -> None:
+def test_a_long_prompt_is_read_in_parts_which_are_short_while_others_come() -> None:
     of = scheduler()
-    of.add(Request(text(40, 1)))
+    of.add(Request(text(60, 1)))
     assert counts(of) == [(1, 16)]
-    of.add(Request(text(5, 2)))
-    assert counts(of) == [(1, 8), (2, 5)]
-    assert counts(of) == [(1, 15), (2, 1)]  # a token is left for whoever writes
-    assert counts(of) == [(1, 1), (2, 1)]
+    short = Request(text(3, 2))
+    of.add(short)
+    assert counts(of) == [(1, 4), (2, 3)]
+    assert counts(of) == [(1, 4), (2, 1)]
+    of.finish(short)
+    assert counts(of) == [(1, 4)]  # another one may come
+    of.num_steps += FAIR_STEPS
+    assert counts(of) == [(1, 16)]
+
+
+def test_a_step_leaves_a_token_for_whoever_writes() -> None:
+    of = scheduler(budget=4)
+    for first in (1, 2, 3):
+        of.add(Request(text(4, first)))
+    while len(of.running) < 3 or any(request.num_missing > 1 for request in of.running):
+        counts(of)
+    of.running[0].token_ids += [5] * 9  # as if it had to read on
+    assert counts(of) == [(1, 1), (2, 1), (3, 1)]
 
 
 def test_seats_are_given_by_priority_then_by_arrival() -> None:
@@ -53,7 +67,7 @@ def test_r24_waiting_raises_the_priority() -> None:
 
 
 def test_the_last_to_come_is_preempted_and_computes_again() -> None:
-    of = scheduler(6, budget=16)
+    of = scheduler(6, budget=32)
     first, second = Request(text(8, 1)), Request(text(8, 2))
     of.add(first)
     of.add(second)
