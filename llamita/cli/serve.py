@@ -6,12 +6,10 @@ import webbrowser
 from typing import TYPE_CHECKING
 
 from llamita import checks
-from llamita.cli import model, names, terminal
+from llamita.cli import served, terminal
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:
-    from llamita.engine.limits import EngineLimits
-    from llamita.server.models import ServedModel
     from llamita.server.run import Server
     from llamita.server.settings import ServerSettings
 
@@ -29,11 +27,7 @@ PORT = 8080
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which models, where, for whom, and how much at once."""
-    what = "cria (the default), a folder, a .gguf file, or org/name on the hub; repeatable"
-    parser.add_argument("-m", "--model", action="append", metavar="MODEL", help=what)
-    parser.add_argument(
-        "--alias", action="append", metavar="NAME", help="the name of a model in requests, one each (default: its own)"
-    )
+    served.add_models(parser)
     group = parser.add_argument_group("address and access")
     group.add_argument("--host", default="127.0.0.1", help="the address to listen at; 0.0.0.0 is every one")
     group.add_argument("--port", type=int, metavar="N", help=f"the port (default: {PORT}, or the next free one)")
@@ -55,13 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("limits")
-    group.add_argument("--max-num-seqs", type=int, default=32, metavar="N", help="texts that are written at once")
+    served.add_limits(group)
     group.add_argument("--max-num-queued", type=int, default=256, metavar="N", help="texts that may wait; more get 429")
-    group.add_argument("--max-num-batched-tokens", type=int, default=128, metavar="N", help="tokens of a step")
-    group.add_argument(
-        "--max-model-len", type=int, metavar="N", help="tokens of a prompt and its answer (default: the model's)"
-    )
-    group.add_argument("--kv-blocks", type=int, metavar="N", help="blocks of 16 tokens of the cache (default: as fit)")
     group.add_argument(
         "--drain-timeout", type=float, default=30.0, metavar="S", help="seconds to finish answers when it is stopped"
     )
@@ -80,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
     tries = run.PORTS if args.port is None else 1
     listener = run.bind(args.host, PORT if args.port is None else args.port, tries=tries)
     try:
-        server = run.Server(_served(args), chosen)
+        limits = served.limits(args, max_num_queued=args.max_num_queued)
+        server = run.Server(served.load(args, limits), chosen)
         address = _address(args.host, listener.getsockname()[1])
         return server.listen(listener, lambda: _greet(server, address, args))
     finally:
@@ -93,13 +83,9 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--port is {args.port}: take one from 1 to 65535, or 0 for any")
     if args.log_level not in ("debug", "info", "warning", "error"):
         raise UsageError(f"--log-level is {checks.quoted(args.log_level)}: say debug, info, warning or error")
-    for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "kv_blocks"):
-        if (value := getattr(args, name)) is not None:
-            checks.count(f"--{name.replace('_', '-')}", value)
+    served.check(args)
     checks.not_negative("--max-num-queued", args.max_num_queued)
     checks.not_negative("--drain-timeout", args.drain_timeout)
-    if args.alias and len(args.alias) != len(args.model or [None]):
-        raise UsageError(f"there are {len(args.alias)} --alias for {len(args.model or [None])} models: give each one")
 
 
 def _settings(args: argparse.Namespace) -> "ServerSettings":
@@ -119,31 +105,6 @@ def _settings(args: argparse.Namespace) -> "ServerSettings":
     )
 
 
-def _limits(args: argparse.Namespace) -> "EngineLimits":
-    from llamita.engine.limits import EngineLimits
-
-    return EngineLimits(
-        max_num_seqs=args.max_num_seqs,
-        max_num_queued=args.max_num_queued,
-        max_num_batched_tokens=args.max_num_batched_tokens,
-        max_model_len=args.max_model_len,
-        num_blocks=args.kv_blocks,
-    )
-
-
-def _served(args: argparse.Namespace) -> "list[ServedModel]":
-    """The models, loaded one after another, each with its engine."""
-    from llamita.server.models import ServedModel, short_name
-
-    limits = _limits(args)
-    served = []
-    for number, name in enumerate(args.model or [None]):
-        llm = model.load_named(None if name is None else names.understood(name), args)
-        alias = args.alias[number] if args.alias else short_name(llm.name)
-        served.append(ServedModel(alias, llm.engine(limits)))
-    return served
-
-
 def _address(host: str, port: int) -> str:
     """The address to ask this server at, from this machine."""
     name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
@@ -157,9 +118,9 @@ def _greet(server: "Server", address: str, args: argparse.Namespace) -> None:
     if args.quiet:
         terminal.show(f"{address}\n")
     else:
-        for served in server.state.models:
-            size = f"{served.texts.model.num_parameters() / 1e6:,.1f} M parameters"
-            terminal.note(f"{served.name}, {size}, reads {served.texts.context_length} tokens")
+        for model in server.state.models:
+            size = f"{model.texts.model.num_parameters() / 1e6:,.1f} M parameters"
+            terminal.note(f"{model.name}, {size}, reads {model.texts.context_length} tokens")
         name, key = next(iter(server.state.models)).name, "YOUR_KEY" if server.state.settings.keys else "none"
         terminal.show(_lines(address, page, name, key, has_messages=has_messages))
         terminal.note("Ctrl-C stops it")
