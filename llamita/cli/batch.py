@@ -35,13 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "output",
         nargs="?",
         default=STREAM,
-        help="answers, one a line; one that has some already is gone on with; - is stdout (the default)",
+        help="answers, one a line; a file that has some is continued; - is stdout (the default)",
     )
     served.add_models(parser)
     parser.add_argument(
         "--keep-going", action="store_true", help="answer a line that is no request with an error (default: stop)"
     )
-    parser.add_argument("--force", action="store_true", help="begin anew, and replace whatever the output has")
+    parser.add_argument("--force", action="store_true", help="start again, and replace what the output has")
     parser.add_argument("--receipts", action="store_true", help="give a receipt with every answer, for llamita replay")
     served.add_limits(parser.add_argument_group("limits"))
 

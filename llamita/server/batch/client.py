@@ -15,7 +15,7 @@ class Answer:
 
 
 async def post(app: ASGIApp, path: str, body: bytes, request_id: str) -> Answer:
-    """The answer to a POST of JSON, under an id of ours; cancelling it is a client that leaves."""
+    """The answer to a POST of JSON, under this request id; cancelling it is a client that disconnects."""
     status, pieces, is_sent = 0, [], False
 
     async def receive() -> Message:

@@ -18,8 +18,8 @@ LONGEST_ID = 512  # characters of a custom_id
 class BatchRequest:
     """A line of the input that is a request.
 
-    id: made of the line's content, so that an answer can be told to be of this request. body: JSON. model: that it
-    names, None where it names none.
+    id: a digest of the line's content, which shows that an answer is of this request. body: JSON. model: the name in
+    the body, None where there is none.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""The output of a batch: a line is added for every answer, and a killed run can go on where it was."""
+"""The output of a batch: one line for each answer, appended at once, so that a killed run can be resumed."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from llamita.server.batch.input import ID_PREFIX
 
 try:
     import fcntl
-except ImportError:  # Windows: there, two runs with one output are not told apart
+except ImportError:  # Windows: there, nothing keeps two processes from one output
     fcntl = None
 
 SYNC_EVERY = 1.0  # seconds
@@ -54,19 +54,19 @@ class Done:
 
 
 class BatchOutput:
-    """A file or a stream that lines are added to, each on its way to the disk at once and there within a second."""
+    """A file or a stream that lines are appended to: each is written at once, and synced to the disk every second."""
 
     def __init__(self, file: BinaryIO, path: Path, done: Done | None = None, *, is_on_disk: bool = False) -> None:
-        """is_on_disk: the file can be synced, and gone on with by another run."""
+        """is_on_disk: the file can be synced, and another run can resume it."""
         self._file, self.path, self.is_on_disk = file, path, is_on_disk
         self.done = Done() if done is None else done
         self._synced = time.monotonic()
 
     @classmethod
     def open(cls, path: Path, ids: Collection[str], *, is_new: bool = False) -> Self:
-        """The output at a path, locked, ready for the lines of these ids that it lacks.
+        """The output at a path, locked, with what it has of these ids.
 
-        is_new: what it has is thrown away. Raises UsageError where it has lines of other requests, AccessError where
+        is_new: what it has is removed. Raises UsageError where it has lines of other requests, AccessError where
         another process has the lock, and what the file system refuses.
         """
         with explained("write", path):
@@ -121,7 +121,7 @@ def _lock(file: BinaryIO, path: Path) -> None:
 
 
 def _read(file: BinaryIO, path: Path, ids: Collection[str]) -> Done:
-    """What a file has, which then stands behind its last whole line. Raises UsageError for lines of other requests."""
+    """What a file has, positioned after its last whole line. Raises UsageError for lines of other requests."""
     done, end = Done(), 0
     file.seek(0)
     with os.fdopen(os.dup(file.fileno()), "rb") as lines:
