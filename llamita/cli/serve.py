@@ -2,7 +2,11 @@
 
 import argparse
 import json
+import socket
 import webbrowser
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from llamita import checks
@@ -10,7 +14,7 @@ from llamita.cli import served, terminal
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:
-    from llamita.server.run import Server
+    from llamita.server.models import ModelFacts
     from llamita.server.settings import ServerSettings
 
 NAME = "serve"
@@ -21,6 +25,7 @@ EXAMPLES = """\
   llamita serve -m path/to/model --port 8000
   llamita serve -m org/name -m path/to/model.gguf --alias large --alias small
   llamita serve --host 0.0.0.0 --api-key-file keys.txt
+  llamita serve --replicas 4
 """
 PORT = 8080
 
@@ -44,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--open", action="store_true", help="open the page in a browser")
     group.add_argument("--receipts", action="store_true", help="give a receipt with every answer, for llamita replay")
+    group.add_argument(
+        "--replicas", type=int, metavar="N", help="processes on Ray Serve behind the port (default: this one alone)"
+    )
     _add_limits(parser)
 
 
@@ -62,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     """Check everything that is cheap, bind the port, load the models, serve."""
     _check(args)
     from llamita.server import log, run
+    from llamita.server.models import ModelFacts
 
     chosen = _settings(args)
     level = "warning" if args.quiet and "log_level" not in args.given else args.log_level
@@ -69,12 +78,39 @@ def run(args: argparse.Namespace) -> int:
     tries = run.PORTS if args.port is None else 1
     listener = run.bind(args.host, PORT if args.port is None else args.port, tries=tries)
     try:
+        if args.replicas is not None:
+            return _run_replicas(args, chosen, listener)
         limits = served.limits(args, max_num_queued=args.max_num_queued)
         server = run.Server(served.load(args, limits), chosen)
+        facts = [ModelFacts.of(model) for model in server.state.models]
         address = _address(args.host, listener.getsockname()[1])
-        return server.listen(listener, lambda: _greet(server, address, args))
+        return server.listen(listener, lambda: _greet(facts, server.paths, address, args))
     finally:
         listener.close()
+
+
+def _run_replicas(args: argparse.Namespace, settings: "ServerSettings", listener: socket.socket) -> int:
+    """Start the replicas, and serve them behind the port."""
+    from llamita.server import replicas
+    from llamita.server.front import FrontServer
+
+    limits = served.limits(args, max_num_queued=args.max_num_queued)
+    load = partial(served.load, served.for_replicas(args), limits)
+    options = replicas.ReplicaOptions(
+        count=args.replicas,
+        max_num_seqs=limits.max_num_seqs,
+        max_num_queued=limits.max_num_queued,
+        num_gpus=int(served.is_on_gpu(args)),
+    )
+    level = "debug" if args.log_level == "debug" else "warning"  # each request is logged here already
+    address = _address(args.host, listener.getsockname()[1])
+    message = f"starting {args.replicas} replicas"
+    with ExitStack() as stack:
+        with terminal.waiting(message, is_quiet=args.quiet):
+            running = stack.enter_context(replicas.running(load, settings, options, level))
+        server = FrontServer(running.app, drain_timeout=settings.drain_timeout)
+        server.listen(listener, lambda: _greet(running.models, running.paths, address, args))
+    return 0
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -84,6 +120,8 @@ def _check(args: argparse.Namespace) -> None:
     if args.log_level not in ("debug", "info", "warning", "error"):
         raise UsageError(f"--log-level is {checks.quoted(args.log_level)}: say debug, info, warning or error")
     served.check(args)
+    if args.replicas is not None:
+        checks.count("--replicas", args.replicas)
     checks.not_negative("--max-num-queued", args.max_num_queued)
     checks.not_negative("--drain-timeout", args.drain_timeout)
 
@@ -111,18 +149,17 @@ def _address(host: str, port: int) -> str:
     return f"http://{name}:{port}"
 
 
-def _greet(server: "Server", address: str, args: argparse.Namespace) -> None:
+def _greet(models: "Sequence[ModelFacts]", paths: set[str], address: str, args: argparse.Namespace) -> None:
     """Say where the server is, and how to ask it something."""
-    has_page, has_messages = "/" in server.paths, "/v1/messages" in server.paths
-    page = f"{address}/" if has_page else f"{address}/docs"
+    page = f"{address}/" if "/" in paths else f"{address}/docs"
     if args.quiet:
         terminal.show(f"{address}\n")
     else:
-        for model in server.state.models:
-            size = f"{model.texts.model.num_parameters() / 1e6:,.1f} M parameters"
-            terminal.note(f"{model.name}, {size}, reads {model.texts.context_length} tokens")
-        name, key = next(iter(server.state.models)).name, "YOUR_KEY" if server.state.settings.keys else "none"
-        terminal.show(_lines(address, page, name, key, has_messages=has_messages))
+        for model in models:
+            size = f"{model.parameters / 1e6:,.1f} M parameters"
+            terminal.note(f"{model.name}, {size}, reads {model.context_length} tokens")
+        key = "YOUR_KEY" if args.api_key or args.api_key_file else "none"
+        terminal.show(_lines(address, page, models[0].name, key, has_messages="/v1/messages" in paths))
         terminal.note("Ctrl-C stops it")
     if args.open:
         webbrowser.open(page)

@@ -1,6 +1,8 @@
 """The models of `serve` and `batch`, and the limits of their engines."""
 
 import argparse
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamita import checks
@@ -63,3 +65,26 @@ def load(args: argparse.Namespace, limits: "EngineLimits") -> "list[ServedModel]
         alias = args.alias[number] if args.alias else short_name(llm.name)
         served.append(ServedModel(alias, llm.engine(limits)))
     return served
+
+
+def is_on_gpu(args: argparse.Namespace) -> bool:
+    """Whether a model goes to a GPU."""
+    import torch
+
+    return args.device.startswith("cuda") or (args.device == "auto" and torch.cuda.is_available())
+
+
+def for_replicas(args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments as each of several processes loads its models: without keys, and each with its share of the cores.
+
+    A folder or a file is named by its whole path. Of GPUs a process sees its own alone.
+    """
+    values = {**vars(args), "api_key": None, "api_key_file": None, "admin_key": None, "quiet": True}
+    if args.model is not None:
+        paths = [(name, Path(name).expanduser()) for name in map(names.understood, args.model)]
+        values["model"] = [str(path.resolve()) if path.exists() else name for name, path in paths]
+    if args.threads is None:
+        values["threads"] = max(1, (os.cpu_count() or 1) // args.replicas)
+    if args.device.startswith("cuda"):
+        values["device"] = "cuda"
+    return argparse.Namespace(**values)
