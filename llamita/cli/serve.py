@@ -50,7 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--open", action="store_true", help="open the page in a browser")
     group.add_argument("--receipts", action="store_true", help="give a receipt with every answer, for llamita replay")
     group.add_argument(
-        "--replicas", type=int, metavar="N", help="processes on Ray Serve behind the port (default: this one alone)"
+        "--replicas",
+        type=int,
+        metavar="N",
+        help="processes on Ray Serve that share the port (default: no others)",
     )
     _add_limits(parser)
 
@@ -90,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_replicas(args: argparse.Namespace, settings: "ServerSettings", listener: socket.socket) -> int:
-    """Start the replicas, and serve them behind the port."""
+    """Start the replicas, and serve their port."""
     from llamita.server import replicas
     from llamita.server.front import FrontServer
 

@@ -2,6 +2,7 @@
 
 # pyright: reportMissingImports=false
 # Ray is an extra, which the tools of development do not have.
+import asyncio
 import contextlib
 import logging
 import os
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message
 
+from llamita import checks, errors
 from llamita.errors import ClosedError, LlamitaError, OverloadedError, UnsupportedError
 from llamita.server import log
 from llamita.server.app import create_app, middleware, paths_of
@@ -20,7 +22,6 @@ from llamita.server.metrics import Metrics
 from llamita.server.models import ModelFacts, ServedModel
 from llamita.server.prefix import ranked
 from llamita.server.settings import ServerSettings
-from llamita.server.state import ServerState
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report each start to its makers
 try:
@@ -65,7 +66,6 @@ class Replica:
     def __init__(self, load: Callable[[], list[ServedModel]], settings: ServerSettings, log_level: str) -> None:
         log.set_up(log_level)
         self._app = create_app(load(), settings)
-        self._state: ServerState = self._app.state.server
 
     async def answer(self, request: ForwardedRequest) -> AsyncGenerator[list[Message], None]:
         """The pieces of an answer."""
@@ -74,11 +74,11 @@ class Replica:
 
     def facts(self) -> tuple[list[ModelFacts], set[str]]:
         """What is to be said of the models, and the paths of the application."""
-        return [ModelFacts.of(model) for model in self._state.models], paths_of(self._app)
+        return [ModelFacts.of(model) for model in self._app.state.server.models], paths_of(self._app)
 
     def check_health(self) -> None:
         """Raise where an engine has stopped or makes no step: Ray then starts another replica."""
-        if (found := trouble(self._state)) is not None:
+        if (found := trouble(self._app.state.server)) is not None:
             raise ClosedError(found)
 
 
@@ -98,13 +98,14 @@ def running(
 ) -> Iterator["Replicas"]:
     """Replicas that run for a while: in the cluster that RAY_ADDRESS names, or in one that is started here.
 
-    load: pickled, and called in each. Raises LlamitaError where they do not start.
+    load: pickled, and called in each. Raises LlamitaError, and what loading raises.
     """
     is_own = "RAY_ADDRESS" not in os.environ
     own = {"num_cpus": max(options.count, os.cpu_count() or 1), "object_store_memory": STORE_BYTES} if is_own else {}
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    ray.init(include_dashboard=False, logging_level=logging.ERROR, **own)
+    # What replicas log is in Ray's own files: its lines of a failed start are many.
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **own)
     try:
         yield Replicas(_deployed(load, settings, options, log_level), settings)
     finally:
@@ -135,8 +136,17 @@ def _deployed(
     try:
         return serve.run(deployment.bind(load, settings, log_level), name=NAME, route_prefix=None)
     except RuntimeError as error:
-        found = re.findall(r"llamita\.errors\.\w+: (.*)", str(error))
-        raise LlamitaError(f"the replicas did not start: {found[-1] if found else error}") from None
+        raise _cause(error) from None
+
+
+def _cause(error: RuntimeError) -> LlamitaError:
+    """Why the replicas did not start: the error in the traceback that Ray keeps of one."""
+    deployments = serve.status().applications[NAME].deployments.values()
+    found = re.findall(r"llamita\.errors\.(\w+): (.+)", "\n".join(one.message for one in deployments))
+    if found:
+        name, text = found[-1]
+        return getattr(errors, name)(text)
+    return LlamitaError(f"the replicas did not start: {checks.shortened(error, 600)}")
 
 
 class Replicas:
@@ -159,5 +169,6 @@ class Replicas:
             raise OverloadedError("all replicas have as many requests as they take: try again later") from None
         except (RayError, RayServeException):
             raise ClosedError("the replica that wrote this answer has stopped: ask again") from None
-        finally:
+        except (asyncio.CancelledError, GeneratorExit):  # the client has left
             pieces.cancel()
+            raise

@@ -76,3 +76,11 @@ def test_replicas(process: subprocess.Popen, client: httpx.Client) -> None:
     assert [complete(client, prompt).json()["choices"][0]["text"] for prompt in prompts] == list(texts.values())
     process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE) == 0
+
+
+@needs_ray
+def test_a_model_that_cannot_be_loaded() -> None:
+    words = ["serve", "--replicas", "1", "-m", "/none", "--port", "0"]
+    found = subprocess.run([sys.executable, "-m", "llamita", *words], capture_output=True, text=True, timeout=PATIENCE)
+    assert (found.returncode, found.stdout) == (3, "")
+    assert found.stderr == "llamita: no folder '/none', and names on the hub have the form organisation/name\n"
