@@ -18,11 +18,12 @@ KEYS = ("type", "http_version", "method", "scheme", "path", "raw_path", "root_pa
 
 @dataclass(frozen=True)
 class ForwardedRequest:
-    """A whole request that can be pickled. prefix: the beginning of its prompt."""
+    """A whole request that can be pickled. prefix: the beginning of its prompt. replica: the only one to ask."""
 
     scope: dict[str, Any]
     body: bytes
     prefix: str
+    replica: int | None = None
 
 
 Pieces = AsyncGenerator[list[Message], None]

@@ -17,7 +17,8 @@ from llamita.errors import ClosedError, LlamitaError, OverloadedError, Unsupport
 from llamita.server import log
 from llamita.server.app import create_app, middleware, paths_of
 from llamita.server.forwarding import ForwardedRequest, Forwarder, Pieces, answer
-from llamita.server.health import trouble
+from llamita.server.health import METRICS_TYPE, trouble
+from llamita.server.merged_metrics import merged
 from llamita.server.metrics import Metrics
 from llamita.server.models import ModelFacts, ServedModel
 from llamita.server.prefix import ranked
@@ -52,12 +53,14 @@ class PrefixRouter(RequestRouter):
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
         """The replicas by rank, one in each: the next is asked where the one before it takes no more."""
-        request = pending_request.args[0] if pending_request is not None and pending_request.args else None
-        prefix = request.prefix if isinstance(request, ForwardedRequest) else ""
+        given = pending_request.args[0] if pending_request is not None and pending_request.args else None
+        request = given if isinstance(given, ForwardedRequest) else ForwardedRequest({}, b"", "")
         replicas = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
+        if request.replica is not None and replicas:
+            return [[replicas[sorted(replicas)[request.replica % len(replicas)]]]]
         cache = self.replica_queue_len_cache
         in_flight = {name: cache.get(replica.replica_id) or 0 for name, replica in replicas.items()}
-        return [[replicas[name]] for name in ranked(prefix, list(replicas), in_flight, self._slack)]
+        return [[replicas[name]] for name in ranked(request.prefix, list(replicas), in_flight, self._slack)]
 
 
 class Replica:
@@ -75,6 +78,10 @@ class Replica:
     def facts(self) -> tuple[list[ModelFacts], set[str]]:
         """What is to be said of the models, and the paths of the application."""
         return [ModelFacts.of(model) for model in self._app.state.server.models], paths_of(self._app)
+
+    def metrics(self, _: ForwardedRequest) -> tuple[str, str]:
+        """This replica's name and its metrics; the request is what it was chosen by."""
+        return serve.get_replica_context().replica_id.unique_id, self._app.state.server.metrics.text().decode()
 
     def check_health(self) -> None:
         """Raise where an engine has stopped or makes no step: Ray then starts another replica."""
@@ -107,7 +114,7 @@ def running(
     # What replicas log is in Ray's own files: its lines of a failed start are many.
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **own)
     try:
-        yield Replicas(_deployed(load, settings, options, log_level), settings)
+        yield Replicas(_deployed(load, settings, options, log_level), settings, count=options.count)
     finally:
         if not is_own:
             serve.delete(NAME)
@@ -152,14 +159,34 @@ def _cause(error: RuntimeError) -> LlamitaError:
 class Replicas:
     """The replicas that run, and the application of their port, which forwards to them."""
 
-    def __init__(self, handle: DeploymentHandle, settings: ServerSettings) -> None:
-        self._handle = handle
+    def __init__(self, handle: DeploymentHandle, settings: ServerSettings, *, count: int) -> None:
+        self._handle, self._count = handle, count
         self.models, self.paths = handle.facts.remote().result()
-        self.app: ASGIApp = Forwarder(self.ask, body_timeout=settings.body_timeout)
-        for layer in reversed(middleware(settings, Metrics(()))):
+        self._metrics = Metrics(())
+        self.app: ASGIApp = Forwarder(self.answer, body_timeout=settings.body_timeout)
+        for layer in reversed(middleware(settings, self._metrics)):
             self.app = layer.cls(self.app, *layer.args, **layer.kwargs)
 
-    async def ask(self, request: ForwardedRequest) -> Pieces:
+    def answer(self, request: ForwardedRequest) -> Pieces:
+        """The pieces of a replica's answer, or of all where it is about them all."""
+        is_metrics = (request.scope["method"], request.scope["path"]) == ("GET", "/metrics")
+        return self._all_metrics() if is_metrics else self._ask(request)
+
+    async def _all_metrics(self) -> Pieces:
+        texts = {"front": self._metrics.text().decode()}
+        try:
+            for number in range(self._count):
+                name, text = await self._handle.metrics.remote(ForwardedRequest({}, b"", "", replica=number))
+                texts[name] = text
+        except (RayError, RayServeException):
+            raise ClosedError("a replica has stopped: ask again") from None
+        headers = [(b"content-type", METRICS_TYPE.encode())]
+        yield [
+            {"type": "http.response.start", "status": 200, "headers": headers},
+            {"type": "http.response.body", "body": merged(texts)},
+        ]
+
+    async def _ask(self, request: ForwardedRequest) -> Pieces:
         """The pieces of a replica's answer. Raises OverloadedError and ClosedError."""
         pieces = self._handle.options(stream=True).answer.remote(request)
         try:

@@ -69,6 +69,11 @@ def test_replicas(process: subprocess.Popen, client: httpx.Client) -> None:
         assert again["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
     with client.stream("POST", "/v1/completions", json={"model": "m", "prompt": "a", "stream": True}) as response:
         assert list(response.iter_lines())[-2] == "data: [DONE]"
+    written = [
+        line for line in client.get("/metrics").text.splitlines() if line.startswith("llamita:generation_tokens_t")
+    ]
+    assert len(written) == 2
+    assert sum(float(line.split()[-1]) for line in written) >= 3 * len(texts)
     refused = complete(client, "a", max_tokens=-1)
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "max_tokens")
     assert len(refused.headers.get_list("x-request-id")) == 1
