@@ -31,6 +31,7 @@ TAKES = {
     "generate": ("threads", "device", "dtype", "quantize", "attn", "kernels", "compile", "deterministic", "offline"),
     "chat": ("threads", "device", "dtype", "quantize", "attn", "kernels", "compile", "deterministic", "offline"),
     "serve": ("threads", "device", "dtype", "quantize", "attn", "kernels", "compile", "deterministic", "offline"),
+    "batch": ("threads", "device", "dtype", "quantize", "attn", "kernels", "compile", "deterministic", "offline"),
     "replay": ("threads", "device", "dtype", "quantize", "attn", "kernels", "compile", "deterministic", "offline"),
     "show": ("offline",),
     "convert": ("dtype", "quantize", "offline"),

@@ -19,6 +19,7 @@ VERBS = {
     "quantize": "store a model in fewer bits",
     "verify": "compare with transformers, number by number",
     "serve": "serve a model over HTTP",
+    "batch": "answer a file of requests",
     "replay": "write the answer of a receipt again",
     "bench": "measure speed and memory",
 }

@@ -2,17 +2,19 @@
 
 import argparse
 import json
+import socket
 import webbrowser
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from llamita import checks
-from llamita.cli import model, names, terminal
+from llamita.cli import served, terminal
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:
-    from llamita.engine.limits import EngineLimits
-    from llamita.server.models import ServedModel
-    from llamita.server.run import Server
+    from llamita.server.models import ModelFacts
     from llamita.server.settings import ServerSettings
 
 NAME = "serve"
@@ -23,17 +25,14 @@ EXAMPLES = """\
   llamita serve -m path/to/model --port 8000
   llamita serve -m org/name -m path/to/model.gguf --alias large --alias small
   llamita serve --host 0.0.0.0 --api-key-file keys.txt
+  llamita serve --replicas 4
 """
 PORT = 8080
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which models, where, for whom, and how much at once."""
-    what = "cria (the default), a folder, a .gguf file, or org/name on the hub; repeatable"
-    parser.add_argument("-m", "--model", action="append", metavar="MODEL", help=what)
-    parser.add_argument(
-        "--alias", action="append", metavar="NAME", help="the name of a model in requests, one each (default: its own)"
-    )
+    served.add_models(parser)
     group = parser.add_argument_group("address and access")
     group.add_argument("--host", default="127.0.0.1", help="the address to listen at; 0.0.0.0 is every one")
     group.add_argument("--port", type=int, metavar="N", help=f"the port (default: {PORT}, or the next free one)")
@@ -50,18 +49,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--open", action="store_true", help="open the page in a browser")
     group.add_argument("--receipts", action="store_true", help="give a receipt with every answer, for llamita replay")
+    group.add_argument(
+        "--replicas",
+        type=int,
+        metavar="N",
+        help="processes on Ray Serve that share the port (default: no others)",
+    )
     _add_limits(parser)
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("limits")
-    group.add_argument("--max-num-seqs", type=int, default=32, metavar="N", help="texts that are written at once")
+    served.add_limits(group)
     group.add_argument("--max-num-queued", type=int, default=256, metavar="N", help="texts that may wait; more get 429")
-    group.add_argument("--max-num-batched-tokens", type=int, default=128, metavar="N", help="tokens of a step")
-    group.add_argument(
-        "--max-model-len", type=int, metavar="N", help="tokens of a prompt and its answer (default: the model's)"
-    )
-    group.add_argument("--kv-blocks", type=int, metavar="N", help="blocks of 16 tokens of the cache (default: as fit)")
     group.add_argument(
         "--drain-timeout", type=float, default=30.0, metavar="S", help="seconds to finish answers when it is stopped"
     )
@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     """Check everything that is cheap, bind the port, load the models, serve."""
     _check(args)
     from llamita.server import log, run
+    from llamita.server.models import ModelFacts
 
     chosen = _settings(args)
     level = "warning" if args.quiet and "log_level" not in args.given else args.log_level
@@ -80,11 +81,39 @@ def run(args: argparse.Namespace) -> int:
     tries = run.PORTS if args.port is None else 1
     listener = run.bind(args.host, PORT if args.port is None else args.port, tries=tries)
     try:
-        server = run.Server(_served(args), chosen)
+        if args.replicas is not None:
+            return _run_replicas(args, chosen, listener)
+        limits = served.limits(args, max_num_queued=args.max_num_queued)
+        server = run.Server(served.load(args, limits), chosen)
+        facts = [ModelFacts.of(model) for model in server.state.models]
         address = _address(args.host, listener.getsockname()[1])
-        return server.listen(listener, lambda: _greet(server, address, args))
+        return server.listen(listener, lambda: _greet(facts, server.paths, address, args))
     finally:
         listener.close()
+
+
+def _run_replicas(args: argparse.Namespace, settings: "ServerSettings", listener: socket.socket) -> int:
+    """Start the replicas, and serve their port."""
+    from llamita.server import replicas
+    from llamita.server.front import FrontServer
+
+    limits = served.limits(args, max_num_queued=args.max_num_queued)
+    load = partial(served.load, served.for_replicas(args), limits)
+    options = replicas.ReplicaOptions(
+        count=args.replicas,
+        max_num_seqs=limits.max_num_seqs,
+        max_num_queued=limits.max_num_queued,
+        num_gpus=int(served.is_on_gpu(args)),
+    )
+    level = "debug" if args.log_level == "debug" else "warning"  # each request is logged here already
+    address = _address(args.host, listener.getsockname()[1])
+    message = f"starting {args.replicas} replicas"
+    with ExitStack() as stack:
+        with terminal.waiting(message, is_quiet=args.quiet):
+            running = stack.enter_context(replicas.running(load, settings, options, level))
+        server = FrontServer(running.app, drain_timeout=settings.drain_timeout)
+        server.listen(listener, lambda: _greet(running.models, running.paths, address, args))
+    return 0
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -93,13 +122,11 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--port is {args.port}: take one from 1 to 65535, or 0 for any")
     if args.log_level not in ("debug", "info", "warning", "error"):
         raise UsageError(f"--log-level is {checks.quoted(args.log_level)}: say debug, info, warning or error")
-    for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "kv_blocks"):
-        if (value := getattr(args, name)) is not None:
-            checks.count(f"--{name.replace('_', '-')}", value)
+    served.check(args)
+    if args.replicas is not None:
+        checks.count("--replicas", args.replicas)
     checks.not_negative("--max-num-queued", args.max_num_queued)
     checks.not_negative("--drain-timeout", args.drain_timeout)
-    if args.alias and len(args.alias) != len(args.model or [None]):
-        raise UsageError(f"there are {len(args.alias)} --alias for {len(args.model or [None])} models: give each one")
 
 
 def _settings(args: argparse.Namespace) -> "ServerSettings":
@@ -119,49 +146,23 @@ def _settings(args: argparse.Namespace) -> "ServerSettings":
     )
 
 
-def _limits(args: argparse.Namespace) -> "EngineLimits":
-    from llamita.engine.limits import EngineLimits
-
-    return EngineLimits(
-        max_num_seqs=args.max_num_seqs,
-        max_num_queued=args.max_num_queued,
-        max_num_batched_tokens=args.max_num_batched_tokens,
-        max_model_len=args.max_model_len,
-        num_blocks=args.kv_blocks,
-    )
-
-
-def _served(args: argparse.Namespace) -> "list[ServedModel]":
-    """The models, loaded one after another, each with its engine."""
-    from llamita.server.models import ServedModel, short_name
-
-    limits = _limits(args)
-    served = []
-    for number, name in enumerate(args.model or [None]):
-        llm = model.load_named(None if name is None else names.understood(name), args)
-        alias = args.alias[number] if args.alias else short_name(llm.name)
-        served.append(ServedModel(alias, llm.engine(limits)))
-    return served
-
-
 def _address(host: str, port: int) -> str:
     """The address to ask this server at, from this machine."""
     name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{name}:{port}"
 
 
-def _greet(server: "Server", address: str, args: argparse.Namespace) -> None:
+def _greet(models: "Sequence[ModelFacts]", paths: set[str], address: str, args: argparse.Namespace) -> None:
     """Say where the server is, and how to ask it something."""
-    has_page, has_messages = "/" in server.paths, "/v1/messages" in server.paths
-    page = f"{address}/" if has_page else f"{address}/docs"
+    page = f"{address}/" if "/" in paths else f"{address}/docs"
     if args.quiet:
         terminal.show(f"{address}\n")
     else:
-        for served in server.state.models:
-            size = f"{served.texts.model.num_parameters() / 1e6:,.1f} M parameters"
-            terminal.note(f"{served.name}, {size}, reads {served.texts.context_length} tokens")
-        name, key = next(iter(server.state.models)).name, "YOUR_KEY" if server.state.settings.keys else "none"
-        terminal.show(_lines(address, page, name, key, has_messages=has_messages))
+        for model in models:
+            size = f"{model.parameters / 1e6:,.1f} M parameters"
+            terminal.note(f"{model.name}, {size}, reads {model.context_length} tokens")
+        key = "YOUR_KEY" if args.api_key or args.api_key_file else "none"
+        terminal.show(_lines(address, page, models[0].name, key, has_messages="/v1/messages" in paths))
         terminal.note("Ctrl-C stops it")
     if args.open:
         webbrowser.open(page)

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from llamita import __version__
 from llamita.server.access import HostCheck, KeyCheck
@@ -15,6 +16,7 @@ from llamita.server.anthropic.routes import ANTHROPIC
 from llamita.server.body import BodyLimit
 from llamita.server.boundary import Boundary
 from llamita.server.docs import describe
+from llamita.server.metrics import Metrics
 from llamita.server.models import Models, ServedModel
 from llamita.server.openai.routes import OPENAI
 from llamita.server.page.page import PATHS, page_routes
@@ -28,8 +30,6 @@ TABLES: tuple[RouteTable, ...] = (OPERATION, OPENAI, ANTHROPIC)  # what the serv
 def create_app(models: Sequence[ServedModel], settings: ServerSettings | None = None) -> FastAPI:
     """The ASGI application that serves these models. Raises UsageError where two of them have one name."""
     state = ServerState(Models(models), ServerSettings() if settings is None else settings)
-    open_paths = {path for table in TABLES for path in table.open_paths} | PATHS
-    error_bodies = {table.prefix: table.error_body for table in TABLES}
     app = FastAPI(
         title="llamita",
         version=__version__,
@@ -37,12 +37,7 @@ def create_app(models: Sequence[ServedModel], settings: ServerSettings | None = 
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         openapi_url=None,  # ours, as FastAPI's pages load scripts from elsewhere
         exception_handlers={HTTPException: _raise_on},
-        middleware=[
-            Middleware(Boundary, error_bodies=error_bodies, metrics=state.metrics),
-            Middleware(HostCheck, settings=state.settings),
-            Middleware(KeyCheck, settings=state.settings, open_paths=open_paths),
-            Middleware(BodyLimit, most=state.settings.max_body_bytes),
-        ],
+        middleware=middleware(state.settings, state.metrics),
     )
     app.router.redirect_slashes = False
     app.state.server = state
@@ -52,6 +47,23 @@ def create_app(models: Sequence[ServedModel], settings: ServerSettings | None = 
         table.add_to(app)
     app.router.routes.extend(page_routes())
     return app
+
+
+def paths_of(app: FastAPI) -> set[str]:
+    """The paths that an application has."""
+    return {route.path for route in app.routes if isinstance(route, Route)}
+
+
+def middleware(settings: ServerSettings, metrics: Metrics) -> list[Middleware]:
+    """What surrounds the routes, the outermost first: errors, host names, keys and the size of bodies."""
+    open_paths = {path for table in TABLES for path in table.open_paths} | PATHS
+    error_bodies = {table.prefix: table.error_body for table in TABLES}
+    return [
+        Middleware(Boundary, error_bodies=error_bodies, metrics=metrics),
+        Middleware(HostCheck, settings=settings),
+        Middleware(KeyCheck, settings=settings, open_paths=open_paths),
+        Middleware(BodyLimit, most=settings.max_body_bytes),
+    ]
 
 
 async def _raise_on(_: Request, error: Exception) -> Response:

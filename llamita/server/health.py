@@ -5,6 +5,8 @@ from starlette.responses import JSONResponse, Response
 
 from llamita.server.state import ServerState, state_of
 
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
 
 async def health(request: Request) -> Response:
     """200 while every engine lives and moves; 503 once one is dead, or busy and without a step for too long."""
@@ -24,7 +26,7 @@ async def ready(request: Request) -> Response:
 
 async def metrics(request: Request) -> Response:
     """Counters, gauges and histograms in Prometheus' text format."""
-    return Response(state_of(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(state_of(request).metrics.text(), media_type=METRICS_TYPE)
 
 
 def trouble(state: ServerState) -> str | None:

@@ -7,7 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from llamita.engine.handle import RequestHandle
 from llamita.errors import AbortedError, ClosedError, OverdueError
-from llamita.server.models import Models, ServedModel
+from llamita.server.models import ServedModel
 
 PREFIX = "llamita:"
 SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -43,7 +43,7 @@ COUNTERS: dict[str, tuple[str, Callable[[ServedModel], float]]] = {
 class Metrics:
     """Counters and histograms of one server, in a registry of its own; labels are only what the server named."""
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Iterable[ServedModel]) -> None:
         self.registry = CollectorRegistry()
         self._success = self._counter("request_success", "finished texts", ("model_name", "finished_reason"))
         self._aborted = self._counter("requests_aborted", "texts that did not finish", ("model_name", "reason"))
@@ -100,7 +100,7 @@ class Metrics:
 class _EngineCollector:
     """Reads the engines' own counts when they are asked for."""
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Iterable[ServedModel]) -> None:
         self._models = models
 
     def collect(self) -> Iterator[Metric]:

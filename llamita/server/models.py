@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -111,6 +112,20 @@ class ServedModel:
             param=param,
             code="context_length_exceeded",
         )
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is said of a model when the server starts. parameters: their number. context_length: in tokens."""
+
+    name: str
+    parameters: int
+    context_length: int
+
+    @classmethod
+    def of(cls, model: ServedModel) -> "ModelFacts":
+        """Of a loaded model."""
+        return cls(model.name, model.texts.model.num_parameters(), model.texts.context_length)
 
 
 class Models:

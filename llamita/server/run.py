@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 
 import uvicorn
-from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from llamita.errors import AccessError, UsageError
-from llamita.server.app import create_app
+from llamita.server.app import create_app, paths_of
 from llamita.server.health import trouble
 from llamita.server.models import ServedModel
 from llamita.server.settings import ServerSettings
@@ -52,6 +52,23 @@ def _bound(host: str, port: int) -> socket.socket:
     return listener
 
 
+def config_of(app: ASGIApp, closing: float) -> uvicorn.Config:
+    """uvicorn's configuration. closing: seconds that answers may take when it stops."""
+    # httptools takes headers of any size, h11 64 KiB.
+    return uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=int(closing),
+    )
+
+
 class Server(uvicorn.Server):
     """uvicorn with our own way to stop: answers go on to their end, for as long as the settings say.
 
@@ -60,20 +77,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, models: list[ServedModel], settings: ServerSettings) -> None:
         self.app = app = create_app(models, settings)
-        # httptools takes headers of any size, h11 64 KiB.
-        config = uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=int(CLOSING),
-        )
-        super().__init__(config)
+        super().__init__(config_of(app, CLOSING))
         self.state: ServerState = app.state.server
         self.exit_code = 0
         self._drain: asyncio.Task[None] | None = None
@@ -81,7 +85,7 @@ class Server(uvicorn.Server):
     @property
     def paths(self) -> set[str]:
         """The paths that the server has."""
-        return {route.path for route in self.app.routes if isinstance(route, Route)}
+        return paths_of(self.app)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

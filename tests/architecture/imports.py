@@ -55,6 +55,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "rich": ("cli", "bench", "verify", "train", "lens"),
     "fastapi": ("server",),
     "uvicorn": ("server", "cli"),
+    "ray": ("server.replicas",),
     "torch": tuple(sorted(frozenset.union(*ROWS) - ROWS[0])),
 }
 
@@ -74,6 +75,7 @@ TOP_ONLY_IN: dict[str, tuple[str, ...]] = {
     "rich": ("cli", "bench", "verify"),
     "fastapi": ("server",),
     "uvicorn": ("server",),
+    "ray": ("server.replicas",),
     "torch.nn.attention.flex_attention": ("attention.flex",),
     "torch.nn.attention.varlen": ("attention.flash", "attention.varlen"),
 }

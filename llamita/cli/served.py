@@ -1,0 +1,90 @@
+"""The models of `serve` and `batch`, and the limits of their engines."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llamita import checks
+from llamita.cli import model, names
+from llamita.errors import UsageError
+
+if TYPE_CHECKING:
+    from llamita.engine.limits import EngineLimits
+    from llamita.server.models import ServedModel
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """Which models, and what requests call them."""
+    what = "cria (the default), a folder, a .gguf file, or org/name on the hub; repeatable"
+    parser.add_argument("-m", "--model", action="append", metavar="MODEL", help=what)
+    parser.add_argument(
+        "--alias", action="append", metavar="NAME", help="the name of a model in requests, one each (default: its own)"
+    )
+
+
+def add_limits(group: argparse._ArgumentGroup) -> None:
+    """How much an engine does at once."""
+    group.add_argument("--max-num-seqs", type=int, default=32, metavar="N", help="texts that are written at once")
+    group.add_argument("--max-num-batched-tokens", type=int, default=128, metavar="N", help="tokens of a step")
+    group.add_argument(
+        "--max-model-len", type=int, metavar="N", help="tokens of a prompt and its answer (default: the model's)"
+    )
+    group.add_argument("--kv-blocks", type=int, metavar="N", help="blocks of 16 tokens of the cache (default: as fit)")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise UsageError for what is wrong whatever the models are."""
+    for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "kv_blocks"):
+        if (value := getattr(args, name)) is not None:
+            checks.count(f"--{name.replace('_', '-')}", value)
+    if args.alias and len(args.alias) != len(args.model or [None]):
+        raise UsageError(f"there are {len(args.alias)} --alias for {len(args.model or [None])} models: give each one")
+
+
+def limits(args: argparse.Namespace, *, max_num_queued: int) -> "EngineLimits":
+    """The limits of each engine."""
+    from llamita.engine.limits import EngineLimits
+
+    return EngineLimits(
+        max_num_seqs=args.max_num_seqs,
+        max_num_queued=max_num_queued,
+        max_num_batched_tokens=args.max_num_batched_tokens,
+        max_model_len=args.max_model_len,
+        num_blocks=args.kv_blocks,
+    )
+
+
+def load(args: argparse.Namespace, limits: "EngineLimits") -> "list[ServedModel]":
+    """The models, loaded one after another, each with its engine."""
+    from llamita.server.models import ServedModel, short_name
+
+    served = []
+    for number, name in enumerate(args.model or [None]):
+        llm = model.load_named(None if name is None else names.understood(name), args)
+        alias = args.alias[number] if args.alias else short_name(llm.name)
+        served.append(ServedModel(alias, llm.engine(limits)))
+    return served
+
+
+def is_on_gpu(args: argparse.Namespace) -> bool:
+    """Whether a model goes to a GPU."""
+    import torch
+
+    return args.device.startswith("cuda") or (args.device == "auto" and torch.cuda.is_available())
+
+
+def for_replicas(args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments as each of several processes loads its models: without keys, and each with its share of the cores.
+
+    A folder or a file is named by its whole path. Of GPUs a process sees its own alone.
+    """
+    values = {**vars(args), "api_key": None, "api_key_file": None, "admin_key": None, "quiet": True}
+    if args.model is not None:
+        paths = [(name, Path(name).expanduser()) for name in map(names.understood, args.model)]
+        values["model"] = [str(path.resolve()) if path.exists() else name for name, path in paths]
+    if args.threads is None:
+        values["threads"] = max(1, (os.cpu_count() or 1) // args.replicas)
+    if args.device.startswith("cuda"):
+        values["device"] = "cuda"
+    return argparse.Namespace(**values)

@@ -1,0 +1,1 @@
+"""OpenAI's batches: a file of requests in, a file of answers out."""

@@ -1,0 +1,42 @@
+"""The server in front of replicas lets answers end when it is stopped."""
+
+import asyncio
+import threading
+
+import httpx
+from starlette.types import Message, Receive, Scope, Send
+
+from llamita.server.front import FrontServer
+from llamita.server.run import bind
+
+
+def test_it_stops_when_its_answers_are_over() -> None:
+    has_begun, may_end, is_ready = threading.Event(), threading.Event(), threading.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        start: Message = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
+        await send(start)
+        has_begun.set()
+        await asyncio.to_thread(may_end.wait, 30)
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    listener = bind("127.0.0.1", 0)
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server = FrontServer(app, drain_timeout=30.0)
+    serving = threading.Thread(target=server.listen, args=(listener, is_ready.set))
+    serving.start()
+    assert is_ready.wait(30)
+    answers: list[httpx.Response] = []
+    asking = threading.Thread(target=lambda: answers.append(httpx.get(address, timeout=30)))
+    asking.start()
+    assert has_begun.wait(30)
+    server.stop()
+    may_end.set()
+    asking.join(30)
+    serving.join(30)
+    listener.close()
+    assert [one.text for one in answers] == ["ok"]
+    assert not serving.is_alive()
+    assert not server.force_exit
+    server.stop()
+    assert server.force_exit
