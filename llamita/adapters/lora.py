@@ -1,0 +1,242 @@
+"""LoRA by surgery: linear layers get small trainable matrices, and their own weights are frozen (arXiv:2106.09685)."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llamita.adapters.config import ALL_LINEAR, LoraConfig
+from llamita.errors import UnsupportedError, UsageError
+from llamita.model.stored import StoredWeight
+from llamita.model.surgery import replace
+
+
+class LoraPair(nn.Module):
+    """The matrices A (r, K) and B (N, r) of one adapter in one layer. B is 0 at first: the model stays as it is."""
+
+    def __init__(self, config: LoraConfig, name: str, like: Tensor, columns: int, rows: int) -> None:
+        super().__init__()
+        rank = config.rank(name)
+        self.A = nn.Parameter(like.new_empty(rank, columns))
+        self.B = nn.Parameter(like.new_zeros(rows, rank))
+        self.scaling, self.dropout = config.scaling(name), float(config.lora_dropout)
+        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the adapter adds for x (..., K): (..., N), in the dtype of A."""
+        x = x.to(self.A.dtype)
+        if self.training and self.dropout:
+            x = F.dropout(x, self.dropout)
+        return F.linear(F.linear(x, self.A), self.B) * self.scaling
+
+    def delta(self) -> Tensor:
+        """What the adapter adds to the weight (N, K). 16-bit matrices are multiplied in fp32, as peft does it."""
+        if self.A.dtype in (torch.float16, torch.bfloat16) and self.A.device.type == "cpu":
+            return (self.B.float() @ self.A.float() * self.scaling).to(self.A.dtype)
+        return self.B @ self.A * self.scaling
+
+    def extra_repr(self) -> str:
+        """What print(model) shows."""
+        return f"r={self.A.shape[0]}, scaling={self.scaling:g}"
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer, plain or quantized, with the pairs of its adapters; the active ones are added."""
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.in_features, self.out_features = cast("int", base_layer.in_features), cast("int", base_layer.out_features)
+        self.pairs = nn.ModuleDict()
+        self.configs: dict[str, LoraConfig] = {}
+        self.active: tuple[str, ...] = ()
+        self.unmerged: Tensor | None = None  # the base weight, while another one is in its place
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply x (..., K) by the base weight, and add what the active adapters add: (..., N)."""
+        out = self.base_layer(x)
+        if self.unmerged is not None:
+            return out
+        dtype = out.dtype
+        for name in self.active:
+            if name in self.pairs:
+                out = out + self.pairs[name](x)
+        return out.to(dtype)
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Add the active adapters to the base weight, one after another, each rounded to the weight's dtype."""
+        base = cast("nn.Linear", self.base_layer)
+        weight = base.weight.data
+        self.unmerged = weight
+        for name in self.active:
+            if name in self.pairs:
+                weight = (weight + cast("LoraPair", self.pairs[name]).delta()).to(weight.dtype)
+        base.weight.data = weight
+
+    def unmerge(self) -> None:
+        """Put the base weight back, bit for bit."""
+        assert self.unmerged is not None
+        cast("nn.Linear", self.base_layer).weight.data = self.unmerged
+        self.unmerged = None
+
+
+def add_lora(model: nn.Module, config: LoraConfig, name: str = "default") -> list[str]:
+    """Give the model an adapter of this name, and freeze all weights but those of adapters; returns the layers' names.
+
+    The adapter is active if it is the first; `set_adapter` chooses among several. Its matrices are in fp32 where the
+    base weight has fewer bits. A quantized base works too (QLoRA): `llamita.quant.surgery.quantize` the model first.
+    Raises UsageError for targets that are not there or are no linear layers, and for a name that is taken.
+    """
+    _check_name(model, name)
+    names = targets(model, config)
+    active = active_adapters(model) if lora_layers(model) else (name,)
+    like = next(model.parameters())
+    for target in names:
+        _add_pair(model, target, config, name, like)
+    for layer in lora_layers(model).values():
+        layer.active = active
+    trained = {id(parameter) for layer in lora_layers(model).values() for parameter in layer.pairs.parameters()}
+    for parameter in model.parameters():
+        if id(parameter) not in trained:
+            parameter.requires_grad_(False)
+    return names
+
+
+def targets(model: nn.Module, config: LoraConfig) -> list[str]:
+    """The full names of the linear layers that a config names, in order; raises what `add_lora` does."""
+    if config.target_modules == ALL_LINEAR:
+        return [name for name in linear_layers(model) if name.rpartition(".")[2] != "lm_head"]
+    found = replace(model, config.target_modules, lambda module: module)
+    for name in found:
+        if not _is_linear(module := model.get_submodule(name)):
+            raise UsageError(
+                f"{name} is a {type(module).__name__}, and LoRA adapts linear layers: name those, or {ALL_LINEAR!r}"
+            )
+    return found
+
+
+def linear_layers(model: nn.Module) -> list[str]:
+    """The full names of the layers that can have adapters, in order."""
+    inside = tuple(f"{name}." for name in lora_layers(model))
+    return [name for name, module in model.named_modules() if _is_linear(module) and not name.startswith(inside)]
+
+
+def lora_layers(model: nn.Module) -> dict[str, LoraLinear]:
+    """The layers that have adapters, by full name, in order."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
+
+
+def adapters(model: nn.Module) -> dict[str, LoraConfig]:
+    """The adapters of a model by name, with their configs."""
+    return {name: config for layer in lora_layers(model).values() for name, config in layer.configs.items()}
+
+
+def active_adapters(model: nn.Module) -> tuple[str, ...]:
+    """The names of the active adapters."""
+    return next((layer.active for layer in lora_layers(model).values()), ())
+
+
+def set_adapter(model: nn.Module, *names: str) -> None:
+    """Let these adapters compute, summed in this order, and no others; without names the base model alone computes.
+
+    Raises UsageError for an unknown name, and while adapters are merged.
+    """
+    _check_unmerged(model, "chosen")
+    known = adapters(model)
+    for name in names:
+        if name not in known:
+            raise UsageError(f"no adapter is named {name!r}: the model has {', '.join(known) or 'none'}")
+    for layer in lora_layers(model).values():
+        layer.active = names
+
+
+@contextmanager
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """Let the base model alone compute in this block."""
+    active = active_adapters(model)
+    set_adapter(model)
+    try:
+        yield
+    finally:
+        set_adapter(model, *active)
+
+
+def merge(model: nn.Module) -> None:
+    """Add the active adapters to the base weights: the same function without the adapters' cost.
+
+    The base weights stay in memory, for `unmerge`, until `unload`. Raises UsageError without adapters or while some
+    are merged, and UnsupportedError for a quantized base, or a head that shares its weight with the embedding.
+    """
+    layers = lora_layers(model)
+    if not layers:
+        raise UsageError("the model has no adapters to merge: call load_adapter or add_lora first")
+    _check_unmerged(model, "merged")
+    for name, layer in layers.items():
+        _check_mergeable(model, name, layer)
+    for layer in layers.values():
+        layer.merge()
+
+
+def unmerge(model: nn.Module) -> None:
+    """Put the base weights back, bit for bit; the adapters compute again. Raises UsageError if none are merged."""
+    merged = [layer for layer in lora_layers(model).values() if layer.unmerged is not None]
+    if not merged:
+        raise UsageError("no adapters are merged: there is nothing to unmerge")
+    for layer in merged:
+        layer.unmerge()
+
+
+def unload(model: nn.Module) -> None:
+    """Take all adapters off: the linear layers are back in their places, with the merged weights if they are merged."""
+    for name, layer in lora_layers(model).items():
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, layer.base_layer)
+
+
+def _add_pair(model: nn.Module, target: str, config: LoraConfig, name: str, like: Tensor) -> None:
+    layer = model.get_submodule(target)
+    if not isinstance(layer, LoraLinear):
+        owner, _, leaf = target.rpartition(".")
+        layer = LoraLinear(layer).train(layer.training)
+        setattr(model.get_submodule(owner), leaf, layer)
+    weight = layer.base_layer._parameters.get("weight")
+    dtype = torch.float32 if weight is None or weight.dtype.itemsize < 4 else weight.dtype
+    device = like.device if weight is None else weight.device
+    like = torch.empty(0, dtype=dtype, device=device)
+    layer.pairs[name] = LoraPair(config, target, like, layer.in_features, layer.out_features).train(layer.training)
+    layer.configs[name] = config
+
+
+def _is_linear(module: nn.Module) -> bool:
+    is_quantized = isinstance(module, StoredWeight) and hasattr(module, "in_features")
+    return isinstance(module, LoraLinear) or type(module) is nn.Linear or is_quantized
+
+
+def _check_name(model: nn.Module, name: str) -> None:
+    if not name or "." in name:
+        raise UsageError(f"an adapter cannot be named {name!r}: use a word without dots")
+    if name in adapters(model):
+        raise UsageError(f"the model has an adapter named {name!r} already: choose another name")
+    _check_unmerged(model, "added")
+
+
+def _check_unmerged(model: nn.Module, what: str) -> None:
+    if any(layer.unmerged is not None for layer in lora_layers(model).values()):
+        raise UsageError(f"no adapter can be {what} while adapters are merged: call unmerge(model) first")
+
+
+def _check_mergeable(model: nn.Module, name: str, layer: LoraLinear) -> None:
+    weight = layer.base_layer._parameters.get("weight")
+    if weight is None:
+        raise UnsupportedError(
+            f"{name} is quantized, and merging would round it once more: merge into the original model, then quantize"
+        )
+    if sum(one is weight for module in model.modules() for one in module._parameters.values()) > 1:
+        raise UnsupportedError(
+            f"{name} shares its weight with another layer, which merging would change: leave the adapter unmerged"
+        )
