@@ -56,14 +56,14 @@ def load_adapter(model: nn.Module, folder: str | Path, name: str = "default", *,
     config = _check_targets(model, config, list(pairs), folder)
     for target, (a, b) in pairs.items():
         _check_shapes(model, target, config.rank(target), a, b, folder)
-    add_lora(model, config, name)
+    names = add_lora(model, config, name)
     for target, (a, b) in pairs.items():
         pair = cast("LoraPair", cast("LoraLinear", model.get_submodule(target)).pairs[name])
         with torch.no_grad():
             pair.A.copy_(a)
             pair.B.copy_(b)
         pair.requires_grad_(trainable)
-    return list(pairs)
+    return names
 
 
 def _tensors(layers: Mapping[str, LoraLinear], name: str) -> list[tuple[str, Tensor]]:

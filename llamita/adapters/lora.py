@@ -166,11 +166,12 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
         set_adapter(model, *active)
 
 
-def merge(model: nn.Module) -> None:
+def merge_adapters(model: nn.Module) -> None:
     """Add the active adapters to the base weights: the same function without the adapters' cost.
 
-    The base weights stay in memory, for `unmerge`, until `unload`. Raises UsageError without adapters or while some
-    are merged, and UnsupportedError for a quantized base, or a head that shares its weight with the embedding.
+    The base weights stay in memory, for `unmerge_adapters`, until `unload_adapters`. Raises UsageError without adapters
+    or while some are merged, and UnsupportedError for a quantized base, or a head that shares its weight with the
+    embedding.
     """
     layers = lora_layers(model)
     if not layers:
@@ -182,7 +183,7 @@ def merge(model: nn.Module) -> None:
         layer.merge()
 
 
-def unmerge(model: nn.Module) -> None:
+def unmerge_adapters(model: nn.Module) -> None:
     """Put the base weights back, bit for bit; the adapters compute again. Raises UsageError if none are merged."""
     merged = [layer for layer in lora_layers(model).values() if layer.unmerged is not None]
     if not merged:
@@ -191,7 +192,7 @@ def unmerge(model: nn.Module) -> None:
         layer.unmerge()
 
 
-def unload(model: nn.Module) -> None:
+def unload_adapters(model: nn.Module) -> None:
     """Take all adapters off: the linear layers are back in their places, with the merged weights if they are merged."""
     for name, layer in lora_layers(model).items():
         owner, _, leaf = name.rpartition(".")
@@ -227,7 +228,7 @@ def _check_name(model: nn.Module, name: str) -> None:
 
 def _check_unmerged(model: nn.Module, what: str) -> None:
     if any(layer.unmerged is not None for layer in lora_layers(model).values()):
-        raise UsageError(f"no adapter can be {what} while adapters are merged: call unmerge(model) first")
+        raise UsageError(f"no adapter can be {what} while adapters are merged: call unmerge_adapters(model) first")
 
 
 def _check_mergeable(model: nn.Module, name: str, layer: LoraLinear) -> None:
