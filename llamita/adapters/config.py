@@ -12,7 +12,17 @@ from llamita.errors import UnsupportedError, UsageError
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 ALL_LINEAR = "all-linear"
-OWN = ("r", "lora_alpha", "target_modules", "lora_dropout", "use_rslora", "bias", "rank_pattern", "alpha_pattern")
+OWN = (
+    "r",
+    "lora_alpha",
+    "target_modules",
+    "lora_dropout",
+    "use_rslora",
+    "use_dora",
+    "bias",
+    "rank_pattern",
+    "alpha_pattern",
+)
 # Keys of peft that say how an adapter was made, trained or found, but not what it computes.
 HARMLESS = frozenset({
     "auto_mapping", "base_model_name_or_path", "eva_config", "inference_mode", "layers_pattern", "megatron_core",
@@ -29,6 +39,7 @@ class LoraConfig:
     """An adapter adds B(A(x)) times lora_alpha / r to each of the linear layers that it targets (arXiv:2106.09685).
 
     r: rows of A (r, K) and columns of B (N, r). use_rslora: divide by the root of r instead (arXiv:2312.03732).
+    use_dora: also train the length of each row of the weight, see `llamita.adapters.dora`.
     target_modules: names or globs of linear layers, as in `llamita.model.surgery.replace`, or "all-linear", which is
     all but the head. lora_dropout: the share of x that is dropped before A, in training.
     rank_pattern, alpha_pattern: other values of r and lora_alpha, by the end of a module's name or a regular
@@ -41,6 +52,7 @@ class LoraConfig:
     target_modules: str | Sequence[str] = ("q_proj", "v_proj")
     lora_dropout: float = 0.0
     use_rslora: bool = False
+    use_dora: bool = False
     bias: str = "none"
     rank_pattern: Mapping[str, int] = field(default_factory=lambda: EMPTY)
     alpha_pattern: Mapping[str, float] = field(default_factory=lambda: EMPTY)
@@ -57,6 +69,7 @@ class LoraConfig:
             checks.positive(name, alpha)
         checks.share("lora_dropout", self.lora_dropout)
         checks.flag("use_rslora", self.use_rslora)
+        checks.flag("use_dora", self.use_dora)
         if self.bias != "none":
             raise UnsupportedError(f"bias is {checks.quoted(self.bias)}: llamita's adapters train no biases, say none")
         names = [self.target_modules] if isinstance(self.target_modules, str) else self.target_modules

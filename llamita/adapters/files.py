@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from llamita.adapters.config import ALL_LINEAR, SELECTING, LoraConfig
-from llamita.adapters.lora import LoraLinear, LoraPair, adapters, add_lora, linear_layers, lora_layers, targets
+from llamita.adapters.lora import LoraLinear, adapters, add_lora, linear_layers, lora_layers, targets
 from llamita.checks import quoted, shortened
 from llamita.errors import BrokenFileError, NotFoundError, UnsupportedError, UsageError
 from llamita.files.disk import explained, read_json, replacing, write_json
@@ -20,7 +20,8 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 _BASE = re.compile(rf"{re.escape(PREFIX)}(?P<module>.+?)(\.base_layer)?\.weight")
-_NAME = re.compile(rf"{re.escape(PREFIX)}(?P<module>.+)\.lora_(?P<letter>[AB])\.weight")
+PARTS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
+_NAME = re.compile(rf"{re.escape(PREFIX)}(?P<module>.+)\.(?P<part>{'|'.join(map(re.escape, PARTS.values()))})")
 
 
 def save_adapter(model: nn.Module, folder: str | Path, name: str = "default") -> None:
@@ -36,7 +37,7 @@ def save_adapter(model: nn.Module, folder: str | Path, name: str = "default") ->
     with explained("write", folder):
         folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / WEIGHTS) as file:
-        write_tensors(file, dict(_tensors(layers, name)), {"format": "pt"})
+        write_tensors(file, _tensors(layers, name), {"format": "pt"})
     values = {"base_model_name_or_path": getattr(model, "name_or_path", None) or None, **known[name].to_dict()}
     if hasattr(model, "lm_head"):
         values["task_type"] = "CAUSAL_LM"
@@ -54,25 +55,24 @@ def load_adapter(model: nn.Module, folder: str | Path, name: str = "default", *,
     config = _read_config(folder)
     pairs = _read_pairs(model, folder / WEIGHTS)
     config = _check_targets(model, config, list(pairs), folder)
-    for target, (a, b) in pairs.items():
-        _check_shapes(model, target, config.rank(target), a, b, folder)
-    names = add_lora(model, config, name)
-    for target, (a, b) in pairs.items():
-        pair = cast("LoraPair", cast("LoraLinear", model.get_submodule(target)).pairs[name])
+    for target, parts in pairs.items():
+        _check_shapes(model, target, config, parts, folder)
+    with torch.random.fork_rng(devices=[]):  # the first values are drawn, and not used
+        names = add_lora(model, config, name)
+    for target, parts in pairs.items():
+        pair = cast("LoraLinear", model.get_submodule(target)).pairs[name].requires_grad_(trainable)
         with torch.no_grad():
-            pair.A.copy_(a)
-            pair.B.copy_(b)
-        pair.requires_grad_(trainable)
+            for part, parameter in pair.named_parameters():
+                parameter.copy_(parts[part])
     return names
 
 
-def _tensors(layers: Mapping[str, LoraLinear], name: str) -> list[tuple[str, Tensor]]:
-    pairs = [(target, cast("LoraPair", layer.pairs[name])) for target, layer in layers.items()]
-    return [
-        (f"{PREFIX}{target}.lora_{letter}.weight", getattr(pair, letter).detach())
-        for target, pair in pairs
-        for letter in "AB"
-    ]
+def _tensors(layers: Mapping[str, LoraLinear], name: str) -> dict[str, Tensor]:
+    return {
+        f"{PREFIX}{target}.{PARTS[part]}": parameter.detach()
+        for target, layer in layers.items()
+        for part, parameter in layer.pairs[name].named_parameters()
+    }
 
 
 def _names_for_peft(config: LoraConfig, layers: list[str]) -> str | list[str]:
@@ -95,16 +95,17 @@ def _read_config(folder: Path) -> LoraConfig:
         raise type(error)(f"{path}: {error}") from None
 
 
-def _read_pairs(model: nn.Module, path: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """A and B by the name of their layer, checked to be complete and finite.
+def _read_pairs(model: nn.Module, path: Path) -> dict[str, dict[str, Tensor]]:
+    """The finite tensors of each layer, by the names of our parameters.
 
     peft adds the base weight of the head where that has an adapter: it must be the model's own.
     """
     file = SafetensorsFile(path)
+    own = {name: part for part, name in PARTS.items()}
     found: dict[str, dict[str, Tensor]] = {}
     for name in file.entries:
         if parts := _NAME.fullmatch(name):
-            found.setdefault(parts["module"], {})[parts["letter"]] = _checked(file.load(name), name, path)
+            found.setdefault(parts["module"], {})[own[parts["part"]]] = _checked(file.load(name), name, path)
         elif not _is_base(model, name, file):
             raise UnsupportedError(
                 f"{path} holds {quoted(name)}, which is neither A or B of a linear layer nor a weight of the model: "
@@ -112,10 +113,7 @@ def _read_pairs(model: nn.Module, path: Path) -> dict[str, tuple[Tensor, Tensor]
             )
     if not found:
         raise BrokenFileError(f"{path} holds no A and B: save the adapter again")
-    for module, pair in found.items():
-        if len(pair) < 2:
-            raise BrokenFileError(f"{path} lacks A or B of {shortened(module)}: save the adapter again")
-    return {module: (pair["A"], pair["B"]) for module, pair in found.items()}
+    return found
 
 
 def _is_base(model: nn.Module, name: str, file: SafetensorsFile) -> bool:
@@ -126,8 +124,8 @@ def _is_base(model: nn.Module, name: str, file: SafetensorsFile) -> bool:
 
 
 def _checked(tensor: Tensor, name: str, path: Path) -> Tensor:
-    if tensor.ndim != 2 or not tensor.is_floating_point():
-        raise BrokenFileError(f"{path}: {quoted(name)} is {tensor.dtype} of {tensor.ndim} axes, and should be a matrix")
+    if not tensor.is_floating_point():
+        raise BrokenFileError(f"{path}: {quoted(name)} is {tensor.dtype}, and should be of floats: save it again")
     if not tensor.float().isfinite().all():
         raise BrokenFileError(f"{path}: {quoted(name)} has numbers that are not finite: train the adapter again")
     return tensor
@@ -170,11 +168,16 @@ def _named(model: nn.Module, config: LoraConfig) -> list[str]:
     return [layer for layer in linear_layers(model) if f".{layer}".endswith(ends)]
 
 
-def _check_shapes(model: nn.Module, target: str, rank: int, a: Tensor, b: Tensor, folder: Path) -> None:
-    layer = model.get_submodule(target)
-    wanted = ((rank, layer.in_features), (layer.out_features, rank))
-    if (tuple(a.shape), tuple(b.shape)) != wanted:
-        raise UsageError(
-            f"the adapter in {folder} is for another model: A and B of {target} are {tuple(a.shape)} and "
-            f"{tuple(b.shape)}, and this one needs {wanted[0]} and {wanted[1]}"
-        )
+def _check_shapes(model: nn.Module, target: str, config: LoraConfig, parts: Mapping[str, Tensor], folder: Path) -> None:
+    layer, rank = model.get_submodule(target), config.rank(target)
+    wanted = {"A": (rank, layer.in_features), "B": (layer.out_features, rank)}
+    wanted |= {"magnitude": (layer.out_features,)} if config.use_dora else {}
+    if odd := sorted(wanted.keys() ^ parts.keys()):
+        what = "lacks" if odd[0] in wanted else "holds, and its config does not name,"
+        raise BrokenFileError(f"{folder / WEIGHTS} {what} {PARTS[odd[0]]} of {target}: save the adapter again")
+    for part, shape in wanted.items():
+        if tuple(parts[part].shape) != shape:
+            raise UsageError(
+                f"the adapter in {folder} is for another model: {PARTS[part]} of {target} is of the shape "
+                f"{tuple(parts[part].shape)}, and this one needs {shape}"
+            )

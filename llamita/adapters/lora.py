@@ -1,51 +1,22 @@
 """LoRA by surgery: linear layers get small trainable matrices, and their own weights are frozen (arXiv:2106.09685)."""
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Self, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llamita.adapters.config import ALL_LINEAR, LoraConfig
+from llamita.adapters.dora import DoraPair
+from llamita.adapters.pair import LoraPair
 from llamita.errors import UnsupportedError, UsageError
 from llamita.model.stored import StoredWeight
 from llamita.model.surgery import replace
 
 
-class LoraPair(nn.Module):
-    """The matrices A (r, K) and B (N, r) of one adapter in one layer. B is 0 at first: the model stays as it is."""
-
-    def __init__(self, config: LoraConfig, name: str, like: Tensor, columns: int, rows: int) -> None:
-        super().__init__()
-        rank = config.rank(name)
-        self.A = nn.Parameter(like.new_empty(rank, columns))
-        self.B = nn.Parameter(like.new_zeros(rows, rank))
-        self.scaling, self.dropout = config.scaling(name), float(config.lora_dropout)
-        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """What the adapter adds for x (..., K): (..., N), in the dtype of A."""
-        x = x.to(self.A.dtype)
-        if self.training and self.dropout:
-            x = F.dropout(x, self.dropout)
-        return F.linear(F.linear(x, self.A), self.B) * self.scaling
-
-    def delta(self) -> Tensor:
-        """What the adapter adds to the weight (N, K). 16-bit matrices are multiplied in fp32, as peft does it."""
-        if self.A.dtype in (torch.float16, torch.bfloat16) and self.A.device.type == "cpu":
-            return (self.B.float() @ self.A.float() * self.scaling).to(self.A.dtype)
-        return self.B @ self.A * self.scaling
-
-    def extra_repr(self) -> str:
-        """What print(model) shows."""
-        return f"r={self.A.shape[0]}, scaling={self.scaling:g}"
-
-
 class LoraLinear(nn.Module):
-    """A frozen linear layer, plain or quantized, with the pairs of its adapters; the active ones are added."""
+    """A frozen linear layer, plain or quantized, with the matrices of its adapters; the active ones are added."""
 
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
@@ -56,6 +27,11 @@ class LoraLinear(nn.Module):
         self.active: tuple[str, ...] = ()
         self.unmerged: Tensor | None = None  # the base weight, while another one is in its place
 
+    def add(self, name: str, config: LoraConfig, pair: LoraPair) -> None:
+        """Give the layer the matrices of an adapter."""
+        self.pairs[name] = pair.train(self.training)
+        self.configs[name] = config
+
     def forward(self, x: Tensor) -> Tensor:
         """Multiply x (..., K) by the base weight, and add what the active adapters add: (..., N)."""
         out = self.base_layer(x)
@@ -64,7 +40,7 @@ class LoraLinear(nn.Module):
         dtype = out.dtype
         for name in self.active:
             if name in self.pairs:
-                out = out + self.pairs[name](x)
+                out = self.pairs[name](x, out, self.base_layer)
         return out.to(dtype)
 
     @torch.no_grad()
@@ -75,7 +51,7 @@ class LoraLinear(nn.Module):
         self.unmerged = weight
         for name in self.active:
             if name in self.pairs:
-                weight = (weight + cast("LoraPair", self.pairs[name]).delta()).to(weight.dtype)
+                weight = cast("LoraPair", self.pairs[name]).merged(weight, self.unmerged)
         base.weight.data = weight
 
     def unmerge(self) -> None:
@@ -84,20 +60,28 @@ class LoraLinear(nn.Module):
         cast("nn.Linear", self.base_layer).weight.data = self.unmerged
         self.unmerged = None
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the original weight of a merged layer with the rest."""
+        if self.unmerged is not None:
+            self.unmerged = fn(self.unmerged)
+        return super()._apply(fn, recurse)
+
 
 def add_lora(model: nn.Module, config: LoraConfig, name: str = "default") -> list[str]:
     """Give the model an adapter of this name, and freeze all weights but those of adapters; returns the layers' names.
 
     The adapter is active if it is the first; `set_adapter` chooses among several. Its matrices are in fp32 where the
     base weight has fewer bits. A quantized base works too (QLoRA): `llamita.quant.surgery.quantize` the model first.
-    Raises UsageError for targets that are not there or are no linear layers, and for a name that is taken.
+    Raises UsageError for targets that are not there or are no linear layers, and for a name that is taken, and
+    UnsupportedError for DoRA on a quantized base; the model then stays as it is.
     """
     _check_name(model, name)
     names = targets(model, config)
     active = active_adapters(model) if lora_layers(model) else (name,)
     like = next(model.parameters())
-    for target in names:
-        _add_pair(model, target, config, name, like)
+    pairs = {target: _pair(model.get_submodule(target), target, config, like) for target in names}
+    for target, pair in pairs.items():
+        _layer(model, target).add(name, config, pair)
     for layer in lora_layers(model).values():
         layer.active = active
     trained = {id(parameter) for layer in lora_layers(model).values() for parameter in layer.pairs.parameters()}
@@ -199,18 +183,22 @@ def unload_adapters(model: nn.Module) -> None:
         setattr(model.get_submodule(owner), leaf, layer.base_layer)
 
 
-def _add_pair(model: nn.Module, target: str, config: LoraConfig, name: str, like: Tensor) -> None:
+def _pair(layer: nn.Module, target: str, config: LoraConfig, like: Tensor) -> LoraPair:
+    base = layer.base_layer if isinstance(layer, LoraLinear) else layer
+    weight = base._parameters.get("weight")
+    dtype = torch.float32 if weight is None or weight.dtype.itemsize < 4 else weight.dtype
+    like = torch.empty(0, dtype=dtype, device=like.device if weight is None else weight.device)
+    return (DoraPair if config.use_dora else LoraPair)(config, target, base, like)
+
+
+def _layer(model: nn.Module, target: str) -> LoraLinear:
+    """The layer of this name, which becomes one with adapters where it is none."""
     layer = model.get_submodule(target)
     if not isinstance(layer, LoraLinear):
         owner, _, leaf = target.rpartition(".")
         layer = LoraLinear(layer).train(layer.training)
         setattr(model.get_submodule(owner), leaf, layer)
-    weight = layer.base_layer._parameters.get("weight")
-    dtype = torch.float32 if weight is None or weight.dtype.itemsize < 4 else weight.dtype
-    device = like.device if weight is None else weight.device
-    like = torch.empty(0, dtype=dtype, device=device)
-    layer.pairs[name] = LoraPair(config, target, like, layer.in_features, layer.out_features).train(layer.training)
-    layer.configs[name] = config
+    return layer
 
 
 def _is_linear(module: nn.Module) -> bool:

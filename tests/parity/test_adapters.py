@@ -26,7 +26,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "rslora": {"r": 4, "lora_alpha": 3, "use_rslora": True, "target_modules": ["q_proj", "down_proj", "lm_head"]},
     "dropout": {"lora_dropout": 0.5, "target_modules": "all-linear"},
     "patterns": {"rank_pattern": {"layers.1.self_attn.q_proj": 3}, "alpha_pattern": {"v_proj": 5}},
+    "dora": {"r": 4, "lora_alpha": 3, "use_dora": True, "target_modules": ["q_proj", "down_proj"]},
 }
+
+TRAINED = ("lora", "rslora", "patterns", "dora")
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +99,7 @@ def test_several_adapters_equal_pefts(start: Path, tmp_path: Path) -> None:
     assert torch.equal(mine(IDS).logits, other.merge_and_unload()(IDS).logits)
 
 
-@pytest.mark.parametrize("options", [CONFIGS["lora"], CONFIGS["rslora"], CONFIGS["patterns"]], ids=["lora", "rs", "pt"])
+@pytest.mark.parametrize("options", [CONFIGS[one] for one in TRAINED], ids=TRAINED)
 def test_training_equals_pefts(options: dict[str, Any], start: Path, tmp_path: Path) -> None:
     folder = peft_file(start, tmp_path, **options)
     mine, other = ours(start, folder, trainable=True), theirs(start, folder, trainable=True)

@@ -68,8 +68,9 @@ def change_tensors(folder: Path, change: Callable[[dict[str, Tensor]], object]) 
         LoraConfig(target_modules="all-linear"),
         LoraConfig(target_modules="layers.1.mlp.*_proj"),
         LoraConfig(r=2, rank_pattern={"v_proj": 3}),
+        LoraConfig(use_dora=True),
     ],
-    ids=["rs", "all", "glob", "pattern"],
+    ids=["rs", "all", "glob", "pattern", "dora"],
 )
 @torch.no_grad()
 def test_read_again_it_is_the_same(config: LoraConfig, tmp_path: Path) -> None:
@@ -114,9 +115,14 @@ def test_peft_s_expressions_and_ranges_choose_layers(folder: Path) -> None:
         ({"modules_to_save": ["lm_head"]}, UnsupportedError, "modules_to_save is .* use peft for this adapter"),
         ({"peft_type": "IA3"}, UnsupportedError, "peft_type is 'IA3'"),
         ({"r": 0}, UsageError, "r is 0"),
-        ({"r": 8}, UsageError, r"the adapter in .* is for another model: A and B of .* are \(4, 64\) and \(64, 4\)"),
+        (
+            {"r": 8},
+            UsageError,
+            r"for another model: lora_A.weight of .* is of the shape \(4, 64\), and this one needs \(8, 64\)",
+        ),
         ({"target_modules": ["q_proj"]}, BrokenFileError, "holds model.layers.0.self_attn.v_proj, which .* does not"),
         ({"target_modules": ["q_proj", "v_proj", "k_proj"]}, BrokenFileError, "lacks .*k_proj, which adapter_config"),
+        ({"use_dora": True}, BrokenFileError, r"lacks lora_magnitude_vector of model.layers.0.self_attn.q_proj"),
         ({"target_modules": "("}, UsageError, r"target_modules is '\(', no regular expression"),
     ],
 )
@@ -129,10 +135,14 @@ def test_configs_that_do_not_fit(values: dict[str, Any], kind: type, message: st
     ("change", "kind", "message"),
     [
         (lambda tensors: tensors.clear(), BrokenFileError, "holds no A and B"),
-        (lambda tensors: tensors.pop(Q), BrokenFileError, "lacks A or B of model.layers.0.self_attn.q_proj"),
+        (lambda tensors: tensors.pop(Q), BrokenFileError, "lacks lora_A.weight of model.layers.0.self_attn.q_proj"),
         (lambda tensors: tensors[Q].fill_(torch.nan), BrokenFileError, "numbers that are not finite"),
-        (lambda tensors: tensors.update({Q: tensors[Q].int()}), BrokenFileError, "is torch.int32 of 2 axes"),
-        (lambda tensors: tensors.update({Q: tensors[Q][:, 1:].contiguous()}), UsageError, r"are \(4, 63\) and"),
+        (
+            lambda tensors: tensors.update({Q: tensors[Q].int()}),
+            BrokenFileError,
+            "is torch.int32, and should be of floats",
+        ),
+        (lambda tensors: tensors.update({Q: tensors[Q][:, 1:].contiguous()}), UsageError, r"is of the shape \(4, 63\)"),
         (lambda tensors: tensors.update({"x": tensors[Q].clone()}), UnsupportedError, "holds 'x', which is neither"),
         (
             lambda tensors: tensors.update({"base_model.model.lm_head.base_layer.weight": torch.ones(260, 64)}),
@@ -141,8 +151,8 @@ def test_configs_that_do_not_fit(values: dict[str, Any], kind: type, message: st
         ),
         (
             lambda tensors: tensors.update({Q.replace("layers.0", "layers.7"): t for t in [tensors.pop(Q)]}),
-            BrokenFileError,
-            "lacks A or B",
+            UsageError,
+            "this one has no model.layers.7",
         ),
     ],
 )

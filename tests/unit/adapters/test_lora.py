@@ -20,6 +20,7 @@ from llamita.adapters.lora import (
     unload_adapters,
     unmerge_adapters,
 )
+from llamita.adapters.pair import LoraPair
 from llamita.errors import UnsupportedError, UsageError
 from llamita.model.fingerprint import fingerprint
 from llamita.quant.linear import QuantizedLinear
@@ -77,7 +78,8 @@ def test_active_adapters_are_added_in_order(model: LlamaForCausalLM) -> None:
     assert {name: config.r for name, config in adapters(model).items()} == {"one": 2, "two": 3}
     layer = lora_layers(model)["model.layers.0.self_attn.q_proj"]
     x = torch.randn(5, 64)
-    base, (one, two) = layer.base_layer(x), (pair(x) for pair in layer.pairs.values())
+    base = layer.base_layer(x)
+    one, two = (pair.product(x) * pair.scaling for pair in layer.pairs.values() if isinstance(pair, LoraPair))
     for names, wanted in (((), base), (("two",), base + two), (("two", "one"), base + two + one)):
         set_adapter(model, *names)
         assert torch.equal(layer(x), wanted)
@@ -120,6 +122,15 @@ def test_unmerged_weights_are_the_original_ones(model: LlamaForCausalLM) -> None
         unmerge_adapters(model)
     unload_adapters(model)
     assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
+
+
+def test_a_merged_model_changes_its_dtype(model: LlamaForCausalLM) -> None:
+    add_lora(model, ALL)
+    randomized(model)
+    merge_adapters(model)
+    model.double()
+    unmerge_adapters(model)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
 
 
 def test_while_merged_nothing_else_is_done(model: LlamaForCausalLM) -> None:
