@@ -11,11 +11,11 @@ from llamita.adapters.config import ALL_LINEAR, LoraConfig
 from llamita.adapters.dora import DoraPair
 from llamita.adapters.pair import LoraPair
 from llamita.errors import UnsupportedError, UsageError
-from llamita.model.stored import StoredWeight
+from llamita.model.stored import StoredWeight, WithSettings
 from llamita.model.surgery import replace
 
 
-class LoraLinear(nn.Module):
+class LoraLinear(WithSettings):
     """A frozen linear layer, plain or quantized, with the matrices of its adapters; the active ones are added."""
 
     def __init__(self, base_layer: nn.Module) -> None:
@@ -42,6 +42,11 @@ class LoraLinear(nn.Module):
             if name in self.pairs:
                 out = self.pairs[name](x, out, self.base_layer)
         return out.to(dtype)
+
+    def settings(self) -> str:
+        """The adapters that compute, with their scales."""
+        scales = [(name, cast("LoraPair", self.pairs[name]).scaling) for name in self.active if name in self.pairs]
+        return f"{scales}, {'merged' if self.unmerged is not None else 'added'}"
 
     @torch.no_grad()
     def merge(self) -> None:

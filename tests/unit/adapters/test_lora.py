@@ -124,6 +124,20 @@ def test_unmerged_weights_are_the_original_ones(model: LlamaForCausalLM) -> None
     assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
 
 
+def test_each_choice_has_a_fingerprint_of_its_own(model: LlamaForCausalLM) -> None:
+    seen = [fingerprint(model)]
+    add_lora(model, ALL)
+    for alpha, name in ((8, "default"), (16, "other")):
+        if name != "default":
+            add_lora(model, LoraConfig(r=4, lora_alpha=alpha, target_modules="all-linear"), name)
+        for names in ((), (name,)):
+            set_adapter(model, *names)
+            seen.append(fingerprint(model))
+    merge_adapters(model)
+    seen.append(fingerprint(model))
+    assert len(set(seen)) == len(seen) == 6
+
+
 def test_a_merged_model_changes_its_dtype(model: LlamaForCausalLM) -> None:
     add_lora(model, ALL)
     randomized(model)
