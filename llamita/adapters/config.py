@@ -4,13 +4,11 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Self
 
 from llamita import checks
 from llamita.errors import UnsupportedError, UsageError
 
-EMPTY: Mapping[str, Any] = MappingProxyType({})
 ALL_LINEAR = "all-linear"
 OWN = (
     "r",
@@ -54,9 +52,9 @@ class LoraConfig:
     use_rslora: bool = False
     use_dora: bool = False
     bias: str = "none"
-    rank_pattern: Mapping[str, int] = field(default_factory=lambda: EMPTY)
-    alpha_pattern: Mapping[str, float] = field(default_factory=lambda: EMPTY)
-    extra: Mapping[str, Any] = field(default_factory=lambda: EMPTY)
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check every value."""

@@ -1,6 +1,7 @@
 """Adapters on a model: what trains, which one computes, merging back and forth, a quantized base, what is refused."""
 
 import copy
+import pickle
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,20 @@ def test_gradients_reach_a_and_b_alone(model: LlamaForCausalLM) -> None:
     trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert trained == {f"{name}.pairs.default.{letter}" for name in lora_layers(model) for letter in "AB"}
     assert all(parameter.requires_grad == (name in trained) for name, parameter in model.named_parameters())
+
+
+def test_recomputed_layers_and_copies_have_the_same_gradients(model: LlamaForCausalLM) -> None:
+    add_lora(model, LoraConfig(target_modules="all-linear", lora_dropout=0.2))
+    randomized(model)
+    seen = []
+    for one in (model.train(), pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        if one is not model:
+            one.gradient_checkpointing_enable()
+        torch.manual_seed(2)
+        one(IDS, labels=IDS, use_cache=False).loss.backward()
+        seen.append([parameter.grad for parameter in one.parameters() if parameter.requires_grad])
+    for grads in seen[1:]:
+        assert all(map(torch.equal, seen[0], grads))
 
 
 @torch.no_grad()
