@@ -34,11 +34,11 @@ STARTS = (True, False, "gaussian", "eva")
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """An adapter adds B(A(x)) times lora_alpha / r to each of the linear layers that it targets (arXiv:2106.09685).
+    """An adapter adds B(A(x)) times lora_alpha / r to each of the layers that it targets (arXiv:2106.09685).
 
     r: rows of A (r, K) and columns of B (N, r). use_rslora: divide by the root of r instead (arXiv:2312.03732).
     use_dora: also train the length of each row of the weight, see `llamita.adapters.dora`.
-    target_modules: names or globs of linear layers, as in `llamita.model.surgery.replace`, or "all-linear", which is
+    target_modules: names or globs of linear layers and embeddings, as in `llamita.model.surgery.replace`, or "all-linear", which is
     all but the head. lora_dropout: the share of x that is dropped before A, in training.
     rank_pattern, alpha_pattern: other values of r and lora_alpha, by the end of a module's name or a regular
     expression for it. extra: further keys of an adapter_config.json, kept for the next file.
@@ -72,7 +72,7 @@ class LoraConfig:
             raise UnsupportedError(f"bias is {checks.quoted(self.bias)}: llamita's adapters train no biases, say none")
         names = [self.target_modules] if isinstance(self.target_modules, str) else self.target_modules
         if not isinstance(names, Sequence) or not names or not all(isinstance(one, str) and one for one in names):
-            raise UsageError(f"target_modules is {checks.quoted(self.target_modules)}: give names of linear layers")
+            raise UsageError(f"target_modules is {checks.quoted(self.target_modules)}: give names of layers")
         for pattern in (*self.rank_pattern, *self.alpha_pattern):
             _compiled(pattern)
 

@@ -1,6 +1,6 @@
 """DoRA: LoRA that also trains the length of each row of the weight (arXiv:2402.09353)."""
 
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,8 @@ class DoraPair(LoraPair):
     At first it is W. Every pass computes the lengths |W + BA| again; no gradient passes through them, as in the paper.
     Raises UnsupportedError for a quantized layer, whose rows would be dequantized in every pass.
     """
+
+    names: ClassVar = {**LoraPair.names, "magnitude": "lora_magnitude_vector"}
 
     def __init__(self, config: LoraConfig, name: str, base_layer: nn.Module, like: Tensor) -> None:
         super().__init__(config, name, base_layer, like)

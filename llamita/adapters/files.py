@@ -10,7 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from llamita.adapters.config import ALL_LINEAR, SELECTING, LoraConfig
-from llamita.adapters.lora import LoraLinear, adapters, add_lora, linear_layers, lora_layers, targets
+from llamita.adapters.dora import DoraPair
+from llamita.adapters.embedding import EmbeddingPair
+from llamita.adapters.lora import (
+    LoraLayer,
+    adapters,
+    add_lora,
+    base_of,
+    layers_to_adapt,
+    lora_layers,
+    pair_kind,
+    targets,
+)
+from llamita.adapters.pair import LoraPair, sides
 from llamita.checks import quoted, shortened
 from llamita.errors import BrokenFileError, NotFoundError, UnsupportedError, UsageError
 from llamita.files.disk import explained, read_json, replacing, write_json
@@ -20,8 +32,8 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 _BASE = re.compile(rf"{re.escape(PREFIX)}(?P<module>.+?)(\.base_layer)?\.weight")
-PARTS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
-_NAME = re.compile(rf"{re.escape(PREFIX)}(?P<module>.+)\.(?P<part>{'|'.join(map(re.escape, PARTS.values()))})")
+PARTS = (*DoraPair.names.values(), *EmbeddingPair.names.values())
+_NAME = re.compile(rf"{re.escape(PREFIX)}(?P<module>.+)\.(?P<part>{'|'.join(map(re.escape, PARTS))})")
 
 
 def save_adapter(model: nn.Module, folder: str | Path, name: str = "default") -> None:
@@ -60,18 +72,20 @@ def load_adapter(model: nn.Module, folder: str | Path, name: str = "default", *,
     with torch.random.fork_rng(devices=[]):  # the first values are drawn, and not used
         names = add_lora(model, config, name)
     for target, parts in pairs.items():
-        pair = cast("LoraLinear", model.get_submodule(target)).pairs[name].requires_grad_(trainable)
+        pair = cast("LoraPair", cast("LoraLayer", model.get_submodule(target)).pairs[name])
+        pair.requires_grad_(trainable)
         with torch.no_grad():
             for part, parameter in pair.named_parameters():
-                parameter.copy_(parts[part])
+                parameter.copy_(parts[pair.names[part]])
     return names
 
 
-def _tensors(layers: Mapping[str, LoraLinear], name: str) -> dict[str, Tensor]:
+def _tensors(layers: Mapping[str, LoraLayer], name: str) -> dict[str, Tensor]:
+    pairs = {target: cast("LoraPair", layer.pairs[name]) for target, layer in layers.items()}
     return {
-        f"{PREFIX}{target}.{PARTS[part]}": parameter.detach()
-        for target, layer in layers.items()
-        for part, parameter in layer.pairs[name].named_parameters()
+        f"{PREFIX}{target}.{pair.names[part]}": parameter.detach()
+        for target, pair in pairs.items()
+        for part, parameter in pair.named_parameters()
     }
 
 
@@ -96,19 +110,18 @@ def _read_config(folder: Path) -> LoraConfig:
 
 
 def _read_pairs(model: nn.Module, path: Path) -> dict[str, dict[str, Tensor]]:
-    """The finite tensors of each layer, by the names of our parameters.
+    """The finite tensors of each layer, by the ends of their names.
 
     peft adds the base weight of the head where that has an adapter: it must be the model's own.
     """
     file = SafetensorsFile(path)
-    own = {name: part for part, name in PARTS.items()}
     found: dict[str, dict[str, Tensor]] = {}
     for name in file.entries:
         if parts := _NAME.fullmatch(name):
-            found.setdefault(parts["module"], {})[own[parts["part"]]] = _checked(file.load(name), name, path)
+            found.setdefault(parts["module"], {})[parts["part"]] = _checked(file.load(name), name, path)
         elif not _is_base(model, name, file):
             raise UnsupportedError(
-                f"{path} holds {quoted(name)}, which is neither A or B of a linear layer nor a weight of the model: "
+                f"{path} holds {quoted(name)}, which is neither A or B of a layer nor a weight of the model: "
                 "use peft for this adapter"
             )
     if not found:
@@ -119,8 +132,8 @@ def _read_pairs(model: nn.Module, path: Path) -> dict[str, dict[str, Tensor]]:
 def _is_base(model: nn.Module, name: str, file: SafetensorsFile) -> bool:
     parts = _BASE.fullmatch(name)
     module = dict(model.named_modules()).get(parts["module"]) if parts else None
-    weight = getattr(module.base_layer if isinstance(module, LoraLinear) else module, "weight", None)
-    return isinstance(weight, Tensor) and torch.equal(weight.cpu(), file.load(name).to(weight.dtype))
+    weight = None if module is None else base_of(module)._parameters.get("weight")
+    return weight is not None and torch.equal(weight.cpu(), file.load(name).to(weight.dtype))
 
 
 def _checked(tensor: Tensor, name: str, path: Path) -> Tensor:
@@ -159,25 +172,26 @@ def _named(model: nn.Module, config: LoraConfig) -> list[str]:
         return targets(model, config)
     if isinstance(names, str):
         try:
-            return [layer for layer in linear_layers(model) if re.fullmatch(names, layer)]
+            return [layer for layer in layers_to_adapt(model) if re.fullmatch(names, layer)]
         except (re.error, RecursionError) as error:
             raise UsageError(
                 f"target_modules is {quoted(names)}, no regular expression ({error}): correct it"
             ) from None
     ends = tuple(f".{name}" for name in names)
-    return [layer for layer in linear_layers(model) if f".{layer}".endswith(ends)]
+    return [layer for layer in layers_to_adapt(model) if f".{layer}".endswith(ends)]
 
 
 def _check_shapes(model: nn.Module, target: str, config: LoraConfig, parts: Mapping[str, Tensor], folder: Path) -> None:
-    layer, rank = model.get_submodule(target), config.rank(target)
-    wanted = {"A": (rank, layer.in_features), "B": (layer.out_features, rank)}
-    wanted |= {"magnitude": (layer.out_features,)} if config.use_dora else {}
+    base, rank = base_of(model.get_submodule(target)), config.rank(target)
+    columns, rows = sides(base)
+    shapes = {"A": (rank, columns), "B": (rows, rank), "magnitude": (rows,)}
+    wanted = {name: shapes[part] for part, name in pair_kind(base, config).names.items()}
     if odd := sorted(wanted.keys() ^ parts.keys()):
         what = "lacks" if odd[0] in wanted else "holds, and its config does not name,"
-        raise BrokenFileError(f"{folder / WEIGHTS} {what} {PARTS[odd[0]]} of {target}: save the adapter again")
-    for part, shape in wanted.items():
-        if tuple(parts[part].shape) != shape:
+        raise BrokenFileError(f"{folder / WEIGHTS} {what} {odd[0]} of {target}: save the adapter again")
+    for name, shape in wanted.items():
+        if tuple(parts[name].shape) != shape:
             raise UsageError(
-                f"the adapter in {folder} is for another model: {PARTS[part]} of {target} is of the shape "
-                f"{tuple(parts[part].shape)}, and this one needs {shape}"
+                f"the adapter in {folder} is for another model: {name} of {target} is of the shape "
+                f"{tuple(parts[name].shape)}, and this one needs {shape}"
             )

@@ -1,4 +1,4 @@
-"""LoRA by surgery: linear layers get small trainable matrices, and their own weights are frozen (arXiv:2106.09685)."""
+"""LoRA by surgery: layers get small trainable matrices, and their own weights are frozen (arXiv:2106.09685)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,19 +9,19 @@ from torch import Tensor, nn
 
 from llamita.adapters.config import ALL_LINEAR, LoraConfig
 from llamita.adapters.dora import DoraPair
+from llamita.adapters.embedding import EmbeddingPair
 from llamita.adapters.pair import LoraPair
 from llamita.errors import UnsupportedError, UsageError
 from llamita.model.stored import StoredWeight, WithSettings
 from llamita.model.surgery import replace
 
 
-class LoraLinear(WithSettings):
-    """A frozen linear layer, plain or quantized, with the matrices of its adapters; the active ones are added."""
+class LoraLayer(WithSettings):
+    """A frozen linear layer, plain or quantized, or an embedding, with its adapters; the active ones are added."""
 
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
         self.base_layer = base_layer
-        self.in_features, self.out_features = cast("int", base_layer.in_features), cast("int", base_layer.out_features)
         self.pairs = nn.ModuleDict()
         self.configs: dict[str, LoraConfig] = {}
         self.active: tuple[str, ...] = ()
@@ -33,7 +33,7 @@ class LoraLinear(WithSettings):
         self.configs[name] = config
 
     def forward(self, x: Tensor) -> Tensor:
-        """Multiply x (..., K) by the base weight, and add what the active adapters add: (..., N)."""
+        """Multiply x (..., K), or look up ids (...), and add what the active adapters add: (..., N)."""
         out = self.base_layer(x)
         if self.unmerged is not None:
             return out
@@ -51,7 +51,7 @@ class LoraLinear(WithSettings):
     @torch.no_grad()
     def merge(self) -> None:
         """Add the active adapters to the base weight, one after another, each rounded to the weight's dtype."""
-        base = cast("nn.Linear", self.base_layer)
+        base = cast("nn.Linear | nn.Embedding", self.base_layer)
         weight = base.weight.data
         self.unmerged = weight
         for name in self.active:
@@ -62,7 +62,7 @@ class LoraLinear(WithSettings):
     def unmerge(self) -> None:
         """Put the base weight back, bit for bit."""
         assert self.unmerged is not None
-        cast("nn.Linear", self.base_layer).weight.data = self.unmerged
+        cast("nn.Linear | nn.Embedding", self.base_layer).weight.data = self.unmerged
         self.unmerged = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -77,8 +77,8 @@ def add_lora(model: nn.Module, config: LoraConfig, name: str = "default") -> lis
 
     The adapter is active if it is the first; `set_adapter` chooses among several. Its matrices are in fp32 where the
     base weight has fewer bits. A quantized base works too (QLoRA): `llamita.quant.surgery.quantize` the model first.
-    Raises UsageError for targets that are not there or are no linear layers, and for a name that is taken, and
-    UnsupportedError for DoRA on a quantized base; the model then stays as it is.
+    Raises UsageError for targets that are not there or are no linear layers or embeddings, and for a name that is
+    taken, and UnsupportedError for DoRA on a quantized base or an embedding; the model then stays as it is.
     """
     _check_name(model, name)
     names = targets(model, config)
@@ -97,27 +97,44 @@ def add_lora(model: nn.Module, config: LoraConfig, name: str = "default") -> lis
 
 
 def targets(model: nn.Module, config: LoraConfig) -> list[str]:
-    """The full names of the linear layers that a config names, in order; raises what `add_lora` does."""
+    """The full names of the layers that a config names, in order; raises what `add_lora` does."""
     if config.target_modules == ALL_LINEAR:
-        return [name for name in linear_layers(model) if name.rpartition(".")[2] != "lm_head"]
+        layers = {name: base_of(model.get_submodule(name)) for name in layers_to_adapt(model)}
+        is_meant = {
+            name: type(base) is not nn.Embedding and not name.endswith("lm_head") for name, base in layers.items()
+        }
+        return [name for name in layers if is_meant[name]]
     found = replace(model, config.target_modules, lambda module: module)
     for name in found:
-        if not _is_linear(module := model.get_submodule(name)):
+        if not _is_adaptable(module := model.get_submodule(name)):
             raise UsageError(
-                f"{name} is a {type(module).__name__}, and LoRA adapts linear layers: name those, or {ALL_LINEAR!r}"
+                f"{name} is a {type(module).__name__}, and LoRA adapts linear layers and embeddings: name those, or "
+                f"{ALL_LINEAR!r}"
             )
     return found
 
 
-def linear_layers(model: nn.Module) -> list[str]:
+def layers_to_adapt(model: nn.Module) -> list[str]:
     """The full names of the layers that can have adapters, in order."""
     inside = tuple(f"{name}." for name in lora_layers(model))
-    return [name for name, module in model.named_modules() if _is_linear(module) and not name.startswith(inside)]
+    return [name for name, module in model.named_modules() if _is_adaptable(module) and not name.startswith(inside)]
 
 
-def lora_layers(model: nn.Module) -> dict[str, LoraLinear]:
+def base_of(layer: nn.Module) -> nn.Module:
+    """The layer itself, or the one that it adapts."""
+    return layer.base_layer if isinstance(layer, LoraLayer) else layer
+
+
+def pair_kind(base: nn.Module, config: LoraConfig) -> type[LoraPair]:
+    """The class of the matrices that a layer gets."""
+    if isinstance(base, nn.Embedding):
+        return EmbeddingPair
+    return DoraPair if config.use_dora else LoraPair
+
+
+def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
     """The layers that have adapters, by full name, in order."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
 def adapters(model: nn.Module) -> dict[str, LoraConfig]:
@@ -159,8 +176,8 @@ def merge_adapters(model: nn.Module) -> None:
     """Add the active adapters to the base weights: the same function without the adapters' cost.
 
     The base weights stay in memory, for `unmerge_adapters`, until `unload_adapters`. Raises UsageError without adapters
-    or while some are merged, and UnsupportedError for a quantized base, or a head that shares its weight with the
-    embedding.
+    or while some are merged, and UnsupportedError for a quantized base, or a head and an embedding that share their
+    weight.
     """
     layers = lora_layers(model)
     if not layers:
@@ -189,26 +206,26 @@ def unload_adapters(model: nn.Module) -> None:
 
 
 def _pair(layer: nn.Module, target: str, config: LoraConfig, like: Tensor) -> LoraPair:
-    base = layer.base_layer if isinstance(layer, LoraLinear) else layer
+    base = base_of(layer)
     weight = base._parameters.get("weight")
     dtype = torch.float32 if weight is None or weight.dtype.itemsize < 4 else weight.dtype
     like = torch.empty(0, dtype=dtype, device=like.device if weight is None else weight.device)
-    return (DoraPair if config.use_dora else LoraPair)(config, target, base, like)
+    return pair_kind(base, config)(config, target, base, like)
 
 
-def _layer(model: nn.Module, target: str) -> LoraLinear:
+def _layer(model: nn.Module, target: str) -> LoraLayer:
     """The layer of this name, which becomes one with adapters where it is none."""
     layer = model.get_submodule(target)
-    if not isinstance(layer, LoraLinear):
+    if not isinstance(layer, LoraLayer):
         owner, _, leaf = target.rpartition(".")
-        layer = LoraLinear(layer).train(layer.training)
+        layer = LoraLayer(layer).train(layer.training)
         setattr(model.get_submodule(owner), leaf, layer)
     return layer
 
 
-def _is_linear(module: nn.Module) -> bool:
+def _is_adaptable(module: nn.Module) -> bool:
     is_quantized = isinstance(module, StoredWeight) and hasattr(module, "in_features")
-    return isinstance(module, LoraLinear) or type(module) is nn.Linear or is_quantized
+    return isinstance(module, LoraLayer) or type(module) in (nn.Linear, nn.Embedding) or is_quantized
 
 
 def _check_name(model: nn.Module, name: str) -> None:
@@ -224,7 +241,7 @@ def _check_unmerged(model: nn.Module, what: str) -> None:
         raise UsageError(f"no adapter can be {what} while adapters are merged: call unmerge_adapters(model) first")
 
 
-def _check_mergeable(model: nn.Module, name: str, layer: LoraLinear) -> None:
+def _check_mergeable(model: nn.Module, name: str, layer: LoraLayer) -> None:
     weight = layer.base_layer._parameters.get("weight")
     if weight is None:
         raise UnsupportedError(

@@ -1,7 +1,8 @@
-"""The trainable matrices of one adapter in one linear layer."""
+"""The trainable matrices of one adapter in one layer."""
 
 import math
-from typing import cast
+from collections.abc import Mapping
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -10,17 +11,26 @@ from torch import Tensor, nn
 from llamita.adapters.config import LoraConfig
 
 
+def sides(base_layer: nn.Module) -> tuple[int, int]:
+    """What a layer reads and writes: (K, N) of a linear layer, (V, D) of an embedding."""
+    if isinstance(base_layer, nn.Embedding):
+        return base_layer.num_embeddings, base_layer.embedding_dim
+    return cast("int", base_layer.in_features), cast("int", base_layer.out_features)
+
+
 class LoraPair(nn.Module):
     """The matrices A (r, K) and B (N, r) of LoRA. B is 0 at first: the model stays as it is.
 
     name: the full name of the layer. base_layer: the layer, plain or quantized. like: has the dtype and the device.
     """
 
+    names: ClassVar[Mapping[str, str]] = {"A": "lora_A.weight", "B": "lora_B.weight"}  # in peft's files
+
     def __init__(self, config: LoraConfig, name: str, base_layer: nn.Module, like: Tensor) -> None:
         super().__init__()
-        rank = config.rank(name)
-        self.A = nn.Parameter(like.new_empty(rank, cast("int", base_layer.in_features)))
-        self.B = nn.Parameter(like.new_zeros(cast("int", base_layer.out_features), rank))
+        rank, (columns, rows) = config.rank(name), sides(base_layer)
+        self.A = nn.Parameter(like.new_empty(rank, columns))
+        self.B = nn.Parameter(like.new_zeros(rows, rank))
         self.scaling, self.dropout = config.scaling(name), float(config.lora_dropout)
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
 

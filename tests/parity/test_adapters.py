@@ -26,10 +26,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "rslora": {"r": 4, "lora_alpha": 3, "use_rslora": True, "target_modules": ["q_proj", "down_proj", "lm_head"]},
     "dropout": {"lora_dropout": 0.5, "target_modules": "all-linear"},
     "patterns": {"rank_pattern": {"layers.1.self_attn.q_proj": 3}, "alpha_pattern": {"v_proj": 5}},
+    "embedding": {"r": 3, "target_modules": ["embed_tokens", "lm_head", "q_proj"]},
     "dora": {"r": 4, "lora_alpha": 3, "use_dora": True, "target_modules": ["q_proj", "down_proj"]},
 }
 
-TRAINED = ("lora", "rslora", "patterns", "dora")
+TRAINED = ("lora", "rslora", "patterns", "embedding", "dora")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from torch import nn
 from llamita import LlamaForCausalLM
 from llamita.adapters.config import LoraConfig
 from llamita.adapters.dora import DoraPair
-from llamita.adapters.lora import LoraLinear, add_lora, lora_layers
+from llamita.adapters.lora import LoraLayer, add_lora, lora_layers
 from llamita.errors import UnsupportedError
 from llamita.quant.surgery import quantize
 from tests.small import CONFIG
@@ -15,7 +15,7 @@ from tests.small import CONFIG
 DORA = LoraConfig(r=3, lora_alpha=6, target_modules="q_proj", use_dora=True)
 
 
-def layer(config: LoraConfig = DORA, *, bias: bool = True) -> LoraLinear:
+def layer(config: LoraConfig = DORA, *, bias: bool = True) -> LoraLayer:
     """A layer with an adapter, in fp64."""
     torch.manual_seed(0)
     model = nn.Sequential()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from llamita import LlamaForCausalLM
 from llamita.adapters.config import LoraConfig
 from llamita.adapters.lora import (
-    LoraLinear,
+    LoraLayer,
     active_adapters,
     adapters,
     add_lora,
@@ -179,7 +179,7 @@ def test_while_merged_nothing_else_is_done(model: LlamaForCausalLM) -> None:
     [
         ("qproj", "^no module is named 'qproj': did you mean q_proj"),
         ("mlp", r"^model\.layers\.0\.mlp is a LlamaMLP, and LoRA adapts linear layers"),
-        ("embed_tokens", r"^model\.embed_tokens is a Embedding, and LoRA adapts linear"),
+        ("norm", r"^model\.norm is a LlamaRMSNorm, and LoRA adapts linear layers"),
     ],
 )
 def test_targets_that_do_not_fit_change_nothing(targets: str, message: str, model: LlamaForCausalLM) -> None:
@@ -219,7 +219,7 @@ def test_the_kernels_leave_a_model_with_adapters_to_torch(model: LlamaForCausalL
         base = model(IDS).logits
         fuse(model)
         add_lora(model, ALL)
-        assert "is a LoraLinear that the kernels do not know" in str(unsupported_reason(model))
+        assert "is a LoraLayer that the kernels do not know" in str(unsupported_reason(model))
         randomized(model)
         adapted = model(IDS).logits
         assert (adapted - base).abs().max() > 0.01
@@ -243,7 +243,7 @@ def dequantized(model: LlamaForCausalLM) -> LlamaForCausalLM:
     return plain
 
 
-def grads(layer: LoraLinear, x: Tensor, grad: Tensor) -> list[Tensor]:
+def grads(layer: LoraLayer, x: Tensor, grad: Tensor) -> list[Tensor]:
     """The output of a layer, and the gradients in x, A and B."""
     x = x.clone().requires_grad_()
     out = layer(x)
