@@ -38,8 +38,9 @@ class LoraConfig:
 
     r: rows of A (r, K) and columns of B (N, r). use_rslora: divide by the root of r instead (arXiv:2312.03732).
     use_dora: also train the length of each row of the weight, see `llamita.adapters.dora`.
-    target_modules: names or globs of linear layers and embeddings, as in `llamita.model.surgery.replace`, or "all-linear", which is
-    all but the head. lora_dropout: the share of x that is dropped before A, in training.
+    target_modules: names or globs of linear layers and embeddings, as in `llamita.model.surgery.replace`, or
+    "all-linear", which is all linear layers but the head. lora_dropout: the share of x that is dropped before A, in
+    training.
     rank_pattern, alpha_pattern: other values of r and lora_alpha, by the end of a module's name or a regular
     expression for it. extra: further keys of an adapter_config.json, kept for the next file.
     Raises UsageError for impossible values, UnsupportedError where bias is not "none".

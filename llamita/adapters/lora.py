@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from llamita.adapters.config import ALL_LINEAR, LoraConfig
 from llamita.adapters.dora import DoraPair
 from llamita.adapters.embedding import EmbeddingPair
-from llamita.adapters.pair import LoraPair
+from llamita.adapters.pair import LoraPair, sides
 from llamita.errors import UnsupportedError, UsageError
 from llamita.model.stored import StoredWeight, WithSettings
 from llamita.model.surgery import replace
@@ -22,6 +22,8 @@ class LoraLayer(WithSettings):
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
         self.base_layer = base_layer
+        if not isinstance(base_layer, nn.Embedding):  # plans know products by these two
+            self.in_features, self.out_features = sides(base_layer)
         self.pairs = nn.ModuleDict()
         self.configs: dict[str, LoraConfig] = {}
         self.active: tuple[str, ...] = ()

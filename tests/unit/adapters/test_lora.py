@@ -24,6 +24,8 @@ from llamita.adapters.lora import (
 from llamita.adapters.pair import LoraPair
 from llamita.errors import UnsupportedError, UsageError
 from llamita.model.fingerprint import fingerprint
+from llamita.model.plan import stand_in_of
+from llamita.plans.invariant import invariant
 from llamita.quant.linear import QuantizedLinear
 from llamita.quant.surgery import quantize, quantized_layers
 from tests.small import CONFIG
@@ -125,6 +127,21 @@ def test_merging_is_the_same_function_and_goes_back_to_the_bit(dtype: torch.dtyp
     add_lora(model, ALL)
     unload_adapters(model)
     assert model.state_dict().keys() == before.keys()
+
+
+@pytest.mark.parametrize("use_dora", [False, True])
+@torch.no_grad()
+def test_batch_invariant_mode_reaches_the_adapters(use_dora: bool, model: LlamaForCausalLM) -> None:
+    add_lora(model, LoraConfig(r=24, target_modules="all-linear", use_dora=use_dora))
+    randomized(model)
+    invariant(model)
+    assert all(stand_in_of(layer) for layer in lora_layers(model).values())
+    ids = torch.randint(0, 256, (11, 37), generator=torch.Generator().manual_seed(1))
+    whole = model(ids).logits
+    for part in (ids[4:5], ids[2:9]):
+        start = 4 if len(part) == 1 else 2
+        assert torch.equal(model(part).logits, whole[start : start + len(part)])
+    assert torch.equal(model(ids[:, :5]).logits, whole[:, :5])
 
 
 @torch.no_grad()
