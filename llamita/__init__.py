@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from llamita.adapters.files import save_adapter as save_adapter
     from llamita.adapters.lora import add_lora as add_lora
     from llamita.adapters.lora import merge_adapters as merge_adapters
+    from llamita.adapters.lora import merge_and_unload as merge_and_unload
     from llamita.adapters.lora import set_adapter as set_adapter
     from llamita.adapters.lora import unload_adapters as unload_adapters
     from llamita.adapters.lora import unmerge_adapters as unmerge_adapters
@@ -53,6 +54,7 @@ _HOME = {
     "save_adapter": "llamita.adapters.files",
     "add_lora": "llamita.adapters.lora",
     "merge_adapters": "llamita.adapters.lora",
+    "merge_and_unload": "llamita.adapters.lora",
     "set_adapter": "llamita.adapters.lora",
     "unload_adapters": "llamita.adapters.lora",
     "unmerge_adapters": "llamita.adapters.lora",

@@ -63,11 +63,10 @@ def load(
 def _merge(model: LlamaForCausalLM, adapter: str | Path) -> None:
     """Merge an adapter into the weights. The layers are plain ones again, so the kernels know them."""
     from llamita.adapters.files import load_adapter
-    from llamita.adapters.lora import merge_adapters, unload_adapters
+    from llamita.adapters.lora import merge_and_unload
 
     load_adapter(model, adapter)
-    merge_adapters(model)
-    unload_adapters(model)
+    merge_and_unload(model)
 
 
 def _prepare(model: LlamaForCausalLM, *, kernels: str, compile: str, deterministic: bool) -> None:

@@ -29,7 +29,7 @@ HARMLESS = frozenset({
 # Keys that narrow down the modules; the tensors of the file name those anyway.
 SELECTING = ("exclude_modules", "layers_to_transform")
 # Other starts ("pissa", "olora" and more) also change the base weights.
-STARTS = (True, False, "gaussian", "eva")
+STARTS = (True, False, "gaussian", "orthogonal", "eva")
 
 
 @dataclass(frozen=True)

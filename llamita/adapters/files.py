@@ -12,16 +12,8 @@ from torch import Tensor, nn
 from llamita.adapters.config import ALL_LINEAR, SELECTING, LoraConfig
 from llamita.adapters.dora import DoraPair
 from llamita.adapters.embedding import EmbeddingPair
-from llamita.adapters.lora import (
-    LoraLayer,
-    adapters,
-    add_lora,
-    base_of,
-    layers_to_adapt,
-    lora_layers,
-    pair_kind,
-    targets,
-)
+from llamita.adapters.layer import LoraLayer, base_of, pair_kind
+from llamita.adapters.lora import adapters, add_lora, layers_to_adapt, lora_layers, targets
 from llamita.adapters.pair import LoraPair, sides
 from llamita.checks import quoted, shortened
 from llamita.errors import BrokenFileError, NotFoundError, UnsupportedError, UsageError

@@ -1,77 +1,17 @@
 """LoRA by surgery: layers get small trainable matrices, and their own weights are frozen (arXiv:2106.09685)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from llamita.adapters.config import ALL_LINEAR, LoraConfig
-from llamita.adapters.dora import DoraPair
-from llamita.adapters.embedding import EmbeddingPair
-from llamita.adapters.pair import LoraPair, sides
+from llamita.adapters.layer import LoraLayer, base_of, pair_kind
+from llamita.adapters.pair import LoraPair
 from llamita.errors import UnsupportedError, UsageError
-from llamita.model.stored import StoredWeight, WithSettings
+from llamita.model.stored import StoredWeight
 from llamita.model.surgery import replace
-
-
-class LoraLayer(WithSettings):
-    """A frozen linear layer, plain or quantized, or an embedding, with its adapters; the active ones are added."""
-
-    def __init__(self, base_layer: nn.Module) -> None:
-        super().__init__()
-        self.base_layer = base_layer
-        if not isinstance(base_layer, nn.Embedding):  # plans know products by these two
-            self.in_features, self.out_features = sides(base_layer)
-        self.pairs = nn.ModuleDict()
-        self.configs: dict[str, LoraConfig] = {}
-        self.active: tuple[str, ...] = ()
-        self.unmerged: Tensor | None = None  # the base weight, while another one is in its place
-
-    def add(self, name: str, config: LoraConfig, pair: LoraPair) -> None:
-        """Give the layer the matrices of an adapter."""
-        self.pairs[name] = pair.train(self.training)
-        self.configs[name] = config
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Multiply x (..., K), or look up ids (...), and add what the active adapters add: (..., N)."""
-        out = self.base_layer(x)
-        if self.unmerged is not None:
-            return out
-        dtype = out.dtype
-        for name in self.active:
-            if name in self.pairs:
-                out = self.pairs[name](x, out, self.base_layer)
-        return out.to(dtype)
-
-    def settings(self) -> str:
-        """The adapters that compute, with their scales."""
-        scales = [(name, cast("LoraPair", self.pairs[name]).scaling) for name in self.active if name in self.pairs]
-        return f"{scales}, {'merged' if self.unmerged is not None else 'added'}"
-
-    @torch.no_grad()
-    def merge(self) -> None:
-        """Add the active adapters to the base weight, one after another, each rounded to the weight's dtype."""
-        base = cast("nn.Linear | nn.Embedding", self.base_layer)
-        weight = base.weight.data
-        self.unmerged = weight
-        for name in self.active:
-            if name in self.pairs:
-                weight = cast("LoraPair", self.pairs[name]).merged(weight, self.unmerged)
-        base.weight.data = weight
-
-    def unmerge(self) -> None:
-        """Put the base weight back, bit for bit."""
-        assert self.unmerged is not None
-        cast("nn.Linear | nn.Embedding", self.base_layer).weight.data = self.unmerged
-        self.unmerged = None
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move the original weight of a merged layer with the rest."""
-        if self.unmerged is not None:
-            self.unmerged = fn(self.unmerged)
-        return super()._apply(fn, recurse)
 
 
 def add_lora(model: nn.Module, config: LoraConfig, name: str = "default") -> list[str]:
@@ -122,18 +62,6 @@ def layers_to_adapt(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if _is_adaptable(module) and not name.startswith(inside)]
 
 
-def base_of(layer: nn.Module) -> nn.Module:
-    """The layer itself, or the one that it adapts."""
-    return layer.base_layer if isinstance(layer, LoraLayer) else layer
-
-
-def pair_kind(base: nn.Module, config: LoraConfig) -> type[LoraPair]:
-    """The class of the matrices that a layer gets."""
-    if isinstance(base, nn.Embedding):
-        return EmbeddingPair
-    return DoraPair if config.use_dora else LoraPair
-
-
 def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
     """The layers that have adapters, by full name, in order."""
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
@@ -181,13 +109,7 @@ def merge_adapters(model: nn.Module) -> None:
     or while some are merged, and UnsupportedError for a quantized base, or a head and an embedding that share their
     weight.
     """
-    layers = lora_layers(model)
-    if not layers:
-        raise UsageError("the model has no adapters to merge: call load_adapter or add_lora first")
-    _check_unmerged(model, "merged")
-    for name, layer in layers.items():
-        _check_mergeable(model, name, layer)
-    for layer in layers.values():
+    for layer in _mergeable_layers(model).values():
         layer.merge()
 
 
@@ -201,10 +123,20 @@ def unmerge_adapters(model: nn.Module) -> None:
 
 
 def unload_adapters(model: nn.Module) -> None:
-    """Take all adapters off: the linear layers are back in their places, with the merged weights if they are merged."""
+    """Take all adapters off: the plain layers are back, frozen, with the merged weights if they are merged."""
     for name, layer in lora_layers(model).items():
-        owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, layer.base_layer)
+        _put(model, name, layer.base_layer)
+
+
+def merge_and_unload(model: nn.Module) -> None:
+    """Merge the active adapters and take all off, one layer after another: no more than one has its weight twice.
+
+    Raises what `merge_adapters` does.
+    """
+    for name, layer in _mergeable_layers(model).items():
+        layer.merge()
+        layer.unmerged = None
+        _put(model, name, layer.base_layer)
 
 
 def _pair(layer: nn.Module, target: str, config: LoraConfig, like: Tensor) -> LoraPair:
@@ -219,10 +151,14 @@ def _layer(model: nn.Module, target: str) -> LoraLayer:
     """The layer of this name, which becomes one with adapters where it is none."""
     layer = model.get_submodule(target)
     if not isinstance(layer, LoraLayer):
-        owner, _, leaf = target.rpartition(".")
         layer = LoraLayer(layer).train(layer.training)
-        setattr(model.get_submodule(owner), leaf, layer)
+        _put(model, target, layer)
     return layer
+
+
+def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
+    owner, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, layer)
 
 
 def _is_adaptable(module: nn.Module) -> bool:
@@ -241,6 +177,16 @@ def _check_name(model: nn.Module, name: str) -> None:
 def _check_unmerged(model: nn.Module, what: str) -> None:
     if any(layer.unmerged is not None for layer in lora_layers(model).values()):
         raise UsageError(f"no adapter can be {what} while adapters are merged: call unmerge_adapters(model) first")
+
+
+def _mergeable_layers(model: nn.Module) -> dict[str, LoraLayer]:
+    layers = lora_layers(model)
+    if not layers:
+        raise UsageError("the model has no adapters to merge: call load_adapter or add_lora first")
+    _check_unmerged(model, "merged")
+    for name, layer in layers.items():
+        _check_mergeable(model, name, layer)
+    return layers
 
 
 def _check_mergeable(model: nn.Module, name: str, layer: LoraLayer) -> None:

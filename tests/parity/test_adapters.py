@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from llamita import LlamaForCausalLM
 from llamita.adapters.config import LoraConfig
 from llamita.adapters.files import load_adapter, save_adapter
-from llamita.adapters.lora import add_lora, lora_layers, merge_adapters, set_adapter, unload_adapters, without_adapters
+from llamita.adapters.lora import add_lora, lora_layers, merge_adapters, merge_and_unload, set_adapter, without_adapters
 from tests.small import CONFIG
 
 pytestmark = [
@@ -77,8 +77,7 @@ def test_outputs_and_merged_weights_equal_pefts_to_the_bit(
     assert not torch.equal(mine(IDS).logits, base)
     with without_adapters(mine):
         assert torch.equal(mine(IDS).logits, base)
-    merge_adapters(mine)
-    unload_adapters(mine)
+    merge_and_unload(mine)
     merged = other.merge_and_unload()
     assert mine.state_dict().keys() == merged.state_dict().keys()
     assert all(torch.equal(mine.state_dict()[name], weight) for name, weight in merged.state_dict().items())

@@ -7,7 +7,8 @@ from torch import nn
 from llamita import LlamaForCausalLM
 from llamita.adapters.config import LoraConfig
 from llamita.adapters.dora import DoraPair
-from llamita.adapters.lora import LoraLayer, add_lora, lora_layers
+from llamita.adapters.layer import LoraLayer
+from llamita.adapters.lora import add_lora, lora_layers
 from llamita.errors import UnsupportedError
 from llamita.quant.surgery import quantize
 from tests.small import CONFIG

@@ -87,7 +87,11 @@ def test_read_again_it_is_the_same(config: LoraConfig, tmp_path: Path) -> None:
 def test_one_of_several_is_written_under_no_name(saved: Path, tmp_path: Path) -> None:
     model = small()
     add_lora(model, LoraConfig(r=2))
+    torch.manual_seed(5)
     load_adapter(model, saved, "other", trainable=True)
+    drawn = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(3), drawn)  # reading draws nothing
     assert list(adapters(model)) == ["default", "other"]
     assert all(
         parameter.requires_grad for layer in lora_layers(model).values() for parameter in layer.pairs.parameters()

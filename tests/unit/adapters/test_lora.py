@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from llamita import LlamaForCausalLM
 from llamita.adapters.config import LoraConfig
+from llamita.adapters.layer import LoraLayer
 from llamita.adapters.lora import (
-    LoraLayer,
     active_adapters,
     adapters,
     add_lora,
     lora_layers,
     merge_adapters,
+    merge_and_unload,
     set_adapter,
     unload_adapters,
     unmerge_adapters,
@@ -119,10 +120,14 @@ def test_merging_is_the_same_function_and_goes_back_to_the_bit(dtype: torch.dtyp
     assert (adapted - base).abs().max() > 2 * tolerance
     unmerge_adapters(model)
     assert torch.equal(model(IDS).logits, adapted)
+    other = copy.deepcopy(model)
     merge_adapters(model)
     merged = model(IDS).logits
     unload_adapters(model)
-    assert torch.equal(model(IDS).logits, merged)
+    merge_and_unload(other)
+    for one in (model, other):
+        assert not lora_layers(one)
+        assert torch.equal(one(IDS).logits, merged)
     assert fingerprint(model) != name
     add_lora(model, ALL)
     unload_adapters(model)
@@ -186,6 +191,8 @@ def test_while_merged_nothing_else_is_done(model: LlamaForCausalLM) -> None:
     with pytest.raises(UsageError, match=r"^no adapters are merged"):
         unmerge_adapters(model)
     merge_adapters(model)
+    with pytest.raises(UsageError, match="while adapters are merged"):
+        merge_and_unload(model)
     for action in (lambda: set_adapter(model), lambda: merge_adapters(model), lambda: add_lora(model, ALL, "two")):
         with pytest.raises(UsageError, match=r"while adapters are merged: call unmerge_adapters"):
             action()
