@@ -7,6 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llamita.adapters.config import LoraConfig as LoraConfig
+    from llamita.adapters.files import load_adapter as load_adapter
+    from llamita.adapters.files import save_adapter as save_adapter
+    from llamita.adapters.lora import add_lora as add_lora
+    from llamita.adapters.lora import merge_adapters as merge_adapters
+    from llamita.adapters.lora import merge_and_unload as merge_and_unload
+    from llamita.adapters.lora import set_adapter as set_adapter
+    from llamita.adapters.lora import unload_adapters as unload_adapters
+    from llamita.adapters.lora import unmerge_adapters as unmerge_adapters
     from llamita.cache import DynamicCache as DynamicCache
     from llamita.cache import OffloadedCache as OffloadedCache
     from llamita.cache import QuantizedCache as QuantizedCache
@@ -40,6 +49,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "LoraConfig": "llamita.adapters.config",
+    "load_adapter": "llamita.adapters.files",
+    "save_adapter": "llamita.adapters.files",
+    "add_lora": "llamita.adapters.lora",
+    "merge_adapters": "llamita.adapters.lora",
+    "merge_and_unload": "llamita.adapters.lora",
+    "set_adapter": "llamita.adapters.lora",
+    "unload_adapters": "llamita.adapters.lora",
+    "unmerge_adapters": "llamita.adapters.lora",
     "DynamicCache": "llamita.cache",
     "OffloadedCache": "llamita.cache",
     "QuantizedCache": "llamita.cache",
@@ -98,9 +116,8 @@ _INSTEAD = {
     "pipeline": "transformers.pipeline with a model of llamita's, or llamita.load(name).generate(text)",
     "Trainer": "transformers.Trainer with llamita.bridge.trainable.trainable(model)",
     "TrainingArguments": "transformers.TrainingArguments",
-    "LoraConfig": "peft.LoraConfig",
-    "get_peft_model": "peft.get_peft_model",
-    "PeftModel": "peft.PeftModel",
+    "get_peft_model": "llamita.add_lora(model, llamita.LoraConfig(r=8)), or peft.get_peft_model",
+    "PeftModel": "llamita.load_adapter(model, folder), or peft.PeftModel",
     "Llama": "llamita.load(path)",
     "set_seed": "torch.manual_seed, or seed= of generate",
     "generate": "llamita.load(name).generate(text)",

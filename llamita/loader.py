@@ -21,6 +21,7 @@ def load(
     revision: str | None = None,
     offline: bool = False,
     draft: str | Path | None = None,
+    adapter: str | Path | None = None,
     quantize: str | Mapping[str, str] | None = None,
     kernels: str = "auto",
     compile: str = "off",
@@ -30,6 +31,7 @@ def load(
 
     That is a repository's id, or one of its GGUF files by quantization or name: org/name:Q4_K_M, org/name:file.gguf.
     draft: a smaller model of the same tokens, named in the same way, which guesses ahead and changes no answer.
+    adapter: the folder of a LoRA adapter, ours or peft's, which is merged into the weights before anything else.
     quantize: "q8_0", "q4_k" or another recipe of `llamita.quant.recipes`, or one's own mapping of globs to formats.
     kernels: "auto" lets the device's kernels write wherever they know the model (`llamita.plans.cpu`, and on CUDA
     `llamita.plans.cuda.layers`, whose model cannot be saved or trained), to the rounding of the last bits as the plain
@@ -37,13 +39,16 @@ def load(
     compile: "regional" or "full" lets torch compile the model, in place of our kernels (`llamita.plans.compile`).
     deterministic: a text never depends on what else is in the batch, to the last bit. The CPU's kernels keep that
     anyway; any other model gets torch's batch-invariant mode, which is slower.
-    See `llamita.checkpoint.load.load_pretrained` for the options and errors.
+    See `llamita.checkpoint.load.load_pretrained` for the options and errors, and `llamita.load_adapter` for those of
+    adapters.
     """
     options: dict[str, Any] = {"dtype": dtype, "device": device, "offline": offline}
     options["attn_implementation"] = attn_implementation
     if kernels not in ("auto", "off"):
         raise UsageError(f"kernels is {kernels!r}: say auto or off")
     loaded = load_pretrained(name, revision=revision, **options)
+    if adapter is not None:
+        _merge(loaded.model, adapter)
     if quantize is not None:
         from llamita.quant import surgery
 
@@ -53,6 +58,15 @@ def load(
         if model is not None:
             _prepare(model, kernels=kernels, compile=compile, deterministic=deterministic)
     return LLM(loaded, drafter)
+
+
+def _merge(model: LlamaForCausalLM, adapter: str | Path) -> None:
+    """Merge an adapter into the weights. The layers are plain ones again, so the kernels know them."""
+    from llamita.adapters.files import load_adapter
+    from llamita.adapters.lora import merge_and_unload
+
+    load_adapter(model, adapter)
+    merge_and_unload(model)
 
 
 def _prepare(model: LlamaForCausalLM, *, kernels: str, compile: str, deterministic: bool) -> None:

@@ -32,12 +32,12 @@ def measure(settings: Settings, *, long: int = LONG) -> Results:
         with engine_of(model, 1 + REQUESTS, longest=long + 2) as engine:
             first_tokens(engine, [dice.choices(words, k=SHORT)])  # compiles what is not compiled
             alone = first_tokens(engine, [dice.choices(words, k=SHORT) for _ in range(3 * REQUESTS)])
-            behind: list[float] = []
+            during: list[float] = []
             for _ in range(settings.repeats):
                 handle = engine.submit(dice.choices(words, k=long), max_tokens=1, temperature=0.0)
                 while not handle.is_over:
-                    behind += first_tokens(engine, [dice.choices(words, k=SHORT)])
-        values = {"alone": _p95(alone), f"behind {long} tokens": _p95(behind)}
+                    during += first_tokens(engine, [dice.choices(words, k=SHORT)])
+        values = {"alone": _p95(alone), f"during {long} tokens": _p95(during)}
         for name, value in values.items():
             measured.rows.append(
                 Row(

@@ -24,7 +24,7 @@ TESTS = {
     "prefill": "tokens per second of reading a prompt",
     "rows": "tokens per second of one pass over 1 to 512 texts, and the share of what memory and products allow",
     "serve": "tokens per second of the engine with 1 to 32 requests at once",
-    "fairness": "milliseconds to the first token of short requests, alone and behind a long prompt",
+    "fairness": "milliseconds to the first token of short requests, alone and while a long prompt is read",
     "replays": "whether 1,000 answers of a crowded engine are written again from their receipts; always cria",
     "load": "seconds from a file to the first token",
     "memory": "peak memory while loading and generating",

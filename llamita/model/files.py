@@ -131,6 +131,7 @@ class ModelFiles(Familiar):
 
         Each file appears whole or not at all. A tied head is left out; reading puts it back.
         state_dict: weights to write in place of the model's own. is_main_process: only that one writes.
+        Raises UnsupportedError for a model with adapters, which has other names.
         """
         from llamita.files.write import save_checkpoint, write_json
 
@@ -142,6 +143,11 @@ class ModelFiles(Familiar):
         if not is_main_process:
             return
         folder, weights = Path(save_directory), self.state_dict() if state_dict is None else state_dict
+        if any(".base_layer." in name for name in weights):
+            raise UnsupportedError(
+                "the model has adapters, which a checkpoint cannot hold: save those by save_adapter, or call "
+                "merge_adapters and unload_adapters before you save the model"
+            )
         tied = cast("Any", self).tied_weights
         tensors = {name: tensor for name, tensor in weights.items() if name not in tied or tied[name] not in weights}
         save_checkpoint(tensors, folder, max_shard_size=max_shard_size)

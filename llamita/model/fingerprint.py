@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llamita.model.pretrained import PreTrainedModel
-from llamita.model.stored import StoredWeight
+from llamita.model.stored import StoredWeight, WithSettings
 
 SAMPLE = 64  # numbers taken of each weight, evenly
 
@@ -18,7 +18,7 @@ def fingerprint(model: PreTrainedModel) -> str:
 
     A change to a few numbers of a weight may go unseen: it tells models apart, it does not certify them.
     """
-    digest = _of_config(model)
+    digest = _of_settings(model)
     for name, weight in weights_of(model):
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
         flat = weight.reshape(-1)
@@ -29,7 +29,7 @@ def fingerprint(model: PreTrainedModel) -> str:
 
 def weights_digest(model: PreTrainedModel) -> str:
     """64 hex digits, the sha256 of the config and of every number of every weight."""
-    digest = _of_config(model)
+    digest = _of_settings(model)
     for name, weight in weights_of(model):
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
         for part in weight.reshape(-1).split(1 << 24):
@@ -51,9 +51,13 @@ def weights_of(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     yield from sorted(found.items())
 
 
-def _of_config(model: PreTrainedModel) -> "hashlib._Hash":
+def _of_settings(model: PreTrainedModel) -> "hashlib._Hash":
     facts = {name: value for name, value in model.config.to_dict().items() if name not in model.config.extra}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, module in model.named_modules():
+        if isinstance(module, WithSettings):
+            digest.update(f"{name} {module.settings()}".encode())
+    return digest
 
 
 def _bytes(numbers: Tensor) -> bytes:

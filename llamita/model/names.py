@@ -28,7 +28,7 @@ REFUSED: Mapping[str, str] = {
     "gguf_file": "llamita.load(path) reads GGUF files",
     "tp_plan": "llamita splits a model that is loaded",
     "variant": "name a folder or a revision whose weights bear their usual names",
-    "adapter_kwargs": "peft.PeftModel.from_pretrained(model, folder) puts an adapter on a model",
+    "adapter_kwargs": "llamita.load_adapter(model, folder) gives a model an adapter",
     "use_kernels": "llamita.load(name) runs a model with kernels",
     "key_mapping": "rename the weights, and pass them as state_dict=",
     "from_tf": "save the checkpoint as safetensors first",

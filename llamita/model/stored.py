@@ -1,4 +1,4 @@
-"""What the model knows of modules whose weight is no parameter: the shape of the matrix, and what kernels read."""
+"""What the model knows of modules that surgery puts in: weights that are no parameters, and settings."""
 
 from typing import Generic, Protocol, TypeVar
 
@@ -32,3 +32,11 @@ class StoredWeight(nn.Module, Generic[M]):
     def kernel_view(self) -> object | None:
         """What the kernels of the matrix's device read, or None."""
         return self.matrix.kernel_view()
+
+
+class WithSettings(nn.Module):
+    """A module whose result depends on more than its weights, as that of one with adapters does."""
+
+    def settings(self) -> str:
+        """All of it, as text for the fingerprint."""
+        raise NotImplementedError

@@ -7,11 +7,13 @@ import torch
 
 import llamita
 from llamita import LlamaForCausalLM
-from llamita.errors import UnsupportedError
+from llamita.errors import NotFoundError, UnsupportedError
 from llamita.kernels.cuda import operations
 from llamita.loader import KERNELS, _prepare
 from llamita.model import plan
+from llamita.model.fingerprint import fingerprint
 from llamita.plans.cuda.layers import unsupported_reason
+from llamita.quant.surgery import is_quantized
 
 
 @pytest.fixture
@@ -69,3 +71,28 @@ def test_a_model_that_the_cuda_layers_do_not_know_stays_plain(model: LlamaForCau
     assert "run on a GPU, not on cpu" in (unsupported_reason(model) or "")
     KERNELS["cuda"](model)
     assert plan.active(model) == ()
+
+
+@torch.no_grad()
+def test_an_adapter_is_merged_and_the_kernels_write(small_path: Path, tmp_path: Path) -> None:
+    adapted, ids = LlamaForCausalLM.from_pretrained(small_path), torch.arange(9)[None]
+    llamita.add_lora(adapted, llamita.LoraConfig(r=4, target_modules="all-linear"))
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    llamita.save_adapter(adapted, tmp_path)
+    plain, merged = (llamita.load(small_path, device="cpu", adapter=adapter).model for adapter in (None, tmp_path))
+    assert plan.active(merged) == ("kernels",)
+    assert fingerprint(merged) != fingerprint(plain)
+    torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=1e-3, atol=1e-3)
+    assert (merged(ids).logits - plain(ids).logits).abs().max() > 0.1
+
+
+def test_an_adapter_comes_before_quantization(small_path: Path, tmp_path: Path) -> None:
+    adapted = LlamaForCausalLM.from_pretrained(small_path)
+    llamita.add_lora(adapted, llamita.LoraConfig(r=4))
+    llamita.save_adapter(adapted, tmp_path)
+    model = llamita.load(small_path, device="cpu", adapter=tmp_path, quantize="q8_0").model
+    assert is_quantized(model)
+    with pytest.raises(NotFoundError, match="has no adapter_config"):
+        llamita.load(small_path, adapter=small_path)

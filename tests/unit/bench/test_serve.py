@@ -49,7 +49,7 @@ def test_our_session_writes_what_is_asked() -> None:
 
 def test_short_requests_behind_a_long_one() -> None:
     found = fairness.measure(SETTINGS, long=90)
-    assert [row.test for row in found.rows] == ["first token p95, alone", "first token p95, behind 90 tokens"]
+    assert [row.test for row in found.rows] == ["first token p95, alone", "first token p95, during 90 tokens"]
     assert found.rows[0].ratio == 1
     assert all(row.median > 0 for row in found.rows)
 
