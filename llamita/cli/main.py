@@ -20,6 +20,7 @@ VERBS = {
     "verify": "compare with transformers, number by number",
     "serve": "serve a model over HTTP",
     "replay": "write the answer of a receipt again",
+    "train": "train a model on text or chats",
     "bench": "measure speed and memory",
 }
 DEFAULT = "generate"  # when text is piped in and no verb is named

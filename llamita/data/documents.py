@@ -52,7 +52,9 @@ def _document(record: Record, tokenizer: Tokenizer, *, learns_all: bool) -> Docu
     ids = torch.tensor(tokens, dtype=torch.int32)
     targets = torch.where(torch.tensor(is_learned[1:], dtype=torch.bool), ids[1:], IGNORED)
     if not bool((targets != IGNORED).any()):
-        raise UsageError(f"{record.where} has no token to learn: give it a text, a completion or an assistant's message")
+        raise UsageError(
+            f"{record.where} has no token to learn: give it a text, a completion or an assistant's message"
+        )
     return Document(ids[:-1], targets, is_splittable=learns_all or not record.is_masked, where=record.where)
 
 

@@ -68,7 +68,7 @@ def take(rows: Rows, index: Tensor) -> Batch:
 
 
 def order(count: int, *, seed: int, epoch: int) -> list[int]:
-    """The numbers below `count` in an order of their hashes, which is the same on every machine and in every version."""
+    """The numbers below `count`, by their hashes: the same order on every machine and in every version."""
     keys = [blake2b(f"{seed}:{epoch}:{number}".encode(), digest_size=8).digest() for number in range(count)]
     return sorted(range(count), key=keys.__getitem__)
 

@@ -5,7 +5,8 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_origin
 
 from llamita.checks import quoted
 from llamita.errors import BrokenFileError, UsageError
@@ -108,14 +109,16 @@ def make_recipe(values: Mapping[str, Any], *, source: str = "the recipe") -> Rec
     for name, value in values.items():
         if name not in known:
             raise UsageError(f"{source} has {quoted(name)}, which is no setting: use {', '.join(known)}")
-        wanted = _types(str(known[name].type))
+        wanted = _types(known[name].type)
         if isinstance(value, bool) or not isinstance(value, wanted):
             raise UsageError(f"{name} in {source} is {quoted(value)}: it must be {wanted[0].__name__}")
     given = {name: tuple(value) if name == "data" else value for name, value in values.items()}
     return Recipe(**given)
 
 
-def _types(annotation: str) -> tuple[type, ...]:
-    if annotation.startswith("tuple"):
+def _types(annotation: Any) -> tuple[type, ...]:
+    """What a value may be; a whole number is a float too."""
+    if get_origin(annotation) is tuple:
         return (list, tuple)
-    return {"int": (int,), "float": (float, int), "str": (str,)}[annotation.partition(" ")[0]]
+    kinds = tuple(kind for kind in get_args(annotation) or (annotation,) if kind is not NoneType)
+    return (*kinds, int) if float in kinds else kinds

@@ -50,7 +50,7 @@ def test_every_token_is_learned_once_per_epoch(lengths: list[int], length: int, 
 def test_texts_waste_at_most_the_bound_or_less_than_a_row(lengths: list[int], length: int) -> None:
     total, rows = sum(lengths), plan(made(lengths), length)
     padding = len(rows) * length - total
-    assert 0 <= padding
+    assert padding >= 0
     assert padding <= MOST_WASTE * len(rows) * length or padding < length
 
 

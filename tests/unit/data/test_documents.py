@@ -72,9 +72,7 @@ def test_cria_s_template_too(cria_path: Path) -> None:
         ({"messages": []}, "x.jsonl:1: the conversation is empty"),
     ],
 )
-def test_a_record_to_learn_nothing_from_is_refused(
-    tokenizer: Tokenizer, fields: dict[str, Any], message: str
-) -> None:
+def test_a_record_to_learn_nothing_from_is_refused(tokenizer: Tokenizer, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         document(tokenizer, **fields)
 
