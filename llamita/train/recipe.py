@@ -112,7 +112,7 @@ def make_recipe(values: Mapping[str, Any], *, source: str = "the recipe") -> Rec
         wanted = _types(known[name].type)
         if isinstance(value, bool) or not isinstance(value, wanted):
             raise UsageError(f"{name} in {source} is {quoted(value)}: it must be {wanted[0].__name__}")
-    given = {name: tuple(value) if name == "data" else value for name, value in values.items()}
+    given: dict[str, Any] = {name: tuple(value) if name == "data" else value for name, value in values.items()}
     return Recipe(**given)
 
 

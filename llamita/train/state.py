@@ -70,7 +70,7 @@ def newest(folder: Path) -> Path:
     """The checkpoint to resume from: the latest, or the newest other one if that is damaged."""
     found = sorted((path.name for path in folder.glob("step-*") if _NAME.fullmatch(path.name)), reverse=True)
     latest = _latest(folder)
-    names = list(dict.fromkeys([*([latest] if latest in found else []), *found]))
+    names = sorted(found, key=lambda name: name != latest)  # stable: the latest first, then the newest
     if not names:
         raise UsageError(f"{folder} has no checkpoint to resume from: leave --resume out to begin")
     damages = [(folder / name, _damage(folder / name)) for name in names]

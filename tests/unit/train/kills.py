@@ -6,6 +6,7 @@ JSON line: how many calls a save has, at which the run was killed, and the disti
 
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from llamita.files.disk import read_json
 from llamita.train import state
 from tests.unit.train.tiny import go_on
 
-FIRST, LAST = 2, 4  # steps: of the checkpoint that is there, and of the one that the run dies in
+FIRST, LAST = 2, 3  # steps: of the checkpoint that is there, and of the one that the run dies in
 
 
 def hashes(checkpoint: Path) -> str:
@@ -79,19 +80,20 @@ def _watched_save(at: Callable[[int], Any]) -> None:
 
 
 def main(points: int) -> None:
-    """Kill at so many points, spread over the calls of a save."""
+    """Kill at a number of points, spread over the calls of a save."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as top:
         whole = hashes(go_on(Path(top) / "whole", until=LAST))
-        folder = Path(top) / "counted"
-        go_on(folder, until=FIRST)
+        begun, counted = Path(top) / "begun", Path(top) / "counted"
+        go_on(begun, until=FIRST)
+        shutil.copytree(begun, counted)
         save = state.save
-        calls = count_calls(folder)
+        calls = count_calls(counted)
         state.save = save
         killed, ends = 0, set()
         for point in range(points):
             folder = Path(top) / str(point)
-            go_on(folder, until=FIRST)
+            shutil.copytree(begun, folder)
             number = (2 * point + 1) * calls // (2 * points)
             status = in_child(lambda folder=folder, number=number: die_at(folder, number))
             killed += os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL

@@ -1,6 +1,7 @@
 """The loop equals a plain one of PyTorch, and does not care how a step is cut into passes."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def reference_losses(run: Run, recipe: Recipe) -> list[float]:
         total = torch.zeros(())
         for row in range(recipe.rows):
             starts = [*(batch.positions[row] == 0).nonzero().flatten().tolist(), recipe.length]
-            for first, stop in zip(starts, starts[1:], strict=False):
+            for first, stop in pairwise(starts):
                 logits = model(batch.inputs[row : row + 1, first:stop], use_cache=False).logits[0]
                 targets = batch.targets[row, first:stop]
                 total = total + F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
@@ -78,7 +79,7 @@ def test_not_finite_stops_before_the_weights_change() -> None:
     with torch.no_grad():
         run.model.model.norm.weight[0] = float("nan")
     before = {name: weight.clone() for name, weight in run.weights().items()}
-    with pytest.raises(NotFiniteError, match="step 1 has a loss of nan .* resume from before it with a lower --lr"):
+    with pytest.raises(NotFiniteError, match=r"step 1 has a loss of nan .* resume from before it with a lower --lr"):
         losses(run, RECIPE)
     assert all(
         torch.equal(weight, run.weights()[name]) for name, weight in before.items() if name != "model.norm.weight"
@@ -100,4 +101,4 @@ def test_held_out_rows_are_measured_without_dropout_and_leave_no_trace() -> None
 
 def test_stops_when_asked() -> None:
     run = make_run(make_rows())
-    assert len([line for line in train(run, RECIPE, held_out=[], should_stop=lambda: run.step == 3)]) == 3
+    assert len(list(train(run, RECIPE, held_out=[], should_stop=lambda: run.step == 3))) == 3

@@ -1,5 +1,7 @@
 """Schedules as functions of the step."""
 
+from itertools import pairwise
+
 import pytest
 
 from llamita.train.schedule import SCHEDULES, share
@@ -10,7 +12,7 @@ def test_a_schedule_rises_then_never_rises_again(name: str) -> None:
     shares = [share(name, step, steps=100, warmup=0.1) for step in range(100)]
     assert shares[:10] == pytest.approx([0.1 * n for n in range(1, 11)])
     assert shares[10] == 1
-    assert all(later <= earlier for earlier, later in zip(shares[10:], shares[11:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(shares[10:]))
     assert shares[-1] == 1 if name == "constant" else 0 < shares[-1] < 0.05
 
 

@@ -66,7 +66,7 @@ def test_a_flipped_bit_is_seen_and_the_checkpoint_before_is_taken(tmp_path: Path
     assert manifest(go_on(tmp_path, until=6)) == whole
     for path in tmp_path.glob("step-*"):
         (path / state.MEMORY).unlink()
-    with pytest.raises(BrokenFileError, match="damaged .* no checkpoint is whole"):
+    with pytest.raises(BrokenFileError, match=r"damaged .* no checkpoint is whole"):
         state.newest(tmp_path)
 
 
@@ -90,7 +90,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pyt
 def test_a_run_is_not_resumed_on_other_data_or_another_model(tmp_path: Path) -> None:
     go_on(tmp_path, until=2)
     tokens = torch.zeros(9, dtype=torch.int32)
-    with pytest.raises(UsageError, match="the data is not what .* was trained on"):
+    with pytest.raises(UsageError, match=r"the data is not what .* was trained on"):
         state.restore(make_run(pack([Document(tokens, tokens, is_splittable=True)], 16)), tmp_path)
     run = make_run(make_rows())
     del run.model.model.layers[1]
@@ -102,8 +102,8 @@ def test_a_run_is_not_resumed_on_other_data_or_another_model(tmp_path: Path) -> 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="fcntl")
 def test_a_folder_is_one_run_s(tmp_path: Path) -> None:
-    with state.locked(tmp_path):
-        with pytest.raises(UsageError, match="another process trains in"), state.locked(tmp_path):
-            pass
+    refused = pytest.raises(UsageError, match="another process trains in")
+    with state.locked(tmp_path), refused, state.locked(tmp_path):
+        pass
     with state.locked(tmp_path):
         pass
