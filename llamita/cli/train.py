@@ -152,11 +152,12 @@ def _numbered(number: int) -> Path:
 
 def _check_free(folder: Path) -> None:
     from llamita.checkpoint.target import checkpoint_files
-    from llamita.train.session import INSIDE, RECIPE
+    from llamita.train.session import INSIDE
+    from llamita.train.state import has_checkpoint
 
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file: give a folder with -o")
-    if (folder / INSIDE / RECIPE).exists():
+    if has_checkpoint(folder / INSIDE):
         raise UsageError(f"{folder} holds a run already: go on with it by --resume, or give another -o folder")
     if any(checkpoint_files(folder)):
         raise UsageError(f"{folder} holds a model already: give another -o folder")
@@ -236,6 +237,7 @@ def _samples(session: "Session") -> list[tuple[str, str]]:
         learned = (rows.targets[row] != IGNORED).nonzero()
         first = int(learned[0]) + 1 if len(learned) else PROMPT_TOKENS
         ids = rows.inputs[row, : first if first > 1 else PROMPT_TOKENS].tolist()
-        text = llm.generate(ids, max_tokens=SAMPLE_TOKENS, temperature=0.7, seed=row).text
-        samples.append((session.tokenizer.decode(ids), text))
+        if count := min(SAMPLE_TOKENS, llm.context_length - len(ids)):
+            written = llm.generate([ids], max_tokens=count, temperature=0.7, seed=row)[0]
+            samples.append((session.tokenizer.decode(ids), written.text))
     return samples

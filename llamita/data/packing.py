@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import torch
@@ -53,6 +53,7 @@ def pack(documents: Sequence[Document], length: int) -> Rows:
 
     Raises UsageError for a document that may not be cut and is longer than a row.
     """
+    documents = parts(documents, length)
     rows = plan(documents, length)
     inputs = torch.zeros(len(rows), length, dtype=torch.int32)
     targets = torch.full_like(inputs, IGNORED)
@@ -69,9 +70,28 @@ def pack(documents: Sequence[Document], length: int) -> Rows:
     return Rows(inputs, targets, numbers)
 
 
+def parts(documents: Sequence[Document], length: int) -> list[Document]:
+    """The documents, those longer than a row cut into parts of a row. Raises UsageError where one may not be cut."""
+    return [part for document in documents for part in _parts(document, length)]
+
+
+def _parts(document: Document, length: int) -> list[Document]:
+    if len(document) <= length:
+        return [document]
+    if not document.is_splittable:
+        raise UsageError(
+            f"{document.where} has {len(document)} tokens, a row {length}: shorten it, or pass --length {len(document)}"
+        )
+    pairs = zip(document.inputs.split(length), document.targets.split(length), strict=True)
+    return [replace(document, inputs=inputs, targets=targets) for inputs, targets in pairs]
+
+
 def plan(documents: Sequence[Document], length: int) -> list[list[Piece]]:
-    """Which pieces each row holds: best fit, longest first; then texts are cut until the waste is at most 2 %."""
-    pieces = [piece for number, document in enumerate(documents) for piece in _cut(number, document, length)]
+    """Which pieces each row holds: best fit, longest first; then texts are cut until the waste is at most 2 %.
+
+    No document is longer than a row: see `parts`.
+    """
+    pieces = [Piece(number, 0, len(document)) for number, document in enumerate(documents)]
     rows: list[list[Piece]] = []
     gaps: list[tuple[int, int]] = []  # (free tokens, row), sorted
     for piece in sorted(pieces, key=len, reverse=True):
@@ -83,15 +103,6 @@ def plan(documents: Sequence[Document], length: int) -> list[list[Piece]]:
         if free > len(piece):
             insort(gaps, (free - len(piece), row))
     return _filled(rows, documents, length)
-
-
-def _cut(number: int, document: Document, length: int) -> list[Piece]:
-    if len(document) > length and not document.is_splittable:
-        raise UsageError(
-            f"{document.where} has {len(document)} tokens, a row {length}: shorten it, or pass --length {len(document)}"
-        )
-    starts = range(0, len(document), length)
-    return [Piece(number, start, min(start + length, len(document))) for start in starts]
 
 
 def _filled(rows: list[list[Piece]], documents: Sequence[Document], length: int) -> list[list[Piece]]:

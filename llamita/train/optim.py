@@ -1,6 +1,6 @@
 """Optimizers as a table. Weight decay is on matrices only: norms and biases keep their size."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ class Lion(Optimizer):
         momentum.lerp_(gradient, 1 - slow)
 
 
-def _groups(weights: list[Tensor], weight_decay: float) -> list[dict[str, Any]]:
+def _groups(weights: Sequence[Tensor], weight_decay: float) -> list[dict[str, Any]]:
     """Matrices with weight decay, the rest without; no empty group."""
     groups = (
         {"params": [weight for weight in weights if weight.ndim >= 2], "weight_decay": weight_decay},

@@ -9,10 +9,10 @@ import torch
 from llamita.checkpoint.load import find, load_pretrained
 from llamita.data.docstrings import read_docstrings
 from llamita.data.loader import Batch, Loader, held_out, take
-from llamita.data.packing import Rows, pack
+from llamita.data.packing import Rows, pack, parts
 from llamita.data.records import read_records
 from llamita.errors import LlamitaError, UsageError
-from llamita.files.disk import write_text
+from llamita.files.disk import explained, write_text
 from llamita.model.files import chosen_device
 from llamita.model.llama import LlamaForCausalLM
 from llamita.tokenizer.load import load_tokenizer
@@ -52,6 +52,8 @@ class Session:
     def steps(self, should_stop: Callable[[], bool]) -> Iterator[Metrics]:
         """Take the steps that are left, save now and then and at the end, and log every step."""
         inside, recipe, run = self.folder / INSIDE, self.recipe, self.run
+        with explained("write", inside):
+            inside.mkdir(parents=True, exist_ok=True)
         write_text(inside / RECIPE, recipe.to_toml())
         count = min(len(self.held_out), MEASURED_ROWS)
         batches = take(self.held_out, torch.arange(count)).split(recipe.micro_rows) if count else list[Batch]()
@@ -104,6 +106,10 @@ def resumed_recipe(folder: Path, changes: dict[str, object]) -> Recipe:
     if not path.is_file():
         raise UsageError(f"{folder} has no run to resume: leave --resume out to begin one, or check the folder")
     recipe = make_recipe(read_recipe(path), source=str(path))
+    if "minutes" in changes:
+        raise UsageError(
+            f"the minutes of a run are {recipe.steps} steps once it has begun: give --steps to change them"
+        )
     for name in FIXED:
         if name in changes and changes[name] != getattr(recipe, name):
             raise UsageError(
@@ -136,7 +142,8 @@ def _rows(recipe: Recipe, tokenizer: Tokenizer) -> tuple[Recipe, Rows, Rows]:
     """The recipe with its task decided, the rows to train on, and those held out."""
     records = read_records(map(Path, recipe.data)) if recipe.data else read_docstrings()
     recipe = replace(recipe, task=task_of(records) if recipe.task == "auto" else recipe.task)
-    documents = TASKS[recipe.task].documents(records, tokenizer)
+    # Cut first, so that a part of a single long text can be held out too.
+    documents = parts(TASKS[recipe.task].documents(records, tokenizer), recipe.length)
     apart = held_out(len(documents), share=recipe.held_out, seed=recipe.seed)
     trained = [document for number, document in enumerate(documents) if number not in apart]
     measured = [document for number, document in enumerate(documents) if number in apart]

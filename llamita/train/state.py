@@ -66,6 +66,11 @@ def restore(run: Run, folder: Path) -> int:
     return run.step
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run's folder has a checkpoint, whole or not."""
+    return any(_NAME.fullmatch(path.name) for path in folder.glob("step-*"))
+
+
 def newest(folder: Path) -> Path:
     """The checkpoint to resume from: the latest, or the newest other one if that is damaged."""
     found = sorted((path.name for path in folder.glob("step-*") if _NAME.fullmatch(path.name)), reverse=True)

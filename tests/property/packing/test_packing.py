@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from llamita.config import LlamaConfig
 from llamita.data.documents import IGNORED, Document
 from llamita.data.loader import Loader, take
-from llamita.data.packing import MOST_WASTE, Rows, pack, plan
+from llamita.data.packing import MOST_WASTE, Rows, pack, parts, plan
 from llamita.model.llama import LlamaForCausalLM
 from llamita.train.tasks import token_losses
 
@@ -48,7 +48,7 @@ def test_every_token_is_learned_once_per_epoch(lengths: list[int], length: int, 
 
 @given(LENGTHS, st.integers(1, 16))
 def test_texts_waste_at_most_the_bound_or_less_than_a_row(lengths: list[int], length: int) -> None:
-    total, rows = sum(lengths), plan(made(lengths), length)
+    total, rows = sum(lengths), plan(parts(made(lengths), length), length)
     padding = len(rows) * length - total
     assert padding >= 0
     assert padding <= MOST_WASTE * len(rows) * length or padding < length
