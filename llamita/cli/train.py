@@ -95,7 +95,7 @@ def _train(session: "Session", *, is_quiet: bool) -> int:
     with stopping.stopped_by_signals() as should_stop, _progress(session, is_quiet=is_quiet) as show:
         for metrics in session.steps(should_stop):
             show(metrics)
-    if session.run.step != session.recipe.steps:
+    if session.run.step < session.run.steps:
         here = f"llamita train --resume -o {session.folder}"
         terminal.note(f"stopped and saved at step {session.run.step}: {here} goes on")
         return errors.INTERRUPTED
@@ -176,7 +176,7 @@ def _begins(session: "Session") -> str:
     size = run.model.num_parameters() / 1e6
     start = f"from step {run.step} " if run.step else ""
     return (
-        f"{recipe.task} {size:.1f} M parameters {start}for {recipe.steps:,} steps of {recipe.rows} x {recipe.length} "
+        f"{recipe.task} {size:.1f} M parameters {start}for {run.steps:,} steps of {recipe.rows} x {recipe.length} "
         f"tokens, {len(run.loader.rows):,} rows of data, {recipe.optimizer}, {recipe.precision}"
     )
 
@@ -184,17 +184,18 @@ def _begins(session: "Session") -> str:
 @contextmanager
 def _progress(session: "Session", *, is_quiet: bool) -> "Iterator[Callable[[Metrics], None]]":
     """Shows each step: a bar on a terminal, else a line now and then."""
-    steps = session.recipe.steps or 1
     if is_quiet or not terminal.has_color(sys.stderr):
-        yield lambda metrics: None if is_quiet else _note(metrics, steps)
+        yield lambda metrics: None if is_quiet else _note(metrics, session.run.steps)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("step {task.completed} of {task.total}"), BarColumn(), TextColumn("{task.description}"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=steps, completed=session.run.step)
-        yield lambda metrics: bar.update(task, completed=metrics.step, description=_figures(metrics))
+        task = bar.add_task("", total=session.run.steps, completed=session.run.step)
+        yield lambda metrics: bar.update(
+            task, completed=metrics.step, total=session.run.steps, description=_figures(metrics)
+        )
 
 
 def _note(metrics: "Metrics", steps: int) -> None:
@@ -233,7 +234,9 @@ def _samples(session: "Session") -> list[tuple[str, str]]:
     llm = load(session.folder, device="cpu", kernels="off")
     rows = session.held_out if len(session.held_out) else session.run.loader.rows
     samples = []
-    for row in range(min(SAMPLES, len(rows))):
+    # Rows that begin with a document, rather than with a part of one, if there are such.
+    begin = (rows.inputs[:, 0] == (session.tokenizer.bos_token_id or 0)).nonzero().flatten().tolist()
+    for row in (begin or list(range(len(rows))))[:SAMPLES]:
         learned = (rows.targets[row] != IGNORED).nonzero()
         first = int(learned[0]) + 1 if len(learned) else PROMPT_TOKENS
         ids = rows.inputs[row, : first if first > 1 else PROMPT_TOKENS].tolist()

@@ -20,14 +20,13 @@ from llamita.train.tasks import TASKS, Task
 def train(run: Run, recipe: Recipe, *, held_out: list[Batch], should_stop: Callable[[], bool]) -> Iterator[Metrics]:
     """Take the steps that are left, one metrics line each; `should_stop` is asked before every step.
 
-    recipe: with its steps, task and precision resolved. held_out: batches to measure on, every `evaluate_every` steps.
+    recipe: with its task and precision resolved. held_out: batches to measure on, every `evaluate_every` steps.
     Raises NotFiniteError where loss or gradient is; the weights are then still those of the step before.
     """
-    assert recipe.steps is not None
     task, weights = TASKS[recipe.task], list(run.model.parameters())
-    while run.step < recipe.steps and not should_stop():
+    while run.step < run.steps and not should_stop():
         started = perf_counter()
-        done = share(recipe.schedule, run.step, steps=recipe.steps, warmup=recipe.warmup)
+        done = share(recipe.schedule, run.step, steps=run.steps, warmup=recipe.warmup)
         rate = optim.set_rate(run.optimizers, done)
         batch = run.loader.next(recipe.rows)
         loss = backward(run, task, batch, recipe)
@@ -37,7 +36,7 @@ def train(run: Run, recipe: Recipe, *, held_out: list[Batch], should_stop: Calla
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         run.step, run.tokens = run.step + 1, run.tokens + batch.learned
-        is_measured = held_out and (run.step % recipe.evaluate_every == 0 or run.step == recipe.steps)
+        is_measured = held_out and (run.step % recipe.evaluate_every == 0 or run.step == run.steps)
         measured = evaluate(run, task, held_out, recipe.precision) if is_measured else None
         yield Metrics(run.step, loss, rate, norm, run.tokens, batch.learned, perf_counter() - started, measured)
 

@@ -16,6 +16,7 @@ from llamita.train.run import Run
 from llamita.train.tasks import TASKS
 
 TURNS = 3  # the first of which warms up
+KEEP, SLACK = 0.9, 0.1  # of a running mean; how much too slow a run may be before it is shortened
 
 
 def resolved(recipe: Recipe, model: LlamaForCausalLM, rows: Rows) -> Recipe:
@@ -33,11 +34,25 @@ def resolved(recipe: Recipe, model: LlamaForCausalLM, rows: Rows) -> Recipe:
     return replace(recipe, precision=fastest, steps=steps)
 
 
+class Deadline:
+    """The end of a run that was given minutes: a run that is slower than measured gets fewer steps, to end in time."""
+
+    def __init__(self, minutes: float) -> None:
+        self._end = perf_counter() + minutes * 60
+        self._seconds: float | None = None  # of a step, as a running mean
+
+    def fitting(self, step: int, steps: int, seconds: float) -> int:
+        """How many steps to take in all, after one that took `seconds`: at least one more, and no more than `steps`."""
+        self._seconds = seconds if self._seconds is None else KEEP * self._seconds + (1 - KEEP) * seconds
+        most = step + max(1, int((self._end - perf_counter()) / self._seconds))
+        return most if most < (1 - SLACK) * steps else steps
+
+
 def _seconds(recipe: Recipe, model: LlamaForCausalLM, rows: Rows) -> float:
     """The seconds of one step, the shorter of two; random states are left as they were."""
     twin = copy.deepcopy(model).train()
     optimizers = optim.build(recipe.optimizer, twin, lr=recipe.rate, weight_decay=0.0)
-    run = Run(twin, optimizers, Loader(rows, seed=recipe.seed))
+    run = Run(twin, optimizers, Loader(rows, seed=recipe.seed), steps=TURNS)
     with torch.random.fork_rng():
         return min([_step(run, recipe) for _ in range(TURNS)][1:])
 

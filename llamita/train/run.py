@@ -15,11 +15,12 @@ RNG, DEVICE_RNG = "rng", "rng.cuda"
 
 @dataclass
 class Run:
-    """What changes while a model is trained. tokens: how many were learned."""
+    """What changes while a model is trained. steps: of the whole run. tokens: how many were learned."""
 
     model: LlamaForCausalLM
     optimizers: list[Optimizer]
     loader: Loader
+    steps: int
     step: int = 0
     tokens: int = 0
 

@@ -20,7 +20,7 @@ from llamita.tokenizer.protocol import Tokenizer
 from llamita.tokenizer.save import save_tokenizer
 from llamita.train import optim, state
 from llamita.train.loop import train
-from llamita.train.measure import resolved
+from llamita.train.measure import Deadline, resolved
 from llamita.train.metrics import Metrics, log
 from llamita.train.recipe import Recipe, make_recipe, read_recipe
 from llamita.train.run import Run
@@ -36,13 +36,14 @@ FIXED = ("data", "task", "model", "shape", "tokenizer", "length", "optimizer", "
 
 @dataclass
 class Session:
-    """A run with its recipe, the rows held out of it, its tokenizer and its folder."""
+    """A run with its recipe, the rows held out of it, its tokenizer and its folder; a run of minutes has a deadline."""
 
     recipe: Recipe
     run: Run
     held_out: Rows
     tokenizer: Tokenizer
     folder: Path
+    deadline: Deadline | None = None
 
     @property
     def log_path(self) -> Path:
@@ -60,11 +61,20 @@ class Session:
         with log(self.log_path, step=run.step) as file:
             for metrics in train(run, recipe, held_out=batches, should_stop=should_stop):
                 file.write(metrics.to_json() + "\n")
+                self._keep_time(metrics.seconds)
                 if run.step % recipe.save_every == 0:
                     self._save()
                 yield metrics
         self._save()
         self.export()
+
+    def _keep_time(self, seconds: float) -> None:
+        if self.deadline is None or self.run.step == self.run.steps:
+            return
+        steps = self.deadline.fitting(self.run.step, self.run.steps, seconds)
+        if steps < self.run.steps:
+            self.run.steps, self.recipe = steps, replace(self.recipe, steps=steps)
+            write_text(self.folder / INSIDE / RECIPE, self.recipe.to_toml())
 
     def export(self) -> None:
         """Write the model as a Hugging Face folder, which every verb reads."""
@@ -82,9 +92,12 @@ def begin(recipe: Recipe, folder: Path, *, device: str = "auto", offline: bool =
     """A session that starts from the first step. Raises UsageError where data and model do not fit each other."""
     model, tokenizer = _model(recipe, chosen_device(device), offline=offline)
     recipe, rows, apart = _rows(recipe, tokenizer)
+    is_timed = recipe.steps is None
     recipe = resolved(recipe, model, rows)
     torch.manual_seed(recipe.seed)
-    return _session(recipe, model, rows, apart, tokenizer, folder)
+    session = _session(recipe, model, rows, apart, tokenizer, folder)
+    session.deadline = Deadline(recipe.minutes) if is_timed else None
+    return session
 
 
 def resume(recipe: Recipe, folder: Path, *, device: str = "auto", offline: bool = False) -> Session:
@@ -123,7 +136,8 @@ def _session(
     recipe: Recipe, model: LlamaForCausalLM, rows: Rows, apart: Rows, tokenizer: Tokenizer, folder: Path
 ) -> Session:
     optimizers = optim.build(recipe.optimizer, model, lr=recipe.rate, weight_decay=recipe.weight_decay)
-    run = Run(model.train(), optimizers, Loader(rows, seed=recipe.seed))
+    assert recipe.steps is not None
+    run = Run(model.train(), optimizers, Loader(rows, seed=recipe.seed), recipe.steps)
     return Session(recipe, run, apart, tokenizer, folder)
 
 

@@ -11,6 +11,7 @@ import llamita
 from llamita.errors import UsageError
 from llamita.files.disk import read_json
 from llamita.train import state
+from llamita.train.measure import Deadline
 from llamita.train.metrics import read_log
 from llamita.train.recipe import Recipe
 from llamita.train.session import INSIDE, MEASURED_ROWS, begin, resume, resumed_recipe
@@ -84,6 +85,15 @@ def test_a_resumed_run_is_the_same_run(
     with pytest.raises(UsageError, match=message):
         resumed_recipe(tmp_path / "out", changes)
     assert resumed_recipe(tmp_path / "out", {"steps": 9, "lr": 0.1}) == replace(recipe, steps=9, lr=0.1)
+
+
+def test_a_run_of_minutes_is_shortened_to_end_in_time(tmp_path: Path, recipe: Recipe) -> None:
+    session = begin(replace(recipe, steps=None, minutes=10), tmp_path / "out")
+    assert session.run.steps > 3
+    session.deadline = Deadline(0)
+    assert [line.step for line in session.steps(lambda: False)] == [1, 2]
+    assert resumed_recipe(tmp_path / "out", {}).steps == 2
+    assert read_log(session.log_path)[-1].held_out_loss is not None
 
 
 def test_a_row_longer_than_the_model_reads_is_refused(tmp_path: Path, recipe: Recipe, small_path: Path) -> None:

@@ -39,7 +39,7 @@ def make_run(rows: Rows, recipe: Recipe = RECIPE, config: LlamaConfig = CONFIG) 
     torch.manual_seed(recipe.seed)
     model = LlamaForCausalLM(config).train()
     optimizers = optim.build(recipe.optimizer, model, lr=recipe.rate, weight_decay=recipe.weight_decay)
-    return Run(model, optimizers, Loader(rows, seed=recipe.seed))
+    return Run(model, optimizers, Loader(rows, seed=recipe.seed), recipe.steps or 1)
 
 
 def go_on(folder: Path, *, until: int, recipe: Recipe = RECIPE) -> Path:
