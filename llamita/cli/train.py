@@ -26,6 +26,8 @@ EXAMPLES = """\
 """
 OUTPUT = "trained"
 SAMPLES, SAMPLE_TOKENS, PROMPT_TOKENS = 3, 48, 8
+# Settings of which one decides what the other would.
+RIVALS = (("model", "shape"), ("model", "tokenizer"), ("steps", "minutes"))
 # The options that are settings of a recipe: option -> (type, metavar, help)
 SETTINGS: dict[str, tuple[type, str, str]] = {
     "model": (str, "MODEL", "start from this checkpoint (default: from random weights, see --shape)"),
@@ -37,8 +39,8 @@ SETTINGS: dict[str, tuple[type, str, str]] = {
     "batch_tokens": (int, "N", "tokens of a step (default: 2048)"),
     "length": (int, "N", "tokens of a row (default: 256)"),
     "micro_rows": (int, "N", "rows in memory at once; gradients are summed over a step (default: 8)"),
-    "optimizer": (str, "NAME", "muon (default), adamw or lion"),
-    "lr": (float, "RATE", "learning rate (default: 2e-2 for muon, 2e-3 for adamw, 2e-4 for lion)"),
+    "optimizer": (str, "NAME", "muon (default), adamw, lion or adafactor"),
+    "lr": (float, "RATE", "learning rate (default: 2e-2 for muon, 2e-3 adamw, 2e-4 lion, 1e-2 adafactor)"),
     "weight_decay": (float, "X", "of matrices only (default: 0)"),
     "schedule": (str, "NAME", "wsd (default), cosine, linear or constant"),
     "warmup": (float, "SHARE", "of the steps in which the rate rises (default: 0.04)"),
@@ -119,10 +121,7 @@ def _asked(args: argparse.Namespace) -> "tuple[Recipe, Path]":
         options["data"] = tuple(args.data)
     if args.recipe is not None:
         options = {**_checked(read_recipe(Path(args.recipe)), args.recipe), **options}
-    if "model" in options and (extra := [name for name in ("shape", "tokenizer") if name in options]):
-        raise UsageError(f"--{extra[0]} does nothing with --model, which has its own: leave one of the two out")
-    if "steps" in options and "minutes" in options:
-        raise UsageError("--minutes does nothing where --steps says how long: leave one of the two out")
+    options = _without_rivals(options, args.given)
     folder = Path(args.output).expanduser() if args.output else _default_folder(is_new=not args.resume)
     if args.resume:
         return resumed_recipe(folder, options), folder
@@ -136,6 +135,16 @@ def _checked(values: dict[str, Any], source: str) -> dict[str, Any]:
 
     recipe = make_recipe(values, source=source)
     return {name: getattr(recipe, name) for name in values}
+
+
+def _without_rivals(options: dict[str, Any], given: set[str]) -> dict[str, Any]:
+    """The settings without those of the environment or the recipe file that an option of the command line overrules."""
+    for one, other in RIVALS:
+        if {one, other} <= given:
+            raise UsageError(f"--{other} does nothing with --{one}: leave one of the two out")
+        overruled = other if one in given else one if other in given else None
+        options = {name: value for name, value in options.items() if name != overruled}
+    return options
 
 
 def _default_folder(*, is_new: bool) -> Path:

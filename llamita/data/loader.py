@@ -1,6 +1,7 @@
 """Batches of packed rows, in an order that a seed and the epoch decide; its position is one integer."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 
 import torch
@@ -47,6 +48,11 @@ class Loader:
             raise UsageError("the data has no rows to train on: give more text")
         self.rows, self.seed, self.position = rows, seed, position
         self._epoch, self._order = -1, list[int]()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256 of the data."""
+        return self.rows.fingerprint()
 
     def next(self, count: int) -> Batch:
         """The next `count` rows; the position moves on."""

@@ -62,8 +62,18 @@ def _lion(model: nn.Module, lr: float, weight_decay: float) -> list[Optimizer]:
     return [Lion(_groups(list(model.parameters()), weight_decay), lr=lr)]
 
 
-OPTIMIZERS: Mapping[str, Build] = {"adamw": _adamw, "muon": _muon, "lion": _lion}
-RATES: Mapping[str, float] = {"adamw": 2e-3, "muon": 2e-2, "lion": 2e-4}  # where the recipe gives none
+def _adafactor(model: nn.Module, lr: float, weight_decay: float) -> list[Optimizer]:
+    """The second moments of a matrix as a row and a column: the least memory (arXiv:1804.04235)."""
+    return [torch.optim.Adafactor(_groups(list(model.parameters()), weight_decay), lr=lr)]
+
+
+OPTIMIZERS: Mapping[str, Build] = {"adamw": _adamw, "muon": _muon, "lion": _lion, "adafactor": _adafactor}
+RATES: Mapping[str, float] = {
+    "adamw": 2e-3,
+    "muon": 2e-2,
+    "lion": 2e-4,
+    "adafactor": 1e-2,
+}  # where the recipe gives none
 
 
 def build(name: str, model: nn.Module, *, lr: float, weight_decay: float) -> list[Optimizer]:

@@ -59,7 +59,7 @@ def restore(run: Run, folder: Path) -> int:
     """
     target = newest(folder)
     counters = read_json(target / COUNTERS)
-    if counters["data"] != run.loader.rows.fingerprint():
+    if counters["data"] != run.loader.fingerprint:
         raise UsageError(f"the data is not what {folder} was trained on: give the same files, or another -o folder")
     run.restore(_tensors(target / WEIGHTS), _tensors(target / MEMORY))
     run.step, run.tokens, run.loader.position = counters["step"], counters["tokens"], counters["position"]
@@ -115,7 +115,7 @@ def _write(run: Run, draft: Path) -> None:
         "step": run.step,
         "tokens": run.tokens,
         "position": run.loader.position,
-        "data": run.loader.rows.fingerprint(),
+        "data": run.loader.fingerprint,
     }
     for name, tensors in ((WEIGHTS, run.weights()), (MEMORY, run.memory())):
         with creating(draft / name) as file:

@@ -37,11 +37,12 @@ def test_trains_reports_and_writes_a_model_that_generates(run: Run, tmp_path: Pa
     assert quiet == (0, "trained-2\n", "")
 
 
-def test_a_recipe_file_is_overruled_by_options(run: Run, tmp_path: Path) -> None:
+def test_a_recipe_file_is_overruled_by_options(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = (f"{name[2:].replace('-', '_')} = {json.dumps(v if v[0].isalpha() else int(v))}"
              for name, v in zip(SHORT[::2], SHORT[1::2], strict=True) if name != "--precision")  # fmt: skip
     (tmp_path / "r.toml").write_text("\n".join([*lines, 'precision = "fp32"', 'data = ["book.txt"]']), encoding="utf-8")
-    outcome = run("train", "--recipe", "r.toml", "--steps", "2", "--optimizer", "adamw", "-o", "out")
+    monkeypatch.setenv("LLAMITA_MODEL", "nowhere")  # which --shape overrules
+    outcome = run("train", "--recipe", "r.toml", "--steps", "2", "--shape", "pico", "--optimizer", "adamw", "-o", "out")
     assert outcome.code == 0, outcome.err
     resolved = (tmp_path / "out" / "training" / "recipe.toml").read_text(encoding="utf-8")
     assert "steps = 2\n" in resolved
@@ -77,9 +78,9 @@ def test_a_signal_saves_and_resume_goes_on(run: Run, tmp_path: Path, monkeypatch
     ("words", "code", "message"),
     [
         (("nothing.txt",), 3, "nothing.txt: it does not exist"),
-        (("book.txt", "--optimizer", "sgd"), 2, "optimizer is 'sgd': use one of adamw, muon, lion"),
-        (("book.txt", "--steps", "3", "--minutes", "1"), 2, "--minutes does nothing where --steps says how long"),
-        (("book.txt", "--model", "cria"), 2, "--tokenizer does nothing with --model"),
+        (("book.txt", "--optimizer", "sgd"), 2, "optimizer is 'sgd': use one of adamw, muon, lion, adafactor"),
+        (("book.txt", "--steps", "3", "--minutes", "1"), 2, "--minutes does nothing with --steps"),
+        (("book.txt", "--model", "cria", "--shape", "nano"), 2, "--shape does nothing with --model"),
         (("book.txt", "--threads", "0"), 2, "--threads is 0"),
         (("book.txt", "--task", "sft", "--steps", "1"), 2, "has no prompt, which sft needs"),
         (("--resume", "-o", "nowhere"), 2, "nowhere has no run to resume"),
