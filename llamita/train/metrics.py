@@ -14,7 +14,8 @@ from llamita.files.disk import explained, read_text, write_text
 class Metrics:
     """One step: loss in nats per token, the learning rate, the gradient's norm before clipping.
 
-    tokens: learned since the run began; step_tokens, seconds: of this step. held_out_loss: where it was measured.
+    tokens: learned since the run began; step_tokens: read in this step, padding too; seconds: of this step.
+    held_out_loss: where it was measured.
     """
 
     step: int

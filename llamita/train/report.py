@@ -32,7 +32,7 @@ def facts(metrics: Sequence[Metrics]) -> dict[str, str]:
     if not metrics:
         return {"steps": "0"}
     seconds = sum(line.seconds for line in metrics)
-    learned = sum(line.step_tokens for line in metrics)
+    read = sum(line.step_tokens for line in metrics)
     held_out = next((line.held_out_loss for line in reversed(metrics) if line.held_out_loss is not None), None)
     last = smoothed(metrics)[-1]
     return {
@@ -41,7 +41,7 @@ def facts(metrics: Sequence[Metrics]) -> dict[str, str]:
         "loss": f"{last:.3f} nats per token (mean of the last steps)",
         "held-out loss": "not measured" if held_out is None else f"{held_out:.3f} nats per token",
         "seconds of steps": f"{seconds:,.1f}",
-        "speed": f"{learned / seconds:,.0f} tokens/s" if seconds else "",
+        "speed": f"{read / seconds:,.0f} tokens/s" if seconds else "",
     }
 
 

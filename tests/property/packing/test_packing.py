@@ -1,5 +1,7 @@
 """Packing and loading, on any documents: every token once, nothing sees another document, resume anywhere."""
 
+from dataclasses import replace
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,3 +92,21 @@ def test_packed_loss_equals_unpacked_loss(lengths: list[int]) -> None:
         packed = token_losses(model, take(rows, torch.arange(len(rows))))
         alone = sum(token_losses(model, take(pack([d], len(d)), torch.arange(1))) for d in documents)
     assert torch.allclose(packed, torch.as_tensor(alone), rtol=1e-5, atol=1e-6)  # the loss itself is fp32
+
+
+@given(st.lists(st.integers(1, 12), min_size=2, max_size=4), st.integers(0, 3))
+def test_no_gradient_crosses_documents(lengths: list[int], learned: int) -> None:
+    model = LlamaForCausalLM(CONFIG)
+    documents = [replace(d, inputs=d.inputs % 97, targets=d.targets % 97) for d in made(lengths)]
+    batch = take(pack(documents, 48), torch.tensor([0]))
+    numbers = (batch.positions[0] == 0).cumsum(0) - 1
+    learned %= len(lengths)
+    batch.targets[0, numbers != learned] = IGNORED
+    seen: list[torch.Tensor] = []
+    hook = model.model.embed_tokens.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    loss = token_losses(model, batch)
+    hook.remove()
+    (gradient,) = torch.autograd.grad(loss, seen)
+    touched = gradient[0].abs().sum(-1) > 0
+    assert touched.any()
+    assert not touched[numbers != learned].any()
