@@ -116,17 +116,31 @@ def _asked(args: argparse.Namespace) -> "tuple[Recipe, Path]":
     from llamita.train.recipe import make_recipe, read_recipe
     from llamita.train.session import resumed_recipe
 
-    options: dict[str, Any] = {name: v for name in SETTINGS if (v := getattr(args, name)) is not None}
+    # A run that goes on has its settings; what the environment says is for new ones.
+    names = [name for name in SETTINGS if name in args.given or not args.resume]
+    options: dict[str, Any] = {name: value for name in names if (value := getattr(args, name)) is not None}
     if args.data:
         options["data"] = tuple(args.data)
     if args.recipe is not None:
         options = {**_checked(read_recipe(Path(args.recipe)), args.recipe), **options}
-    options = _without_rivals(options, args.given)
+    options = {name: _absolute(name, value) for name, value in _without_rivals(options, args.given).items()}
     folder = Path(args.output).expanduser() if args.output else _default_folder(is_new=not args.resume)
     if args.resume:
         return resumed_recipe(folder, options), folder
     _check_free(folder)
     return make_recipe(options), folder
+
+
+def _absolute(name: str, value: Any) -> Any:
+    """A setting that names files with their whole paths, so that a run can be resumed from anywhere."""
+    from llamita.checkpoint.load import EMBEDDED
+
+    if name == "data":
+        return tuple(str(Path(path).expanduser().absolute()) for path in value)
+    if name not in ("model", "tokenizer") or value == EMBEDDED:
+        return value
+    path = Path(value).expanduser()
+    return str(path.absolute()) if path.exists() else value
 
 
 def _checked(values: dict[str, Any], source: str) -> dict[str, Any]:

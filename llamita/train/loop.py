@@ -36,9 +36,10 @@ def train(run: Run, recipe: Recipe, *, held_out: list[Batch], should_stop: Calla
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         run.step, run.tokens = run.step + 1, run.tokens + batch.learned
+        seconds = perf_counter() - started
         is_measured = held_out and (run.step % recipe.evaluate_every == 0 or run.step == run.steps)
         measured = evaluate(run, task, held_out, recipe.precision) if is_measured else None
-        yield Metrics(run.step, loss, rate, norm, run.tokens, batch.inputs.numel(), perf_counter() - started, measured)
+        yield Metrics(run.step, loss, rate, norm, run.tokens, batch.inputs.numel(), seconds, measured)
 
 
 def backward(run: Run, task: Task, batch: Batch, recipe: Recipe) -> float:

@@ -101,12 +101,16 @@ def begin(recipe: Recipe, folder: Path, *, device: str = "auto", offline: bool =
 
 
 def resume(recipe: Recipe, folder: Path, *, device: str = "auto", offline: bool = False) -> Session:
-    """A session that goes on from the latest checkpoint in its folder; the recipe is that of `resumed_recipe`."""
+    """A session that goes on from the latest checkpoint in its folder; the recipe is that of `resumed_recipe`.
+
+    Raises UsageError where the run has taken more steps than the recipe has, and what `state.restore` raises.
+    """
     state.newest(folder / INSIDE)
     model, tokenizer = _model(recipe, chosen_device(device), offline=offline)
     recipe, rows, apart = _rows(recipe, tokenizer)
     session = _session(recipe, model, rows, apart, tokenizer, folder)
-    state.restore(session.run, folder / INSIDE)
+    if state.restore(session.run, folder / INSIDE) > session.run.steps:
+        raise UsageError(f"steps is {session.run.steps}, but the run has taken {session.run.step}: raise --steps")
     return session
 
 

@@ -61,7 +61,13 @@ def test_a_signal_saves_and_resume_goes_on(run: Run, tmp_path: Path, monkeypatch
     assert outcome.code == 130
     assert "stopped and saved at step 2: llamita train --resume -o out goes on" in outcome.err
     assert "holds a run already" in run("train", "book.txt", *SHORT, "-o", "out").err
-    outcome = run("train", "--resume", "-o", "out")
+    assert "steps is 1, but the run has taken 2" in run("train", "--resume", "-o", "out", "--steps", "1").err
+    assert "seed of the run in out is 0 and cannot become 4" in run("train", "--resume", "-o", "out", "--seed", "4").err
+    monkeypatch.setenv("LLAMITA_SEED", "5")  # for new runs
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path / "out")
+        outcome = run("train", "--resume", "-o", str(tmp_path / "out"))
+    monkeypatch.delenv("LLAMITA_SEED")
     assert outcome.code == 0, outcome.err
     assert "from step 2 for 3 steps" in outcome.err
     assert [json.loads(line)["step"] for line in Path("out/training/metrics.jsonl").read_text().splitlines()] == [
