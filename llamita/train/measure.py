@@ -1,6 +1,7 @@
 """What is measured before a run: which precision is faster here, and how many steps fit into its minutes."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from time import perf_counter
 
@@ -16,7 +17,7 @@ from llamita.train.run import Run
 from llamita.train.tasks import TASKS
 
 TURNS = 3  # the first of which warms up
-KEEP, SLACK = 0.9, 0.1  # of a running mean; how much too slow a run may be before it is shortened
+SLACK = 0.1  # how much too slow a run may be before it is shortened
 
 
 def resolved(recipe: Recipe, model: LlamaForCausalLM, rows: Rows) -> Recipe:
@@ -35,17 +36,21 @@ def resolved(recipe: Recipe, model: LlamaForCausalLM, rows: Rows) -> Recipe:
 
 
 class Deadline:
-    """The end of a run that was given minutes: a run that is slower than measured gets fewer steps, to end in time."""
+    """The end of a run that was given minutes: a run that is slower than measured gets fewer steps, to end in time.
 
-    def __init__(self, minutes: float) -> None:
-        self._end = perf_counter() + minutes * 60
-        self._seconds: float | None = None  # of a step, as a running mean
+    steps: as many as were measured to fit. clock: seconds since some moment.
+    """
 
-    def fitting(self, step: int, steps: int, seconds: float) -> int:
-        """How many steps to take in all, after one that took `seconds`: at least one more, and no more than `steps`."""
-        self._seconds = seconds if self._seconds is None else KEEP * self._seconds + (1 - KEEP) * seconds
-        most = step + max(1, int((self._end - perf_counter()) / self._seconds))
-        return most if most < (1 - SLACK) * steps else steps
+    def __init__(self, minutes: float, steps: int, clock: Callable[[], float] = perf_counter) -> None:
+        self._seconds, self._steps, self._clock = minutes * 60, steps, clock
+        self._begun, self._taken = clock(), 0
+
+    def fitting(self, step: int) -> int:
+        """How many steps the run should have in all, asked after each of them: at least one more than `step`."""
+        self._taken += 1
+        passed = self._clock() - self._begun
+        most = step + max(1, int((self._seconds - passed) * self._taken / max(passed, 1e-9)))
+        return most if most < (1 - SLACK) * self._steps else max(self._steps, step + 1)
 
 
 def _seconds(recipe: Recipe, model: LlamaForCausalLM, rows: Rows) -> float:

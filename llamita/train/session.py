@@ -55,26 +55,22 @@ class Session:
         inside, recipe, run = self.folder / INSIDE, self.recipe, self.run
         with explained("write", inside):
             inside.mkdir(parents=True, exist_ok=True)
-        write_text(inside / RECIPE, recipe.to_toml())
         count = min(len(self.held_out), MEASURED_ROWS)
         batches = take(self.held_out, torch.arange(count)).split(recipe.micro_rows) if count else list[Batch]()
         with log(self.log_path, step=run.step) as file:
             for metrics in train(run, recipe, held_out=batches, should_stop=should_stop):
                 file.write(metrics.to_json() + "\n")
-                self._keep_time(metrics.seconds)
+                self._keep_time()
                 if run.step % recipe.save_every == 0:
                     self._save()
                 yield metrics
         self._save()
         self.export()
 
-    def _keep_time(self, seconds: float) -> None:
-        if self.deadline is None or self.run.step == self.run.steps:
-            return
-        steps = self.deadline.fitting(self.run.step, self.run.steps, seconds)
-        if steps < self.run.steps:
-            self.run.steps, self.recipe = steps, replace(self.recipe, steps=steps)
-            write_text(self.folder / INSIDE / RECIPE, self.recipe.to_toml())
+    def _keep_time(self) -> None:
+        if self.deadline is not None and self.run.step < self.run.steps:
+            self.run.steps = self.deadline.fitting(self.run.step)
+            self.recipe = replace(self.recipe, steps=self.run.steps)
 
     def export(self) -> None:
         """Write the model as a Hugging Face folder, which every verb reads."""
@@ -83,6 +79,7 @@ class Session:
 
     def _save(self) -> None:
         try:
+            write_text(self.folder / INSIDE / RECIPE, self.recipe.to_toml())
             state.save(self.run, self.folder / INSIDE)
         except LlamitaError as error:
             raise type(error)(f"{error}; the last checkpoint is whole, --resume goes on from it") from error
@@ -96,7 +93,7 @@ def begin(recipe: Recipe, folder: Path, *, device: str = "auto", offline: bool =
     recipe = resolved(recipe, model, rows)
     torch.manual_seed(recipe.seed)
     session = _session(recipe, model, rows, apart, tokenizer, folder)
-    session.deadline = Deadline(recipe.minutes) if is_timed else None
+    session.deadline = Deadline(recipe.minutes, session.run.steps) if is_timed else None
     return session
 
 

@@ -24,7 +24,13 @@ def test_what_is_decided_is_not_measured() -> None:
 
 
 def test_a_run_that_is_too_slow_gets_fewer_steps_but_one_more_at_least() -> None:
-    assert Deadline(10).fitting(1, 1000, seconds=0.1) == 1000
-    assert 50 < Deadline(10).fitting(1, 1000, seconds=10.0) <= 61
-    assert Deadline(0).fitting(7, 1000, seconds=1.0) == 8
-    assert Deadline(10).fitting(1, 63, seconds=10.0) == 63  # a little too slow
+    now = 0.0
+    deadline = Deadline(1, 100, clock=lambda: now)
+    now = 0.6
+    assert deadline.fitting(1) == 100  # as measured
+    now = 6.0
+    assert deadline.fitting(2) == 20  # 3 seconds a step: 18 more in what is left
+    now = 6.3
+    assert deadline.fitting(3) == 28  # it is faster again
+    now = 70.0
+    assert deadline.fitting(4) == 5

@@ -90,7 +90,7 @@ def test_a_resumed_run_is_the_same_run(
 def test_a_run_of_minutes_is_shortened_to_end_in_time(tmp_path: Path, recipe: Recipe) -> None:
     session = begin(replace(recipe, steps=None, minutes=10), tmp_path / "out")
     assert session.run.steps > 3
-    session.deadline = Deadline(0)
+    session.deadline = Deadline(0, session.run.steps)
     assert [line.step for line in session.steps(lambda: False)] == [1, 2]
     assert resumed_recipe(tmp_path / "out", {}).steps == 2
     assert read_log(session.log_path)[-1].held_out_loss is not None
