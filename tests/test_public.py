@@ -67,7 +67,8 @@ def test_config_needs_no_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["generate", "--help"], ["chat", "--help"], ["serve", "--help"]]
+    "arguments",
+    [["--help"], ["--version"], ["generate", "--help"], ["chat", "--help"], ["serve", "--help"], ["train", "--help"]],
 )
 def test_help_loads_neither_torch_nor_hub_nor_server(arguments: list[str]) -> None:
     loaded = modules_after(f"from llamita.cli.main import main; sys.exit(main({arguments!r}))")

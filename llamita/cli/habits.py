@@ -86,7 +86,7 @@ VERBS: Mapping[str, tuple[str, ...]] = {
     "models lie in the cache of the hub, hf cache ls lists them": ("list", "ls", "ps", "models"),
     "models lie in the cache of the hub, hf cache rm removes one": ("rm", "remove", "delete", "prune"),
     "write llamita serve": ("server", "api", "web", "openai"),
-    "train in Python (README has a step), or see how make cria does it": ("train", "finetune", "fine-tune", "sft"),
+    "write llamita train, with --model to fine-tune": ("finetune", "fine-tune", "pretrain", "sft"),
     "write llamita generate": ("complete", "completion", "completions", "cli", "infer", "predict", "write", "sample"),
     "write llamita chat": ("talk", "converse", "ask", "interactive"),
     "write llamita show": ("info", "inspect", "describe", "card", "cat", "metadata"),

@@ -21,6 +21,7 @@ VERBS = {
     "serve": "serve a model over HTTP",
     "batch": "answer a file of requests",
     "replay": "write the answer of a receipt again",
+    "train": "train a model on text or chats",
     "bench": "measure speed and memory",
 }
 DEFAULT = "generate"  # when text is piped in and no verb is named

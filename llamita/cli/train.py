@@ -1,0 +1,269 @@
+"""`llamita train`: train a model, on text, prompts with answers, or chats."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llamita.cli import errors, terminal
+from llamita.errors import UsageError
+
+if TYPE_CHECKING:
+    from llamita.train.metrics import Metrics
+    from llamita.train.recipe import Recipe
+    from llamita.train.session import Session
+
+NAME = "train"
+HELP = "train a model on text, prompts with answers, or chats"
+EXAMPLES = """\
+  llamita train
+  llamita train book.txt --shape micro --minutes 10 -o my-model
+  llamita train chats.jsonl --model cria --lr 2e-3 --steps 200 -o my-cria
+  llamita train --resume -o my-model
+"""
+OUTPUT = "trained"
+SAMPLES, SAMPLE_TOKENS, PROMPT_TOKENS = 3, 48, 8
+# Settings of which one decides what the other would.
+RIVALS = (("model", "shape"), ("model", "tokenizer"), ("steps", "minutes"))
+# The options that are settings of a recipe: option -> (type, metavar, help)
+SETTINGS: dict[str, tuple[type, str, str]] = {
+    "model": (str, "MODEL", "start from this checkpoint (default: from random weights, see --shape)"),
+    "shape": (str, "NAME", "of a model from random weights: pico, nano (default), micro, mini, small, base"),
+    "tokenizer": (str, "MODEL", "whose tokens a model from random weights speaks (default: cria's)"),
+    "task": (str, "NAME", "pretrain or sft, which learns answers alone (default: as the data is)"),
+    "steps": (int, "N", "optimizer steps (default: as many as --minutes allow, measured at the start)"),
+    "minutes": (float, "M", "how long, where --steps is not given (default: 1)"),
+    "batch_tokens": (int, "N", "tokens of a step (default: 2048)"),
+    "length": (int, "N", "tokens of a row (default: 256)"),
+    "micro_rows": (int, "N", "rows in memory at once; gradients are summed over a step (default: 8)"),
+    "optimizer": (str, "NAME", "muon (default), adamw, lion or adafactor"),
+    "lr": (float, "RATE", "learning rate (default: 2e-2 for muon, 2e-3 adamw, 2e-4 lion, 1e-2 adafactor)"),
+    "weight_decay": (float, "X", "of matrices only (default: 0)"),
+    "schedule": (str, "NAME", "wsd (default), cosine, linear or constant"),
+    "warmup": (float, "SHARE", "of the steps in which the rate rises (default: 0.04)"),
+    "clip": (float, "NORM", "the largest norm of a gradient (default: 1)"),
+    "precision": (str, "NAME", "fp32 or bf16 products (default: the faster one here, measured at the start)"),
+    "seed": (int, "N", "of first weights and the order of the rows (default: 0)"),
+    "held_out": (float, "SHARE", "of the documents to measure on (default: 0.02)"),
+    "evaluate_every": (int, "N", "steps between measurements on held-out rows (default: 100)"),
+    "save_every": (int, "N", "steps between checkpoints (default: 200)"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to train on, where it goes, and the settings of a recipe."""
+    what = "text files, or .jsonl with text, prompt and completion, or messages (default: this Python's docstrings)"
+    parser.add_argument("data", nargs="*", metavar="FILE", help=what)
+    parser.add_argument(
+        "-o", "--output", metavar="FOLDER", help=f"the folder to write (default: {OUTPUT}, or the next)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the run in the -o folder, exactly")
+    parser.add_argument("--recipe", metavar="FILE", help="a TOML file of the settings below; options overrule it")
+    group = parser.add_argument_group("settings")
+    for name, (kind, metavar, text) in SETTINGS.items():
+        short = ["-m"] if name == "model" else []
+        group.add_argument(*short, f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prepare the run, train, and show what the model writes; 130 where a signal ended it early."""
+    warnings.showwarning = terminal.warn
+    with errors.leaving_at_once(), terminal.waiting("loading torch", is_quiet=args.quiet):
+        import torch
+
+        from llamita.train import state
+        from llamita.train.session import INSIDE
+    if args.threads is not None:
+        torch.set_num_threads(_threads(args.threads))
+    recipe, folder = _asked(args)
+    with ExitStack() as stack:
+        if args.resume:
+            stack.enter_context(state.locked(folder / INSIDE))
+        with terminal.waiting("reading the data and measuring this machine", is_quiet=args.quiet):
+            session = _session(args, recipe, folder)
+        if not args.resume:  # only now, so that what is wrong with the data leaves no folder
+            stack.enter_context(state.locked(folder / INSIDE))
+        return _train(session, is_quiet=args.quiet)
+
+
+def _train(session: "Session", *, is_quiet: bool) -> int:
+    from llamita.train import stopping
+
+    if not is_quiet:
+        terminal.note(_begins(session))
+    with stopping.stopped_by_signals() as should_stop, _progress(session, is_quiet=is_quiet) as show:
+        for metrics in session.steps(should_stop):
+            show(metrics)
+    if session.run.step < session.run.steps:
+        here = f"llamita train --resume -o {session.folder}"
+        terminal.note(f"stopped and saved at step {session.run.step}: {here} goes on")
+        return errors.INTERRUPTED
+    _finish(session, is_quiet=is_quiet)
+    return 0
+
+
+def _threads(count: int) -> int:
+    if count < 1:
+        raise UsageError(f"--threads is {count}: it must be at least 1")
+    return count
+
+
+def _asked(args: argparse.Namespace) -> "tuple[Recipe, Path]":
+    """The recipe and the folder that the options, the recipe file and the resumed run say."""
+    from llamita.train.recipe import make_recipe, read_recipe
+    from llamita.train.session import resumed_recipe
+
+    # A run that goes on has its settings; what the environment says is for new ones.
+    names = [name for name in SETTINGS if name in args.given or not args.resume]
+    options: dict[str, Any] = {name: value for name in names if (value := getattr(args, name)) is not None}
+    if args.data:
+        options["data"] = tuple(args.data)
+    if args.recipe is not None:
+        options = {**_checked(read_recipe(Path(args.recipe)), args.recipe), **options}
+    options = {name: _absolute(name, value) for name, value in _without_rivals(options, args.given).items()}
+    folder = Path(args.output).expanduser() if args.output else _default_folder(is_new=not args.resume)
+    if args.resume:
+        return resumed_recipe(folder, options), folder
+    _check_free(folder)
+    return make_recipe(options), folder
+
+
+def _absolute(name: str, value: Any) -> Any:
+    """A setting that names files with their whole paths, so that a run can be resumed from anywhere."""
+    from llamita.checkpoint.load import EMBEDDED
+
+    if name == "data":
+        return tuple(str(Path(path).expanduser().absolute()) for path in value)
+    if name not in ("model", "tokenizer") or value == EMBEDDED:
+        return value
+    path = Path(value).expanduser()
+    return str(path.absolute()) if path.exists() else value
+
+
+def _checked(values: dict[str, Any], source: str) -> dict[str, Any]:
+    """The values of a recipe file, once they make a recipe."""
+    from llamita.train.recipe import make_recipe
+
+    recipe = make_recipe(values, source=source)
+    return {name: getattr(recipe, name) for name in values}
+
+
+def _without_rivals(options: dict[str, Any], given: set[str]) -> dict[str, Any]:
+    """The settings without those of the environment or the recipe file that an option of the command line overrules."""
+    for one, other in RIVALS:
+        if {one, other} <= given:
+            raise UsageError(f"--{other} does nothing with --{one}: leave one of the two out")
+        overruled = other if one in given else one if other in given else None
+        options = {name: value for name, value in options.items() if name != overruled}
+    return options
+
+
+def _default_folder(*, is_new: bool) -> Path:
+    """The first of trained, trained-2, ... that is not there; to resume, the last that is."""
+    number = 1
+    while (path := _numbered(number)).exists():
+        number += 1
+    return path if is_new else _numbered(max(1, number - 1))
+
+
+def _numbered(number: int) -> Path:
+    return Path(OUTPUT if number == 1 else f"{OUTPUT}-{number}")
+
+
+def _check_free(folder: Path) -> None:
+    from llamita.checkpoint.target import checkpoint_files
+    from llamita.train.session import INSIDE
+    from llamita.train.state import has_checkpoint
+
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file: give a folder with -o")
+    if has_checkpoint(folder / INSIDE):
+        raise UsageError(f"{folder} holds a run already: go on with it by --resume, or give another -o folder")
+    if any(checkpoint_files(folder)):
+        raise UsageError(f"{folder} holds a model already: give another -o folder")
+
+
+def _session(args: argparse.Namespace, recipe: "Recipe", folder: Path) -> "Session":
+    from llamita.train import session
+
+    make = session.resume if args.resume else session.begin
+    return make(recipe, folder, device=args.device, offline=args.offline)
+
+
+def _begins(session: "Session") -> str:
+    """One line about what is going to be trained."""
+    recipe, run = session.recipe, session.run
+    size = run.model.num_parameters() / 1e6
+    start = f"from step {run.step} " if run.step else ""
+    return (
+        f"{recipe.task} {size:.1f} M parameters {start}for {run.steps:,} steps of {recipe.rows} x {recipe.length} "
+        f"tokens, {len(run.loader.rows):,} rows of data, {recipe.optimizer}, {recipe.precision}"
+    )
+
+
+@contextmanager
+def _progress(session: "Session", *, is_quiet: bool) -> "Iterator[Callable[[Metrics], None]]":
+    """Shows each step: a bar on a terminal, else a line now and then."""
+    if is_quiet or not terminal.has_color(sys.stderr):
+        yield lambda metrics: None if is_quiet else _note(metrics, session.run.steps)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("step {task.completed} of {task.total}"), BarColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=session.run.steps, completed=session.run.step)
+        yield lambda metrics: bar.update(
+            task, completed=metrics.step, total=session.run.steps, description=_figures(metrics)
+        )
+
+
+def _note(metrics: "Metrics", steps: int) -> None:
+    if metrics.step % max(1, steps // 10) == 0 or metrics.step == steps:
+        terminal.note(f"step {metrics.step} of {steps}: {_figures(metrics)}")
+
+
+def _figures(metrics: "Metrics") -> str:
+    held_out = "" if metrics.held_out_loss is None else f"held out {metrics.held_out_loss:.3f}, "
+    return f"loss {metrics.loss:.3f}, {held_out}{metrics.tokens_per_second:,.0f} tokens/s"
+
+
+def _finish(session: "Session", *, is_quiet: bool) -> None:
+    """Write the report, and show what the model writes."""
+    from llamita.files.disk import write_text
+    from llamita.train.metrics import read_log
+    from llamita.train.report import facts, render
+
+    samples, metrics = _samples(session), read_log(session.log_path)
+    report = session.folder / "report.html"
+    write_text(report, render(f"llamita train: {session.folder.name}", session.recipe, metrics, samples))
+    if is_quiet:
+        print(session.folder)
+        return
+    for prompt, text in samples:
+        terminal.show(f"{prompt}{text}\n\n")
+    terminal.note("; ".join(f"{name}: {value}" for name, value in facts(metrics).items()))
+    terminal.note(f"wrote {report} and the model: llamita generate -m {session.folder}")
+
+
+def _samples(session: "Session") -> list[tuple[str, str]]:
+    """Beginnings of held-out documents (or of those trained on), and how the model goes on."""
+    from llamita.data.documents import IGNORED
+    from llamita.loader import load
+
+    llm = load(session.folder, device="cpu", kernels="off")
+    rows = session.held_out if len(session.held_out) else session.run.loader.rows
+    samples = []
+    # Rows that begin with a document, rather than with a part of one, if there are such.
+    begin = (rows.inputs[:, 0] == (session.tokenizer.bos_token_id or 0)).nonzero().flatten().tolist()
+    for row in (begin or list(range(len(rows))))[:SAMPLES]:
+        learned = (rows.targets[row] != IGNORED).nonzero()
+        first = int(learned[0]) + 1 if len(learned) else PROMPT_TOKENS
+        ids = rows.inputs[row, : first if first > 1 else PROMPT_TOKENS].tolist()
+        if count := min(SAMPLE_TOKENS, llm.context_length - len(ids)):
+            written = llm.generate([ids], max_tokens=count, temperature=0.7, seed=row)[0]
+            samples.append((session.tokenizer.decode(ids), written.text))
+    return samples

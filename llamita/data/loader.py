@@ -1,0 +1,84 @@
+"""Batches of packed rows, in an order that a seed and the epoch decide; its position is one integer."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+from llamita.context.packed import positions_in
+from llamita.data.documents import IGNORED
+from llamita.data.packing import Rows
+from llamita.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of one step: inputs, targets and positions, each (B, T) int64. Positions start at 0 in each document."""
+
+    inputs: Tensor
+    targets: Tensor
+    positions: Tensor
+
+    @property
+    def learned(self) -> int:
+        """How many tokens are learned: what the summed loss is divided by."""
+        return int((self.targets != IGNORED).sum())
+
+    def split(self, rows: int) -> "list[Batch]":
+        """The batch in parts of at most `rows` rows, in order."""
+        parts = zip(self.inputs.split(rows), self.targets.split(rows), self.positions.split(rows), strict=True)
+        return [Batch(*part) for part in parts]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device."""
+        return Batch(self.inputs.to(device), self.targets.to(device), self.positions.to(device))
+
+
+class Loader:
+    """Reads rows epoch after epoch, each epoch in another order.
+
+    position: how many rows were read since the first. It is the whole state: the rows of a batch depend on it, the
+    seed and the data alone, not on the size of the batches before.
+    """
+
+    def __init__(self, rows: Rows, *, seed: int, position: int = 0) -> None:
+        if not len(rows):
+            raise UsageError("the data has no rows to train on: give more text")
+        self.rows, self.seed, self.position = rows, seed, position
+        self._epoch, self._order = -1, list[int]()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256 of the data."""
+        return self.rows.fingerprint()
+
+    def next(self, count: int) -> Batch:
+        """The next `count` rows; the position moves on."""
+        first, self.position = self.position, self.position + count
+        index = torch.tensor([self._row(position) for position in range(first, first + count)])
+        return take(self.rows, index)
+
+    def _row(self, position: int) -> int:
+        epoch, index = divmod(position, len(self.rows))
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, order(len(self.rows), seed=self.seed, epoch=epoch)
+        return self._order[index]
+
+
+def take(rows: Rows, index: Tensor) -> Batch:
+    """The batch of some rows, by their numbers (B,)."""
+    documents = rows.documents[index].long()
+    return Batch(rows.inputs[index].long(), rows.targets[index].long(), positions_in(documents))
+
+
+def order(count: int, *, seed: int, epoch: int) -> list[int]:
+    """The numbers below `count`, by their hashes: the same order on every machine and in every version."""
+    keys = [blake2b(f"{seed}:{epoch}:{number}".encode(), digest_size=8).digest() for number in range(count)]
+    return sorted(range(count), key=keys.__getitem__)
+
+
+def held_out(count: int, *, share: float, seed: int) -> set[int]:
+    """The numbers of the documents to measure on rather than train on: a share of them, but never all."""
+    return set(order(count, seed=seed, epoch=-1)[: min(round(share * count), count - 1)])

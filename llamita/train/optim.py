@@ -1,0 +1,93 @@
+"""Optimizers as a table. Weight decay is on matrices only: norms and biases keep their size."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+BETAS = (0.9, 0.95)
+ADAMW_SHARE = 0.25  # of Muon's learning rate, for what is no matrix of a layer
+Build = Callable[[nn.Module, float, float], list[Optimizer]]
+
+
+class Lion(Optimizer):
+    """Lion (arXiv:2302.06675): every weight moves by the rate, in the direction of the momentum's sign."""
+
+    def __init__(self, groups: Any, *, lr: float, betas: tuple[float, float] = (0.9, 0.99)) -> None:
+        super().__init__(groups, {"lr": lr, "betas": betas, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Move every weight that has a gradient; a closure is not called."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    momentum = self.state[weight].setdefault("exp_avg", torch.zeros_like(weight))
+                    self._move(weight, weight.grad, momentum, group)
+
+    def _move(self, weight: Tensor, gradient: Tensor, momentum: Tensor, group: dict[str, Any]) -> None:
+        fast, slow = group["betas"]
+        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        weight.add_(momentum.lerp(gradient, 1 - fast).sign_(), alpha=-group["lr"])
+        momentum.lerp_(gradient, 1 - slow)
+
+
+def _groups(weights: Sequence[Tensor], weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices with weight decay, the rest without; no empty group."""
+    groups = (
+        {"params": [weight for weight in weights if weight.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [weight for weight in weights if weight.ndim < 2], "weight_decay": 0.0},
+    )
+    return [group for group in groups if group["params"]]
+
+
+def _adamw(model: nn.Module, lr: float, weight_decay: float) -> list[Optimizer]:
+    return [torch.optim.AdamW(_groups(list(model.parameters()), weight_decay), lr=lr, betas=BETAS, fused=True)]
+
+
+def _muon(model: nn.Module, lr: float, weight_decay: float) -> list[Optimizer]:
+    """Muon for the matrices of the layers; AdamW for embedding, head and norms."""
+    matrices = [w for name, w in model.named_parameters() if w.ndim == 2 and ".layers." in name]
+    inside = {id(weight) for weight in matrices}
+    rest = [weight for weight in model.parameters() if id(weight) not in inside]
+    return [
+        torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="original"),
+        torch.optim.AdamW(_groups(rest, weight_decay), lr=lr * ADAMW_SHARE, betas=BETAS, fused=True),
+    ]
+
+
+def _lion(model: nn.Module, lr: float, weight_decay: float) -> list[Optimizer]:
+    return [Lion(_groups(list(model.parameters()), weight_decay), lr=lr)]
+
+
+def _adafactor(model: nn.Module, lr: float, weight_decay: float) -> list[Optimizer]:
+    """The second moments of a matrix as a row and a column: the least memory (arXiv:1804.04235)."""
+    return [torch.optim.Adafactor(_groups(list(model.parameters()), weight_decay), lr=lr)]
+
+
+OPTIMIZERS: Mapping[str, Build] = {"adamw": _adamw, "muon": _muon, "lion": _lion, "adafactor": _adafactor}
+RATES: Mapping[str, float] = {
+    "adamw": 2e-3,
+    "muon": 2e-2,
+    "lion": 2e-4,
+    "adafactor": 1e-2,
+}  # where the recipe gives none
+
+
+def build(name: str, model: nn.Module, *, lr: float, weight_decay: float) -> list[Optimizer]:
+    """The optimizers of a model; each group remembers its full rate as `initial_lr`."""
+    optimizers = OPTIMIZERS[name](model, lr, weight_decay)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+    return optimizers
+
+
+def set_rate(optimizers: list[Optimizer], share: float) -> float:
+    """Set every group to a share of its full rate; returns the rate of the first group."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * share
+    return optimizers[0].param_groups[0]["lr"]

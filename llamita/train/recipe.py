@@ -1,0 +1,124 @@
+"""A recipe: every number that decides what a run computes, from a TOML file and the options that overrule it."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_origin
+
+from llamita.checks import quoted
+from llamita.errors import BrokenFileError, UsageError
+from llamita.files.disk import read_text
+from llamita.train.optim import OPTIMIZERS, RATES
+from llamita.train.schedule import SCHEDULES
+from llamita.train.tasks import TASKS
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What to train, on what and how. A step reads `batch_tokens` tokens in rows of `length`.
+
+    data: files; none are the docstrings of this Python. model: a checkpoint to start from; without one, `shape` is
+    started at random, with the tokenizer of `tokenizer`. steps: None are as many as `minutes` allow.
+    lr: None is the optimizer's own default. warmup, held_out: shares of the steps and of the documents.
+    micro_rows: rows of one forward pass; gradients of several are summed. evaluate_every, save_every: in steps.
+    Raises UsageError for a value that is impossible, with the reason.
+    """
+
+    data: tuple[str, ...] = ()
+    task: str = "auto"
+    model: str | None = None
+    shape: str = "nano"
+    tokenizer: str = "cria"
+    steps: int | None = None
+    minutes: float = 1.0
+    batch_tokens: int = 2048
+    length: int = 256
+    micro_rows: int = 8
+    optimizer: str = "muon"
+    lr: float | None = None
+    weight_decay: float = 0.0
+    schedule: str = "wsd"
+    warmup: float = 0.04
+    clip: float = 1.0
+    precision: str = "auto"
+    seed: int = 0
+    held_out: float = 0.02
+    evaluate_every: int = 100
+    save_every: int = 200
+
+    def __post_init__(self) -> None:
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UsageError(f"{name} is {quoted(getattr(self, name))}: use one of {', '.join(known)}")
+        for name, (low, high) in BOUNDS.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise UsageError(f"{name} is {quoted(value)}: it must be from {low} to {high}")
+        if self.batch_tokens < self.length:
+            raise UsageError(
+                f"batch_tokens is {self.batch_tokens}, less than one row of {self.length}: raise it, or lower length"
+            )
+
+    @property
+    def rows(self) -> int:
+        """Rows of a step."""
+        return self.batch_tokens // self.length
+
+    @property
+    def rate(self) -> float:
+        """The full learning rate."""
+        return RATES[self.optimizer] if self.lr is None else self.lr
+
+    def to_toml(self) -> str:
+        """The recipe as a file that `read_recipe` reads."""
+        values = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items() if v is not None}
+        return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
+
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "task": ("auto", *TASKS),
+    "optimizer": tuple(OPTIMIZERS),
+    "schedule": tuple(SCHEDULES),
+    "precision": PRECISIONS,
+}
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "steps": (1, 10**9), "minutes": (0.01, 10**5), "batch_tokens": (1, 2**31), "length": (2, 2**20),
+    "micro_rows": (1, 2**20), "lr": (1e-12, 10.0), "weight_decay": (0.0, 10.0), "warmup": (0.0, 1.0),
+    "clip": (1e-6, 1e9), "seed": (0, 2**63 - 1), "held_out": (0.0, 0.5), "evaluate_every": (1, 10**9),
+    "save_every": (1, 10**9),
+}  # fmt: skip
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The values of a recipe file, not yet checked. Raises BrokenFileError, UsageError for a name that is none."""
+    try:
+        values = tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise BrokenFileError(f"{path} is not valid TOML ({error}): mend it") from error
+    return values
+
+
+def make_recipe(values: Mapping[str, Any], *, source: str = "the recipe") -> Recipe:
+    """A recipe of values by name. Raises UsageError for an unknown name, a wrong type or an impossible value."""
+    known = {field.name: field for field in fields(Recipe)}
+    for name, value in values.items():
+        if name not in known:
+            raise UsageError(f"{source} has {quoted(name)}, which is no setting: use {', '.join(known)}")
+        wanted = _types(known[name].type)
+        if isinstance(value, bool) or not isinstance(value, wanted):
+            raise UsageError(f"{name} in {source} is {quoted(value)}: it must be {wanted[0].__name__}")
+    given: dict[str, Any] = {name: tuple(value) if name == "data" else value for name, value in values.items()}
+    return Recipe(**given)
+
+
+def _types(annotation: Any) -> tuple[type, ...]:
+    """What a value may be; a whole number is a float too."""
+    if get_origin(annotation) is tuple:
+        return (list, tuple)
+    kinds = tuple(kind for kind in get_args(annotation) or (annotation,) if kind is not NoneType)
+    return (*kinds, int) if float in kinds else kinds

@@ -1,0 +1,68 @@
+"""A run: the model, its optimizers, the loader and the steps done; all that a checkpoint holds."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from llamita.data.loader import Loader
+from llamita.errors import BrokenFileError
+from llamita.model.llama import LlamaForCausalLM
+
+RNG, DEVICE_RNG = "rng", "rng.cuda"
+
+
+@dataclass
+class Run:
+    """What changes while a model is trained. steps: of the whole run. tokens: how many were learned."""
+
+    model: LlamaForCausalLM
+    optimizers: list[Optimizer]
+    loader: Loader
+    steps: int
+    step: int = 0
+    tokens: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights by name, without a tied head."""
+        return {name: weight.detach() for name, weight in self.model.named_parameters()}
+
+    def memory(self) -> dict[str, Tensor]:
+        """What the optimizers and the random generators remember, as tensors by name."""
+        named = {
+            f"{number}.{index}.{name}": tensor
+            for number, optimizer in enumerate(self.optimizers)
+            for index, state in optimizer.state_dict()["state"].items()
+            for name, tensor in state.items()
+        }
+        named[RNG] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            named[DEVICE_RNG] = torch.cuda.get_rng_state(self.device)
+        return named
+
+    def restore(self, weights: dict[str, Tensor], memory: dict[str, Tensor]) -> None:
+        """Take back what `weights` and `memory` gave. Raises BrokenFileError where they are another model's."""
+        own = dict(self.model.named_parameters())
+        if own.keys() != weights.keys() or any(own[name].shape != weights[name].shape for name in own):
+            raise BrokenFileError("the checkpoint holds another model's weights: start a new run in another folder")
+        with torch.no_grad():
+            for name, weight in weights.items():
+                own[name].copy_(weight)
+        memory = dict(memory)
+        torch.set_rng_state(memory.pop(RNG).clone())
+        if (state := memory.pop(DEVICE_RNG, None)) is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state.clone(), self.device)
+        for number, optimizer in enumerate(self.optimizers):
+            states: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in memory.items():
+                of, index, name = key.split(".", 2)
+                if int(of) == number:
+                    states.setdefault(int(index), {})[name] = tensor.clone()
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": states, "param_groups": groups})

@@ -1,0 +1,165 @@
+"""A training session: from a recipe and a folder to a run, its checkpoints, and a Hugging Face folder."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from llamita.checkpoint.load import find, load_pretrained
+from llamita.data.docstrings import read_docstrings
+from llamita.data.loader import Batch, Loader, held_out, take
+from llamita.data.packing import Rows, pack, parts
+from llamita.data.records import read_records
+from llamita.errors import LlamitaError, UsageError
+from llamita.files.disk import explained, write_text
+from llamita.model.files import chosen_device
+from llamita.model.llama import LlamaForCausalLM
+from llamita.tokenizer.load import load_tokenizer
+from llamita.tokenizer.protocol import Tokenizer
+from llamita.tokenizer.save import save_tokenizer
+from llamita.train import optim, state
+from llamita.train.loop import train
+from llamita.train.measure import Deadline, resolved
+from llamita.train.metrics import Metrics, log
+from llamita.train.recipe import Recipe, make_recipe, read_recipe
+from llamita.train.run import Run
+from llamita.train.shapes import new_model
+from llamita.train.tasks import TASKS, task_of
+
+INSIDE = "training"  # the folder with a run's own files, in the folder of the model
+RECIPE, LOG = "recipe.toml", "metrics.jsonl"
+MEASURED_ROWS = 64  # at most, of held-out rows
+# What a resumed run cannot change: it would be another run, or its checkpoint would not fit.
+FIXED = ("data", "task", "model", "shape", "tokenizer", "length", "optimizer", "seed", "held_out", "precision")
+
+
+@dataclass
+class Session:
+    """A run with its recipe, the rows held out of it, its tokenizer and its folder; a run of minutes has a deadline."""
+
+    recipe: Recipe
+    run: Run
+    held_out: Rows
+    tokenizer: Tokenizer
+    folder: Path
+    deadline: Deadline | None = None
+
+    @property
+    def log_path(self) -> Path:
+        """The file that has a line of metrics for each step."""
+        return self.folder / INSIDE / LOG
+
+    def steps(self, should_stop: Callable[[], bool]) -> Iterator[Metrics]:
+        """Take the steps that are left, save now and then and at the end, and log every step."""
+        inside, recipe, run = self.folder / INSIDE, self.recipe, self.run
+        with explained("write", inside):
+            inside.mkdir(parents=True, exist_ok=True)
+        count = min(len(self.held_out), MEASURED_ROWS)
+        batches = take(self.held_out, torch.arange(count)).split(recipe.micro_rows) if count else list[Batch]()
+        with log(self.log_path, step=run.step) as file:
+            for metrics in train(run, recipe, held_out=batches, should_stop=should_stop):
+                file.write(metrics.to_json() + "\n")
+                self._keep_time()
+                if run.step % recipe.save_every == 0:
+                    self._save()
+                yield metrics
+        self._save()
+        self.export()
+
+    def _keep_time(self) -> None:
+        if self.deadline is not None and self.run.step < self.run.steps:
+            self.run.steps = self.deadline.fitting(self.run.step)
+            self.recipe = replace(self.recipe, steps=self.run.steps)
+
+    def export(self) -> None:
+        """Write the model as a Hugging Face folder, which every verb reads."""
+        self.run.model.save_pretrained(self.folder)
+        save_tokenizer(self.tokenizer, self.folder, max_length=self.run.model.config.max_position_embeddings)
+
+    def _save(self) -> None:
+        try:
+            write_text(self.folder / INSIDE / RECIPE, self.recipe.to_toml())
+            state.save(self.run, self.folder / INSIDE)
+        except LlamitaError as error:
+            raise type(error)(f"{error}; the last checkpoint is whole, --resume goes on from it") from error
+
+
+def begin(recipe: Recipe, folder: Path, *, device: str = "auto", offline: bool = False) -> Session:
+    """A session that starts from the first step. Raises UsageError where data and model do not fit each other."""
+    model, tokenizer = _model(recipe, chosen_device(device), offline=offline)
+    recipe, rows, apart = _rows(recipe, tokenizer)
+    is_timed = recipe.steps is None
+    recipe = resolved(recipe, model, rows)
+    torch.manual_seed(recipe.seed)
+    session = _session(recipe, model, rows, apart, tokenizer, folder)
+    session.deadline = Deadline(recipe.minutes, session.run.steps) if is_timed else None
+    return session
+
+
+def resume(recipe: Recipe, folder: Path, *, device: str = "auto", offline: bool = False) -> Session:
+    """A session that goes on from the latest checkpoint in its folder; the recipe is that of `resumed_recipe`.
+
+    Raises UsageError where the run has taken more steps than the recipe has, and what `state.restore` raises.
+    """
+    state.newest(folder / INSIDE)
+    model, tokenizer = _model(recipe, chosen_device(device), offline=offline)
+    recipe, rows, apart = _rows(recipe, tokenizer)
+    session = _session(recipe, model, rows, apart, tokenizer, folder)
+    if state.restore(session.run, folder / INSIDE) > session.run.steps:
+        raise UsageError(f"steps is {session.run.steps}, but the run has taken {session.run.step}: raise --steps")
+    return session
+
+
+def resumed_recipe(folder: Path, changes: dict[str, object]) -> Recipe:
+    """The recipe of the run in a folder, with some settings changed.
+
+    Raises UsageError where there is no run, or for a setting that cannot change.
+    """
+    path = folder / INSIDE / RECIPE
+    if not path.is_file():
+        raise UsageError(f"{folder} has no run to resume: leave --resume out to begin one, or check the folder")
+    recipe = make_recipe(read_recipe(path), source=str(path))
+    if "minutes" in changes:
+        raise UsageError(
+            f"the minutes of a run are {recipe.steps} steps once it has begun: give --steps to change them"
+        )
+    for name in FIXED:
+        if name in changes and changes[name] != getattr(recipe, name):
+            raise UsageError(
+                f"{name} of the run in {folder} is {getattr(recipe, name)!r} and cannot become {changes[name]!r}: "
+                "leave it out to resume, or begin in another folder"
+            )
+    return replace(recipe, **changes)  # type: ignore[arg-type]
+
+
+def _session(
+    recipe: Recipe, model: LlamaForCausalLM, rows: Rows, apart: Rows, tokenizer: Tokenizer, folder: Path
+) -> Session:
+    optimizers = optim.build(recipe.optimizer, model, lr=recipe.rate, weight_decay=recipe.weight_decay)
+    assert recipe.steps is not None
+    run = Run(model.train(), optimizers, Loader(rows, seed=recipe.seed), recipe.steps)
+    return Session(recipe, run, apart, tokenizer, folder)
+
+
+def _model(recipe: Recipe, device: torch.device, *, offline: bool) -> tuple[LlamaForCausalLM, Tokenizer]:
+    if recipe.model is None:
+        tokenizer = load_tokenizer(find(recipe.tokenizer, offline=offline))
+        return new_model(recipe.shape, tokenizer, length=recipe.length, seed=recipe.seed).to(device), tokenizer
+    loaded = load_pretrained(recipe.model, dtype="float32", device=device, offline=offline)
+    most = loaded.model.config.max_position_embeddings
+    if recipe.length > most:
+        raise UsageError(f"length is {recipe.length}, but {recipe.model} reads at most {most} tokens: lower --length")
+    return loaded.model, loaded.tokenizer
+
+
+def _rows(recipe: Recipe, tokenizer: Tokenizer) -> tuple[Recipe, Rows, Rows]:
+    """The recipe with its task decided, the rows to train on, and those held out."""
+    records = read_records(map(Path, recipe.data)) if recipe.data else read_docstrings()
+    recipe = replace(recipe, task=task_of(records) if recipe.task == "auto" else recipe.task)
+    # Cut first, so that a part of a single long text can be held out too.
+    documents = parts(TASKS[recipe.task].documents(records, tokenizer), recipe.length)
+    apart = held_out(len(documents), share=recipe.held_out, seed=recipe.seed)
+    trained = [document for number, document in enumerate(documents) if number not in apart]
+    measured = [document for number, document in enumerate(documents) if number in apart]
+    return recipe, pack(trained, recipe.length), pack(measured, recipe.length)

@@ -1,0 +1,60 @@
+"""Shapes of models that are started at random, by name; the vocabulary is the tokenizer's."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from llamita.config import LlamaConfig
+from llamita.errors import UsageError
+from llamita.model.llama import LlamaForCausalLM
+from llamita.tokenizer.protocol import Tokenizer
+
+# name: (hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads, intermediate_size)
+SHAPES: Mapping[str, tuple[int, int, int, int, int]] = {
+    "pico": (64, 2, 4, 2, 176),
+    "nano": (128, 4, 4, 2, 384),
+    "micro": (192, 6, 6, 2, 512),
+    "mini": (288, 6, 6, 6, 768),
+    "small": (512, 8, 8, 4, 1376),
+    "base": (768, 12, 12, 12, 2048),
+}
+
+
+def new_model(shape: str, tokenizer: Tokenizer, *, length: int, seed: int) -> LlamaForCausalLM:
+    """A model in fp32 with first weights from a seed; what layers add to the residual stream begins small.
+
+    Weights are normal(0, 0.02), those of o_proj and down_proj divided by sqrt(2 layers) (GPT-2's rule).
+    Raises UsageError for a shape that has no such name.
+    """
+    config = config_of(shape, tokenizer, length=length)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight.mul_(1 / math.sqrt(2 * config.num_hidden_layers))
+    return model
+
+
+def config_of(shape: str, tokenizer: Tokenizer, *, length: int) -> LlamaConfig:
+    """The config of a shape for a tokenizer; the model reads `length` tokens."""
+    if shape not in SHAPES:
+        raise UsageError(f"shape is {shape!r}: use one of {', '.join(SHAPES)}, or --model for a checkpoint's")
+    hidden, layers, heads, key_value_heads, wide = SHAPES[shape]
+    return LlamaConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=hidden,
+        intermediate_size=wide,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_value_heads,
+        max_position_embeddings=length,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
+        dtype="float32",
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_ids or None,
+        pad_token_id=tokenizer.pad_token_id,
+    )

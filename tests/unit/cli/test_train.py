@@ -1,0 +1,105 @@
+"""`llamita train`: the command, its folder, and its errors."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from llamita.cli import train
+from llamita.train.metrics import Metrics
+from tests.unit.cli.conftest import Run
+
+SHORT = ("--steps", "3", "--length", "32", "--batch-tokens", "64", "--precision", "fp32", "--shape", "pico")
+
+
+@pytest.fixture(autouse=True)
+def text(run: Run, small_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A text to train on, and the small model's tokenizer for new models."""
+    monkeypatch.delenv("LLAMITA_MODEL")
+    monkeypatch.setenv("LLAMITA_TOKENIZER", str(small_path))
+    path = tmp_path / "book.txt"
+    path.write_text("\f".join(f"the {n} llamas eat {n * n} leaves" for n in range(40)), encoding="utf-8")
+    return path
+
+
+def test_trains_reports_and_writes_a_model_that_generates(run: Run, tmp_path: Path) -> None:
+    outcome = run("train", "book.txt", *SHORT)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith("the ") or outcome.out.startswith("all ")
+    assert "pretrain 0.1 M parameters for 3 steps of 2 x 32 tokens" in outcome.err
+    assert "step 3 of 3: loss " in outcome.err
+    assert "llamita generate -m trained" in outcome.err
+    assert "<svg" in (tmp_path / "trained" / "report.html").read_text(encoding="utf-8")
+    assert run("generate", "the", "-m", "trained", "-n", "3", "--kernels", "off", "-q").code == 0
+    quiet = run("train", "book.txt", *SHORT, "-q")
+    assert quiet == (0, "trained-2\n", "")
+
+
+def test_a_recipe_file_is_overruled_by_options(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (f"{name[2:].replace('-', '_')} = {json.dumps(v if v[0].isalpha() else int(v))}"
+             for name, v in zip(SHORT[::2], SHORT[1::2], strict=True) if name != "--precision")  # fmt: skip
+    (tmp_path / "r.toml").write_text("\n".join([*lines, 'precision = "fp32"', 'data = ["book.txt"]']), encoding="utf-8")
+    monkeypatch.setenv("LLAMITA_MODEL", "nowhere")  # which --shape overrules
+    outcome = run("train", "--recipe", "r.toml", "--steps", "2", "--shape", "pico", "--optimizer", "adamw", "-o", "out")
+    assert outcome.code == 0, outcome.err
+    resolved = (tmp_path / "out" / "training" / "recipe.toml").read_text(encoding="utf-8")
+    assert "steps = 2\n" in resolved
+    assert 'shape = "pico"\n' in resolved
+    assert 'optimizer = "adamw"\n' in resolved
+
+
+def test_a_signal_saves_and_resume_goes_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(metrics: Metrics, steps: int) -> None:
+        if metrics.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_note", interrupt)
+        outcome = run("train", "book.txt", *SHORT, "-o", "out")
+    assert outcome.code == 130
+    assert "stopped and saved at step 2: llamita train --resume -o out goes on" in outcome.err
+    assert "holds a run already" in run("train", "book.txt", *SHORT, "-o", "out").err
+    assert "steps is 1, but the run has taken 2" in run("train", "--resume", "-o", "out", "--steps", "1").err
+    assert "seed of the run in out is 0 and cannot become 4" in run("train", "--resume", "-o", "out", "--seed", "4").err
+    monkeypatch.setenv("LLAMITA_SEED", "5")  # for new runs
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path / "out")
+        outcome = run("train", "--resume", "-o", str(tmp_path / "out"))
+    monkeypatch.delenv("LLAMITA_SEED")
+    assert outcome.code == 0, outcome.err
+    assert "from step 2 for 3 steps" in outcome.err
+    assert [json.loads(line)["step"] for line in Path("out/training/metrics.jsonl").read_text().splitlines()] == [
+        1,
+        2,
+        3,
+    ]
+    run("train", "book.txt", *SHORT, "-o", "whole")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "whole")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("nothing.txt",), 3, "nothing.txt: it does not exist"),
+        (("book.txt", "--optimizer", "sgd"), 2, "optimizer is 'sgd': use one of adamw, muon, lion, adafactor"),
+        (("book.txt", "--steps", "3", "--minutes", "1"), 2, "--minutes does nothing with --steps"),
+        (("book.txt", "--model", "cria", "--shape", "nano"), 2, "--shape does nothing with --model"),
+        (("book.txt", "--threads", "0"), 2, "--threads is 0"),
+        (("book.txt", "--task", "sft", "--steps", "1"), 2, "has no prompt, which sft needs"),
+        (("--resume", "-o", "nowhere"), 2, "nowhere has no run to resume"),
+        (("book.txt", "-o", "book.txt"), 2, "book.txt is a file: give a folder"),
+        (("book.txt", "--lr", "fast"), 2, "invalid float value"),
+        (("book.txt", "--device", "tpu"), 2, "device 'tpu' is not available here"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_and_leaves_no_folder(
+    run: Run, tmp_path: Path, words: tuple[str, ...], code: int, message: str
+) -> None:
+    outcome = run("train", *words)
+    assert (outcome.code, outcome.out) == (code, "")
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["book.txt"]

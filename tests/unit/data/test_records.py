@@ -1,0 +1,48 @@
+"""Files to records, and what is said of files that are none."""
+
+from pathlib import Path
+
+import pytest
+
+from llamita.data.records import read_records
+from llamita.errors import BrokenFileError, NotFoundError, UsageError
+
+
+def test_text_is_cut_at_form_feeds_and_jsonl_at_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\ftwo\f \n", encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text(
+        '{"text": "three\u2028"}\n\n{"prompt": "p", "completion": "c", "id": 7}\n{"messages": [{"role": "user"}]}\n',
+        encoding="utf-8",
+    )
+    records = read_records([tmp_path / "a.txt", tmp_path / "b.jsonl"])
+    assert [dict(record.fields) for record in records] == [
+        {"text": "one"},
+        {"text": "two"},
+        {"text": "three\u2028"},
+        {"prompt": "p", "completion": "c"},
+        {"messages": [{"role": "user"}]},
+    ]
+    assert [record.is_masked for record in records] == [False, False, False, True, True]
+    assert records[3].where.endswith("b.jsonl:3")
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        ("", UsageError, "no text to train on"),
+        ('{"text": "a"}\n{"txt": "b"}', UsageError, "x.jsonl:2 holds .*needs the field text"),
+        ('{"prompt": "b"}', UsageError, "prompt and completion"),
+        ("[1]", UsageError, "needs the field"),
+        ('{"text": ', BrokenFileError, "x.jsonl:1 is not valid JSON"),
+    ],
+)
+def test_bad_files_are_one_sentence(tmp_path: Path, content: str, error: type[Exception], message: str) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(error, match=message):
+        read_records([path])
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="nothing"):
+        read_records([tmp_path / "nothing.txt"])

@@ -1,0 +1,36 @@
+"""Trial steps decide what a recipe leaves open, and change nothing."""
+
+from dataclasses import replace
+
+import torch
+
+from llamita.train.measure import Deadline, resolved
+from tests.unit.train.tiny import RECIPE, make_rows, make_run
+
+
+def test_precision_and_steps_are_decided_and_the_model_stays() -> None:
+    rows = make_rows()
+    model = make_run(rows).model
+    before, state = [weight.clone() for weight in model.parameters()], torch.get_rng_state()
+    recipe = resolved(replace(RECIPE, precision="auto", steps=None, minutes=0.01), model, rows)
+    assert recipe.precision in ("fp32", "bf16")
+    assert recipe.steps is not None and recipe.steps >= 1
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_is_decided_is_not_measured() -> None:
+    assert resolved(RECIPE, None, None) is RECIPE  # type: ignore[arg-type]
+
+
+def test_a_run_that_is_too_slow_gets_fewer_steps_but_one_more_at_least() -> None:
+    now = 0.0
+    deadline = Deadline(1, 100, clock=lambda: now)
+    now = 0.6
+    assert deadline.fitting(1) == 100  # as measured
+    now = 6.0
+    assert deadline.fitting(2) == 20  # 3 seconds a step: 18 more in what is left
+    now = 6.3
+    assert deadline.fitting(3) == 28  # it is faster again
+    now = 70.0
+    assert deadline.fitting(4) == 5

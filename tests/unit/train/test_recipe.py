@@ -1,0 +1,52 @@
+"""Recipes: files, checks, and the way back."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamita.cli.train import SETTINGS
+from llamita.errors import BrokenFileError, UsageError
+from llamita.train.recipe import Recipe, make_recipe, read_recipe
+
+
+def test_a_recipe_is_written_and_read_the_same(tmp_path: Path) -> None:
+    recipe = Recipe(data=("a b.txt", 'q"\\.txt'), model="cria", steps=7, lr=1e-4, task="sft")
+    path = tmp_path / "r.toml"
+    path.write_text(recipe.to_toml(), encoding="utf-8")
+    assert make_recipe(read_recipe(path)) == recipe
+    assert (recipe.rows, recipe.rate, Recipe().rate) == (8, 1e-4, 2e-2)
+
+
+def test_every_setting_has_an_option_and_its_default_is_said() -> None:
+    defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    assert set(SETTINGS) == set(defaults) - {"data"}
+    for name, (kind, _, text) in SETTINGS.items():
+        if kind is not str and defaults[name] is not None:
+            assert f"(default: {defaults[name]:g})" in text, name
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"step": 7}, "the recipe has 'step', which is no setting: use data, task"),
+        ({"steps": "7"}, "steps in the recipe is '7': it must be int"),
+        ({"steps": True}, "steps in the recipe is True"),
+        ({"steps": 0}, "steps is 0: it must be from 1"),
+        ({"data": "a.txt"}, "it must be list"),
+        ({"lr": 11}, "lr is 11"),
+        ({"schedule": "step"}, "schedule is 'step': use one of wsd, cosine, linear, constant"),
+        ({"optimizer": "sgd"}, "use one of adamw, muon, lion, adafactor"),
+        ({"length": 4096}, "batch_tokens is 2048, less than one row of 4096"),
+    ],
+)
+def test_wrong_values_are_one_sentence(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make_recipe(values)
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text("steps = ", encoding="utf-8")
+    with pytest.raises(BrokenFileError, match=r"r\.toml is not valid TOML"):
+        read_recipe(tmp_path / "r.toml")
