@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Message
 
 from llamita import checks, errors
-from llamita.errors import ClosedError, LlamitaError, OverloadedError, UnsupportedError
+from llamita.errors import AccessError, ClosedError, LlamitaError, OverloadedError, UnsupportedError
 from llamita.server import log
 from llamita.server.app import create_app, middleware, paths_of
 from llamita.server.forwarding import ForwardedRequest, Forwarder, Pieces, answer
@@ -105,14 +105,20 @@ def running(
 ) -> Iterator["Replicas"]:
     """Replicas that run for a while: in the cluster that RAY_ADDRESS names, or in one that is started here.
 
-    load: pickled, and called in each. Raises LlamitaError, and what loading raises.
+    load: pickled, and called in each. Raises AccessError, LlamitaError and what loading raises.
     """
     is_own = "RAY_ADDRESS" not in os.environ
     own = {"num_cpus": max(options.count, os.cpu_count() or 1), "object_store_memory": STORE_BYTES} if is_own else {}
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # What replicas log is in Ray's own files: its lines of a failed start are many.
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **own)
+    try:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **own)
+    except ConnectionError:
+        raise AccessError(
+            f"there is no way into the Ray cluster at {os.environ.get('RAY_ADDRESS')}: check RAY_ADDRESS, and give its "
+            "token by RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+        ) from None
     try:
         yield Replicas(_deployed(load, settings, options, log_level), settings, count=options.count)
     finally:
