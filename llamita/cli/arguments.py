@@ -37,7 +37,7 @@ TAKES = {
     "convert": ("dtype", "quantize", "offline"),
     "quantize": ("device", "dtype", "attn", "offline"),
     "verify": ("threads", "offline"),
-    "train": ("threads", "device", "offline"),
+    "train": ("device", "offline"),
     "bench": ("dtype",),
 }
 SHARED: dict[str, dict[str, Any]] = {

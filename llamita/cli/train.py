@@ -46,6 +46,7 @@ SETTINGS: dict[str, tuple[type, str, str]] = {
     "warmup": (float, "SHARE", "of the steps in which the rate rises (default: 0.04)"),
     "clip": (float, "NORM", "the largest norm of a gradient (default: 1)"),
     "precision": (str, "NAME", "fp32 or bf16 products (default: the faster one here, measured at the start)"),
+    "threads": (int, "N", "of the CPU (default: 1 or one a core, the faster, measured at the start)"),
     "seed": (int, "N", "of first weights and the order of the rows (default: 0)"),
     "held_out": (float, "SHARE", "of the documents to measure on (default: 0.02)"),
     "evaluate_every": (int, "N", "steps between measurements on held-out rows (default: 100)"),
@@ -72,12 +73,8 @@ def run(args: argparse.Namespace) -> int:
     """Prepare the run, train, and show what the model writes; 130 where a signal ended it early."""
     warnings.showwarning = terminal.warn
     with errors.leaving_at_once(), terminal.waiting("loading torch", is_quiet=args.quiet):
-        import torch
-
         from llamita.train import state
         from llamita.train.session import INSIDE
-    if args.threads is not None:
-        torch.set_num_threads(_threads(args.threads))
     recipe, folder = _asked(args)
     with ExitStack() as stack:
         if args.resume:
@@ -103,12 +100,6 @@ def _train(session: "Session", *, is_quiet: bool) -> int:
         return errors.INTERRUPTED
     _finish(session, is_quiet=is_quiet)
     return 0
-
-
-def _threads(count: int) -> int:
-    if count < 1:
-        raise UsageError(f"--threads is {count}: it must be at least 1")
-    return count
 
 
 def _asked(args: argparse.Namespace) -> "tuple[Recipe, Path]":
@@ -200,7 +191,8 @@ def _begins(session: "Session") -> str:
     start = f"from step {run.step} " if run.step else ""
     return (
         f"{recipe.task} {size:.1f} M parameters {start}for {run.steps:,} steps of {recipe.rows} x {recipe.length} "
-        f"tokens, {len(run.loader.rows):,} rows of data, {recipe.optimizer}, {recipe.precision}"
+        f"tokens, {len(run.loader.rows):,} rows of data, {recipe.optimizer}, {recipe.precision}, "
+        f"threads: {recipe.threads}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What is measured before a run: which precision is faster here, and how many steps fit into its minutes."""
+"""What is measured before a run: the fastest threads and precision here, and how many steps fit into its minutes."""
 
 import copy
 from collections.abc import Callable
@@ -21,18 +21,32 @@ SLACK = 0.1  # how much too slow a run may be before it is shortened
 
 
 def resolved(recipe: Recipe, model: LlamaForCausalLM, rows: Rows) -> Recipe:
-    """The recipe with its precision and steps decided: by trial steps of a copy of the model where it leaves them open.
+    """The recipe with threads, precision and steps decided: by trial steps of a copy of the model where it leaves them.
 
-    bf16 autocast is 1.3 to 1.9 times faster on CPUs with avx512_bf16, and several times slower on others.
+    One thread is faster than two on a machine that is busy with other work: they wait for each other. bf16 autocast is
+    1.3 to 1.9 times faster on CPUs with avx512_bf16, and several times slower on others. Leaves torch at those threads.
     """
-    if recipe.precision != "auto" and recipe.steps is not None:
-        return recipe
-    names = ("fp32", "bf16") if recipe.precision == "auto" else (recipe.precision,)
-    trials = [replace(recipe, precision=name) for name in names]
-    seconds = {trial.precision: _seconds(trial, model, rows) for trial in trials}
-    fastest = min(seconds, key=seconds.__getitem__)
-    steps = recipe.steps or max(1, int(recipe.minutes * 60 / seconds[fastest]))
-    return replace(recipe, precision=fastest, steps=steps)
+    counts = [torch.get_num_threads()] if recipe.threads is None else [recipe.threads]
+    if recipe.threads is None and model.device.type == "cpu":
+        counts = list(dict.fromkeys([1, *counts]))
+    names = ["fp32", "bf16"] if recipe.precision == "auto" else [recipe.precision]
+    fastest, seconds = _fastest([replace(recipe, threads=count, precision=names[0]) for count in counts], model, rows)
+    if len(names) > 1:
+        fastest, seconds = _fastest([replace(fastest, precision=name) for name in names], model, rows)
+    if recipe.steps is None:
+        seconds = seconds or _seconds(fastest, model, rows)
+        fastest = replace(fastest, steps=max(1, int(recipe.minutes * 60 / seconds)))
+    torch.set_num_threads(fastest.threads or 1)
+    return fastest
+
+
+def _fastest(trials: list[Recipe], model: LlamaForCausalLM, rows: Rows) -> tuple[Recipe, float | None]:
+    """The recipe whose steps are shortest, and the seconds of one; the only one is not measured."""
+    if len(trials) == 1:
+        return trials[0], None
+    seconds = [_seconds(trial, model, rows) for trial in trials]
+    best = min(range(len(trials)), key=seconds.__getitem__)
+    return trials[best], seconds[best]
 
 
 class Deadline:
@@ -58,6 +72,7 @@ def _seconds(recipe: Recipe, model: LlamaForCausalLM, rows: Rows) -> float:
     twin = copy.deepcopy(model).train()
     optimizers = optim.build(recipe.optimizer, twin, lr=recipe.rate, weight_decay=0.0)
     run = Run(twin, optimizers, Loader(rows, seed=recipe.seed), steps=TURNS)
+    torch.set_num_threads(recipe.threads or 1)
     with torch.random.fork_rng():
         return min([_step(run, recipe) for _ in range(TURNS)][1:])
 

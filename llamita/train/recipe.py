@@ -24,7 +24,8 @@ class Recipe:
 
     data: files; none are the docstrings of this Python. model: a checkpoint to start from; without one, `shape` is
     started at random, with the tokenizer of `tokenizer`. steps: None are as many as `minutes` allow.
-    lr: None is the optimizer's own default. warmup, held_out: shares of the steps and of the documents.
+    lr: None is the optimizer's own default. threads: None are as many as are fastest.
+    warmup, held_out: shares of the steps and of the documents.
     micro_rows: rows of one forward pass; gradients of several are summed. evaluate_every, save_every: in steps.
     Raises UsageError for a value that is impossible, with the reason.
     """
@@ -46,6 +47,7 @@ class Recipe:
     warmup: float = 0.04
     clip: float = 1.0
     precision: str = "auto"
+    threads: int | None = None
     seed: int = 0
     held_out: float = 0.02
     evaluate_every: int = 100
@@ -90,7 +92,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "steps": (1, 10**9), "minutes": (0.01, 10**5), "batch_tokens": (1, 2**31), "length": (2, 2**20),
     "micro_rows": (1, 2**20), "lr": (1e-12, 10.0), "weight_decay": (0.0, 10.0), "warmup": (0.0, 1.0),
     "clip": (1e-6, 1e9), "seed": (0, 2**63 - 1), "held_out": (0.0, 0.5), "evaluate_every": (1, 10**9),
-    "save_every": (1, 10**9),
+    "save_every": (1, 10**9), "threads": (1, 4096),
 }  # fmt: skip
 
 

@@ -137,7 +137,8 @@ def _session(
     recipe: Recipe, model: LlamaForCausalLM, rows: Rows, apart: Rows, tokenizer: Tokenizer, folder: Path
 ) -> Session:
     optimizers = optim.build(recipe.optimizer, model, lr=recipe.rate, weight_decay=recipe.weight_decay)
-    assert recipe.steps is not None
+    assert recipe.steps is not None and recipe.threads is not None
+    torch.set_num_threads(recipe.threads)  # their number decides the order of sums, and so the bits
     run = Run(model.train(), optimizers, Loader(rows, seed=recipe.seed), recipe.steps)
     return Session(recipe, run, apart, tokenizer, folder)
 

@@ -87,7 +87,7 @@ def test_a_signal_saves_and_resume_goes_on(run: Run, tmp_path: Path, monkeypatch
         (("book.txt", "--optimizer", "sgd"), 2, "optimizer is 'sgd': use one of adamw, muon, lion, adafactor"),
         (("book.txt", "--steps", "3", "--minutes", "1"), 2, "--minutes does nothing with --steps"),
         (("book.txt", "--model", "cria", "--shape", "nano"), 2, "--shape does nothing with --model"),
-        (("book.txt", "--threads", "0"), 2, "--threads is 0"),
+        (("book.txt", "--threads", "0"), 2, "threads is 0: it must be from 1"),
         (("book.txt", "--task", "sft", "--steps", "1"), 2, "has no prompt, which sft needs"),
         (("--resume", "-o", "nowhere"), 2, "nowhere has no run to resume"),
         (("book.txt", "-o", "book.txt"), 2, "book.txt is a file: give a folder"),

@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
+from llamita.train import measure
 from llamita.train.measure import Deadline, resolved
 from tests.unit.train.tiny import RECIPE, make_rows, make_run
 
@@ -20,7 +22,19 @@ def test_precision_and_steps_are_decided_and_the_model_stays() -> None:
 
 
 def test_what_is_decided_is_not_measured() -> None:
-    assert resolved(RECIPE, None, None) is RECIPE  # type: ignore[arg-type]
+    model = make_run(make_rows()).model
+    decided = replace(RECIPE, threads=1)
+    assert resolved(decided, model, None) == decided  # type: ignore[arg-type]
+
+
+def test_the_threads_of_the_fastest_steps_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {(1, "fp32"): 0.5, (2, "fp32"): 0.9, (1, "bf16"): 0.25}
+    monkeypatch.setattr(measure, "_seconds", lambda recipe, model, rows: seconds[recipe.threads, recipe.precision])
+    torch.set_num_threads(2)
+    rows = make_rows()
+    recipe = resolved(replace(RECIPE, precision="auto", steps=None, minutes=1), make_run(rows).model, rows)
+    assert (recipe.threads, recipe.precision, recipe.steps) == (1, "bf16", 240)
+    assert torch.get_num_threads() == 1
 
 
 def test_a_run_that_is_too_slow_gets_fewer_steps_but_one_more_at_least() -> None:

@@ -23,7 +23,7 @@ def recipe(small_path: Path, tmp_path: Path) -> Recipe:
     text.write_text("\f".join(f"the {n} llamas eat {n * n} leaves" for n in range(40)), encoding="utf-8")
     return Recipe(
         data=(str(text),), shape="pico", tokenizer=str(small_path), steps=4, length=32, batch_tokens=64, micro_rows=1,
-        precision="fp32", held_out=0.1, evaluate_every=2, save_every=2,
+        precision="fp32", threads=1, held_out=0.1, evaluate_every=2, save_every=2,
     )  # fmt: skip
 
 
