@@ -36,7 +36,7 @@ SETTINGS: dict[str, tuple[type, str, str]] = {
     "task": (str, "NAME", "pretrain or sft, which learns answers alone (default: as the data is)"),
     "steps": (int, "N", "optimizer steps (default: as many as --minutes allow, measured at the start)"),
     "minutes": (float, "M", "how long, where --steps is not given (default: 1)"),
-    "batch_tokens": (int, "N", "tokens of a step (default: 2048)"),
+    "batch_tokens": (int, "N", "tokens of a step (default: 1024)"),
     "length": (int, "N", "tokens of a row (default: 256)"),
     "micro_rows": (int, "N", "rows in memory at once; gradients are summed over a step (default: 8)"),
     "optimizer": (str, "NAME", "muon (default), adamw, lion or adafactor"),

@@ -37,7 +37,7 @@ class Recipe:
     tokenizer: str = "cria"
     steps: int | None = None
     minutes: float = 1.0
-    batch_tokens: int = 2048
+    batch_tokens: int = 1024
     length: int = 256
     micro_rows: int = 8
     optimizer: str = "muon"

@@ -16,7 +16,7 @@ def test_a_recipe_is_written_and_read_the_same(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
     path.write_text(recipe.to_toml(), encoding="utf-8")
     assert make_recipe(read_recipe(path)) == recipe
-    assert (recipe.rows, recipe.rate, Recipe().rate) == (8, 1e-4, 2e-2)
+    assert (recipe.rows, recipe.rate, Recipe().rate) == (4, 1e-4, 2e-2)
 
 
 def test_every_setting_has_an_option_and_its_default_is_said() -> None:
@@ -38,7 +38,7 @@ def test_every_setting_has_an_option_and_its_default_is_said() -> None:
         ({"lr": 11}, "lr is 11"),
         ({"schedule": "step"}, "schedule is 'step': use one of wsd, cosine, linear, constant"),
         ({"optimizer": "sgd"}, "use one of adamw, muon, lion, adafactor"),
-        ({"length": 4096}, "batch_tokens is 2048, less than one row of 4096"),
+        ({"length": 4096}, "batch_tokens is 1024, less than one row of 4096"),
     ],
 )
 def test_wrong_values_are_one_sentence(values: dict[str, Any], message: str) -> None:
