@@ -108,12 +108,13 @@ def running(
     load: pickled, and called in each. Raises AccessError, LlamitaError and what loading raises.
     """
     is_own = "RAY_ADDRESS" not in os.environ
-    own = {"num_cpus": max(options.count, os.cpu_count() or 1), "object_store_memory": STORE_BYTES} if is_own else {}
+    # "local" is a cluster of its own, even where this machine has another.
+    own = {"address": "local", "num_cpus": max(options.count, os.cpu_count() or 1), "object_store_memory": STORE_BYTES}
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # What replicas log is in Ray's own files: its lines of a failed start are many.
     try:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **own)
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **(own if is_own else {}))
     except ConnectionError:
         raise AccessError(
             f"there is no way into the Ray cluster at {os.environ.get('RAY_ADDRESS')}: check RAY_ADDRESS, and give its "
