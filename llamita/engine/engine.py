@@ -11,6 +11,8 @@ from types import TracebackType
 from typing import NamedTuple, Self, TypeVar, Unpack
 from uuid import uuid4
 
+import torch
+
 from llamita.engine.engine_core import EngineCore, EngineStats
 from llamita.engine.handle import RequestHandle
 from llamita.engine.limits import EngineLimits, blocks_of
@@ -198,9 +200,11 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            while self._run_commands():
-                if self._core.has_work:
-                    self._core.step()
+            # A caller may be in inference mode, whose tensors only this mode can change.
+            with torch.inference_mode():
+                while self._run_commands():
+                    if self._core.has_work:
+                        self._core.step()
         except BaseException as error:  # a defect of the engine itself: say so to everybody, rather than hang
             self._failure = error
         with self._lock:

@@ -25,7 +25,7 @@ def test_r25_a_request_that_takes_too_long_ends_with_an_error(cria: LLM, monkeyp
         response = server.post("/v1/responses", {"model": "cria", "input": "Hello", "stream": True})
         names = [line for line in response.text.splitlines() if line.startswith("event: ")]
         assert names[-2:] == ["event: error", "event: response.failed"]
-        assert server.metric("requests_aborted_total", reason="timeout") == 3
+        wait_until(lambda: server.metric("requests_aborted_total", reason="timeout") == 3, "three are counted")
 
 
 def test_r25_a_body_that_does_not_come_is_not_waited_for(cria: LLM) -> None:

@@ -303,6 +303,15 @@ def test_nothing_waits_for_an_engine_that_has_stopped(fast: LLM) -> None:
     assert late_call.result(60) == 1
 
 
+def test_a_caller_may_be_in_inference_mode(fast: LLM) -> None:
+    options: Any = {"max_tokens": 8, "temperature": 1.0, "seed": 1, "regex": "[a-z]+"}
+    expected = fast.generate("Once", **options).text
+    with torch.inference_mode(), fast.engine() as engine:
+        assert engine.submit("Once", **options).result(60).text == expected
+    with fast.engine() as engine:
+        assert engine.submit("Once", **options).result(60).text == expected
+
+
 def test_rotations_by_length_are_refused(small_path: Path) -> None:
     llm = llamita.load(small_path)
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}

@@ -273,9 +273,9 @@ def test_names_are_those_of_kernels() -> None:
     """A wrong one would show only where nothing is kept."""
     from llamita.kernels.cpu import linear, repack
     from llamita.kernels.cpu.runtime import program
-    from llamita.plans.cpu import passes
+    from llamita.plans.cpu import attention, passes
 
-    tables = [table for module in (linear, repack, passes) for table in vars(module).values()]
+    tables = [table for module in (linear, repack, passes, attention) for table in vars(module).values()]
     rows = [row for table in tables if isinstance(table, dict) for row in table.values()]
     seen = {id(one): one for one in (*tables, *rows, program._WORKER) if type(one) is Kernel}
     assert len(seen) > 4 * len(FORMATS) + 6 * len(DTYPES)
