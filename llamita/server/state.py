@@ -10,6 +10,7 @@ from starlette.requests import Request
 from llamita.server.body import parsed_body
 from llamita.server.metrics import Metrics
 from llamita.server.models import Models, ServedModel
+from llamita.server.sampling_request import SamplingRequest
 from llamita.server.settings import ServerSettings
 from llamita.server.submission import Terms
 
@@ -54,14 +55,15 @@ async def parsed(request: Request, schema: type[Schema]) -> Schema:
     return await parsed_body(request, schema, timeout=state_of(request).settings.body_timeout)
 
 
-def terms_of(request: Request, *, cache_salt: str = "", priority: int = 0, has_receipts: bool = False) -> Terms:
+def terms_of(request: Request, asked: SamplingRequest) -> Terms:
     """How the texts of a request are written: those of one key share cached prompts with no other's."""
     key, settings = request.scope.get("llamita.key") or "", state_of(request).settings
+    cache_salt = asked.cache_salt or ""
     return Terms(
         cache_salt=f"{key}:{cache_salt}" if key or cache_salt else "",
-        priority=priority,
+        priority=asked.priority or 0,
         timeout=settings.request_timeout,
-        has_receipts=has_receipts or settings.has_receipts,
+        has_receipts=bool(asked.receipt) or settings.has_receipts,
     )
 
 

@@ -19,12 +19,7 @@ async def create_message(request: Request) -> Response:
     """Answer a conversation."""
     asked = await parsed(request, MessageRequest)
     model = model_of(request, asked.model)
-    terms = terms_of(
-        request,
-        cache_salt=asked.cache_salt or "",
-        priority=asked.priority or 0,
-        has_receipts=bool(asked.receipt),
-    )
+    terms = terms_of(request, asked)
     work = submit(model, 1, lambda: [message_item(model, asked)], terms, state_of(request).metrics)
     submission = await unless_disconnected(request.receive, work)
     request_id = request.scope.get("llamita.request_id", "")

@@ -30,12 +30,7 @@ async def create_chat_completion(request: Request) -> Response:
     """Answer a conversation."""
     asked, state = await parsed(request, ChatRequest), state_of(request)
     model = model_of(request, asked.model)
-    terms = terms_of(
-        request,
-        cache_salt=asked.cache_salt or "",
-        priority=asked.priority or 0,
-        has_receipts=bool(asked.receipt),
-    )
+    terms = terms_of(request, asked)
     submission = await unless_disconnected(
         request.receive, submit(model, asked.n or 1, lambda: chat_items(model, asked), terms, state.metrics)
     )

@@ -29,12 +29,7 @@ async def create_completion(request: Request) -> Response:
     """Continue texts."""
     asked = await parsed(request, CompletionRequest)
     model = model_of(request, asked.model)
-    terms = terms_of(
-        request,
-        cache_salt=asked.cache_salt or "",
-        priority=asked.priority or 0,
-        has_receipts=bool(asked.receipt),
-    )
+    terms = terms_of(request, asked)
     count = len(asked.prompts) * (asked.n or 1)
     work = submit(model, count, lambda: completion_items(model, asked), terms, state_of(request).metrics)
     submission = await unless_disconnected(request.receive, work)

@@ -37,12 +37,7 @@ async def create_response(request: Request) -> Response:
     """Answer a conversation of items."""
     asked = await parsed(request, ResponseRequest)
     model = model_of(request, asked.model)
-    terms = terms_of(
-        request,
-        cache_salt=asked.cache_salt or "",
-        priority=asked.priority or 0,
-        has_receipts=bool(asked.receipt),
-    )
+    terms = terms_of(request, asked)
     work = submit(model, 1, lambda: [response_text(model, asked)], terms, state_of(request).metrics)
     submission = await unless_disconnected(request.receive, work)
     return await answered(request, submission, ResponseAnswer(model, asked, submission), is_stream=bool(asked.stream))
