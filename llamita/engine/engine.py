@@ -49,7 +49,7 @@ class Engine:
             )
         blocks = blocks_of(model, limits)
         most = min(blocks * limits.block_size, limits.max_model_len or texts.context_length)
-        self.texts = TextModel(model, texts.tokenizer, max_model_len=most)
+        self.texts = texts.limited(most)
         self._core = EngineCore(model, limits, num_blocks=blocks, on_end=self._leave)
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # of the four below

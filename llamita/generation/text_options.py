@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, TypedDict
 
 from torch import Tensor
@@ -147,24 +146,29 @@ def settings_of(
 class TextModel:
     """A model with its tokenizer, which turns texts and options into requests.
 
-    draft: a model that guesses ahead. max_model_len: a limit below the model's own.
+    draft: a model that guesses ahead. max_model_len: a limit below the model's own. tables: of the tokenizer's tokens.
     """
 
     model: LlamaForCausalLM
     tokenizer: Tokenizer
     draft: LlamaForCausalLM | None = field(default=None, kw_only=True)
     max_model_len: int | None = field(default=None, kw_only=True)
+    tables: TokenTables = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tables = TokenTables(self.tokenizer)
+
+    def limited(self, max_model_len: int) -> "TextModel":
+        """The same model with a limit and without its draft; the tables, which take a while, are shared."""
+        twin = TextModel(self.model, self.tokenizer, max_model_len=max_model_len)
+        twin.tables = self.tables
+        return twin
 
     @property
     def context_length(self) -> int:
         """The most tokens that a prompt and its continuation have together."""
         longest = self.model.config.max_position_embeddings
         return longest if self.max_model_len is None else min(longest, self.max_model_len)
-
-    @cached_property
-    def tables(self) -> TokenTables:
-        """Tables of the tokenizer's tokens, made once."""
-        return TokenTables(self.tokenizer)
 
     def token_ids(self, prompt: Prompt) -> list[int]:
         """The token ids of a prompt. Raises UsageError for none, for too many, and for ids outside the vocabulary."""

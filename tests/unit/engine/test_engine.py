@@ -312,6 +312,11 @@ def test_a_caller_may_be_in_inference_mode(fast: LLM) -> None:
         assert engine.submit("Once", **options).result(60).text == expected
 
 
+def test_engines_share_the_tables_of_their_texts(fast: LLM) -> None:
+    with fast.engine() as one, fast.engine() as other:
+        assert one.texts.tables is other.texts.tables
+
+
 def test_rotations_by_length_are_refused(small_path: Path) -> None:
     llm = llamita.load(small_path)
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
