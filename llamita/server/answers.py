@@ -1,6 +1,6 @@
 """The answer to a request, in any dialect: whole or streamed, given up when the client leaves."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Protocol
 
 from starlette.requests import Request
@@ -9,9 +9,11 @@ from starlette.responses import JSONResponse, Response
 from llamita.generation.completion import Completion
 from llamita.server.disconnect import unless_disconnected
 from llamita.server.errors import Failure, failure_of, is_unforeseen
+from llamita.server.models import ServedModel
+from llamita.server.sampling_request import SamplingRequest
 from llamita.server.sse import EventStream
-from llamita.server.state import LOGGER, state_of
-from llamita.server.submission import Submission
+from llamita.server.state import LOGGER, state_of, terms_of
+from llamita.server.submission import Item, Submission, submit
 
 
 class Answer(Protocol):
@@ -28,6 +30,14 @@ class Answer(Protocol):
     def failure_events(self, failure: Failure) -> bytes:
         """How a stream ends that fails."""
         ...
+
+
+async def submitted(
+    request: Request, asked: SamplingRequest, model: ServedModel, prepare: Callable[[], Sequence[Item]], count: int = 1
+) -> Submission:
+    """Let an engine write `count` texts, which `prepare` makes. Raises ClientGoneError, and what `submit` does."""
+    work = submit(model, count, prepare, terms_of(request, asked), state_of(request).metrics)
+    return await unless_disconnected(request.receive, work)
 
 
 async def answered(request: Request, submission: Submission, answer: Answer, *, is_stream: bool) -> Response:

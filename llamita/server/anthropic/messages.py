@@ -5,23 +5,20 @@ import asyncio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from llamita.server.answers import answered
+from llamita.server.answers import answered, submitted
 from llamita.server.anthropic.answer import MessageAnswer
 from llamita.server.anthropic.schemas import CountRequest, MessageRequest
 from llamita.server.conversation import REQUIRED, conversation_ids, force_call, names_of
-from llamita.server.disconnect import unless_disconnected
 from llamita.server.models import ServedModel
-from llamita.server.state import model_of, parsed, state_of, terms_of
-from llamita.server.submission import Item, submit
+from llamita.server.state import model_of, parsed
+from llamita.server.submission import Item
 
 
 async def create_message(request: Request) -> Response:
     """Answer a conversation."""
     asked = await parsed(request, MessageRequest)
     model = model_of(request, asked.model)
-    terms = terms_of(request, asked)
-    work = submit(model, 1, lambda: [message_item(model, asked)], terms, state_of(request).metrics)
-    submission = await unless_disconnected(request.receive, work)
+    submission = await submitted(request, asked, model, lambda: [message_item(model, asked)])
     request_id = request.scope.get("llamita.request_id", "")
     answer = MessageAnswer(model, asked, submission, request_id)
     return await answered(request, submission, answer, is_stream=bool(asked.stream))

@@ -11,8 +11,7 @@ from starlette.responses import Response
 
 from llamita.generation.completion import Completion
 from llamita.generation.logprobs import TokenLogprob
-from llamita.server.answers import answered
-from llamita.server.disconnect import unless_disconnected
+from llamita.server.answers import answered, submitted
 from llamita.server.errors import Failure
 from llamita.server.models import ServedModel
 from llamita.server.openai.answers import error_events, usage_of
@@ -20,20 +19,17 @@ from llamita.server.openai.chat_prompt import chat_items
 from llamita.server.openai.logprobs import chat_logprobs
 from llamita.server.openai.schemas import ChatRequest
 from llamita.server.sse import DONE, dumped, event
-from llamita.server.state import model_of, parsed, state_of, terms_of
-from llamita.server.submission import Submission, submit
+from llamita.server.state import model_of, parsed
+from llamita.server.submission import Submission
 from llamita.server.tool_text import ToolText
 from llamita.structured.tool_calls import ToolCall
 
 
 async def create_chat_completion(request: Request) -> Response:
     """Answer a conversation."""
-    asked, state = await parsed(request, ChatRequest), state_of(request)
+    asked = await parsed(request, ChatRequest)
     model = model_of(request, asked.model)
-    terms = terms_of(request, asked)
-    submission = await unless_disconnected(
-        request.receive, submit(model, asked.n or 1, lambda: chat_items(model, asked), terms, state.metrics)
-    )
+    submission = await submitted(request, asked, model, lambda: chat_items(model, asked), asked.n or 1)
     return await answered(request, submission, ChatAnswer(model, asked, submission), is_stream=bool(asked.stream))
 
 

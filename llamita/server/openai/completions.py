@@ -12,8 +12,7 @@ from starlette.responses import Response
 from llamita.engine.handle import Delta
 from llamita.generation.completion import Completion
 from llamita.generation.logprobs import TokenLogprob
-from llamita.server.answers import answered
-from llamita.server.disconnect import unless_disconnected
+from llamita.server.answers import answered, submitted
 from llamita.server.errors import Failure
 from llamita.server.models import ServedModel
 from llamita.server.openai.answers import error_events, usage_of
@@ -21,18 +20,16 @@ from llamita.server.openai.logprobs import completion_logprobs, spelled_length
 from llamita.server.openai.schemas import CompletionRequest
 from llamita.server.sampling_request import limited, seeded
 from llamita.server.sse import DONE, event
-from llamita.server.state import model_of, parsed, state_of, terms_of
-from llamita.server.submission import Item, Submission, submit
+from llamita.server.state import model_of, parsed
+from llamita.server.submission import Item, Submission
 
 
 async def create_completion(request: Request) -> Response:
     """Continue texts."""
     asked = await parsed(request, CompletionRequest)
     model = model_of(request, asked.model)
-    terms = terms_of(request, asked)
     count = len(asked.prompts) * (asked.n or 1)
-    work = submit(model, count, lambda: completion_items(model, asked), terms, state_of(request).metrics)
-    submission = await unless_disconnected(request.receive, work)
+    submission = await submitted(request, asked, model, lambda: completion_items(model, asked), count)
     return await answered(request, submission, CompletionAnswer(model, asked, submission), is_stream=bool(asked.stream))
 
 

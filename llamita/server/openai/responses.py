@@ -11,9 +11,8 @@ from starlette.responses import JSONResponse, Response
 
 from llamita.engine.handle import Delta
 from llamita.generation.completion import Completion
-from llamita.server.answers import answered
+from llamita.server.answers import answered, submitted
 from llamita.server.conversation import REQUIRED, conversation_ids, force_call, names_of
-from llamita.server.disconnect import unless_disconnected
 from llamita.server.errors import Failure
 from llamita.server.models import ServedModel
 from llamita.server.openai.response_events import ResponseEvents
@@ -27,8 +26,8 @@ from llamita.server.openai.response_object import (
 )
 from llamita.server.openai.response_request import NamedTool, ResponseRequest
 from llamita.server.sampling_request import limited
-from llamita.server.state import model_of, parsed, state_of, terms_of
-from llamita.server.submission import Item, Submission, submit
+from llamita.server.state import model_of, parsed
+from llamita.server.submission import Item, Submission
 from llamita.server.tool_text import ToolText
 from llamita.structured.tool_calls import ToolCall
 
@@ -37,9 +36,7 @@ async def create_response(request: Request) -> Response:
     """Answer a conversation of items."""
     asked = await parsed(request, ResponseRequest)
     model = model_of(request, asked.model)
-    terms = terms_of(request, asked)
-    work = submit(model, 1, lambda: [response_text(model, asked)], terms, state_of(request).metrics)
-    submission = await unless_disconnected(request.receive, work)
+    submission = await submitted(request, asked, model, lambda: [response_text(model, asked)])
     return await answered(request, submission, ResponseAnswer(model, asked, submission), is_stream=bool(asked.stream))
 
 
