@@ -64,6 +64,11 @@ class Results:
     units: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)  # of the peers' libraries
 
+    def add_limit(self, name: str, unit: str, values: Sequence[float]) -> None:
+        """Add values of a limit of the machine."""
+        self.limits.setdefault(name, []).extend(values)
+        self.units[name] = unit
+
     def add(self, other: "Results") -> None:
         """Add the results of another measurement."""
         self.rows += other.rows
@@ -135,8 +140,7 @@ def record(
     limits = [values_of.pop(LIMIT, [1.0] * settings.repeats) for values_of in values]
     if test.limit is not None:
         scaled = [one / test.limit.scale for turns in limits for one in turns]
-        measured.limits.setdefault(test.limit.name, []).extend(scaled)
-        measured.units[test.limit.name] = test.limit.unit
+        measured.add_limit(test.limit.name, test.limit.unit, scaled)
     ours = {OURS.name: [one for values_of in values for one in values_of[OURS.name]]}
     pooled = [one for turns in limits for one in turns]
 

@@ -1,13 +1,12 @@
 """Fairness: how long short requests wait for their first token while a long prompt is read."""
 
 import random
-from statistics import quantiles
 
 from llamita.bench.bandwidth import use_threads
 from llamita.bench.compare import Results, Settings
 from llamita.bench.models import build
 from llamita.bench.ours import engine_of
-from llamita.bench.report import OURS, Row
+from llamita.bench.report import OURS, Row, p95
 from llamita.bench.shapes import shape
 from llamita.engine.engine import Engine
 from llamita.plans.cpu import fuse
@@ -37,7 +36,7 @@ def measure(settings: Settings, *, long: int = LONG) -> Results:
                 handle = engine.submit(dice.choices(words, k=long), max_tokens=1, temperature=0.0)
                 while not handle.is_over:
                     during += first_tokens(engine, [dice.choices(words, k=SHORT)])
-        values = {"alone": _p95(alone), f"during {long} tokens": _p95(during)}
+        values = {"alone": p95(alone), f"during {long} tokens": p95(during)}
         for name, value in values.items():
             measured.rows.append(
                 Row(
@@ -57,7 +56,3 @@ def first_tokens(engine: Engine, prompts: list[list[int]]) -> list[float]:
         assert handle.metrics.first_token is not None
         times.append(handle.metrics.first_token - handle.metrics.arrival)
     return times
-
-
-def _p95(values: list[float]) -> float:
-    return values[0] if len(values) == 1 else quantiles(values, n=20, method="inclusive")[18]

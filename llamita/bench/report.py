@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 import torch
@@ -63,6 +63,11 @@ def rows_of(
 def spread(values: Sequence[float]) -> dict[str, float]:
     """The median, minimum and maximum."""
     return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def p95(values: Sequence[float]) -> float:
+    """The 95th percentile."""
+    return values[0] if len(values) == 1 else quantiles(values, n=20, method="inclusive")[18]
 
 
 def machine(threads: int) -> Facts:

@@ -55,14 +55,9 @@ def measure(settings: Settings, *, counts: tuple[int, ...] = COUNTS, nbytes: int
                     unit="tok/s", of_limit=spread(shares)["median"],
                 )
             )  # fmt: skip
-        _add_limit(measured, "memory read", "GB/s", [value / 1e9 for value in memory])
-        _add_limit(measured, f"products in {', '.join(kinds)}", "G/s", [value / 1e9 for value in products])
+        measured.add_limit("memory read", "GB/s", [value / 1e9 for value in memory])
+        measured.add_limit(f"products in {', '.join(kinds)}", "G/s", [value / 1e9 for value in products])
     return measured
-
-
-def _add_limit(measured: Results, name: str, unit: str, values: list[float]) -> None:
-    measured.limits.setdefault(name, []).extend(values)
-    measured.units[name] = unit
 
 
 def _pass(model: LlamaForCausalLM, count: int) -> Callable[[], float]:

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import quantiles
 
 from llamita.bench import bandwidth, gemm
 from llamita.bench.compare import Measurement, Results, Settings, compare
@@ -12,7 +11,7 @@ from llamita.bench.formats import is_quantized, weights
 from llamita.bench.models import build
 from llamita.bench.ours import engine_of, serve
 from llamita.bench.prefill import FLOATS
-from llamita.bench.report import OURS, Row, spread
+from llamita.bench.report import OURS, Row, p95, spread
 from llamita.bench.shapes import shape
 from llamita.bench.systems import SYSTEMS, open_session
 from llamita.bench.workers import InProcess, Run, in_turn
@@ -63,13 +62,13 @@ def measure(settings: Settings, *, counts: tuple[int, ...] = COUNTS, nbytes: int
                 for one, read, rate in zip(turn, memory, products, strict=True)
             ]  # fmt: skip
             measured.rows += _rows(settings.shape, format, count, turn, shares)
-        _add_limit(measured, "memory read", "GB/s", [value / 1e9 for value in memory])
-        _add_limit(measured, f"products in {', '.join(kinds)}", "G/s", [value / 1e9 for value in products])
+        measured.add_limit("memory read", "GB/s", [value / 1e9 for value in memory])
+        measured.add_limit(f"products in {', '.join(kinds)}", "G/s", [value / 1e9 for value in products])
     return measured
 
 
 def _rows(shape_name: str, format: str, count: int, turns: list[Served], shares: list[float]) -> list[Row]:
-    speeds, late = [one.speed for one in turns], [1000 * _percentile(one.first_tokens, 95) for one in turns]
+    speeds, late = [one.speed for one in turns], [1000 * p95(one.first_tokens) for one in turns]
     speed = Row(
         test=f"{count} at once", shape=shape_name, format=format, system=OURS, **spread(speeds), unit="tok/s",
         of_limit=spread(shares)["median"],
@@ -112,12 +111,3 @@ def prepare(system: str, shape_name: str, format: str, path: Path | None, thread
     session = open_session(system, shape_name, format, path, threads)
     work = Workload.of(at_once, shape(shape_name), 0)
     return lambda: work.written / session.serve_seconds(work)
-
-
-def _percentile(values: list[float], percent: int) -> float:
-    return values[0] if len(values) == 1 else quantiles(values, n=100, method="inclusive")[percent - 1]
-
-
-def _add_limit(measured: Results, name: str, unit: str, values: list[float]) -> None:
-    measured.limits.setdefault(name, []).extend(values)
-    measured.units[name] = unit
