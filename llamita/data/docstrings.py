@@ -23,7 +23,7 @@ def read_docstrings(characters: int = CHARACTERS) -> list[Record]:
     found: dict[str, Record] = {}
     total = 0
     for path in _sources(Path(sysconfig.get_path("stdlib"))):
-        for text in _of_source(path):
+        for text in docstrings_of(path):
             if text not in found and len(text) in LENGTHS:
                 found[text] = Record({"text": text}, str(path))
                 total += len(text)
@@ -41,7 +41,8 @@ def _sources(root: Path) -> Iterator[Path]:
                 yield path
 
 
-def _of_source(path: Path) -> Iterator[str]:
+def docstrings_of(path: Path) -> Iterator[str]:
+    """The docstrings of a source file that are ASCII."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # old sources hold invalid escapes
         tree = ast.parse(path.read_bytes())

@@ -1,13 +1,13 @@
 """The docstrings of the standard library of Python (PSF licence), in an order that the Python version alone decides."""
 
-import ast
 import sys
 import sysconfig
-import warnings
 from collections.abc import Iterator
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
+
+from llamita.data.docstrings import docstrings_of
 
 _LENGTHS = range(80, 4000)  # characters: shorter ones say little, longer ones are manuals
 
@@ -17,7 +17,7 @@ def read_docstrings(*, held_out: bool) -> list[str]:
     """All docstrings of the modules on one side of the split; a twentieth of the modules is held out, by name."""
     root = Path(sysconfig.get_path("stdlib"))
     modules = {name: path for name, path in _modules(root) if _is_held_out(name) == held_out}
-    found = (text for _, path in sorted(modules.items()) for text in _of_source(path))
+    found = (text for _, path in sorted(modules.items()) for text in docstrings_of(path))
     return list(dict.fromkeys(text for text in found if len(text) in _LENGTHS))
 
 
@@ -32,14 +32,3 @@ def _modules(root: Path) -> Iterator[tuple[str, Path]]:
 
 def _is_held_out(module: str) -> bool:
     return blake2b(module.encode(), digest_size=4).digest()[0] < 13
-
-
-def _of_source(path: Path) -> Iterator[str]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # old sources hold invalid escapes
-        tree = ast.parse(path.read_bytes())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            text = ast.get_docstring(node)
-            if text and text.isascii():
-                yield text.strip()
