@@ -47,7 +47,7 @@ class Paged:
         parts = [torch.arange(a, a + n, device=self.device) for a, n in zip(self.starts, self.counts, strict=True)]
         return torch.cat(parts)[None]
 
-    @property
+    @cached_property
     def segments(self) -> list[tuple[list[int], int]]:
         """Rows next to each other with as many new tokens: their numbers, and the tokens of each."""
         found: list[tuple[list[int], int]] = []

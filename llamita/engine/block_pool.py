@@ -6,6 +6,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from llamita.generation.common_prefix import common_prefix
+
 MOST_COMPARED = 32  # blocks after one prefix that are compared token by token for a common beginning
 
 
@@ -196,9 +198,3 @@ def root_digest(salt: str) -> bytes:
 def chained(parent: bytes, tokens: Sequence[int]) -> bytes:
     """The digest of a text that goes on from its parent by these tokens."""
     return hashlib.sha256(parent + array("q", tokens).tobytes()).digest()
-
-
-def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two texts have in common at their beginning."""
-    pairs = zip(one, other, strict=False)
-    return next((count for count, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

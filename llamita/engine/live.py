@@ -6,7 +6,8 @@ from time import monotonic
 from llamita.engine.handle import Delta, RequestHandle
 from llamita.engine.scheduler import Request
 from llamita.errors import UnsupportedError
-from llamita.generation.logprobs import LogprobRecorder, TokenLogprob, note_prompt_logprobs
+from llamita.generation.decode import logprob_recorder
+from llamita.generation.logprobs import TokenLogprob, note_prompt_logprobs
 from llamita.generation.plan import constrained
 from llamita.generation.request import GenerationRequest
 from llamita.generation.sequence import Sequence
@@ -23,7 +24,6 @@ class LiveRequest:
     sequence: Sequence
     sampler: Sampler
     handle: RequestHandle
-    generation: GenerationRequest
     tools: tuple[str, ...] = ()
     deadline: float | None = None
 
@@ -39,8 +39,8 @@ class LiveRequest:
 
     def note_prompt_logprobs(self, top: int) -> None:
         """Note how probable the prompt's tokens were, by a pass of its own."""
-        texts = checked(self.generation.tables, "prompt_logprobs").texts
-        note_prompt_logprobs(self.generation.model, [self.sequence], texts, top=top)
+        texts = checked(self.handle.request.tables, "prompt_logprobs").texts
+        note_prompt_logprobs(self.handle.request.model, [self.sequence], texts, top=top)
 
 
 def live_request(
@@ -56,23 +56,19 @@ def live_request(
     _check(generation)
     generation = constrained(generation)
     (sequence,) = generation.sequences()
-    observers = []
-    if (top := generation.settings.logprobs) is not None:
-        recorder = LogprobRecorder(checked(generation.tables, "logprobs").texts, 1, top=top)
-        (sequence.logprobs,) = recorder.rows
-        observers.append(recorder)
+    noted = logprob_recorder(generation, [sequence])
     sampler = Sampler(
         generation.params([0]),
         generation.history,
         seed=None if sequence.generator is None else [sequence.generator],
         limits=[sequence.surprise_limit],
         processors=[] if sequence.constraint is None else [Constraints([sequence.constraint])],
-        observers=observers,
+        observers=[] if noted is None else [noted],
     )
     (prompt,) = generation.prompts or [[]]
     request = Request(list(prompt), salt=salt, priority=priority)
     deadline = None if timeout is None else handle.metrics.arrival + timeout
-    return LiveRequest(request, sequence, sampler, handle, generation, tools, deadline)
+    return LiveRequest(request, sequence, sampler, handle, tools, deadline)
 
 
 def _check(request: GenerationRequest) -> None:

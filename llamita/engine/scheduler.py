@@ -211,35 +211,29 @@ class Scheduler:
             request = min(self.waiting, key=self._urgency)
             found = self.pool.match(request.token_ids, salt=request.salt, limit=request.num_tokens - 1)
             # The block that a tail is copied from is one more than the text needs, which may be one too many.
-            fitting = (match for match in (found, found.without_tail()) if self._fits(request, match, budget))
-            if (match := next(fitting, None)) is None:
+            for match in (found, found.without_tail()):
+                computed = self.pool.tokens_of(match)
+                tokens = min(request.num_tokens - computed, self._share, budget)
+                blocks = self.pool.blocks_for(computed + tokens) - len(match.block_ids)
+                if blocks <= self.pool.num_free_without(match.held):
+                    break
+            else:
                 return
             self.waiting.remove(request)
-            self._begin(request, match, step, budget)
-            budget -= step.scheduled[-1].num_tokens
+            self._begin(request, match, blocks, step)
+            step.scheduled.append(Scheduled(request, computed, tokens))
+            budget -= tokens
 
-    def _fits(self, request: Request, match: PrefixMatch, budget: int) -> bool:
-        return self._new_blocks(request, match, budget) <= self.pool.num_free_without(match.held)
-
-    def _new_blocks(self, request: Request, match: PrefixMatch, budget: int) -> int:
-        """Blocks that a waiting request needs for its first step, besides those that it finds."""
-        computed = self.pool.tokens_of(match)
-        tokens = min(request.num_tokens - computed, self._share, budget)
-        return self.pool.blocks_for(computed + tokens) - len(match.block_ids)
-
-    def _begin(self, request: Request, match: PrefixMatch, step: Step, budget: int) -> None:
-        """Let a waiting request run, from the end of what the cache has of it."""
-        computed, count = self.pool.tokens_of(match), self._new_blocks(request, match, budget)
+    def _begin(self, request: Request, match: PrefixMatch, blocks: int, step: Step) -> None:
+        """Let a waiting request run from the end of what the cache has of it, with this number of new blocks."""
         self.pool.hold(match.held)
-        request.block_ids = match.block_ids + self.pool.allocate(count)
+        request.block_ids = match.block_ids + self.pool.allocate(blocks)
         if match.tail is not None:
             step.copies.append(Copy(match.tail, request.block_ids[len(match.block_ids)], match.tail_tokens))
             self.pool.release([match.tail])  # copies come before all that the step writes
-        tokens = min(request.num_tokens - computed, self._share, budget)
-        step.scheduled.append(Scheduled(request, computed, tokens))
-        request.status, request.num_computed_tokens = Status.RUNNING, computed
+        request.status, request.num_computed_tokens = Status.RUNNING, self.pool.tokens_of(match)
         if request.num_cached_tokens is None:
-            request.num_cached_tokens, request.cached_instead = computed, match.other
+            request.num_cached_tokens, request.cached_instead = request.num_computed_tokens, match.other
         self.running.append(request)
         self.running.sort(key=lambda one: (one.priority, one.arrival))
 

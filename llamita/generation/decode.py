@@ -49,7 +49,7 @@ def decode(request: GenerationRequest) -> Run:
     given = request
     request, params = given.expanded()
     sequences, runner, recorder = request.sequences(), request.runner(), request.score_recorder
-    noted = _logprob_recorder(request, sequences)
+    noted = logprob_recorder(request, sequences)
     choose = Sampler(
         params,
         request.history,
@@ -75,7 +75,7 @@ def decode(request: GenerationRequest) -> Run:
     return Run(request=given, sequences=sequences, steps=write(), result=result)
 
 
-def _logprob_recorder(request: GenerationRequest, sequences: Sequence[TextSequence]) -> LogprobRecorder | None:
+def logprob_recorder(request: GenerationRequest, sequences: Sequence[TextSequence]) -> LogprobRecorder | None:
     """The recorder of log-probabilities, if they are asked for; the sequences share its rows."""
     if request.settings.logprobs is None:
         return None

@@ -10,6 +10,7 @@ from torch import Tensor
 from llamita.cache import saved
 from llamita.cache.growing import GrowingCache
 from llamita.errors import BrokenFileError, UsageError
+from llamita.generation.common_prefix import common_prefix
 
 
 class Prefix:
@@ -25,7 +26,7 @@ class Prefix:
 
     def take(self, token_ids: Sequence[int]) -> GrowingCache:
         """The cache, cropped to the common prefix with a new text; at least the last token stays unread."""
-        self.cache.crop(min(common(self.token_ids, token_ids), len(token_ids) - 1, self._complete))
+        self.cache.crop(min(common_prefix(self.token_ids, token_ids), len(token_ids) - 1, self._complete))
         self.token_ids = list(token_ids)
         return self.cache
 
@@ -67,9 +68,3 @@ class Prefix:
         if not len(keys) == len(values) == self.layers:
             return 0
         return min(stored.shape[2] for stored in (*keys, *values))
-
-
-def common(one: Sequence[int], other: Sequence[int]) -> int:
-    """The length of the common prefix."""
-    pairs = zip(one, other, strict=False)
-    return next((count for count, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

@@ -1,5 +1,8 @@
 """The scheduler's choices; that they never change a text is tests/property/engine's."""
 
+import subprocess
+import sys
+
 from llamita.engine.block_pool import BlockPool
 from llamita.engine.scheduler import AGEING, FAIR_STEPS, Request, Scheduler, Status
 
@@ -100,3 +103,8 @@ def test_a_request_can_be_too_long_for_all_blocks() -> None:
     of = scheduler(3)
     assert of.can_ever_run(12)
     assert not of.can_ever_run(13)
+
+
+def test_it_needs_no_torch() -> None:
+    code = "import sys, llamita.engine.scheduler; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
