@@ -11,7 +11,7 @@ from llamita.data.documents import IGNORED, Document
 from llamita.data.loader import Loader, take
 from llamita.data.packing import MOST_WASTE, Rows, pack, parts, plan
 from llamita.model.llama import LlamaForCausalLM
-from llamita.train.tasks import token_losses
+from llamita.train.tasks.token_loss import token_losses
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 CONFIG = LlamaConfig(

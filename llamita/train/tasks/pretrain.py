@@ -1,0 +1,16 @@
+"""Pre-training: every token is learned."""
+
+from collections.abc import Sequence
+
+from llamita.data.documents import Document, make_documents
+from llamita.data.records import Record
+from llamita.tokenizer.protocol import Tokenizer
+from llamita.train.tasks.task import Task
+from llamita.train.tasks.token_loss import token_losses
+
+
+def _documents(records: Sequence[Record], tokenizer: Tokenizer) -> list[Document]:
+    return make_documents(records, tokenizer, learns_all=True)
+
+
+PRETRAIN = Task(_documents, token_losses)

@@ -1,0 +1,17 @@
+"""The loss of the next token."""
+
+import pytest
+import torch
+
+from llamita.model.llama import LlamaForCausalLM
+from llamita.train.tasks import token_loss
+from llamita.train.tasks.token_loss import token_losses
+from tests.unit.train.tiny import CONFIG, make_rows, make_run
+
+
+def test_a_large_batch_s_logits_come_in_chunks_of_the_same_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = LlamaForCausalLM(CONFIG).eval()
+    batch = make_run(make_rows()).loader.next(4)
+    whole = token_losses(model, batch)
+    monkeypatch.setattr(token_loss, "CHUNK", 7)
+    assert torch.allclose(token_losses(model, batch), whole, rtol=1e-6)
