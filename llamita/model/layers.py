@@ -8,6 +8,11 @@ from llamita.context.protocol import Context, Rotation
 from llamita.model.activations import ACTIVATIONS
 
 
+def at_least_fp32(x: Tensor) -> Tensor:
+    """Numbers in fp32; those in fp64 stay, so that fp64 shows whether two ways to compute a gradient are the same."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 class LlamaRMSNorm(nn.Module):
     """Divide by the root mean square, then scale (arXiv:1910.07467): (..., D) -> (..., D)."""
 
@@ -17,8 +22,8 @@ class LlamaRMSNorm(nn.Module):
         self.variance_epsilon = eps
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """Normalize in fp32. The scale comes after the cast down: F.rms_norm rounds once, in another place."""
-        x = hidden_states.float()
+        """Normalize in fp32 or more. The scale comes after the cast down: F.rms_norm rounds once, in another place."""
+        x = at_least_fp32(hidden_states)
         x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
         return self.weight * x.to(hidden_states.dtype)
 

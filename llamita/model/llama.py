@@ -22,7 +22,7 @@ from llamita.context.recording import Recording
 from llamita.context.slots import check_cache_position
 from llamita.errors import UsageError
 from llamita.model import loss as losses
-from llamita.model.layers import LlamaDecoderLayer, LlamaRMSNorm
+from llamita.model.layers import LlamaDecoderLayer, LlamaRMSNorm, at_least_fp32
 from llamita.model.outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from llamita.model.pretrained import LlamaPreTrainedModel
 from llamita.model.rope import LlamaRotaryEmbedding
@@ -180,7 +180,7 @@ class LlamaForCausalLM(LlamaPreTrainedModel):
         token_type_ids: Tensor | None = None,
         **shifted: Unpack[Shifted],
     ) -> CausalLMOutputWithPast:
-        """Logits in the model's dtype, and with labels the loss in fp32.
+        """Logits in the model's dtype, and with labels the loss in fp32 (fp64 of fp64).
 
         labels: (B, T), -100 where nothing is to be learnt, moved by one here; or `shift_labels`, moved already.
         logits_to_keep: 0 for all positions, n for the last n, or an index: 1-D of positions, 2-D (B, kept) of
@@ -204,7 +204,7 @@ class LlamaForCausalLM(LlamaPreTrainedModel):
             token_type_ids=token_type_ids,
         )
         logits = self.lm_head(keep(outputs.last_hidden_state, logits_to_keep))
-        loss = None if targets is None else losses.cross_entropy(logits.float(), targets, num_items_in_batch)
+        loss = None if targets is None else losses.cross_entropy(at_least_fp32(logits), targets, num_items_in_batch)
         return self.finish(
             CausalLMOutputWithPast(
                 loss=loss,

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from llamita.model.layers import at_least_fp32
+
 IGNORED = -100
 
 
@@ -94,7 +96,7 @@ def chunked_cross_entropy(
     rows, targets = hidden_states.flatten(0, -2), targets.reshape(-1).to(hidden_states.device)
 
     def part(rows: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(head(rows).float(), targets, ignore_index=IGNORED, reduction="sum")
+        return F.cross_entropy(at_least_fp32(head(rows)), targets, ignore_index=IGNORED, reduction="sum")
 
     total = torch.zeros((), dtype=torch.float32, device=rows.device)
     for rows_part, targets_part in zip(rows.split(chunk), targets.split(chunk), strict=True):

@@ -62,3 +62,11 @@ def test_a_layer_by_hand(dtype: torch.dtype) -> None:
     angles = peer.LlamaRotaryEmbedding(their_config)(x, positions)
     assert out.shape == (2, 7, 24)
     assert torch.equal(out, theirs(x, position_embeddings=angles, attention_mask=None))
+
+
+def test_a_model_in_fp64_is_computed_in_fp64() -> None:
+    """What distributed training is compared in: a norm in fp32 would hide errors below 1e-7."""
+    ours = LlamaRMSNorm(24, eps=1e-6).double()
+    torch.nn.init.normal_(ours.weight)
+    x = torch.randn(2, 5, 24, dtype=torch.float64)
+    assert (ours(x) - torch.nn.functional.rms_norm(x, (24,), ours.weight, eps=1e-6)).abs().max() < 1e-14

@@ -69,9 +69,8 @@ def test_a_step_is_the_same_however_it_is_cut() -> None:
         run.model.double()
         losses(run, recipe)
         weights.append(torch.cat([weight.detach().flatten() for weight in run.model.parameters()]))
-    # The loss is fp32 by contract, so its gradient carries fp32 rounding into the fp64 weights.
-    assert torch.allclose(weights[0], weights[1], rtol=0, atol=2e-5)
-    assert torch.allclose(weights[0], weights[2], rtol=0, atol=2e-5)
+    assert torch.allclose(weights[0], weights[1], rtol=0, atol=1e-12)
+    assert torch.allclose(weights[0], weights[2], rtol=0, atol=1e-12)
 
 
 def test_not_finite_stops_before_the_weights_change() -> None:
