@@ -22,6 +22,7 @@ from llamita.context.recording import Recording
 from llamita.context.slots import check_cache_position
 from llamita.errors import UsageError
 from llamita.model import loss as losses
+from llamita.model.chunked_loss import chunked_cross_entropy
 from llamita.model.layers import LlamaDecoderLayer, LlamaRMSNorm, at_least_fp32
 from llamita.model.outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from llamita.model.pretrained import LlamaPreTrainedModel
@@ -237,9 +238,7 @@ class LlamaForCausalLM(LlamaPreTrainedModel):
             context=context,
         ).last_hidden_state
         targets = losses.shift(labels)
-        return losses.chunked_cross_entropy(
-            hidden_states, self.lm_head, targets, chunk=chunk, num_items=num_items_in_batch
-        )
+        return chunked_cross_entropy(hidden_states, self.lm_head, targets, chunk=chunk, num_items=num_items_in_batch)
 
     def last_hidden_state(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """The last hidden states of token ids (B, T), which the head reads: (B, T, D)."""

@@ -5,10 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-
-from llamita.model.layers import at_least_fp32
+from torch import Tensor
 
 IGNORED = -100
 
@@ -81,28 +78,3 @@ def span(start_logits: Tensor, end_logits: Tensor, start: Tensor, end: Tensor) -
 def preference(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0) -> Tensor:
     """-log sigmoid(chosen - rejected - margin), the mean over pairs of rewards, in fp32 (Bradley & Terry 1952)."""
     return -F.logsigmoid(chosen.float() - rejected.float() - margin).mean()
-
-
-def chunked_cross_entropy(
-    hidden_states: Tensor, head: nn.Module, targets: Tensor, *, chunk: int, num_items: Tensor | int | None = None
-) -> Tensor:
-    """Cross-entropy of `head(hidden_states)` without ever holding the logits of more than `chunk` tokens.
-
-    hidden_states (B, T, D), head D -> V, targets (B, T). Each chunk's logits are computed again in the backward
-    pass. Equals `cross_entropy` of the full logits to 1e-6 relative in fp32: the sums run in another order.
-    """
-    if chunk < 1:
-        raise ValueError(f"chunk is {chunk}: it must be at least 1 token")
-    rows, targets = hidden_states.flatten(0, -2), targets.reshape(-1).to(hidden_states.device)
-
-    def part(rows: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(at_least_fp32(head(rows)), targets, ignore_index=IGNORED, reduction="sum")
-
-    total = torch.zeros((), dtype=torch.float32, device=rows.device)
-    for rows_part, targets_part in zip(rows.split(chunk), targets.split(chunk), strict=True):
-        loss = checkpoint(part, rows_part, targets_part, use_reentrant=False)
-        assert isinstance(loss, Tensor)
-        total = total + loss
-    if num_items is None:
-        return total / (targets != IGNORED).sum()
-    return total / num_items

@@ -4,11 +4,11 @@ from torch import Tensor
 
 from llamita.data.documents import IGNORED
 from llamita.data.loader import Batch
-from llamita.model import loss as losses
-from llamita.model.layers import at_least_fp32
+from llamita.model.chunked_loss import chunked_cross_entropy
 from llamita.model.llama import LlamaForCausalLM
 
-CHUNK = 4096  # tokens whose logits are in memory at once
+LOGITS = 2**24  # in memory at once: 64 MiB in fp32
+FEWEST = 128  # tokens at once: products of fewer are slow
 
 
 def token_losses(model: LlamaForCausalLM, batch: Batch) -> Tensor:
@@ -18,6 +18,5 @@ def token_losses(model: LlamaForCausalLM, batch: Batch) -> Tensor:
     ).last_hidden_state
     is_learned = batch.targets != IGNORED
     learned, targets = hidden_states[is_learned], batch.targets[is_learned]  # (n, D), (n,)
-    if len(targets) > CHUNK:
-        return losses.chunked_cross_entropy(learned, model.lm_head, targets, chunk=CHUNK, num_items=1)
-    return losses.cross_entropy(at_least_fp32(model.lm_head(learned)), targets, num_items=1)
+    chunk = max(FEWEST, LOGITS // model.config.vocab_size)
+    return chunked_cross_entropy(learned, model.lm_head, targets, chunk=chunk, num_items=1)

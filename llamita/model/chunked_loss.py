@@ -1,0 +1,114 @@
+"""Linear cross-entropy: the loss of a head's logits, of which only a chunk is ever in memory.
+
+Equals `llamita.model.loss.cross_entropy` of the head's logits. Each chunk's gradients are computed with its loss, so
+the backward pass computes no logits again (as in Liger's FusedLinearCrossEntropy and torch's F.linear_cross_entropy).
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from llamita.errors import UsageError
+from llamita.model.layers import at_least_fp32
+from llamita.model.loss import IGNORED
+
+
+def chunked_cross_entropy(
+    hidden_states: Tensor, head: nn.Module, targets: Tensor, *, chunk: int, num_items: Tensor | int | None = None
+) -> Tensor:
+    """Cross-entropy of `head(hidden_states)` without ever holding the logits of more than `chunk` tokens.
+
+    hidden_states (..., D), head D -> V, targets (...). The loss is in fp32, or in fp64 where the hidden states are.
+    Sums run in another order than in the loss of all logits: 1e-6 relative in fp32, 1e-12 in fp64; with bf16 logits the
+    head's gradient is rounded to bf16 once a chunk. A head that is no plain nn.Linear computes its logits twice.
+    Raises UsageError in a second backward pass of the same loss.
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk is {chunk}: it must be at least 1 token")
+    rows, targets = hidden_states.flatten(0, -2), targets.reshape(-1).to(hidden_states.device)
+    if is_plain(head):
+        weight = head.get_parameter("weight")
+        total: Any = Summed.apply(rows, weight, targets, chunk, torch.is_grad_enabled())
+    elif len(rows) <= chunk:
+        total = _summed(head, rows, targets)
+    else:
+        parts = zip(rows.split(chunk), targets.split(chunk), strict=True)
+        total = torch.stack([checkpoint(_summed, head, *part, use_reentrant=False) for part in parts]).sum()
+    return total / ((targets != IGNORED).sum() if num_items is None else num_items)
+
+
+def is_plain(head: nn.Module) -> bool:
+    """Whether a head is a product with one whole matrix and nothing else: no bias, adapter, hook, plan or shard."""
+    if type(head) is not nn.Linear or head.bias is not None or type(head.weight) is not nn.Parameter:
+        return False
+    return not (head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head))
+
+
+def _summed(head: nn.Module, rows: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(at_least_fp32(head(rows)), targets, ignore_index=IGNORED, reduction="sum")
+
+
+class Summed(torch.autograd.Function):
+    """The summed loss () of rows (n, D), a head (V, D) and targets (n,), with the gradients of both."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, targets: Tensor, chunk: int, has_backward: bool) -> Tensor:
+        """The loss; `has_backward` says whether gradients are wanted. Products run in autocast's dtype, if it is on."""
+        device = rows.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows.dtype
+        wants_rows, wants_weight = (wanted and has_backward for wanted in ctx.needs_input_grad[:2])
+        d_rows = torch.empty_like(rows) if wants_rows else None
+        d_weight = torch.zeros_like(weight, dtype=_sum_dtype(dtype)) if wants_weight else None
+        total = torch.zeros((), dtype=_sum_dtype(dtype), device=rows.device)
+        with torch.autocast(device, enabled=False):
+            head = weight.to(dtype)
+            for first in range(0, len(rows), chunk):
+                part = slice(first, first + chunk)
+                loss, d_logits = _chunk(rows[part].to(dtype), head, targets[part], wants_rows or wants_weight)
+                total += loss
+                if d_rows is not None:
+                    d_rows[part] = d_logits @ head
+                if d_weight is not None:
+                    _add_product(d_weight, d_logits.t(), rows[part].to(dtype))
+        ctx.gradients = (d_rows, None if d_weight is None else d_weight.to(weight.dtype))
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The gradients that forward computed, times that of the loss ()."""
+        if ctx.gradients is None:
+            raise UsageError("the chunked loss has one backward pass: compute the loss again for another")
+        (scale,), (d_rows, d_weight) = gradients, ctx.gradients
+        ctx.gradients = None
+        found = [None if one is None else one.mul_(scale) for one in (d_rows, d_weight)]
+        return *found, None, None, None
+
+
+def _chunk(rows: Tensor, head: Tensor, targets: Tensor, has_backward: bool) -> tuple[Tensor, Tensor]:
+    """The summed loss of a chunk, and its gradient to the logits (n, V) in the dtype of the rows."""
+    logprobs = torch.log_softmax(rows @ head.t(), -1, dtype=_sum_dtype(rows.dtype))
+    is_learned = targets != IGNORED
+    index = torch.where(is_learned, targets, 0)[:, None]
+    loss = -torch.where(is_learned, logprobs.gather(1, index)[:, 0], 0.0).sum()
+    if not has_backward:
+        return loss, logprobs
+    d_logits = logprobs.exp_()
+    d_logits.scatter_add_(1, index, torch.full_like(index, -1, dtype=d_logits.dtype))
+    return loss, d_logits.mul_(is_learned[:, None]).to(rows.dtype)
+
+
+def _add_product(total: Tensor, one: Tensor, other: Tensor) -> None:
+    """Add a product to a sum, which may be in a wider dtype."""
+    if total.dtype == one.dtype:
+        total.addmm_(one, other)
+    else:
+        total += one @ other
+
+
+def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    return dtype if dtype == torch.float64 else torch.float32
