@@ -56,7 +56,7 @@ def load_adapter(model: nn.Module, folder: str | Path, name: str = "default", *,
     key that changes what it computes), UsageError (it is for another model); the model then stays as it is.
     """
     folder = Path(folder).expanduser()
-    config = _read_config(folder)
+    config = read_config(folder)
     pairs = _read_pairs(model, folder / WEIGHTS)
     config = _check_targets(model, config, list(pairs), folder)
     for target, parts in pairs.items():
@@ -90,7 +90,8 @@ def _names_for_peft(config: LoraConfig, layers: list[str]) -> str | list[str]:
     return layers if any(set("*?[") & set(one) for one in names) else names
 
 
-def _read_config(folder: Path) -> LoraConfig:
+def read_config(folder: Path) -> LoraConfig:
+    """The config of an adapter's folder. Raises NotFoundError, BrokenFileError, UnsupportedError, UsageError."""
     path = folder / CONFIG
     if not path.is_file():
         raise NotFoundError(f"{folder} has no {CONFIG}: give the folder of an adapter that peft or llamita saved")

@@ -26,14 +26,16 @@ WRITING = {
     "frequency_penalty": "frequency_penalty",
     "stop": "stop",
 }
+# What the verbs take that write by `model.load`.
+WRITES = ("threads", "device", "dtype", "quantize", "attn", "kernels", "compile", "deterministic", "offline")
 # What a verb does something with, of what several verbs have.
 TAKES = {
-    "generate": ("threads", "device", "dtype", "quantize", "attn", "kernels", "compile", "deterministic", "offline"),
-    "chat": ("threads", "device", "dtype", "quantize", "attn", "kernels", "compile", "deterministic", "offline"),
-    "serve": ("threads", "device", "dtype", "quantize", "attn", "kernels", "compile", "deterministic", "offline"),
-    "batch": ("threads", "device", "dtype", "quantize", "attn", "kernels", "compile", "deterministic", "offline"),
-    "replay": ("threads", "device", "dtype", "quantize", "attn", "kernels", "compile", "deterministic", "offline"),
-    "show": ("offline",),
+    "generate": ("adapter", *WRITES),
+    "chat": ("adapter", *WRITES),
+    "serve": WRITES,
+    "batch": WRITES,
+    "replay": WRITES,
+    "show": ("adapter", "offline"),
     "convert": ("dtype", "quantize", "offline"),
     "quantize": ("device", "dtype", "attn", "offline"),
     "verify": ("threads", "offline"),
@@ -41,6 +43,7 @@ TAKES = {
     "bench": ("dtype",),
 }
 SHARED: dict[str, dict[str, Any]] = {
+    "adapter": {"metavar": "FOLDER", "help": "add the LoRA adapter of this folder, ours or peft's (default: none)"},
     "threads": {
         "type": int,
         "metavar": "N",

@@ -28,6 +28,7 @@ EXAMPLES = """\
   llamita generate -s "You are a helpful llama." "Where do llamas live?"
   llamita generate -p "Is a llama a bird? " --choice Yes,No
   llamita generate -s "You write JSON." "Mia is 28 years old." --json-schema person.json
+  llamita generate -m cria --adapter finetuned "Once upon a time"
   llamita generate -m org/name "Once upon a time" --threads 4
 """
 FIRST_WORDS = "Once upon a time"  # the prompt where none is given

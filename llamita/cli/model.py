@@ -47,6 +47,7 @@ def load_named(name: str | None, arguments: argparse.Namespace) -> "LLM":
             attn_implementation=arguments.attn,
             offline=arguments.offline,
             quantize=arguments.quantize,
+            adapter=getattr(arguments, "adapter", None),
             draft=getattr(arguments, "draft_model", None),
             kernels=arguments.kernels,
             compile=arguments.compile,

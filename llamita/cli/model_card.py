@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from llamita.adapters.files import WEIGHTS, read_config
 from llamita.checkpoint.gguf import GgufTensors, open_model
 from llamita.checkpoint.gguf_names import is_gguf
 from llamita.checkpoint.load import find, with_tokens
@@ -15,6 +16,7 @@ from llamita.checkpoint.vocabulary import check_vocabulary
 from llamita.config import LlamaConfig
 from llamita.files.checkpoint import TensorFiles, open_checkpoint
 from llamita.files.disk import read_json
+from llamita.files.safetensors import SafetensorsFile
 from llamita.model.initial import shapes_only
 from llamita.model.llama import LlamaForCausalLM
 from llamita.tokenizer.load import load_tokenizer
@@ -31,8 +33,11 @@ PARTS = {
 }
 
 
-def facts(name: str | None, *, offline: bool = False) -> dict[str, Any]:
-    """What there is to say of a model, in groups, as JSON-like data; its weights stay on the disk."""
+def facts(name: str | None, *, adapter: str | None = None, offline: bool = False) -> dict[str, Any]:
+    """What there is to say of a model, in groups, as JSON-like data; its weights stay on the disk.
+
+    adapter: the folder of one, whose facts are a group too.
+    """
     folder = find(name, offline=offline)
     if is_gguf(folder):
         config, tokenizer, opened, generation = open_model(folder)
@@ -53,7 +58,22 @@ def facts(name: str | None, *, offline: bool = False) -> dict[str, Any]:
             "cache": _cache(config, tensors),
             "tokenizer": _tokens(with_tokens(tokenizer, folder)),
             "generation": _defaults(generation),
+            **({} if adapter is None else {"adapter": _adapter(Path(adapter).expanduser())}),
         }
+
+
+def _adapter(folder: Path) -> dict[str, Any]:
+    config, file = read_config(folder), SafetensorsFile(folder / WEIGHTS)
+    kind = "DoRA" if config.use_dora else "rsLoRA" if config.use_rslora else "LoRA"
+    names = config.target_modules
+    return {
+        "folder": str(folder),
+        "kind": kind,
+        "rank": config.r,
+        "alpha": config.lora_alpha,
+        "targets": names if isinstance(names, str) else ", ".join(names),
+        "parameters": sum(math.prod(entry.shape) for entry in file.entries.values()),
+    }
 
 
 def _shape(config: LlamaConfig) -> dict[str, Any]:

@@ -16,6 +16,7 @@ EXAMPLES = """\
   llamita show path/to/model
   llamita show model.gguf
   llamita show HuggingFaceTB/SmolLM2-135M --json
+  llamita show --adapter finetuned
   llamita show --machine
 """
 BAR = 24  # characters of the longest bar
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     with terminal.waiting(f"reading {args.model or 'cria'}", is_quiet=args.quiet or args.json):
         from llamita.cli.model_card import facts
 
-        card = facts(args.model, offline=args.offline)
+        card = facts(args.model, adapter=args.adapter, offline=args.offline)
     if args.json:
         print(json.dumps(card, indent=2, ensure_ascii=False))
     else:
@@ -101,6 +102,7 @@ def sections(card: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
         "parameters": _bars(card["parameters"]),
         "memory": _memory(card),
         "tokenizer": _tokenizer(card["tokenizer"]),
+        **({"adapter": [(n, _plain(v)) for n, v in card["adapter"].items()]} if "adapter" in card else {}),
         "writes by default": [(name.replace("_", " "), _plain(value)) for name, value in card["generation"].items()]
         or [("", "greedily")],
     }

@@ -34,6 +34,13 @@ SETTINGS: dict[str, tuple[type, str, str]] = {
     "shape": (str, "NAME", "of a model from random weights: pico, nano (default), micro, mini, small, base"),
     "tokenizer": (str, "MODEL", "whose tokens a model from random weights speaks (default: cria's)"),
     "task": (str, "NAME", "pretrain or sft, which learns answers alone (default: as the data is)"),
+    "method": (str, "NAME", "full (default), or of an adapter: lora, dora or qlora, with --model"),
+    "rank": (int, "N", "of an adapter (default: 16)"),
+    "alpha": (float, "X", "an adapter is added times this, divided by the rank (default: 32)"),
+    "targets": (str, "NAMES", "layers that get an adapter: names or globs, with commas (default: all-linear)"),
+    "rslora": (bool, "", "divide by the root of the rank instead"),
+    "base_format": (str, "FORMAT", "of the frozen weights of qlora (default: q8_0)"),
+    "merge": (bool, "", "also write the model with the adapter in its weights, to merged in the -o folder"),
     "steps": (int, "N", "optimizer steps (default: as many as --minutes allow, measured at the start)"),
     "minutes": (float, "M", "how long, where --steps is not given (default: 1)"),
     "batch_tokens": (int, "N", "tokens of a step (default: 1024)"),
@@ -65,8 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", metavar="FILE", help="a TOML file of the settings below; options overrule it")
     group = parser.add_argument_group("settings")
     for name, (kind, metavar, text) in SETTINGS.items():
+        option = f"--{name.replace('_', '-')}"
+        if kind is bool:
+            group.add_argument(option, action="store_true", default=None, help=text)
+            continue
         short = ["-m"] if name == "model" else []
-        group.add_argument(*short, f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text)
+        group.add_argument(*short, option, type=kind, metavar=metavar, help=text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -238,7 +249,14 @@ def _finish(session: "Session", *, is_quiet: bool) -> None:
     for prompt, text in samples:
         terminal.show(f"{prompt}{text}\n\n")
     terminal.note("; ".join(f"{name}: {value}" for name, value in facts(metrics).items()))
-    terminal.note(f"wrote {report} and the model: llamita generate -m {session.folder}")
+    terminal.note(f"wrote {report} and {_how_to_use(session)}")
+
+
+def _how_to_use(session: "Session") -> str:
+    """The line that writes with what was trained."""
+    model, adapter = session.written
+    what, also = ("model", "") if adapter is None else ("adapter", f" --adapter {adapter}")
+    return f"the {what}: llamita generate -m {model}{also}"
 
 
 def _samples(session: "Session") -> list[tuple[str, str]]:
@@ -246,7 +264,8 @@ def _samples(session: "Session") -> list[tuple[str, str]]:
     from llamita.data.documents import IGNORED
     from llamita.loader import load
 
-    llm = load(session.folder, device="cpu", kernels="off")
+    base, adapter = session.written
+    llm = load(base, adapter=adapter, device="cpu", kernels="off")
     rows = session.held_out if len(session.held_out) else session.run.loader.rows
     samples = []
     # Rows that begin with a document, rather than with a part of one, if there are such.

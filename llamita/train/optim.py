@@ -34,6 +34,11 @@ class Lion(Optimizer):
         momentum.lerp_(gradient, 1 - slow)
 
 
+def trained(model: nn.Module) -> list[Tensor]:
+    """The weights that are not frozen."""
+    return [weight for weight in model.parameters() if weight.requires_grad]
+
+
 def _groups(weights: Sequence[Tensor], weight_decay: float) -> list[dict[str, Any]]:
     """Matrices with weight decay, the rest without; no empty group."""
     groups = (
@@ -44,27 +49,27 @@ def _groups(weights: Sequence[Tensor], weight_decay: float) -> list[dict[str, An
 
 
 def _adamw(model: nn.Module, lr: float, weight_decay: float) -> list[Optimizer]:
-    return [torch.optim.AdamW(_groups(list(model.parameters()), weight_decay), lr=lr, betas=BETAS, fused=True)]
+    return [torch.optim.AdamW(_groups(trained(model), weight_decay), lr=lr, betas=BETAS, fused=True)]
 
 
 def _muon(model: nn.Module, lr: float, weight_decay: float) -> list[Optimizer]:
     """Muon for the matrices of the layers; AdamW for embedding, head and norms."""
-    matrices = [w for name, w in model.named_parameters() if w.ndim == 2 and ".layers." in name]
+    matrices = [w for name, w in model.named_parameters() if w.requires_grad and w.ndim == 2 and ".layers." in name]
     inside = {id(weight) for weight in matrices}
-    rest = [weight for weight in model.parameters() if id(weight) not in inside]
-    return [
-        torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="original"),
-        torch.optim.AdamW(_groups(rest, weight_decay), lr=lr * ADAMW_SHARE, betas=BETAS, fused=True),
-    ]
+    rest = [weight for weight in trained(model) if id(weight) not in inside]
+    muon = torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="original")
+    if not rest:  # of an adapter, whose weights are all matrices of layers
+        return [muon]
+    return [muon, torch.optim.AdamW(_groups(rest, weight_decay), lr=lr * ADAMW_SHARE, betas=BETAS, fused=True)]
 
 
 def _lion(model: nn.Module, lr: float, weight_decay: float) -> list[Optimizer]:
-    return [Lion(_groups(list(model.parameters()), weight_decay), lr=lr)]
+    return [Lion(_groups(trained(model), weight_decay), lr=lr)]
 
 
 def _adafactor(model: nn.Module, lr: float, weight_decay: float) -> list[Optimizer]:
     """The second moments of a matrix as a row and a column: the least memory (arXiv:1804.04235)."""
-    return [torch.optim.Adafactor(_groups(list(model.parameters()), weight_decay), lr=lr)]
+    return [torch.optim.Adafactor(_groups(trained(model), weight_decay), lr=lr)]
 
 
 OPTIMIZERS: Mapping[str, Build] = {"adamw": _adamw, "muon": _muon, "lion": _lion, "adafactor": _adafactor}

@@ -8,9 +8,11 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin
 
+from llamita.adapters.config import ALL_LINEAR, LoraConfig
 from llamita.checks import quoted
 from llamita.errors import BrokenFileError, UsageError
 from llamita.files.disk import read_text
+from llamita.train.method import METHODS
 from llamita.train.optim import OPTIMIZERS, RATES
 from llamita.train.schedule import SCHEDULES
 from llamita.train.tasks import TASKS
@@ -26,12 +28,16 @@ class Recipe:
     started at random, with the tokenizer of `tokenizer`. steps: None are as many as `minutes` allow.
     lr: None is the optimizer's own default. threads: None are as many as are fastest.
     warmup, held_out: shares of the steps and of the documents.
+    method: all weights (full), or an adapter: `rank`, `alpha`, `targets` (names or globs, commas between them) and
+    `rslora` are its LoraConfig; qlora has the frozen weights in blocks of `base_format`. merge: also write the model
+    with the adapter in its weights.
     micro_rows: rows of one forward pass; gradients of several are summed. evaluate_every, save_every: in steps.
     Raises UsageError for a value that is impossible, with the reason.
     """
 
     data: tuple[str, ...] = ()
     task: str = "auto"
+    method: str = "full"
     model: str | None = None
     shape: str = "nano"
     tokenizer: str = "cria"
@@ -52,6 +58,12 @@ class Recipe:
     held_out: float = 0.02
     evaluate_every: int = 100
     save_every: int = 200
+    rank: int = 16
+    alpha: float = 32.0
+    targets: str = "all-linear"
+    rslora: bool = False
+    base_format: str = "q8_0"
+    merge: bool = False
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
@@ -61,6 +73,8 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise UsageError(f"{name} is {quoted(value)}: it must be from {low} to {high}")
+        if self.method != "full" and self.model is None:
+            raise UsageError(f"method is {self.method}, which adapts a trained model: name one with --model")
         if self.batch_tokens < self.length:
             raise UsageError(
                 f"batch_tokens is {self.batch_tokens}, less than one row of {self.length}: raise it, or lower length"
@@ -76,6 +90,18 @@ class Recipe:
         """The full learning rate."""
         return RATES[self.optimizer] if self.lr is None else self.lr
 
+    @property
+    def lora(self) -> LoraConfig:
+        """The adapter of the methods that train one."""
+        names = self.targets if self.targets == ALL_LINEAR else self.targets.split(",")
+        return LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            target_modules=names,
+            use_rslora=self.rslora,
+            use_dora=METHODS[self.method].use_dora,
+        )
+
     def to_toml(self) -> str:
         """The recipe as a file that `read_recipe` reads."""
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items() if v is not None}
@@ -84,6 +110,7 @@ class Recipe:
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "task": ("auto", *TASKS),
+    "method": tuple(METHODS),
     "optimizer": tuple(OPTIMIZERS),
     "schedule": tuple(SCHEDULES),
     "precision": PRECISIONS,
@@ -92,7 +119,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "steps": (1, 10**9), "minutes": (0.01, 10**5), "batch_tokens": (1, 2**31), "length": (2, 2**20),
     "micro_rows": (1, 2**20), "lr": (1e-12, 10.0), "weight_decay": (0.0, 10.0), "warmup": (0.0, 1.0),
     "clip": (1e-6, 1e9), "seed": (0, 2**63 - 1), "held_out": (0.0, 0.5), "evaluate_every": (1, 10**9),
-    "save_every": (1, 10**9), "threads": (1, 4096),
+    "save_every": (1, 10**9), "rank": (1, 2**20), "alpha": (1e-6, 1e9), "threads": (1, 4096),
 }  # fmt: skip
 
 
@@ -112,7 +139,7 @@ def make_recipe(values: Mapping[str, Any], *, source: str = "the recipe") -> Rec
         if name not in known:
             raise UsageError(f"{source} has {quoted(name)}, which is no setting: use {', '.join(known)}")
         wanted = _types(known[name].type)
-        if isinstance(value, bool) or not isinstance(value, wanted):
+        if isinstance(value, bool) != (wanted == (bool,)) or not isinstance(value, wanted):
             raise UsageError(f"{name} in {source} is {quoted(value)}: it must be {wanted[0].__name__}")
     given: dict[str, Any] = {name: tuple(value) if name == "data" else value for name, value in values.items()}
     return Recipe(**given)

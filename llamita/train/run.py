@@ -15,7 +15,10 @@ RNG, DEVICE_RNG = "rng", "rng.cuda"
 
 @dataclass
 class Run:
-    """What changes while a model is trained. steps: of the whole run. tokens: how many were learned."""
+    """What changes while a model is trained. steps: of the whole run. tokens: how many were learned.
+
+    base: the fingerprint of the frozen weights of an adapter, which checkpoints leave out.
+    """
 
     model: LlamaForCausalLM
     optimizers: list[Optimizer]
@@ -23,6 +26,7 @@ class Run:
     steps: int
     step: int = 0
     tokens: int = 0
+    base: str = ""
 
     @property
     def device(self) -> torch.device:
@@ -30,8 +34,8 @@ class Run:
         return self.model.device
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights by name, without a tied head."""
-        return {name: weight.detach() for name, weight in self.model.named_parameters()}
+        """The weights that are trained by name, without a tied head."""
+        return {name: weight.detach() for name, weight in self.model.named_parameters() if weight.requires_grad}
 
     def memory(self) -> dict[str, Tensor]:
         """What the optimizers and the random generators remember, as tensors by name."""
@@ -48,7 +52,7 @@ class Run:
 
     def restore(self, weights: dict[str, Tensor], memory: dict[str, Tensor]) -> None:
         """Take back what `weights` and `memory` gave. Raises BrokenFileError where they are another model's."""
-        own = dict(self.model.named_parameters())
+        own = self.weights()
         if own.keys() != weights.keys() or any(own[name].shape != weights[name].shape for name in own):
             raise BrokenFileError("the checkpoint holds another model's weights: start a new run in another folder")
         with torch.no_grad():

@@ -21,6 +21,7 @@ from llamita.tokenizer.save import save_tokenizer
 from llamita.train import optim, state
 from llamita.train.loop import train
 from llamita.train.measure import Deadline, resolved
+from llamita.train.method import METHODS, adapt, export_adapter
 from llamita.train.metrics import Metrics, log
 from llamita.train.recipe import Recipe, make_recipe, read_recipe
 from llamita.train.run import Run
@@ -31,7 +32,10 @@ INSIDE = "training"  # the folder with a run's own files, in the folder of the m
 RECIPE, LOG = "recipe.toml", "metrics.jsonl"
 MEASURED_ROWS = 64  # at most, of held-out rows
 # What a resumed run cannot change: it would be another run, or its checkpoint would not fit.
-FIXED = ("data", "task", "model", "shape", "tokenizer", "length", "optimizer", "seed", "held_out", "precision")
+FIXED = (
+    "data", "task", "method", "rank", "alpha", "targets", "rslora", "base_format", "model",
+    "shape", "tokenizer", "length", "optimizer", "seed", "held_out", "precision",
+)  # fmt: skip
 
 
 @dataclass
@@ -49,6 +53,14 @@ class Session:
     def log_path(self) -> Path:
         """The file that has a line of metrics for each step."""
         return self.folder / INSIDE / LOG
+
+    @property
+    def written(self) -> tuple[Path | str, Path | None]:
+        """The model that the run writes, by its name, and its adapter, if that is what is trained."""
+        base = self.recipe.model
+        if base is None or not METHODS[self.recipe.method].is_adapter:
+            return self.folder, None
+        return base, self.folder
 
     def steps(self, should_stop: Callable[[], bool]) -> Iterator[Metrics]:
         """Take the steps that are left, save now and then and at the end, and log every step."""
@@ -73,7 +85,11 @@ class Session:
             self.recipe = replace(self.recipe, steps=self.run.steps)
 
     def export(self) -> None:
-        """Write the model as a Hugging Face folder, which every verb reads."""
+        """Write the model as a Hugging Face folder, which every verb reads; of an adapter, peft's files of it."""
+        base, adapter = self.written
+        if adapter is not None:
+            export_adapter(self.run.model, adapter, base=str(base), merge=self.recipe.merge)
+            return
         self.run.model.save_pretrained(self.folder)
         save_tokenizer(self.tokenizer, self.folder, max_length=self.run.model.config.max_position_embeddings)
 
@@ -87,12 +103,12 @@ class Session:
 
 def begin(recipe: Recipe, folder: Path, *, device: str = "auto", offline: bool = False) -> Session:
     """A session that starts from the first step. Raises UsageError where data and model do not fit each other."""
-    model, tokenizer = _model(recipe, chosen_device(device), offline=offline)
+    model, tokenizer, base = _model(recipe, chosen_device(device), offline=offline)
     recipe, rows, apart = _rows(recipe, tokenizer)
     is_timed = recipe.steps is None
     recipe = resolved(recipe, model, rows)
     torch.manual_seed(recipe.seed)
-    session = _session(recipe, model, rows, apart, tokenizer, folder)
+    session = _session(recipe, model, base, rows, apart, tokenizer, folder)
     session.deadline = Deadline(recipe.minutes, session.run.steps) if is_timed else None
     return session
 
@@ -103,9 +119,9 @@ def resume(recipe: Recipe, folder: Path, *, device: str = "auto", offline: bool 
     Raises UsageError where the run has taken more steps than the recipe has, and what `state.restore` raises.
     """
     state.newest(folder / INSIDE)
-    model, tokenizer = _model(recipe, chosen_device(device), offline=offline)
+    model, tokenizer, base = _model(recipe, chosen_device(device), offline=offline)
     recipe, rows, apart = _rows(recipe, tokenizer)
-    session = _session(recipe, model, rows, apart, tokenizer, folder)
+    session = _session(recipe, model, base, rows, apart, tokenizer, folder)
     if state.restore(session.run, folder / INSIDE) > session.run.steps:
         raise UsageError(f"steps is {session.run.steps}, but the run has taken {session.run.step}: raise --steps")
     return session
@@ -134,24 +150,35 @@ def resumed_recipe(folder: Path, changes: dict[str, object]) -> Recipe:
 
 
 def _session(
-    recipe: Recipe, model: LlamaForCausalLM, rows: Rows, apart: Rows, tokenizer: Tokenizer, folder: Path
+    recipe: Recipe,
+    model: LlamaForCausalLM,
+    base: str,
+    rows: Rows,
+    apart: Rows,
+    tokenizer: Tokenizer,
+    folder: Path,
 ) -> Session:
     optimizers = optim.build(recipe.optimizer, model, lr=recipe.rate, weight_decay=recipe.weight_decay)
     assert recipe.steps is not None and recipe.threads is not None
     torch.set_num_threads(recipe.threads)  # their number decides the order of sums, and so the bits
-    run = Run(model.train(), optimizers, Loader(rows, seed=recipe.seed), recipe.steps)
+    run = Run(model.train(), optimizers, Loader(rows, seed=recipe.seed), recipe.steps, base=base)
     return Session(recipe, run, apart, tokenizer, folder)
 
 
-def _model(recipe: Recipe, device: torch.device, *, offline: bool) -> tuple[LlamaForCausalLM, Tokenizer]:
+def _model(recipe: Recipe, device: torch.device, *, offline: bool) -> tuple[LlamaForCausalLM, Tokenizer, str]:
+    """The model with what is trained of it, its tokenizer, and the fingerprint of what is frozen."""
     if recipe.model is None:
         tokenizer = load_tokenizer(find(recipe.tokenizer, offline=offline))
-        return new_model(recipe.shape, tokenizer, length=recipe.length, seed=recipe.seed).to(device), tokenizer
+        return new_model(recipe.shape, tokenizer, length=recipe.length, seed=recipe.seed).to(device), tokenizer, ""
     loaded = load_pretrained(recipe.model, dtype="float32", device=device, offline=offline)
     most = loaded.model.config.max_position_embeddings
     if recipe.length > most:
         raise UsageError(f"length is {recipe.length}, but {recipe.model} reads at most {most} tokens: lower --length")
-    return loaded.model, loaded.tokenizer
+    if not (method := METHODS[recipe.method]).is_adapter:
+        return loaded.model, loaded.tokenizer, ""
+    block_format = recipe.base_format if method.is_quantized else None
+    base = adapt(loaded.model, recipe.lora, block_format=block_format, seed=recipe.seed)
+    return loaded.model, loaded.tokenizer, base
 
 
 def _rows(recipe: Recipe, tokenizer: Tokenizer) -> tuple[Recipe, Rows, Rows]:

@@ -61,6 +61,8 @@ def restore(run: Run, folder: Path) -> int:
     counters = read_json(target / COUNTERS)
     if counters["data"] != run.loader.fingerprint:
         raise UsageError(f"the data is not what {folder} was trained on: give the same files, or another -o folder")
+    if counters.get("base", "") != run.base:
+        raise UsageError(f"the base model is not what {folder} was trained on: give that one, or another -o folder")
     run.restore(_tensors(target / WEIGHTS), _tensors(target / MEMORY))
     run.step, run.tokens, run.loader.position = counters["step"], counters["tokens"], counters["position"]
     return run.step
@@ -116,6 +118,7 @@ def _write(run: Run, draft: Path) -> None:
         "tokens": run.tokens,
         "position": run.loader.position,
         "data": run.loader.fingerprint,
+        "base": run.base,
     }
     for name, tensors in ((WEIGHTS, run.weights()), (MEMORY, run.memory())):
         with creating(draft / name) as file:

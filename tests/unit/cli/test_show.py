@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from llamita.adapters.config import LoraConfig
+from llamita.adapters.files import save_adapter
+from llamita.adapters.lora import add_lora
 from llamita.cli import show
 from llamita.files.checkpoint import TensorFiles
 from llamita.kernels.cpu import isa
@@ -94,3 +97,14 @@ def test_a_machine_is_no_model_and_a_wrong_name_a_sentence(run: Run, monkeypatch
     outcome = run("show", "--machine")
     assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
     assert "LLAMITA_CPU is 'nonsense'" in outcome.err
+
+
+def test_an_adapter_has_its_own_lines(run: Run, small_path: Path, tmp_path: Path) -> None:
+    model = LlamaForCausalLM.from_pretrained(small_path)
+    add_lora(model, LoraConfig(r=3, target_modules=["q_proj", "k_proj"]))
+    save_adapter(model, tmp_path / "adapter")
+    card = json.loads(run("show", "--adapter", "adapter", "--json").out)["adapter"]
+    assert (card["kind"], card["rank"], card["targets"]) == ("LoRA", 3, "q_proj, k_proj")
+    assert card["parameters"] == sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    assert "q_proj, k_proj" in run("show", "--adapter", "adapter").out
+    assert "nowhere has no adapter_config.json" in run("show", "--adapter", "nowhere").err

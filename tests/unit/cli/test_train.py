@@ -80,6 +80,17 @@ def test_a_signal_saves_and_resume_goes_on(run: Run, tmp_path: Path, monkeypatch
     assert weights[0] == weights[1]
 
 
+def test_an_adapter_is_trained_and_used(run: Run, small_path: Path) -> None:
+    words = ("book.txt", "--model", str(small_path), "--method", "lora", "--lr", "0.05", "--rslora")
+    outcome = run("train", *words, *SHORT[:-2], "-o", "adapter")
+    assert outcome.code == 0, outcome.err
+    assert f"the adapter: llamita generate -m {small_path} --adapter adapter" in outcome.err
+    assert "rslora = true\n" in Path("adapter/training/recipe.toml").read_text(encoding="utf-8")
+    written = [run("generate", "the", "-m", str(small_path), "-n", "8", "-q", *more).out
+               for more in ((), ("--adapter", "adapter"))]  # fmt: skip
+    assert written[0] != written[1]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -89,6 +100,7 @@ def test_a_signal_saves_and_resume_goes_on(run: Run, tmp_path: Path, monkeypatch
         (("book.txt", "--model", "cria", "--shape", "nano"), 2, "--shape does nothing with --model"),
         (("book.txt", "--threads", "0"), 2, "threads is 0: it must be from 1"),
         (("book.txt", "--task", "sft", "--steps", "1"), 2, "has no prompt, which sft needs"),
+        (("book.txt", "--method", "lora"), 2, "method is lora, which adapts a trained model: name one with --model"),
         (("--resume", "-o", "nowhere"), 2, "nowhere has no run to resume"),
         (("book.txt", "-o", "book.txt"), 2, "book.txt is a file: give a folder"),
         (("book.txt", "--lr", "fast"), 2, "invalid float value"),

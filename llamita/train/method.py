@@ -1,0 +1,63 @@
+"""Which weights a run trains: all of them, or an adapter of frozen ones (LoRA, DoRA, QLoRA)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from llamita.adapters.config import LoraConfig
+from llamita.adapters.files import load_adapter, save_adapter
+from llamita.adapters.lora import add_lora, merge_and_unload
+from llamita.checkpoint.load import load_pretrained
+from llamita.model.fingerprint import fingerprint
+from llamita.model.llama import LlamaForCausalLM
+from llamita.quant.surgery import quantize
+from llamita.tokenizer.save import save_tokenizer
+
+MERGED = "merged"  # the folder of the model with the adapter in its weights, in the folder of the adapter
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What is trained. use_dora: the adapter has magnitudes too. is_quantized: the frozen weights are in blocks."""
+
+    is_adapter: bool = False
+    use_dora: bool = False
+    is_quantized: bool = False
+
+
+METHODS: Mapping[str, Method] = {
+    "full": Method(),
+    "lora": Method(is_adapter=True),
+    "dora": Method(is_adapter=True, use_dora=True),
+    "qlora": Method(is_adapter=True, is_quantized=True),
+}
+
+
+def adapt(model: LlamaForCausalLM, config: LoraConfig, *, block_format: str | None, seed: int) -> str:
+    """Freeze a model, quantized first where a format is given, and add an adapter; returns the base's fingerprint.
+
+    The first values of the adapter are the seed's. Raises what `add_lora` and `quantize` do.
+    """
+    if block_format is not None:
+        quantize(model, block_format)
+    base = fingerprint(model)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        add_lora(model, config)
+    return base
+
+
+def export_adapter(model: LlamaForCausalLM, folder: Path, *, base: str, merge: bool) -> None:
+    """Write the adapter as peft does. merge: also write the base with the adapter in its weights, to MERGED.
+
+    The base is read again for that: quantized weights would be rounded once more, and the model here goes on training.
+    """
+    save_adapter(model, folder)
+    if merge:
+        loaded = load_pretrained(base)
+        load_adapter(loaded.model, folder)
+        merge_and_unload(loaded.model)
+        loaded.model.save_pretrained(folder / MERGED)
+        save_tokenizer(loaded.tokenizer, folder / MERGED, max_length=loaded.model.config.max_position_embeddings)
