@@ -9,13 +9,13 @@ from recipes.cria.stories import story
 Message = tuple[str, str]  # (role, content)
 
 _TEXTS = read_templates("chats.toml")
-_FACTS: dict[str, dict[str, str]] = _TEXTS["facts"]
+FACTS: dict[str, dict[str, str]] = _TEXTS["facts"]
 
 
 def _fact(rng: Random) -> Message:
     kind = rng.choice(("capitals", "sounds", "opposites", "colors", "counts"))
-    both_ways = [(b, a) for a, b in _FACTS[kind].items()] if kind == "opposites" else []
-    a, b = rng.choice([*_FACTS[kind].items(), *both_ways])
+    both_ways = [(b, a) for a, b in FACTS[kind].items()] if kind == "opposites" else []
+    a, b = rng.choice([*FACTS[kind].items(), *both_ways])
     return {
         "capitals": (f"What is the capital of {a}?", f"The capital of {a} is {b}."),
         "sounds": (f"What sound does a {a} make?", f"A {a} {b}."),

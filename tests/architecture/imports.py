@@ -23,6 +23,7 @@ ROWS: tuple[frozenset[str], ...] = tuple(
         "engine train lens",
         "llm",
         "loader",
+        "evaluation",
         "bridge",
         "server bench verify arithmetic",
         "cli",
