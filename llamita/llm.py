@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
 import torch
@@ -30,13 +31,23 @@ class LLM:
     """A model that reads and writes text.
 
     draft: a smaller model of the same tokens that guesses ahead; a completion's `acceptance` tells how well. A text
-    that is watched, given a prefix or has its logprobs noted is written token by token.
+    that is watched, given a prefix or has its logprobs noted is written token by token. adapters: the same model with
+    an adapter, by the names that requests of the `engine` give.
     """
 
-    def __init__(self, loaded: Loaded, draft: LlamaForCausalLM | None = None) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        draft: LlamaForCausalLM | None = None,
+        adapters: Mapping[str, Loaded] = MappingProxyType({}),
+    ) -> None:
         self.model, self.tokenizer, self.name = loaded.model, loaded.tokenizer, loaded.name
-        self.draft = draft
-        self._texts = TextModel(loaded.model, loaded.tokenizer, draft=draft)
+        self.draft, self.adapter, self.adapters = draft, loaded.adapter, tuple(adapters)
+        self._texts = TextModel(loaded.model, loaded.tokenizer, draft=draft, adapter=loaded.adapter)
+        self._texts.adapters = {
+            name: TextModel(one.model, one.tokenizer, adapter=one.adapter, shared_tables=self._texts.tables)
+            for name, one in adapters.items()
+        }
 
     def __repr__(self) -> str:
         size = f"{self.model.num_parameters():,} parameters"

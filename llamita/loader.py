@@ -1,15 +1,21 @@
 """`llamita.load`: a checkpoint, its tokenizer and the plans that make it fast, ready to write."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import Tensor
 
-from llamita.checkpoint.load import load_pretrained
+from llamita.checkpoint.load import Loaded, load_pretrained
 from llamita.errors import UsageError
 from llamita.llm import LLM
 from llamita.model.llama import LlamaForCausalLM
+
+if TYPE_CHECKING:
+    from llamita.quant.matrix import QuantizedMatrix
+    from llamita.quant.surgery import QuantizationChoice
 
 
 def load(
@@ -22,6 +28,7 @@ def load(
     offline: bool = False,
     draft: str | Path | None = None,
     adapter: str | Path | None = None,
+    adapters: Mapping[str, str | Path] | None = None,
     quantize: str | Mapping[str, str] | None = None,
     kernels: str = "auto",
     compile: str = "off",
@@ -32,6 +39,8 @@ def load(
     That is a repository's id, or one of its GGUF files by quantization or name: org/name:Q4_K_M, org/name:file.gguf.
     draft: a smaller model of the same tokens, named in the same way, which guesses ahead and changes no answer.
     adapter: the folder of a LoRA adapter, ours or peft's, which is merged into the weights before anything else.
+    adapters: folders of others by name, for the requests of an engine: `llm.engine().submit(..., adapter=name)`. Each
+    is merged into a copy that shares all weights but the adapted ones, so it writes as the model loaded with it.
     quantize: "q8_0", "q4_k" or another recipe of `llamita.quant.recipes`, or one's own mapping of globs to formats.
     kernels: "auto" lets the device's kernels write wherever they know the model (`llamita.plans.cpu`, and on CUDA
     `llamita.plans.cuda.layers`, whose model cannot be saved or trained), to the rounding of the last bits as the plain
@@ -48,25 +57,45 @@ def load(
         raise UsageError(f"kernels is {kernels!r}: say auto or off")
     loaded = load_pretrained(name, revision=revision, **options)
     if adapter is not None:
-        _merge(loaded.model, adapter)
+        loaded = _merged(loaded, adapter)
+    variants = {name: _merged(loaded, folder, is_copy=True) for name, folder in (adapters or {}).items()}
     if quantize is not None:
-        from llamita.quant import surgery
-
-        surgery.quantize(loaded.model, quantize)
+        _quantize(loaded.model, quantize, [one.model for one in variants.values()])
     drafter = None if draft is None else load_pretrained(draft, **options).model
-    for model in (loaded.model, drafter):
+    for model in (loaded.model, *(one.model for one in variants.values()), drafter):
         if model is not None:
             _prepare(model, kernels=kernels, compile=compile, deterministic=deterministic)
-    return LLM(loaded, drafter)
+    return LLM(loaded, drafter, variants)
 
 
-def _merge(model: LlamaForCausalLM, adapter: str | Path) -> None:
-    """Merge an adapter into the weights. The layers are plain ones again, so the kernels know them."""
-    from llamita.adapters.files import load_adapter
+def _merged(loaded: Loaded, adapter: str | Path, *, is_copy: bool = False) -> Loaded:
+    """The model, or a copy, with an adapter in its weights; the layers are plain again, so the kernels know them."""
+    from llamita.adapters.copies import shared_copy
+    from llamita.adapters.files import adapter_digest, load_adapter
     from llamita.adapters.lora import merge_and_unload
 
+    model = shared_copy(loaded.model) if is_copy else loaded.model
     load_adapter(model, adapter)
     merge_and_unload(model)
+    return replace(loaded, model=model, adapter=adapter_digest(adapter))
+
+
+def _quantize(model: LlamaForCausalLM, recipe: str | Mapping[str, str], copies: Sequence[LlamaForCausalLM]) -> None:
+    """Quantize a model, and copies of it alike; weights that are the same memory stay so."""
+    from llamita.quant import surgery
+
+    def put_in_copies(choice: "QuantizationChoice", weight: Tensor, matrix: "QuantizedMatrix") -> None:
+        assert choice.format_name is not None
+        for copy in copies:
+            own = cast("Tensor", copy.get_submodule(choice.names[0]).weight).detach()
+            is_shared = own.data_ptr() == weight.data_ptr()
+            surgery.put(
+                copy, choice.names, matrix if is_shared else surgery.quantized(choice.names[0], own, choice.format_name)
+            )
+
+    surgery.quantize(model, recipe, observer=put_in_copies)
+    for copy in copies:
+        surgery.freeze(copy)
 
 
 def _prepare(model: LlamaForCausalLM, *, kernels: str, compile: str, deterministic: bool) -> None:

@@ -15,7 +15,7 @@ import torch
 
 import llamita
 from llamita.config import LlamaConfig
-from tests.small import save_small_model
+from tests.small import save_small_adapter, save_small_model
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("llamita", deadline=None, derandomize=True, max_examples=50)
@@ -82,3 +82,15 @@ def small_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small")
     save_small_model(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def adapter(tmp_path_factory: pytest.TempPathFactory, small_path: Path) -> Path:
+    """The folder of a LoRA adapter of the small model; read it, do not write into it."""
+    return save_small_adapter(tmp_path_factory.mktemp("adapter"), small_path, seed=1)
+
+
+@pytest.fixture(scope="session")
+def other_adapter(tmp_path_factory: pytest.TempPathFactory, small_path: Path) -> Path:
+    """Another one, of other layers."""
+    return save_small_adapter(tmp_path_factory.mktemp("other"), small_path, seed=2, layers=["o_proj", "down_proj"])

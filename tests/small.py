@@ -1,11 +1,15 @@
 """A model of 0.2 M parameters and a tokenizer of single bytes, made from a seed, for what surrounds a model."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
+from llamita.adapters.config import LoraConfig
+from llamita.adapters.files import save_adapter
+from llamita.adapters.lora import add_lora
 from llamita.config import LlamaConfig
 from llamita.model.llama import LlamaForCausalLM
 
@@ -43,6 +47,19 @@ def save_small_model(folder: Path, *, seed: int = 0) -> None:
     }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
+
+
+def save_small_adapter(
+    folder: Path, model_folder: Path, *, seed: int, layers: Sequence[str] = ("q_proj", "v_proj")
+) -> Path:
+    """Write a LoRA adapter of such a model, which changes what it writes, as peft's files; returns the folder."""
+    model = LlamaForCausalLM.from_pretrained(model_folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for name in add_lora(model, LoraConfig(r=3, lora_alpha=5, target_modules=list(layers))):
+            torch.nn.init.normal_(model.get_submodule(name).get_submodule("pairs.default").B, std=0.3)
+    save_adapter(model, folder)
+    return folder
 
 
 def byte_tokenizer() -> Tokenizer:

@@ -1,6 +1,7 @@
 """Adapters in peft's files: adapter_config.json and adapter_model.safetensors."""
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,6 +71,18 @@ def load_adapter(model: nn.Module, folder: str | Path, name: str = "default", *,
             for part, parameter in pair.named_parameters():
                 parameter.copy_(parts[pair.names[part]])
     return names
+
+
+def adapter_digest(folder: str | Path) -> str:
+    """The sha256 of an adapter's two files, one after the other: `cat adapter_config.json adapter_model.safetensors`.
+
+    Raises the disk's errors.
+    """
+    sha = hashlib.sha256()
+    for path in (Path(folder).expanduser() / name for name in (CONFIG, WEIGHTS)):
+        with explained("read", path):
+            sha.update(path.read_bytes())
+    return sha.hexdigest()
 
 
 def _tensors(layers: Mapping[str, LoraLayer], name: str) -> dict[str, Tensor]:

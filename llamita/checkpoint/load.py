@@ -24,12 +24,16 @@ DTYPE_SYNONYMS = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp3
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to run, the tokenizer that speaks its ids, and where they came from: a folder, or a GGUF file."""
+    """A model ready to run, the tokenizer that speaks its ids, and where they came from: a folder, or a GGUF file.
+
+    adapter: the digest of the adapter that is merged into its weights, None without one.
+    """
 
     model: LlamaForCausalLM
     tokenizer: Tokenizer
     name: str
     folder: Path
+    adapter: str | None = None
 
 
 def load_pretrained(

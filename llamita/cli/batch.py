@@ -106,7 +106,7 @@ def _answer(args: argparse.Namespace, entries: "list[BatchRequest | BadLine]", o
         _write(args, entries, models, output)
     finally:
         for model in models:
-            model.engine.close(0.0)
+            model.served.close()
 
 
 def _write(

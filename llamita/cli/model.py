@@ -6,6 +6,7 @@ import os
 import random
 import sys
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from llamita import checks
@@ -24,8 +25,8 @@ def load(arguments: argparse.Namespace) -> "LLM":
     return load_named(arguments.model, arguments)
 
 
-def load_named(name: str | None, arguments: argparse.Namespace) -> "LLM":
-    """A model by its name, as the arguments want it."""
+def load_named(name: str | None, arguments: argparse.Namespace, adapters: Mapping[str, str] | None = None) -> "LLM":
+    """A model by its name, as the arguments want it. adapters: see `llamita.load`."""
     if arguments.threads is not None:
         checks.count("--threads", arguments.threads)
     warnings.showwarning = terminal.warn
@@ -49,6 +50,8 @@ def load_named(name: str | None, arguments: argparse.Namespace) -> "LLM":
             quantize=arguments.quantize,
             adapter=getattr(arguments, "adapter", None),
             draft=getattr(arguments, "draft_model", None),
+            adapter=None if adapters is not None else getattr(arguments, "adapter", None),
+            adapters=adapters,
             kernels=arguments.kernels,
             compile=arguments.compile,
             deterministic=arguments.deterministic,

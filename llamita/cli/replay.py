@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--request", metavar="FILE", help="the request as it was sent: JSON with messages or a prompt (text, or ids)"
     )
     arguments.add_model(parser)
+    parser.add_argument("--adapter", metavar="FOLDER", help="the LoRA adapter that wrote it (default: none)")
     parser.add_argument("--json", action="store_true", help="print an object: is_equal, differences, text")
 
 
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     receipt = Receipt.from_dict(_receipt(values, args.choice))
     prompt = llm.tokenizer.encode(args.prompt) if request is None else _prompt(llm, request, receipt)
-    completion, again = replay(receipt, TextModel(llm.model, llm.tokenizer), prompt)
+    completion, again = replay(receipt, TextModel(llm.model, llm.tokenizer, adapter=llm.adapter), prompt)
     found = differences(receipt, again)
     is_equal = (receipt.tokens, receipt.logprobs) == (again.tokens, again.logprobs)
     if args.json:

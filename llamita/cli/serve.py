@@ -24,6 +24,7 @@ EXAMPLES = """\
   llamita serve --open
   llamita serve -m path/to/model --port 8000
   llamita serve -m org/name -m path/to/model.gguf --alias large --alias small
+  llamita serve -m org/name --adapter sql=path/to/adapter --adapter tone=other/adapter
   llamita serve --host 0.0.0.0 --api-key-file keys.txt
   llamita serve --replicas 4
 """
@@ -64,6 +65,12 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-num-queued", type=int, default=256, metavar="N", help="texts that may wait; more get 429")
     group.add_argument(
         "--drain-timeout", type=float, default=30.0, metavar="S", help="seconds to finish answers when it is stopped"
+    )
+    group.add_argument(
+        "--unload-idle",
+        type=float,
+        metavar="MINUTES",
+        help="unload a model that nobody has asked for so long; the next request loads it again (default: never)",
     )
     group.add_argument("--log-level", default="info", metavar="LEVEL", help="debug, info, warning or error")
     group.add_argument("--log-json", action="store_true", help="log an object a line")
@@ -125,6 +132,10 @@ def _check(args: argparse.Namespace) -> None:
     served.check(args)
     if args.replicas is not None:
         checks.count("--replicas", args.replicas)
+        if args.unload_idle is not None:
+            raise UsageError("--unload-idle is of one process: leave it or --replicas out")
+    if args.unload_idle is not None:
+        checks.positive("--unload-idle", args.unload_idle)
     checks.not_negative("--max-num-queued", args.max_num_queued)
     checks.not_negative("--drain-timeout", args.drain_timeout)
 
@@ -143,6 +154,7 @@ def _settings(args: argparse.Namespace) -> "ServerSettings":
         allowed_hosts=tuple(args.allowed_host) if args.allowed_host else None,
         drain_timeout=args.drain_timeout,
         has_receipts=args.receipts,
+        unload_after=None if args.unload_idle is None else args.unload_idle * 60,
     )
 
 

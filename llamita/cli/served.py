@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from llamita.cli import model, names
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:
+    from llamita.engine.engine import Engine
     from llamita.engine.limits import EngineLimits
     from llamita.server.models import ServedModel
 
@@ -20,6 +22,12 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-m", "--model", action="append", metavar="MODEL", help=what)
     parser.add_argument(
         "--alias", action="append", metavar="NAME", help="the name of a model in requests, one each (default: its own)"
+    )
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        metavar="NAME=FOLDER",
+        help="a LoRA adapter of the model, which requests name as their model; repeatable (default: none)",
     )
 
 
@@ -40,6 +48,24 @@ def check(args: argparse.Namespace) -> None:
             checks.count(f"--{name.replace('_', '-')}", value)
     if args.alias and len(args.alias) != len(args.model or [None]):
         raise UsageError(f"there are {len(args.alias)} --alias for {len(args.model or [None])} models: give each one")
+    if args.adapter and len(args.model or [None]) > 1:
+        raise UsageError("--adapter is of one model, and there are several: give each its own llamita serve")
+    adapters(args)
+
+
+def adapters(args: argparse.Namespace) -> dict[str, str]:
+    """The folders of the adapters, by name. Raises UsageError."""
+    found: dict[str, str] = {}
+    for given in args.adapter or ():
+        name, _, folder = given.partition("=")
+        if not name or not folder:
+            raise UsageError(
+                f"--adapter is {checks.quoted(given)}: give a name and a folder, such as sql=path/to/folder"
+            )
+        if name in found:
+            raise UsageError(f"--adapter names {checks.quoted(name)} twice: give each adapter a name of its own")
+        found[name] = folder
+    return found
 
 
 def limits(args: argparse.Namespace, *, max_num_queued: int) -> "EngineLimits":
@@ -57,14 +83,21 @@ def limits(args: argparse.Namespace, *, max_num_queued: int) -> "EngineLimits":
 
 def load(args: argparse.Namespace, limits: "EngineLimits") -> "list[ServedModel]":
     """The models, loaded one after another, each with its engine."""
-    from llamita.server.models import ServedModel, short_name
+    from llamita.server.models import served_models, short_name
 
-    served = []
+    served: list[ServedModel] = []
     for number, name in enumerate(args.model or [None]):
-        llm = model.load_named(None if name is None else names.understood(name), args)
+        name = None if name is None else names.understood(name)
+        llm = model.load_named(name, args, adapters(args))
         alias = args.alias[number] if args.alias else short_name(llm.name)
-        served.append(ServedModel(alias, llm.engine(limits)))
+        served += served_models(alias, llm.engine(limits), partial(_engine, name, args, limits))
     return served
+
+
+def _engine(name: str | None, args: argparse.Namespace, limits: "EngineLimits") -> "Engine":
+    """The engine of a model that was unloaded."""
+    quiet = argparse.Namespace(**{**vars(args), "quiet": True})
+    return model.load_named(name, quiet, adapters(args)).engine(limits)
 
 
 def is_on_gpu(args: argparse.Namespace) -> bool:
@@ -83,6 +116,7 @@ def for_replicas(args: argparse.Namespace) -> argparse.Namespace:
     if args.model is not None:
         paths = [(name, Path(name).expanduser()) for name in map(names.understood, args.model)]
         values["model"] = [str(path.resolve()) if path.exists() else name for name, path in paths]
+    values["adapter"] = [f"{name}={Path(folder).expanduser().resolve()}" for name, folder in adapters(args).items()]
     if args.threads is None:
         values["threads"] = max(1, (os.cpu_count() or 1) // args.replicas)
     if args.device.startswith("cuda"):

@@ -4,7 +4,6 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from functools import cached_property
 from secrets import randbits
 from time import monotonic
 from types import TracebackType
@@ -50,7 +49,9 @@ class Engine:
         blocks = blocks_of(model, limits)
         most = min(blocks * limits.block_size, limits.max_model_len or texts.context_length)
         self.texts = texts.limited(most)
-        self._core = EngineCore(model, limits, num_blocks=blocks, on_end=self._leave)
+        self._core = EngineCore(self.texts, limits, num_blocks=blocks, on_end=self._leave)
+        self._facts: dict[str | None, ModelFacts] = {}
+        self._facts_lock = threading.Lock()
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # of the four below
         self._unfinished = 0
@@ -71,22 +72,27 @@ class Engine:
         timeout: float | None = None,
         reads_on: bool = True,
         tools: tuple[str, ...] = (),
+        adapter: str | None = None,
         **options: Unpack[TextOptions],
     ) -> RequestHandle:
         """Let a text be written; returns at once.
 
         priority: lower is served first. cache_salt: only requests of the same salt share cached prompts. timeout:
         seconds that it may take, waiting included. reads_on: the text continues the prompt's. tools: names of the
-        tools that may be called. Raises UsageError for wrong options, UnsupportedError for those that the engine does
-        not have, OverloadedError where too many wait, ClosedError after `close`.
+        tools that may be called. adapter: the one that writes, of those that the model was loaded with. Raises
+        UsageError for wrong options and unknown adapters, UnsupportedError for options that the engine does not have,
+        OverloadedError where too many wait, ClosedError after `close`.
         """
         self._enter()
         try:
             if options.get("seed") is None:
                 options["seed"] = randbits(62)  # so that the same text can be written again
-            request = self.texts.request([self.texts.token_ids(prompt)], options, reads_on=reads_on)
-            handle = RequestHandle(uuid4().hex, request, self._abort)
-            live = live_request(request, handle, salt=cache_salt, priority=priority, timeout=timeout, tools=tools)
+            texts = self.texts.with_adapter(adapter)
+            request = texts.request([texts.token_ids(prompt)], options, reads_on=reads_on)
+            handle = RequestHandle(uuid4().hex, request, self._abort, adapter)
+            live = live_request(
+                request, handle, salt=cache_salt, priority=priority, timeout=timeout, tools=tools, adapter=adapter
+            )
         except BaseException:
             self._leave()
             raise
@@ -101,12 +107,19 @@ class Engine:
 
     def receipt(self, handle: RequestHandle) -> Receipt:
         """The receipt of a finished request of this engine (see `llamita replay`)."""
-        return receipt_of(self.name, self.facts, handle.request, handle.prompt_token_ids, handle.result(0))
+        facts = self.facts(handle.adapter)
+        return receipt_of(self.name, facts, handle.request, handle.prompt_token_ids, handle.result(0))
 
-    @cached_property
-    def facts(self) -> ModelFacts:
+    def facts(self, adapter: str | None = None) -> ModelFacts:
         """What all answers depend on, besides their requests; reads all weights when it is first asked for."""
-        return ModelFacts.of(self.texts)
+        with self._facts_lock:
+            if adapter not in self._facts:
+                self._facts[adapter] = ModelFacts.of(self.texts.with_adapter(adapter))
+            return self._facts[adapter]
+
+    def known_facts(self, adapter: str | None = None) -> ModelFacts | None:
+        """The same if somebody has asked for it before, else None; does not wait."""
+        return self._facts.get(adapter)
 
     def call(self, function: Callable[[], Result]) -> "Future[Result]":
         """Let the engine's thread call a function between two steps, for what else needs the model."""

@@ -17,7 +17,7 @@ from llamita.engine.runner import StepRunner
 from llamita.engine.scheduler import Request, Scheduler, Step
 from llamita.errors import AbortedError, OverdueError
 from llamita.generation.completion import completion_of
-from llamita.model.llama import LlamaForCausalLM
+from llamita.generation.text_options import TextModel
 from llamita.sampling.batch import sample
 
 
@@ -28,17 +28,20 @@ class EngineStats:
     step_age: seconds since the last step ended, 0 while there is nothing to do.
     """
 
-    running: int
-    waiting: int
-    blocks: int
-    free_blocks: int
-    cached_blocks: int
-    steps: int
-    preemptions: int
-    prompt_tokens: int
-    cached_prompt_tokens: int
-    generation_tokens: int
-    step_age: float
+    running: int = 0
+    waiting: int = 0
+    blocks: int = 0
+    free_blocks: int = 0
+    cached_blocks: int = 0
+    steps: int = 0
+    preemptions: int = 0
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    generation_tokens: int = 0
+    step_age: float = 0.0
+
+
+COUNTED = ("steps", "preemptions", "prompt_tokens", "cached_prompt_tokens", "generation_tokens")  # since it began
 
 
 class EngineCore:
@@ -47,13 +50,13 @@ class EngineCore:
     on_end: called once for each request that ends, however that is.
     """
 
-    def __init__(
-        self, model: LlamaForCausalLM, limits: EngineLimits, *, num_blocks: int, on_end: Callable[[], None]
-    ) -> None:
+    def __init__(self, texts: TextModel, limits: EngineLimits, *, num_blocks: int, on_end: Callable[[], None]) -> None:
+        model = texts.model
         pages = PagedCache(
             model.config, num_blocks=num_blocks, block_size=limits.block_size, dtype=model.dtype, device=model.device
         )
-        self.runner = StepRunner(model, pages)
+        adapted = {name: one.model for name, one in texts.adapters.items()}
+        self.runner = StepRunner({None: model, **adapted}, pages)
         self.scheduler = Scheduler(
             BlockPool(num_blocks, limits.block_size, limits.enable_prefix_caching),
             max_num_seqs=limits.max_num_seqs,

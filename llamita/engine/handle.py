@@ -47,9 +47,14 @@ class RequestHandle:
     at a time; a slow reader delays nobody, as what it has not read yet is joined into one delta.
     """
 
-    def __init__(self, request_id: str, request: GenerationRequest, abort: Callable[["RequestHandle"], None]) -> None:
-        self.request_id = request_id
-        self.request = request
+    def __init__(
+        self,
+        request_id: str,
+        request: GenerationRequest,
+        abort: Callable[["RequestHandle"], None],
+        adapter: str | None = None,
+    ) -> None:
+        self.request_id, self.request, self.adapter = request_id, request, adapter
         self.metrics = RequestMetrics(monotonic())
         self._abort = abort
         self._changed = threading.Condition()

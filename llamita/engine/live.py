@@ -1,5 +1,6 @@
 """A request that the engine has: the scheduler's view of it, its sequence, its sampler and its handle."""
 
+import json
 from dataclasses import dataclass
 from time import monotonic
 
@@ -51,6 +52,7 @@ def live_request(
     priority: int,
     timeout: float | None,
     tools: tuple[str, ...],
+    adapter: str | None = None,
 ) -> LiveRequest:
     """A request of one row for the engine, with its constraint compiled. Raises UsageError and UnsupportedError."""
     _check(generation)
@@ -66,7 +68,8 @@ def live_request(
         observers=[] if noted is None else [noted],
     )
     (prompt,) = generation.prompts or [[]]
-    request = Request(list(prompt), salt=salt, priority=priority)
+    # In JSON, as no salt that a client makes up may be that of another adapter.
+    request = Request(list(prompt), salt=json.dumps([adapter, salt]), priority=priority, adapter=adapter)
     deadline = None if timeout is None else handle.metrics.arrival + timeout
     return LiveRequest(request, sequence, sampler, handle, tools, deadline)
 

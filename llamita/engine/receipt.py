@@ -31,8 +31,9 @@ VERSION = 1
 class ModelFacts:
     """What an answer depends on besides its request.
 
-    weights, tokenizer, chat_template: sha256. arithmetic: of each format of weights, the digest that our kernels give
-    on every CPU; or what else computes, whose bits are promised nowhere else. adapter: sha256, None without one.
+    weights, tokenizer, chat_template: sha256; the weights are those that compute, with a merged adapter. arithmetic: of
+    each format of weights, the digest that our kernels give on every CPU; or what else computes, whose bits are
+    promised nowhere else. adapter: the sha256 of its files, None without one.
     """
 
     weights: str
@@ -50,6 +51,7 @@ class ModelFacts:
             tokenizer=_sha256(texts.tokenizer.to_json().encode()),
             chat_template=None if template is None else _sha256(template.encode()),
             arithmetic=_arithmetic(texts.model),
+            adapter=texts.adapter,
         )
 
     @property
@@ -154,6 +156,8 @@ def replay(
 def differences(receipt: Receipt, other: Receipt) -> list[str]:
     """In one sentence each, what two receipts do not agree in: first what an answer depends on, then the answer."""
     mine, its = _facts(receipt.facts), _facts(other.facts)
+    if mine["weights"] == its["weights"]:  # then an adapter has made no difference
+        mine["adapter"] = its["adapter"]
     found = [
         f"{name} is {_short(theirs)} in the receipt and {_short(ours)} here" for name, theirs, ours in _pairs(mine, its)
     ]

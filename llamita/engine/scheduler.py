@@ -28,6 +28,7 @@ class Request:
     """A text as the scheduler sees it: tokens, how many of them are computed, and its block table.
 
     token_ids: prompt and written tokens. salt: only requests of one salt share cached prefixes. priority: lower first.
+    adapter: the name of the one that writes, None for the model itself; those of one salt have one adapter.
     num_cached_tokens: tokens that were found in the cache when it was first scheduled. cached_instead: the token that
     the cache had after these, if any, instead of the text's own.
     """
@@ -35,6 +36,7 @@ class Request:
     token_ids: list[int]
     salt: str = ""
     priority: int = 0
+    adapter: str | None = None
     num_prompt_tokens: int = field(init=False)
     num_computed_tokens: int = 0
     num_cached_tokens: int | None = None

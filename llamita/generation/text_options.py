@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Any, TypedDict
 
 from torch import Tensor
@@ -147,22 +147,34 @@ class TextModel:
     """A model with its tokenizer, which turns texts and options into requests.
 
     draft: a model that guesses ahead. max_model_len: a limit below the model's own. tables: of the tokenizer's tokens.
+    adapter: the digest of the adapter that is merged into the model, if one is. adapters: the same model with others.
     """
 
     model: LlamaForCausalLM
     tokenizer: Tokenizer
     draft: LlamaForCausalLM | None = field(default=None, kw_only=True)
     max_model_len: int | None = field(default=None, kw_only=True)
+    adapter: str | None = field(default=None, kw_only=True)
+    adapters: Mapping[str, "TextModel"] = field(default_factory=dict, kw_only=True)
+    shared_tables: InitVar[TokenTables | None] = field(default=None, kw_only=True)
     tables: TokenTables = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.tables = TokenTables(self.tokenizer)
+    def __post_init__(self, shared_tables: TokenTables | None) -> None:
+        self.tables = TokenTables(self.tokenizer) if shared_tables is None else shared_tables
 
     def limited(self, max_model_len: int) -> "TextModel":
         """The same model with a limit and without its draft; the tables, which take a while, are shared."""
-        twin = TextModel(self.model, self.tokenizer, max_model_len=max_model_len)
-        twin.tables = self.tables
-        return twin
+        adapters = {name: one.limited(max_model_len) for name, one in self.adapters.items()}
+        return replace(self, draft=None, max_model_len=max_model_len, adapters=adapters, shared_tables=self.tables)
+
+    def with_adapter(self, name: str | None) -> "TextModel":
+        """The model with the adapter of this name, or itself for None. Raises UsageError for an unknown one."""
+        if name is None:
+            return self
+        if name not in self.adapters:
+            known = ", ".join(self.adapters) or "none"
+            raise UsageError(f"there is no adapter {name!r}: the model was loaded with {known}")
+        return self.adapters[name]
 
     @property
     def context_length(self) -> int:

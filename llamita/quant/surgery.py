@@ -67,6 +67,16 @@ def quantize_weight(format_name: str, weight: Tensor) -> QuantizedMatrix:
     return from_raw(format_name, FORMATS[format_name].quantize(weight))
 
 
+def quantized(name: str, weight: Tensor, format_name: str) -> QuantizedMatrix:
+    """The weight (N, K) of the module of this name in a format. Raises UsageError where it is not finite."""
+    extremes = torch.stack(
+        torch.aminmax(weight)
+    )  # NaN if any weight is; isfinite of all weights takes 30 times as long
+    if not extremes.isfinite().all():
+        raise UsageError(f"{name} has weights that are not finite, which no format can hold: repair the checkpoint")
+    return quantize_weight(format_name, weight)
+
+
 def put(model: nn.Module, names: tuple[str, ...], weight: QuantizedMatrix) -> None:
     """Replace the linear or embedding modules `names` by quantized ones that share `weight`.
 
@@ -97,14 +107,7 @@ def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedLinear | 
 
 def _replace(model: PreTrainedModel, choice: QuantizationChoice, format_name: str, observer: Observer | None) -> None:
     weight = cast("Tensor", model.get_submodule(choice.names[0]).weight).detach()
-    extremes = torch.stack(
-        torch.aminmax(weight)
-    )  # NaN if any weight is; isfinite of all weights takes 30 times as long
-    if not extremes.isfinite().all():
-        raise UsageError(
-            f"{choice.names[0]} has weights that are not finite, which no format can hold: repair the checkpoint"
-        )
-    matrix = quantize_weight(format_name, weight)
+    matrix = quantized(choice.names[0], weight, format_name)
     if observer is not None:
         observer(choice, weight, matrix)
     put(model, choice.names, matrix)

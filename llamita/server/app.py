@@ -30,6 +30,8 @@ TABLES: tuple[RouteTable, ...] = (OPERATION, OPENAI, ANTHROPIC)  # what the serv
 def create_app(models: Sequence[ServedModel], settings: ServerSettings | None = None) -> FastAPI:
     """The ASGI application that serves these models. Raises UsageError where two of them have one name."""
     state = ServerState(Models(models), ServerSettings() if settings is None else settings)
+    for engine in state.models.engines:
+        engine.read_facts()
     app = FastAPI(
         title="llamita",
         version=__version__,

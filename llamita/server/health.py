@@ -19,7 +19,7 @@ async def ready(request: Request) -> Response:
     found = trouble(state)
     if found is None and state.is_draining:
         found = "the server is shutting down"
-    if found is None and (full := next((model.name for model in state.models if model.is_full), None)):
+    if found is None and (full := next((one.name for one in state.models.engines if one.is_full), None)):
         found = f"{full} has as many requests as it takes"
     return _answer(found)
 
@@ -31,11 +31,11 @@ async def metrics(request: Request) -> Response:
 
 def trouble(state: ServerState) -> str | None:
     """What is wrong with an engine, None where all is well."""
-    for model in state.models:
-        if not (model.engine.is_alive or model.is_draining):
-            return f"the engine of {model.name} has stopped"
-        if model.engine.stats.step_age > state.settings.stall_timeout:
-            return f"the engine of {model.name} has made no step for {state.settings.stall_timeout:g} s"
+    for engine in state.models.engines:
+        if engine.has_failed:
+            return f"the engine of {engine.name} has stopped"
+        if engine.stats.step_age > state.settings.stall_timeout:
+            return f"the engine of {engine.name} has made no step for {state.settings.stall_timeout:g} s"
     return None
 
 

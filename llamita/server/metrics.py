@@ -1,13 +1,14 @@
 """What /metrics shows: vLLM's names after our prefix, where they mean the same."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from llamita.engine.engine_core import EngineStats
 from llamita.engine.handle import RequestHandle
 from llamita.errors import AbortedError, ClosedError, OverdueError
-from llamita.server.models import ServedModel
+from llamita.server.served_engine import ServedEngine
 
 PREFIX = "llamita:"
 SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -21,29 +22,33 @@ TIMES = {
     "request_prefill_time_seconds": "from the first step to the first token",
     "request_decode_time_seconds": "from the first token to the last",
 }
-GAUGES: dict[str, tuple[str, Callable[[ServedModel], float]]] = {
-    "num_requests_running": ("texts that are written now", lambda model: model.engine.stats.running),
-    "num_requests_waiting": ("texts that wait", lambda model: model.engine.stats.waiting),
-    "kv_cache_usage_perc": ("share of the cache's blocks that texts hold, from 0 to 1", lambda model: _usage(model)),
-    "kv_blocks_total": ("blocks of the cache", lambda model: model.engine.stats.blocks),
-    "kv_blocks_free": ("blocks that no text holds", lambda model: model.engine.stats.free_blocks),
-    "kv_blocks_cached": ("blocks whose tokens can be found again", lambda model: model.engine.stats.cached_blocks),
-    "engine_last_step_age_seconds": ("time since the last step of a busy engine", lambda m: m.engine.stats.step_age),
+Value = Callable[[EngineStats], float]
+GAUGES: dict[str, tuple[str, Value]] = {
+    "num_requests_running": ("texts that are written now", lambda stats: stats.running),
+    "num_requests_waiting": ("texts that wait", lambda stats: stats.waiting),
+    "kv_cache_usage_perc": (
+        "share of the cache's blocks that texts hold, from 0 to 1",
+        lambda stats: 1 - stats.free_blocks / max(1, stats.blocks),
+    ),
+    "kv_blocks_total": ("blocks of the cache", lambda stats: stats.blocks),
+    "kv_blocks_free": ("blocks that no text holds", lambda stats: stats.free_blocks),
+    "kv_blocks_cached": ("blocks whose tokens can be found again", lambda stats: stats.cached_blocks),
+    "engine_last_step_age_seconds": ("time since the last step of a busy engine", lambda stats: stats.step_age),
 }
-COUNTERS: dict[str, tuple[str, Callable[[ServedModel], float]]] = {
-    "engine_step": ("steps of the engine", lambda model: model.engine.stats.steps),
-    "num_preemptions": ("times that a text had to give up its blocks", lambda m: m.engine.stats.preemptions),
-    "prompt_tokens": ("tokens read", lambda model: model.engine.stats.prompt_tokens),
-    "generation_tokens": ("tokens written", lambda model: model.engine.stats.generation_tokens),
-    "prefix_cache_queries": ("prompt tokens looked for in the cache", lambda m: m.engine.stats.prompt_tokens),
-    "prefix_cache_hits": ("prompt tokens found in it", lambda model: model.engine.stats.cached_prompt_tokens),
+COUNTERS: dict[str, tuple[str, Value]] = {
+    "engine_step": ("steps of the engine", lambda stats: stats.steps),
+    "num_preemptions": ("times that a text had to give up its blocks", lambda stats: stats.preemptions),
+    "prompt_tokens": ("tokens read", lambda stats: stats.prompt_tokens),
+    "generation_tokens": ("tokens written", lambda stats: stats.generation_tokens),
+    "prefix_cache_queries": ("prompt tokens looked for in the cache", lambda stats: stats.prompt_tokens),
+    "prefix_cache_hits": ("prompt tokens found in it", lambda stats: stats.cached_prompt_tokens),
 }
 
 
 class Metrics:
     """Counters and histograms of one server, in a registry of its own; labels are only what the server named."""
 
-    def __init__(self, models: Iterable[ServedModel]) -> None:
+    def __init__(self, engines: Collection[ServedEngine]) -> None:
         self.registry = CollectorRegistry()
         self._success = self._counter("request_success", "finished texts", ("model_name", "finished_reason"))
         self._aborted = self._counter("requests_aborted", "texts that did not finish", ("model_name", "reason"))
@@ -55,7 +60,7 @@ class Metrics:
         self.loop_lag = Histogram(
             f"{PREFIX}event_loop_lag_seconds", "how late the event loop is", buckets=SECONDS, registry=self.registry
         )
-        self.registry.register(_EngineCollector(models))
+        self.registry.register(_EngineCollector(engines))
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
@@ -100,15 +105,16 @@ class Metrics:
 class _EngineCollector:
     """Reads the engines' own counts when they are asked for."""
 
-    def __init__(self, models: Iterable[ServedModel]) -> None:
-        self._models = models
+    def __init__(self, engines: Collection[ServedEngine]) -> None:
+        self._engines = engines
 
     def collect(self) -> Iterator[Metric]:
+        stats = [(engine.name, engine.stats) for engine in self._engines]
         for family, table in ((GaugeMetricFamily, GAUGES), (CounterMetricFamily, COUNTERS)):
             for name, (what, value) in table.items():
                 metric = family(f"{PREFIX}{name}", what, labels=("model_name",))
-                for model in self._models:
-                    metric.add_metric((model.name,), value(model))
+                for engine, own in stats:
+                    metric.add_metric((engine,), value(own))
                 yield metric
 
 
@@ -130,8 +136,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OverdueError):
         return "timeout"
     return "shutdown" if isinstance(error, AbortedError | ClosedError) else "error"
-
-
-def _usage(model: ServedModel) -> float:
-    stats = model.engine.stats
-    return 1 - stats.free_blocks / stats.blocks

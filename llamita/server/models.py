@@ -1,83 +1,47 @@
-"""The models that a server has, by name, and how many requests each has taken on."""
+"""The models that a server has, by name, and those of their adapters."""
 
-import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 from llamita.engine.engine import Engine
 from llamita.engine.handle import RequestHandle
-from llamita.errors import ClosedError, OverloadedError, UsageError
+from llamita.errors import UsageError
+from llamita.generation.text_options import TextModel
 from llamita.server.errors import RequestError, refused
-
-Result = TypeVar("Result")
-LOOK = 1.0  # seconds between looks whether an engine still lives
+from llamita.server.served_engine import ServedEngine
 
 
 class ServedModel:
-    """A model under the name that requests give, with the engine that writes for it."""
+    """A name that requests give: a model, or one of its adapters, which has the same engine."""
 
-    def __init__(self, name: str, engine: Engine) -> None:
-        self.name, self.engine = name, engine
-        self.texts = engine.texts
-        if self.texts.context_length < 2:
-            engine.close()
-            raise UsageError(
-                f"{name} could have {self.texts.context_length} tokens in all, prompt and answer: allow more"
-            )
+    def __init__(self, name: str, served: ServedEngine, adapter: str | None = None) -> None:
+        self.name, self.served, self.adapter = name, served, adapter
         self.created = int(time.time())
-        _ = engine.facts  # reads all weights, before anybody waits
-        self.in_flight = 0  # texts that are prepared, wait or are written; the event loop alone counts
-        self.is_draining = False
 
     @property
-    def capacity(self) -> int:
-        """How many texts may be written and wait at once."""
-        return self.engine.limits.max_num_seqs + self.engine.limits.max_num_queued
+    def engine(self) -> Engine:
+        """The engine that writes. Raises ClosedError while it is unloaded."""
+        return self.served.engine
 
     @property
-    def is_full(self) -> bool:
-        """Whether it takes no more requests now."""
-        return self.in_flight >= self.capacity
+    def texts(self) -> TextModel:
+        """The model that writes, with its adapter. Raises ClosedError while it is unloaded."""
+        return self.engine.texts.with_adapter(self.adapter)
 
-    @cached_property
-    def system_fingerprint(self) -> str:
-        """The short form of all that answers depend on besides their requests; reads the weights once."""
-        return self.engine.facts.system_fingerprint
+    @property
+    def system_fingerprint(self) -> str | None:
+        """The short form of all that answers depend on besides their requests; None until the weights are read."""
+        facts = self.engine.known_facts(self.adapter)
+        return None if facts is None else facts.system_fingerprint
 
     @cached_property
     def most_prompt_characters(self) -> int:
         """More characters than these are more tokens than the context has, whatever they are."""
         pieces = self.texts.tables.texts.pieces
         return self.texts.context_length * max((len(piece) for piece in pieces if piece), default=1)
-
-    def admit(self, count: int) -> None:
-        """Admit `count` texts. Raises OverloadedError and ClosedError, before any work is done for them."""
-        if self.is_draining or not self.engine.is_alive:
-            raise ClosedError("the server is shutting down or its engine has failed: ask another one, or later")
-        if self.in_flight + count > self.capacity:
-            raise OverloadedError(
-                f"{self.in_flight} requests of {self.name} are written or wait already, at most {self.capacity} may: "
-                "try again later"
-            )
-        self.in_flight += count
-
-    def release(self, count: int) -> None:
-        """Give back what `admit` took."""
-        self.in_flight -= count
-
-    async def call(self, function: Callable[[], Result]) -> Result:
-        """The result of a function that the engine's thread calls between two steps. Raises ClosedError."""
-        future = asyncio.wrap_future(self.engine.call(function))
-        while not future.done():
-            await asyncio.wait({future}, timeout=LOOK)
-            if not future.done() and not self.engine.is_alive:
-                future.cancel()
-                raise ClosedError("the engine has stopped: ask later")
-        return future.result()
 
     def cache_use(self, handle: RequestHandle) -> str:
         """How much of a prompt was cached, and the first token that was not, compared with the cached one."""
@@ -129,12 +93,15 @@ class ModelFacts:
 
 
 class Models:
-    """All models of a server; the first is the one that its page begins with."""
+    """All models of a server and their adapters; the first is the one that its page begins with."""
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
         self._models = {model.name: model for model in models}
         if not models or len(self._models) < len(models):
-            raise UsageError("every model needs a name of its own, and there must be one: name them with --alias")
+            raise UsageError(
+                "every model and adapter needs a name of its own, and there must be a model: name them with --alias"
+            )
+        self.engines = list(dict.fromkeys(model.served for model in models))
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models.values())
@@ -150,6 +117,12 @@ class Models:
                 status=404,
             )
         return self._models[name]
+
+
+def served_models(name: str, engine: Engine, load: Callable[[], Engine] | None = None) -> list[ServedModel]:
+    """A model by this name and its adapters by theirs. load: makes the engine again, so that it can be unloaded."""
+    served = ServedEngine(name, engine, load)
+    return [ServedModel(name, served), *(ServedModel(adapter, served, adapter) for adapter in engine.texts.adapters)]
 
 
 def short_name(name: str) -> str:

@@ -140,8 +140,8 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def _close_engines(self) -> None:
-        for model in self.state.models:
-            model.engine.close(0.0)
+        for engine in self.state.models.engines:
+            engine.close()
 
     async def _watch(self, ready: Callable[[], object] | None) -> None:
         """Say when the server is ready; note how late the event loop is; stop when an engine is dead."""
@@ -158,6 +158,15 @@ class Server(uvicorn.Server):
             if found is not None and found != said:
                 LOGGER.error("%s", found)
             said = found
-            if any(not (model.engine.is_alive or model.is_draining) for model in self.state.models):
+            await self._unload_unused()
+            if any(engine.has_failed for engine in self.state.models.engines):
                 self.exit_code = 1
                 self.should_exit = True
+
+    async def _unload_unused(self) -> None:
+        """Unload the models that nobody has asked for a while, if the settings want it."""
+        seconds = self.state.settings.unload_after
+        for engine in self.state.models.engines:
+            if seconds is not None and engine.is_unused(seconds):
+                await engine.unload()
+                LOGGER.info("%s was not asked for %g s: unloaded", engine.name, seconds)

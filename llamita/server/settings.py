@@ -15,8 +15,9 @@ class ServerSettings:
     allowed_hosts: names that the Host header may have; None is those of this machine where the server listens to it
     alone, and any otherwise. max_body_bytes: of a request. body_timeout: to receive one. request_timeout: to answer,
     waiting included. send_timeout: for a client to take a piece of a stream. drain_timeout: to finish answers when the
-    server stops. stall_timeout: after so long without a step of a busy engine /health says 503. has_receipts: every
-    answer has them, not only those whose request asks for them.
+    server stops. stall_timeout: after so long without a step of a busy engine /health says 503. unload_after: after so
+    long without a request a model is unloaded, until the next one. has_receipts: every answer has them, not only those
+    whose request asks for them.
     """
 
     host: str = "127.0.0.1"
@@ -30,6 +31,7 @@ class ServerSettings:
     drain_timeout: float = 30.0
     stall_timeout: float = 120.0
     has_receipts: bool = False
+    unload_after: float | None = None
 
     def __post_init__(self) -> None:
         if self.max_body_bytes < 1:

@@ -27,22 +27,22 @@ class ServerState:
     metrics: Metrics = field(init=False)
 
     def __post_init__(self) -> None:
-        self.metrics = Metrics(self.models)
+        self.metrics = Metrics(self.models.engines)
 
     @property
     def is_draining(self) -> bool:
         """Whether it takes no more requests, as it is about to stop."""
-        return any(model.is_draining for model in self.models)
+        return any(engine.is_draining for engine in self.models.engines)
 
     @property
     def in_flight(self) -> int:
         """Texts that are prepared, wait or are written."""
-        return sum(model.in_flight for model in self.models)
+        return sum(engine.in_flight for engine in self.models.engines)
 
     def drain(self) -> None:
         """Take no more requests."""
-        for model in self.models:
-            model.is_draining = True
+        for engine in self.models.engines:
+            engine.is_draining = True
 
 
 def state_of(request: Request) -> ServerState:
@@ -67,6 +67,9 @@ def terms_of(request: Request, asked: SamplingRequest) -> Terms:
     )
 
 
-def model_of(request: Request, name: str) -> ServedModel:
-    """The model that a request names. Raises RequestError."""
-    return state_of(request).models.find(name)
+async def model_of(request: Request, name: str | None) -> ServedModel:
+    """The model that a request names, or the first one, loaded. Raises RequestError, and ClosedError without memory."""
+    models = state_of(request).models
+    model = next(iter(models)) if name is None else models.find(name)
+    await model.served.ready()
+    return model

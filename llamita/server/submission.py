@@ -90,7 +90,7 @@ class Submission:
                 LOGGER.debug("request %s: %s", handle.request_id, self.model.cache_use(handle))
             self.metrics.observe(self.model.name, handle)
             handle.abort()
-        self.model.release(self.admitted)
+        self.model.served.release(self.admitted)
 
 
 async def _read(number: int, handle: RequestHandle, queue: asyncio.Queue) -> None:
@@ -113,23 +113,25 @@ async def submit(
 
     Raises OverloadedError before anything is prepared, and whatever `prepare` and `Engine.submit` raise.
     """
-    model.admit(count)
+    model.served.admit(count)
     work = asyncio.get_running_loop().run_in_executor(None, _submitted, model, prepare, terms)
     try:
         handles = await asyncio.shield(work)
     except asyncio.CancelledError:  # the client has left: the thread cannot be stopped, what it hands over can
         work.add_done_callback(_give_up)
-        model.release(count)
+        model.served.release(count)
         metrics.count_disconnected(model.name, count)
         raise
     except BaseException:
-        model.release(count)
+        model.served.release(count)
         raise
     return Submission(model, handles, metrics, count, terms.has_receipts)
 
 
 def _submitted(model: ServedModel, prepare: Callable[[], Sequence[Item]], terms: Terms) -> list[RequestHandle]:
     handles: list[RequestHandle] = []
+    if terms.has_receipts:
+        model.engine.facts(model.adapter)  # this thread may wait for them, the event loop may not
     try:
         for item in prepare():
             handle = model.engine.submit(
@@ -139,6 +141,7 @@ def _submitted(model: ServedModel, prepare: Callable[[], Sequence[Item]], terms:
                 timeout=terms.timeout,
                 reads_on=item.reads_on,
                 tools=item.tools,
+                adapter=model.adapter,
                 **item.options,
             )
             handles.append(handle)

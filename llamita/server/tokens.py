@@ -9,8 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from llamita.server.body import StrictModel
 from llamita.server.errors import refused
-from llamita.server.models import ServedModel
-from llamita.server.state import model_of, parsed, state_of
+from llamita.server.state import model_of, parsed
 
 
 class TokenizeRequest(StrictModel):
@@ -32,7 +31,7 @@ class DetokenizeRequest(StrictModel):
 async def tokenize(request: Request) -> Response:
     """The ids of a text."""
     asked = await parsed(request, TokenizeRequest)
-    model = _model(request, asked.model)
+    model = await model_of(request, asked.model)
     tokenizer = model.texts.tokenizer
     ids = await asyncio.to_thread(tokenizer.encode, asked.prompt, add_special_tokens=asked.add_special_tokens)
     texts = model.texts.tables.texts
@@ -43,13 +42,9 @@ async def tokenize(request: Request) -> Response:
 async def detokenize(request: Request) -> Response:
     """The text of ids, control tokens included."""
     asked = await parsed(request, DetokenizeRequest)
-    model = _model(request, asked.model)
+    model = await model_of(request, asked.model)
     size = model.texts.model.config.vocab_size
     if any(i >= size for i in asked.tokens):
         raise refused(f"a token id is outside the vocabulary of {size}", param="tokens")
     text = await asyncio.to_thread(model.texts.tokenizer.decode, asked.tokens, skip_special_tokens=False)
     return JSONResponse({"prompt": text, "content": text})
-
-
-def _model(request: Request, name: str | None) -> ServedModel:
-    return next(iter(state_of(request).models)) if name is None else model_of(request, name)

@@ -12,9 +12,10 @@ from typing import Any
 
 import httpx
 
+from llamita.engine.engine import Engine
 from llamita.engine.limits import EngineLimits
 from llamita.llm import LLM
-from llamita.server.models import ServedModel
+from llamita.server.models import ServedModel, served_models
 from llamita.server.run import Server, bind
 from llamita.server.settings import ServerSettings
 
@@ -35,6 +36,11 @@ class Running:
     def model(self) -> ServedModel:
         """Its first model."""
         return next(iter(self.server.state.models))
+
+    @property
+    def in_flight(self) -> int:
+        """Texts that are prepared, wait or are written."""
+        return self.server.state.in_flight
 
     @property
     def port(self) -> int:
@@ -58,9 +64,14 @@ class Running:
 
 
 @contextmanager
-def serving(llm: LLM, *, limits: EngineLimits | None = None, **settings: Any) -> Iterator[Running]:
-    """A server of one model for a while."""
-    server = Server([ServedModel("cria", llm.engine(limits))], ServerSettings(**settings))
+def serving(
+    llm: LLM, *, limits: EngineLimits | None = None, load: Callable[[], Engine] | None = None, **settings: Any
+) -> Iterator[Running]:
+    """A server of one model, and its adapters, for a while; what a receipt says of them is known."""
+    engine = llm.engine(limits)
+    for adapter in (None, *llm.adapters):
+        engine.facts(adapter)
+    server = Server(served_models("cria", engine, load), ServerSettings(**settings))
     listener = bind("127.0.0.1", 0)
     ready, loops = threading.Event(), []
 

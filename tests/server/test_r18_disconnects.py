@@ -24,7 +24,7 @@ def narrow(cria: LLM) -> Iterator[Running]:
 
 def is_empty(server: Running) -> bool:
     stats = server.model.engine.stats
-    return (stats.running, stats.waiting, server.model.in_flight) == (0, 0, 0)
+    return (stats.running, stats.waiting, server.in_flight) == (0, 0, 0)
 
 
 def test_r18_a_storm_of_disconnects_leaves_nothing_running(narrow: Running) -> None:
@@ -52,9 +52,9 @@ def test_r19_one_disconnect_ends_one_request(narrow: Running, stream: bool, wait
         wait_until(lambda: narrow.model.engine.stats.running == (2 if waits else 0), "the others")
         with connected(narrow.port) as mine:
             mine.sendall(raw_request("/v1/chat/completions", chat(**LONG, stream=stream)))
-            wait_until(lambda: narrow.model.in_flight == (3 if waits else 1), "mine")
+            wait_until(lambda: narrow.in_flight == (3 if waits else 1), "mine")
             mine.shutdown(socket.SHUT_RDWR)
-            wait_until(lambda: narrow.model.in_flight == (2 if waits else 0), "the end of mine")
+            wait_until(lambda: narrow.in_flight == (2 if waits else 0), "the end of mine")
     wait_until(lambda: is_empty(narrow), "the end of all")
 
 

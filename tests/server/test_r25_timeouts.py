@@ -39,7 +39,7 @@ def test_r20_a_client_that_takes_nothing_is_cut_off(cria: LLM) -> None:
         many = chat(**ENDLESS, n=8, max_tokens=450, stream=True, logprobs=True, top_logprobs=20)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
         connection.sendall(raw_request("/v1/chat/completions", many))
-        wait_until(lambda: server.model.in_flight == 8, "the request")
-        wait_until(lambda: server.model.in_flight == 0, "its end")
+        wait_until(lambda: server.in_flight == 8, "the request")
+        wait_until(lambda: server.in_flight == 0, "its end")
         assert server.metric("requests_aborted_total", reason="disconnect") > 0
         assert server.post("/v1/chat/completions", chat(max_tokens=2)).status_code == 200

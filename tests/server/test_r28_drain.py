@@ -34,7 +34,7 @@ def test_r28_answers_end_and_new_requests_are_refused(cria: LLM) -> None:
         for connection in connections:
             body = chat(**ENDLESS, max_tokens=150, stream=True)
             connection.sendall(raw_request("/v1/chat/completions", body, connection="close"))
-        wait_until(lambda: server.model.in_flight == 5, "the requests")
+        wait_until(lambda: server.in_flight == 5, "the requests")
         stop(server)
         wait_until(lambda: server.server.state.is_draining, "the drain")
         late = server.post("/v1/chat/completions", chat())

@@ -69,6 +69,13 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
         ("--host no.such.host.invalid", 2, "no.such.host.invalid"),
         ("-m cria -m cria", 2, "--alias"),
         ("--drain-timeout -1", 2, "--drain-timeout"),
+        ("--adapter one", 2, "--adapter is 'one': give a name and a folder"),
+        ("--adapter =folder", 2, "--adapter"),
+        ("--adapter one=a --adapter one=b", 2, "--adapter names 'one' twice"),
+        ("--adapter one=a -m cria -m cria", 2, "--adapter is of one model"),
+        ("--adapter one=/no/such/folder", 3, "/no/such/folder has no adapter_config.json"),
+        ("--unload-idle 0", 2, "--unload-idle"),
+        ("--unload-idle 5 --replicas 2", 2, "--unload-idle"),
         ("--temperature 1", 2, "--temperature"),
         ("prompt", 2, "prompt"),
     ],
@@ -95,6 +102,14 @@ def test_r31_broken_models_are_one_sentence(broken: Path, misfit: Path, capsys: 
     for folder in (broken, misfit):
         assert main(["serve", "--port", "0", "-m", str(folder)]) == 1
         assert str(folder) in said(capsys)
+
+
+def test_r31_an_adapter_named_as_its_model_is_refused(
+    capsys: pytest.CaptureFixture[str], small_path: Path, adapter: Path
+) -> None:
+    words = ["serve", "--port", "0", "-m", str(small_path), "--alias", "one", "--adapter", f"one={adapter}"]
+    assert main(words) == 2
+    assert "a name of its own" in said(capsys)
 
 
 def test_r31_a_key_file_without_keys_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,7 @@ def test_r33_every_bad_body_is_refused(server: Running, path: str) -> None:
     answer = server.post("/v1/chat/completions", chat(max_tokens=2))
     assert answer.status_code == 200
     assert server.model.engine.stats.steps > steps
-    assert server.model.in_flight == 0
+    assert server.in_flight == 0
 
 
 @pytest.mark.parametrize(

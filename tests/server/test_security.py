@@ -234,4 +234,4 @@ def test_ts21_unforeseen_errors_disclose_nothing(
     if not stream:
         assert answer.headers["x-should-retry"] == "false"
     assert "secret" in caplog.text  # the operator can read it
-    wait_until(lambda: server.model.in_flight == 0, "the end of the request")
+    wait_until(lambda: server.in_flight == 0, "the end of the request")

@@ -17,7 +17,7 @@ from llamita.server.submission import Item
 async def create_message(request: Request) -> Response:
     """Answer a conversation."""
     asked = await parsed(request, MessageRequest)
-    model = model_of(request, asked.model)
+    model = await model_of(request, asked.model)
     submission = await submitted(request, asked, model, lambda: [message_item(model, asked)])
     request_id = request.scope.get("llamita.request_id", "")
     answer = MessageAnswer(model, asked, submission, request_id)
@@ -27,7 +27,8 @@ async def create_message(request: Request) -> Response:
 async def count_tokens(request: Request) -> Response:
     """How many tokens a conversation has, without an answer."""
     asked = await parsed(request, CountRequest)
-    return JSONResponse({"input_tokens": len(await asyncio.to_thread(ids_of, model_of(request, asked.model), asked))})
+    ids = await asyncio.to_thread(ids_of, await model_of(request, asked.model), asked)
+    return JSONResponse({"input_tokens": len(ids)})
 
 
 def ids_of(model: ServedModel, asked: CountRequest) -> list[int]:

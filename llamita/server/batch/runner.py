@@ -37,7 +37,7 @@ def check_models(entries: Sequence[BatchRequest | BadLine], models: Sequence[Ser
                 f"line {entry.number} asks for the model {entry.model[:60]!r}, here is {', '.join(sorted(names))}: "
                 "name its model by -m, or give this one that name by --alias"
             )
-    if output.done.fingerprints - {model.system_fingerprint for model in models}:
+    if output.done.fingerprints - {model.engine.facts(model.adapter).system_fingerprint for model in models}:
         raise UsageError(
             f"{output.path} has answers of another model, or of other settings: go on with those, name another output, "
             "or replace this one by --force"
@@ -57,7 +57,7 @@ def answer_all(
     Requests that could not be answered now have none. Raises what BatchOutput.write raises.
     """
     app = create_app(models, ServerSettings(request_timeout=None, has_receipts=has_receipts))
-    at_once = in_flight(max(model.engine.limits.max_num_seqs for model in models))
+    at_once = in_flight(max(model.served.limits.max_num_seqs for model in models))
     missing = iter([entry for entry in entries if entry.id not in output.done.ids])
     asyncio.run(_answer_all(app, missing, output, note, at_once))
 

@@ -28,7 +28,7 @@ from llamita.structured.tool_calls import ToolCall
 async def create_chat_completion(request: Request) -> Response:
     """Answer a conversation."""
     asked = await parsed(request, ChatRequest)
-    model = model_of(request, asked.model)
+    model = await model_of(request, asked.model)
     submission = await submitted(request, asked, model, lambda: chat_items(model, asked), asked.n or 1)
     return await answered(request, submission, ChatAnswer(model, asked, submission), is_stream=bool(asked.stream))
 

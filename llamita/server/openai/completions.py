@@ -27,7 +27,7 @@ from llamita.server.submission import Item, Submission
 async def create_completion(request: Request) -> Response:
     """Continue texts."""
     asked = await parsed(request, CompletionRequest)
-    model = model_of(request, asked.model)
+    model = await model_of(request, asked.model)
     count = len(asked.prompts) * (asked.n or 1)
     submission = await submitted(request, asked, model, lambda: completion_items(model, asked), count)
     return await answered(request, submission, CompletionAnswer(model, asked, submission), is_stream=bool(asked.stream))

@@ -21,15 +21,15 @@ from llamita.server.state import model_of, parsed
 async def create_embeddings(request: Request) -> Response:
     """Embed texts."""
     asked = await parsed(request, EmbeddingRequest)
-    model = model_of(request, asked.model)
+    model = await model_of(request, asked.model)
     size = model.texts.model.config.hidden_size
     if asked.dimensions not in (None, size):
         raise refused(f"dimensions is {asked.dimensions}, the vectors have {size}: leave it out", param="dimensions")
-    model.admit(1)
+    model.served.admit(1)
     try:
         body = await unless_disconnected(request.receive, _embeddings(model, asked))
     finally:
-        model.release(1)
+        model.served.release(1)
     return JSONResponse(body)
 
 
@@ -37,7 +37,7 @@ async def _embeddings(model: ServedModel, asked: EmbeddingRequest) -> dict[str, 
     prompts = await asyncio.to_thread(_all_ids, model, asked)
     data = []
     for index, ids in enumerate(prompts):  # one at a time, so that the engine makes its steps between two
-        vector = await model.call(partial(embedded, model.texts.model, ids))
+        vector = await model.served.call(partial(embedded, model.texts.model, ids))
         written = vector.tolist() if asked.encoding_format != "base64" else encoded(vector)
         data.append({"object": "embedding", "index": index, "embedding": written})
     read = sum(len(ids) for ids in prompts)

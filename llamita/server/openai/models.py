@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from llamita.server.models import ServedModel
-from llamita.server.state import model_of, state_of
+from llamita.server.state import state_of
 
 
 async def list_models(request: Request) -> Response:
@@ -17,15 +17,16 @@ async def list_models(request: Request) -> Response:
 
 async def retrieve_model(request: Request) -> Response:
     """One model by its name, which may have slashes."""
-    return JSONResponse(model_data(model_of(request, request.path_params["model"])))
+    return JSONResponse(model_data(state_of(request).models.find(request.path_params["model"])))
 
 
 def model_data(model: ServedModel) -> dict[str, Any]:
-    """A model in OpenAI's words, and its context as vLLM calls it."""
+    """A model in OpenAI's words, and its context and the model that an adapter adapts as vLLM calls them."""
     return {
         "id": model.name,
         "object": "model",
         "created": model.created,
         "owned_by": "llamita",
-        "max_model_len": model.texts.context_length,
+        "max_model_len": model.served.context_length,
+        "parent": None if model.adapter is None else model.served.name,
     }

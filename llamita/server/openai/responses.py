@@ -35,7 +35,7 @@ from llamita.structured.tool_calls import ToolCall
 async def create_response(request: Request) -> Response:
     """Answer a conversation of items."""
     asked = await parsed(request, ResponseRequest)
-    model = model_of(request, asked.model)
+    model = await model_of(request, asked.model)
     submission = await submitted(request, asked, model, lambda: [response_text(model, asked)])
     return await answered(request, submission, ResponseAnswer(model, asked, submission), is_stream=bool(asked.stream))
 
@@ -43,7 +43,7 @@ async def create_response(request: Request) -> Response:
 async def count_input_tokens(request: Request) -> Response:
     """How many tokens a conversation has, without an answer."""
     asked = await parsed(request, ResponseRequest)
-    model = model_of(request, asked.model)
+    model = await model_of(request, asked.model)
     ids = await asyncio.to_thread(conversation_ids, model, asked.messages(), asked.callable_tools)
     return JSONResponse({"object": "response.input_tokens", "input_tokens": len(ids)})
 

@@ -51,7 +51,7 @@ def test_r35_stop_frees_the_engine(browser: Browser, server: Running) -> None:
     tab.press("Escape")
     over(tab)
     assert "stopped" in tab.text(".facts")
-    wait_until(lambda: (engine.stats.running, server.model.in_flight) == (0, 0), "an engine without work")
+    wait_until(lambda: (engine.stats.running, server.in_flight) == (0, 0), "an engine without work")
     tab.close()
 
 

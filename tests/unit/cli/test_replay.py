@@ -42,6 +42,24 @@ def test_the_same(
     assert capsys.readouterr().out.startswith("the same tokens")
 
 
+def test_an_adapters_answer_needs_its_adapter(
+    small_path: Path, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with llamita.load(small_path, adapters={"one": adapter}).engine() as engine:
+        handle = engine.submit("Once", adapter="one", max_tokens=9, temperature=1.0)
+        handle.result(60)
+        path = tmp_path / "receipt.json"
+        path.write_text(json.dumps(engine.receipt(handle).to_dict()))
+    words = ["replay", str(path), "-p", "Once", "-m", str(small_path)]
+    assert main([*words, "--adapter", str(adapter)]) == 0
+    capsys.readouterr()
+    main(words)
+    said = capsys.readouterr().err
+    assert "weights is" in said
+    assert "adapter is" in said
+    assert "None here" in said
+
+
 def test_what_differs(asked: Path, small_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["replay", str(asked / "text.json"), "-p", "Twice", "-m", str(small_path)]
     assert main(words) == 1

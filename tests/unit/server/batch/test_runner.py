@@ -16,7 +16,7 @@ from llamita.server.batch import runner
 from llamita.server.batch.client import post
 from llamita.server.batch.input import BadLine, BatchRequest, read_input
 from llamita.server.batch.output import BatchOutput
-from llamita.server.models import ServedModel
+from llamita.server.models import ServedModel, served_models
 
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5, "logprobs": True},
@@ -31,7 +31,7 @@ OF_THE_MOMENT = {"id", "created", "created_at", "completed_at", "timings"}
 def model(small_path: Path) -> Iterator[ServedModel]:
     limits = EngineLimits(max_num_seqs=2, max_num_queued=runner.most_queued(2))
     with llamita.load(small_path).engine(limits) as engine:
-        yield ServedModel("m", engine)
+        yield served_models("m", engine)[0]
 
 
 def entries(*requests: tuple[str, Any]) -> list[BatchRequest | BadLine]:
@@ -85,14 +85,14 @@ def test_no_more_at_once_than_seats_and_some_and_none_is_refused(model: ServedMo
 
     def note() -> None:
         nonlocal most
-        most = max(most, model.in_flight)
+        most = max(most, model.served.in_flight)
 
     output = BatchOutput.open(tmp_path / "out", {entry.id for entry in given})
     runner.answer_all(given, [model], output, note)
     output.close()
     assert (len(output.done.ids), output.done.failed) == (12, 0)
     assert 0 < most <= 8 * runner.in_flight(2)
-    assert model.in_flight == 0
+    assert model.served.in_flight == 0
 
 
 def test_what_is_done_is_not_asked_again(model: ServedModel, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_other_models(model: ServedModel, tmp_path: Path) -> None:
 
 
 def test_an_engine_that_has_stopped_answers_nothing(small_path: Path, tmp_path: Path) -> None:
-    model = ServedModel("m", llamita.load(small_path).engine())
+    (model,) = served_models("m", llamita.load(small_path).engine())
     model.engine.close()
     given = entries(("/v1/completions", {"model": "m", "prompt": "a"}))
     assert answers(given, model, tmp_path / "out") == {}
