@@ -34,7 +34,7 @@ TAKES = {
     "chat": ("adapter", *WRITES),
     "serve": WRITES,
     "batch": WRITES,
-    "replay": WRITES,
+    "replay": ("adapter", *WRITES),
     "show": ("adapter", "offline"),
     "convert": ("dtype", "quantize", "offline"),
     "quantize": ("device", "dtype", "attn", "offline"),

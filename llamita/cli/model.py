@@ -48,7 +48,6 @@ def load_named(name: str | None, arguments: argparse.Namespace, adapters: Mappin
             attn_implementation=arguments.attn,
             offline=arguments.offline,
             quantize=arguments.quantize,
-            adapter=getattr(arguments, "adapter", None),
             draft=getattr(arguments, "draft_model", None),
             adapter=None if adapters is not None else getattr(arguments, "adapter", None),
             adapters=adapters,

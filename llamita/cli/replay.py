@@ -31,7 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--request", metavar="FILE", help="the request as it was sent: JSON with messages or a prompt (text, or ids)"
     )
     arguments.add_model(parser)
-    parser.add_argument("--adapter", metavar="FOLDER", help="the LoRA adapter that wrote it (default: none)")
     parser.add_argument("--json", action="store_true", help="print an object: is_equal, differences, text")
 
 
