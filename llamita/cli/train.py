@@ -8,10 +8,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llamita.cli import errors, terminal
+from llamita.cli import errors, ranks, terminal
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from llamita.train.metrics import Metrics
     from llamita.train.recipe import Recipe
     from llamita.train.session import Session
@@ -58,6 +60,11 @@ SETTINGS: dict[str, tuple[type, str, str]] = {
     "held_out": (float, "SHARE", "of the documents to measure on (default: 0.02)"),
     "evaluate_every": (int, "N", "steps between measurements on held-out rows (default: 100)"),
     "save_every": (int, "N", "steps between checkpoints (default: 200)"),
+    "exact_scaling": (
+        bool,
+        "",
+        "add gradients in an order that gives 1, 2, 4, ... processes of torchrun the same bits",
+    ),
 }
 
 
@@ -83,17 +90,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prepare the run, train, and show what the model writes; 130 where a signal ended it early."""
     warnings.showwarning = terminal.warn
-    with errors.leaving_at_once(), terminal.waiting("loading torch", is_quiet=args.quiet):
-        from llamita.train import state
-        from llamita.train.session import INSIDE
-    recipe, folder = _asked(args)
+    with errors.leaving_at_once(), terminal.waiting("loading torch", is_quiet=args.quiet or ranks.is_other()):
+        from llamita.train import session  # noqa: F401
+    with ranks.joined(args.device) as processes:
+        return _run(args, processes)
+
+
+def _run(args: argparse.Namespace, processes: "DeviceMesh | None") -> int:
+    from llamita.parallel import mesh
+    from llamita.train import state
+    from llamita.train.session import INSIDE
+
+    recipe, folder = mesh.from_first(lambda: _asked(args))
     with ExitStack() as stack:
+
+        def lock() -> None:
+            mesh.from_first(lambda: stack.enter_context(state.locked(folder / INSIDE)))
+
         if args.resume:
-            stack.enter_context(state.locked(folder / INSIDE))
+            lock()
         with terminal.waiting("reading the data and measuring this machine", is_quiet=args.quiet):
-            session = _session(args, recipe, folder)
+            session = _session(args, recipe, folder, processes)
         if not args.resume:  # only now, so that what is wrong with the data leaves no folder
-            stack.enter_context(state.locked(folder / INSIDE))
+            lock()
         return _train(session, is_quiet=args.quiet)
 
 
@@ -106,10 +125,11 @@ def _train(session: "Session", *, is_quiet: bool) -> int:
         for metrics in session.steps(should_stop):
             show(metrics)
     if session.run.step < session.run.steps:
-        here = f"llamita train --resume -o {session.folder}"
+        here = f"{ranks.command()} train --resume -o {session.folder}"
         terminal.note(f"stopped and saved at step {session.run.step}: {here} goes on")
         return errors.INTERRUPTED
-    _finish(session, is_quiet=is_quiet)
+    if not ranks.is_other():
+        _finish(session, is_quiet=is_quiet)
     return 0
 
 
@@ -188,11 +208,11 @@ def _check_free(folder: Path) -> None:
         raise UsageError(f"{folder} holds a model already: give another -o folder")
 
 
-def _session(args: argparse.Namespace, recipe: "Recipe", folder: Path) -> "Session":
+def _session(args: argparse.Namespace, recipe: "Recipe", folder: Path, processes: "DeviceMesh | None") -> "Session":
     from llamita.train import session
 
     make = session.resume if args.resume else session.begin
-    return make(recipe, folder, device=args.device, offline=args.offline)
+    return make(recipe, folder, device=args.device, offline=args.offline, processes=processes)
 
 
 def _begins(session: "Session") -> str:
@@ -200,10 +220,11 @@ def _begins(session: "Session") -> str:
     recipe, run = session.recipe, session.run
     size = run.model.num_parameters() / 1e6
     start = f"from step {run.step} " if run.step else ""
+    processes = f"processes: {run.ranks.size}, " if run.ranks.size > 1 else ""
     return (
         f"{recipe.task} {size:.1f} M parameters {start}for {run.steps:,} steps of {recipe.rows} x {recipe.length} "
         f"tokens, {len(run.loader.rows):,} rows of data, {recipe.optimizer}, {recipe.precision}, "
-        f"threads: {recipe.threads}"
+        f"{processes}threads: {recipe.threads}"
     )
 
 

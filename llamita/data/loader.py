@@ -21,6 +21,9 @@ class Batch:
     targets: Tensor
     positions: Tensor
 
+    def __len__(self) -> int:
+        return len(self.inputs)
+
     @property
     def learned(self) -> int:
         """How many tokens are learned: what the summed loss is divided by."""

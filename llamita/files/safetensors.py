@@ -4,7 +4,7 @@ import json
 import math
 import mmap
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -117,11 +117,19 @@ def read_metadata(path: Path) -> dict[str, str]:
         return _parse(file.read(base - 8), path).get("__metadata__", {})
 
 
-def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, with no more than one tensor's copy in memory at a time."""
+def write_tensors(
+    file: BinaryIO,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    *,
+    fetch: Callable[[Tensor], Tensor] = Tensor.detach,
+) -> None:
+    """Write a safetensors file, with no more than one tensor's copy in memory at a time.
+
+    fetch: gives the numbers of a tensor, at the moment when they are written, in the order of `in_order`.
+    """
     assert sys.byteorder == "little", "safetensors files are little-endian"
-    # Wide dtypes first, as the reference writer does: every tensor stays aligned to its item size.
-    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    names = in_order(tensors)
     codes = {dtype: code for code, dtype in DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     stop = 0
@@ -136,9 +144,14 @@ def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mappi
     encoded += b" " * (-len(encoded) % 8)
     file.write(len(encoded).to_bytes(8, "little") + encoded)
     for name in names:
-        flat = tensors[name].detach().to("cpu").contiguous().reshape(-1)
+        flat = fetch(tensors[name]).detach().to("cpu").contiguous().reshape(-1)
         if flat.numel():
             file.write(flat.view(torch.uint8).numpy().data)
+
+
+def in_order(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names in the order of a file: wide dtypes first, so that every tensor stays aligned to its item size."""
+    return sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
 
 
 def _refuse_other_formats(head: bytes, path: Path) -> None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from math import prod
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import distributed
@@ -59,8 +59,10 @@ def is_distributed() -> bool:
 
 
 def rank() -> int:
-    """The number of this process; 0 outside of a process group."""
-    return distributed.get_rank() if is_distributed() else int(os.environ.get("RANK", 0) if is_launched() else 0)
+    """The number of this process among all, also before it joins them; 0 without torchrun."""
+    if is_distributed():
+        return distributed.get_rank()
+    return int(os.environ["RANK"]) if is_launched() else 0
 
 
 def world_size() -> int:
@@ -134,4 +136,33 @@ def from_first(compute: Callable[[], T]) -> T:
     distributed.broadcast_object_list(answer, src=0, device=torch.device("cpu"))
     if isinstance(answer[1], LlamitaError):
         raise answer[1]
-    return answer[0]  # type: ignore[return-value]
+    return cast("T", answer[0])
+
+
+def together(compute: Callable[[], T]) -> T:
+    """What `compute` returns on this rank, once it has returned on every rank.
+
+    Where it raises a LlamitaError on some of them, that of the lowest of these ranks is raised on every rank.
+    """
+    answer, own = None, None
+    try:
+        answer = compute()
+    except LlamitaError as error:
+        if not is_distributed():
+            raise
+        own = error
+    if is_distributed():
+        errors: list[LlamitaError | None] = [None] * world_size()
+        distributed.all_gather_object(errors, own)
+        if error := next((error for error in errors if error is not None), None):
+            raise error
+    return cast("T", answer)
+
+
+def on_any(is_so: bool) -> bool:
+    """Whether something is so on any rank; every rank must ask."""
+    if not is_distributed():
+        return is_so
+    flag = torch.tensor([int(is_so)])
+    distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
+    return bool(flag)

@@ -3,12 +3,16 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from hashlib import blake2b
 from time import perf_counter
 
 import torch
 
 from llamita.data.loader import Batch
 from llamita.errors import NotFiniteError
+from llamita.parallel import mesh
+from llamita.parallel.gradients import Gradients, TreeGradients
+from llamita.parallel.shard import reshard
 from llamita.train import optim
 from llamita.train.metrics import Metrics
 from llamita.train.recipe import Recipe
@@ -23,14 +27,14 @@ def train(run: Run, recipe: Recipe, *, held_out: list[Batch], should_stop: Calla
     recipe: with its task and precision resolved. held_out: batches to measure on, every `evaluate_every` steps.
     Raises NotFiniteError where loss or gradient is; the weights are then still those of the step before.
     """
-    task, weights = TASKS[recipe.task], list(run.model.parameters())
-    while run.step < run.steps and not should_stop():
+    task, gradients = TASKS[recipe.task], gradients_of(run, recipe)
+    while run.step < run.steps and not mesh.on_any(should_stop()):
         started = perf_counter()
         done = share(recipe.schedule, run.step, steps=run.steps, warmup=recipe.warmup)
         rate = optim.set_rate(run.optimizers, done)
         batch = run.loader.next(recipe.rows)
-        loss = backward(run, task, batch, recipe)
-        norm = float(torch.nn.utils.clip_grad_norm_(weights, recipe.clip))
+        loss = backward(run, task, batch, recipe, gradients)
+        norm = gradients.clip(recipe.clip)
         check_finite(run.step + 1, loss, norm)
         for optimizer in run.optimizers:
             optimizer.step()
@@ -42,27 +46,46 @@ def train(run: Run, recipe: Recipe, *, held_out: list[Batch], should_stop: Calla
         yield Metrics(run.step, loss, rate, norm, run.tokens, batch.inputs.numel(), seconds, measured)
 
 
-def backward(run: Run, task: Task, batch: Batch, recipe: Recipe) -> float:
-    """Add the gradient of a batch's mean loss, computed in parts; returns that loss.
+def gradients_of(run: Run, recipe: Recipe) -> Gradients:
+    """How the gradients of a run's micro-batches are added."""
+    return (TreeGradients if recipe.exact_scaling else Gradients)(list(run.model.parameters()))
 
-    Every part's sum is divided by the learned tokens of the whole batch, so that each token counts the same.
+
+def backward(run: Run, task: Task, batch: Batch, recipe: Recipe, gradients: Gradients) -> float:
+    """Add the gradient of a global batch's mean loss, computed in parts; returns that loss.
+
+    Every part's sum is divided by the learned tokens of the whole batch, on all ranks, so that each token counts the
+    same. What is random in a part depends on the seed, the step and the part's number alone.
     """
-    learned, total = max(batch.learned, 1), 0.0
-    for part in batch.split(recipe.micro_rows):
+    learned, losses = max(batch.learned, 1), list[float]()
+    for turn, part in enumerate(run.ranks.share(batch, recipe.micro_rows)):
+        torch.manual_seed(part_seed(recipe.seed, run.step, run.ranks.number(turn)))
         with autocast(recipe.precision, run.device):
-            loss = task.loss(run.model, part.to(run.device)) / learned
+            loss = run.loss(task.loss, part) / learned
         loss.backward()
-        total += loss.item()
-    return total
+        gradients.add()
+        losses.append(loss.item())
+    gradients.finish()
+    torch.manual_seed(part_seed(recipe.seed, run.step, -1))  # every rank leaves the step in the same state
+    return sum(run.ranks.in_order(losses))
+
+
+def part_seed(seed: int, step: int, part: int) -> int:
+    """The seed of a part's dropout: the same on whichever rank the part is, and after a resume."""
+    return int.from_bytes(blake2b(f"{seed}:{step}:{part}".encode(), digest_size=7).digest())
 
 
 @torch.no_grad()
 def evaluate(run: Run, task: Task, batches: list[Batch], precision: str) -> float:
-    """The mean loss of all learned tokens of some batches, without dropout."""
+    """The mean loss of all learned tokens of some batches, without dropout; each rank has its share."""
+    turns = -(-len(batches) // run.ranks.size)
+    numbers = [run.ranks.number(turn) for turn in range(turns)]
     run.model.eval()
     with autocast(precision, run.device):
-        total = sum(task.loss(run.model, batch.to(run.device)).item() for batch in batches)
+        own = [run.loss(task.loss, batches[min(number, len(batches) - 1)]).item() for number in numbers]
     run.model.train()
+    reshard(run.root)
+    total = sum(run.ranks.in_order(own)[: len(batches)])  # the last turn may have ranks with nothing of their own to do
     return total / max(1, sum(batch.learned for batch in batches))
 
 

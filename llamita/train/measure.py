@@ -11,7 +11,7 @@ from llamita.data.loader import Loader
 from llamita.data.packing import Rows
 from llamita.model.llama import LlamaForCausalLM
 from llamita.train import optim
-from llamita.train.loop import backward
+from llamita.train.loop import backward, gradients_of
 from llamita.train.recipe import Recipe
 from llamita.train.run import Run
 from llamita.train.tasks import TASKS
@@ -79,7 +79,7 @@ def _seconds(recipe: Recipe, model: LlamaForCausalLM, rows: Rows) -> float:
 
 def _step(run: Run, recipe: Recipe) -> float:
     started = perf_counter()
-    backward(run, TASKS[recipe.task], run.loader.next(recipe.rows), recipe)
+    backward(run, TASKS[recipe.task], run.loader.next(recipe.rows), recipe, gradients_of(run, recipe))
     for optimizer in run.optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

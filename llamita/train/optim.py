@@ -7,6 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from llamita.errors import UnsupportedError
+from llamita.train.muon import Muon
+
 BETAS = (0.9, 0.95)
 ADAMW_SHARE = 0.25  # of Muon's learning rate, for what is no matrix of a layer
 Build = Callable[[nn.Module, float, float], list[Optimizer]]
@@ -57,7 +60,7 @@ def _muon(model: nn.Module, lr: float, weight_decay: float) -> list[Optimizer]:
     matrices = [w for name, w in model.named_parameters() if w.requires_grad and w.ndim == 2 and ".layers." in name]
     inside = {id(weight) for weight in matrices}
     rest = [weight for weight in trained(model) if id(weight) not in inside]
-    muon = torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="original")
+    muon = Muon(matrices, lr=lr, weight_decay=weight_decay)
     if not rest:  # of an adapter, whose weights are all matrices of layers
         return [muon]
     return [muon, torch.optim.AdamW(_groups(rest, weight_decay), lr=lr * ADAMW_SHARE, betas=BETAS, fused=True)]
@@ -79,6 +82,13 @@ RATES: Mapping[str, float] = {
     "lion": 2e-4,
     "adafactor": 1e-2,
 }  # where the recipe gives none
+
+
+def check_sharded(name: str) -> None:
+    """Raise UnsupportedError for an optimizer that cannot train weights in shards."""
+    if name == "adafactor":  # torch's takes norms of columns in place, which DTensor refuses
+        others = ", ".join(other for other in OPTIMIZERS if other != name)
+        raise UnsupportedError(f"{name} needs whole matrices, and several processes shard them: use one of {others}")
 
 
 def build(name: str, model: nn.Module, *, lr: float, weight_decay: float) -> list[Optimizer]:

@@ -31,6 +31,7 @@ class Recipe:
     method: all weights (full), or an adapter: `rank`, `alpha`, `targets` (names or globs, commas between them) and
     `rslora` are its LoraConfig; qlora has the frozen weights in blocks of `base_format`. merge: also write the model
     with the adapter in its weights.
+    exact_scaling: 1, 2, 4, ... processes give the same bits.
     micro_rows: rows of one forward pass; gradients of several are summed. evaluate_every, save_every: in steps.
     Raises UsageError for a value that is impossible, with the reason.
     """
@@ -64,6 +65,7 @@ class Recipe:
     rslora: bool = False
     base_format: str = "q8_0"
     merge: bool = False
+    exact_scaling: bool = False
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():

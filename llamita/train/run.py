@@ -1,14 +1,17 @@
 """A run: the model, its optimizers, the loader and the steps done; all that a checkpoint holds."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import InitVar, dataclass, field
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from llamita.data.loader import Loader
+from llamita.data.loader import Batch, Loader
 from llamita.errors import BrokenFileError
 from llamita.model.llama import LlamaForCausalLM
+from llamita.parallel.ranks import DataRanks
+from llamita.parallel.shard import Pass, sharded_as
 
 RNG, DEVICE_RNG = "rng", "rng.cuda"
 
@@ -18,6 +21,8 @@ class Run:
     """What changes while a model is trained. steps: of the whole run. tokens: how many were learned.
 
     base: the fingerprint of the frozen weights of an adapter, which checkpoints leave out.
+    ranks: those that share each batch. root: the model's passes, which are
+    `sharded` where there are several ranks.
     """
 
     model: LlamaForCausalLM
@@ -27,6 +32,16 @@ class Run:
     step: int = 0
     tokens: int = 0
     base: str = ""
+    ranks: DataRanks = field(default_factory=DataRanks)
+    sharded: InitVar[Pass | None] = None
+    root: Pass = field(init=False)
+
+    def __post_init__(self, sharded: Pass | None) -> None:
+        self.root = sharded or Pass(self.model)
+
+    def loss(self, compute: Callable[..., Tensor], batch: Batch) -> Tensor:
+        """What `compute(model, batch)` returns, on the model's device; every rank must ask at the same time."""
+        return self.root(compute, batch.to(self.device))
 
     @property
     def device(self) -> torch.device:
@@ -38,7 +53,7 @@ class Run:
         return {name: weight.detach() for name, weight in self.model.named_parameters() if weight.requires_grad}
 
     def memory(self) -> dict[str, Tensor]:
-        """What the optimizers and the random generators remember, as tensors by name."""
+        """What the optimizers and the random generator of this rank remember, as tensors by name."""
         named = {
             f"{number}.{index}.{name}": tensor
             for number, optimizer in enumerate(self.optimizers)
@@ -57,16 +72,20 @@ class Run:
             raise BrokenFileError("the checkpoint holds another model's weights: start a new run in another folder")
         with torch.no_grad():
             for name, weight in weights.items():
-                own[name].copy_(weight)
+                own[name].copy_(sharded_as(own[name], weight))
         memory = dict(memory)
         torch.set_rng_state(memory.pop(RNG).clone())
         if (state := memory.pop(DEVICE_RNG, None)) is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state.clone(), self.device)
         for number, optimizer in enumerate(self.optimizers):
+            groups = optimizer.state_dict()["param_groups"]
+            trained = [weight for group in optimizer.param_groups for weight in group["params"]]
             states: dict[int, dict[str, Tensor]] = {}
             for key, tensor in memory.items():
                 of, index, name = key.split(".", 2)
                 if int(of) == number:
-                    states.setdefault(int(index), {})[name] = tensor.clone()
-            groups = optimizer.state_dict()["param_groups"]
+                    weight = trained[int(index)]
+                    # What has the weight's shape is sharded as the weight is; counters and the like are on every rank.
+                    own_part = sharded_as(weight, tensor) if tensor.shape == weight.shape else tensor
+                    states.setdefault(int(index), {})[name] = own_part.clone()
             optimizer.load_state_dict({"state": states, "param_groups": groups})

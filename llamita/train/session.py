@@ -1,10 +1,12 @@
 """A training session: from a recipe and a folder to a run, its checkpoints, and a Hugging Face folder."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 
 from llamita.checkpoint.load import find, load_pretrained
 from llamita.data.docstrings import read_docstrings
@@ -15,6 +17,10 @@ from llamita.errors import LlamitaError, UsageError
 from llamita.files.disk import explained, write_text
 from llamita.model.files import chosen_device
 from llamita.model.llama import LlamaForCausalLM
+from llamita.parallel import mesh
+from llamita.parallel.gradients import TreeReduceScatter, check_tree
+from llamita.parallel.ranks import DataRanks
+from llamita.parallel.shard import Pass, shard, unsharded
 from llamita.tokenizer.load import load_tokenizer
 from llamita.tokenizer.protocol import Tokenizer
 from llamita.tokenizer.save import save_tokenizer
@@ -64,14 +70,12 @@ class Session:
 
     def steps(self, should_stop: Callable[[], bool]) -> Iterator[Metrics]:
         """Take the steps that are left, save now and then and at the end, and log every step."""
-        inside, recipe, run = self.folder / INSIDE, self.recipe, self.run
-        with explained("write", inside):
-            inside.mkdir(parents=True, exist_ok=True)
+        recipe, run = self.recipe, self.run
         count = min(len(self.held_out), MEASURED_ROWS)
         batches = take(self.held_out, torch.arange(count)).split(recipe.micro_rows) if count else list[Batch]()
-        with log(self.log_path, step=run.step) as file:
+        with self._log() as write:
             for metrics in train(run, recipe, held_out=batches, should_stop=should_stop):
-                file.write(metrics.to_json() + "\n")
+                write(metrics.to_json() + "\n")
                 self._keep_time()
                 if run.step % recipe.save_every == 0:
                     self._save()
@@ -79,49 +83,75 @@ class Session:
         self._save()
         self.export()
 
+    @contextmanager
+    def _log(self) -> Iterator[Callable[[str], object]]:
+        """What takes the lines of the log: the file, on rank 0."""
+        if not mesh.is_first():
+            yield lambda line: None
+            return
+        with explained("write", self.log_path.parent):
+            self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with log(self.log_path, step=self.run.step) as file:
+            yield file.write
+
     def _keep_time(self) -> None:
         if self.deadline is not None and self.run.step < self.run.steps:
-            self.run.steps = self.deadline.fitting(self.run.step)
+            deadline, step = self.deadline, self.run.step
+            self.run.steps = mesh.from_first(lambda: deadline.fitting(step))
             self.recipe = replace(self.recipe, steps=self.run.steps)
 
     def export(self) -> None:
         """Write the model as a Hugging Face folder, which every verb reads; of an adapter, peft's files of it."""
-        base, adapter = self.written
-        if adapter is not None:
-            export_adapter(self.run.model, adapter, base=str(base), merge=self.recipe.merge)
+        if self.written[1] is None:
+            mesh.from_first(self._export_weights)
             return
-        self.run.model.save_pretrained(self.folder)
+        with unsharded(self.run.root):
+            mesh.from_first(self._export_adapter)
+
+    def _export_adapter(self) -> None:
+        base, adapter = self.written
+        assert adapter is not None
+        export_adapter(self.run.model, adapter, base=str(base), merge=self.recipe.merge)
+
+    def _export_weights(self) -> None:
+        weights = state.weights(self.folder / INSIDE)  # of the checkpoint, where they are whole
+        self.run.model.save_pretrained(self.folder, state_dict=weights)
         save_tokenizer(self.tokenizer, self.folder, max_length=self.run.model.config.max_position_embeddings)
 
     def _save(self) -> None:
+        inside = self.folder / INSIDE
         try:
-            write_text(self.folder / INSIDE / RECIPE, self.recipe.to_toml())
-            state.save(self.run, self.folder / INSIDE)
+            mesh.from_first(lambda: write_text(inside / RECIPE, self.recipe.to_toml()))
+            state.save(self.run, inside)
         except LlamitaError as error:
             raise type(error)(f"{error}; the last checkpoint is whole, --resume goes on from it") from error
 
 
-def begin(recipe: Recipe, folder: Path, *, device: str = "auto", offline: bool = False) -> Session:
-    """A session that starts from the first step. Raises UsageError where data and model do not fit each other."""
-    model, tokenizer, base = _model(recipe, chosen_device(device), offline=offline)
-    recipe, rows, apart = _rows(recipe, tokenizer)
-    is_timed = recipe.steps is None
-    recipe = resolved(recipe, model, rows)
+def begin(
+    recipe: Recipe, folder: Path, *, device: str = "auto", offline: bool = False, processes: DeviceMesh | None = None
+) -> Session:
+    """A session that starts from the first step. Raises UsageError where data and model do not fit each other.
+
+    processes: those that train together; each calls this with the same arguments.
+    """
+    parts = _prepare(recipe, DataRanks(processes), device=device, offline=offline)
+    decided = _decided(parts)
     torch.manual_seed(recipe.seed)
-    session = _session(recipe, model, base, rows, apart, tokenizer, folder)
-    session.deadline = Deadline(recipe.minutes, session.run.steps) if is_timed else None
+    session = _session(replace(parts, recipe=decided), folder)
+    session.deadline = Deadline(recipe.minutes, session.run.steps) if recipe.steps is None else None
     return session
 
 
-def resume(recipe: Recipe, folder: Path, *, device: str = "auto", offline: bool = False) -> Session:
+def resume(
+    recipe: Recipe, folder: Path, *, device: str = "auto", offline: bool = False, processes: DeviceMesh | None = None
+) -> Session:
     """A session that goes on from the latest checkpoint in its folder; the recipe is that of `resumed_recipe`.
 
+    The number of processes may be another than before.
     Raises UsageError where the run has taken more steps than the recipe has, and what `state.restore` raises.
     """
-    state.newest(folder / INSIDE)
-    model, tokenizer, base = _model(recipe, chosen_device(device), offline=offline)
-    recipe, rows, apart = _rows(recipe, tokenizer)
-    session = _session(recipe, model, base, rows, apart, tokenizer, folder)
+    mesh.from_first(lambda: state.newest(folder / INSIDE))
+    session = _session(_prepare(recipe, DataRanks(processes), device=device, offline=offline), folder)
     if state.restore(session.run, folder / INSIDE) > session.run.steps:
         raise UsageError(f"steps is {session.run.steps}, but the run has taken {session.run.step}: raise --steps")
     return session
@@ -149,20 +179,56 @@ def resumed_recipe(folder: Path, changes: dict[str, object]) -> Recipe:
     return replace(recipe, **changes)  # type: ignore[arg-type]
 
 
-def _session(
-    recipe: Recipe,
-    model: LlamaForCausalLM,
-    base: str,
-    rows: Rows,
-    apart: Rows,
-    tokenizer: Tokenizer,
-    folder: Path,
-) -> Session:
-    optimizers = optim.build(recipe.optimizer, model, lr=recipe.rate, weight_decay=recipe.weight_decay)
+@dataclass(frozen=True)
+class _Parts:
+    """What a run is made of. base: the fingerprint of what is frozen of the model. apart: the rows held out."""
+
+    recipe: Recipe
+    ranks: DataRanks
+    model: LlamaForCausalLM
+    base: str
+    tokenizer: Tokenizer
+    rows: Rows
+    apart: Rows
+
+
+def _prepare(recipe: Recipe, ranks: DataRanks, *, device: str, offline: bool) -> _Parts:
+    def make() -> _Parts:
+        ranks.check_rows(recipe.rows)
+        if recipe.exact_scaling:
+            check_tree(ranks, rows=recipe.rows, micro_rows=recipe.micro_rows)
+        if ranks.size > 1:
+            optim.check_sharded(recipe.optimizer)
+        model, tokenizer, base = _model(recipe, chosen_device(device), offline=offline)
+        known, rows, apart = _rows(recipe, tokenizer)
+        return _Parts(known, ranks, model, base, tokenizer, rows, apart)
+
+    return mesh.together(make)
+
+
+def _decided(parts: _Parts) -> Recipe:
+    """The recipe with threads, precision and steps: measured on all ranks at once, each with its rows of a step."""
+    recipe = parts.recipe
+    if recipe.exact_scaling:  # what is measured may differ from run to run, and would change the bits
+        precision = "fp32" if recipe.precision == "auto" else recipe.precision
+        recipe = replace(recipe, threads=recipe.threads or 1, precision=precision)
+    own = replace(recipe, batch_tokens=recipe.batch_tokens // parts.ranks.size)
+    found = resolved(own, parts.model, parts.rows)
+    return mesh.from_first(lambda: replace(found, batch_tokens=recipe.batch_tokens))
+
+
+def _session(parts: _Parts, folder: Path) -> Session:
+    recipe, model, ranks = parts.recipe, parts.model.train(), parts.ranks
     assert recipe.steps is not None and recipe.threads is not None
     torch.set_num_threads(recipe.threads)  # their number decides the order of sums, and so the bits
-    run = Run(model.train(), optimizers, Loader(rows, seed=recipe.seed), recipe.steps, base=base)
-    return Session(recipe, run, apart, tokenizer, folder)
+    root = Pass(model)
+    if ranks.mesh is not None:  # before the optimizers, which hold what the weights become
+        reduce_scatter = TreeReduceScatter() if recipe.exact_scaling else None
+        shard(root, model.model.layers, ranks.mesh, reduce_scatter=reduce_scatter)
+    optimizers = optim.build(recipe.optimizer, model, lr=recipe.rate, weight_decay=recipe.weight_decay)
+    loader = Loader(parts.rows, seed=recipe.seed)
+    run = Run(model, optimizers, loader, recipe.steps, base=parts.base, ranks=ranks, sharded=root)
+    return Session(recipe, run, parts.apart, parts.tokenizer, folder)
 
 
 def _model(recipe: Recipe, device: torch.device, *, offline: bool) -> tuple[LlamaForCausalLM, Tokenizer, str]:

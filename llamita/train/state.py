@@ -19,46 +19,54 @@ from torch import Tensor
 
 from llamita.errors import BrokenFileError, LlamitaError, UsageError
 from llamita.files.disk import creating, explained, read_json, read_text, sync_folder, write_text
-from llamita.files.safetensors import SafetensorsFile, write_tensors
+from llamita.files.safetensors import SafetensorsFile, in_order, write_tensors
+from llamita.parallel.mesh import from_first, is_first, together
+from llamita.parallel.shard import Gathering
 from llamita.train.run import Run
 
 WEIGHTS, MEMORY, COUNTERS, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 LATEST, LOCK = "latest", "lock"
 COUNT = 2  # checkpoints that stay
+Files = dict[str, dict[str, Tensor]]  # file name -> tensor name -> tensor
 _NAME, _DRAFT = re.compile(r"step-\d{8}"), re.compile(r"step-\d{8}\.draft-[0-9a-f]{8}")
 
 
 def save(run: Run, folder: Path) -> Path:
     """Write a checkpoint and make it the latest; older ones but one go. Returns its folder.
 
+    Every rank calls it and gives its shards; rank 0 writes, the same files whatever the number of ranks.
     Raises LlamitaError where the disk is full, or AccessError; the checkpoint before then stays the latest.
     """
     target = folder / f"step-{run.step:08d}"
-    if _latest(folder) == target.name and not _damage(target):
+    if from_first(lambda: _latest(folder) == target.name and not _damage(target)):
         return target
-    draft = folder / f"{target.name}.draft-{secrets.token_hex(4)}"
-    with explained("write", target):
-        draft.mkdir(parents=True)
+    files = {WEIGHTS: run.weights(), MEMORY: run.memory()}
+    shards = Gathering(tensors[name] for tensors in files.values() for name in in_order(tensors))
+
+    def publish() -> None:
         try:
-            _write(run, draft)
-            shutil.rmtree(target, ignore_errors=True)  # of a run that died before it named this one the latest
-            draft.rename(target)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
-        sync_folder(folder)
-    write_text(folder / LATEST, target.name + "\n")
-    _sweep(folder, latest=target.name)
+            _publish(run, files, target, shards)
+        finally:
+            shards.drain()
+
+    if not is_first():
+        shards.drain()
+    from_first(publish)
     return target
 
 
 def restore(run: Run, folder: Path) -> int:
     """Put a run back to its latest checkpoint that is whole; returns that step. The loader's data must be the same.
 
+    Each rank takes its shards, however many ranks have written it.
     Raises UsageError where there is no checkpoint or other data, BrokenFileError where none is whole.
     """
-    target = newest(folder)
-    counters = read_json(target / COUNTERS)
+    target = from_first(lambda: newest(folder))
+    return together(lambda: _restore(run, target))
+
+
+def _restore(run: Run, target: Path) -> int:
+    counters, folder = read_json(target / COUNTERS), target.parent
     if counters["data"] != run.loader.fingerprint:
         raise UsageError(f"the data is not what {folder} was trained on: give the same files, or another -o folder")
     if counters.get("base", "") != run.base:
@@ -112,7 +120,30 @@ def _lock(handle: int) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _write(run: Run, draft: Path) -> None:
+def weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of the latest checkpoint that is whole, on the CPU, sharing memory with its file."""
+    return _tensors(newest(folder) / WEIGHTS)
+
+
+def _publish(run: Run, files: Files, target: Path, shards: Gathering) -> None:
+    """Write a checkpoint under another name, then give it its own."""
+    folder = target.parent
+    draft = folder / f"{target.name}.draft-{secrets.token_hex(4)}"
+    with explained("write", target):
+        draft.mkdir(parents=True)
+        try:
+            _write(run, files, draft, shards)
+            shutil.rmtree(target, ignore_errors=True)  # of a run that died before it named this one the latest
+            draft.rename(target)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        sync_folder(folder)
+    write_text(folder / LATEST, target.name + "\n")
+    _sweep(folder, latest=target.name)
+
+
+def _write(run: Run, files: Files, draft: Path, shards: Gathering) -> None:
     counters = {
         "step": run.step,
         "tokens": run.tokens,
@@ -120,9 +151,9 @@ def _write(run: Run, draft: Path) -> None:
         "data": run.loader.fingerprint,
         "base": run.base,
     }
-    for name, tensors in ((WEIGHTS, run.weights()), (MEMORY, run.memory())):
+    for name, tensors in files.items():
         with creating(draft / name) as file:
-            write_tensors(file, tensors, {"format": "pt"})
+            write_tensors(file, tensors, {"format": "pt"}, fetch=shards.take)
     _write_json(draft / COUNTERS, counters)
     _write_json(draft / MANIFEST, {name: _facts(draft / name) for name in (WEIGHTS, MEMORY, COUNTERS)})
     sync_folder(draft)

@@ -1,0 +1,72 @@
+"""Verbs under torchrun: the processes that it starts work together, and the first one alone speaks."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llamita.errors import LlamitaError
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from llamita.parallel.mesh import Degrees
+
+# What gloo and nccl say where another process has gone.
+GONE = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "broken pipe",
+    "remote process exited",
+    "ncclremoteerror",
+)
+
+
+def is_other() -> bool:
+    """Whether torchrun has started this process and it is not the first; asks no library."""
+    return "LOCAL_RANK" in os.environ and os.environ.get("RANK", "0") != "0"
+
+
+def command() -> str:
+    """How this program was started, for a line that starts it again."""
+    count = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return f"torchrun --nproc-per-node {count} -m llamita" if "LOCAL_RANK" in os.environ else "llamita"
+
+
+@contextmanager
+def joined(device: str, degrees: "Degrees | None" = None) -> "Iterator[DeviceMesh | None]":
+    """The mesh of torchrun's processes, or None in a single one. All but the first print nothing.
+
+    A LlamitaError concerns all of them, so the first one says it and the others leave quietly: torchrun would end the
+    first in the middle of its sentence if another failed before.
+    Raises LlamitaError where another process has died.
+    """
+    import torch
+
+    from llamita.parallel import mesh
+
+    has_gpu = torch.cuda.is_available() and device.startswith(("auto", "cuda"))
+    try:
+        with _quiet(is_other()), mesh.processes(degrees, device_type="cuda" if has_gpu else "cpu") as found:
+            yield found
+    except LlamitaError as error:
+        if is_other():
+            raise SystemExit(0) from error
+        raise
+    except RuntimeError as error:
+        if mesh.is_launched() and any(sign in str(error).lower() for sign in GONE):
+            raise LlamitaError(
+                f"process {mesh.rank()} has lost another one, which has died: see what that said"
+            ) from error
+        raise
+
+
+@contextmanager
+def _quiet(is_quiet: bool) -> Iterator[None]:
+    """Print nothing; what was not foreseen is said later, by whoever catches it."""
+    if not is_quiet:
+        yield
+        return
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
