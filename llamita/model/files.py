@@ -15,7 +15,7 @@ from llamita.errors import NotFoundError, UnsupportedError, UsageError
 from llamita.model.familiar import Familiar
 from llamita.model.generation_config import GenerationConfig
 from llamita.model.initial import shapes_only
-from llamita.model.loading import LoadReport, MemoryTensors, Tensors, fill
+from llamita.model.loading import LoadReport, MemoryTensors, Tensors, fill, whole
 from llamita.model.names import check_names, one_device, one_dtype
 from llamita.model.rope import LlamaRotaryEmbedding
 
@@ -37,6 +37,7 @@ class ModelFiles(Familiar):
         torch_dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
         device_map: Any = None,
+        device_mesh: Any = None,
         attn_implementation: str | None = None,
         numerics: str | None = None,
         deterministic: bool = False,
@@ -60,6 +61,8 @@ class ModelFiles(Familiar):
         dtype (or torch_dtype): "auto" takes the config's, else the file's. device (or a device_map of one device):
         "auto" takes CUDA where there is one. revision, subfolder, token, cache_dir, force_download, local_files_only:
         where on the hub, and how it is asked. use_safetensors: True insists on that format.
+        device_mesh: a mesh of processes, over whose `tp` dim the model is sharded to write, see
+        `llamita.parallel.tensor`; each process reads its own part of the files.
         deterministic: batch-invariant mode, see `llamita.plans.invariant`; attn_implementation is then its own.
         output_loading_info: return (model, report as a dict of lists) instead.
         changes: fields of the config, such as num_labels=3 or use_cache=False; `llamita.model.names` says of the other
@@ -85,7 +88,8 @@ class ModelFiles(Familiar):
         changes |= {name: value for name, value in choices.items() if value}
         config = config.replace(**changes)
         config = config.replace(dtype=chosen_dtype(one_dtype(dtype, torch_dtype), config, tensors))
-        model = cls._from_tensors(config, tensors, device=chosen_device(one_device(device, device_map)))
+        on = chosen_device(one_device(device, device_map))
+        model = cls._from_tensors(config, tensors, device=on, mesh=device_mesh)
         report = model.load_report
         if report.mismatched_keys and not ignore_mismatched_sizes:
             raise UsageError(
@@ -102,15 +106,20 @@ class ModelFiles(Familiar):
         return cast("Self", (model, vars(report))) if output_loading_info else model
 
     @classmethod
-    def _from_tensors(cls, config: LlamaConfig, tensors: Tensors, *, device: torch.device) -> Self:
+    def _from_tensors(cls, config: LlamaConfig, tensors: Tensors, *, device: torch.device, mesh: Any = None) -> Self:
         """A model with the checkpoint's weights in `config.dtype`, in eval mode; others are initialized at random."""
         if method := config.extra.get("quantization_config"):
             kind = method.get("quant_method", "an unnamed method") if isinstance(method, dict) else method
             raise UnsupportedError(f"this checkpoint is quantized by {shortened(kind)}: give one of plain weights")
         with shapes_only():
             model = cast("Any", cls)(config)
-        dtype, std = getattr(torch, str(config.dtype)), config.initializer_range
-        model.load_report = fill(model, tensors, tied=model.tied_weights, std=std, dtype=dtype, device=device)
+        dtype, std, fit = getattr(torch, str(config.dtype)), config.initializer_range, whole
+        if mesh is not None:
+            from llamita.parallel.tensor import placed as fit
+            from llamita.parallel.tensor import shard_for_writing
+
+            shard_for_writing(model, mesh)
+        model.load_report = fill(model, tensors, tied=model.tied_weights, std=std, dtype=dtype, device=device, fit=fit)
         model.tie_weights()
         for module in model.modules():
             if isinstance(module, LlamaRotaryEmbedding):

@@ -1,6 +1,6 @@
 """Load weights into a model on the meta device, by name and straight from the mapped file."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -88,6 +88,11 @@ class MemoryTensors:
         return self._tensors[name]
 
 
+def whole(weight: Tensor, like: Tensor, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A weight of a file for the parameter `like` of a model that is on one device: in a dtype, on that device."""
+    return weight.to(device=device, dtype=dtype)
+
+
 def fill(
     model: nn.Module,
     tensors: Tensors,
@@ -96,10 +101,12 @@ def fill(
     std: float,
     dtype: torch.dtype,
     device: torch.device,
+    fit: Callable[..., Tensor] = whole,
 ) -> LoadReport:
     """Give every parameter of a model on the meta device its tensor, or a first value.
 
-    tied: name of a tied weight -> name of the weight it shares; the model itself ties them.
+    tied: name of a tied weight -> name of the weight it shares; the model itself ties them. fit: makes a parameter of
+    a weight, as `whole` does.
     Raises BrokenFileError for ties that the file contradicts.
     """
     sources = _sources(tensors.names, list(model.state_dict()))
@@ -110,7 +117,7 @@ def fill(
             continue
         source = _source(name, sources, tied)
         if source is not None and tensors.shape(source) == tuple(parameter.shape):
-            _put(model, name, tensors.load(source).to(device=device, dtype=dtype))
+            _put(model, name, fit(tensors.load(source), parameter, dtype=dtype, device=device))
             continue
         if source is None:
             report.missing_keys.append(name)
@@ -119,7 +126,7 @@ def fill(
         owner, _, leaf = name.rpartition(".")
         fresh = torch.empty(parameter.shape, dtype=dtype, device=device)
         initialize(model.get_submodule(owner), leaf, fresh, std=std)
-        _put(model, name, fresh)
+        _put(model, name, fit(fresh, parameter, dtype=dtype, device=device))
     return report
 
 

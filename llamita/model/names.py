@@ -10,9 +10,9 @@ from llamita.errors import UnsupportedError, UsageError
 
 # Names of from_pretrained's own signature, to be meant by one that is misspelled.
 OWN = (
-    "config", "dtype", "torch_dtype", "device", "device_map", "attn_implementation", "state_dict", "revision",
-    "subfolder", "token", "cache_dir", "force_download", "local_files_only", "use_safetensors", "output_loading_info",
-    "ignore_mismatched_sizes",
+    "config", "dtype", "torch_dtype", "device", "device_map", "device_mesh", "attn_implementation", "state_dict",
+    "revision", "subfolder", "token", "cache_dir", "force_download", "local_files_only", "use_safetensors",
+    "output_loading_info", "ignore_mismatched_sizes",
 )  # fmt: skip
 # Names of from_pretrained that ask for what llamita does anyway, or that only other libraries have a use for.
 IDLE = (
@@ -26,7 +26,7 @@ REFUSED: Mapping[str, str] = {
     "load_in_8bit": 'llamita.load(name, quantize="q8_0") loads in 8 bits',
     "load_in_4bit": 'llamita.load(name, quantize="q4_0") loads in 4 bits',
     "gguf_file": "llamita.load(path) reads GGUF files",
-    "tp_plan": "llamita splits a model that is loaded",
+    "tp_plan": "device_mesh= shards a model over the tp dim of a mesh",
     "variant": "name a folder or a revision whose weights bear their usual names",
     "adapter_kwargs": "llamita.load_adapter(model, folder) gives a model an adapter",
     "use_kernels": "llamita.load(name) runs a model with kernels",

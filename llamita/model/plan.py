@@ -19,15 +19,19 @@ PLANS: Mapping[str, str] = {
     "invariant": "llamita.plans.invariant.variant(model)",
     "cuda": "a new load of the model",
     "graphs": "a step without a graph",
+    "tensor": 'llamita.model.plan.remove(model, "tensor")',
 }
 # (the active plan, the requested plan): "" where they go together in this order, otherwise why they do not.
 # Pairs outside the table do not go together either.
 PAIRS: Mapping[tuple[str, str], str] = {
     ("recompute", "invariant"): "",  # layers and products: no module has both
     ("invariant", "recompute"): "",
+    ("tensor", "recompute"): "",  # parts of layers, and layers
+    ("recompute", "tensor"): "",
     ("cuda", "graphs"): "",
     ("recompute", "graphs"): "",  # a step has no backward pass, and nothing is recomputed
     ("recompute", "compile"): "a model whose layers are recomputed cannot be compiled: switch recompute off first",
+    ("tensor", "compile"): "a model sharded by tensor parallelism cannot be compiled: give up one of the two",
     ("invariant", "compile"): (
         "a batch-invariant model cannot be compiled, as compiled kernels round by the shape: give up one of the two"
     ),

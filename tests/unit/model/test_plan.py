@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 
 import llamita
 from llamita.cache.static import StaticCache
@@ -18,6 +19,7 @@ from llamita.errors import UnsupportedError, UsageError
 from llamita.generation.speculative.verify import has_kernels
 from llamita.model import plan
 from llamita.model.llama import LlamaForCausalLM
+from llamita.parallel.tensor import shard_for_writing
 from llamita.plans.compile import compile_model
 from llamita.plans.cpu import fuse, unfuse
 from llamita.plans.cuda.graphs import PlainStep
@@ -29,6 +31,11 @@ from tests.unit.plans.cpu.models import plain, prompt
 def graphed(model: LlamaForCausalLM) -> None:
     """A step as a graph records it, which holds the model but is no part of it."""
     PlainStep(model, StaticCache(model.config, batch=1, capacity=4, dtype=torch.float32))
+
+
+def sharded(model: LlamaForCausalLM) -> None:
+    """Shard a model over a mesh of this process alone."""
+    shard_for_writing(model, init_device_mesh("cpu", (1,), mesh_dim_names=("tp",)))
 
 
 @dataclass(frozen=True)
@@ -54,12 +61,16 @@ CASES = {
     ),
     "recompute": Case(
         LlamaForCausalLM.gradient_checkpointing_enable, LlamaForCausalLM.gradient_checkpointing_disable,
-        ("recompute",), together=frozenset({"invariant", "graphs"}),
+        ("recompute",), together=frozenset({"invariant", "graphs", "tensor"}),
     ),
+    "tensor": Case(sharded, lambda model: plan.remove(model, "tensor"), ("tensor",), together=frozenset({"recompute"})),
     "invariant": Case(invariant, variant, ("invariant",), 1e-5, frozenset({"recompute"})),
     "cuda": Case(install, lambda model: None, ("cuda",), 1e-4, frozenset({"graphs"})),
     "graphs": Case(graphed, lambda model: None, ()),
 }  # fmt: skip
+
+
+pytestmark = pytest.mark.usefixtures("process_group")  # of the plan that shards
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +138,7 @@ def test_a_plan_twice_is_once_and_a_copy_has_it(name: str, original: LlamaForCau
     assert name == "cuda" or state(twin) == before
 
 
-@pytest.mark.parametrize("name", ["kernels", "regional", "full", "recompute", "invariant", "cuda"])
+@pytest.mark.parametrize("name", ["kernels", "regional", "full", "recompute", "invariant", "cuda", "tensor"])
 @pytest.mark.parametrize("where", ["model.layers.1", "model.layers.0"])
 def test_a_forward_that_is_no_plans_is_never_overwritten(name: str, where: str, original: LlamaForCausalLM) -> None:
     model = copy.deepcopy(original)

@@ -1,0 +1,230 @@
+"""Tensor parallelism: the matrices of a finished model over the `tp` dim of a mesh, by a table of placements.
+
+For training, Megatron's cut (arXiv:1909.08053): q, k, v, gate and up by columns, o and down by rows, the embedding, the
+head and the loss by vocabulary; between them each process keeps a part of the sequence (arXiv:2205.05198). For writing,
+all matrices by columns, so that no sum is cut and every number is computed as one process computes it.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
+from torch.distributed.tensor.parallel import loss_parallel
+
+from llamita.config import LlamaConfig
+from llamita.errors import UnsupportedError, UsageError
+from llamita.model import plan
+from llamita.model.layers import LlamaRMSNorm
+from llamita.model.parts import NORMS, PRODUCTS, parts_of
+
+WHOLE, ROWS, TOKENS, FEATURES = Replicate(), Shard(0), Shard(1), Shard(-1)  # of weights (out, in), of states (B, T, D)
+
+
+@dataclass(frozen=True)
+class Part:
+    """How one part of a model is sharded: its weight, and the layouts of what it reads and gives.
+
+    comes: how an input arrives that is a plain tensor. reads: what the part computes on, gives: what it returns.
+    is_local: whether the output becomes a plain tensor, of the process's own part.
+    """
+
+    weight: Placement
+    comes: Placement = WHOLE
+    reads: Placement = WHOLE
+    gives: Placement = WHOLE
+    is_local: bool = False
+
+    @property
+    def bias(self) -> Placement:
+        """How the bias is sharded: with the rows of the weight, which are its outputs."""
+        return ROWS if self.weight == ROWS else WHOLE
+
+
+COLUMNS = Part(ROWS, gives=FEATURES, is_local=True)
+_BY_ROWS = Part(Shard(1), comes=FEATURES, reads=FEATURES, gives=TOKENS)
+_NORM = Part(WHOLE, comes=TOKENS, reads=TOKENS)
+_GATHERED = Part(ROWS, comes=FEATURES, is_local=True)
+
+# The parts around the layers, in a causal LM.
+AROUND = {"embedding": "model.embed_tokens", "last_norm": "model.norm", "head": "lm_head"}
+# Each part, by the names of `llamita.model.parts` and of `AROUND`.
+TRAINING: Mapping[str, Part] = {
+    "embedding": Part(ROWS, gives=TOKENS),
+    **dict.fromkeys(NORMS, _NORM),
+    **dict.fromkeys(("q", "k", "v", "gate", "up"), COLUMNS),
+    **dict.fromkeys(("o", "down"), _BY_ROWS),
+    "last_norm": Part(WHOLE, comes=TOKENS, reads=TOKENS, is_local=True),
+    "head": Part(ROWS, gives=FEATURES),
+}
+WRITING: Mapping[str, Part] = {
+    "embedding": Part(ROWS, is_local=True),
+    **dict.fromkeys(("q", "k", "v", "gate", "up"), COLUMNS),
+    **dict.fromkeys(("o", "down"), _GATHERED),
+    "head": Part(ROWS, is_local=True),
+}
+
+
+class CausalLM(Protocol):
+    """What a model has besides modules."""
+
+    config: LlamaConfig
+
+    def tie_weights(self) -> None:
+        """Make each tied weight the very tensor of its twin."""
+        ...
+
+
+class Sharded(plan.StandIn):
+    """The forward of a module whose parameters are sharded; removing the plan gathers them again."""
+
+    plan = "tensor"
+
+    def __init__(self, module: nn.Module, part: Part, mesh: DeviceMesh) -> None:
+        super().__init__(module)
+        self.part, self.mesh = part, mesh
+
+    def __call__(self, x: Tensor) -> Tensor | DTensor:
+        """The module's own forward, of an input and to an output in the layouts of its part."""
+        part, mesh = self.part, self.mesh
+        if not isinstance(x, DTensor):
+            x = DTensor.from_local(x, mesh, [part.comes], run_check=False)
+        out = self.plain(x.redistribute(placements=[part.reads])).redistribute(placements=[part.gives])
+        return out.to_local() if part.is_local else out
+
+    def undo(self, model: nn.Module) -> None:
+        """Gather every weight on every process."""
+        _replace_parameters(model, lambda module, name, weight: gathered(weight))
+
+
+def shard_for_training(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Shard a model over the `tp` dim of a mesh, and what is between its matrices by tokens.
+
+    Before FSDP2 and before the optimizer. Logits are sharded by vocabulary: loss and backward run in `sharded_loss`.
+    Every process passes the same model. Raises UsageError for sizes that tp does not divide, UnsupportedError for
+    layers that are not plain ones and for plans that do not go with this one.
+    """
+    _shard(model, mesh, TRAINING)
+
+
+def shard_for_writing(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Shard a model over the `tp` dim of a mesh by columns alone, so that the logits keep one process's numbers.
+
+    Every process runs the same passes and has all logits. Raises what `shard_for_training` raises.
+    """
+    _shard(model, mesh, WRITING)
+
+
+@contextmanager
+def sharded_loss() -> Iterator[None]:
+    """Cross-entropy of logits that are sharded by vocabulary, forward and backward, without gathering them."""
+    with loss_parallel():
+        yield
+
+
+def gathered(weight: Tensor) -> Tensor:
+    """A whole weight of one that may be sharded; every process of its mesh asks."""
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
+
+
+def placed(weight: Tensor, like: Tensor, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A whole weight as a model wants it: this process's part of it where `like` is sharded, in a dtype on a device.
+
+    The rest is not read: a weight in a file is mapped, and only the pages of the part are touched.
+    """
+    if not isinstance(like, DTensor):
+        return weight.to(device=device, dtype=dtype)
+    own = own_part(weight, like.device_mesh, like.placements).to(device=device, dtype=dtype)
+    return _joined(own.contiguous(), like.device_mesh, like.placements, weight)
+
+
+def own_part(weight: Tensor, mesh: DeviceMesh, placements: Sequence[Placement]) -> Tensor:
+    """The part of a whole weight that this process of a mesh keeps, as a view."""
+    for placement, size, at in zip(placements, mesh.shape, _coordinate(mesh), strict=True):
+        if isinstance(placement, Shard):
+            length = weight.shape[placement.dim]
+            share = -(-length // size)  # the last processes have less, or nothing
+            start = min(at * share, length)
+            weight = weight.narrow(placement.dim, start, min(share, length - start))
+    return weight
+
+
+def _coordinate(mesh: DeviceMesh) -> list[int]:
+    coordinate = mesh.get_coordinate()
+    assert coordinate is not None, "this process is in the mesh"
+    return list(coordinate)
+
+
+def _shard(model: nn.Module, mesh: DeviceMesh, table: Mapping[str, Part]) -> None:
+    tp, config = mesh["tp"] if mesh.ndim > 1 else mesh, cast("CausalLM", model).config
+    check_sizes(config, tp.size())
+    found = dict(_parts(model, config, table))
+    _check_kinds(model, found)
+    stand_ins = [Sharded(module, part, tp) for module, part in found.items()]
+    plan.apply(model, Sharded.plan, stand_ins, also=model.modules())
+    _replace_parameters(model, lambda module, name, weight: _divided(found.get(module), name, weight, tp))
+
+
+def _joined(own: Tensor, mesh: DeviceMesh, placements: Sequence[Placement], whole: Tensor) -> DTensor:
+    """The sharded tensor of the shape of a whole one, whose part here is `own`."""
+    strides = torch.empty(whole.shape, device="meta").stride()
+    return DTensor.from_local(own, mesh, placements, run_check=False, shape=whole.shape, stride=strides)
+
+
+def _divided(part: Part | None, name: str, weight: Tensor, mesh: DeviceMesh) -> Tensor:
+    """A parameter as its part wants it; that of a module without a part stays whole."""
+    if part is None:
+        return weight
+    placements = [part.bias if name == "bias" else part.weight]
+    own = own_part(weight, mesh, placements).clone(memory_format=torch.contiguous_format)  # frees the whole weight
+    return _joined(own, mesh, placements, weight)
+
+
+def _replace_parameters(model: nn.Module, change: Callable[[nn.Module, str, Tensor], Tensor]) -> None:
+    """Put other tensors in the places of all parameters."""
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            changed = change(module, name, weight.detach())
+            setattr(module, name, nn.Parameter(changed, requires_grad=weight.requires_grad))
+    cast("CausalLM", model).tie_weights()
+
+
+def _parts(model: nn.Module, config: LlamaConfig, table: Mapping[str, Part]) -> Iterator[tuple[nn.Module, Part]]:
+    """The modules that the table shards, and how. Raises UnsupportedError for a model that is not a plain causal LM."""
+    if missing := next((name for name in AROUND.values() if not _has(model, name)), None):
+        kind = type(model).__name__
+        raise UnsupportedError(f"a {kind} has no {missing}, and tensor parallelism shards causal language models alone")
+    for layer in cast("nn.ModuleList", model.get_submodule("model.layers")):
+        parts = parts_of(layer, config, plan="tensor parallelism")
+        modules: dict[str, Any] = {name: getattr(parts, name) for name in (*NORMS, *PRODUCTS)}
+        yield from ((modules[name], part) for name, part in table.items() if name in modules)
+    yield from ((model.get_submodule(name), table[part]) for part, name in AROUND.items() if part in table)
+
+
+def _has(model: nn.Module, name: str) -> bool:
+    try:
+        model.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
+
+
+def _check_kinds(model: nn.Module, modules: Collection[nn.Module]) -> None:
+    for name, module in model.named_modules():
+        if module in modules and type(module) not in (nn.Linear, nn.Embedding, LlamaRMSNorm):
+            kind = type(module).__name__
+            raise UnsupportedError(f"{name} is a {kind}, which tensor parallelism does not know: use the model without")
+
+
+def check_sizes(config: LlamaConfig, tp: int) -> None:
+    """Raise UsageError where tp does not divide a model's heads or its feed-forward."""
+    for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
+        if getattr(config, name) % tp:
+            raise UsageError(
+                f"tp is {tp}, and the model's {name} is {getattr(config, name)}, which {tp} does not divide: "
+                "give a --tp that divides it"
+            )

@@ -1,0 +1,120 @@
+"""Tensor parallelism in one process: parts of weights, a mesh of one, and what is refused."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
+
+from llamita.adapters.config import LoraConfig
+from llamita.adapters.lora import add_lora
+from llamita.config import LlamaConfig
+from llamita.errors import UnsupportedError, UsageError
+from llamita.model import plan
+from llamita.model.llama import LlamaForCausalLM, LlamaModel
+from llamita.parallel.tensor import check_sizes, own_part, placed, shard_for_training, shard_for_writing, sharded_loss
+
+
+class FakeMesh:
+    """As much of a mesh as a weight's parts depend on."""
+
+    def __init__(self, shape: tuple[int, ...], at: tuple[int, ...]) -> None:
+        self.shape, self.at = shape, at
+
+    def get_coordinate(self) -> list[int]:
+        return list(self.at)
+
+
+@pytest.fixture
+def mesh(process_group: None) -> DeviceMesh:
+    return init_device_mesh("cpu", (1, 1), mesh_dim_names=("dp_shard", "tp"))
+
+
+@pytest.mark.parametrize("placement", [Shard(0), Shard(1), Shard(-1)])
+@pytest.mark.parametrize(("rows", "columns"), [(7, 5), (2, 1), (6, 9)])
+def test_parts_are_those_of_torch_chunk(rows: int, columns: int, placement: Shard) -> None:
+    """The last processes have less, or nothing."""
+    weight = torch.randn(rows, columns)
+    parts = weight.chunk(4, dim=placement.dim)
+    for rank in range(4):
+        mesh: Any = FakeMesh((4,), (rank,))
+        own = own_part(weight, mesh, [placement])
+        assert torch.equal(own, parts[rank]) if rank < len(parts) else own.numel() == 0
+        assert own.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
+
+
+def test_a_mesh_of_two_dims_cuts_twice() -> None:
+    weight = torch.arange(24.0).view(6, 4)
+    mesh: Any = FakeMesh((3, 2), (1, 1))
+    assert torch.equal(own_part(weight, mesh, [Shard(0), Shard(1)]), weight[2:4, 2:])
+    assert torch.equal(own_part(weight, mesh, [Shard(0), Shard(0)]), weight[3:4])
+    assert own_part(weight, mesh, [Replicate(), Replicate()]) is weight
+
+
+def logits_and_gradients(model: LlamaForCausalLM) -> list[Tensor]:
+    ids = torch.tensor([[5, 9, 31], [4, 90, 2]])
+    output = model(ids, labels=ids, use_cache=False)
+    output.loss.backward()
+    found = [output.logits, output.loss, *(weight.grad for weight in model.parameters())]
+    return [one.full_tensor() if isinstance(one, DTensor) else one for one in found]
+
+
+@pytest.mark.parametrize("shard", [shard_for_training, shard_for_writing])
+def test_a_mesh_of_one_changes_nothing(shard: Any, mesh: DeviceMesh, tiny_config: LlamaConfig) -> None:
+    model = LlamaForCausalLM(tiny_config)
+    expected = logits_and_gradients(model)
+    model.zero_grad()
+    shard(model, mesh)
+    assert plan.active(model) == ("tensor",)
+    if shard is shard_for_training:
+        with sharded_loss():
+            found = logits_and_gradients(model)
+        assert all(isinstance(weight, DTensor) for weight in model.parameters())
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(expected, found, strict=True))
+    else:
+        found = [model(torch.tensor([[5, 9, 31], [4, 90, 2]])).logits]
+        assert torch.equal(found[0], expected[0])
+    plan.remove(model, "tensor")
+    assert not any(isinstance(weight, DTensor) for weight in model.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(expected, logits_and_gradients(model), strict=True))
+
+
+def test_a_weight_is_placed_as_the_parameter_is(mesh: DeviceMesh, tiny_config: LlamaConfig) -> None:
+    model = LlamaForCausalLM(tiny_config)
+    shard_for_writing(model, mesh)
+    weight, options = torch.randn(97, 48), {"dtype": torch.float64, "device": torch.device("cpu")}
+    found = placed(weight, model.lm_head.weight, **options)
+    assert isinstance(found, DTensor) and found.placements == (Shard(0),) and found.dtype == torch.float64
+    assert torch.equal(found.full_tensor(), weight.double())
+    assert not isinstance(placed(weight, weight, **options), DTensor)
+
+
+@pytest.mark.parametrize(
+    ("tp", "changes", "name"),
+    [
+        (4, {}, "num_attention_heads is 6"),
+        (3, {}, "num_key_value_heads is 2"),
+        (2, {"intermediate_size": 89}, "intermediate_size is 89"),
+    ],
+)
+def test_sizes_that_tp_does_not_divide_are_refused(
+    tp: int, changes: dict[str, Any], name: str, tiny_config: LlamaConfig
+) -> None:
+    check_sizes(tiny_config, 2)
+    with pytest.raises(
+        UsageError, match=rf"^tp is {tp}, and the model's {name}, which {tp} does not divide: "
+    ) as error:
+        check_sizes(tiny_config.replace(**changes), tp)
+    assert "\n" not in str(error.value)
+
+
+def test_other_models_and_layers_are_refused(mesh: DeviceMesh, tiny_config: LlamaConfig) -> None:
+    other: Any = LlamaModel(tiny_config)
+    with pytest.raises(UnsupportedError, match=r"^a LlamaModel has no model.embed_tokens, and tensor parallelism "):
+        shard_for_writing(other, mesh)
+    model = LlamaForCausalLM(tiny_config)
+    add_lora(model, LoraConfig(r=2, target_modules="q_proj"))
+    with pytest.raises(UnsupportedError, match=r"^model.layers.0.self_attn.q_proj is a LoraLayer, which tensor"):
+        shard_for_writing(model, mesh)
