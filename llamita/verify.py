@@ -1,7 +1,6 @@
 """Is every number that ours computes the number that transformers computes? Down to the first module that differs."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -15,6 +14,7 @@ from llamita.bridge import transformers as peers
 from llamita.checkpoint.load import check_weights
 from llamita.config import LlamaConfig, RopeConfig
 from llamita.model.llama import LlamaForCausalLM
+from llamita.model.module_outputs import first_difference, largest, outputs_of
 
 ROPES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -171,17 +171,6 @@ def positions_from(mask: Tensor | None) -> Tensor | None:
     return None if mask is None else (mask.cumsum(-1) - 1).clamp(min=0)
 
 
-def largest(a: Tensor | None, b: Tensor | None) -> float:
-    """The largest absolute difference: 0 for the same numbers and NaN in the same places; infinite at a NaN in one."""
-    if a is None or b is None:
-        return 0.0 if a is b else float("inf")
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return float("inf")
-    a, b = a.detach().double(), b.detach().double()
-    same = (a == b) | (a.isnan() & b.isnan())
-    return float(torch.where(same, 0.0, (a - b).abs()).nan_to_num(nan=float("inf")).max()) if a.numel() else 0.0
-
-
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """One run of a checkpoint in both: the largest difference of the logits, and the first module that differs."""
@@ -218,8 +207,7 @@ def compared(
         logits = ours(tokens, attention_mask=mask, use_cache=False).logits
         peer_logits = theirs(tokens, attention_mask=mask, position_ids=positions_from(mask), use_cache=False).logits
     # In the order in which ours ran: the first that differs is where the paths part.
-    differing = ((name, gap) for name in a if name in b and (gap := largest(a[name], b[name])) > 0)
-    first, gap = next(differing, (None, 0.0))
+    first, gap = first_difference(a, b)
     return Comparison(
         dtype=dtype,
         backend=backend,
@@ -228,24 +216,3 @@ def compared(
         first=first,
         first_difference=gap,
     )
-
-
-@contextmanager
-def outputs_of(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """The output of every module that returns a tensor, by name, in the order in which they finish."""
-    outputs: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: object, output: Any) -> None:
-            output = output[0] if isinstance(output, tuple) else output
-            if isinstance(output, Tensor):
-                outputs[name] = output
-
-        return hook
-
-    handles = [module.register_forward_hook(keep(name)) for name, module in model.named_modules() if name]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()

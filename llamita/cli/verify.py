@@ -1,19 +1,26 @@
 """llamita verify: are these the numbers that transformers computes?"""
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from importlib.resources import files
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from llamita import checks
 from llamita.cli import errors, terminal
 from llamita.errors import UsageError
+from llamita.files.disk import read_text
+
+if TYPE_CHECKING:
+    from llamita.checkpoint.chain import Edge
 
 T = TypeVar("T")
 
@@ -23,10 +30,12 @@ EXAMPLES = """
   llamita verify                     every small random model of the parity grid
   llamita verify --quick             one in 23 of them, in which every kind of model comes up
   llamita verify path/to/checkpoint  this checkpoint, down to the first module that differs
+  llamita verify --chain base adapter merged model.gguf    each step from fine-tuning to the GGUF file
   llamita verify --arithmetic        whether this machine's kernels give the bits of every other machine
 """
 STRIDE = 23  # of the grid's cases that --quick takes: prime to every axis, so that no value is left out
 TIMED = 8  # cases by whose time the rest is estimated: with and without biases, a cache and padding
+CHAIN_TOKENS = 512  # of the text that a chain is compared on
 RUNS, QUICK_RUNS = 8, 2  # of a checkpoint: float32 and bfloat16, eager and sdpa, whole and padded
 
 
@@ -43,6 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--every-instruction-set", action="store_true",
         help="with --arithmetic: also compile the kernels for each lesser instruction set that this machine runs",
     )  # fmt: skip
+    parser.add_argument(
+        "--chain", nargs="+", metavar="MODEL",
+        help="compare neighbours of a chain, such as BASE ADAPTER MERGED GGUF: bit-equal, or the KL divergence",
+    )  # fmt: skip
+    parser.add_argument("--text", metavar="FILE", help="of --chain: compare on this text (default: cria's)")
+    parser.add_argument(
+        "--max-kl", type=float, metavar="X",
+        help="of --chain: accept steps up to X nats per token instead of equal bits (default: equal bits)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="of --chain: print the steps as a JSON list")
     parser.add_argument("--against", choices=["transformers"], default="transformers", help="what to compare with")
 
 
@@ -56,10 +75,13 @@ def run(args: argparse.Namespace) -> int:
             torch.set_num_threads(args.threads)
     if args.every_instruction_set and not args.arithmetic:
         raise UsageError("--every-instruction-set belongs to --arithmetic: give both")
+    _check_chain(args)
     if args.arithmetic:
         if args.checkpoint is not None:
             raise UsageError("--arithmetic has models of its own: give no checkpoint")
         return _arithmetic(args)
+    if args.chain is not None:
+        return _chain(args)
     if args.checkpoint is None:
         return _grid(args)
     from llamita.checkpoint.gguf_names import is_gguf
@@ -141,6 +163,46 @@ def _checkpoint(folder: Path, args: argparse.Namespace) -> int:
     differing = sum(row.difference > 0 for row in rows)
     print(f"{len(rows)} runs, {differing} differ from transformers")
     return 1 if differing else 0
+
+
+def _check_chain(args: argparse.Namespace) -> None:
+    for name in ("text", "max_kl", "json"):
+        if getattr(args, name) not in (None, False) and args.chain is None:
+            raise UsageError(f"--{name.replace('_', '-')} belongs to --chain: give both")
+    if args.chain is not None and (args.checkpoint is not None or args.arithmetic):
+        raise UsageError("--chain has models of its own: give nothing else to verify")
+
+
+def _chain(args: argparse.Namespace) -> int:
+    """Print a line for each step of a chain; 1 if one that must be equal is not."""
+    from llamita.checkpoint.chain import verify_chain
+
+    path = Path(args.text).expanduser() if args.text else Path(str(files("llamita"))) / "cria/held_out.txt"
+    text, edges, failed = read_text(path), [], 0
+    for edge in verify_chain(args.chain, text, tokens=CHAIN_TOKENS, offline=args.offline):
+        edges.append(edge)
+        is_far = args.max_kl is not None and edge.action != "fine-tune" and edge.kl > args.max_kl
+        is_wrong = is_far or (bool(edge.unequal) and args.max_kl is None)
+        failed += is_wrong
+        if not args.json:
+            print(_shown(edge, "FAILS" if is_wrong else "ok"), flush=True)
+    if args.json:
+        print(json.dumps([asdict(edge) for edge in edges], indent=2))
+    elif not args.quiet:
+        print(f"{len(edges)} steps, {failed} fail")
+    return 1 if failed else 0
+
+
+def _shown(edge: "Edge", verdict: str) -> str:
+    """A step as two lines: whether it holds, and how far the text moves."""
+    if edge.unequal:
+        more = f" and {len(edge.unequal) - 1} more" if len(edge.unequal) > 1 else ""
+        proof = f"must be equal and differ: {edge.unequal[0]}{more}"
+    else:
+        proof = f"{edge.made} computed again: bit-equal" if edge.made else "training, which is to differ"
+    moved = f"KL {edge.kl:.3g} nats per token, same most probable token {edge.agreement:.1%}"
+    first = "all outputs bit-equal" if edge.first is None else f"first at {edge.first}: {edge.first_difference:.3g}"
+    return f"{verdict:<5} {edge.action}: {edge.source} -> {edge.target}: {proof}\n      {moved}, {first}"
 
 
 def _with_estimate(found: Iterable[T], count: int, *, warm: int, timed: int, is_quiet: bool) -> Iterator[T]:

@@ -1,11 +1,14 @@
 """llamita verify prints every comparison and fails when a number differs."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from llamita import verify
 from llamita.cli.main import main
+from tests.small import save_small_model
+from tests.unit.cli.conftest import Run
 
 
 @pytest.fixture
@@ -63,3 +66,42 @@ def test_how_long_it_takes_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert told.err == "(864 small models, 38 with --quick)\n(about 1 s in all)\n"
     assert main(["verify", "-q"]) == 0
     assert capsys.readouterr() == (told.out.splitlines()[-1] + "\n", "")
+
+
+def test_a_chain_prints_its_steps_and_fails_where_bits_differ(run: Run, tmp_path: Path, small_path: Path) -> None:
+    assert run("convert", str(small_path), "bf16", "--to", "bf16", "-q").code == 0
+    assert run("convert", "bf16", "bf16.gguf", "-q").code == 0
+    outcome = run("verify", "--chain", "bf16", "bf16.gguf")
+    assert outcome == (
+        0,
+        "ok    store: bf16 -> bf16.gguf: the stored weights computed again: bit-equal\n"
+        "      KL 0 nats per token, same most probable token 100.0%, all outputs bit-equal\n"
+        "1 steps, 0 fail\n",
+        "",
+    )
+    outcome = run("verify", "--chain", str(small_path), "bf16.gguf", "bf16")
+    assert outcome.code == 0  # fp32 rounded to the bf16 of the file
+    save_small_model(tmp_path / "other", seed=1)
+    outcome = run("verify", "--chain", "other", "bf16.gguf", "--quiet")
+    assert outcome.code == 1
+    assert "FAILS store: other -> bf16.gguf: must be equal and differ: model.embed_tokens.weight and " in outcome.out
+    assert ", first at model.embed_tokens: " in outcome.out
+    (edge,) = json.loads(run("verify", "--chain", "other", "bf16.gguf", "--max-kl", "100", "--json").out)
+    assert edge["kl"] > 0
+    assert run("verify", "--chain", "other", "bf16.gguf", "--max-kl", "100", "-q").code == 0
+    assert run("verify", "--chain", "other", "bf16.gguf", "--max-kl", "1e-9", "-q").code == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--max-kl", "1"), "--max-kl belongs to --chain: give both"),
+        (("--chain", "cria", "--arithmetic"), "--chain has models of its own: give nothing else to verify"),
+        (("--chain", "cria"), "a chain has at least two models"),
+        (("--chain", "cria", "cria", "--text", "nowhere.txt"), "cannot read nowhere.txt"),
+    ],
+)
+def test_wrong_chains_are_refused(run: Run, words: tuple[str, ...], error: str) -> None:
+    outcome = run("verify", *words)
+    assert outcome.code in (2, 3)
+    assert error in outcome.err
