@@ -33,7 +33,7 @@ RIVALS = (("model", "shape"), ("model", "tokenizer"), ("steps", "minutes"))
 # The options that are settings of a recipe: option -> (type, metavar, help)
 SETTINGS: dict[str, tuple[type, str, str]] = {
     "model": (str, "MODEL", "start from this checkpoint (default: from random weights, see --shape)"),
-    "shape": (str, "NAME", "of a model from random weights: pico, nano (default), micro, mini, small, base"),
+    "shape": (str, "NAME", "of a model from random weights: pico, nano (default), micro, cria, mini, small, base"),
     "tokenizer": (str, "MODEL", "whose tokens a model from random weights speaks (default: cria's)"),
     "task": (str, "NAME", "pretrain or sft, which learns answers alone (default: as the data is)"),
     "method": (str, "NAME", "full (default), or of an adapter: lora, dora or qlora, with --model"),
@@ -50,6 +50,7 @@ SETTINGS: dict[str, tuple[type, str, str]] = {
     "micro_rows": (int, "N", "rows in memory at once; gradients are summed over a step (default: 8)"),
     "optimizer": (str, "NAME", "muon (default), adamw, lion or adafactor"),
     "lr": (float, "RATE", "learning rate (default: 2e-2 for muon, 2e-3 adamw, 2e-4 lion, 1e-2 adafactor)"),
+    "rates": (str, "GLOB=SHARE", "of the learning rate, for weights by their names, with commas (default: none)"),
     "weight_decay": (float, "X", "of matrices only (default: 0)"),
     "schedule": (str, "NAME", "wsd (default), cosine, linear or constant"),
     "warmup": (float, "SHARE", "of the steps in which the rate rises (default: 0.04)"),
@@ -223,7 +224,7 @@ def _begins(session: "Session") -> str:
     processes = f"processes: {run.ranks.size}, " if run.ranks.size > 1 else ""
     return (
         f"{recipe.task} {size:.1f} M parameters {start}for {run.steps:,} steps of {recipe.rows} x {recipe.length} "
-        f"tokens, {len(run.loader.rows):,} rows of data, {recipe.optimizer}, {recipe.precision}, "
+        f"tokens, {len(run.loader):,} rows of data, {recipe.optimizer}, {recipe.precision}, "
         f"{processes}threads: {recipe.threads}"
     )
 
@@ -287,11 +288,11 @@ def _samples(session: "Session") -> list[tuple[str, str]]:
 
     base, adapter = session.written
     llm = load(base, adapter=adapter, device="cpu", kernels="off")
-    rows = session.held_out if len(session.held_out) else session.run.loader.rows
+    rows = session.held_out if len(session.held_out) else session.run.loader.next(SAMPLES)
     samples = []
     # Rows that begin with a document, rather than with a part of one, if there are such.
     begin = (rows.inputs[:, 0] == (session.tokenizer.bos_token_id or 0)).nonzero().flatten().tolist()
-    for row in (begin or list(range(len(rows))))[:SAMPLES]:
+    for row in (begin or list(range(len(rows.inputs))))[:SAMPLES]:
         learned = (rows.targets[row] != IGNORED).nonzero()
         first = int(learned[0]) + 1 if len(learned) else PROMPT_TOKENS
         ids = rows.inputs[row, : first if first > 1 else PROMPT_TOKENS].tolist()

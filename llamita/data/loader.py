@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -39,6 +40,25 @@ class Batch:
         return Batch(self.inputs.to(device), self.targets.to(device), self.positions.to(device))
 
 
+class Source(Protocol):
+    """What a run reads its batches from. position: rows read since the first, which is all that it remembers."""
+
+    position: int
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells the data from other data."""
+        ...
+
+    def __len__(self) -> int:
+        """The rows of an epoch."""
+        ...
+
+    def next(self, count: int) -> Batch:
+        """The next `count` rows, which depend on the position and the data alone; the position moves on."""
+        ...
+
+
 class Loader:
     """Reads rows epoch after epoch, each epoch in another order.
 
@@ -52,9 +72,16 @@ class Loader:
         self.rows, self.seed, self.position = rows, seed, position
         self._epoch, self._order = -1, list[int]()
 
-    @cached_property
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
     def fingerprint(self) -> str:
         """The sha256 of the data."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         return self.rows.fingerprint()
 
     def next(self, count: int) -> Batch:

@@ -14,6 +14,7 @@ from llamita.errors import BrokenFileError, UsageError
 from llamita.files.disk import read_text
 from llamita.train.method import METHODS
 from llamita.train.optim import OPTIMIZERS, RATES
+from llamita.train.rates import parsed_rates
 from llamita.train.schedule import SCHEDULES
 from llamita.train.tasks import TASKS
 
@@ -32,6 +33,7 @@ class Recipe:
     `rslora` are its LoraConfig; qlora has the frozen weights in blocks of `base_format`. merge: also write the model
     with the adapter in its weights.
     exact_scaling: 1, 2, 4, ... processes give the same bits.
+    rates: shares of the rate for weights by their names, as "GLOB=SHARE,GLOB=SHARE" (see `rates`).
     micro_rows: rows of one forward pass; gradients of several are summed. evaluate_every, save_every: in steps.
     Raises UsageError for a value that is impossible, with the reason.
     """
@@ -49,6 +51,7 @@ class Recipe:
     micro_rows: int = 8
     optimizer: str = "muon"
     lr: float | None = None
+    rates: str = ""
     weight_decay: float = 0.0
     schedule: str = "wsd"
     warmup: float = 0.04
@@ -75,6 +78,7 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise UsageError(f"{name} is {quoted(value)}: it must be from {low} to {high}")
+        parsed_rates(self.rates)
         if self.method != "full" and self.model is None:
             raise UsageError(f"method is {self.method}, which adapts a trained model: name one with --model")
         if self.batch_tokens < self.length:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from llamita.data.loader import Batch, Loader
+from llamita.data.loader import Batch, Source
 from llamita.errors import BrokenFileError
 from llamita.model.llama import LlamaForCausalLM
 from llamita.parallel.ranks import DataRanks
@@ -27,7 +27,7 @@ class Run:
 
     model: LlamaForCausalLM
     optimizers: list[Optimizer]
-    loader: Loader
+    loader: Source
     steps: int
     step: int = 0
     tokens: int = 0

@@ -29,6 +29,7 @@ from llamita.train.loop import train
 from llamita.train.measure import Deadline, resolved
 from llamita.train.method import METHODS, adapt, export_adapter
 from llamita.train.metrics import Metrics, log
+from llamita.train.rates import parsed_rates, set_shares
 from llamita.train.recipe import Recipe, make_recipe, read_recipe
 from llamita.train.run import Run
 from llamita.train.shapes import new_model
@@ -40,7 +41,7 @@ MEASURED_ROWS = 64  # at most, of held-out rows
 # What a resumed run cannot change: it would be another run, or its checkpoint would not fit.
 FIXED = (
     "data", "task", "method", "rank", "alpha", "targets", "rslora", "base_format", "model",
-    "shape", "tokenizer", "length", "optimizer", "seed", "held_out", "precision",
+    "shape", "tokenizer", "length", "optimizer", "rates", "seed", "held_out", "precision",
 )  # fmt: skip
 
 
@@ -226,6 +227,7 @@ def _session(parts: _Parts, folder: Path) -> Session:
         reduce_scatter = TreeReduceScatter() if recipe.exact_scaling else None
         shard(root, model.model.layers, ranks.mesh, reduce_scatter=reduce_scatter)
     optimizers = optim.build(recipe.optimizer, model, lr=recipe.rate, weight_decay=recipe.weight_decay)
+    set_shares(optimizers, model, parsed_rates(recipe.rates), lr=recipe.rate)
     loader = Loader(parts.rows, seed=recipe.seed)
     run = Run(model, optimizers, loader, recipe.steps, base=parts.base, ranks=ranks, sharded=root)
     return Session(recipe, run, parts.apart, parts.tokenizer, folder)

@@ -65,7 +65,7 @@ def test_one_long_text_has_a_held_out_part_too(tmp_path: Path, recipe: Recipe) -
     (tmp_path / "long.txt").write_text("all work and no play " * 60, encoding="utf-8")
     session = begin(replace(recipe, data=(str(tmp_path / "long.txt"),)), tmp_path / "out")
     assert 1 <= len(session.held_out) <= MEASURED_ROWS
-    assert len(session.run.loader.rows) > 30
+    assert len(session.run.loader) > 30
 
 
 @pytest.mark.parametrize(

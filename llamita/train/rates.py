@@ -1,0 +1,53 @@
+"""Other learning rates for some weights, by their names: "*.q_proj.weight=0.5,model.embed_tokens.weight=0.3"."""
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from llamita.checks import quoted
+from llamita.errors import UsageError
+
+Shares = Sequence[tuple[str, float]]  # a glob of names, and the share of the learning rate
+
+
+def parsed_rates(text: str) -> Shares:
+    """The globs and shares of a text. Raises UsageError for what is no "GLOB=SHARE"."""
+    shares = []
+    for part in filter(None, text.split(",")):
+        glob, _, share = part.rpartition("=")
+        try:
+            shares.append((glob.strip(), float(share)))
+        except ValueError:
+            glob = ""
+        if not glob or not 0 <= shares[-1][1] <= 1000:
+            raise UsageError(f"rates has {quoted(part)}: give a glob of names and a share, as *.q_proj.weight=0.5")
+    return shares
+
+
+def set_shares(optimizers: list[Optimizer], model: nn.Module, shares: Shares, *, lr: float) -> None:
+    """Give weights a share of `lr`, that of the first glob their name fits; others keep what their optimizer says.
+
+    Groups are split, the fastest first. Raises UsageError for a glob that fits no weight.
+    """
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    for glob, _ in shares:
+        if not any(fnmatchcase(name, glob) for name in names.values()):
+            raise UsageError(f"rates has {quoted(glob)}, which no weight of this model is named: see `llamita inspect`")
+    for optimizer in optimizers:
+        optimizer.param_groups[:] = [
+            part for group in optimizer.param_groups for part in _split(group, names, shares, lr)
+        ]
+
+
+def _split(group: dict[str, Any], names: Mapping[int, str], shares: Shares, lr: float) -> list[dict[str, Any]]:
+    weights = group["params"]
+    rates = {id(weight): _rate(names[id(weight)], shares, lr, usual=group["initial_lr"]) for weight in weights}
+    by_rate = {rate: [w for w in weights if rates[id(w)] == rate] for rate in sorted(set(rates.values()), reverse=True)}
+    return [{**group, "params": some, "lr": rate, "initial_lr": rate} for rate, some in by_rate.items()]
+
+
+def _rate(name: str, shares: Shares, lr: float, *, usual: float) -> float:
+    return next((lr * share for glob, share in shares if fnmatchcase(name, glob)), usual)
