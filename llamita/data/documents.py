@@ -22,12 +22,16 @@ class Document:
     """Pairs of a token and the next one: inputs (n,) and targets (n,), int32, IGNORED where nothing is learned.
 
     is_splittable: it may be cut and trained in parts, each without the tokens before it.
+    starts: where its texts begin; they do not see each other, and stay in one row: those of a pair.
+    label: a number that the task knows of it.
     """
 
     inputs: Tensor
     targets: Tensor
     is_splittable: bool
     where: str = ""
+    starts: tuple[int, ...] = (0,)
+    label: float = 0.0
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -42,20 +46,28 @@ def make_documents(records: Iterable[Record], tokenizer: Tokenizer, *, learns_al
 
 
 def _document(record: Record, tokenizer: Tokenizer, *, learns_all: bool) -> Document:
-    form = next(iter(record.fields))
+    encode = FORMS.get(record.form or "")
+    if encode is None:
+        raise UsageError(
+            f"{record.where} is a {record.form}: give a text, prompt and completion, or messages, or another --task"
+        )
     try:
-        tokens, is_learned = FORMS[form](record.fields, tokenizer)
+        tokens, is_learned = encode(record.fields, tokenizer)
     except UsageError as error:
         raise UsageError(f"{record.where}: {error}") from error
     if learns_all:
         is_learned = [True] * len(tokens)
+    inputs, targets = shifted(tokens, is_learned, record.where)
+    return Document(inputs, targets, is_splittable=learns_all or not record.is_masked, where=record.where)
+
+
+def shifted(tokens: list[int], is_learned: list[bool], where: str) -> tuple[Tensor, Tensor]:
+    """The inputs (n,) and targets (n,) of a text of n + 1 tokens. Raises UsageError where nothing is learned."""
     ids = torch.tensor(tokens, dtype=torch.int32)
     targets = torch.where(torch.tensor(is_learned[1:], dtype=torch.bool), ids[1:], IGNORED)
     if not bool((targets != IGNORED).any()):
-        raise UsageError(
-            f"{record.where} has no token to learn: give it a text, a completion or an assistant's message"
-        )
-    return Document(ids[:-1], targets, is_splittable=learns_all or not record.is_masked, where=record.where)
+        raise UsageError(f"{where} has no token to learn: give it a text, a completion or an assistant's message")
+    return ids[:-1], targets
 
 
 Encoded = tuple[list[int], list[bool]]
@@ -66,34 +78,64 @@ def _of_text(fields: Mapping[str, Any], tokenizer: Tokenizer) -> Encoded:
     return tokens, [True] * len(tokens)
 
 
-def _of_completion(fields: Mapping[str, Any], tokenizer: Tokenizer) -> Encoded:
-    prompt = _begun(tokenizer.encode(fields["prompt"]), tokenizer)
-    answer = [*tokenizer.encode(fields["completion"], add_special_tokens=False), *_end(tokenizer)]
-    return [*prompt, *answer], [False] * len(prompt) + [True] * len(answer)
+def _of_completion(prompt: str, completion: str, tokenizer: Tokenizer) -> Encoded:
+    asked = encode_prompt(prompt, tokenizer)
+    answer = [*tokenizer.encode(completion, add_special_tokens=False), *_end(tokenizer)]
+    return [*asked, *answer], [False] * len(asked) + [True] * len(answer)
+
+
+def _of_answer(fields: Mapping[str, Any], tokenizer: Tokenizer) -> Encoded:
+    return encode_answer(fields["prompt"], fields["completion"], tokenizer)
+
+
+def encode_answer(prompt: Any, answer: Any, tokenizer: Tokenizer) -> Encoded:
+    """The tokens of a prompt and its answer, both texts or both messages, and which are learned: the answer's.
+
+    Raises UsageError where one is a text and the other messages.
+    """
+    if isinstance(prompt, str) and isinstance(answer, str):
+        return _of_completion(prompt, answer, tokenizer)
+    if isinstance(prompt, list) and isinstance(answer, list):
+        return _of_dialogue(prompt + answer, tokenizer, first=len(prompt))
+    raise UsageError("one part is a text and another messages: give texts or messages for both")
+
+
+def encode_prompt(prompt: str | list[Any], tokenizer: Tokenizer) -> list[int]:
+    """The tokens of a prompt that waits for its answer."""
+    if isinstance(prompt, str):
+        return _begun(tokenizer.encode(prompt), tokenizer)
+    return list(encode_chat(tokenizer, checked(prompt)))
 
 
 def _of_messages(fields: Mapping[str, Any], tokenizer: Tokenizer) -> Encoded:
-    """The template's own tokens; learned are those that it adds to a dialogue when the assistant has answered."""
-    messages = checked(fields["messages"])
+    return _of_dialogue(fields["messages"], tokenizer)
+
+
+def _of_dialogue(dialogue: Any, tokenizer: Tokenizer, *, first: int = 0) -> Encoded:
+    """The template's own tokens; learned are those that it adds to a dialogue when the assistant has answered.
+
+    first: the number of the first message that may be learned.
+    """
+    messages = checked(dialogue)
     tokens = encode_chat(tokenizer, messages, add_generation_prompt=False)
     is_learned = [False] * len(tokens)
     for number, message in enumerate(messages):
-        if message["role"] == "assistant":
+        if number >= first and message["role"] == "assistant":
             asked = encode_chat(tokenizer, messages[:number]) if number else tokens[:1]
             answered = encode_chat(tokenizer, messages[: number + 1], add_generation_prompt=False)
-            first, stop = _agreeing(asked, tokens), _agreeing(answered, tokens)
-            if first < len(asked) - MERGED or stop < len(answered):
+            start, stop = _agreeing(asked, tokens), _agreeing(answered, tokens)
+            if start < len(asked) - MERGED or stop < len(answered):
                 raise UsageError(
                     f"the chat template writes message {number + 1} otherwise once others follow, so its tokens "
                     "cannot be separated: put what follows into records of its own"
                 )
-            is_learned[first:stop] = [True] * (stop - first)
+            is_learned[start:stop] = [True] * (stop - start)
     return tokens, is_learned
 
 
 FORMS: Mapping[str, Callable[[Mapping[str, Any], Tokenizer], Encoded]] = {
     "text": _of_text,
-    "prompt": _of_completion,
+    "completion": _of_answer,
     "messages": _of_messages,
 }
 

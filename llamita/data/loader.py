@@ -1,6 +1,7 @@
 """Batches of packed rows, in an order that a seed and the epoch decide; its position is one integer."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from functools import cached_property
 from hashlib import blake2b
 from typing import Protocol
@@ -16,11 +17,20 @@ from llamita.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of one step: inputs, targets and positions, each (B, T) int64. Positions start at 0 in each document."""
+    """Rows of one step: inputs, targets and positions, each (B, T) int64. Positions start at 0 in each text.
+
+    Fields that some tasks have, float32. labels: what the task knows of each token's document. reference, old:
+    log-probabilities (B, T) of the targets by the reference model, and by the model that sampled them. baseline:
+    (B, 1), what a reward is compared with.
+    """
 
     inputs: Tensor
     targets: Tensor
     positions: Tensor
+    labels: Tensor | None = None
+    reference: Tensor | None = None
+    old: Tensor | None = None
+    baseline: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -32,12 +42,15 @@ class Batch:
 
     def split(self, rows: int) -> "list[Batch]":
         """The batch in parts of at most `rows` rows, in order."""
-        parts = zip(self.inputs.split(rows), self.targets.split(rows), self.positions.split(rows), strict=True)
-        return [Batch(*part) for part in parts]
+        return [self._each(lambda tensor, at=at: tensor[at : at + rows]) for at in range(0, len(self.inputs), rows)]
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
-        return Batch(self.inputs.to(device), self.targets.to(device), self.positions.to(device))
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        tensors = (getattr(self, field.name) for field in fields(self))
+        return Batch(*(None if tensor is None else change(tensor) for tensor in tensors))  # type: ignore[arg-type]
 
 
 class Source(Protocol):
@@ -100,7 +113,9 @@ class Loader:
 def take(rows: Rows, index: Tensor) -> Batch:
     """The batch of some rows, by their numbers (B,)."""
     documents = rows.documents[index].long()
-    return Batch(rows.inputs[index].long(), rows.targets[index].long(), positions_in(documents))
+    labels, reference = (None if part is None else part[index] for part in (rows.labels, rows.reference))
+    inputs, targets = rows.inputs[index].long(), rows.targets[index].long()
+    return Batch(inputs, targets, positions_in(documents), labels, reference)
 
 
 def order(count: int, *, seed: int, epoch: int) -> list[int]:

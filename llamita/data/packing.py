@@ -30,12 +30,15 @@ class Piece:
 class Rows:
     """Packed rows: inputs, targets and document numbers, each (N, T) int32; padding is a document of its own.
 
-    The numbers count the documents of a row from 0; a target is IGNORED where nothing is learned.
+    The numbers count the texts of a row from 0; a target is IGNORED where nothing is learned. labels: what the task
+    knows of each token's document, float32. reference: log-probabilities (N, T) of the targets by a reference model.
     """
 
     inputs: Tensor
     targets: Tensor
     documents: Tensor
+    labels: Tensor | None = None
+    reference: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -43,7 +46,8 @@ class Rows:
     def fingerprint(self) -> str:
         """The sha256 of all rows, by which a run knows its data again."""
         digest = sha256()
-        for part in (self.inputs, self.targets, self.documents):
+        labels = () if self.labels is None else (self.labels,)
+        for part in (self.inputs, self.targets, self.documents, *labels):
             digest.update(part.contiguous().numpy().data)
         return digest.hexdigest()
 
@@ -58,16 +62,20 @@ def pack(documents: Sequence[Document], length: int) -> Rows:
     inputs = torch.zeros(len(rows), length, dtype=torch.int32)
     targets = torch.full_like(inputs, IGNORED)
     numbers = torch.empty_like(inputs)
+    labels = torch.zeros(inputs.shape)
     for row, pieces in enumerate(rows):
-        at = 0
-        numbers[row] = len(pieces)  # of the padding
-        for number, piece in enumerate(pieces):
+        at, number = 0, 0
+        for piece in pieces:
             document, stop = documents[piece.document], at + len(piece)
             inputs[row, at:stop] = document.inputs[piece.start : piece.stop]
             targets[row, at:stop] = document.targets[piece.start : piece.stop]
-            numbers[row, at:stop] = number
+            labels[row, at:stop] = document.label
+            for start in document.starts:
+                numbers[row, at + start : stop] = number
+                number += 1
             at = stop
-    return Rows(inputs, targets, numbers)
+        numbers[row, at:] = number  # of the padding
+    return Rows(inputs, targets, numbers, labels if labels.any() else None)
 
 
 def parts(documents: Sequence[Document], length: int) -> list[Document]:

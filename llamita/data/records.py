@@ -1,4 +1,4 @@
-"""Files of training data, read as records: {"text"}, {"prompt", "completion"} or {"messages"}."""
+"""Files of training data, read as records: texts, prompts with completions, messages, pairs, and prompts to try."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,8 +11,18 @@ from llamita.files.disk import read_text
 
 LINES = (".jsonl", ".ndjson")
 SEPARATOR = "\f"  # between the documents of a text file
-# The fields of a record, and what each holds.
-FORMS: Mapping[tuple[str, ...], type] = {("text",): str, ("prompt", "completion"): str, ("messages",): list}
+TEXT = (str,)
+EITHER = (str, list)  # a text, or messages
+# The fields of a record, and what each may hold; a record has the first form that fits.
+FORMS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
+    "text": {"text": TEXT},
+    "rated completion": {"prompt": EITHER, "completion": EITHER, "label": (bool,)},
+    "completion": {"prompt": EITHER, "completion": EITHER},
+    "pair": {"prompt": EITHER, "chosen": EITHER, "rejected": EITHER},
+    "messages": {"messages": (list,)},
+    "prompt": {"prompt": EITHER},
+}
+WHOLE = "prompt"  # the form whose records keep their other fields, which say what a good answer is
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +36,12 @@ class Record:
     def is_masked(self) -> bool:
         """Whether a part of it is a prompt, of which nothing is to be learned."""
         return "text" not in self.fields
+
+    @property
+    def form(self) -> str | None:
+        """The first of FORMS that the fields have; None where no form fits."""
+        fits = (name for name, kinds in FORMS.items() if all(_is(self.fields.get(f), kinds[f]) for f in kinds))
+        return next(fits, None)
 
 
 def read_records(paths: Iterable[Path]) -> list[Record]:
@@ -57,10 +73,14 @@ def _record(line: str, where: str) -> Record:
         value = parsed_json(line)
     except ValueError as error:
         raise BrokenFileError(f"{where} is not valid JSON ({error}): mend or remove the line") from error
-    if isinstance(value, dict):
-        for names, kind in FORMS.items():
-            if all(isinstance(value.get(name), kind) for name in names):
-                return Record({name: value[name] for name in names}, where)
-    raise UsageError(
-        f"{where} holds {quoted(value)}: a line needs the field text, the fields prompt and completion, or messages"
-    )
+    record = Record(value if isinstance(value, dict) else {}, where)
+    if record.form is None:
+        raise UsageError(
+            f"{where} holds {quoted(value)}: a line needs the field text, the fields prompt and completion, messages, "
+            "or prompt, chosen and rejected"
+        )
+    return record if record.form == WHOLE else Record({name: value[name] for name in FORMS[record.form]}, where)
+
+
+def _is(value: Any, kinds: tuple[type, ...]) -> bool:
+    return isinstance(value, kinds)

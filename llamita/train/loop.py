@@ -18,7 +18,7 @@ from llamita.train.metrics import Metrics
 from llamita.train.recipe import Recipe
 from llamita.train.run import Run
 from llamita.train.schedule import share
-from llamita.train.tasks import TASKS, Task
+from llamita.train.tasks import Task
 
 
 def train(run: Run, recipe: Recipe, *, held_out: list[Batch], should_stop: Callable[[], bool]) -> Iterator[Metrics]:
@@ -27,12 +27,12 @@ def train(run: Run, recipe: Recipe, *, held_out: list[Batch], should_stop: Calla
     recipe: with its task and precision resolved. held_out: batches to measure on, every `evaluate_every` steps.
     Raises NotFiniteError where loss or gradient is; the weights are then still those of the step before.
     """
-    task, gradients = TASKS[recipe.task], gradients_of(run, recipe)
+    task, gradients = recipe.training_task(), gradients_of(run, recipe)
     while run.step < run.steps and not mesh.on_any(should_stop()):
         started = perf_counter()
         done = share(recipe.schedule, run.step, steps=run.steps, warmup=recipe.warmup)
         rate = optim.set_rate(run.optimizers, done)
-        batch = run.loader.next(recipe.rows)
+        batch = next_batch(run, task, recipe)
         loss = backward(run, task, batch, recipe, gradients)
         norm = gradients.clip(recipe.clip)
         check_finite(run.step + 1, loss, norm)
@@ -42,8 +42,17 @@ def train(run: Run, recipe: Recipe, *, held_out: list[Batch], should_stop: Calla
         run.step, run.tokens = run.step + 1, run.tokens + batch.learned
         seconds = perf_counter() - started
         is_measured = held_out and (run.step % recipe.evaluate_every == 0 or run.step == run.steps)
-        measured = evaluate(run, task, held_out, recipe.precision) if is_measured else None
-        yield Metrics(run.step, loss, rate, norm, run.tokens, batch.inputs.numel(), seconds, measured)
+        measured, figures = evaluate(run, task, held_out, recipe.precision) if is_measured else (None, None)
+        yield Metrics(run.step, loss, rate, norm, run.tokens, batch.inputs.numel(), seconds, measured, figures)
+
+
+def next_batch(run: Run, task: Task, recipe: Recipe) -> Batch:
+    """The global batch of the next step, with all that the task has to know before its first pass."""
+    batch = run.loader.next(recipe.rows)
+    if task.prepare is not None:
+        batch = task.prepare(run.loss, batch, recipe.micro_rows)
+        reshard(run.root)
+    return batch
 
 
 def gradients_of(run: Run, recipe: Recipe) -> Gradients:
@@ -54,14 +63,14 @@ def gradients_of(run: Run, recipe: Recipe) -> Gradients:
 def backward(run: Run, task: Task, batch: Batch, recipe: Recipe, gradients: Gradients) -> float:
     """Add the gradient of a global batch's mean loss, computed in parts; returns that loss.
 
-    Every part's sum is divided by the learned tokens of the whole batch, on all ranks, so that each token counts the
+    Every part's sum is divided by the count of the whole batch, on all ranks, so that each token, or pair, counts the
     same. What is random in a part depends on the seed, the step and the part's number alone.
     """
-    learned, losses = max(batch.learned, 1), list[float]()
+    count, losses = max(task.count(batch), 1), list[float]()
     for turn, part in enumerate(run.ranks.share(batch, recipe.micro_rows)):
         torch.manual_seed(part_seed(recipe.seed, run.step, run.ranks.number(turn)))
         with autocast(recipe.precision, run.device):
-            loss = run.loss(task.loss, part) / learned
+            loss = run.loss(task.loss, part) / count
         loss.backward()
         gradients.add()
         losses.append(loss.item())
@@ -76,17 +85,21 @@ def part_seed(seed: int, step: int, part: int) -> int:
 
 
 @torch.no_grad()
-def evaluate(run: Run, task: Task, batches: list[Batch], precision: str) -> float:
-    """The mean loss of all learned tokens of some batches, without dropout; each rank has its share."""
+def evaluate(run: Run, task: Task, batches: list[Batch], precision: str) -> tuple[float, dict[str, float]]:
+    """The mean loss of some batches, and the task's figures of them, without dropout; each rank has its share."""
     turns = -(-len(batches) // run.ranks.size)
     numbers = [run.ranks.number(turn) for turn in range(turns)]
     run.model.eval()
+    count = max(1, sum(task.count(batch) for batch in batches))
     with autocast(precision, run.device):
-        own = [run.loss(task.loss, batches[min(number, len(batches) - 1)]).item() for number in numbers]
+        parts = [run.loss(task.measured, batches[min(number, len(batches) - 1)]) for number in numbers]
     run.model.train()
     reshard(run.root)
-    total = sum(run.ranks.in_order(own)[: len(batches)])  # the last turn may have ranks with nothing of their own to do
-    return total / max(1, sum(batch.learned for batch in batches))
+    own = torch.stack(parts, 1).double().tolist()  # a list for each name
+    # The last turn may have ranks with nothing of their own to do.
+    totals = [sum(run.ranks.in_order(values)[: len(batches)]) for values in own]
+    loss, *figures = [total / count for total in totals]
+    return loss, dict(zip(task.figure_names, figures, strict=True))
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:

@@ -14,7 +14,6 @@ from llamita.train import optim
 from llamita.train.loop import backward, gradients_of
 from llamita.train.recipe import Recipe
 from llamita.train.run import Run
-from llamita.train.tasks import TASKS
 
 TURNS = 3  # the first of which warms up
 SLACK = 0.1  # how much too slow a run may be before it is shortened
@@ -79,7 +78,7 @@ def _seconds(recipe: Recipe, model: LlamaForCausalLM, rows: Rows) -> float:
 
 def _step(run: Run, recipe: Recipe) -> float:
     started = perf_counter()
-    backward(run, TASKS[recipe.task], run.loader.next(recipe.rows), recipe, gradients_of(run, recipe))
+    backward(run, recipe.training_task(), run.loader.next(recipe.rows), recipe, gradients_of(run, recipe))
     for optimizer in run.optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

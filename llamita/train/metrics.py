@@ -15,7 +15,7 @@ class Metrics:
     """One step: loss in nats per token, the learning rate, the gradient's norm before clipping.
 
     tokens: learned since the run began; step_tokens: read in this step, padding too; seconds: of this step.
-    held_out_loss: where it was measured.
+    held_out_loss: where it was measured. figures: others that the task measures there, by name.
     """
 
     step: int
@@ -26,6 +26,7 @@ class Metrics:
     step_tokens: int
     seconds: float
     held_out_loss: float | None = None
+    figures: dict[str, float] | None = None
 
     @property
     def tokens_per_second(self) -> float:
@@ -34,7 +35,7 @@ class Metrics:
 
     def to_json(self) -> str:
         """One line, without what was not measured."""
-        values = {name: value for name, value in asdict(self).items() if value is not None}
+        values = {name: value for name, value in asdict(self).items() if value is not None and value != {}}
         return json.dumps(values | {"tokens_per_second": round(self.tokens_per_second, 1)})
 
 

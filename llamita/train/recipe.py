@@ -16,7 +16,8 @@ from llamita.train.method import METHODS
 from llamita.train.optim import OPTIMIZERS, RATES
 from llamita.train.rates import parsed_rates
 from llamita.train.schedule import SCHEDULES
-from llamita.train.tasks import TASKS
+from llamita.train.tasks import TASKS, Task, TaskOptions
+from llamita.train.tasks.dpo import LOSSES
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -34,6 +35,7 @@ class Recipe:
     with the adapter in its weights.
     exact_scaling: 1, 2, 4, ... processes give the same bits.
     rates: shares of the rate for weights by their names, as "GLOB=SHARE,GLOB=SHARE" (see `rates`).
+    loss, beta, label_smoothing, reference_free: of the task dpo, see `llamita.train.tasks.task.TaskOptions`.
     micro_rows: rows of one forward pass; gradients of several are summed. evaluate_every, save_every: in steps.
     Raises UsageError for a value that is impossible, with the reason.
     """
@@ -69,6 +71,10 @@ class Recipe:
     base_format: str = "q8_0"
     merge: bool = False
     exact_scaling: bool = False
+    loss: str = "dpo"
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+    reference_free: bool = False
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
@@ -81,6 +87,8 @@ class Recipe:
         parsed_rates(self.rates)
         if self.method != "full" and self.model is None:
             raise UsageError(f"method is {self.method}, which adapts a trained model: name one with --model")
+        if self.task == "reward" and self.method != "full":
+            raise UsageError(f"method is {self.method}, and a reward model has a head to train: take --method full")
         if self.batch_tokens < self.length:
             raise UsageError(
                 f"batch_tokens is {self.batch_tokens}, less than one row of {self.length}: raise it, or lower length"
@@ -95,6 +103,16 @@ class Recipe:
     def rate(self) -> float:
         """The full learning rate."""
         return RATES[self.optimizer] if self.lr is None else self.lr
+
+    def training_task(self) -> Task:
+        """The task with its options; a recipe's task "auto" has to be decided first."""
+        options = TaskOptions(
+            loss=self.loss,
+            beta=self.beta,
+            label_smoothing=self.label_smoothing,
+            is_reference_free=self.reference_free,
+        )
+        return TASKS[self.task](options)
 
     @property
     def lora(self) -> LoraConfig:
@@ -117,6 +135,7 @@ class Recipe:
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "task": ("auto", *TASKS),
     "method": tuple(METHODS),
+    "loss": LOSSES,
     "optimizer": tuple(OPTIMIZERS),
     "schedule": tuple(SCHEDULES),
     "precision": PRECISIONS,
@@ -125,7 +144,8 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "steps": (1, 10**9), "minutes": (0.01, 10**5), "batch_tokens": (1, 2**31), "length": (2, 2**20),
     "micro_rows": (1, 2**20), "lr": (1e-12, 10.0), "weight_decay": (0.0, 10.0), "warmup": (0.0, 1.0),
     "clip": (1e-6, 1e9), "seed": (0, 2**63 - 1), "held_out": (0.0, 0.5), "evaluate_every": (1, 10**9),
-    "save_every": (1, 10**9), "rank": (1, 2**20), "alpha": (1e-6, 1e9), "threads": (1, 4096),
+    "save_every": (1, 10**9), "rank": (1, 2**20), "alpha": (1e-6, 1e9),
+    "beta": (0.0, 1e6), "label_smoothing": (0.0, 0.5), "threads": (1, 4096),
 }  # fmt: skip
 
 

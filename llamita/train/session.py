@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
@@ -31,17 +32,19 @@ from llamita.train.method import METHODS, adapt, export_adapter
 from llamita.train.metrics import Metrics, log
 from llamita.train.rates import parsed_rates, set_shares
 from llamita.train.recipe import Recipe, make_recipe, read_recipe
+from llamita.train.reference import with_reference
 from llamita.train.run import Run
 from llamita.train.shapes import new_model
-from llamita.train.tasks import TASKS, task_of
+from llamita.train.tasks import task_of
+from llamita.train.tasks.reward import with_reward_head
 
 INSIDE = "training"  # the folder with a run's own files, in the folder of the model
 RECIPE, LOG = "recipe.toml", "metrics.jsonl"
 MEASURED_ROWS = 64  # at most, of held-out rows
 # What a resumed run cannot change: it would be another run, or its checkpoint would not fit.
 FIXED = (
-    "data", "task", "method", "rank", "alpha", "targets", "rslora", "base_format", "model",
-    "shape", "tokenizer", "length", "optimizer", "rates", "seed", "held_out", "precision",
+    "data", "task", "method", "rank", "alpha", "targets", "rslora", "base_format", "loss", "beta", "label_smoothing",
+    "reference_free", "model", "shape", "tokenizer", "length", "optimizer", "rates", "seed", "held_out", "precision",
 )  # fmt: skip
 
 
@@ -222,31 +225,42 @@ def _session(parts: _Parts, folder: Path) -> Session:
     recipe, model, ranks = parts.recipe, parts.model.train(), parts.ranks
     assert recipe.steps is not None and recipe.threads is not None
     torch.set_num_threads(recipe.threads)  # their number decides the order of sums, and so the bits
+    rows, apart = parts.rows, parts.apart
+    if recipe.training_task().needs_reference:
+        rows, apart = (with_reference(some, model, recipe) for some in (rows, apart))
     root = Pass(model)
     if ranks.mesh is not None:  # before the optimizers, which hold what the weights become
         reduce_scatter = TreeReduceScatter() if recipe.exact_scaling else None
         shard(root, model.model.layers, ranks.mesh, reduce_scatter=reduce_scatter)
     optimizers = optim.build(recipe.optimizer, model, lr=recipe.rate, weight_decay=recipe.weight_decay)
     set_shares(optimizers, model, parsed_rates(recipe.rates), lr=recipe.rate)
-    loader = Loader(parts.rows, seed=recipe.seed)
+    loader = Loader(rows, seed=recipe.seed)
     run = Run(model, optimizers, loader, recipe.steps, base=parts.base, ranks=ranks, sharded=root)
-    return Session(recipe, run, parts.apart, parts.tokenizer, folder)
+    return Session(recipe, run, apart, parts.tokenizer, folder)
 
 
 def _model(recipe: Recipe, device: torch.device, *, offline: bool) -> tuple[LlamaForCausalLM, Tokenizer, str]:
     """The model with what is trained of it, its tokenizer, and the fingerprint of what is frozen."""
     if recipe.model is None:
         tokenizer = load_tokenizer(find(recipe.tokenizer, offline=offline))
-        return new_model(recipe.shape, tokenizer, length=recipe.length, seed=recipe.seed).to(device), tokenizer, ""
+        model = new_model(recipe.shape, tokenizer, length=recipe.length, seed=recipe.seed).to(device)
+        return _headed(model, recipe), tokenizer, ""
     loaded = load_pretrained(recipe.model, dtype="float32", device=device, offline=offline)
     most = loaded.model.config.max_position_embeddings
     if recipe.length > most:
         raise UsageError(f"length is {recipe.length}, but {recipe.model} reads at most {most} tokens: lower --length")
     if not (method := METHODS[recipe.method]).is_adapter:
-        return loaded.model, loaded.tokenizer, ""
+        return _headed(loaded.model, recipe), loaded.tokenizer, ""
     block_format = recipe.base_format if method.is_quantized else None
     base = adapt(loaded.model, recipe.lora, block_format=block_format, seed=recipe.seed)
     return loaded.model, loaded.tokenizer, base
+
+
+def _headed(model: LlamaForCausalLM, recipe: Recipe) -> LlamaForCausalLM:
+    """The model with the head of its task."""
+    if recipe.task != "reward":
+        return model
+    return cast("LlamaForCausalLM", with_reward_head(model, seed=recipe.seed))
 
 
 def _rows(recipe: Recipe, tokenizer: Tokenizer) -> tuple[Recipe, Rows, Rows]:
@@ -254,7 +268,7 @@ def _rows(recipe: Recipe, tokenizer: Tokenizer) -> tuple[Recipe, Rows, Rows]:
     records = read_records(map(Path, recipe.data)) if recipe.data else read_docstrings()
     recipe = replace(recipe, task=task_of(records) if recipe.task == "auto" else recipe.task)
     # Cut first, so that a part of a single long text can be held out too.
-    documents = parts(TASKS[recipe.task].documents(records, tokenizer), recipe.length)
+    documents = parts(recipe.training_task().documents(records, tokenizer), recipe.length)
     apart = held_out(len(documents), share=recipe.held_out, seed=recipe.seed)
     trained = [document for number, document in enumerate(documents) if number not in apart]
     measured = [document for number, document in enumerate(documents) if number in apart]

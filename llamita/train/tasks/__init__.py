@@ -3,13 +3,20 @@
 from collections.abc import Mapping, Sequence
 
 from llamita.data.records import Record
-from llamita.train.tasks.pretrain import PRETRAIN
-from llamita.train.tasks.sft import SFT
-from llamita.train.tasks.task import Task
+from llamita.train.tasks.dpo import dpo
+from llamita.train.tasks.pretrain import pretrain
+from llamita.train.tasks.reward import reward
+from llamita.train.tasks.sft import sft
+from llamita.train.tasks.task import MakeTask, Task, TaskOptions
 
-TASKS: Mapping[str, Task] = {"pretrain": PRETRAIN, "sft": SFT}
+__all__ = ["TASKS", "Task", "TaskOptions", "task_of"]
+TASKS: Mapping[str, MakeTask] = {"pretrain": pretrain, "sft": sft, "dpo": dpo, "reward": reward}
+LEARNED_BY: Mapping[str, str] = {"pair": "dpo", "rated completion": "dpo"}  # the form of all records -> their task
 
 
 def task_of(records: Sequence[Record]) -> str:
-    """The task that fits the data: sft where every record has a prompt, else pretrain."""
+    """The task that fits the data: by LEARNED_BY, else sft where every record has a prompt, else pretrain."""
+    forms = {record.form for record in records}
+    if len(forms) == 1 and (task := LEARNED_BY.get(str(*forms))):
+        return task
     return "sft" if all(record.is_masked for record in records) else "pretrain"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from llamita.data.documents import Document, make_documents
 from llamita.data.records import Record
 from llamita.tokenizer.protocol import Tokenizer
-from llamita.train.tasks.task import Task
+from llamita.train.tasks.task import Task, TaskOptions
 from llamita.train.tasks.token_loss import token_losses
 
 
@@ -13,4 +13,6 @@ def _documents(records: Sequence[Record], tokenizer: Tokenizer) -> list[Document
     return make_documents(records, tokenizer, learns_all=True)
 
 
-PRETRAIN = Task(_documents, token_losses)
+def pretrain(options: TaskOptions) -> Task:
+    """The task; it has no options."""
+    return Task(documents=_documents, loss=token_losses)

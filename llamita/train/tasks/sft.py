@@ -6,7 +6,7 @@ from llamita.data.documents import Document, make_documents
 from llamita.data.records import Record
 from llamita.errors import UsageError
 from llamita.tokenizer.protocol import Tokenizer
-from llamita.train.tasks.task import Task
+from llamita.train.tasks.task import Task, TaskOptions
 from llamita.train.tasks.token_loss import token_losses
 
 
@@ -16,4 +16,6 @@ def _documents(records: Sequence[Record], tokenizer: Tokenizer) -> list[Document
     return make_documents(records, tokenizer, learns_all=False)
 
 
-SFT = Task(_documents, token_losses)
+def sft(options: TaskOptions) -> Task:
+    """The task; it has no options."""
+    return Task(documents=_documents, loss=token_losses)

@@ -31,7 +31,7 @@ def test_text_is_cut_at_form_feeds_and_jsonl_at_lines(tmp_path: Path) -> None:
     [
         ("", UsageError, "no text to train on"),
         ('{"text": "a"}\n{"txt": "b"}', UsageError, "x.jsonl:2 holds .*needs the field text"),
-        ('{"prompt": "b"}', UsageError, "prompt and completion"),
+        ('{"prompts": "b"}', UsageError, "prompt and completion"),
         ("[1]", UsageError, "needs the field"),
         ('{"text": ', BrokenFileError, "x.jsonl:1 is not valid JSON"),
     ],

@@ -13,7 +13,6 @@ from llamita.train.loop import evaluate, train
 from llamita.train.recipe import Recipe
 from llamita.train.run import Run
 from llamita.train.schedule import share
-from llamita.train.tasks import TASKS
 from tests.unit.train.tiny import CONFIG, RECIPE, make_rows, make_run
 
 PLAIN = replace(RECIPE, optimizer="adamw", lr=3e-3, steps=20, weight_decay=0.1, micro_rows=4)
@@ -93,7 +92,7 @@ def test_held_out_rows_are_measured_without_dropout_and_leave_no_trace() -> None
     torch.manual_seed(5)
     lines = list(train(run, recipe, held_out=held_out, should_stop=lambda: False))
     assert [line.step for line in lines if line.held_out_loss is not None] == [4, 6]
-    assert lines[-1].held_out_loss == evaluate(run, TASKS["sft"], held_out, "fp32")
+    assert lines[-1].held_out_loss == evaluate(run, recipe.training_task(), held_out, "fp32")[0]
     torch.manual_seed(5)
     assert losses(twin, recipe) == [line.loss for line in lines]
 
