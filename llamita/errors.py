@@ -51,6 +51,10 @@ class OverloadedError(LlamitaError):
     retry_after = 1
 
 
+class QueueTimeoutError(OverloadedError):
+    """The request waited too long for its turn."""
+
+
 class ClosedError(LlamitaError):
     """The engine takes no more requests: it is being closed, or it has failed."""
 

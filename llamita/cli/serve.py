@@ -64,6 +64,10 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     served.add_limits(group)
     group.add_argument("--max-num-queued", type=int, default=256, metavar="N", help="texts that may wait; more get 429")
     group.add_argument(
+        "--queue-timeout", type=float, metavar="S", help="seconds that a text may wait for its turn (default: any)"
+    )
+    group.add_argument("--max-connections", type=int, default=1000, metavar="N", help="open at once; more get 503")
+    group.add_argument(
         "--drain-timeout", type=float, default=30.0, metavar="S", help="seconds to finish answers when it is stopped"
     )
     group.add_argument(
@@ -118,7 +122,7 @@ def _run_replicas(args: argparse.Namespace, settings: "ServerSettings", listener
     with ExitStack() as stack:
         with terminal.waiting(message, is_quiet=args.quiet):
             running = stack.enter_context(replicas.running(load, settings, options, level))
-        server = FrontServer(running.app, drain_timeout=settings.drain_timeout)
+        server = FrontServer(running.app, settings)
         server.listen(listener, lambda: _greet(running.models, running.paths, address, args))
     return 0
 
@@ -137,7 +141,10 @@ def _check(args: argparse.Namespace) -> None:
     if args.unload_idle is not None:
         checks.positive("--unload-idle", args.unload_idle)
     checks.not_negative("--max-num-queued", args.max_num_queued)
-    checks.not_negative("--drain-timeout", args.drain_timeout)
+    checks.count("--max-connections", args.max_connections)
+    for name in ("drain_timeout", "queue_timeout"):
+        if (seconds := getattr(args, name)) is not None:
+            checks.not_negative(f"--{name.replace('_', '-')}", seconds)
 
 
 def _settings(args: argparse.Namespace) -> "ServerSettings":
@@ -152,6 +159,8 @@ def _settings(args: argparse.Namespace) -> "ServerSettings":
         keys=Keys.of(keys),
         admin_keys=Keys.of([args.admin_key] if args.admin_key else []),
         allowed_hosts=tuple(args.allowed_host) if args.allowed_host else None,
+        max_connections=args.max_connections,
+        queue_timeout=args.queue_timeout,
         drain_timeout=args.drain_timeout,
         has_receipts=args.receipts,
         unload_after=None if args.unload_idle is None else args.unload_idle * 60,

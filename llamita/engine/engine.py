@@ -70,6 +70,7 @@ class Engine:
         priority: int = 0,
         cache_salt: str = "",
         timeout: float | None = None,
+        queue_timeout: float | None = None,
         reads_on: bool = True,
         tools: tuple[str, ...] = (),
         adapter: str | None = None,
@@ -78,10 +79,11 @@ class Engine:
         """Let a text be written; returns at once.
 
         priority: lower is served first. cache_salt: only requests of the same salt share cached prompts. timeout:
-        seconds that it may take, waiting included. reads_on: the text continues the prompt's. tools: names of the
-        tools that may be called. adapter: the one that writes, of those that the model was loaded with. Raises
-        UsageError for wrong options and unknown adapters, UnsupportedError for options that the engine does not have,
-        OverloadedError where too many wait, ClosedError after `close`.
+        seconds that it may take, waiting included. queue_timeout: seconds that it may wait for its first step.
+        reads_on: the text continues the prompt's. tools: names of the tools that may be called. adapter: the one that
+        writes, of those that the model was loaded with. Raises UsageError for wrong options and unknown adapters,
+        UnsupportedError for options that the engine does not have, OverloadedError where too many wait, ClosedError
+        after `close`.
         """
         self._enter()
         try:
@@ -91,7 +93,14 @@ class Engine:
             request = texts.request([texts.token_ids(prompt)], options, reads_on=reads_on)
             handle = RequestHandle(uuid4().hex, request, self._abort, adapter)
             live = live_request(
-                request, handle, salt=cache_salt, priority=priority, timeout=timeout, tools=tools, adapter=adapter
+                request,
+                handle,
+                salt=cache_salt,
+                priority=priority,
+                timeout=timeout,
+                queue_timeout=queue_timeout,
+                tools=tools,
+                adapter=adapter,
             )
         except BaseException:
             self._leave()

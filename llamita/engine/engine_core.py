@@ -15,7 +15,7 @@ from llamita.engine.limits import EngineLimits
 from llamita.engine.live import LiveRequest
 from llamita.engine.runner import StepRunner
 from llamita.engine.scheduler import Request, Scheduler, Step
-from llamita.errors import AbortedError, OverdueError
+from llamita.errors import AbortedError
 from llamita.generation.completion import completion_of
 from llamita.generation.text_options import TextModel
 from llamita.sampling.batch import sample
@@ -173,6 +173,5 @@ class EngineCore:
 
     def _end_overdue(self) -> None:
         now = monotonic()
-        for live in [one for one in self._live.values() if one.deadline is not None and now > one.deadline]:
-            waited = now - live.handle.metrics.arrival
-            self.end(live, OverdueError(f"request {live.handle.request_id} is not over after {waited:.1f} s"))
+        for live, error in [(one, error) for one in self._live.values() if (error := one.overdue(now)) is not None]:
+            self.end(live, error)

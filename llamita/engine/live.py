@@ -6,7 +6,7 @@ from time import monotonic
 
 from llamita.engine.handle import Delta, RequestHandle
 from llamita.engine.scheduler import Request
-from llamita.errors import UnsupportedError
+from llamita.errors import OverdueError, QueueTimeoutError, UnsupportedError
 from llamita.generation.decode import logprob_recorder
 from llamita.generation.logprobs import TokenLogprob, note_prompt_logprobs
 from llamita.generation.plan import constrained
@@ -27,6 +27,17 @@ class LiveRequest:
     handle: RequestHandle
     tools: tuple[str, ...] = ()
     deadline: float | None = None
+    queue_deadline: float | None = None  # for its first step
+
+    def overdue(self, now: float) -> Exception | None:
+        """The error that a request ends with which has waited, or been written, for too long by now."""
+        metrics, number = self.handle.metrics, self.handle.request_id
+        waited = f"{now - metrics.arrival:.1f} s"
+        if self.deadline is not None and now > self.deadline:
+            return OverdueError(f"request {number} is not over after {waited}")
+        if self.queue_deadline is not None and metrics.scheduled is None and now > self.queue_deadline:
+            return QueueTimeoutError(f"request {number} has waited for {waited} and not begun: try again later")
+        return None
 
     def push(self, token: int) -> Delta:
         """Append the next token; returns what it adds."""
@@ -51,6 +62,7 @@ def live_request(
     salt: str,
     priority: int,
     timeout: float | None,
+    queue_timeout: float | None = None,
     tools: tuple[str, ...],
     adapter: str | None = None,
 ) -> LiveRequest:
@@ -70,8 +82,10 @@ def live_request(
     (prompt,) = generation.prompts or [[]]
     # In JSON, as no salt that a client makes up may be that of another adapter.
     request = Request(list(prompt), salt=json.dumps([adapter, salt]), priority=priority, adapter=adapter)
-    deadline = None if timeout is None else handle.metrics.arrival + timeout
-    return LiveRequest(request, sequence, sampler, handle, tools, deadline)
+    deadline, queue_deadline = (
+        None if seconds is None else handle.metrics.arrival + seconds for seconds in (timeout, queue_timeout)
+    )
+    return LiveRequest(request, sequence, sampler, handle, tools, deadline, queue_deadline)
 
 
 def _check(request: GenerationRequest) -> None:

@@ -58,6 +58,7 @@ class Kind(NamedTuple):
 
 # The first class that an error is of counts.
 KINDS: Mapping[type[BaseException], Kind] = {
+    errors.QueueTimeoutError: Kind(503, "server_error", "queue_timeout", is_final=False),
     errors.OverloadedError: Kind(429, "rate_limit_error", "queue_full", is_final=False),
     errors.ClosedError: Kind(503, "server_error", "unavailable", is_final=False),
     errors.AbortedError: Kind(503, "server_error", "aborted", is_final=False),

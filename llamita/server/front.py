@@ -10,13 +10,14 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from llamita.server.run import BACKLOG, config_of
+from llamita.server.settings import ServerSettings
 
 
 class FrontServer(uvicorn.Server):
-    """uvicorn that stops by a signal once its answers are over, or after drain_timeout seconds; by a second at once."""
+    """uvicorn that stops by a signal once its answers are over, or after drain_timeout; by a second one at once."""
 
-    def __init__(self, app: ASGIApp, *, drain_timeout: float) -> None:
-        super().__init__(config_of(app, drain_timeout))
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+        super().__init__(config_of(app, settings, settings.drain_timeout))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from llamita.engine.engine_core import EngineStats
 from llamita.engine.handle import RequestHandle
-from llamita.errors import AbortedError, ClosedError, OverdueError
+from llamita.errors import AbortedError, ClosedError, OverdueError, QueueTimeoutError
 from llamita.server.served_engine import ServedEngine
 
 PREFIX = "llamita:"
@@ -133,6 +133,6 @@ def _seconds(handle: RequestHandle, tokens: int) -> Iterator[tuple[str, float]]:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, OverdueError):
+    if isinstance(error, OverdueError | QueueTimeoutError):
         return "timeout"
     return "shutdown" if isinstance(error, AbortedError | ClosedError) else "error"

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from llamita.errors import AccessError, UsageError
 from llamita.server.app import create_app, paths_of
+from llamita.server.connection import protocol_of
 from llamita.server.health import trouble
 from llamita.server.models import ServedModel
 from llamita.server.settings import ServerSettings
@@ -52,12 +53,11 @@ def _bound(host: str, port: int) -> socket.socket:
     return listener
 
 
-def config_of(app: ASGIApp, closing: float) -> uvicorn.Config:
+def config_of(app: ASGIApp, settings: ServerSettings, closing: float) -> uvicorn.Config:
     """uvicorn's configuration. closing: seconds that answers may take when it stops."""
-    # httptools takes headers of any size, h11 64 KiB.
     return uvicorn.Config(
         app,
-        http="h11",
+        http=protocol_of(settings),  # of h11, which takes 64 KiB of headers; httptools takes any size
         ws="none",
         lifespan="off",
         log_config=None,
@@ -77,7 +77,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, models: list[ServedModel], settings: ServerSettings) -> None:
         self.app = app = create_app(models, settings)
-        super().__init__(config_of(app, CLOSING))
+        super().__init__(config_of(app, settings, CLOSING))
         self.state: ServerState = app.state.server
         self.exit_code = 0
         self._drain: asyncio.Task[None] | None = None

@@ -63,6 +63,7 @@ def terms_of(request: Request, asked: SamplingRequest) -> Terms:
         cache_salt=f"{key}:{cache_salt}" if key or cache_salt else "",
         priority=asked.priority or 0,
         timeout=settings.request_timeout,
+        queue_timeout=settings.queue_timeout,
         has_receipts=bool(asked.receipt) or settings.has_receipts,
     )
 

@@ -33,6 +33,7 @@ class Terms:
     cache_salt: str = ""
     priority: int = 0
     timeout: float | None = None
+    queue_timeout: float | None = None
     has_receipts: bool = False
 
 
@@ -139,6 +140,7 @@ def _submitted(model: ServedModel, prepare: Callable[[], Sequence[Item]], terms:
                 priority=terms.priority,
                 cache_salt=terms.cache_salt,
                 timeout=terms.timeout,
+                queue_timeout=terms.queue_timeout,
                 reads_on=item.reads_on,
                 tools=item.tools,
                 adapter=model.adapter,

@@ -11,14 +11,14 @@ from llamita.engine.limits import EngineLimits
 from llamita.llm import LLM
 from tests.server.serving import Running, chat, connected, raw_request, serving, wait_until
 
-MANY = 40
+MANY = 200
 LONG = {"max_tokens": 450, "temperature": 1, "logit_bias": {"2041": -100, "2045": -100, "2046": -100}}  # no end token
 
 
 @pytest.fixture
 def narrow(cria: LLM) -> Iterator[Running]:
     """A server that writes two texts at once; the rest waits."""
-    with serving(cria, limits=EngineLimits(max_num_seqs=2, max_num_queued=100, max_num_batched_tokens=64)) as running:
+    with serving(cria, limits=EngineLimits(max_num_seqs=2, max_num_queued=MANY, max_num_batched_tokens=64)) as running:
         yield running
 
 
@@ -28,6 +28,7 @@ def is_empty(server: Running) -> bool:
 
 
 def test_r18_a_storm_of_disconnects_leaves_nothing_running(narrow: Running) -> None:
+    """Half of them stream; two are written and the others wait."""
     before = narrow.metric("requests_aborted_total", reason="disconnect")
     with ExitStack() as stack:
         for number in range(MANY):

@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from llamita.engine.limits import EngineLimits
+from llamita.engine.runner import StepRunner
 from llamita.llm import LLM
 from tests.server.serving import chat, connected, raw_request, serving, wait_until
 
@@ -26,6 +28,21 @@ def test_r25_a_request_that_takes_too_long_ends_with_an_error(cria: LLM, monkeyp
         names = [line for line in response.text.splitlines() if line.startswith("event: ")]
         assert names[-2:] == ["event: error", "event: response.failed"]
         wait_until(lambda: server.metric("requests_aborted_total", reason="timeout") == 3, "three are counted")
+
+
+def test_r25_a_text_that_waits_too_long_for_its_turn_is_sent_away(cria: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = StepRunner.run
+    monkeypatch.setattr(StepRunner, "run", lambda *given: (time.sleep(0.01), run(*given))[1])  # a large model's
+    limits = EngineLimits(max_num_seqs=1, max_num_batched_tokens=64)
+    with serving(cria, limits=limits, queue_timeout=0.2) as server, connected(server.port) as first:
+        first.sendall(raw_request("/v1/chat/completions", chat(**ENDLESS)))
+        wait_until(lambda: server.model.engine.stats.running == 1, "the first")
+        held = [server.post("/v1/chat/completions", chat(max_tokens=1, stream=stream)) for stream in (False, True)]
+        assert server.model.engine.stats.running == 1  # it is not its turn that took long
+    whole, streamed = held
+    assert (whole.status_code, whole.json()["error"]["code"]) == (503, "queue_timeout")
+    assert (whole.headers["retry-after"], whole.headers["x-should-retry"]) == ("1", "true")
+    assert '"code":"queue_timeout"' in streamed.text
 
 
 def test_r25_a_body_that_does_not_come_is_not_waited_for(cria: LLM) -> None:

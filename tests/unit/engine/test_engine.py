@@ -184,10 +184,10 @@ def test_r13_a_model_that_fails_for_one_row_fails_for_it_alone(fast: LLM) -> Non
     with checked(fast.engine()) as engine:
         run, bad_ids = engine._core.runner._pass, fast.tokenizer.encode("x")
 
-        def fail(parts: Any) -> Any:
+        def fail(model: Any, parts: Any) -> Any:
             if any(part.request.token_ids[: len(bad_ids)] == bad_ids for part in parts):
                 raise torch.OutOfMemoryError("no memory for x")
-            return run(parts)
+            return run(model, parts)
 
         engine._core.runner._pass = fail
         bad = engine.submit("x", max_tokens=3)

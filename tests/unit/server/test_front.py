@@ -8,6 +8,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from llamita.server.front import FrontServer
 from llamita.server.run import bind
+from llamita.server.settings import ServerSettings
 
 
 def test_it_stops_when_its_answers_are_over() -> None:
@@ -22,7 +23,7 @@ def test_it_stops_when_its_answers_are_over() -> None:
 
     listener = bind("127.0.0.1", 0)
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server = FrontServer(app, drain_timeout=30.0)
+    server = FrontServer(app, ServerSettings(drain_timeout=30.0))
     serving = threading.Thread(target=server.listen, args=(listener, is_ready.set))
     serving.start()
     assert is_ready.wait(30)

@@ -1,0 +1,72 @@
+"""Connections of HTTP/1.1: not too many, and none that takes for ever to say what it wants (R21)."""
+
+import asyncio
+import json
+from functools import partial
+from typing import Any, cast
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from llamita.server.errors import Failure
+from llamita.server.openai.errors import error_body
+from llamita.server.settings import ServerSettings
+
+
+class BoundedConnection(H11Protocol):
+    """A connection that is refused where there are too many, and closed where a request's headers do not come.
+
+    max_connections: of the server, this one included. header_timeout: seconds from the beginning of the connection, or
+    of a later request, to the end of the headers.
+    """
+
+    def __init__(self, *args: Any, max_connections: int, header_timeout: float, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._max_connections, self._header_timeout = max_connections, header_timeout
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take the connection, or refuse it."""
+        super().connection_made(transport)
+        if len(self.connections) > self._max_connections:
+            transport.write(_refusal(self._max_connections))
+            transport.close()
+        else:
+            self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Read what has come."""
+        super().data_received(data)
+        if self.conn.their_state is h11.IDLE:  # it has begun a request, and not said which
+            self._wait_for_head()
+        else:
+            self._stop_waiting()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait_for_head(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(self._header_timeout, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def protocol_of(settings: ServerSettings) -> type[asyncio.Protocol]:
+    """What uvicorn makes connections of."""
+    bounds = {"max_connections": settings.max_connections, "header_timeout": settings.header_timeout}
+    return cast("type[asyncio.Protocol]", partial(BoundedConnection, **bounds))
+
+
+def _refusal(most: int) -> bytes:
+    message = f"there are {most} connections already, which is the limit: try again later"
+    failure = Failure(503, message, "server_error", "too_many_connections")
+    body = json.dumps(error_body(failure)).encode()
+    lines = ["HTTP/1.1 503 Service Unavailable", "content-type: application/json", "connection: close"]
+    lines += ["retry-after: 1", "x-should-retry: true", f"content-length: {len(body)}", "", ""]
+    return "\r\n".join(lines).encode() + body
