@@ -15,6 +15,7 @@ from llamita.errors import UnsupportedError, UsageError
 PLANS: Mapping[str, str] = {
     "kernels": "llamita.plans.cpu.unfuse(model)",
     "compile": 'compile_model(model, "off")',
+    "training": 'llamita.model.plan.remove(model, "training")',
     "recompute": "model.gradient_checkpointing_disable()",
     "invariant": "llamita.plans.invariant.variant(model)",
     "cuda": "a new load of the model",
@@ -24,6 +25,9 @@ PLANS: Mapping[str, str] = {
 # (the active plan, the requested plan): "" where they go together in this order, otherwise why they do not.
 # Pairs outside the table do not go together either.
 PAIRS: Mapping[tuple[str, str], str] = {
+    ("training", "recompute"): "",  # recompute runs the written-out layer again
+    ("training", "graphs"): "",  # a step has no backward pass, and runs the plain layer
+    ("recompute", "training"): "recompute must wrap the training plan: switch it off, apply training, then recompute",
     ("recompute", "invariant"): "",  # layers and products: no module has both
     ("invariant", "recompute"): "",
     ("tensor", "recompute"): "",  # parts of layers, and layers
@@ -39,16 +43,23 @@ PAIRS: Mapping[tuple[str, str], str] = {
 
 
 class StandIn:
-    """Replaces the forward of one module; `plan` is the name of its plan."""
+    """Replaces the forward of one module; `plan` is the name of its plan, `under` what another plan put there before."""
 
     plan: ClassVar[str]
+    under: "StandIn | None" = None
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
 
     def plain(self, *args: Any, **named: Any) -> Any:
-        """The forward of the module's own class."""
+        """The forward of the plan before, or of the module's own class."""
+        if self.under is not None:
+            return self.under(*args, **named)
         return type(self.module).forward(self.module, *args, **named)
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        """Run in the place of the module's forward."""
+        raise NotImplementedError
 
     def undo(self, model: nn.Module) -> None:
         """Undo what the plan has changed in the model other than forwards."""
@@ -75,6 +86,7 @@ def apply(model: nn.Module, plan: str, stand_ins: Iterable[StandIn], *, also: It
     check(model, plan, [*also, *(one.module for one in found)])
     remove(model, plan)
     for one in found:
+        one.under = stand_in_of(one.module)
         vars(one.module)["forward"] = one
 
 
@@ -83,21 +95,26 @@ def remove(model: nn.Module, plan: str) -> None:
     _check_name(plan)
     if any(isinstance(module, PlanModule) and module.plan == plan for module in model.modules()):
         raise UnsupportedError(f"the plan {plan} swapped the model's layers for good: load the model again")
-    removed = [own for module in model.modules() if (own := stand_in_of(module)) is not None and own.plan == plan]
-    for one in removed:
-        del one.module.__dict__["forward"]
+    removed: list[StandIn] = []
+    for module in model.modules():
+        chain = stand_ins_of(module)
+        rest = [one for one in chain if one.plan != plan]
+        removed += [one for one in chain if one.plan == plan]
+        if len(rest) < len(chain):
+            _put(module, rest)
     for one in removed[:1]:  # the stand-ins of a plan all undo the same
         one.undo(model)
 
 
 def active(model: nn.Module) -> tuple[str, ...]:
     """The names of the plans of a model and its modules, in the order of `PLANS`."""
-    found = {plan_of(module) for module in model.modules()}
+    found = {one.plan for module in model.modules() for one in stand_ins_of(module)}
+    found |= {module.plan for module in model.modules() if isinstance(module, PlanModule)}
     return tuple(plan for plan in PLANS if plan in found)
 
 
 def plan_of(module: nn.Module) -> str | None:
-    """The name of the plan that replaces this module's own forward, or None."""
+    """The name of the last plan that replaces this module's own forward, or None."""
     own = stand_in_of(module)
     if own is not None:
         return own.plan
@@ -105,9 +122,28 @@ def plan_of(module: nn.Module) -> str | None:
 
 
 def stand_in_of(module: nn.Module) -> StandIn | None:
-    """The stand-in for this module's own forward, or None."""
+    """The stand-in for this module's own forward, or None; of several the one that runs first."""
     own = vars(module).get("forward")
     return own if isinstance(own, StandIn) else None
+
+
+def stand_ins_of(module: nn.Module) -> list[StandIn]:
+    """The stand-ins for this module's own forward, the one that runs first before the others."""
+    found, own = list[StandIn](), stand_in_of(module)
+    while own is not None:
+        found.append(own)
+        own = own.under
+    return found
+
+
+def _put(module: nn.Module, chain: list[StandIn]) -> None:
+    """Let these stand-ins, and no others, replace a module's forward."""
+    for one, under in zip(chain, [*chain[1:], None], strict=True):
+        one.under = under
+    if chain:
+        vars(module)["forward"] = chain[0]
+    else:
+        del module.__dict__["forward"]
 
 
 def is_replaced(module: nn.Module) -> bool:

@@ -20,6 +20,7 @@ from llamita.generation.speculative.verify import has_kernels
 from llamita.model import plan
 from llamita.model.llama import LlamaForCausalLM
 from llamita.parallel.tensor import shard_for_writing
+from llamita.plans import training
 from llamita.plans.compile import compile_model
 from llamita.plans.cpu import fuse, unfuse
 from llamita.plans.cuda.graphs import PlainStep
@@ -36,6 +37,11 @@ def graphed(model: LlamaForCausalLM) -> None:
 def sharded(model: LlamaForCausalLM) -> None:
     """Shard a model over a mesh of this process alone."""
     shard_for_writing(model, init_device_mesh("cpu", (1,), mesh_dim_names=("tp",)))
+
+
+def trained(model: LlamaForCausalLM) -> None:
+    """Layers with written-out backward passes."""
+    training.enable(model, list(model.model.layers), model.config)
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,10 @@ CASES = {
         ("recompute",), together=frozenset({"invariant", "graphs", "tensor"}),
     ),
     "tensor": Case(sharded, lambda model: plan.remove(model, "tensor"), ("tensor",), together=frozenset({"recompute"})),
+    "training": Case(
+        trained, lambda model: plan.remove(model, "training"), ("training",),
+        together=frozenset({"recompute", "graphs"}),
+    ),
     "invariant": Case(invariant, variant, ("invariant",), 1e-5, frozenset({"recompute"})),
     "cuda": Case(install, lambda model: None, ("cuda",), 1e-4, frozenset({"graphs"})),
     "graphs": Case(graphed, lambda model: None, ()),
@@ -138,7 +148,7 @@ def test_a_plan_twice_is_once_and_a_copy_has_it(name: str, original: LlamaForCau
     assert name == "cuda" or state(twin) == before
 
 
-@pytest.mark.parametrize("name", ["kernels", "regional", "full", "recompute", "invariant", "cuda", "tensor"])
+@pytest.mark.parametrize("name", [name for name in CASES if name != "graphs"])
 @pytest.mark.parametrize("where", ["model.layers.1", "model.layers.0"])
 def test_a_forward_that_is_no_plans_is_never_overwritten(name: str, where: str, original: LlamaForCausalLM) -> None:
     model = copy.deepcopy(original)

@@ -1,0 +1,233 @@
+"""Train faster, in less memory: layers whose backward passes are written out, with half the passes over memory.
+
+Equals the plain layers: forward bit for bit, in fp32 and under bf16 autocast; gradients up to the order of sums. A
+plain layer keeps what each operation read; these keep the residual stream, queries, keys, values, gates and what
+attention gives, and compute norms, activations and bf16 copies of weights again, which no matrix product needs.
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from llamita.config import LlamaConfig
+from llamita.context.protocol import Context, Rotation
+from llamita.errors import UnsupportedError
+from llamita.model import plan
+from llamita.model.chunked_loss import is_plain
+from llamita.model.layers import LlamaDecoderLayer, at_least_fp32
+from llamita.model.parts import NAMES, SILU, LayerParts, parts_of
+
+
+def enable(model: nn.Module, layers: Sequence[nn.Module], config: LlamaConfig) -> None:
+    """Let the layers of a model train by written-out backward passes; evaluation stays as it is.
+
+    A layer with adapters, biases, hooks or shards keeps its plain forward. Raises UnsupportedError for layers that are
+    no plain Llama's, for another activation than SiLU, and where another plan holds the model.
+    """
+    if config.hidden_act not in SILU or config.numerics != "hf":
+        raise UnsupportedError(
+            f"the training plan knows SiLU and the numerics of hf, not {config.hidden_act} and {config.numerics}: "
+            "train without it"
+        )
+    plan.apply(model, "training", [TrainedLayer(layer, config) for layer in layers])
+
+
+class TrainedLayer(plan.StandIn):
+    """A layer's forward by the functions below, while gradients are wanted."""
+
+    plan = "training"
+    module: LlamaDecoderLayer
+
+    def __init__(self, layer: nn.Module, config: LlamaConfig) -> None:
+        super().__init__(layer)
+        self.parts = parts_of(layer, config, plan="the training plan")
+
+    def __call__(self, hidden_states: Tensor, rotation: Rotation, context: Context) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        if not torch.is_grad_enabled():
+            return self.plain(hidden_states, rotation, context)
+        if not self._is_current():
+            return self.plain(hidden_states, rotation, context)
+        return forward(self.parts, hidden_states, rotation, context)
+
+    def _is_current(self) -> bool:
+        """Whether the layer's parts are those of the beginning, and run as they are: adapters swap them, hooks watch."""
+        found = {part: self.module.get_submodule(name) for part, name in NAMES.items()}
+        if any(getattr(self.parts, part) is not module for part, module in found.items()):
+            return False
+        return not any(map(has_hooks, found.values())) and all(map(is_plain, self.parts.products))
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something else than the module's own forward runs when it is called."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
+def forward(parts: LayerParts, hidden_states: Tensor, rotation: Rotation, context: Context) -> Tensor:
+    """A decoder layer: (B, T, D) -> (B, T, D)."""
+    heads = normed_products(hidden_states, parts.input_norm, *parts.qkv)
+    q, k, v = (one.unflatten(-1, (-1, parts.head_dim)) for one in heads)  # (B, T, N, H), (B, T, K, H) twice
+    attended = context.attend(q, k, v, cast("Rotation", Turning(rotation)), layer=parts.index).flatten(-2)
+    hidden_states = hidden_states + cast("Tensor", Product.apply(attended, parts.o.weight))
+    gate, up = normed_products(hidden_states, parts.post_norm, parts.gate, parts.up)  # (B, T, F)
+    return hidden_states + cast("Tensor", GatedProduct.apply(gate, up, parts.down.weight))
+
+
+def normed_products(x: Tensor, norm: Any, *products: nn.Module) -> tuple[Tensor, ...]:
+    """The products of normed x (..., D) with some matrices."""
+    outs: Any = NormedProducts.apply(x, norm.weight, norm.variance_epsilon, *(one.weight for one in products))
+    return outs
+
+
+class NormedProducts(torch.autograd.Function):
+    """RMSNorm, then products that share its result; keeps x and one number a token."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, eps: float, *weights: Tensor) -> tuple[Tensor, ...]:
+        """x (..., D), scale (D,), weights (out, D) -> (..., out) each."""
+        ctx.dtype = compute_dtype(x)
+        with torch.autocast(x.device.type, enabled=False):
+            wide = at_least_fp32(x)
+            rstd = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+            normed = (scale * (wide * rstd).to(x.dtype)).to(ctx.dtype)
+            outs = tuple(F.linear(normed, weight.to(ctx.dtype)) for weight in weights)
+        ctx.save_for_backward(x, scale, rstd, *weights)
+        return outs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *d_outs: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The gradients of x, scale and weights."""
+        x, scale, rstd, *weights = ctx.saved_tensors
+        unit = (at_least_fp32(x) * rstd).flatten(0, -2)  # (n, D)
+        normed = (scale * unit.to(x.dtype)).to(ctx.dtype)
+        flat = [one.flatten(0, -2) for one in d_outs]
+        wanted = ctx.needs_input_grad[3:]
+        d_weights = [
+            (one.t() @ normed).to(weight.dtype) if is_wanted else None
+            for one, weight, is_wanted in zip(flat, weights, wanted, strict=True)
+        ]
+        del normed
+        d_normed = at_least_fp32(products_sum(flat, [weight.to(ctx.dtype) for weight in weights]))
+        d_unit = d_normed * unit
+        d_scale = d_unit.sum(0).to(scale.dtype) if ctx.needs_input_grad[1] else None
+        mean = torch.mv(d_unit, scale.to(d_unit.dtype)).div_(unit.shape[-1])[:, None]
+        d_x = d_normed.mul_(scale).addcmul_(unit, mean, value=-1).mul_(rstd.flatten(0, -2))
+        return d_x.to(x.dtype).view(x.shape), d_scale, None, *d_weights
+
+
+class Product(torch.autograd.Function):
+    """A product with one matrix, whose copy in autocast's dtype is not kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        """x (..., K), weight (out, K) -> (..., out)."""
+        ctx.dtype = compute_dtype(x)
+        ctx.save_for_backward(x, weight)
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(x.to(ctx.dtype), weight.to(ctx.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The gradients of x and weight."""
+        x, weight = ctx.saved_tensors
+        return product_backward(d_out, x, weight, ctx.needs_input_grad[1], ctx.dtype)
+
+
+class GatedProduct(torch.autograd.Function):
+    """silu(gate) * up, then a product; keeps gate and up alone."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor) -> Tensor:
+        """gate and up (..., F), weight (D, F) -> (..., D)."""
+        ctx.dtype = compute_dtype(gate)
+        ctx.save_for_backward(gate, up, weight)
+        with torch.autocast(gate.device.type, enabled=False):
+            return F.linear(F.silu(gate).mul_(up).to(ctx.dtype), weight.to(ctx.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The gradients of gate, up and weight."""
+        gate, up, weight = ctx.saved_tensors
+        active = F.silu(gate)
+        d_product, d_weight = product_backward(d_out, active * up, weight, ctx.needs_input_grad[2], ctx.dtype)
+        d_up = active.mul_(d_product)
+        d_gate = torch.ops.aten.silu_backward(d_product.mul_(up), gate)
+        return d_gate, d_up, d_weight
+
+
+class Turn(torch.autograd.Function):
+    """Rotary positions, rounded once to the dtype of attention; backward turns the other way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x (B, T, heads, H), angles (B, T, 1, H)."""
+        dtype = compute_dtype(x)
+        ctx.save_for_backward(cos, sin)
+        ctx.dtype = x.dtype
+        return turned(x, cos, sin).to(dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The gradient of x."""
+        cos, sin = ctx.saved_tensors
+        return turned(d_out, cos, -sin).to(ctx.dtype), None, None
+
+
+class Turning:
+    """A rotation that turns by `Turn`. A plain class, as `Rotation` is."""
+
+    def __init__(self, rotation: Rotation) -> None:
+        self.rotation = rotation
+        self.depends_on_length = rotation.depends_on_length
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Turn x (B, T, heads, H) by the angles of its positions."""
+        rotation: Any = self.rotation
+        return cast("Tensor", Turn.apply(x, rotation.cos, rotation.sin))
+
+    def at(self, positions: Tensor) -> "Turning":
+        """The rotation of the same frequencies at other positions (B, S)."""
+        return Turning(self.rotation.at(positions))
+
+
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x * cos + rotate_half(x) * sin, in the wider dtype of x and angles, without the tensors in between."""
+    half = x.shape[-1] // 2
+    x = x.to(torch.promote_types(x.dtype, cos.dtype))
+    out = x * cos
+    out[..., :half] -= x[..., half:] * sin[..., :half]
+    out[..., half:] += x[..., :half] * sin[..., half:]
+    return out
+
+
+def product_backward(
+    d_out: Tensor, x: Tensor, weight: Tensor, wants_weight: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients of x (..., K) and weight (out, K) in x @ weight.T, from that of the product (..., out)."""
+    d_weight = None
+    if wants_weight:
+        d_weight = (d_out.flatten(0, -2).t() @ x.flatten(0, -2).to(dtype)).to(weight.dtype)
+    return (d_out @ weight.to(dtype)).to(x.dtype), d_weight
+
+
+def products_sum(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
+    """The sum of left[i] @ right[i]: (n, out_i) and (out_i, D) -> (n, D)."""
+    total = left[0] @ right[0]
+    for one, other in zip(left[1:], right[1:], strict=True):
+        total.addmm_(one, other)
+    return total
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of matrix products: autocast's where it is on (fp64 stays, as in torch), else that of x."""
+    device = x.device.type
+    is_cast = torch.is_autocast_enabled(device) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(device) if is_cast else x.dtype
