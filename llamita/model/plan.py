@@ -138,7 +138,7 @@ def stand_ins_of(module: nn.Module) -> list[StandIn]:
 
 def _put(module: nn.Module, chain: list[StandIn]) -> None:
     """Let these stand-ins, and no others, replace a module's forward."""
-    for one, under in zip(chain, [*chain[1:], None], strict=True):
+    for one, under in zip(chain, [*chain, None][1:], strict=True):
         one.under = under
     if chain:
         vars(module)["forward"] = chain[0]
