@@ -43,7 +43,7 @@ PAIRS: Mapping[tuple[str, str], str] = {
 
 
 class StandIn:
-    """Replaces the forward of one module; `plan` is the name of its plan, `under` what another plan put there before."""
+    """Replaces the forward of one module; `plan` is its plan's name, `under` what another plan put there before."""
 
     plan: ClassVar[str]
     under: "StandIn | None" = None

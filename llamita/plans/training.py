@@ -55,7 +55,7 @@ class TrainedLayer(plan.StandIn):
         return forward(self.parts, hidden_states, rotation, context)
 
     def _is_current(self) -> bool:
-        """Whether the layer's parts are those of the beginning, and run as they are: adapters swap them, hooks watch."""
+        """Whether the layer's parts are those of the beginning, and nothing else runs when they are called."""
         found = {part: self.module.get_submodule(name) for part, name in NAMES.items()}
         if any(getattr(self.parts, part) is not module for part, module in found.items()):
             return False

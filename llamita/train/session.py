@@ -25,7 +25,7 @@ from llamita.parallel.shard import Pass, shard, unsharded
 from llamita.tokenizer.load import load_tokenizer
 from llamita.tokenizer.protocol import Tokenizer
 from llamita.tokenizer.save import save_tokenizer
-from llamita.train import optim, state
+from llamita.train import optim, savings, state
 from llamita.train.loop import train
 from llamita.train.measure import Deadline, resolved
 from llamita.train.method import METHODS, adapt, export_adapter
@@ -204,6 +204,7 @@ def _prepare(recipe: Recipe, ranks: DataRanks, *, device: str, offline: bool) ->
         if ranks.size > 1:
             optim.check_sharded(recipe.optimizer)
         model, tokenizer, base = _model(recipe, chosen_device(device), offline=offline)
+        savings.prepare(model)
         known, rows, apart = _rows(recipe, tokenizer)
         return _Parts(known, ranks, model, base, tokenizer, rows, apart)
 

@@ -1,0 +1,122 @@
+"""Layers with written-out backward passes equal the plain ones, keep less, and step back for what they do not know."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from llamita.config import LlamaConfig
+from llamita.errors import UnsupportedError
+from llamita.model import plan
+from llamita.model.llama import LlamaForCausalLM
+from llamita.plans import training
+
+IDS = torch.tensor([[5, 9, 31, 2, 77, 60, 13], [8, 8, 1, 96, 40, 3, 22]])
+DOCUMENTS = torch.tensor([0, 1, 2, 3, 0, 1, 2]).expand(2, -1)  # two in a row
+
+
+def twins(config: LlamaConfig, dtype: torch.dtype = torch.float32) -> tuple[LlamaForCausalLM, LlamaForCausalLM]:
+    plain = LlamaForCausalLM(config).to(dtype).train()
+    fast = copy.deepcopy(plain)
+    training.enable(fast, list(fast.model.layers), config)
+    return plain, fast
+
+
+def trained(model: LlamaForCausalLM, *, autocast: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+    """The last hidden states, and the gradients."""
+    model.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        out = model.model(IDS, position_ids=DOCUMENTS, use_cache=False, return_dict=True).last_hidden_state
+    out.float().square().sum().backward() if out.dtype != torch.float64 else out.square().sum().backward()
+    return out, {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+@contextmanager
+def counting() -> Iterator[list[Tensor]]:
+    """All tensors that are saved for a backward pass."""
+    saved: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield saved
+
+
+@pytest.mark.parametrize(("dtype", "autocast", "close"), [
+    (torch.float64, False, 1e-12), (torch.float32, False, 2e-6), (torch.float32, True, 3e-2),
+    (torch.bfloat16, False, 3e-2),
+])  # fmt: skip
+def test_equals_the_plain_layers(tiny_config: LlamaConfig, dtype: torch.dtype, autocast: bool, close: float) -> None:
+    """Forward to the bit; gradients up to the order of sums, which bf16 rounds at other places."""
+    plain, fast = twins(tiny_config, dtype)
+    (wanted, expected), (found, gradients) = (trained(model, autocast=autocast) for model in (plain, fast))
+    assert torch.equal(found, wanted)
+    assert gradients.keys() == expected.keys()
+    differ = [float((gradients[name] - own).norm() / own.norm()) for name, own in expected.items()]
+    assert 0 < max(differ) < close
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_keeps_less_for_the_backward_pass(tiny_config: LlamaConfig, autocast: bool) -> None:
+    plain, fast = twins(tiny_config)
+    held = []
+    for model in (plain, fast):
+        weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+        with counting() as saved:
+            trained(model, autocast=autocast)
+        storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in saved}
+        held.append(sum(size for address, size in storages.items() if address not in weights))
+    assert held[1] < 0.7 * held[0]
+
+
+def test_frozen_weights_get_no_gradient(tiny_config: LlamaConfig) -> None:
+    plain, fast = twins(tiny_config)
+    for model in (plain, fast):
+        for name, weight in model.named_parameters():
+            weight.requires_grad_("k_proj" in name or "post_attention" in name or "embed" in name)
+    (_, expected), (_, gradients) = trained(plain), trained(fast)
+    assert gradients.keys() == expected.keys() and len(gradients) == 7
+    assert all(torch.allclose(gradients[name], own, atol=1e-4) for name, own in expected.items())
+
+
+@pytest.mark.parametrize("change", ["a part is swapped", "a part has a hook", "no gradients"])
+def test_what_it_does_not_know_runs_plainly(tiny_config: LlamaConfig, change: str) -> None:
+    plain, fast = twins(tiny_config)
+    seen: list[int] = []
+    for model in (plain, fast):
+        layer = model.model.layers[1]
+        if change == "a part is swapped":
+            layer.set_submodule("mlp.up_proj", nn.Sequential(layer.get_submodule("mlp.up_proj"), nn.Tanh()))
+        if change == "a part has a hook":
+            layer.get_submodule("self_attn.q_proj").register_forward_hook(lambda *_: seen.append(1))
+    if change == "no gradients":
+        with torch.no_grad():
+            assert torch.equal(fast(IDS).logits, plain(IDS).logits)
+        return
+    assert torch.equal(trained(fast)[0], trained(plain)[0])
+    assert len(seen) == (2 if change == "a part has a hook" else 0)
+
+
+def test_a_model_of_another_activation_is_refused(tiny_config: LlamaConfig) -> None:
+    config = tiny_config.replace(hidden_act="relu")
+    model = LlamaForCausalLM(config)
+    with pytest.raises(UnsupportedError, match=r"^the training plan knows SiLU and the numerics of hf, not relu"):
+        training.enable(model, list(model.model.layers), config)
+    assert plan.active(model) == ()
+
+
+def test_recompute_runs_the_written_out_layer_again(tiny_config: LlamaConfig) -> None:
+    _, fast = twins(tiny_config)
+    _, expected = trained(fast)
+    fast.gradient_checkpointing_enable()
+    assert plan.active(fast) == ("training", "recompute")
+    _, gradients = trained(fast)
+    assert all(torch.equal(gradients[name], own) for name, own in expected.items())
+    fast.gradient_checkpointing_disable()
+    assert plan.active(fast) == ("training",)
