@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llamita.cli import errors, ranks, terminal
+from llamita.cli import errors, ranks, rewind, terminal
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ EXAMPLES = """\
   llamita train book.txt --shape micro --minutes 10 -o my-model
   llamita train chats.jsonl --model cria --lr 2e-3 --steps 200 -o my-cria
   llamita train --resume -o my-model
+  llamita train rewind --step 150 -o my-model
 """
 OUTPUT = "trained"
 SAMPLES, SAMPLE_TOKENS, PROMPT_TOKENS = 3, 48, 8
@@ -65,6 +66,7 @@ SETTINGS: dict[str, tuple[type, str, str]] = {
     "held_out": (float, "SHARE", "of the documents to measure on (default: 0.02)"),
     "evaluate_every": (int, "N", "steps between measurements on held-out rows (default: 100)"),
     "save_every": (int, "N", "steps between checkpoints (default: 200)"),
+    "keep_checkpoints": (int, "N", "how many of the newest checkpoints stay (default: 2)"),
     "exact_scaling": (
         bool,
         "",
@@ -81,6 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="FOLDER", help=f"the folder to write (default: {OUTPUT}, or the next)"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in the -o folder, exactly")
+    parser.add_argument(
+        "--step", type=int, metavar="N", help="after the word rewind: the step of the run in -o to write, exactly"
+    )
     parser.add_argument("--recipe", metavar="FILE", help="a TOML file of the settings below; options overrule it")
     group = parser.add_argument_group("settings")
     for name, (kind, metavar, text) in SETTINGS.items():
@@ -98,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
     with errors.leaving_at_once(), terminal.waiting("loading torch", is_quiet=args.quiet or ranks.is_other()):
         from llamita.train import session  # noqa: F401
     with ranks.joined(args.device) as processes:
+        if rewind.is_meant(args):
+            return rewind.run(args, processes, default=_default_folder(is_new=False))
         return _run(args, processes)
 
 

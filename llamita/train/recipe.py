@@ -37,6 +37,7 @@ class Recipe:
     rates: shares of the rate for weights by their names, as "GLOB=SHARE,GLOB=SHARE" (see `rates`).
     loss, beta, label_smoothing, reference_free: of the task dpo, see `llamita.train.tasks.task.TaskOptions`.
     micro_rows: rows of one forward pass; gradients of several are summed. evaluate_every, save_every: in steps.
+    keep_checkpoints: how many of the newest stay.
     Raises UsageError for a value that is impossible, with the reason.
     """
 
@@ -64,6 +65,7 @@ class Recipe:
     held_out: float = 0.02
     evaluate_every: int = 100
     save_every: int = 200
+    keep_checkpoints: int = 2
     rank: int = 16
     alpha: float = 32.0
     targets: str = "all-linear"
@@ -144,7 +146,8 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "steps": (1, 10**9), "minutes": (0.01, 10**5), "batch_tokens": (1, 2**31), "length": (2, 2**20),
     "micro_rows": (1, 2**20), "lr": (1e-12, 10.0), "weight_decay": (0.0, 10.0), "warmup": (0.0, 1.0),
     "clip": (1e-6, 1e9), "seed": (0, 2**63 - 1), "held_out": (0.0, 0.5), "evaluate_every": (1, 10**9),
-    "save_every": (1, 10**9), "rank": (1, 2**20), "alpha": (1e-6, 1e9),
+    "save_every": (1, 10**9), "keep_checkpoints": (1, 10**9),
+    "rank": (1, 2**20), "alpha": (1e-6, 1e9),
     "beta": (0.0, 1e6), "label_smoothing": (0.0, 0.5), "threads": (1, 4096),
 }  # fmt: skip
 

@@ -25,7 +25,7 @@ from llamita.parallel.shard import Pass, shard, unsharded
 from llamita.tokenizer.load import load_tokenizer
 from llamita.tokenizer.protocol import Tokenizer
 from llamita.tokenizer.save import save_tokenizer
-from llamita.train import optim, savings, state
+from llamita.train import history, optim, savings, state
 from llamita.train.loop import train
 from llamita.train.measure import Deadline, resolved
 from llamita.train.method import METHODS, adapt, export_adapter
@@ -77,6 +77,7 @@ class Session:
         recipe, run = self.recipe, self.run
         count = min(len(self.held_out), MEASURED_ROWS)
         batches = take(self.held_out, torch.arange(count)).split(recipe.micro_rows) if count else list[Batch]()
+        self._note()
         with self._log() as write:
             for metrics in train(run, recipe, held_out=batches, should_stop=should_stop):
                 write(metrics.to_json() + "\n")
@@ -102,7 +103,13 @@ class Session:
         if self.deadline is not None and self.run.step < self.run.steps:
             deadline, step = self.deadline, self.run.step
             self.run.steps = mesh.from_first(lambda: deadline.fitting(step))
-            self.recipe = replace(self.recipe, steps=self.run.steps)
+            if self.run.steps != self.recipe.steps:
+                self.recipe = replace(self.recipe, steps=self.run.steps)
+                self._note()
+
+    def _note(self) -> None:
+        """Write down from which step on the recipe holds, for `rewind`."""
+        mesh.from_first(lambda: history.note(self.folder / INSIDE, self.run.step, self.recipe))
 
     def export(self) -> None:
         """Write the model as a Hugging Face folder, which every verb reads; of an adapter, peft's files of it."""
@@ -126,7 +133,7 @@ class Session:
         inside = self.folder / INSIDE
         try:
             mesh.from_first(lambda: write_text(inside / RECIPE, self.recipe.to_toml()))
-            state.save(self.run, inside)
+            state.save(self.run, inside, keep=self.recipe.keep_checkpoints)
         except LlamitaError as error:
             raise type(error)(f"{error}; the last checkpoint is whole, --resume goes on from it") from error
 

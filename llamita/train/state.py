@@ -26,13 +26,13 @@ from llamita.train.run import Run
 
 WEIGHTS, MEMORY, COUNTERS, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 LATEST, LOCK = "latest", "lock"
-COUNT = 2  # checkpoints that stay
+COUNT = 2  # checkpoints that stay, unless the recipe says another number
 Files = dict[str, dict[str, Tensor]]  # file name -> tensor name -> tensor
 _NAME, _DRAFT = re.compile(r"step-\d{8}"), re.compile(r"step-\d{8}\.draft-[0-9a-f]{8}")
 
 
-def save(run: Run, folder: Path) -> Path:
-    """Write a checkpoint and make it the latest; older ones but one go. Returns its folder.
+def save(run: Run, folder: Path, *, keep: int = COUNT) -> Path:
+    """Write a checkpoint and make it the latest; of all, the newest `keep` stay. Returns its folder.
 
     Every rank calls it and gives its shards; rank 0 writes, the same files whatever the number of ranks.
     Raises LlamitaError where the disk is full, or AccessError; the checkpoint before then stays the latest.
@@ -45,7 +45,7 @@ def save(run: Run, folder: Path) -> Path:
 
     def publish() -> None:
         try:
-            _publish(run, files, target, shards)
+            _publish(run, files, target, shards, keep=keep)
         finally:
             shards.drain()
 
@@ -95,6 +95,13 @@ def newest(folder: Path) -> Path:
     raise BrokenFileError(f"{damages[0][0]} is damaged ({damages[0][1]}): no checkpoint is whole, begin again")
 
 
+def newest_at(folder: Path, step: int) -> Path | None:
+    """The newest checkpoint that is whole and of this step or one before, or None."""
+    names = sorted((path.name for path in folder.glob("step-*") if _NAME.fullmatch(path.name)), reverse=True)
+    fitting = (folder / name for name in names if int(name.removeprefix("step-")) <= step)
+    return next((path for path in fitting if not _damage(path)), None)
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a run's folder alone; the lock ends with the process, however it ends. Raises UsageError if it is held."""
@@ -125,7 +132,7 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return _tensors(newest(folder) / WEIGHTS)
 
 
-def _publish(run: Run, files: Files, target: Path, shards: Gathering) -> None:
+def _publish(run: Run, files: Files, target: Path, shards: Gathering, *, keep: int) -> None:
     """Write a checkpoint under another name, then give it its own."""
     folder = target.parent
     draft = folder / f"{target.name}.draft-{secrets.token_hex(4)}"
@@ -140,7 +147,7 @@ def _publish(run: Run, files: Files, target: Path, shards: Gathering) -> None:
             raise
         sync_folder(folder)
     write_text(folder / LATEST, target.name + "\n")
-    _sweep(folder, latest=target.name)
+    _sweep(folder, latest=target.name, keep=keep)
 
 
 def _write(run: Run, files: Files, draft: Path, shards: Gathering) -> None:
@@ -189,11 +196,11 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     return {name: file.load(name) for name in file.entries}
 
 
-def _sweep(folder: Path, *, latest: str) -> None:
+def _sweep(folder: Path, *, latest: str, keep: int) -> None:
     """Remove drafts and old checkpoints; one that cannot be removed does no harm."""
     names = sorted((path.name for path in folder.glob("step-*")), reverse=True)
     others = [name for name in names if _NAME.fullmatch(name) and name != latest]
-    older = [name for name in others if name < latest][: COUNT - 1]
+    older = [name for name in others if name < latest][: keep - 1]
     for name in names:
         if name != latest and name not in older and (_NAME.fullmatch(name) or _DRAFT.fullmatch(name)):
             with suppress(OSError):

@@ -115,3 +115,30 @@ def test_what_is_wrong_is_one_sentence_and_leaves_no_folder(
     assert message in outcome.err
     assert outcome.err.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["book.txt"]
+
+
+def test_a_step_of_a_run_is_written_to_a_folder_of_its_own(run: Run, tmp_path: Path) -> None:
+    assert run("train", "book.txt", *SHORT, "-o", "out", "-q").code == 0
+    outcome = run("train", "rewind", "--step", "2", "-o", "out")
+    assert outcome.code == 0, outcome.err
+    assert "wrote the model and the checkpoint of step 2 to out-step-2: llamita train --resume -o" in outcome.err
+    weights = (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert (tmp_path / "out-step-2" / "model.safetensors").read_bytes() != weights
+    assert run("train", "--resume", "-o", "out-step-2", "-q").code == 0
+    assert (tmp_path / "out-step-2" / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("rewind", "-o", "out"), "rewind needs a step: llamita train rewind --step N -o FOLDER"),
+        (("rewind", "--step", "2", "-o", "nowhere"), "there is no run in nowhere: give its folder with -o"),
+        (("rewind", "book.txt", "--step", "2"), "rewind takes no files, not book.txt"),
+        (("rewind", "--step", "2", "--lr", "1"), "rewind does nothing with --lr: the run has its recipe"),
+        (("book.txt", "--step", "2"), "--step belongs to llamita train rewind"),
+    ],
+)
+def test_rewinding_what_makes_no_sense_is_refused(run: Run, words: tuple[str, ...], error: str) -> None:
+    outcome = run("train", *words)
+    assert outcome.code == 2
+    assert error in outcome.err
