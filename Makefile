@@ -2,7 +2,7 @@
 PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install check fix test golden figures bench bench-gpu cria cria-score
+.PHONY: install check fix test golden figures bench bench-gpu cria cria-score cria-read
 
 install:  ## an environment in .venv with everything the tests need
 	python3 -m venv .venv
@@ -38,3 +38,6 @@ cria:  ## train the embedded model anew; resumes a run that was cut off
 
 cria-score:  ## measure the embedded model on unseen cases
 	$(PYTHON) -m recipes.cria.score
+
+cria-read:  ## print its answers to 60 prompts that it was not trained on, to be read
+	$(PYTHON) -m recipes.cria.read

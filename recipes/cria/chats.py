@@ -2,7 +2,7 @@
 
 from random import Random
 
-from recipes.cria import tasks, words
+from recipes.cria import talk, tasks, words
 from recipes.cria.grammar import expand, read_templates
 from recipes.cria.stories import story
 
@@ -40,8 +40,12 @@ def _exchange(rng: Random) -> Message:
 def _story_exchange(rng: Random) -> Message:
     if rng.random() < 0.3:
         return expand(rng.choice(_TEXTS["ask_any_story"]), rng, {}), story(rng)
-    kind = rng.choice([*words.BEASTS, "girl", "boy"])
-    return expand(rng.choice(_TEXTS["ask_story"]), rng, {"kind": kind}), story(rng, hero=kind)
+    kind = rng.choice([*words.BEASTS, "girl", "boy", *words.HEROES])
+    if rng.random() < 0.7:
+        return expand(rng.choice(_TEXTS["ask_story"]), rng, {"kind": kind}), story(rng, hero=kind)
+    name = rng.choice(words.GIRLS if kind == "girl" else words.BOYS if kind == "boy" else words.NAMES)
+    named = f"{kind} [named|called] {name}"
+    return expand(rng.choice(_TEXTS["ask_story"]), rng, {"kind": named}), story(rng, hero=kind, name=name)
 
 
 def _turns(pairs: list[Message]) -> list[Message]:
@@ -62,6 +66,12 @@ def small_talk(rng: Random) -> list[Message]:
     if rng.random() < 0.25:
         pairs.append(_story_exchange(rng))
     return a_system(rng) + _turns(pairs)
+
+
+def everyday(rng: Random) -> list[Message]:
+    """One to three exchanges about anything, now and then after a greeting."""
+    pairs = [_exchange(rng)] if rng.random() < 0.15 else []
+    return a_system(rng) + _turns([*pairs, *(talk.exchange(rng) for _ in range(rng.choice((1, 1, 2, 3))))])
 
 
 def told_story(rng: Random) -> list[Message]:

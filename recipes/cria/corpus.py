@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
+from llamita.data.documents import IGNORED
 from recipes.cria import chats, tasks
 from recipes.cria.docstrings import read_docstrings
 from recipes.cria.functions import functions
+from recipes.cria.plain import plain
+from recipes.cria.prompts import holds_prompt
 from recipes.cria.stories import story
 from recipes.cria.tokens import BOS, END, EOT, HEADER, HEADER_END
-
-IGNORED = -100  # the label of a token that is read, not learned
 
 
 class Segment(NamedTuple):
@@ -26,6 +27,14 @@ class Segment(NamedTuple):
 
 
 Document = list[Segment]
+
+
+class Row(NamedTuple):
+    """Tokens, the token to write after each, or IGNORED, and the number of the document each belongs to."""
+
+    inputs: list[int]
+    targets: list[int]
+    documents: list[int]
 
 
 def render_chat(messages: list[chats.Message], tools: tuple[tasks.Tool, ...] = ()) -> Document:
@@ -68,14 +77,18 @@ class Corpus:
             "told story": lambda rng: render_chat(chats.told_story(rng)),
             "small talk": lambda rng: render_chat(chats.small_talk(rng)),
             "docstring": lambda rng: _text(rng.choice(read_docstrings(held_out=held_out))),
+            "plain": lambda rng: _text(plain(rng)),
+            "everyday": lambda rng: render_chat(chats.everyday(rng)),
             "functions": lambda rng: _text(functions(rng)),
         }
 
     def document(self, kind: str, rng: Random) -> Document:
-        """One document of a kind."""
-        if writer := self._writers.get(kind):
-            return writer(rng)
-        return _task(kind, rng, self.held_out)
+        """One document of a kind, that holds none of the prompts of prompts.toml."""
+        write = self._writers.get(kind) or (lambda rng: _task(kind, rng, self.held_out))
+        while True:
+            document = write(rng)
+            if not holds_prompt("".join(segment.text for segment in document)):
+                return document
 
     def stream(self, key: str) -> Iterator[Document]:
         """Endless documents of the mix; the key names the stream."""
@@ -83,15 +96,18 @@ class Corpus:
         while True:
             yield self.document(rng.choices(self._kinds, self._weights)[0], rng)
 
-    def row(self, index: int, tokenizer: Tokenizer, *, length: int) -> tuple[list[int], list[int]]:
-        """Tokens and labels of one row: whole documents one after another, the last cut off. Both `length` long."""
-        tokens: list[int] = []
-        labels: list[int] = []
-        for document in self.stream(str(index)):
+    def row(self, index: int, tokenizer: Tokenizer, *, length: int) -> Row:
+        """One row of `length` tokens: whole documents one after another, the last cut off."""
+        inputs, targets, documents = list[int](), list[int](), list[int]()
+        for number, document in enumerate(self.stream(str(index))):
+            tokens, labels = list[int](), list[int]()
             for segment in document:
                 ids = tokenizer.encode(segment.text, add_special_tokens=False).ids
                 tokens += ids
                 labels += ids if segment.is_learned else [IGNORED] * len(ids)
-            if len(tokens) >= length:
+            inputs += tokens[:-1]
+            targets += labels[1:]
+            documents += [number] * (len(tokens) - 1)
+            if len(inputs) >= length:
                 break
-        return tokens[:length], labels[:length]
+        return Row(inputs[:length], targets[:length], documents[:length])

@@ -3,7 +3,7 @@
 import re
 import tomllib
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,7 +24,7 @@ def read_templates(name: str) -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-@cache
+@lru_cache(maxsize=4096)  # texts whose slots are filled are parsed as well, and each but once
 def _parse(template: str) -> Sequence:
     """Turn a template into nested parts: text, or a tuple of alternatives."""
     stack: list[list[list[Part]]] = [[[]]]  # open brackets > their alternatives > the parts of one
@@ -48,7 +48,7 @@ def _choose(parts: Sequence, rng: Random) -> str:
     return "".join(part if isinstance(part, str) else _choose(rng.choice(part), rng) for part in parts)
 
 
-def expand(template: str, rng: Random, slots: Mapping[str, str]) -> str:
+def expand(template: str, rng: Random, slots: Mapping[str, object]) -> str:
     """Write out one text of a template; "a" before a vowel becomes "an", sentences get capitals."""
     text = _choose(_parse(template), rng)
     while "{" in text:  # a slot may hold a template of its own

@@ -25,4 +25,4 @@ def text(seed: int) -> str:
 
 if __name__ == "__main__":
     recipe = read_recipe(Path("recipes/cria.toml"))
-    (recipe.output / "held_out.txt").write_text(text(recipe.seed), encoding="utf-8")
+    (recipe.output / "held_out.txt").write_text(text(recipe.train.seed), encoding="utf-8")

@@ -5,6 +5,7 @@ generation_config.json says, each continuing the first words of a story that tra
 """
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
@@ -14,18 +15,25 @@ from random import Random
 import torch
 from tokenizers import Tokenizer
 
+from llamita.data.documents import IGNORED
+from llamita.data.loader import take
 from llamita.model.llama import LlamaForCausalLM
+from llamita.train.loop import autocast
+from llamita.train.tasks.token_loss import token_losses
 from recipes.cria import chats, tasks, words
 from recipes.cria.corpus import Corpus, render_chat
-from recipes.cria.recipe import Recipe, read_recipe
+from recipes.cria.recipe import CriaRecipe, read_recipe
+from recipes.cria.source import rows_of
 from recipes.cria.stories import story
 from recipes.cria.tokens import BOS, HEADER, HEADER_END
-from recipes.cria.train import measure
+
+MEASURED = 64  # rows of held-out text
 
 Writer = Callable[[list[str]], list[str]]  # prompts -> what the model writes behind them
 
 _WORD = re.compile(r"[A-Za-z']+")
 _CAPITALISED = re.compile(r"\b[A-Z][a-z]+\b")
+_OWN_FRIEND = re.compile(r"\b([A-Z][a-z]+)\b[^.!?\"]*\bfriend \1\b")
 _INTRODUCERS = ["named", "called", "friend", "girl", "boy", *words.BEASTS]
 
 
@@ -103,20 +111,36 @@ def stray_names(start: str, continuation: str, ordinary: set[str]) -> list[str]:
     return strays
 
 
+def is_own_friend(text: str) -> bool:
+    """Whether someone is their own friend in a sentence: "Clara and her friend Clara"."""
+    return _OWN_FRIEND.search(text) is not None
+
+
 def grams(text: str) -> Iterator[str]:
     """The 8-grams of the words of a text, without case and punctuation."""
     found = [word.lower() for word in _WORD.findall(text)]
     return (" ".join(found[i : i + 8]) for i in range(len(found) - 7))
 
 
-def unseen_grams(texts: Iterable[str], recipe: Recipe, tokenizer: Tokenizer) -> float:
+@torch.no_grad()
+def measure(model: LlamaForCausalLM, corpus: Corpus, tokenizer: Tokenizer, *, length: int) -> tuple[float, float]:
+    """Nats per token and bits per byte on the first rows of a corpus, of what the model is to write."""
+    batch = take(rows_of(corpus, range(MEASURED), tokenizer, length=length), torch.arange(MEASURED))
+    with autocast("bf16", model.device):
+        nats = sum(token_losses(model, part).item() for part in batch.split(16))
+    learned = [row[row != IGNORED].tolist() for row in batch.targets]
+    size = sum(len(text.encode()) for text in tokenizer.decode_batch(learned, skip_special_tokens=True))
+    return nats / batch.learned, nats / math.log(2) / size
+
+
+def unseen_grams(texts: Iterable[str], recipe: CriaRecipe, tokenizer: Tokenizer) -> float:
     """The share of the texts' 8-grams that stand nowhere in the training text, which is made again to compare."""
     wanted = {gram: None for text in texts for gram in grams(text)}
     total = len(wanted)
-    for index in range(recipe.steps * recipe.training.rows):
-        corpus = Corpus(recipe.mix_at(index // recipe.training.rows), seed=recipe.seed)
-        tokens, _ = corpus.row(index, tokenizer, length=recipe.length)
-        for gram in grams(tokenizer.decode(tokens, skip_special_tokens=False)):
+    for index in range(recipe.rows):
+        corpus = Corpus(recipe.mix_at(index), seed=recipe.train.seed)
+        row = corpus.row(index, tokenizer, length=recipe.train.length)
+        for gram in grams(tokenizer.decode(row.inputs, skip_special_tokens=False)):
             wanted.pop(gram, None)
     return len(wanted) / total
 
@@ -138,15 +162,22 @@ def main() -> None:
         show(task, score_task(task, answer, count=arguments.cases))
     starts = story_starts(arguments.stories)
     continuations = writer(model, tokenizer, max_new_tokens=250, seed=0)([BOS + start for start in starts])
-    ordinary = ordinary_capitals()
-    clean = [not stray_names(*pair, ordinary) for pair in zip(starts, continuations, strict=True)]
-    show("stories whose names are all introduced", sum(clean) / len(clean))
-    mixes = {"stories": {"story": 1.0}, "docstrings": {"docstring": 1.0}, "all kinds, as mixed": recipe.mix}
-    for name, mix in mixes.items():
-        loss, bits = measure(model, recipe, tokenizer, mix, rows=64)
+    show_stories(starts, continuations)
+    for name, mix in {"stories": {"story": 1.0}, "plain texts": {"plain": 1.0}, "all kinds": recipe.mix}.items():
+        corpus = Corpus(mix, seed=recipe.train.seed, held_out=True)
+        loss, bits = measure(model, corpus, tokenizer, length=recipe.train.length)
         print(f"{f'held-out {name}':<52} {bits:8.3f} bits per byte, {loss:.3f} nats per token", flush=True)
     if not arguments.quick:
         show("8-grams of sampled stories not in the training text", unseen_grams(continuations, recipe, tokenizer))
+
+
+def show_stories(starts: list[str], continuations: list[str]) -> None:
+    """Print what is counted in stories."""
+    ordinary, pairs = ordinary_capitals(), list(zip(starts, continuations, strict=True))
+    clean = sum(not stray_names(*pair, ordinary) for pair in pairs)
+    show("stories whose names are all introduced", clean / len(pairs))
+    others = sum(not is_own_friend(start + continuation) for start, continuation in pairs)
+    show("stories in which nobody is their own friend", others / len(pairs))
 
 
 def show(name: str, share: float) -> None:

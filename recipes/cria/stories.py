@@ -24,18 +24,19 @@ def _person(prefix: str, name: str, kind: str, pronoun: str) -> dict[str, str]:
 def _draw_person(prefix: str, rng: Random, *, beast: bool, taken: str = "", kind: str = "") -> dict[str, str]:
     she = rng.random() < 0.5
     pool = words.PETS if beast and rng.random() < 0.6 else words.GIRLS if she else words.BOYS
-    name = rng.choice([name for name in pool if name != taken])
+    name = rng.choice([name for name in pool if name != taken and (not taken or name in words.FRIENDS)])
     kind = kind or (rng.choice(words.BEASTS) if beast else "girl" if she else "boy")
     return _person(prefix, name, kind, "she" if she else "he")
 
 
-def cast(rng: Random, *, hero: str = "") -> dict[str, str]:
+def cast(rng: Random, *, hero: str = "", name: str = "") -> dict[str, str]:
     """Draw everything a story speaks of: who, where, what; `hero` fixes the hero's kind ("fox", "girl", ...)."""
-    beast = hero in words.BEASTS if hero else rng.random() < 0.4
+    beast = hero not in ("girl", "boy") if hero else rng.random() < 0.4
     slots = _draw_person("h", rng, beast=beast, kind=hero if beast else "")
     if hero in ("girl", "boy"):
         pool, pronoun = (words.GIRLS, "she") if hero == "girl" else (words.BOYS, "he")
         slots = _person("h", rng.choice(pool), hero, pronoun)
+    slots["h"] = name or slots["h"]
     friend_beast = rng.random() < (0.85 if beast else 0.2)
     slots |= _draw_person("f", rng, beast=friend_beast, taken=slots["h"])
     elder = rng.choice(list(words.KIN))
@@ -54,9 +55,9 @@ def cast(rng: Random, *, hero: str = "") -> dict[str, str]:
     return slots | {f"spot{i + 1}": spot for i, spot in enumerate(spots)}
 
 
-def story(rng: Random, *, hero: str = "") -> str:
+def story(rng: Random, *, hero: str = "", name: str = "") -> str:
     """One story of about 100 to 200 words: an opening, the beats of one plot, an ending."""
-    slots = cast(rng, hero=hero)
+    slots = cast(rng, hero=hero, name=name)
     beats = [rng.choice(_TEXTS["openings"]), *rng.choice(_PLOTS)]
     if rng.random() < 0.6:
         beats.append(rng.choice(_TEXTS["endings"]))

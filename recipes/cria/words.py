@@ -18,11 +18,16 @@ PETS = [
     "Poppy", "Tilly", "Bramble", "Nutmeg",
 ]
 NAMES = GIRLS + BOYS + PETS
+FRIENDS = {*GIRLS[::3], *BOYS[::3], *PETS[::3]}  # who a hero's friend may be: a small model mixes up any two names
 
 KIN = {"mother": "she", "father": "he", "grandmother": "she", "grandfather": "he", "aunt": "she", "uncle": "he"}
 BEASTS = [
     "fox", "rabbit", "bear", "mouse", "squirrel", "hedgehog", "duck", "frog", "owl", "turtle", "cat", "dog",
     "llama", "pony", "goat", "lamb", "otter", "beaver", "badger", "penguin", "kitten", "puppy", "deer", "mole",
+]
+HEROES = [  # other heroes of stories that are asked for
+    "dragon", "robot", "pirate", "knight", "wizard", "giant", "lion", "wolf", "horse", "monkey", "elephant", "bird",
+    "fish", "bee", "sailor", "baker", "farmer", "painter", "teacher", "whale", "tiger", "ghost", "snail", "crow",
 ]
 STRAYS = [
     "bird", "kitten", "puppy", "duckling", "butterfly", "rabbit", "turtle", "hedgehog", "lamb", "bee", "mouse",

@@ -15,6 +15,7 @@ ACROSS: Mapping[str, str] = {
     "kernels/cpu/runtime/test_elsewhere.py": "kernels of every file, compiled for lesser processors",
     "plans/cpu/test_changes.py": "whatever becomes of a fused model, through forward, parts and watch",
     "plans/cpu/test_defaults.py": "torch's default dtype and device, under passes, quantized layers and formats",
+    "test_cria_corpus.py": "recipes/cria: plain texts and everyday talk",
     "test_cria_recipe.py": "recipes/cria",
     "test_gpu_bench.py": "benchmarks/gpu.py and its page",
     "test_llm_numbers.py": "numbers that LLM's options may be",

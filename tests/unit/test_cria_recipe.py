@@ -10,16 +10,19 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
+from llamita.data.documents import IGNORED
 from llamita.model.llama import LlamaForCausalLM
 from llamita.tokenizer.chat import render
+from llamita.train.shapes import SHAPES
 from recipes.cria import chats, tasks
-from recipes.cria.corpus import IGNORED, Corpus, render_chat
+from recipes.cria.corpus import Corpus, render_chat
 from recipes.cria.export import TEMPLATE, export
 from recipes.cria.functions import functions
 from recipes.cria.grammar import expand
-from recipes.cria.recipe import Recipe, read_recipe
+from recipes.cria.recipe import CriaRecipe, read_recipe
 from recipes.cria.score import (
     grams,
+    is_own_friend,
     ordinary_capitals,
     question,
     score_task,
@@ -28,31 +31,20 @@ from recipes.cria.score import (
     unseen_grams,
     writer,
 )
+from recipes.cria.source import CorpusSource
 from recipes.cria.stories import story
 from recipes.cria.tokens import BOS, SPECIAL
-from recipes.cria.train import Run, document_positions, held_out, prepare_tokenizer, schedule, train
+from recipes.cria.train import begin, prepare_tokenizer
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "cria.toml"
-SHAPE = {
-    "vocab_size": 384, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 1e4,
-}  # fmt: skip
-MIX = {"story": 2.0, "small talk": 1.0, "add": 1.0, "tool call": 1.0}
+MIX = {"story": 2.0, "small talk": 1.0, "everyday": 1.0, "plain": 2.0, "add": 1.0, "tool call": 1.0}
 
 
-def tiny(folder: Path) -> Recipe:
-    recipe = read_recipe(RECIPE, tokens=8 * 2 * 64)
-    training = replace(recipe.training, rows=2, evaluate_every=4, checkpoint_every=4)
-    return replace(
-        recipe,
-        output=folder / "out",
-        run=folder,
-        shape=SHAPE,
-        tokenizer_documents=60,
-        mix=MIX,
-        second_half={},
-        training=training,
-    )
+def tiny(folder: Path) -> CriaRecipe:
+    recipe = read_recipe(RECIPE, steps=8, run=folder, output=folder / "out")
+    changes = {"shape": "pico", "batch_tokens": 128, "length": 64, "evaluate_every": 4, "save_every": 4}
+    train = replace(recipe.train, precision="fp32", **changes)
+    return replace(recipe, vocab_size=384, tokenizer_documents=60, mix=MIX, second_half={"add": 9.0}, train=train)
 
 
 @pytest.fixture(scope="module")
@@ -143,11 +135,31 @@ def test_a_row_depends_on_its_index_alone(tokenizer: Tokenizer) -> None:
     assert all(len(part) == 64 for row in rows for part in row)
 
 
-def test_only_what_the_assistant_says_is_learned(tokenizer: Tokenizer) -> None:
-    tokens, labels = Corpus({"tool call": 1.0}, seed=1).row(0, tokenizer, length=400)
-    assert {label for label in labels if label != IGNORED} <= set(tokens)
-    learned = tokenizer.decode([label for label in labels if label != IGNORED])
+def test_only_what_the_assistant_says_is_learned_and_no_document_from_another(tokenizer: Tokenizer) -> None:
+    row = Corpus({"tool call": 1.0}, seed=1).row(0, tokenizer, length=400)
+    learned = tokenizer.decode([target for target in row.targets if target != IGNORED])
     assert '"parameters"' in learned and "You can call" not in learned
+    begins = [i for i, number in enumerate(row.documents) if i == 0 or number != row.documents[i - 1]]
+    assert len(begins) > 1 and {row.inputs[i] for i in begins} == {tokenizer.token_to_id(BOS)}
+    assert tokenizer.token_to_id(BOS) not in row.targets
+    for i in range(len(row.inputs) - 1):
+        if i + 1 not in begins:
+            assert row.targets[i] in (IGNORED, row.inputs[i + 1])
+
+
+def test_the_source_reads_the_same_rows_in_any_steps_and_changes_its_mix_in_the_second_half(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    recipe = tiny(tmp_path)
+    source, other = CorpusSource(recipe, tokenizer), CorpusSource(recipe, tokenizer, position=2)
+    first, second = source.next(2), source.next(2)
+    assert torch.equal(other.next(2).inputs, second.inputs) and not torch.equal(first.inputs, second.inputs)
+    assert (source.position, len(source)) == (4, 16)
+    assert [recipe.mix_at(row)["add"] for row in (0, 7, 8, 15)] == [1, 1, 9, 9]
+    longer = replace(recipe, train=replace(recipe.train, steps=80))
+    assert CorpusSource(longer, tokenizer).fingerprint == source.fingerprint
+    changed = replace(recipe, second_half={})
+    assert CorpusSource(changed, tokenizer).fingerprint != source.fingerprint
 
 
 def test_the_tokenizer_loses_nothing_and_splits_numbers(tokenizer: Tokenizer) -> None:
@@ -160,34 +172,38 @@ def test_the_tokenizer_loses_nothing_and_splits_numbers(tokenizer: Tokenizer) ->
     assert all(tokenizer.encode(token, add_special_tokens=False).tokens == [token] for token in SPECIAL)
 
 
-def test_positions_begin_anew_with_every_document() -> None:
-    tokens = torch.tensor([[9, 1, 1, 9, 1], [1, 1, 9, 9, 1]])
-    assert document_positions(tokens, bos=9).tolist() == [[0, 1, 2, 0, 1], [0, 1, 0, 0, 1]]
-
-
-def test_the_learning_rate_rises_stays_and_falls_to_zero() -> None:
-    shares = [schedule(step, 100, warmup=0.1, decay=0.6) for step in range(101)]
-    assert shares[0] == pytest.approx(0.1) and shares[10:40] == [1.0] * 30
-    assert shares[70] == pytest.approx(0.5) and shares[100] == 0
-
-
 def test_a_stopped_run_goes_on_exactly_and_the_export_loads(tmp_path: Path) -> None:
-    whole, stopped = Run(tiny(tmp_path / "whole")), Run(tiny(tmp_path / "stopped"))
-    lines = list(train(whole))
-    assert lines[-1]["loss"] < lines[0]["loss"]
-    assert lines[-1].keys() >= held_out(whole.model, whole.recipe, whole.tokenizer).keys()
-    for line in train(stopped):
-        if line["step"] == 5:  # one step after its checkpoint
+    whole, stopped = begin(tiny(tmp_path / "whole")), begin(tiny(tmp_path / "stopped"))
+    lines = list(whole.steps(lambda: False))
+    assert lines[-1].loss < lines[0].loss and lines[-1].held_out_loss is not None
+    for line in stopped.steps(lambda: False):
+        if line.step == 5:  # one step after its checkpoint
             break
-    resumed = Run(stopped.recipe)
-    assert resumed.step == 4
-    assert [line["loss"] for line in train(resumed)] == [line["loss"] for line in lines[4:]]
-    folder = export(resumed.model, resumed.tokenizer, resumed.recipe)
+    recipe = tiny(tmp_path / "stopped")
+    resumed = begin(recipe)
+    assert resumed.run.step == 4
+    assert [line.loss for line in resumed.steps(lambda: False)] == [line.loss for line in lines[4:]]
+    folder = export(resumed.run.model, prepare_tokenizer(recipe), recipe)
     weights = load_file(folder / "model.safetensors")
     assert "lm_head.weight" not in weights and {weight.dtype for weight in weights.values()} == {torch.bfloat16}
     loaded = LlamaForCausalLM.from_pretrained(folder)
-    for name, weight in whole.model.state_dict().items():
+    for name, weight in whole.run.model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], weight.bfloat16())
+
+
+def test_the_rates_are_those_of_the_recipe(tmp_path: Path) -> None:
+    recipe = tiny(tmp_path)
+    run = begin(recipe).run
+    names = {id(weight): name for name, weight in run.model.named_parameters()}
+    groups = [group for optimizer in run.optimizers for group in optimizer.param_groups]
+    rates = {names[id(weight)]: group["initial_lr"] for group in groups for weight in group["params"]}
+    layer = "model.layers.1."
+    wanted = {
+        "model.embed_tokens.weight": 3e-3, "model.norm.weight": 3e-3, layer + "input_layernorm.weight": 3e-3,
+        layer + "self_attn.q_proj.weight": 5e-3, layer + "self_attn.k_proj.weight": 5e-3,
+        layer + "self_attn.v_proj.weight": 1e-2, layer + "mlp.down_proj.weight": 1e-2,
+    }  # fmt: skip
+    assert {name: rates[name] for name in wanted} == pytest.approx(wanted)
 
 
 def test_a_score_counts_exact_answers_and_unseen_grams(tmp_path: Path) -> None:
@@ -197,15 +213,21 @@ def test_a_score_counts_exact_answers_and_unseen_grams(tmp_path: Path) -> None:
     answers = {question(case): case.answer for case in cases[::2]}
     share = score_task("add", lambda prompts: [answers.get(prompt, "?") for prompt in prompts], count=8)
     assert share == 0.5
-    run = Run(recipe)
-    tokens, _ = Corpus(recipe.mix, seed=recipe.seed).row(0, run.tokenizer, length=recipe.length)
-    seen = run.tokenizer.decode(tokens, skip_special_tokens=False)
-    assert unseen_grams([seen], recipe, run.tokenizer) == 0
-    assert unseen_grams(["w " * 9], recipe, run.tokenizer) == 1
+    library, model = prepare_tokenizer(recipe), begin(recipe).run.model
+    row = Corpus(recipe.mix, seed=recipe.train.seed).row(0, library, length=recipe.train.length)
+    seen = library.decode(row.inputs, skip_special_tokens=False)
+    assert unseen_grams([seen], recipe, library) == 0
+    assert unseen_grams(["w " * 9], recipe, library) == 1
     assert list(grams("A b, c d e f g h!")) == ["a b c d e f g h"]
     starts = story_starts(3)
-    greedy = writer(run.model, run.tokenizer, max_new_tokens=4)
+    greedy = writer(model, library, max_new_tokens=4)
     assert greedy(starts) == [greedy([start])[0] for start in starts]
+
+
+def test_who_is_their_own_friend_is_found() -> None:
+    assert is_own_friend('It rained. Clara and her friend Clara ran. "Hello," said Clara.')
+    assert not is_own_friend("Clara sang. Her friend Ben heard Clara. She was a friend. Clara ran.")
+    assert not any(is_own_friend(story(Random(seed))) for seed in range(300))
 
 
 def test_a_name_from_nowhere_is_found() -> None:
@@ -215,12 +237,13 @@ def test_a_name_from_nowhere_is_found() -> None:
 
 
 def test_the_shipped_model_is_the_recipes(cria_path: Path) -> None:
-    assert (cria_path / "recipe.toml").read_text() == RECIPE.read_text()
     assert (cria_path / "chat_template.jinja").read_text() == TEMPLATE.read_text()
     assert (cria_path / "model.safetensors").stat().st_size <= 10_000_000
     model = LlamaForCausalLM.from_pretrained(cria_path)
-    config, shape = model.config, read_recipe(RECIPE).shape
-    assert {name: getattr(config, name) for name in shape} == shape
+    config, recipe = model.config, read_recipe(RECIPE)
+    facts = (config.hidden_size, config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads)
+    assert (*facts, config.intermediate_size) == SHAPES[recipe.train.shape]
+    assert (config.vocab_size, config.max_position_embeddings) == (recipe.vocab_size, recipe.train.length)
     assert config.tie_word_embeddings and 1_000_000 <= model.num_parameters() <= 5_000_000
     widths = (config.hidden_size, config.intermediate_size, config.num_attention_heads * config.head_dim)
     assert all(width % 256 == 0 for width in widths)
