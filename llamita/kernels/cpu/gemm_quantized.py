@@ -23,6 +23,7 @@ ROOM = BLOCKS * UNPACKED + 128 * (LINES + ROWS)  # bytes that `multiply` works i
 
 Pair = tuple[v.Vector, v.Vector]  # of the two tiles
 Four = tuple[v.Vector, v.Vector, v.Vector, v.Vector]
+Fours = tuple[Pair, Pair, Pair, Pair]  # of two tiles and four rows of x
 
 
 # Add the dot products of a block's words and a q8_block of x to the sums; one function for each algebra of `Layout`.
@@ -60,11 +61,11 @@ def _put_unpacked(ready: Inline, unpacked: Unpacked, to: int) -> None:
     v.store(to + SECONDS - SCALES, second)
 
 
-# Two tiles at once: eight sums, for machines whose registers hold that and more.
+# Two tiles at once, for machines whose registers hold eight dot products and eight sums.
 
 
 @inline
-def _dots(unpacked: int, x: int, line: int, begin: Four, first: int, last: int) -> tuple[Pair, Pair, Pair, Pair]:
+def _dots(unpacked: int, x: int, line: int, begin: Four, first: int, last: int) -> Fours:
     """Words `first` to `last` of two tiles times four rows of x, `line` bytes apart; sums begin with `begin`."""
     a, b, c, d = begin
     e, f, g, h = begin
@@ -98,42 +99,84 @@ def _zeros(x: int, line: int, zero: int) -> Four:
 
 
 @inline
-def _add(add: Inline, dot: v.Vector, more: v.Vector, unpacked: int, x: int, sums: int) -> None:
-    """The dot products of a tile and a row of x to their sums."""
-    v.store(sums, add(dot, more, x, v.load(unpacked + SCALES), v.load(unpacked + SECONDS), v.load(sums)))
+def _nothing() -> Four:
+    nothing = v.zero_words()
+    return nothing, nothing, nothing, nothing
 
 
 @inline
-def _add_four(add: Inline, dots, more, unpacked: int, x: int, line: int, sums: int) -> None:
-    for row in range(ROWS):
-        _add(add, dots[row][0], more[row][0], unpacked, x + row * line, sums + 128 * row)
-        _add(add, dots[row][1], more[row][1], unpacked + 64, x + row * line, sums + 128 * row + 64)
-
-
-@inline
-def _two_symmetric(unpacked: int, zero: int, x: int, line: int, sums: int) -> None:
+def _symmetric_dots(unpacked: int, zero: int, x: int, line: int) -> tuple[Fours, Fours]:
     """Codes around a zero of two to the power `zero`."""
     dots = _dots(unpacked, x, line, _zeros(x + 44, line, zero), 0, 8)
-    _add_four(add_symmetric, dots, dots, unpacked, x, line, sums)
+    return dots, dots
 
 
 @inline
-def _two_offset(unpacked: int, zero: int, x: int, line: int, sums: int) -> None:
+def _offset_dots(unpacked: int, zero: int, x: int, line: int) -> tuple[Fours, Fours]:
     """Codes above a minimum."""
-    nothing = v.zero_words()
-    dots = _dots(unpacked, x, line, (nothing, nothing, nothing, nothing), 0, 8)
-    _add_four(add_offset, dots, dots, unpacked, x, line, sums)
+    dots = _dots(unpacked, x, line, _nothing(), 0, 8)
+    return dots, dots
 
 
 @inline
-def _two_two_scales(unpacked: int, zero: int, x: int, line: int, sums: int) -> None:
+def _two_scales_dots(unpacked: int, zero: int, x: int, line: int) -> tuple[Fours, Fours]:
     """Codes around a zero, with a scale for either half of the columns."""
     low = _dots(unpacked, x, line, _zeros(x + 36, line, zero), 0, 4)
-    high = _dots(unpacked, x, line, _zeros(x + 40, line, zero), 4, 8)
-    _add_four(add_two_scales, low, high, unpacked, x, line, sums)
+    return low, _dots(unpacked, x, line, _zeros(x + 40, line, zero), 4, 8)
 
 
-TWO_TILES: dict[str, Inline] = {"symmetric": _two_symmetric, "offset": _two_offset, "two_scales": _two_two_scales}
+@inline
+def _add_row(add: Inline, dots: Pair, more: Pair, x: int, scales: Pair, seconds: Pair, sums: Pair) -> Pair:
+    return (
+        add(dots[0], more[0], x, scales[0], seconds[0], sums[0]),
+        add(dots[1], more[1], x, scales[1], seconds[1], sums[1]),
+    )
+
+
+@inline
+def _load_pair(at: int) -> Pair:
+    return v.load(at), v.load(at + 64)
+
+
+@inline
+def _store_pair(at: int, pair: Pair) -> None:
+    v.store(at, pair[0])
+    v.store(at + 64, pair[1])
+
+
+@inline
+def _prefetch(ahead: tuple[int, int], done: int, count: int) -> None:
+    for i in range(done, done + count, 64):
+        v.prefetch_line(ahead[0] + i)
+        v.prefetch_line(ahead[1] + i)
+
+
+def _two_tiles(add: Inline, dots_of: Inline) -> Inline:
+    @inline
+    def panel(unpacked, count, zero, x, line, sums, ahead, piece):
+        a, b, c, d = _load_pair(sums), _load_pair(sums + 128), _load_pair(sums + 256), _load_pair(sums + 384)
+        for i in range(count):
+            _prefetch(ahead, i * piece, piece)
+            dots, more = dots_of(unpacked, zero, x, line)
+            scales, seconds = _load_pair(unpacked + SCALES), _load_pair(unpacked + SECONDS)
+            a = _add_row(add, dots[0], more[0], x, scales, seconds, a)
+            b = _add_row(add, dots[1], more[1], x + line, scales, seconds, b)
+            c = _add_row(add, dots[2], more[2], x + 2 * line, scales, seconds, c)
+            d = _add_row(add, dots[3], more[3], x + 3 * line, scales, seconds, d)
+            unpacked, x = unpacked + UNPACKED, x + Q8_BLOCK
+        _store_pair(sums, a)
+        _store_pair(sums + 128, b)
+        _store_pair(sums + 256, c)
+        _store_pair(sums + 384, d)
+
+    return panel
+
+
+TWO_TILES: dict[str, Inline] = {
+    "symmetric": _two_tiles(add_symmetric, _symmetric_dots),
+    "offset": _two_tiles(add_offset, _offset_dots),
+    "two_scales": _two_tiles(add_two_scales, _two_scales_dots),
+}
 
 
 # One tile after the other: four sums.
@@ -168,6 +211,12 @@ def _begins(dots: Dots) -> Inline:
         return begin(at, zero), begin(at + line, zero), begin(at + 2 * line, zero), begin(at + 3 * line, zero)
 
     return begins
+
+
+@inline
+def _add(add: Inline, dot: v.Vector, more: v.Vector, unpacked: int, x: int, sums: int) -> None:
+    """The dot products of a tile and a row of x to their sums."""
+    v.store(sums, add(dot, more, x, v.load(unpacked + SCALES), v.load(unpacked + SECONDS), v.load(sums)))
 
 
 @inline
@@ -221,19 +270,35 @@ ONE_TILE: dict[str, Callable[[Dots], Inline]] = {
 }
 
 
-def four(algebra: str, dots: Dots) -> Inline:
-    """An unpacked block of two tiles times four rows of x, in the shape that the machine's registers hold."""
-    return TWO_TILES[algebra] if v.instructions().tiles == 2 else ONE_TILE[algebra](dots)
+def _one_tile(four: Inline) -> Inline:
+    @inline
+    def panel(unpacked, count, zero, x, line, sums, ahead, piece):
+        for i in range(count):
+            _prefetch(ahead, i * piece, piece)
+            four(unpacked + i * UNPACKED, zero, x + i * Q8_BLOCK, line, sums)
+
+    return panel
+
+
+def panel_of(algebra: str, dots: Dots) -> Inline:
+    """A panel of `count` unpacked blocks of two tiles times four rows of x, in the shape that the registers hold.
+
+    It adds to `sums`, and prefetches `piece` bytes at the two addresses `ahead` with each block.
+    """
+    if v.instructions().tiles == 2:
+        return TWO_TILES[algebra]
+    return _one_tile(ONE_TILE[algebra](dots))
 
 
 @inline
 def multiply(
     unpack: Inline,
     ready: Inline,
-    four: Inline,
+    panel: Inline,
     zero: int,
     size: int,
     tiles: tuple[int, int],
+    skipped: int,
     x: int,
     lines: int,
     blocks: int,
@@ -241,23 +306,26 @@ def multiply(
 ) -> int:
     """Two tiles times ROWS to LINES rows of x; returns the address of the sums, in which `place` finds those of a row.
 
-    size: bytes of eight blocks of a tile. at: the address of the kernel's own memory.
+    size: bytes of eight blocks of a tile. skipped: bytes between the end of either tile and the one read after it. at:
+    the address of the kernel's own memory. While a panel is multiplied, the next one is prefetched, a little with each
+    block: all at once would fill the processor's buffers, and it would wait.
     """
-    line, fours, sums = blocks * Q8_BLOCK, -(-lines // ROWS), at + BLOCKS * UNPACKED
+    line, fours, sums, block = blocks * Q8_BLOCK, -(-lines // ROWS), at + BLOCKS * UNPACKED, size // 8
     v.zero_memory(sums, 2 * ROWS * fours)
+    piece = -(-block // (64 * fours)) * 64
     for first in range(0, blocks, BLOCKS):
         count = min(BLOCKS, blocks - first)
         for i in range(count):
-            v.prefetch_ahead(tiles[0] + (first + i) * (size // 8), size // 8)
-            v.prefetch_ahead(tiles[1] + (first + i) * (size // 8), size // 8)
             _put_unpacked(ready, unpack(tiles[0], first + i), at + i * UNPACKED)
             _put_unpacked(ready, unpack(tiles[1], first + i), at + i * UNPACKED + 64)
+        later = (first + count) * block + (skipped if first + count == blocks else 0)
         for number in range(fours):
-            q8_block = (
-                x + min(ROWS * number, lines - ROWS) * line + first * Q8_BLOCK
-            )  # the last four may begin in others
-            for i in range(count):
-                four(at + i * UNPACKED, zero, q8_block + i * Q8_BLOCK, line, sums + 128 * ROWS * number)
+            # the last four may begin in others
+            row, done = min(ROWS * number, lines - ROWS), number * count * piece
+            panel(
+                at, count, zero, x + row * line + first * Q8_BLOCK, line, sums + 128 * ROWS * number,
+                (tiles[0] + later + done, tiles[1] + later + done), piece if done < BLOCKS * block else 0,
+            )  # fmt: skip
     return sums
 
 

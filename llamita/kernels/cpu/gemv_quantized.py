@@ -130,7 +130,7 @@ def _tile(unpack: Inline, one: Inline, zero: int, size: int, tile: int, x: int, 
 
 @inline
 def _linear(
-    unpack: Inline, one: Inline, ready: Inline, four: Inline, zero: int, size: int, at: int, chunk: int
+    unpack: Inline, one: Inline, ready: Inline, panel: Inline, zero: int, size: int, at: int, chunk: int
 ) -> None:
     """`size`: bytes of eight blocks of a tile."""
     stream, q8_blocks = v.read(at + LINEAR.stream), v.read(at + LINEAR.q8_blocks)
@@ -145,7 +145,9 @@ def _linear(
         tile = stream + row // 16 * bytes_of_tile
         if count >= ROWS:
             beside = tile + bytes_of_tile if row + 16 < n else tile
-            sums = gemm.multiply(unpack, ready, four, zero, size, (tile, beside), q8_blocks, count, blocks, room)
+            sums = gemm.multiply(
+                unpack, ready, panel, zero, size, (tile, beside), bytes_of_tile, q8_blocks, count, blocks, room
+            )
             for i in range(count):
                 both = sums + gemm.place(i, count)
                 _put(v.load(both), out + 4 * i * n, bias, row, n, adds)
@@ -158,7 +160,7 @@ def _linear(
 
 
 @inline
-def _gated(unpack: Inline, ready: Inline, four: Inline, zero: int, size: int, at: int, chunk: int) -> None:
+def _gated(unpack: Inline, ready: Inline, panel: Inline, zero: int, size: int, at: int, chunk: int) -> None:
     """Thirty-two columns of the result, which are quantized at once."""
     gate, up, out = v.read(at + GATED.gate), v.read(at + GATED.up), v.read(at + GATED.out)
     n, k, batch = v.read(at + GATED.rows), v.read(at + GATED.columns), v.read(at + GATED.batch)
@@ -169,7 +171,9 @@ def _gated(unpack: Inline, ready: Inline, four: Inline, zero: int, size: int, at
     near = room + gemm.ROOM
     for half in range(2):
         tile = (2 * column + half) * bytes_of_tile
-        sums = gemm.multiply(unpack, ready, four, zero, size, (gate + tile, up + tile), q8_blocks, count, blocks, room)
+        sums = gemm.multiply(
+            unpack, ready, panel, zero, size, (gate + tile, up + tile), 0, q8_blocks, count, blocks, room
+        )
         for i in range(count):
             both = sums + gemm.place(i, count)
             v.store(near + 128 * i + 64 * half, silu_times(v.load(both), v.load(both + 64)))
@@ -198,10 +202,10 @@ def linear(form: BlockFormat) -> Compute:
     """The product with a matrix of a format."""
     layout, unpack = form.layout, inline(form.unpack)
     dots, zero, size = dots_of(layout), layout.zero_bits, layout.eight_blocks
-    one, ready, four = ONE[layout.algebra](dots), dots.ready, gemm.four(layout.algebra, dots)
+    one, ready, panel = ONE[layout.algebra](dots), dots.ready, gemm.panel_of(layout.algebra, dots)
 
     def compute(at: int, chunk: int) -> None:
-        _linear(unpack, one, ready, four, zero, size, at, chunk)
+        _linear(unpack, one, ready, panel, zero, size, at, chunk)
 
     return compute
 
@@ -210,10 +214,10 @@ def gated(form: BlockFormat) -> Compute:
     """The gated pair of products, of two matrices of a format."""
     layout, unpack = form.layout, inline(form.unpack)
     dots, zero, size = dots_of(layout), layout.zero_bits, layout.eight_blocks
-    ready, four = dots.ready, gemm.four(layout.algebra, dots)
+    ready, panel = dots.ready, gemm.panel_of(layout.algebra, dots)
 
     def compute(at: int, chunk: int) -> None:
-        _gated(unpack, ready, four, zero, size, at, chunk)
+        _gated(unpack, ready, panel, zero, size, at, chunk)
 
     return compute
 
