@@ -32,14 +32,17 @@ def hide(x: v.Vector, first: int, low: int, high: int, hidden: v.Vector) -> v.Ve
 
 
 @inline
-def _find(its, sizes, size, first, end, to):
+def _find(its, sizes, size, first, end, is_line, to):
     """The offsets in bytes of a block's tokens from `first` on, to `to`; -1 from `end` on."""
-    stride = v.read(sizes + SIZE.slot_stride)
-    for i in range(KEYS):
-        offset = -1
-        if first + i < end:
-            offset = size * stride * slot_of(its, sizes, first + i)
-        v.write(to + 8 * i, offset)
+    stride = size * v.read(sizes + SIZE.slot_stride)
+    for i in range(0, KEYS, 16):
+        if is_line and first + i < end:
+            begin = stride * slot_of(its, sizes, first + i)
+            for lane in range(16):
+                v.write(to + 8 * (i + lane), begin + stride * lane if first + i + lane < end else -1)
+            continue
+        for lane in range(i, i + 16):
+            v.write(to + 8 * lane, stride * slot_of(its, sizes, first + lane) if first + lane < end else -1)
 
 
 @inline
@@ -117,59 +120,79 @@ def _weigh(dtype, is_paired, q, keys, first, low, high, width, to, state):
 
 
 @inline
-def _pair_of_values(values, one, two, i):
+def _words(values, one, two, has_two, i):
     """Sixteen columns of two values in bf16, as words."""
-    low = v.load_uint16(values + one + 2 * i) if one >= 0 else v.zero_words()
-    high = v.load_uint16(values + two + 2 * i) if two >= 0 else v.zero_words()
-    return v.or_words(low, v.shl(high, 16))
+    low = v.load_uint16(values + one + 2 * i)
+    return v.or_words(low, v.shl(v.load_uint16(values + two + 2 * i), 16)) if has_two else low
 
 
 @inline
-def _value(dtype, values, offset, i):
-    return e.wide(dtype, values + offset, i) if offset >= 0 else v.zero_fp32()
+def _add_pair(dtype, is_paired, factors, values, one, two, has_two, i, columns, far, sums):
+    """Two values by their factors, or one, onto four sums: of columns `columns` after i and queries `far`."""
+    a, b, c, d = sums
+    if is_paired:
+        a = v.dot_bf16(a, _words(values, one, two, has_two, i + columns[0]), v.broadcast_word(factors + 256 * far[0]))
+        b = v.dot_bf16(b, _words(values, one, two, has_two, i + columns[1]), v.broadcast_word(factors + 256 * far[1]))
+        c = v.dot_bf16(c, _words(values, one, two, has_two, i + columns[2]), v.broadcast_word(factors + 256 * far[2]))
+        d = v.dot_bf16(d, _words(values, one, two, has_two, i + columns[3]), v.broadcast_word(factors + 256 * far[3]))
+        return a, b, c, d
+    if has_two:
+        a, b, c, d = _add_value(dtype, factors + 4, values + two, i, columns, far, (a, b, c, d))
+    return _add_value(dtype, factors, values + one, i, columns, far, (a, b, c, d))
 
 
 @inline
-def _fade_four(out, state, far, i):
-    """Sixteen columns of four queries' sums so far, times their factors."""
-    fade = state + 8
-    return (
-        v.mul(v.load(out + 4 * i), v.broadcast(v.read_fp32(fade))),
-        v.mul(v.load(out + far[0] * 1024 + 4 * i), v.broadcast(v.read_fp32(fade + 16 * far[0]))),
-        v.mul(v.load(out + far[1] * 1024 + 4 * i), v.broadcast(v.read_fp32(fade + 16 * far[1]))),
-        v.mul(v.load(out + far[2] * 1024 + 4 * i), v.broadcast(v.read_fp32(fade + 16 * far[2]))),
-    )
+def _add_value(dtype, factors, value, i, columns, far, sums):
+    a, b, c, d = sums
+    a = v.fma(e.wide(dtype, value, i + columns[0]), v.broadcast(v.read_fp32(factors + 256 * far[0])), a)
+    b = v.fma(e.wide(dtype, value, i + columns[1]), v.broadcast(v.read_fp32(factors + 256 * far[1])), b)
+    c = v.fma(e.wide(dtype, value, i + columns[2]), v.broadcast(v.read_fp32(factors + 256 * far[2])), c)
+    d = v.fma(e.wide(dtype, value, i + columns[3]), v.broadcast(v.read_fp32(factors + 256 * far[3])), d)
+    return a, b, c, d
 
 
 @inline
-def _mix(dtype, is_paired, factors, values, offsets, pairs, out, state, far, width):
-    """Add a block's values by their factors to the sums of four queries: `far` says which the other three are."""
-    for i in range(0, width, 16):
-        a, b, c, d = _fade_four(out, state, far, i)
-        for pair in range(pairs):
-            one, two, at = v.read(offsets + 16 * pair), v.read(offsets + 16 * pair + 8), factors + 4 * pair
-            if is_paired:
-                word = _pair_of_values(values, one, two, i)
-                a = v.dot_bf16(a, word, v.broadcast_word(at))
-                b = v.dot_bf16(b, word, v.broadcast_word(at + 256 * far[0]))
-                c = v.dot_bf16(c, word, v.broadcast_word(at + 256 * far[1]))
-                d = v.dot_bf16(d, word, v.broadcast_word(at + 256 * far[2]))
-            else:
-                at += 4 * pair
-                x = _value(dtype, values, two, i)
-                a = v.fma(x, v.broadcast(v.read_fp32(at + 4)), a)
-                b = v.fma(x, v.broadcast(v.read_fp32(at + 4 + 256 * far[0])), b)
-                c = v.fma(x, v.broadcast(v.read_fp32(at + 4 + 256 * far[1])), c)
-                d = v.fma(x, v.broadcast(v.read_fp32(at + 4 + 256 * far[2])), d)
-                x = _value(dtype, values, one, i)
-                a = v.fma(x, v.broadcast(v.read_fp32(at)), a)
-                b = v.fma(x, v.broadcast(v.read_fp32(at + 256 * far[0])), b)
-                c = v.fma(x, v.broadcast(v.read_fp32(at + 256 * far[1])), c)
-                d = v.fma(x, v.broadcast(v.read_fp32(at + 256 * far[2])), d)
-        v.store(out + 4 * i, a)  # the same again where there are fewer than four
-        v.store(out + 1024 * far[0] + 4 * i, b)
-        v.store(out + 1024 * far[1] + 4 * i, c)
-        v.store(out + 1024 * far[2] + 4 * i, d)
+def _faded(out, state, columns, far):
+    """Sixteen columns of a query's sum so far, times its factor."""
+    return v.mul(v.load(out + 1024 * far + 4 * columns), v.broadcast(v.read_fp32(state + 8 + 16 * far)))
+
+
+@inline
+def _mix(dtype, is_paired, factors, values, offsets, end, out, state, begin, last, columns, far):
+    """Add `end` values by their factors to four sums at once, for the columns from `begin` to `last`.
+
+    Each sum has sixteen columns: `columns` says which, `far` of which query. The three ways differ in what is read
+    twice: one query with four parts of a value, two with two, four with one.
+    """
+    for i in range(begin, last, 16 + columns[3]):
+        a, b = _faded(out, state, i + columns[0], far[0]), _faded(out, state, i + columns[1], far[1])
+        c, d = _faded(out, state, i + columns[2], far[2]), _faded(out, state, i + columns[3], far[3])
+        size = 4 if is_paired else 8  # bytes of the factors of two values
+        for pair in range(end // 2):
+            one, two = v.read(offsets + 16 * pair), v.read(offsets + 16 * pair + 8)
+            at = factors + size * pair
+            a, b, c, d = _add_pair(dtype, is_paired, at, values, one, two, True, i, columns, far, (a, b, c, d))
+        if end % 2:
+            one, at = v.read(offsets + 8 * (end - 1)), factors + size * (end // 2)
+            a, b, c, d = _add_pair(dtype, is_paired, at, values, one, one, False, i, columns, far, (a, b, c, d))
+        v.store(out + 1024 * far[0] + 4 * (i + columns[0]), a)  # the same again where there are fewer than four
+        v.store(out + 1024 * far[1] + 4 * (i + columns[1]), b)
+        v.store(out + 1024 * far[2] + 4 * (i + columns[2]), c)
+        v.store(out + 1024 * far[3] + 4 * (i + columns[3]), d)
+
+
+@inline
+def _mix_queries(dtype, is_paired, factors, values, offsets, end, out, state, count, width):
+    """Add a block's values by their factors to the sums of one to four queries."""
+    done, last = 0, count - 1
+    if count == 1:
+        done = width // 64 * 64
+        _mix(dtype, is_paired, factors, values, offsets, end, out, state, 0, done, (0, 16, 32, 48), (0, 0, 0, 0))
+    elif count == 2:
+        done = width // 32 * 32
+        _mix(dtype, is_paired, factors, values, offsets, end, out, state, 0, done, (0, 0, 16, 16), (0, 1, 0, 1))
+    far = (0, min(1, last), min(2, last), last)
+    _mix(dtype, is_paired, factors, values, offsets, end, out, state, done, width, (0, 0, 0, 0), far)
 
 
 @inline
@@ -207,7 +230,7 @@ def _see(dtype, is_paired, at, row, head, begin, count, near):
     columns = width // 2 if is_paired else width
     for first in range(max(0, early - window + 1) // KEYS * KEYS, late + 1, KEYS):
         end = min(KEYS, late + 1 - first)
-        _find(its, sizes, size, first, first + end, near + OFFSETS)
+        _find(its, sizes, size, first, first + end, is_line, near + OFFSETS)
         for i in range(0, end, 16):
             to, offsets_of = near + 4 * columns * i, near + OFFSETS + 8 * i
             _transpose_keys(dtype, is_paired, keys, stride, offsets_of, is_line, width, to, near + NEAR)
@@ -216,11 +239,9 @@ def _see(dtype, is_paired, at, row, head, begin, count, near):
             q, to, state = near + Q + 1024 * i, near + SCORES + 256 * i, near + STATE + 16 * i
             _weigh(dtype, is_paired, q, near, first, max(0, own - window + 1), own, width, to, state)
         for i in range(0, count, 4):
-            last = count - 1 - i
-            far = (min(1, last), min(2, last), min(3, last))
-            _mix(
-                dtype, is_paired, near + SCORES + 256 * i, values, near + OFFSETS, (end + 1) // 2,
-                near + OUT + 1024 * i, near + STATE + 16 * i, far, width,
+            _mix_queries(
+                dtype, is_paired, near + SCORES + 256 * i, values, near + OFFSETS, end,
+                near + OUT + 1024 * i, near + STATE + 16 * i, min(4, count - i), width,
             )  # fmt: skip
 
 
