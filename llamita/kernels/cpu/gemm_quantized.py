@@ -3,334 +3,84 @@
 Must equal what `gemv_quantized` makes of each row alone, to the last bit.
 
 Two neighbouring tiles are unpacked, a panel of blocks at a time. They stay in the first-level cache while all rows of x
-are multiplied, four at a time: a word of x is used in two products, a word of codes in four, so that there are fewer
-loads than products. Between blocks the sums are in memory.
-
-An unpacked block: eight words of both tiles, then both their scales, then both their second scales.
+are multiplied, four or sixteen at a time. Between panels the sums are in memory.
 """
 
-from collections.abc import Callable
-
-from llamita.kernels.block_format import Unpacked
+from llamita.kernels.block_format import BlockFormat, Unpacked
+from llamita.kernels.cpu import gemm_panels as panels
+from llamita.kernels.cpu import matrix_tiles
 from llamita.kernels.cpu import simd as v
-from llamita.kernels.cpu.block_dots import Dots
-from llamita.kernels.cpu.constants import LINES, Q8_BLOCK, ROWS
+from llamita.kernels.cpu.constants import Q8_BLOCK, ROWS
+from llamita.kernels.cpu.gemm_panels import BLOCKS, SCALES, SECONDS, SUMS, UNPACKED, Panel
 from llamita.kernels.cpu.runtime.program import Inline, inline
 
-BLOCKS = 16  # of a panel
-SCALES, SECONDS, UNPACKED = 1024, 1152, 1280  # where they begin, and where the next block does
-ROOM = BLOCKS * UNPACKED + 128 * (LINES + ROWS)  # bytes that `multiply` works in
-
-Pair = tuple[v.Vector, v.Vector]  # of the two tiles
-Four = tuple[v.Vector, v.Vector, v.Vector, v.Vector]
-Fours = tuple[Pair, Pair, Pair, Pair]  # of two tiles and four rows of x
-
-
-# Add the dot products of a block's words and a q8_block of x to the sums; one function for each algebra of `Layout`.
-
 
 @inline
-def add_symmetric(dot: v.Vector, _: v.Vector, x: int, scale: v.Vector, second: v.Vector, total: v.Vector) -> v.Vector:
-    """Codes around a zero, which the dot product takes into account."""
-    return v.fma(v.mul(v.to_fp32(dot), v.broadcast(v.read_fp32(x + 32))), scale, total)
-
-
-@inline
-def add_offset(dot: v.Vector, _: v.Vector, x: int, scale: v.Vector, minimum: v.Vector, total: v.Vector) -> v.Vector:
-    """Codes above a minimum."""
-    below = v.mul(v.to_fp32(v.broadcast_word(x + 44)), minimum)
-    return v.fma(v.fma(v.to_fp32(dot), scale, below), v.broadcast(v.read_fp32(x + 32)), total)
-
-
-@inline
-def add_two_scales(
-    low: v.Vector, high: v.Vector, x: int, first: v.Vector, second: v.Vector, total: v.Vector
-) -> v.Vector:
-    """Codes around a zero, with a dot product and a scale for either half of the columns."""
-    both = v.fma(v.to_fp32(high), second, v.mul(v.to_fp32(low), first))
-    return v.fma(both, v.broadcast(v.read_fp32(x + 32)), total)
-
-
-@inline
-def _put_unpacked(ready: Inline, unpacked: Unpacked, to: int) -> None:
+def _put_unpacked(ready: Inline, zero: int, unpacked: Unpacked, to: int) -> None:
     words, first, second = unpacked
     for word in words:
-        v.store_words(to, ready(word))
+        v.store_words(to, ready(word, zero))
         to += 128
     v.store(to, first)
     v.store(to + SECONDS - SCALES, second)
 
 
-# Two tiles at once, for machines whose registers hold eight dot products and eight sums.
+def multiplier(form: BlockFormat) -> Inline:
+    """The product of two tiles of a format with ROWS to LINES rows of x.
 
-
-@inline
-def _dots(unpacked: int, x: int, line: int, begin: Four, first: int, last: int) -> Fours:
-    """Words `first` to `last` of two tiles times four rows of x, `line` bytes apart; sums begin with `begin`."""
-    a, b, c, d = begin
-    e, f, g, h = begin
-    for group in range(first, last):
-        low, high = v.load_words(unpacked + 128 * group), v.load_words(unpacked + 128 * group + 64)
-        at = x + 4 * group
-        one, two = v.broadcast_word(at), v.broadcast_word(at + line)
-        a, e, b, f = (
-            v.dot_u8s8(a, low, one),
-            v.dot_u8s8(e, high, one),
-            v.dot_u8s8(b, low, two),
-            v.dot_u8s8(f, high, two),
-        )
-        one, two = v.broadcast_word(at + 2 * line), v.broadcast_word(at + 3 * line)
-        c, g, d, h = (
-            v.dot_u8s8(c, low, one),
-            v.dot_u8s8(g, high, one),
-            v.dot_u8s8(d, low, two),
-            v.dot_u8s8(h, high, two),
-        )
-    return (a, e), (b, f), (c, g), (d, h)
-
-
-@inline
-def _zeros(x: int, line: int, zero: int) -> Four:
-    """The first value of sums for codes around two to the power `zero`; x: the address of the sums of x."""
-    return (
-        v.shl(v.broadcast_word(x), zero), v.shl(v.broadcast_word(x + line), zero),
-        v.shl(v.broadcast_word(x + 2 * line), zero), v.shl(v.broadcast_word(x + 3 * line), zero),
-    )  # fmt: skip
-
-
-@inline
-def _nothing() -> Four:
-    nothing = v.zero_words()
-    return nothing, nothing, nothing, nothing
-
-
-@inline
-def _symmetric_dots(unpacked: int, zero: int, x: int, line: int) -> tuple[Fours, Fours]:
-    """Codes around a zero of two to the power `zero`."""
-    dots = _dots(unpacked, x, line, _zeros(x + 44, line, zero), 0, 8)
-    return dots, dots
-
-
-@inline
-def _offset_dots(unpacked: int, zero: int, x: int, line: int) -> tuple[Fours, Fours]:
-    """Codes above a minimum."""
-    dots = _dots(unpacked, x, line, _nothing(), 0, 8)
-    return dots, dots
-
-
-@inline
-def _two_scales_dots(unpacked: int, zero: int, x: int, line: int) -> tuple[Fours, Fours]:
-    """Codes around a zero, with a scale for either half of the columns."""
-    low = _dots(unpacked, x, line, _zeros(x + 36, line, zero), 0, 4)
-    return low, _dots(unpacked, x, line, _zeros(x + 40, line, zero), 4, 8)
-
-
-@inline
-def _add_row(add: Inline, dots: Pair, more: Pair, x: int, scales: Pair, seconds: Pair, sums: Pair) -> Pair:
-    return (
-        add(dots[0], more[0], x, scales[0], seconds[0], sums[0]),
-        add(dots[1], more[1], x, scales[1], seconds[1], sums[1]),
-    )
-
-
-@inline
-def _load_pair(at: int) -> Pair:
-    return v.load(at), v.load(at + 64)
-
-
-@inline
-def _store_pair(at: int, pair: Pair) -> None:
-    v.store(at, pair[0])
-    v.store(at + 64, pair[1])
-
-
-@inline
-def _prefetch(ahead: tuple[int, int], done: int, count: int) -> None:
-    for i in range(done, done + count, 64):
-        v.prefetch_line(ahead[0] + i)
-        v.prefetch_line(ahead[1] + i)
-
-
-def _two_tiles(add: Inline, dots_of: Inline) -> Inline:
-    @inline
-    def panel(unpacked, count, zero, x, line, sums, ahead, piece):
-        a, b, c, d = _load_pair(sums), _load_pair(sums + 128), _load_pair(sums + 256), _load_pair(sums + 384)
-        for i in range(count):
-            _prefetch(ahead, i * piece, piece)
-            dots, more = dots_of(unpacked, zero, x, line)
-            scales, seconds = _load_pair(unpacked + SCALES), _load_pair(unpacked + SECONDS)
-            a = _add_row(add, dots[0], more[0], x, scales, seconds, a)
-            b = _add_row(add, dots[1], more[1], x + line, scales, seconds, b)
-            c = _add_row(add, dots[2], more[2], x + 2 * line, scales, seconds, c)
-            d = _add_row(add, dots[3], more[3], x + 3 * line, scales, seconds, d)
-            unpacked, x = unpacked + UNPACKED, x + Q8_BLOCK
-        _store_pair(sums, a)
-        _store_pair(sums + 128, b)
-        _store_pair(sums + 256, c)
-        _store_pair(sums + 384, d)
-
-    return panel
-
-
-TWO_TILES: dict[str, Inline] = {
-    "symmetric": _two_tiles(add_symmetric, _symmetric_dots),
-    "offset": _two_tiles(add_offset, _offset_dots),
-    "two_scales": _two_tiles(add_two_scales, _two_scales_dots),
-}
-
-
-# One tile after the other: four sums.
-
-
-def _products(dots: Dots, words: int) -> Inline:
-    _, _, period, begin, step, close = dots
-    period = min(period, words)
-
-    @inline
-    def products(tile: int, x: int, line: int, totals: Four) -> Four:
-        """The words of a tile times four rows of x, `line` bytes apart, added to totals."""
-        for start in range(0, words, period):
-            a, b, c, d = begin(totals[0]), begin(totals[1]), begin(totals[2]), begin(totals[3])
-            for group in range(start, start + period):
-                word, at = v.load_words(tile + 128 * group), x + 4 * group
-                a = step(a, word, v.broadcast_word(at))
-                b = step(b, word, v.broadcast_word(at + line))
-                c = step(c, word, v.broadcast_word(at + 2 * line))
-                d = step(d, word, v.broadcast_word(at + 3 * line))
-            totals = close(totals[0], a), close(totals[1], b), close(totals[2], c), close(totals[3], d)
-        return totals
-
-    return products
-
-
-def _begins(dots: Dots) -> Inline:
-    begin = dots.begin
-
-    @inline
-    def begins(at: int, line: int, zero: int) -> Four:
-        return begin(at, zero), begin(at + line, zero), begin(at + 2 * line, zero), begin(at + 3 * line, zero)
-
-    return begins
-
-
-@inline
-def _add(add: Inline, dot: v.Vector, more: v.Vector, unpacked: int, x: int, sums: int) -> None:
-    """The dot products of a tile and a row of x to their sums."""
-    v.store(sums, add(dot, more, x, v.load(unpacked + SCALES), v.load(unpacked + SECONDS), v.load(sums)))
-
-
-@inline
-def _add_rows(add: Inline, dots: Four, more: Four, tile: int, x: int, line: int, sums: int) -> None:
-    for row in range(ROWS):
-        _add(add, dots[row], more[row], tile, x + row * line, sums + 128 * row)
-
-
-def _each_symmetric(dots: Dots) -> Inline:
-    products, begins = _products(dots, 8), _begins(dots)
-
-    @inline
-    def four(unpacked: int, zero: int, x: int, line: int, sums: int) -> None:
-        for to in range(0, v.hidden(128), 64):
-            both = products(unpacked + to, x, line, begins(x + 44, line, zero))
-            _add_rows(add_symmetric, both, both, unpacked + to, x, line, sums + to)
-
-    return four
-
-
-def _each_offset(dots: Dots) -> Inline:
-    products = _products(dots, 8)
-
-    @inline
-    def four(unpacked: int, zero: int, x: int, line: int, sums: int) -> None:
-        nothing = v.zero_words()
-        for to in range(0, v.hidden(128), 64):
-            both = products(unpacked + to, x, line, (nothing, nothing, nothing, nothing))
-            _add_rows(add_offset, both, both, unpacked + to, x, line, sums + to)
-
-    return four
-
-
-def _each_two_scales(dots: Dots) -> Inline:
-    products, begins = _products(dots, 4), _begins(dots)
-
-    @inline
-    def four(unpacked: int, zero: int, x: int, line: int, sums: int) -> None:
-        for to in range(0, v.hidden(128), 64):
-            low = products(unpacked + to, x, line, begins(x + 36, line, zero))
-            high = products(unpacked + to + 512, x + 16, line, begins(x + 40, line, zero))
-            _add_rows(add_two_scales, low, high, unpacked + to, x, line, sums + to)
-
-    return four
-
-
-ONE_TILE: dict[str, Callable[[Dots], Inline]] = {
-    "symmetric": _each_symmetric,
-    "offset": _each_offset,
-    "two_scales": _each_two_scales,
-}
-
-
-def _one_tile(four: Inline) -> Inline:
-    @inline
-    def panel(unpacked, count, zero, x, line, sums, ahead, piece):
-        for i in range(count):
-            _prefetch(ahead, i * piece, piece)
-            four(unpacked + i * UNPACKED, zero, x + i * Q8_BLOCK, line, sums)
-
-    return panel
-
-
-def panel_of(algebra: str, dots: Dots) -> Inline:
-    """A panel of `count` unpacked blocks of two tiles times four rows of x, in the shape that the registers hold.
-
-    It adds to `sums`, and prefetches `piece` bytes at the two addresses `ahead` with each block.
+    multiply(tiles, skipped, x, lines, blocks, at) returns the address of the sums, in which `place` finds those of a
+    row. skipped: bytes between the end of either tile and the one read after it. at: the kernel's own memory.
     """
-    if v.instructions().tiles == 2:
-        return TWO_TILES[algebra]
-    return _one_tile(ONE_TILE[algebra](dots))
+    few = _by(form, panels.panel_of(form.layout))
+    if not panels.HAS_MATRIX_TILES:
+        return few
+    many = _by(form, panels.matrix_panel_of(form.layout))
+
+    @inline
+    def multiply(tiles: tuple[int, int], skipped: int, x: int, lines: int, blocks: int, at: int) -> int:
+        if lines >= matrix_tiles.ROWS:
+            return many(tiles, skipped, x, lines, blocks, at)
+        return few(tiles, skipped, x, lines, blocks, at)
+
+    return multiply
 
 
-@inline
-def multiply(
-    unpack: Inline,
-    ready: Inline,
-    panel: Inline,
-    zero: int,
-    size: int,
-    tiles: tuple[int, int],
-    skipped: int,
-    x: int,
-    lines: int,
-    blocks: int,
-    at: int,
-) -> int:
-    """Two tiles times ROWS to LINES rows of x; returns the address of the sums, in which `place` finds those of a row.
+def _by(form: BlockFormat, panel: Panel) -> Inline:
+    """The same with one panel. While it is multiplied, the next one is prefetched, a little with each block.
 
-    size: bytes of eight blocks of a tile. skipped: bytes between the end of either tile and the one read after it. at:
-    the address of the kernel's own memory. While a panel is multiplied, the next one is prefetched, a little with each
-    block: all at once would fill the processor's buffers, and it would wait.
+    All at once would fill the processor's buffers, and it would wait.
     """
-    line, fours, sums, block = blocks * Q8_BLOCK, -(-lines // ROWS), at + BLOCKS * UNPACKED, size // 8
-    v.zero_memory(sums, 2 * ROWS * fours)
-    piece = -(-block // (64 * fours)) * 64
-    for first in range(0, blocks, BLOCKS):
-        count = min(BLOCKS, blocks - first)
-        for i in range(count):
-            _put_unpacked(ready, unpack(tiles[0], first + i), at + i * UNPACKED)
-            _put_unpacked(ready, unpack(tiles[1], first + i), at + i * UNPACKED + 64)
-        later = (first + count) * block + (skipped if first + count == blocks else 0)
-        for number in range(fours):
-            # the last four may begin in others
-            row, done = min(ROWS * number, lines - ROWS), number * count * piece
-            panel(
-                at, count, zero, x + row * line + first * Q8_BLOCK, line, sums + 128 * ROWS * number,
-                (tiles[0] + later + done, tiles[1] + later + done), piece if done < BLOCKS * block else 0,
-            )  # fmt: skip
-    return sums
+    unpack, zero, block = inline(form.unpack), form.layout.zero_bits, form.layout.eight_blocks // 8
+    rows, multiply_panel, ready, begin, end = panel
+
+    @inline
+    def multiply(tiles: tuple[int, int], skipped: int, x: int, lines: int, blocks: int, at: int) -> int:
+        line, groups, sums = blocks * Q8_BLOCK, -(-lines // rows), at + SUMS
+        begin(at)
+        v.zero_memory(sums, 2 * rows * groups)
+        piece = -(-block // (64 * groups)) * 64
+        for first in range(0, blocks, BLOCKS):
+            count = min(BLOCKS, blocks - first)
+            for i in range(count):
+                _put_unpacked(ready, zero, unpack(tiles[0], first + i), at + i * UNPACKED)
+                _put_unpacked(ready, zero, unpack(tiles[1], first + i), at + i * UNPACKED + 64)
+            later = (first + count) * block + (skipped if first + count == blocks else 0)
+            for number in range(groups):
+                # the last rows may be in the group before too
+                row, done = min(rows * number, lines - rows), number * count * piece
+                multiply_panel(
+                    at, count, zero, x + row * line + first * Q8_BLOCK, line, sums + 128 * rows * number,
+                    (tiles[0] + later + done, tiles[1] + later + done), piece if done < BLOCKS * block else 0,
+                )  # fmt: skip
+        end()
+        return sums
+
+    return multiply
 
 
 @inline
 def place(row: int, lines: int) -> int:
     """The address of a row's two vectors of sums."""
-    number = row // ROWS
-    return 128 * (ROWS * number + row - min(ROWS * number, lines - ROWS))
+    rows = matrix_tiles.ROWS if panels.HAS_MATRIX_TILES and lines >= matrix_tiles.ROWS else ROWS
+    number = row // rows
+    return 128 * (rows * number + row - min(rows * number, lines - rows))

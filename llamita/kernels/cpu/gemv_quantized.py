@@ -19,6 +19,7 @@ from llamita.kernels.cpu.block_dots import Dots, dots_of, sixteen_columns
 from llamita.kernels.cpu.constants import Q8_BLOCK, ROWS
 from llamita.kernels.cpu.elementwise import quantize_q8
 from llamita.kernels.cpu.functions import silu_times
+from llamita.kernels.cpu.gemm_panels import ROOM, add_offset, add_symmetric, add_two_scales
 from llamita.kernels.cpu.gemm_tiles import put, put_wide
 from llamita.kernels.cpu.runtime.program import Inline, inline
 
@@ -34,7 +35,7 @@ def _one_symmetric(dots: Dots) -> Inline:
     def one(unpacked, zero, x, total):
         words, scale, _ = unpacked
         dot = eight(begin(x + 44, zero), words, x)
-        return gemm.add_symmetric(dot, dot, x, scale, scale, total)
+        return add_symmetric(dot, dot, x, scale, scale, total)
 
     return one
 
@@ -46,7 +47,7 @@ def _one_offset(dots: Dots) -> Inline:
     def one(unpacked, zero, x, total):
         words, scale, minimum = unpacked
         dot = eight(v.zero_words(), words, x)
-        return gemm.add_offset(dot, dot, x, scale, minimum, total)
+        return add_offset(dot, dot, x, scale, minimum, total)
 
     return one
 
@@ -61,7 +62,7 @@ def _one_two_scales(dots: Dots) -> Inline:
         low = four(begin(x + 36, zero), a, b, c, d, x)
         a, b, c, d = ready(words[4]), ready(words[5]), ready(words[6]), ready(words[7])
         high = four(begin(x + 40, zero), a, b, c, d, x + 16)
-        return gemm.add_two_scales(low, high, x, first, second, total)
+        return add_two_scales(low, high, x, first, second, total)
 
     return one
 
@@ -129,9 +130,7 @@ def _tile(unpack: Inline, one: Inline, zero: int, size: int, tile: int, x: int, 
 
 
 @inline
-def _linear(
-    unpack: Inline, one: Inline, ready: Inline, panel: Inline, zero: int, size: int, at: int, chunk: int
-) -> None:
+def _linear(unpack: Inline, one: Inline, multiply: Inline, zero: int, size: int, at: int, chunk: int) -> None:
     """`size`: bytes of eight blocks of a tile."""
     stream, q8_blocks = v.read(at + LINEAR.stream), v.read(at + LINEAR.q8_blocks)
     out, bias, adds = v.read(at + LINEAR.out), v.read(at + LINEAR.bias), v.read(at + LINEAR.adds)
@@ -145,9 +144,7 @@ def _linear(
         tile = stream + row // 16 * bytes_of_tile
         if count >= ROWS:
             beside = tile + bytes_of_tile if row + 16 < n else tile
-            sums = gemm.multiply(
-                unpack, ready, panel, zero, size, (tile, beside), bytes_of_tile, q8_blocks, count, blocks, room
-            )
+            sums = multiply((tile, beside), bytes_of_tile, q8_blocks, count, blocks, room)
             for i in range(count):
                 both = sums + gemm.place(i, count)
                 _put(v.load(both), out + 4 * i * n, bias, row, n, adds)
@@ -160,7 +157,7 @@ def _linear(
 
 
 @inline
-def _gated(unpack: Inline, ready: Inline, panel: Inline, zero: int, size: int, at: int, chunk: int) -> None:
+def _gated(multiply: Inline, size: int, at: int, chunk: int) -> None:
     """Thirty-two columns of the result, which are quantized at once."""
     gate, up, out = v.read(at + GATED.gate), v.read(at + GATED.up), v.read(at + GATED.out)
     n, k, batch = v.read(at + GATED.rows), v.read(at + GATED.columns), v.read(at + GATED.batch)
@@ -168,12 +165,10 @@ def _gated(unpack: Inline, ready: Inline, panel: Inline, zero: int, size: int, a
     blocks, across, bytes_of_tile = k // 32, n // 32, k // 32 * size // 8
     first, column, room = chunk // across * lines, chunk % across, v.stack()
     count, q8_blocks = min(batch - first, lines), q8_blocks + first * blocks * Q8_BLOCK
-    near = room + gemm.ROOM
+    near = room + ROOM
     for half in range(2):
         tile = (2 * column + half) * bytes_of_tile
-        sums = gemm.multiply(
-            unpack, ready, panel, zero, size, (gate + tile, up + tile), 0, q8_blocks, count, blocks, room
-        )
+        sums = multiply((gate + tile, up + tile), 0, q8_blocks, count, blocks, room)
         for i in range(count):
             both = sums + gemm.place(i, count)
             v.store(near + 128 * i + 64 * half, silu_times(v.load(both), v.load(both + 64)))
@@ -202,22 +197,20 @@ def linear(form: BlockFormat) -> Compute:
     """The product with a matrix of a format."""
     layout, unpack = form.layout, inline(form.unpack)
     dots, zero, size = dots_of(layout), layout.zero_bits, layout.eight_blocks
-    one, ready, panel = ONE[layout.algebra](dots), dots.ready, gemm.panel_of(layout.algebra, dots)
+    one, multiply = ONE[layout.algebra](dots), gemm.multiplier(form)
 
     def compute(at: int, chunk: int) -> None:
-        _linear(unpack, one, ready, panel, zero, size, at, chunk)
+        _linear(unpack, one, multiply, zero, size, at, chunk)
 
     return compute
 
 
 def gated(form: BlockFormat) -> Compute:
     """The gated pair of products, of two matrices of a format."""
-    layout, unpack = form.layout, inline(form.unpack)
-    dots, zero, size = dots_of(layout), layout.zero_bits, layout.eight_blocks
-    ready, panel = dots.ready, gemm.panel_of(layout.algebra, dots)
+    multiply, size = gemm.multiplier(form), form.layout.eight_blocks
 
     def compute(at: int, chunk: int) -> None:
-        _gated(unpack, ready, panel, zero, size, at, chunk)
+        _gated(multiply, size, at, chunk)
 
     return compute
 

@@ -3,6 +3,7 @@
 It is this machine's, or a lesser one that LLAMITA_CPU names. Results are the same on all of them.
 """
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -44,6 +45,7 @@ class InstructionSet:
     cpu: a processor of LLVM's that has this and little more, which LLAMITA_CPU may name. needs: LLVM's features.
     Ways are named after the instruction that matters, those in LLVM's own terms after what they are made of.
     tiles: how many tiles of sixteen rows a GEMM of blocks multiplies at once, so that its sums stay in registers.
+    matrix_tiles: whether there are registers for tiles of a matrix.
     """
 
     name: str
@@ -56,6 +58,7 @@ class InstructionSet:
     fp16: str = "instruction"
     lookup: str = "comparisons"
     tiles: int = 1
+    matrix_tiles: bool = False
 
     @property
     def ways(self) -> dict[str, str]:
@@ -68,6 +71,11 @@ _V3 = _V2 | {"avx2", "f16c", "fma"}
 _V4 = _V3 | {"avx512f", "avx512bw", "avx512vl"}
 # The first row that a machine can run is chosen. The last row of an architecture needs no features.
 INSTRUCTION_SETS = (
+    InstructionSet(
+        name="AVX-512 with VNNI and bf16, and AMX", cpu="sapphirerapids",
+        needs=_V4 | {"avx512vnni", "avx512bf16", "amx-tile", "amx-int8"},
+        dot_u8s8="vpdpbusd.512", dot_bf16="vdpbf16ps.512", lookup="vpshufb.512", tiles=2, matrix_tiles=True,
+    ),
     InstructionSet(
         name="AVX-512 with VNNI and bf16", cpu="cooperlake", needs=_V4 | {"avx512vnni", "avx512bf16"},
         dot_u8s8="vpdpbusd.512", dot_bf16="vdpbf16ps.512", lookup="vpshufb.512", tiles=2,
@@ -203,11 +211,23 @@ def _lacking(features: list[str]) -> list[str]:
     return [feature for feature in missing if feature not in UNUSED and not feature.startswith("amx")]
 
 
+@cache
 def _host_features() -> dict[str, bool]:
     try:
-        return dict(llvm.get_host_cpu_features())
+        features = dict(llvm.get_host_cpu_features())
     except RuntimeError:  # not every system tells
         return {}
+    if features.get("amx-tile") and not _may_use_matrix_tiles():
+        features |= {name: False for name in features if name.startswith("amx")}
+    return features
+
+
+def _may_use_matrix_tiles() -> bool:
+    """Ask Linux to let all threads of this process use AMX, which it else answers with a signal."""
+    if not sys.platform.startswith("linux"):
+        return False
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18  # of x86-64, see arch/x86/include/uapi/asm/prctl.h
+    return ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0
 
 
 def _spelled(features: dict[str, bool]) -> str:

@@ -60,7 +60,7 @@ def test_sums_inside_a_block_are_exact(kind: str) -> None:
     """Any codes at all against activations that are bytes already: all products at their largest, of either sign."""
     codes = quantized(kind, 16, 256)
     codes.codes[:] = torch.where(torch.rand(16, 256) < 0.5, (1 << codes.bits) - 1, 0)
-    x = torch.where(torch.rand(4, 256) < 0.9, 127.0, -127.0)
+    x = torch.where(torch.rand(20, 256) < 0.9, 127.0, -127.0)
     assert torch.equal(product(codes, kind, x), reference.product_quantized(x, codes))
     one = torch.zeros(1, 256)
     one[0, 0] = 127.0  # a single product is exact

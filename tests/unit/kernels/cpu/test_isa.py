@@ -213,3 +213,12 @@ def test_every_operation_gives_the_same_bits_with_an_instruction_and_without() -
         assert done.returncode == 0, done.stderr
     assert said["x86-64-v2"][0] == "SSSE3"
     assert len({digest for _, _, digest in said.values()}) == 1, said
+
+
+def test_matrix_tiles_are_used_only_where_the_system_lets_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # of the host of all tests
+    amx = {"avx2": True, "amx-tile": True, "amx-int8": True}
+    monkeypatch.setattr(isa.llvm, "get_host_cpu_features", lambda: amx)
+    for may_use in (True, False):
+        monkeypatch.setattr(isa, "_may_use_matrix_tiles", lambda answer=may_use: answer)
+        assert isa._host_features.__wrapped__() == {"avx2": True, "amx-tile": may_use, "amx-int8": may_use}
