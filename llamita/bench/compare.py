@@ -10,7 +10,7 @@ from typing import Any
 from llamita.bench import files
 from llamita.bench.report import Facts, Row, rows_of, spread
 from llamita.bench.systems import OURS, SYSTEMS, System, interpreter, versions
-from llamita.bench.workers import ProcessPerTurn, Run, Worker, in_turn
+from llamita.bench.workers import ProcessPerTurn, Run, RunFailedError, Worker, in_turn
 
 LIMIT = "limit"  # the name of the limit among the systems that take turns
 Start = type[Worker] | type[ProcessPerTurn]
@@ -116,14 +116,21 @@ def _one_format(
             turns[LIMIT] = _stopped_at_end(stack, Worker(test.limit.prepare, arguments, settings.threads))
         others = {f"{OURS.name}, threads: {one}": started(OURS, stack, one) for one in settings.also_threads}
         values: list[dict[str, list[float]]] = []
-        for peer in peers or [OURS]:
-            label = "" if peer is OURS else f", {peer.label(format)}"
-            settings.report(f"{test.name} {settings.shape} {format}: {OURS.name}{label}")
+        for peer in peers:
+            label = peer.label(format)
+            settings.report(f"{test.name} {settings.shape} {format}: {OURS.name}, {label}")
             with ExitStack() as peer_stack:  # frees a peer's weights before the next peer starts
-                if peer is not OURS:
-                    others[peer.label(format)] = started(peer, peer_stack)
-                values.append(in_turn({**turns, **others}, settings.repeats))
-                others = {}
+                both = {**turns, **others, label: started(peer, peer_stack)}
+                try:
+                    values.append(in_turn(both, settings.repeats))
+                    others = {}
+                except RunFailedError as error:  # a peer that ends takes no other system's figures with it
+                    if error.name != label:
+                        raise
+                    settings.report(str(error))
+        if not values:
+            settings.report(f"{test.name} {settings.shape} {format}: {OURS.name}")
+            values.append(in_turn({**turns, **others}, settings.repeats))
     record(test, settings, format, values, measured)
 
 

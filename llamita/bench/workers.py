@@ -17,6 +17,14 @@ Run = Callable[[], float]  # runs once and returns the measured value
 PAUSE = 0.05  # seconds between turns, so that the last one's threads stop spinning
 
 
+class RunFailedError(LlamitaError):
+    """A system could not be measured."""
+
+    def __init__(self, name: str, reason: LlamitaError) -> None:
+        super().__init__(f"{name} was not measured: {reason}")
+        self.name = name
+
+
 class Measurable(Protocol):
     """A system that can take turns."""
 
@@ -123,12 +131,18 @@ def workers(
 
 
 def in_turn(systems: Mapping[str, Measurable], repeats: int) -> dict[str, list[float]]:
-    """Run the systems in turns and return the values of each. The first turn is not counted; the order alternates."""
+    """Run the systems in turns and return the values of each. The first turn is not counted; the order alternates.
+
+    Raises RunFailedError, which names the system.
+    """
     values: dict[str, list[float]] = {name: [] for name in systems}
     for turn in range(repeats + 1):
         for name in list(systems) if turn % 2 else reversed(list(systems)):
             sleep(PAUSE)
-            value = systems[name].measure("run")
+            try:
+                value = systems[name].measure("run")
+            except LlamitaError as error:
+                raise RunFailedError(name, error) from error
             if turn:
                 values[name].append(value)
     return values
