@@ -58,9 +58,9 @@ def test_answers_belong_to_questions() -> None:
     for question, answer in drawn(asked("_repeat")[0]):
         assert answer in question
     for question, answer in drawn(asked("_finish")[0]):
-        assert len(answer) > 3 and re.sub(r"[^A-Za-z ]", "", question.split(": ")[-1])[:6].strip(" ") in answer
+        assert answer.split()[0] in question or len(answer.split()) == 1
     for question, answer in drawn(asked("_sentence")[0]):
-        assert any(word.strip('."') in answer for word in question.split()[2:])
+        assert any(word.strip('.,"') in answer for word in question.split()[2:])
 
 
 def test_lists_have_as_many_items_as_are_asked_for() -> None:
