@@ -26,7 +26,7 @@ def test_r25_a_request_that_takes_too_long_ends_with_an_error(cria: LLM, monkeyp
         assert json.loads(error.removeprefix("data: "))["error"]["type"] == "timeout_error"
         response = server.post("/v1/responses", {"model": "cria", "input": "Hello", "stream": True})
         names = [line for line in response.text.splitlines() if line.startswith("event: ")]
-        assert names[-2:] == ["event: error", "event: response.failed"]
+        assert names[-2:] == ["event: response.failed", "event: error"]
         wait_until(lambda: server.metric("requests_aborted_total", reason="timeout") == 3, "three are counted")
 
 

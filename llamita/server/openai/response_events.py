@@ -55,14 +55,18 @@ class ResponseEvents:
         yield self._of_item("added", {**item, "status": "in_progress", "arguments": ""})
         kind = "response.function_call_arguments"
         yield self._event(f"{kind}.delta", **index, delta=item["arguments"])
-        yield self._event(f"{kind}.done", **index, name=item["name"], arguments=item["arguments"])
+        yield self._event(f"{kind}.done", **index, arguments=item["arguments"])
         yield from self._done(item)
 
     def failed(self, failure: Failure) -> bytes:
-        """The two last events of a response that fails."""
-        self._response |= {"status": "failed", "error": {"code": "server_error", "message": failure.message}}
-        error = self._event("error", code=failure.code, message=failure.message, param=failure.param)
-        return error + self.of_response("response.failed")
+        """The two last events of a response that fails: OpenAI has the error's fields in the event, Open Responses in
+        its `error`, at which openai-python raises an APIError.
+        """
+        code, message = failure.code or failure.type, failure.message
+        self._response |= {"status": "failed", "error": {"code": "server_error", "message": message}}
+        fields = {"code": code, "message": message, "param": failure.param}
+        last = self.of_response("response.failed")
+        return last + self._event("error", **fields, error={"type": failure.type, **fields})
 
     def _done(self, item: dict[str, Any]) -> Iterator[bytes]:
         yield self._of_item("done", item)

@@ -51,8 +51,8 @@ def response_object(model: ServedModel, asked: ResponseRequest) -> dict[str, Any
         "service_tier": "default",
         "metadata": asked.metadata or {},
         "user": asked.user,
-        "safety_identifier": None,
-        "prompt_cache_key": None,
+        "safety_identifier": asked.safety_identifier,
+        "prompt_cache_key": asked.prompt_cache_key,
         "usage": None,
     }
 

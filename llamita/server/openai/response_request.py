@@ -5,6 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from llamita.server.body import StrictModel
+from llamita.server.conversation import REQUIRED
+from llamita.server.errors import refused
 from llamita.server.openai.messages import (
     SYNONYMS,
     CalledFunction,
@@ -17,7 +19,7 @@ from llamita.server.openai.messages import (
 from llamita.server.sampling_request import SamplingRequest, Text, ToolName
 
 LOGPROBS = "message.output_text.logprobs"
-KINDS = "an item is a message, a function_call or a function_call_output"
+KINDS = "an item is a message, a function_call, a function_call_output or reasoning; nothing is kept here to refer to"
 STATELESS = "this server keeps no responses: send the whole conversation as input"
 Parts = Annotated[list[TextPart], Field(min_length=1, max_length=1024)]
 
@@ -60,6 +62,15 @@ class OutputItem(StrictModel):
         return {"role": "tool", "content": text_of(self.output), "tool_call_id": self.call_id}
 
 
+class ReasoningItem(StrictModel):
+    """What another server's model thought before an answer; it is left out."""
+
+    type: Literal["reasoning"]
+
+    def for_template(self) -> None:
+        """Nothing."""
+
+
 def _kind(item: Any) -> Any:
     return item.get("type", "message") if isinstance(item, dict) else getattr(item, "type", None)
 
@@ -67,7 +78,8 @@ def _kind(item: Any) -> Any:
 Item = Annotated[
     Annotated[MessageItem, Tag("message")]
     | Annotated[CallItem, Tag("function_call")]
-    | Annotated[OutputItem, Tag("function_call_output")],
+    | Annotated[OutputItem, Tag("function_call_output")]
+    | Annotated[ReasoningItem, Tag("reasoning")],
     Discriminator(_kind, custom_error_type="item", custom_error_message=KINDS),
 ]
 
@@ -83,6 +95,14 @@ class NamedTool(StrictModel):
 
     type: Literal["function"]
     name: ToolName
+
+
+class AllowedTools(StrictModel):
+    """Those of the tools that may be called, or one of which must be."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["none", "auto", "required"] = "auto"
+    tools: Annotated[list[NamedTool], Field(min_length=1, max_length=128)]
 
 
 class TextFormat(StrictModel):
@@ -122,12 +142,14 @@ class ResponseRequest(SamplingRequest):
     instructions: Text | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     tools: Annotated[list[ResponseTool], Field(max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedTools | None = None
     parallel_tool_calls: bool | None = None
     text: TextSettings | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     include: Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=16)] | None = None
     metadata: dict[str, Annotated[str, Field(max_length=512)]] | None = None
+    safety_identifier: Annotated[str, Field(max_length=64)] | None = None
+    prompt_cache_key: Annotated[str, Field(max_length=64)] | None = None
 
     @property
     def has_logprobs(self) -> bool:
@@ -136,12 +158,28 @@ class ResponseRequest(SamplingRequest):
 
     @property
     def callable_tools(self) -> list[dict[str, Any]]:
-        """The tools that may be called, as templates and grammars read them."""
-        return [] if self.tool_choice == "none" else [tool_data(tool) for tool in self.tools or ()]
+        """The tools that may be called, as templates and grammars read them. Raises RequestError for unknown ones."""
+        choice = self.tool_choice
+        if "none" in (choice, getattr(choice, "mode", None)):
+            return []
+        tools = {tool.name: tool_data(tool) for tool in self.tools or ()}
+        if not isinstance(choice, AllowedTools):
+            return list(tools.values())
+        if unknown := next((one.name for one in choice.tools if one.name not in tools), None):
+            raise refused(f"tool_choice names {unknown}, which is not among the tools", param="tool_choice")
+        return [tools[one.name] for one in choice.tools]
+
+    @property
+    def forced_call(self) -> str | None:
+        """The name of the tool that must be called, REQUIRED for any of them, None where none must be."""
+        choice = self.tool_choice
+        if isinstance(choice, NamedTool):
+            return choice.name
+        return REQUIRED if REQUIRED in (choice, getattr(choice, "mode", None)) else None
 
     def messages(self) -> list[dict[str, Any]]:
         """The conversation as chat templates read it. Raises RequestError."""
         head = [] if self.instructions is None else [{"role": "system", "content": self.instructions}]
         if isinstance(self.input, str):
             return [*head, {"role": "user", "content": self.input}]
-        return [*head, *(item.for_template() for item in self.input)]
+        return [*head, *(message for item in self.input if (message := item.for_template()) is not None)]

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from llamita.engine.handle import Delta
 from llamita.generation.completion import Completion
 from llamita.server.answers import answered, submitted
-from llamita.server.conversation import REQUIRED, conversation_ids, force_call, names_of
+from llamita.server.conversation import conversation_ids, force_call, names_of
 from llamita.server.errors import Failure
 from llamita.server.models import ServedModel
 from llamita.server.openai.response_events import ResponseEvents
@@ -24,7 +24,7 @@ from llamita.server.openai.response_object import (
     response_usage,
     text_part,
 )
-from llamita.server.openai.response_request import NamedTool, ResponseRequest
+from llamita.server.openai.response_request import ResponseRequest
 from llamita.server.sampling_request import limited
 from llamita.server.state import model_of, parsed
 from llamita.server.submission import Item, Submission
@@ -61,10 +61,8 @@ def response_text(model: ServedModel, asked: ResponseRequest) -> Item:
     form = asked.text.format if asked.text is not None else None
     if form is not None and form.type != "text":
         options["json_schema"] = {"type": "object"} if form.schema_ is None else form.schema_
-    if asked.tool_choice == REQUIRED:
-        force_call(options, tools, REQUIRED)
-    elif isinstance(asked.tool_choice, NamedTool):
-        force_call(options, tools, asked.tool_choice.name)
+    if (name := asked.forced_call) is not None:
+        force_call(options, tools, name)
     return Item(ids, options, reads_on=False, tools=names_of(tools))
 
 
