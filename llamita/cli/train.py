@@ -77,7 +77,10 @@ SETTINGS: dict[str, tuple[type, str, str]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to train on, where it goes, and the settings of a recipe."""
-    what = "text files, or .jsonl with text, prompt and completion, or messages (default: this Python's docstrings)"
+    what = (
+        "text, or .jsonl or .parquet with text, prompt and completion, or messages; hf:NAME for a dataset of Hugging "
+        "Face (default: this Python's docstrings)"
+    )
     parser.add_argument("data", nargs="*", metavar="FILE", help=what)
     parser.add_argument(
         "-o", "--output", metavar="FOLDER", help=f"the folder to write (default: {OUTPUT}, or the next)"
@@ -170,11 +173,20 @@ def _absolute(name: str, value: Any) -> Any:
     from llamita.checkpoint.load import EMBEDDED
 
     if name == "data":
-        return tuple(str(Path(path).expanduser().absolute()) for path in value)
+        return tuple(map(_absolute_data, value))
     if name not in ("model", "tokenizer") or value == EMBEDDED:
         return value
     path = Path(value).expanduser()
     return str(path.absolute()) if path.exists() else value
+
+
+def _absolute_data(name: str) -> str:
+    from llamita.data.records import DATASET
+
+    if not name.startswith(DATASET):
+        return str(Path(name).expanduser().absolute())
+    folder = Path(name.removeprefix(DATASET)).expanduser()
+    return f"{DATASET}{folder.absolute()}" if folder.is_dir() else name
 
 
 def _checked(values: dict[str, Any], source: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Files of training data, read as records: texts, prompts with completions, messages, pairs, and prompts to try."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from llamita.checks import parsed_json, quoted
 from llamita.errors import BrokenFileError, UsageError
 from llamita.files.disk import read_text
 
-LINES = (".jsonl", ".ndjson")
+DATASET = "hf:"  # before the name of a dataset of Hugging Face
 SEPARATOR = "\f"  # between the documents of a text file
 TEXT = (str,)
 EITHER = (str, list)  # a text, or messages
@@ -44,40 +44,70 @@ class Record:
         return next(fits, None)
 
 
-def read_records(paths: Iterable[Path]) -> list[Record]:
-    """All records of the files, in order: .jsonl holds one a line, any other file is text, cut at form feeds.
+def read_records(names: Iterable[str | Path], *, offline: bool = False) -> list[Record]:
+    """All records of the sources, in order.
 
-    Raises UsageError where there is none, or a line lacks its fields; NotFoundError, AccessError, BrokenFileError.
+    A name that begins with hf: is a dataset of Hugging Face (`llamita.data.tables.read_dataset`). .jsonl holds a record
+    a line, .parquet one a row; any other file is text, cut at form feeds.
+    Raises UsageError where a source has none, or a record lacks its fields; NotFoundError, AccessError,
+    BrokenFileError; UnsupportedError where the library of a source is not installed.
     """
-    paths = list(paths)
-    records = [record for path in paths for record in _read(path)]
+    records: list[Record] = []
+    for name in map(str, names):
+        found = list(_read(name, offline=offline))
+        if not found:
+            raise UsageError(f"{name} has no text to train on: leave it out, or give a file that has")
+        records += found
     if not records:
-        raise UsageError(f"{', '.join(map(str, paths)) or 'the data'} has no text to train on: give files that have")
+        raise UsageError("the data has no text to train on: give files that have")
     return records
 
 
-def _read(path: Path) -> Iterator[Record]:
-    text = read_text(path)
-    if path.suffix.lower() in LINES:
-        for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: JSON may hold U+2028
-            if line.strip():
-                yield _record(line, f"{path}:{number}")
-    else:
-        for number, document in enumerate(text.split(SEPARATOR), start=1):
-            if document.strip():
-                yield Record({"text": document}, f"{path}, document {number}")
+def _read(name: str, *, offline: bool) -> Iterator[Record]:
+    if name.startswith(DATASET):
+        from llamita.data.tables import read_dataset
+
+        found = read_dataset(name.removeprefix(DATASET), offline=offline)
+        return (_record(value, where) for value, where in found)
+    path = Path(name)
+    return READERS.get(path.suffix.lower(), _texts)(path)
 
 
-def _record(line: str, where: str) -> Record:
-    try:
-        value = parsed_json(line)
-    except ValueError as error:
-        raise BrokenFileError(f"{where} is not valid JSON ({error}): mend or remove the line") from error
+def _lines(path: Path) -> Iterator[Record]:
+    for number, line in enumerate(read_text(path).split("\n"), start=1):  # not splitlines: JSON may hold U+2028
+        if line.strip():
+            where = f"{path}:{number}"
+            try:
+                value = parsed_json(line)
+            except ValueError as error:
+                raise BrokenFileError(f"{where} is not valid JSON ({error}): mend or remove the line") from error
+            yield _record(value, where)
+
+
+def _texts(path: Path) -> Iterator[Record]:
+    for number, document in enumerate(read_text(path).split(SEPARATOR), start=1):
+        if document.strip():
+            yield Record({"text": document}, f"{path}, document {number}")
+
+
+def _rows(path: Path) -> Iterator[Record]:
+    from llamita.data.tables import read_parquet
+
+    return (_record(value, where) for value, where in read_parquet(path))
+
+
+# The suffix of a file -> what reads it.
+READERS: Mapping[str, Callable[[Path], Iterator[Record]]] = {
+    ".jsonl": _lines, ".ndjson": _lines, ".parquet": _rows,
+}  # fmt: skip
+
+
+def _record(value: Any, where: str) -> Record:
     record = Record(value if isinstance(value, dict) else {}, where)
     if record.form is None:
         raise UsageError(
-            f"{where} holds {quoted(value)}: a line needs the field text, the fields prompt and completion, messages, "
-            "or prompt, chosen and rejected"
+            f"{where} holds {quoted(value)}: a record needs the field text, the fields prompt and completion, "
+            "messages, or prompt, chosen and rejected"
         )
     return record if record.form == WHOLE else Record({name: value[name] for name in FORMS[record.form]}, where)
 

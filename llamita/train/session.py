@@ -212,7 +212,7 @@ def _prepare(recipe: Recipe, ranks: DataRanks, *, device: str, offline: bool) ->
             optim.check_sharded(recipe.optimizer)
         model, tokenizer, base = _model(recipe, chosen_device(device), offline=offline)
         savings.prepare(model)
-        known, rows, apart = _rows(recipe, tokenizer)
+        known, rows, apart = _rows(recipe, tokenizer, offline=offline)
         return _Parts(known, ranks, model, base, tokenizer, rows, apart)
 
     return mesh.together(make)
@@ -271,9 +271,9 @@ def _headed(model: LlamaForCausalLM, recipe: Recipe) -> LlamaForCausalLM:
     return cast("LlamaForCausalLM", with_reward_head(model, seed=recipe.seed))
 
 
-def _rows(recipe: Recipe, tokenizer: Tokenizer) -> tuple[Recipe, Rows, Rows]:
+def _rows(recipe: Recipe, tokenizer: Tokenizer, *, offline: bool) -> tuple[Recipe, Rows, Rows]:
     """The recipe with its task decided, the rows to train on, and those held out."""
-    records = read_records(map(Path, recipe.data)) if recipe.data else read_docstrings()
+    records = read_records(recipe.data, offline=offline) if recipe.data else read_docstrings()
     recipe = replace(recipe, task=task_of(records) if recipe.task == "auto" else recipe.task)
     # Cut first, so that a part of a single long text can be held out too.
     documents = parts(recipe.training_task().documents(records, tokenizer), recipe.length)

@@ -29,7 +29,8 @@ def test_text_is_cut_at_form_feeds_and_jsonl_at_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        ("", UsageError, "no text to train on"),
+        ("", UsageError, "x.jsonl has no text to train on: leave it out"),
+        ("\n  \n", UsageError, "x.jsonl has no text to train on: leave it out"),
         ('{"text": "a"}\n{"txt": "b"}', UsageError, "x.jsonl:2 holds .*needs the field text"),
         ('{"prompts": "b"}', UsageError, "prompt and completion"),
         ("[1]", UsageError, "needs the field"),
@@ -41,6 +42,13 @@ def test_bad_files_are_one_sentence(tmp_path: Path, content: str, error: type[Ex
     path.write_text(content, encoding="utf-8")
     with pytest.raises(error, match=message):
         read_records([path])
+
+
+def test_an_empty_file_among_others_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("\f \n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"b\.txt has no text to train on"):
+        read_records([tmp_path / "a.txt", tmp_path / "b.txt"])
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
