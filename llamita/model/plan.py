@@ -17,6 +17,7 @@ PLANS: Mapping[str, str] = {
     "compile": 'compile_model(model, "off")',
     "training": 'llamita.model.plan.remove(model, "training")',
     "recompute": "model.gradient_checkpointing_disable()",
+    "offload": 'llamita.model.plan.remove(model, "offload")',
     "invariant": "llamita.plans.invariant.variant(model)",
     "cuda": "a new load of the model",
     "graphs": "a step without a graph",
@@ -26,6 +27,9 @@ PLANS: Mapping[str, str] = {
 # Pairs outside the table do not go together either.
 PAIRS: Mapping[tuple[str, str], str] = {
     ("training", "recompute"): "",  # recompute runs the written-out layer again
+    ("training", "offload"): "",
+    ("recompute", "offload"): "a layer that is recomputed saves nothing to offload: give up one of the two",
+    ("offload", "recompute"): "a layer that is recomputed saves nothing to offload: give up one of the two",
     ("training", "graphs"): "",  # a step has no backward pass, and runs the plain layer
     ("recompute", "training"): "recompute must wrap the training plan: switch it off, apply training, then recompute",
     ("recompute", "invariant"): "",  # layers and products: no module has both

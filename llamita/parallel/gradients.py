@@ -18,6 +18,10 @@ class Gradients:
     def __init__(self, weights: Sequence[Tensor]) -> None:
         self.weights = list(weights)
 
+    def backward(self, loss: Tensor) -> None:
+        """Run the backward pass of a micro-batch's loss ()."""
+        loss.backward()
+
     def add(self) -> None:
         """Take the gradient of a micro-batch, after its backward pass."""
 

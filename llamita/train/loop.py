@@ -15,6 +15,7 @@ from llamita.parallel.gradients import Gradients, TreeGradients
 from llamita.parallel.shard import reshard
 from llamita.train import optim
 from llamita.train.metrics import Metrics
+from llamita.train.optimizer_in_backward import GradientsInBackward
 from llamita.train.recipe import Recipe
 from llamita.train.run import Run
 from llamita.train.schedule import share
@@ -34,7 +35,7 @@ def train(run: Run, recipe: Recipe, *, held_out: list[Batch], should_stop: Calla
         rate = optim.set_rate(run.optimizers, done)
         batch = next_batch(run, task, recipe)
         loss = backward(run, task, batch, recipe, gradients)
-        norm = gradients.clip(recipe.clip)
+        norm = gradients.clip(recipe.clip or math.inf)
         check_finite(run.step + 1, loss, norm)
         for optimizer in run.optimizers:
             optimizer.step()
@@ -57,6 +58,8 @@ def next_batch(run: Run, task: Task, recipe: Recipe) -> Batch:
 
 def gradients_of(run: Run, recipe: Recipe) -> Gradients:
     """How the gradients of a run's micro-batches are added."""
+    if recipe.optimizer_step == "in-backward":
+        return GradientsInBackward(list(run.model.parameters()), run.optimizers)
     return (TreeGradients if recipe.exact_scaling else Gradients)(list(run.model.parameters()))
 
 
@@ -71,7 +74,7 @@ def backward(run: Run, task: Task, batch: Batch, recipe: Recipe, gradients: Grad
         torch.manual_seed(part_seed(recipe.seed, run.step, run.ranks.number(turn)))
         with autocast(recipe.precision, run.device):
             loss = run.loss(task.loss, part) / count
-        loss.backward()
+        gradients.backward(loss)
         gradients.add()
         losses.append(loss.item())
     gradients.finish()

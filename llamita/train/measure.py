@@ -10,7 +10,7 @@ import torch
 from llamita.data.loader import Loader
 from llamita.data.packing import Rows
 from llamita.model.llama import LlamaForCausalLM
-from llamita.train import optim
+from llamita.train import savings
 from llamita.train.loop import backward, gradients_of
 from llamita.train.recipe import Recipe
 from llamita.train.run import Run
@@ -69,7 +69,7 @@ class Deadline:
 def _seconds(recipe: Recipe, model: LlamaForCausalLM, rows: Rows) -> float:
     """The seconds of one step, the shorter of two; random states are left as they were."""
     twin = copy.deepcopy(model).train()
-    optimizers = optim.build(recipe.optimizer, twin, lr=recipe.rate, weight_decay=0.0)
+    optimizers = savings.optimizers(twin, recipe)
     run = Run(twin, optimizers, Loader(rows, seed=recipe.seed), steps=TURNS)
     torch.set_num_threads(recipe.threads or 1)
     with torch.random.fork_rng():

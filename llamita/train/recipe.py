@@ -20,6 +20,10 @@ from llamita.train.tasks import TASKS, Task, TaskOptions
 from llamita.train.tasks.dpo import LOSSES
 
 PRECISIONS = ("auto", "fp32", "bf16")
+WEIGHTS = ("fp32", "bf16")
+RECOMPUTE = ("none", "selective", "full")
+OPTIMIZER_STEPS = ("after", "in-backward")
+OFFLOAD = ("none", "activations", "optimizer", "both")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,9 @@ class Recipe:
     exact_scaling: 1, 2, 4, ... processes give the same bits.
     rates: shares of the rate for weights by their names, as "GLOB=SHARE,GLOB=SHARE" (see `rates`).
     loss, beta, label_smoothing, reference_free: of the task dpo, see `llamita.train.tasks.task.TaskOptions`.
+    weights: fp32, or bf16 with fp32 copies that the optimizer moves. recompute: what layers compute again in the
+    backward pass, in every `recompute_every`-th. offload: what waits in the CPU's memory.
+    optimizer_step: after the backward pass, or for each weight in it. clip: 0 clips nothing.
     micro_rows: rows of one forward pass; gradients of several are summed. evaluate_every, save_every: in steps.
     keep_checkpoints: how many of the newest stay.
     Raises UsageError for a value that is impossible, with the reason.
@@ -73,6 +80,11 @@ class Recipe:
     base_format: str = "q8_0"
     merge: bool = False
     exact_scaling: bool = False
+    weights: str = "fp32"
+    recompute: str = "none"
+    recompute_every: int = 1
+    offload: str = "none"
+    optimizer_step: str = "after"
     loss: str = "dpo"
     beta: float = 0.1
     label_smoothing: float = 0.0
@@ -95,6 +107,19 @@ class Recipe:
             raise UsageError(
                 f"batch_tokens is {self.batch_tokens}, less than one row of {self.length}: raise it, or lower length"
             )
+
+        if self.optimizer_step == "in-backward" and (reason := self._needs_all_gradients()):
+            raise UsageError(f"optimizer_step in-backward frees each gradient at once, but {reason}")
+        if self.recompute == "full" and self.offload in ("activations", "both"):
+            raise UsageError("recompute full leaves no activations to offload: give up one of the two")
+
+    def _needs_all_gradients(self) -> str | None:
+        """What of the recipe needs all gradients at once, and what to do; None if nothing does."""
+        if self.clip:
+            return f"clipping to a norm of {self.clip} needs all of them: set clip to 0"
+        if self.rows > self.micro_rows:
+            return f"adding micro-batches of {self.micro_rows} rows needs all of them: set micro_rows to {self.rows}"
+        return "exact_scaling adds them in a tree: leave one of the two out" if self.exact_scaling else None
 
     @property
     def rows(self) -> int:
@@ -141,13 +166,17 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "optimizer": tuple(OPTIMIZERS),
     "schedule": tuple(SCHEDULES),
     "precision": PRECISIONS,
+    "weights": WEIGHTS,
+    "recompute": RECOMPUTE,
+    "offload": OFFLOAD,
+    "optimizer_step": OPTIMIZER_STEPS,
 }
 BOUNDS: Mapping[str, tuple[float, float]] = {
     "steps": (1, 10**9), "minutes": (0.01, 10**5), "batch_tokens": (1, 2**31), "length": (2, 2**20),
     "micro_rows": (1, 2**20), "lr": (1e-12, 10.0), "weight_decay": (0.0, 10.0), "warmup": (0.0, 1.0),
-    "clip": (1e-6, 1e9), "seed": (0, 2**63 - 1), "held_out": (0.0, 0.5), "evaluate_every": (1, 10**9),
+    "clip": (0.0, 1e9), "seed": (0, 2**63 - 1), "held_out": (0.0, 0.5), "evaluate_every": (1, 10**9),
     "save_every": (1, 10**9), "keep_checkpoints": (1, 10**9),
-    "rank": (1, 2**20), "alpha": (1e-6, 1e9),
+    "rank": (1, 2**20), "recompute_every": (1, 2**20), "alpha": (1e-6, 1e9),
     "beta": (0.0, 1e6), "label_smoothing": (0.0, 0.5), "threads": (1, 4096),
 }  # fmt: skip
 

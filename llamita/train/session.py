@@ -30,7 +30,6 @@ from llamita.train.loop import train
 from llamita.train.measure import Deadline, resolved
 from llamita.train.method import METHODS, adapt, export_adapter
 from llamita.train.metrics import Metrics, log
-from llamita.train.rates import parsed_rates, set_shares
 from llamita.train.recipe import Recipe, make_recipe, read_recipe
 from llamita.train.reference import with_reference
 from llamita.train.run import Run
@@ -211,7 +210,7 @@ def _prepare(recipe: Recipe, ranks: DataRanks, *, device: str, offline: bool) ->
         if ranks.size > 1:
             optim.check_sharded(recipe.optimizer)
         model, tokenizer, base = _model(recipe, chosen_device(device), offline=offline)
-        savings.prepare(model)
+        savings.prepare(model, recipe, processes=ranks.size)
         known, rows, apart = _rows(recipe, tokenizer, offline=offline)
         return _Parts(known, ranks, model, base, tokenizer, rows, apart)
 
@@ -240,8 +239,7 @@ def _session(parts: _Parts, folder: Path) -> Session:
     if ranks.mesh is not None:  # before the optimizers, which hold what the weights become
         reduce_scatter = TreeReduceScatter() if recipe.exact_scaling else None
         shard(root, model.model.layers, ranks.mesh, reduce_scatter=reduce_scatter)
-    optimizers = optim.build(recipe.optimizer, model, lr=recipe.rate, weight_decay=recipe.weight_decay)
-    set_shares(optimizers, model, parsed_rates(recipe.rates), lr=recipe.rate)
+    optimizers = savings.optimizers(model, recipe)
     loader = Loader(rows, seed=recipe.seed)
     run = Run(model, optimizers, loader, recipe.steps, base=parts.base, ranks=ranks, sharded=root)
     return Session(recipe, run, apart, parts.tokenizer, folder)
