@@ -35,7 +35,8 @@ RIVALS = (("model", "shape"), ("model", "tokenizer"), ("steps", "minutes"))
 SETTINGS: dict[str, tuple[type, str, str]] = {
     "model": (str, "MODEL", "start from this checkpoint (default: from random weights, see --shape)"),
     "shape": (str, "NAME", "of a model from random weights: pico, nano (default), micro, cria, mini, small, base"),
-    "tokenizer": (str, "MODEL", "whose tokens a model from random weights speaks (default: cria's)"),
+    "tokenizer": (str, "MODEL", "whose tokens a model from random weights speaks, or new (default: cria's)"),
+    "vocab_size": (int, "N", "tokens of a new tokenizer, which is trained on the data (default: 4096)"),
     "task": (str, "NAME", "pretrain, sft, which learns answers alone, dpo or reward (default: as the data is)"),
     "loss": (str, "NAME", "of dpo: dpo (default), ipo, orpo or kto"),
     "beta": (float, "X", "of dpo: how strongly the model is held to the reference (default: 0.1)"),
@@ -176,10 +177,11 @@ def _asked(args: argparse.Namespace) -> "tuple[Recipe, Path]":
 def _absolute(name: str, value: Any) -> Any:
     """A setting that names files with their whole paths, so that a run can be resumed from anywhere."""
     from llamita.checkpoint.load import EMBEDDED
+    from llamita.train.session import NEW
 
     if name == "data":
         return tuple(map(_absolute_data, value))
-    if name not in ("model", "tokenizer") or value == EMBEDDED:
+    if name not in ("model", "tokenizer") or value in (EMBEDDED, NEW):
         return value
     path = Path(value).expanduser()
     return str(path.absolute()) if path.exists() else value

@@ -22,6 +22,7 @@ FORMS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
     "messages": {"messages": (list,)},
     "prompt": {"prompt": EITHER},
 }
+TEXTS = ("text", "prompt", "completion", "chosen", "rejected", "messages")  # the fields with texts
 WHOLE = "prompt"  # the form whose records keep their other fields, which say what a good answer is
 
 
@@ -36,6 +37,11 @@ class Record:
     def is_masked(self) -> bool:
         """Whether a part of it is a prompt, of which nothing is to be learned."""
         return "text" not in self.fields
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts in its fields, those of messages too."""
+        return [text for name in TEXTS for text in _texts_of(self.fields.get(name))]
 
     @property
     def form(self) -> str | None:
@@ -110,6 +116,16 @@ def _record(value: Any, where: str) -> Record:
             "messages, or prompt, chosen and rejected"
         )
     return record if record.form == WHOLE else Record({name: value[name] for name in FORMS[record.form]}, where)
+
+
+def _texts_of(value: Any) -> list[str]:
+    """A text, or the contents of messages."""
+    if isinstance(value, str):
+        return [value]
+    messages = value if isinstance(value, list) else []
+    return [
+        message["content"] for message in messages if isinstance(message, dict) and _is(message.get("content"), TEXT)
+    ]
 
 
 def _is(value: Any, kinds: tuple[type, ...]) -> bool:

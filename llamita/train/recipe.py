@@ -12,6 +12,7 @@ from llamita.adapters.config import ALL_LINEAR, LoraConfig
 from llamita.checks import quoted
 from llamita.errors import BrokenFileError, UsageError
 from llamita.files.disk import read_text
+from llamita.tokenizer.train import SMALLEST
 from llamita.train.method import METHODS
 from llamita.train.optim import OPTIMIZERS, RATES
 from llamita.train.rates import parsed_rates
@@ -31,7 +32,8 @@ class Recipe:
     """What to train, on what and how. A step reads `batch_tokens` tokens in rows of `length`.
 
     data: files; none are the docstrings of this Python. model: a checkpoint to start from; without one, `shape` is
-    started at random, with the tokenizer of `tokenizer`. steps: None are as many as `minutes` allow.
+    started at random, with the tokenizer of `tokenizer`, or with "new" one of `vocab_size` tokens, which is trained on
+    the data. steps: None are as many as `minutes` allow.
     lr: None is the optimizer's own default. threads: None are as many as are fastest.
     warmup, held_out: shares of the steps and of the documents.
     method: all weights (full), or an adapter: `rank`, `alpha`, `targets` (names or globs, commas between them) and
@@ -54,6 +56,7 @@ class Recipe:
     model: str | None = None
     shape: str = "nano"
     tokenizer: str = "cria"
+    vocab_size: int = 4096
     steps: int | None = None
     minutes: float = 1.0
     batch_tokens: int = 1024
@@ -172,6 +175,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "optimizer_step": OPTIMIZER_STEPS,
 }
 BOUNDS: Mapping[str, tuple[float, float]] = {
+    "vocab_size": (SMALLEST, 2**20),
     "steps": (1, 10**9), "minutes": (0.01, 10**5), "batch_tokens": (1, 2**31), "length": (2, 2**20),
     "micro_rows": (1, 2**20), "lr": (1e-12, 10.0), "weight_decay": (0.0, 10.0), "warmup": (0.0, 1.0),
     "clip": (0.0, 1e9), "seed": (0, 2**63 - 1), "held_out": (0.0, 0.5), "evaluate_every": (1, 10**9),

@@ -15,7 +15,7 @@ from llamita.files.disk import explained, read_json, write_text
 from llamita.parallel import mesh
 from llamita.train import history, session, state
 from llamita.train.metrics import Metrics, read_log
-from llamita.train.session import INSIDE, LOG, Session
+from llamita.train.session import INSIDE, LOG, TOKENIZER, Session
 
 Observer = Callable[[Metrics], None]  # gets every step that is taken again
 
@@ -75,6 +75,8 @@ def _copied(source: Path, target: Path, step: int) -> int | None:
             # Links: the files of a checkpoint are never written again.
             shutil.copytree(found, target / found.name, copy_function=_link)
             write_text(target / state.LATEST, found.name + "\n")
+        if (source / TOKENIZER).is_dir():
+            shutil.copytree(source / TOKENIZER, target / TOKENIZER)
         for name in (LOG, history.FILE):
             shutil.copyfile(source / name, target / name)
     return None if found is None else read_json(found / state.COUNTERS)["step"]

@@ -13,7 +13,7 @@ from llamita.checkpoint.load import find, load_pretrained
 from llamita.data.docstrings import read_docstrings
 from llamita.data.loader import Batch, Loader, held_out, take
 from llamita.data.packing import Rows, pack, parts
-from llamita.data.records import read_records
+from llamita.data.records import Record, read_records
 from llamita.errors import LlamitaError, UsageError
 from llamita.files.disk import explained, write_text
 from llamita.model.files import chosen_device
@@ -25,6 +25,7 @@ from llamita.parallel.shard import Pass, shard, unsharded
 from llamita.tokenizer.load import load_tokenizer
 from llamita.tokenizer.protocol import Tokenizer
 from llamita.tokenizer.save import save_tokenizer
+from llamita.tokenizer.train import train_tokenizer
 from llamita.train import history, optim, savings, state
 from llamita.train.loop import train
 from llamita.train.measure import Deadline, resolved
@@ -39,11 +40,13 @@ from llamita.train.tasks.reward import with_reward_head
 
 INSIDE = "training"  # the folder with a run's own files, in the folder of the model
 RECIPE, LOG = "recipe.toml", "metrics.jsonl"
+NEW, TOKENIZER = "new", "tokenizer"  # a tokenizer that the run trains, and its folder
 MEASURED_ROWS = 64  # at most, of held-out rows
 # What a resumed run cannot change: it would be another run, or its checkpoint would not fit.
 FIXED = (
     "data", "task", "method", "rank", "alpha", "targets", "rslora", "base_format", "loss", "beta", "label_smoothing",
-    "reference_free", "model", "shape", "tokenizer", "length", "optimizer", "rates", "seed", "held_out", "precision",
+    "reference_free", "model", "shape", "tokenizer", "vocab_size", "length",
+    "optimizer", "rates", "seed", "held_out", "precision",
 )  # fmt: skip
 
 
@@ -144,7 +147,9 @@ def begin(
 
     processes: those that train together; each calls this with the same arguments.
     """
-    parts = _prepare(recipe, DataRanks(processes), device=device, offline=offline)
+    if recipe.model is None and recipe.tokenizer == NEW:
+        mesh.from_first(lambda: _train_tokenizer(recipe, folder / INSIDE / TOKENIZER, offline=offline))
+    parts = _prepare(recipe, folder, DataRanks(processes), device=device, offline=offline)
     decided = _decided(parts)
     torch.manual_seed(recipe.seed)
     session = _session(replace(parts, recipe=decided), folder)
@@ -161,7 +166,7 @@ def resume(
     Raises UsageError where the run has taken more steps than the recipe has, and what `state.restore` raises.
     """
     mesh.from_first(lambda: state.newest(folder / INSIDE))
-    session = _session(_prepare(recipe, DataRanks(processes), device=device, offline=offline), folder)
+    session = _session(_prepare(recipe, folder, DataRanks(processes), device=device, offline=offline), folder)
     if state.restore(session.run, folder / INSIDE) > session.run.steps:
         raise UsageError(f"steps is {session.run.steps}, but the run has taken {session.run.step}: raise --steps")
     return session
@@ -202,14 +207,21 @@ class _Parts:
     apart: Rows
 
 
-def _prepare(recipe: Recipe, ranks: DataRanks, *, device: str, offline: bool) -> _Parts:
+def _train_tokenizer(recipe: Recipe, folder: Path, *, offline: bool) -> None:
+    """Train a tokenizer on the data; a resumed or rewound run has it already."""
+    if not (folder / "tokenizer.json").exists():
+        texts = (text for record in _records(recipe, offline=offline) for text in record.texts)
+        train_tokenizer(texts, folder, vocab_size=recipe.vocab_size, max_length=recipe.length)
+
+
+def _prepare(recipe: Recipe, folder: Path, ranks: DataRanks, *, device: str, offline: bool) -> _Parts:
     def make() -> _Parts:
         ranks.check_rows(recipe.rows)
         if recipe.exact_scaling:
             check_tree(ranks, rows=recipe.rows, micro_rows=recipe.micro_rows)
         if ranks.size > 1:
             optim.check_sharded(recipe.optimizer)
-        model, tokenizer, base = _model(recipe, chosen_device(device), offline=offline)
+        model, tokenizer, base = _model(recipe, folder, chosen_device(device), offline=offline)
         savings.prepare(model, recipe, processes=ranks.size)
         known, rows, apart = _rows(recipe, tokenizer, offline=offline)
         return _Parts(known, ranks, model, base, tokenizer, rows, apart)
@@ -245,10 +257,13 @@ def _session(parts: _Parts, folder: Path) -> Session:
     return Session(recipe, run, apart, parts.tokenizer, folder)
 
 
-def _model(recipe: Recipe, device: torch.device, *, offline: bool) -> tuple[LlamaForCausalLM, Tokenizer, str]:
+def _model(
+    recipe: Recipe, folder: Path, device: torch.device, *, offline: bool
+) -> tuple[LlamaForCausalLM, Tokenizer, str]:
     """The model with what is trained of it, its tokenizer, and the fingerprint of what is frozen."""
     if recipe.model is None:
-        tokenizer = load_tokenizer(find(recipe.tokenizer, offline=offline))
+        own = folder / INSIDE / TOKENIZER
+        tokenizer = load_tokenizer(own if recipe.tokenizer == NEW else find(recipe.tokenizer, offline=offline))
         model = new_model(recipe.shape, tokenizer, length=recipe.length, seed=recipe.seed).to(device)
         return _headed(model, recipe), tokenizer, ""
     loaded = load_pretrained(recipe.model, dtype="float32", device=device, offline=offline)
@@ -271,7 +286,7 @@ def _headed(model: LlamaForCausalLM, recipe: Recipe) -> LlamaForCausalLM:
 
 def _rows(recipe: Recipe, tokenizer: Tokenizer, *, offline: bool) -> tuple[Recipe, Rows, Rows]:
     """The recipe with its task decided, the rows to train on, and those held out."""
-    records = read_records(recipe.data, offline=offline) if recipe.data else read_docstrings()
+    records = _records(recipe, offline=offline)
     recipe = replace(recipe, task=task_of(records) if recipe.task == "auto" else recipe.task)
     # Cut first, so that a part of a single long text can be held out too.
     documents = parts(recipe.training_task().documents(records, tokenizer), recipe.length)
@@ -279,3 +294,7 @@ def _rows(recipe: Recipe, tokenizer: Tokenizer, *, offline: bool) -> tuple[Recip
     trained = [document for number, document in enumerate(documents) if number not in apart]
     measured = [document for number, document in enumerate(documents) if number in apart]
     return recipe, pack(trained, recipe.length), pack(measured, recipe.length)
+
+
+def _records(recipe: Recipe, *, offline: bool) -> list[Record]:
+    return read_records(recipe.data, offline=offline) if recipe.data else read_docstrings()

@@ -99,3 +99,13 @@ def test_a_run_of_minutes_is_shortened_to_end_in_time(tmp_path: Path, recipe: Re
 def test_a_row_longer_than_the_model_reads_is_refused(tmp_path: Path, recipe: Recipe, small_path: Path) -> None:
     with pytest.raises(UsageError, match=r"length is 256, but .* reads at most 128 tokens: lower --length"):
         begin(replace(recipe, model=str(small_path), length=256, batch_tokens=256), tmp_path / "out")
+
+
+def test_a_new_tokenizer_is_trained_on_the_data_and_resumed_with(tmp_path: Path, recipe: Recipe) -> None:
+    new = replace(recipe, tokenizer="new", vocab_size=300)
+    whole = run(tmp_path / "whole", new)
+    run(tmp_path / "parts", new, until=2)
+    assert run(tmp_path / "parts", new) == whole
+    llm = llamita.load(tmp_path / "parts", kernels="off")
+    assert llm.model.config.vocab_size == llm.tokenizer.vocab_size == 300
+    assert len(llm.tokenizer.encode("the 1 llamas eat 1 leaves", add_special_tokens=False)) < 12
