@@ -1,5 +1,6 @@
 """Verbs under torchrun: the processes that it starts work together, and the first one alone speaks."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -46,6 +47,8 @@ def joined(device: str, degrees: "Degrees | None" = None) -> "Iterator[DeviceMes
 
     from llamita.parallel import mesh
 
+    # DTensor tells how a mesh of two dims could gather faster: nothing that a user can act on.
+    logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
     has_gpu = torch.cuda.is_available() and device.startswith(("auto", "cuda"))
     try:
         with _quiet(is_other()), mesh.processes(degrees, device_type="cuda" if has_gpu else "cpu") as found:

@@ -73,6 +73,7 @@ SETTINGS: dict[str, tuple[type, str, str]] = {
     "recompute_every": (int, "N", "recompute every n-th layer alone (default: 1)"),
     "offload": (str, "NAME", "to the CPU's memory: none (default), activations, optimizer or both"),
     "optimizer_step": (str, "WHEN", "after (default), or in-backward, with --clip 0: each gradient is freed at once"),
+    "tp": (int, "N", "tensor parallel: processes of torchrun that share each matrix (default: 1)"),
     "exact_scaling": (
         bool,
         "",
@@ -123,6 +124,7 @@ def _run(args: argparse.Namespace, processes: "DeviceMesh | None") -> int:
     from llamita.train.session import INSIDE
 
     recipe, folder = mesh.from_first(lambda: _asked(args))
+    processes = mesh.arranged(processes, recipe.degrees)
     with ExitStack() as stack:
 
         def lock() -> None:

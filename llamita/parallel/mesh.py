@@ -102,6 +102,21 @@ def processes(degrees: Degrees | None = None, *, device_type: str = "cpu") -> It
         distributed.destroy_process_group()
 
 
+def arranged(found: DeviceMesh | None, degrees: Degrees) -> DeviceMesh | None:
+    """The joined processes in a mesh of other degrees; every process asks. Raises what `processes` raises."""
+    if found is None:
+        _check_alone(degrees)
+        return None
+    sizes = degrees.sizes(world_size())
+    return found if tuple(found.shape) == sizes else init_device_mesh(found.device_type, sizes, mesh_dim_names=DIMS)
+
+
+def dim(found: DeviceMesh | None, name: str) -> DeviceMesh | None:
+    """One dim of a mesh; None where it has a single process."""
+    own = None if found is None else found[name]
+    return own if own is not None and own.size() > 1 else None
+
+
 def _check_alone(degrees: Degrees) -> None:
     count = max(1, prod((degrees.dp_shard or 1, degrees.tp, degrees.cp, degrees.pp)))
     if count > 1:

@@ -8,6 +8,7 @@ from torch import distributed
 from torch.distributed.device_mesh import DeviceMesh
 
 from llamita.errors import UsageError
+from llamita.parallel.mesh import dim
 
 
 class Splits(Protocol):
@@ -30,8 +31,7 @@ class DataRanks:
     """
 
     def __init__(self, mesh: DeviceMesh | None = None) -> None:
-        dim = None if mesh is None else mesh["dp_shard"]
-        self.mesh = dim if dim is not None and dim.size() > 1 else None
+        self.mesh = dim(mesh, "dp_shard")
         self.rank = 0 if self.mesh is None else self.mesh.get_local_rank()
         self.size = 1 if self.mesh is None else self.mesh.size()
 

@@ -6,7 +6,7 @@ all matrices by columns, so that no sum is cut and every number is computed as o
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -21,6 +21,7 @@ from llamita.errors import UnsupportedError, UsageError
 from llamita.model import plan
 from llamita.model.layers import LlamaRMSNorm
 from llamita.model.parts import NORMS, PRODUCTS, parts_of
+from llamita.parallel.shard import whole
 
 WHOLE, ROWS, TOKENS, FEATURES = Replicate(), Shard(0), Shard(1), Shard(-1)  # of weights (out, in), of states (B, T, D)
 
@@ -98,7 +99,7 @@ class Sharded(plan.StandIn):
 
     def undo(self, model: nn.Module) -> None:
         """Gather every weight on every process."""
-        _replace_parameters(model, lambda module, name, weight: gathered(weight))
+        _replace_parameters(model, lambda module, name, weight: whole(weight))
 
 
 def shard_for_training(model: nn.Module, mesh: DeviceMesh) -> None:
@@ -120,15 +121,13 @@ def shard_for_writing(model: nn.Module, mesh: DeviceMesh) -> None:
 
 
 @contextmanager
-def sharded_loss() -> Iterator[None]:
-    """Cross-entropy of logits that are sharded by vocabulary, forward and backward, without gathering them."""
-    with loss_parallel():
+def sharded_loss(model: nn.Module) -> Iterator[None]:
+    """Cross-entropy, forward and backward, of logits that a model shards by vocabulary, without gathering them.
+
+    For a model that is not sharded so it changes nothing.
+    """
+    with loss_parallel() if Sharded.plan in plan.active(model) else nullcontext():
         yield
-
-
-def gathered(weight: Tensor) -> Tensor:
-    """A whole weight of one that may be sharded; every process of its mesh asks."""
-    return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def placed(weight: Tensor, like: Tensor, *, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -169,10 +168,10 @@ def _shard(model: nn.Module, mesh: DeviceMesh, table: Mapping[str, Part]) -> Non
     _replace_parameters(model, lambda module, name, weight: _divided(found.get(module), name, weight, tp))
 
 
-def _joined(own: Tensor, mesh: DeviceMesh, placements: Sequence[Placement], whole: Tensor) -> DTensor:
+def _joined(own: Tensor, mesh: DeviceMesh, placements: Sequence[Placement], like: Tensor) -> DTensor:
     """The sharded tensor of the shape of a whole one, whose part here is `own`."""
-    strides = torch.empty(whole.shape, device="meta").stride()
-    return DTensor.from_local(own, mesh, placements, run_check=False, shape=whole.shape, stride=strides)
+    strides = torch.empty(like.shape, device="meta").stride()
+    return DTensor.from_local(own, mesh, placements, run_check=False, shape=like.shape, stride=strides)
 
 
 def _divided(part: Part | None, name: str, weight: Tensor, mesh: DeviceMesh) -> Tensor:

@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 from torch.optim import Optimizer
+
+from llamita.parallel.shard import sharded_as, whole
 
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -44,16 +46,23 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrices: list[Tensor]) -> list[Tensor]:
-    """Each matrix (R, C) with all singular values near 1, in bf16; sharded ones are shared out among their ranks."""
-    if not any(isinstance(matrix, DTensor) for matrix in matrices):
-        return [newton_schulz(matrix) for matrix in matrices]
-    shared = [_Shared(matrix, number) for number, matrix in enumerate(matrices) if isinstance(matrix, DTensor)]
-    assert len(shared) == len(matrices), "either all matrices are sharded, or none"
-    for one in shared:  # all are under way before the first is waited for
+    """Each matrix (R, C) with all singular values near 1, in bf16.
+
+    Those sharded by rows are shared out among their ranks; of other shards every rank computes the whole.
+    """
+    shared = {number: _Shared(matrix, number) for number, matrix in enumerate(matrices) if _is_by_rows(matrix)}
+    for one in shared.values():  # all are under way before the first is waited for
         one.gather()
-    for one in shared:
+    for one in shared.values():
         one.compute()
-    return [one.result() for one in shared]
+    return [
+        shared[number].result() if number in shared else sharded_as(matrix, newton_schulz(whole(matrix)))
+        for number, matrix in enumerate(matrices)
+    ]
+
+
+def _is_by_rows(matrix: Tensor) -> bool:
+    return isinstance(matrix, DTensor) and matrix.placements == (Shard(0),)
 
 
 def newton_schulz(matrix: Tensor) -> Tensor:
@@ -72,7 +81,8 @@ def newton_schulz(matrix: Tensor) -> Tensor:
 class _Shared:
     """A sharded matrix on its way: to the rank that computes, and back in shards."""
 
-    def __init__(self, matrix: DTensor, number: int) -> None:
+    def __init__(self, matrix: Tensor, number: int) -> None:
+        assert isinstance(matrix, DTensor)
         self.matrix, self.group = matrix, matrix.device_mesh.get_group()
         size = distributed.get_world_size(self.group)
         self.owner = distributed.get_global_rank(self.group, number % size)

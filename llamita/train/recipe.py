@@ -12,6 +12,7 @@ from llamita.adapters.config import ALL_LINEAR, LoraConfig
 from llamita.checks import quoted
 from llamita.errors import BrokenFileError, UsageError
 from llamita.files.disk import read_text
+from llamita.parallel.mesh import Degrees
 from llamita.tokenizer.train import SMALLEST
 from llamita.train.method import METHODS
 from llamita.train.optim import OPTIMIZERS, RATES
@@ -39,12 +40,12 @@ class Recipe:
     method: all weights (full), or an adapter: `rank`, `alpha`, `targets` (names or globs, commas between them) and
     `rslora` are its LoraConfig; qlora has the frozen weights in blocks of `base_format`. merge: also write the model
     with the adapter in its weights.
-    exact_scaling: 1, 2, 4, ... processes give the same bits.
     rates: shares of the rate for weights by their names, as "GLOB=SHARE,GLOB=SHARE" (see `rates`).
     loss, beta, label_smoothing, reference_free: of the task dpo, see `llamita.train.tasks.task.TaskOptions`.
     weights: fp32, or bf16 with fp32 copies that the optimizer moves. recompute: what layers compute again in the
     backward pass, in every `recompute_every`-th. offload: what waits in the CPU's memory.
     optimizer_step: after the backward pass, or for each weight in it. clip: 0 clips nothing.
+    exact_scaling: 1, 2, 4, ... processes give the same bits. tp: processes that share each matrix; the rest share rows.
     micro_rows: rows of one forward pass; gradients of several are summed. evaluate_every, save_every: in steps.
     keep_checkpoints: how many of the newest stay.
     Raises UsageError for a value that is impossible, with the reason.
@@ -92,6 +93,7 @@ class Recipe:
     beta: float = 0.1
     label_smoothing: float = 0.0
     reference_free: bool = False
+    tp: int = 1
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
@@ -106,6 +108,7 @@ class Recipe:
             raise UsageError(f"method is {self.method}, which adapts a trained model: name one with --model")
         if self.task == "reward" and self.method != "full":
             raise UsageError(f"method is {self.method}, and a reward model has a head to train: take --method full")
+        check_degrees(self)
         if self.batch_tokens < self.length:
             raise UsageError(
                 f"batch_tokens is {self.batch_tokens}, less than one row of {self.length}: raise it, or lower length"
@@ -123,6 +126,11 @@ class Recipe:
         if self.rows > self.micro_rows:
             return f"adding micro-batches of {self.micro_rows} rows needs all of them: set micro_rows to {self.rows}"
         return "exact_scaling adds them in a tree: leave one of the two out" if self.exact_scaling else None
+
+    @property
+    def degrees(self) -> Degrees:
+        """How the processes of torchrun share the work."""
+        return Degrees(**{name: getattr(self, name) for name in DEGREES})
 
     @property
     def rows(self) -> int:
@@ -162,6 +170,28 @@ class Recipe:
         return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
 
 
+DEGREES = ("tp",)
+SHARDED_TASKS = ("auto", "pretrain", "sft")  # whose losses know logits that are sharded
+
+
+def check_degrees(recipe: Recipe) -> None:
+    """Raise UsageError for what does not go with processes that share a model."""
+    for name in DEGREES:
+        size = getattr(recipe, name)
+        if size > 1 and recipe.exact_scaling:
+            raise UsageError(f"--exact-scaling is for data parallelism, and {name} is {size}: leave one of the two out")
+        if size > 1 and recipe.method != "full":
+            raise UsageError(
+                f"method is {recipe.method} and {name} is {size}: adapters are trained by data parallelism alone, "
+                f"leave --{name} out"
+            )
+        if size > 1 and recipe.task not in SHARDED_TASKS:
+            raise UsageError(
+                f"task is {recipe.task} and {name} is {size}: only {' and '.join(SHARDED_TASKS[1:])} are trained by "
+                f"processes that share a model, leave --{name} out"
+            )
+
+
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "task": ("auto", *TASKS),
     "method": tuple(METHODS),
@@ -182,6 +212,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "save_every": (1, 10**9), "keep_checkpoints": (1, 10**9),
     "rank": (1, 2**20), "recompute_every": (1, 2**20), "alpha": (1e-6, 1e9),
     "beta": (0.0, 1e6), "label_smoothing": (0.0, 0.5), "threads": (1, 4096),
+    "tp": (1, 4096),
 }  # fmt: skip
 
 

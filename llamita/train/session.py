@@ -22,6 +22,7 @@ from llamita.parallel import mesh
 from llamita.parallel.gradients import TreeReduceScatter, check_tree
 from llamita.parallel.ranks import DataRanks
 from llamita.parallel.shard import Pass, shard, unsharded
+from llamita.parallel.tensor import check_sizes, shard_for_training, sharded_loss
 from llamita.tokenizer.load import load_tokenizer
 from llamita.tokenizer.protocol import Tokenizer
 from llamita.tokenizer.save import save_tokenizer
@@ -80,7 +81,7 @@ class Session:
         count = min(len(self.held_out), MEASURED_ROWS)
         batches = take(self.held_out, torch.arange(count)).split(recipe.micro_rows) if count else list[Batch]()
         self._note()
-        with self._log() as write:
+        with self._log() as write, sharded_loss(run.model):
             for metrics in train(run, recipe, held_out=batches, should_stop=should_stop):
                 write(metrics.to_json() + "\n")
                 self._keep_time()
@@ -149,7 +150,7 @@ def begin(
     """
     if recipe.model is None and recipe.tokenizer == NEW:
         mesh.from_first(lambda: _train_tokenizer(recipe, folder / INSIDE / TOKENIZER, offline=offline))
-    parts = _prepare(recipe, folder, DataRanks(processes), device=device, offline=offline)
+    parts = _prepare(recipe, folder, processes, device=device, offline=offline)
     decided = _decided(parts)
     torch.manual_seed(recipe.seed)
     session = _session(replace(parts, recipe=decided), folder)
@@ -166,7 +167,7 @@ def resume(
     Raises UsageError where the run has taken more steps than the recipe has, and what `state.restore` raises.
     """
     mesh.from_first(lambda: state.newest(folder / INSIDE))
-    session = _session(_prepare(recipe, folder, DataRanks(processes), device=device, offline=offline), folder)
+    session = _session(_prepare(recipe, folder, processes, device=device, offline=offline), folder)
     if state.restore(session.run, folder / INSIDE) > session.run.steps:
         raise UsageError(f"steps is {session.run.steps}, but the run has taken {session.run.step}: raise --steps")
     return session
@@ -199,12 +200,17 @@ class _Parts:
     """What a run is made of. base: the fingerprint of what is frozen of the model. apart: the rows held out."""
 
     recipe: Recipe
-    ranks: DataRanks
+    processes: DeviceMesh | None
     model: LlamaForCausalLM
     base: str
     tokenizer: Tokenizer
     rows: Rows
     apart: Rows
+
+    @property
+    def ranks(self) -> DataRanks:
+        """The ranks that share each batch."""
+        return DataRanks(self.processes)
 
 
 def _train_tokenizer(recipe: Recipe, folder: Path, *, offline: bool) -> None:
@@ -214,17 +220,20 @@ def _train_tokenizer(recipe: Recipe, folder: Path, *, offline: bool) -> None:
         train_tokenizer(texts, folder, vocab_size=recipe.vocab_size, max_length=recipe.length)
 
 
-def _prepare(recipe: Recipe, folder: Path, ranks: DataRanks, *, device: str, offline: bool) -> _Parts:
+def _prepare(recipe: Recipe, folder: Path, processes: DeviceMesh | None, *, device: str, offline: bool) -> _Parts:
+    ranks = DataRanks(processes)
+
     def make() -> _Parts:
         ranks.check_rows(recipe.rows)
         if recipe.exact_scaling:
             check_tree(ranks, rows=recipe.rows, micro_rows=recipe.micro_rows)
-        if ranks.size > 1:
+        if ranks.size > 1 or recipe.tp > 1:
             optim.check_sharded(recipe.optimizer)
         model, tokenizer, base = _model(recipe, folder, chosen_device(device), offline=offline)
-        savings.prepare(model, recipe, processes=ranks.size)
+        check_sizes(model.config, recipe.tp)
+        savings.prepare(model, recipe, processes=ranks.size * recipe.tp)
         known, rows, apart = _rows(recipe, tokenizer, offline=offline)
-        return _Parts(known, ranks, model, base, tokenizer, rows, apart)
+        return _Parts(known, processes, model, base, tokenizer, rows, apart)
 
     return mesh.together(make)
 
@@ -248,6 +257,8 @@ def _session(parts: _Parts, folder: Path) -> Session:
     if recipe.training_task().needs_reference:
         rows, apart = (with_reference(some, model, recipe) for some in (rows, apart))
     root = Pass(model)
+    if (tensor := mesh.dim(parts.processes, "tp")) is not None:
+        shard_for_training(model, tensor)
     if ranks.mesh is not None:  # before the optimizers, which hold what the weights become
         reduce_scatter = TreeReduceScatter() if recipe.exact_scaling else None
         shard(root, model.model.layers, ranks.mesh, reduce_scatter=reduce_scatter)

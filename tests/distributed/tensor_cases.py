@@ -1,24 +1,28 @@
 """What two processes compute under tensor parallelism, next to what one computes."""
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from llamita.config import LlamaConfig
-from llamita.data.loader import Batch
+from llamita.data.loader import Batch, Loader
 from llamita.model.llama import LlamaForCausalLM
 from llamita.parallel.mesh import Degrees, processes
-from llamita.parallel.tensor import gathered, shard_for_training, sharded_loss
+from llamita.parallel.ranks import DataRanks
+from llamita.parallel.shard import Pass, local, shard, whole
+from llamita.parallel.tensor import shard_for_training, sharded_loss
 from llamita.train import optim
-from llamita.train.tasks.token_loss import token_losses
+from llamita.train.loop import backward, gradients_of
+from llamita.train.recipe import Recipe
+from llamita.train.run import Run
 
 STEPS = 20
+RECIPE = Recipe(task="pretrain", optimizer="adamw", precision="fp32", micro_rows=2, batch_tokens=52, length=13)
 # Sizes differ pairwise; neither the vocabulary, nor the hidden size, nor the tokens of a row are even.
 CONFIG = LlamaConfig(
     vocab_size=97, hidden_size=45, intermediate_size=86, num_attention_heads=6, num_key_value_heads=2, head_dim=10,
-    num_hidden_layers=3, max_position_embeddings=64,
+    num_hidden_layers=2, max_position_embeddings=64,
 )  # fmt: skip
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"tie_word_embeddings": False},
@@ -30,9 +34,9 @@ RECOMPUTED = ("tied, with biases",)
 def batch(step: int) -> Batch:
     """Rows of two packed documents, of which each row learns other tokens."""
     generator = torch.Generator().manual_seed(step)
-    inputs, targets = torch.randint(CONFIG.vocab_size, (2, 3, 13), generator=generator)
+    inputs, targets = torch.randint(CONFIG.vocab_size, (2, 4, 13), generator=generator)
     targets[torch.rand(targets.shape, generator=generator) < 0.3] = -100
-    positions = torch.cat([torch.arange(5), torch.arange(8)]).expand(3, -1)
+    positions = torch.cat([torch.arange(5), torch.arange(8)]).expand(4, -1)
     return Batch(inputs, targets, positions)
 
 
@@ -46,20 +50,21 @@ def model_of(changes: dict[str, Any], dtype: torch.dtype = torch.float64) -> Lla
     return model.to(dtype)
 
 
-def trained(model: LlamaForCausalLM, loss_context: AbstractContextManager[None]) -> list[tuple[float, float]]:
-    """Loss and gradient norm of each step, of AdamW with clipping."""
-    model.train()
-    optimizers, seen = optim.build("adamw", model, lr=2e-3, weight_decay=0.1), []
-    with loss_context:
+def trained(model: LlamaForCausalLM, ranks: DataRanks | None = None) -> list[tuple[float, float]]:
+    """Loss and gradient norm of each step of AdamW, with accumulation and clipping, by the steps of the loop."""
+    ranks, root = ranks or DataRanks(), Pass(model.train())
+    if ranks.mesh is not None:
+        shard(root, model.model.layers, ranks.mesh)
+    optimizers, loader, seen = optim.build("adamw", model, lr=2e-3, weight_decay=0.1), cast("Loader", None), []
+    run = Run(model, optimizers, loader, STEPS, ranks=ranks, sharded=root)
+    task, gradients = RECIPE.training_task(), gradients_of(run, RECIPE)
+    with sharded_loss(model):
         for step in range(STEPS):
-            rows = batch(step)
-            loss = token_losses(model, rows) / rows.learned
-            loss.backward()
-            norm = gathered(nn.utils.clip_grad_norm_(model.parameters(), 1.0))
+            loss = backward(run, task, batch(step), RECIPE, gradients)
+            seen.append((loss, gradients.clip(1.0)))
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
-            seen.append((loss.item(), norm.item()))
     return seen
 
 
@@ -68,28 +73,24 @@ def largest(pairs: Any) -> float:
     return max(float((torch.as_tensor(a) - torch.as_tensor(b)).abs().max()) for a, b in pairs)
 
 
-def training() -> dict[str, Any]:
-    """How far 20 steps are from those of one process, for every variant; and how many weights a process keeps."""
+def training(*names: str) -> dict[str, Any]:
+    """How far 20 steps are from those of one process, by variant; and what share of the weights a process keeps.
+
+    Two processes shard each matrix, and where there are more they share the rows.
+    """
     found: dict[str, Any] = {}
     with processes(Degrees(tp=2)) as mesh:
         assert mesh is not None
-        for name, changes in VARIANTS.items():
-            one, sharded = model_of(changes), model_of(changes)
+        for name in names:
+            one, sharded = model_of(VARIANTS[name]), model_of(VARIANTS[name])
             shard_for_training(sharded, mesh)
             if name in RECOMPUTED:
                 sharded.gradient_checkpointing_enable()
-            steps = zip(trained(one, nullcontext()), trained(sharded, sharded_loss()), strict=True)
+            steps = zip(trained(one), trained(sharded, DataRanks(mesh)), strict=True)
             found[name] = {
                 "steps": largest(pair for ours in steps for pair in zip(*ours, strict=True)),
-                "weights": largest(
-                    (a, gathered(b)) for a, b in zip(one.parameters(), sharded.parameters(), strict=True)
-                ),
-                "kept": sum(own(weight).numel() for weight in sharded.parameters()) / one.num_parameters(),
+                "weights": largest((a, whole(b)) for a, b in zip(one.parameters(), sharded.parameters(), strict=True)),
+                "kept": sum(local(weight).numel() for weight in sharded.parameters()) / one.num_parameters(),
                 "tied": sharded.lm_head.weight is sharded.model.embed_tokens.weight,
             }
     return found
-
-
-def own(weight: Tensor) -> Tensor:
-    """What this process keeps of a weight."""
-    return weight.to_local() if hasattr(weight, "to_local") else weight  # type: ignore[operator]

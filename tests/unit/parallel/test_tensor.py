@@ -69,7 +69,7 @@ def test_a_mesh_of_one_changes_nothing(shard: Any, mesh: DeviceMesh, tiny_config
     shard(model, mesh)
     assert plan.active(model) == ("tensor",)
     if shard is shard_for_training:
-        with sharded_loss():
+        with sharded_loss(model):
             found = logits_and_gradients(model)
         assert all(isinstance(weight, DTensor) for weight in model.parameters())
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(expected, found, strict=True))

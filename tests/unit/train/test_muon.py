@@ -2,8 +2,10 @@
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Placement, Shard, distribute_tensor
 
-from llamita.train.muon import Muon, newton_schulz
+from llamita.train.muon import Muon, newton_schulz, orthogonal
 
 
 def test_it_moves_by_the_bits_of_torch_s() -> None:
@@ -30,3 +32,15 @@ def test_singular_values_come_near_to_one() -> None:
     values = torch.linalg.svdvals(newton_schulz(torch.randn(7, 12)).float())
     assert values.min() > 0.5
     assert values.max() < 1.3
+
+
+def test_shards_of_any_placement_move_by_the_same_bits(process_group: None) -> None:
+    mesh = init_device_mesh("cpu", (1, 1), mesh_dim_names=("dp_shard", "tp"))
+    matrices = list(torch.randn(3, 7, 5).unbind())
+    placements: list[tuple[DeviceMesh, list[Placement]]] = [
+        (mesh["tp"], [Shard(0)]), (mesh["tp"], [Shard(1)]), (mesh, [Shard(0), Shard(1)]),
+    ]  # fmt: skip
+    sharded = [distribute_tensor(one, *where) for one, where in zip(matrices, placements, strict=True)]
+    for found, one, where in zip(orthogonal([*sharded]), matrices, placements, strict=True):
+        assert isinstance(found, DTensor) and list(found.placements) == where[1]
+        assert torch.equal(found.full_tensor(), newton_schulz(one))

@@ -8,6 +8,7 @@ import pytest
 
 from llamita.cli.train import SETTINGS
 from llamita.errors import BrokenFileError, UsageError
+from llamita.parallel.mesh import Degrees
 from llamita.train.recipe import Recipe, make_recipe, read_recipe
 
 
@@ -50,3 +51,19 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text("steps = ", encoding="utf-8")
     with pytest.raises(BrokenFileError, match=r"r\.toml is not valid TOML"):
         read_recipe(tmp_path / "r.toml")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"exact_scaling": True, "tp": 2}, "--exact-scaling is for data parallelism, and tp is 2: leave one"),
+        ({"method": "lora", "model": "cria", "tp": 2}, "method is lora and tp is 2: adapters are trained by data"),
+    ],
+)
+def test_what_does_not_go_with_a_sharded_model_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=f"^{message}"):
+        make_recipe(values)
+
+
+def test_degrees_are_those_of_the_recipe() -> None:
+    assert make_recipe({"tp": 3}).degrees == Degrees(tp=3)
