@@ -1,5 +1,6 @@
 """llamita's session: a model in any format, with the CPU kernels if they support it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -67,13 +68,15 @@ def engine_of(model: LlamaForCausalLM, at_once: int, *, longest: int = LONGEST) 
 def serve(engine: Engine, work: Workload) -> tuple[list[RequestHandle], float]:
     """Let an engine write a workload with an empty cache, greedy, `at_once` requests together; its handles, seconds."""
     engine.call(engine.forget).result()
-    start, handles = perf_counter(), []
-    for number, (prompt, answer) in enumerate(zip(work.prompts, work.answers, strict=True)):
-        if number >= work.at_once:
-            handles[number - work.at_once].result()  # another one begins when the oldest has ended
-        handles.append(engine.submit(prompt, max_tokens=answer, temperature=0.0))
-    for handle in handles:
+
+    def write(prompt: list[int], answer: int) -> RequestHandle:
+        handle = engine.submit(prompt, max_tokens=answer, temperature=0.0)
         handle.result()
+        return handle
+
+    start = perf_counter()
+    with ThreadPoolExecutor(work.at_once) as clients:  # each has one request after the other
+        handles = list(clients.map(write, work.prompts, work.answers))
     return handles, perf_counter() - start
 
 
