@@ -1,17 +1,18 @@
 """The answer of /v1/messages: whole, or as the events that the anthropic SDK puts together."""
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from typing import Any
 from uuid import uuid4
 
 from llamita.generation.completion import Completion
 from llamita.server.anthropic.errors import error_body
 from llamita.server.anthropic.schemas import MessageRequest
+from llamita.server.conversation import names_of
 from llamita.server.errors import Failure
 from llamita.server.models import ServedModel
-from llamita.server.sse import dumped, event
+from llamita.server.sse import event
 from llamita.server.submission import Submission
-from llamita.server.tool_text import ToolText
+from llamita.server.tool_text import Piece, ToolText, text_before_calls
 from llamita.structured.tool_calls import ToolCall
 
 
@@ -27,9 +28,9 @@ class MessageAnswer:
         """The whole answer."""
         (completion,) = completions
         calls = self._calls(completion)
-        text = ToolText().push(completion.text) if calls else completion.text
+        text = text_before_calls(completion.text) if calls else completion.text
         content: list[dict[str, Any]] = [{"type": "text", "text": text}] if text else []
-        content += [tool_use(call) for call in calls]
+        content += [tool_use(call.name, call.arguments) for call in calls]
         return {
             **self._head,
             "content": content,
@@ -42,15 +43,17 @@ class MessageAnswer:
         """The answer as events: a block of text, if there is any, then a block for each call."""
         yield named("message_start", message=self._begun())
         yield named("ping")
-        held, blocks = ToolText() if self._asked.callable_tools else None, Blocks()
+        held, blocks = self._tool_text(), Blocks()
         async for _, delta in self._submission.deltas():
-            text = "" if delta is None else delta.text if held is None else held.push(delta.text)
-            for piece in blocks.text(text):
-                yield piece
+            if delta is not None:
+                pieces = [Piece("text", delta.text)] if held is None else held.push(delta.text)
+                for one in blocks.events(pieces):
+                    yield one
         completion = self._handle.result()
-        calls = self._calls(completion)
-        for piece in blocks.end("" if calls or held is None else held.rest(), calls):
-            yield piece
+        for one in blocks.events([] if held is None else held.rest(self._calls(completion))):
+            yield one
+        for one in blocks.end():
+            yield one
         ending, usage = self._ending(completion), self._usage(completion)
         yield named("message_delta", delta=ending, usage=usage, **self._submission.report(1))
         yield named("message_stop")
@@ -64,8 +67,17 @@ class MessageAnswer:
         return {**self._head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
 
     def _calls(self, completion: Completion) -> list[ToolCall]:
-        choice, calls = self._asked.tool_choice, completion.tool_calls
-        return calls[:1] if choice is not None and choice.disable_parallel_tool_use else calls
+        return completion.tool_calls[: self._most_calls]
+
+    @property
+    def _most_calls(self) -> int | None:
+        choice = self._asked.tool_choice
+        return 1 if choice is not None and choice.disable_parallel_tool_use else None
+
+    def _tool_text(self) -> ToolText | None:
+        """What finds the calls in an answer; None where there can be none."""
+        tools = self._asked.callable_tools
+        return ToolText(names_of(tools), self._most_calls) if tools else None
 
     def _ending(self, completion: Completion) -> dict[str, Any]:
         """Why the answer ended."""
@@ -91,30 +103,36 @@ class MessageAnswer:
 
 
 class Blocks:
-    """The blocks of a streamed answer: one of text, if there is any, then one for each call."""
+    """The blocks of a streamed answer, of texts and of calls, one after another."""
 
     def __init__(self) -> None:
-        self._has_text = False
+        self._index, self._kind = -1, ""
 
-    def text(self, text: str) -> Iterator[bytes]:
-        """The events of a piece of text; the first begins its block."""
-        if text and not self._has_text:
-            self._has_text = True
-            yield named("content_block_start", index=0, content_block={"type": "text", "text": ""})
-        if text:
-            yield named("content_block_delta", index=0, delta={"type": "text_delta", "text": text})
+    def events(self, pieces: Iterable[Piece]) -> Iterator[bytes]:
+        """The events of some pieces."""
+        for kind, text in pieces:
+            if kind == "call":
+                yield from self._begin(tool_use(text, {}))
+            elif kind == "arguments":
+                yield self._delta({"type": "input_json_delta", "partial_json": text})
+            elif text:
+                if self._kind != "text":
+                    yield from self._begin({"type": "text", "text": ""})
+                yield self._delta({"type": "text_delta", "text": text})
 
-    def end(self, text: str, calls: Sequence[ToolCall]) -> Iterator[bytes]:
-        """The events of what is left: the end of the text, and the calls."""
-        yield from self.text(text)
-        if self._has_text:
-            yield named("content_block_stop", index=0)
-        for index, call in enumerate(calls, start=int(self._has_text)):
-            block = tool_use(call)
-            delta = {"type": "input_json_delta", "partial_json": dumped(block["input"])}
-            yield named("content_block_start", index=index, content_block={**block, "input": {}})
-            yield named("content_block_delta", index=index, delta=delta)
-            yield named("content_block_stop", index=index)
+    def end(self) -> Iterator[bytes]:
+        """The end of the block that is written, if there is one."""
+        if self._kind:
+            yield named("content_block_stop", index=self._index)
+        self._kind = ""
+
+    def _begin(self, block: dict[str, Any]) -> Iterator[bytes]:
+        yield from self.end()
+        self._index, self._kind = self._index + 1, block["type"]
+        yield named("content_block_start", index=self._index, content_block=block)
+
+    def _delta(self, delta: dict[str, Any]) -> bytes:
+        return named("content_block_delta", index=self._index, delta=delta)
 
 
 def named(name: str, **fields: Any) -> bytes:
@@ -122,6 +140,6 @@ def named(name: str, **fields: Any) -> bytes:
     return event({"type": name, **fields}, name)
 
 
-def tool_use(call: ToolCall) -> dict[str, Any]:
+def tool_use(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """A call as a block."""
-    return {"type": "tool_use", "id": f"toolu_{uuid4().hex[:24]}", "name": call.name, "input": call.arguments}
+    return {"type": "tool_use", "id": f"toolu_{uuid4().hex[:24]}", "name": name, "input": arguments}

@@ -21,7 +21,7 @@ from llamita.server.openai.schemas import ChatRequest
 from llamita.server.sse import DONE, dumped, event
 from llamita.server.state import model_of, parsed
 from llamita.server.submission import Submission
-from llamita.server.tool_text import ToolText
+from llamita.server.tool_text import Piece, ToolText
 from llamita.structured.tool_calls import ToolCall
 
 
@@ -46,6 +46,7 @@ class ChatAnswer:
             "model": model.name,
             "system_fingerprint": model.system_fingerprint,
         }
+        self._begun_calls: dict[int, int] = {}  # of each choice, the index of the last
         self._has_usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
 
     def body(self, completions: Sequence[Completion]) -> dict[str, Any]:
@@ -60,19 +61,24 @@ class ChatAnswer:
         for number in range(n):
             yield self._chunk(number, {"role": "assistant", "content": ""})
         frames = [self._frame(number) for number in range(n)]
-        held = [ToolText() if self._may_call else None for _ in range(n)]
+        held = [self._tool_text() for _ in range(n)]
         async for number, delta in self._submission.deltas():
             if delta is None:
                 for piece in self._ending(number, held[number]):
                     yield piece
                 continue
             tool_text = held[number]
-            text = delta.text if tool_text is None else tool_text.push(delta.text)
+            pieces = [Piece("text", delta.text)] if tool_text is None else tool_text.push(delta.text)
             if self._asked.logprobs and delta.logprobs:
+                text = "".join(piece.text for piece in pieces if piece.kind == "text")
                 yield self._chunk(number, {"content": text}, logprobs=delta.logprobs)
-            elif text:
-                before, after = frames[number]
-                yield before + encode_basestring_ascii(text).encode() + after
+                pieces = [piece for piece in pieces if piece.kind != "text"]
+            for piece in pieces:
+                if piece.kind != "text":
+                    yield self._called(number, piece)
+                elif piece.text:
+                    before, after = frames[number]
+                    yield before + encode_basestring_ascii(piece.text).encode() + after
         if self._has_usage:
             yield event({**self._head, "choices": [], "usage": usage_of(handles, n)})
         yield DONE
@@ -81,15 +87,21 @@ class ChatAnswer:
         """How a stream ends that fails."""
         return error_events(failure)
 
+    def _tool_text(self) -> ToolText | None:
+        """What finds the calls in an answer; None where there can be none."""
+        if not self._asked.tools or self._asked.tool_choice == "none":
+            return None
+        return ToolText([tool.function.name for tool in self._asked.tools], self._most_calls)
+
     @property
-    def _may_call(self) -> bool:
-        return bool(self._asked.tools) and self._asked.tool_choice != "none"
+    def _most_calls(self) -> int | None:
+        return 1 if self._asked.parallel_tool_calls is False else None
 
     def _choice(self, number: int, completion: Completion) -> dict[str, Any]:
         calls = self._calls(completion)
         message: dict[str, Any] = {"role": "assistant", "content": completion.text, "refusal": None}
         if calls:
-            message |= {"content": None, "tool_calls": [tool_call(call) for call in calls]}
+            message |= {"content": None, "tool_calls": [call_data(call.name, dumped(call.arguments)) for call in calls]}
         noted = completion.logprobs if self._asked.logprobs else None
         return {
             "index": number,
@@ -99,22 +111,29 @@ class ChatAnswer:
         }
 
     def _calls(self, completion: Completion) -> list[ToolCall]:
-        calls = completion.tool_calls
-        return calls[:1] if self._asked.parallel_tool_calls is False else calls
+        return completion.tool_calls[: self._most_calls]
 
     def _ending(self, number: int, held: ToolText | None) -> list[bytes]:
         """What comes when a choice is over: its calls or the text that might have been one, and why it ended."""
         handles = self._submission.handles
         completion = handles[number].result()
         calls, pieces = self._calls(completion), []
-        if calls:
-            listed = [{"index": index, **tool_call(call)} for index, call in enumerate(calls)]
-            pieces.append(self._chunk(number, {"tool_calls": listed}))
-        elif held is not None and (text := held.rest()):
-            pieces.append(self._chunk(number, {"content": text}))
+        for piece in () if held is None else held.rest(calls):
+            is_text = piece.kind == "text"
+            pieces.append(self._chunk(number, {"content": piece.text}) if is_text else self._called(number, piece))
         finish = "tool_calls" if calls else completion.finish_reason
         extra = self._submission.report(len(handles)) if all(handle.is_over for handle in handles) else {}
         return [*pieces, self._chunk(number, {}, finish=finish, extra=extra)]
+
+    def _called(self, number: int, piece: Piece) -> bytes:
+        """The chunk with a piece of a call: its name first, then its arguments."""
+        begun = self._begun_calls
+        if piece.kind == "call":
+            begun[number] = begun.get(number, -1) + 1
+            call = call_data(piece.text, "")
+        else:
+            call = {"function": {"arguments": piece.text}}
+        return self._chunk(number, {"tool_calls": [{"index": begun[number], **call}]})
 
     def _chunk(
         self,
@@ -136,7 +155,7 @@ class ChatAnswer:
         return before + b'"content":', after
 
 
-def tool_call(call: ToolCall) -> dict[str, Any]:
+def call_data(name: str, arguments: str) -> dict[str, Any]:
     """A call in OpenAI's words; its arguments are JSON text."""
-    function = {"name": call.name, "arguments": dumped(call.arguments)}
+    function = {"name": name, "arguments": arguments}
     return {"id": f"call_{uuid4().hex[:24]}", "type": "function", "function": function}

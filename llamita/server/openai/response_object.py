@@ -10,9 +10,7 @@ from llamita.generation.logprobs import TokenLogprob
 from llamita.server.models import ServedModel
 from llamita.server.openai.logprobs import chat_entry
 from llamita.server.openai.response_request import ResponseRequest
-from llamita.server.sse import dumped
 from llamita.server.usage import tokens_cached, tokens_read, tokens_written
-from llamita.structured.tool_calls import ToolCall
 from llamita.tokenizer.token_bytes import TokenTexts
 
 
@@ -79,15 +77,15 @@ def text_part(text: str, logprobs: list[dict[str, Any]]) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
-def call_item(call: ToolCall) -> dict[str, Any]:
-    """A call of a function."""
+def call_item(name: str, arguments: str, status: str) -> dict[str, Any]:
+    """A call of a function; its arguments are JSON text."""
     return {
         "id": f"fc_{uuid4().hex}",
         "type": "function_call",
-        "status": "completed",
+        "status": status,
         "call_id": f"call_{uuid4().hex[:24]}",
-        "name": call.name,
-        "arguments": dumped(call.arguments),
+        "name": name,
+        "arguments": arguments,
     }
 
 

@@ -26,9 +26,10 @@ from llamita.server.openai.response_object import (
 )
 from llamita.server.openai.response_request import ResponseRequest
 from llamita.server.sampling_request import limited
+from llamita.server.sse import dumped
 from llamita.server.state import model_of, parsed
 from llamita.server.submission import Item, Submission
-from llamita.server.tool_text import ToolText
+from llamita.server.tool_text import Piece, ToolText
 from llamita.structured.tool_calls import ToolCall
 
 
@@ -80,7 +81,7 @@ class ResponseAnswer:
         (completion,) = completions
         status = "incomplete" if completion.finish_reason == "length" else "completed"
         if calls := self._calls(completion):
-            output = [call_item(call) for call in calls]
+            output = [call_item(call.name, dumped(call.arguments), "completed") for call in calls]
         else:
             part = text_part(completion.text, part_logprobs(completion.logprobs, self._texts))
             output = [message_item(f"msg_{uuid4().hex}", status, [part])]
@@ -88,23 +89,27 @@ class ResponseAnswer:
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The answer as events, in the order that clients rely on."""
-        events, held = self._events, ToolText() if self._asked.callable_tools else None
+        events, held = self._events, self._tool_text()
         yield events.of_response("response.created")
         yield events.of_response("response.in_progress")
         async for _, delta in self._submission.deltas():
             if delta is not None:
-                text = delta.text if held is None else held.push(delta.text)
-                if text:
-                    for piece in events.text(text, self._noted(delta)):
-                        yield piece
+                pieces = [Piece("text", delta.text)] if held is None else held.push(delta.text)
+                for piece in pieces:
+                    for one in events.piece(piece, self._noted(delta)) if piece.text else ():
+                        yield one
         completion = self._submission.handles[0].result()
-        calls, rest = self._calls(completion), "" if held is None else held.rest()
-        if not calls and (rest or not events.has_message):
-            for piece in events.text(rest, []):
-                yield piece
+        calls = self._calls(completion)
+        rest = [] if held is None else held.rest(calls)
+        if not rest and not events.has_item:
+            rest = [Piece("text", "")]
+        for piece in rest:
+            for one in events.piece(piece, []):
+                yield one
         status = "incomplete" if completion.finish_reason == "length" else "completed"
-        for piece in (*events.end_of_text(status), *(one for call in calls for one in events.call(call_item(call)))):
-            yield piece
+        is_cut = held is not None and held.calls > len(calls)
+        for one in events.end("completed" if calls else "incomplete" if is_cut else status):
+            yield one
         self._ended(status, events.output)
         yield events.of_response(f"response.{status}")
 
@@ -112,12 +117,20 @@ class ResponseAnswer:
         """How a stream ends that fails."""
         return self._events.failed(failure)
 
+    def _tool_text(self) -> ToolText | None:
+        """What finds the calls in an answer; None where there can be none."""
+        tools = self._asked.callable_tools
+        return ToolText(names_of(tools), self._most_calls) if tools else None
+
+    @property
+    def _most_calls(self) -> int | None:
+        return 1 if self._asked.parallel_tool_calls is False else None
+
     def _noted(self, delta: Delta) -> list[dict[str, Any]]:
         return part_logprobs(delta.logprobs, self._texts) if self._asked.has_logprobs else []
 
     def _calls(self, completion: Completion) -> list[ToolCall]:
-        calls = completion.tool_calls
-        return calls[:1] if self._asked.parallel_tool_calls is False else calls
+        return completion.tool_calls[: self._most_calls]
 
     def _ended(self, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
         handles = self._submission.handles
