@@ -10,18 +10,15 @@ from torch import Tensor
 from llamita.cache.cache import Cache
 from llamita.cache.dynamic import DynamicCache
 from llamita.context.tree import Tree
-from llamita.errors import NotFiniteError
 from llamita.generation.protocol import LanguageModel
+from llamita.sampling.finite import not_finite
 
 
 def finite(logits: Tensor) -> Tensor:
     """The logits (..., V) that a model gave, as they are; raises NotFiniteError unless all of them are finite."""
     # One sum, which a NaN or an infinity always shows in, costs less than a look at every number.
     if not math.isfinite(logits.sum(dtype=torch.float32).item()) and not bool(logits.isfinite().all()):
-        raise NotFiniteError(
-            "the model's logits are not finite: its weights are damaged, or too large for "
-            f"{str(logits.dtype).removeprefix('torch.')}: load it again, or try float32"
-        )
+        raise not_finite()
     return logits
 
 

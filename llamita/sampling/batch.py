@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llamita.errors import NotFiniteError
+from llamita.sampling.finite import not_finite
 from llamita.sampling.history import History
 from llamita.sampling.params import SAMPLING, SamplingParams
 from llamita.sampling.sampler import LogitsProcessorList, Sampler, draw
@@ -28,7 +28,7 @@ def sample(samplers: Sequence[Sampler], logits: Tensor) -> list[int | Exception]
     for row, sampler in enumerate(samplers):
         key = sampler.filters
         if not is_finite[row]:
-            tokens[row] = NotFiniteError("the model's logits are not finite: its weights are damaged, load it again")
+            tokens[row] = not_finite()
         elif key != ():  # a greedy row has its token
             groups.setdefault(row if key is None else key, []).append(row)
     for key, rows in groups.items():

@@ -3,9 +3,17 @@
 import torch
 from torch import Tensor
 
-from llamita.errors import UsageError
+from llamita.errors import NotFiniteError, UsageError
 
 NEVER = -1.0e9  # transformers' score of what must not be chosen: finite, so that sums and comparisons stay defined
+
+
+def not_finite() -> NotFiniteError:
+    """The error of a model whose logits are not finite."""
+    return NotFiniteError(
+        "the model's logits are not finite: its weights are damaged, or too large for their dtype: load it again, or "
+        "in float32"
+    )
 
 
 def multinomial(probabilities: Tensor, count: int = 1, *, generator: torch.Generator | None = None) -> Tensor:
