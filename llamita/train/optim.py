@@ -91,12 +91,18 @@ def check_sharded(name: str) -> None:
         raise UnsupportedError(f"{name} needs whole matrices, and several processes shard them: use one of {others}")
 
 
-def build(name: str, model: nn.Module, *, lr: float, weight_decay: float) -> list[Optimizer]:
-    """The optimizers of a model; each group remembers its full rate as `initial_lr`."""
+def build(name: str, model: nn.Module, *, lr: float, weight_decay: float, is_exact: bool = False) -> list[Optimizer]:
+    """The optimizers of a model; each group remembers its full rate as `initial_lr`.
+
+    is_exact: a weight moves by the same bits in whichever shard it is. AdamW's fused kernel rounds the last few of a
+    shard, which fill no vector, in another way.
+    """
     optimizers = OPTIMIZERS[name](model, lr, weight_decay)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
+            if is_exact and "fused" in group:
+                group |= {"fused": False, "foreach": True}
     return optimizers
 
 

@@ -5,13 +5,19 @@ from dataclasses import InitVar, dataclass, field
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 
 from llamita.data.loader import Batch, Source
 from llamita.errors import BrokenFileError
 from llamita.model.llama import LlamaForCausalLM
+from llamita.parallel import mesh
+from llamita.parallel.gradients import TreeReduceScatter, check_tree
 from llamita.parallel.ranks import DataRanks
-from llamita.parallel.shard import Pass, sharded_as
+from llamita.parallel.shard import Pass, shard, sharded_as
+from llamita.parallel.tensor import shard_for_training
+from llamita.train import optim, savings
+from llamita.train.recipe import Recipe
 
 RNG, DEVICE_RNG = "rng", "rng.cuda"
 
@@ -21,8 +27,7 @@ class Run:
     """What changes while a model is trained. steps: of the whole run. tokens: how many were learned.
 
     base: the fingerprint of the frozen weights of an adapter, which checkpoints leave out.
-    ranks: those that share each batch. root: the model's passes, which are
-    `sharded` where there are several ranks.
+    ranks: those that share each batch. root: the model's passes, which are `sharded` where there are several ranks.
     """
 
     model: LlamaForCausalLM
@@ -89,3 +94,31 @@ class Run:
                     own_part = sharded_as(weight, tensor) if tensor.shape == weight.shape else tensor
                     states.setdefault(int(index), {})[name] = own_part.clone()
             optimizer.load_state_dict({"state": states, "param_groups": groups})
+
+
+def check_ranks(recipe: Recipe, ranks: DataRanks) -> None:
+    """Raise UsageError or UnsupportedError where these ranks cannot train a recipe together."""
+    ranks.check_rows(recipe.rows)
+    if recipe.exact_scaling:
+        check_tree(ranks, rows=recipe.rows, micro_rows=recipe.micro_rows)
+    if ranks.size > 1 or recipe.tp > 1:
+        optim.check_sharded(recipe.optimizer)
+
+
+def start(
+    recipe: Recipe, model: LlamaForCausalLM, loader: Source, *, processes: DeviceMesh | None = None, base: str = ""
+) -> Run:
+    """A run at its first step: the model is sharded where there are several processes, and torch takes the threads.
+
+    recipe: with its steps and threads resolved.
+    """
+    assert recipe.steps is not None and recipe.threads is not None
+    torch.set_num_threads(recipe.threads)  # their number decides the order of sums, and so the bits
+    root, ranks = Pass(model.train()), DataRanks(processes)
+    if (tensor := mesh.dim(processes, "tp")) is not None:
+        shard_for_training(model, tensor)
+    if ranks.mesh is not None:  # before the optimizers, which hold what the weights become
+        reduce_scatter = TreeReduceScatter() if recipe.exact_scaling else None
+        shard(root, model.model.layers, ranks.mesh, reduce_scatter=reduce_scatter)
+    optimizers = savings.optimizers(model, recipe)
+    return Run(model, optimizers, loader, recipe.steps, base=base, ranks=ranks, sharded=root)

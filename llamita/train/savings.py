@@ -54,7 +54,9 @@ def optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[Optimizer]:
     """The optimizers of a recipe, of fp32 copies where the weights are bf16 or the optimizer's state is on the CPU."""
 
     def build(of: torch.nn.Module) -> list[Optimizer]:
-        found = optim.build(recipe.optimizer, of, lr=recipe.rate, weight_decay=recipe.weight_decay)
+        found = optim.build(
+            recipe.optimizer, of, lr=recipe.rate, weight_decay=recipe.weight_decay, is_exact=recipe.exact_scaling
+        )
         set_shares(found, of, parsed_rates(recipe.rates), lr=recipe.rate)
         return found
 

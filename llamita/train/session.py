@@ -19,22 +19,21 @@ from llamita.files.disk import explained, write_text
 from llamita.model.files import chosen_device
 from llamita.model.llama import LlamaForCausalLM
 from llamita.parallel import mesh
-from llamita.parallel.gradients import TreeReduceScatter, check_tree
 from llamita.parallel.ranks import DataRanks
-from llamita.parallel.shard import Pass, shard, unsharded
-from llamita.parallel.tensor import check_sizes, shard_for_training, sharded_loss
+from llamita.parallel.shard import unsharded
+from llamita.parallel.tensor import check_sizes, sharded_loss
 from llamita.tokenizer.load import load_tokenizer
 from llamita.tokenizer.protocol import Tokenizer
 from llamita.tokenizer.save import save_tokenizer
 from llamita.tokenizer.train import train_tokenizer
-from llamita.train import history, optim, savings, state
+from llamita.train import history, savings, state
 from llamita.train.loop import train
 from llamita.train.measure import Deadline, resolved
 from llamita.train.method import METHODS, adapt, export_adapter
 from llamita.train.metrics import Metrics, log
 from llamita.train.recipe import Recipe, make_recipe, read_recipe
 from llamita.train.reference import with_reference
-from llamita.train.run import Run
+from llamita.train.run import Run, check_ranks, start
 from llamita.train.shapes import new_model
 from llamita.train.tasks import task_of
 from llamita.train.tasks.reward import with_reward_head
@@ -224,11 +223,7 @@ def _prepare(recipe: Recipe, folder: Path, processes: DeviceMesh | None, *, devi
     ranks = DataRanks(processes)
 
     def make() -> _Parts:
-        ranks.check_rows(recipe.rows)
-        if recipe.exact_scaling:
-            check_tree(ranks, rows=recipe.rows, micro_rows=recipe.micro_rows)
-        if ranks.size > 1 or recipe.tp > 1:
-            optim.check_sharded(recipe.optimizer)
+        check_ranks(recipe, ranks)
         model, tokenizer, base = _model(recipe, folder, chosen_device(device), offline=offline)
         check_sizes(model.config, recipe.tp)
         savings.prepare(model, recipe, processes=ranks.size * recipe.tp)
@@ -250,22 +245,12 @@ def _decided(parts: _Parts) -> Recipe:
 
 
 def _session(parts: _Parts, folder: Path) -> Session:
-    recipe, model, ranks = parts.recipe, parts.model.train(), parts.ranks
-    assert recipe.steps is not None and recipe.threads is not None
-    torch.set_num_threads(recipe.threads)  # their number decides the order of sums, and so the bits
     rows, apart = parts.rows, parts.apart
-    if recipe.training_task().needs_reference:
-        rows, apart = (with_reference(some, model, recipe) for some in (rows, apart))
-    root = Pass(model)
-    if (tensor := mesh.dim(parts.processes, "tp")) is not None:
-        shard_for_training(model, tensor)
-    if ranks.mesh is not None:  # before the optimizers, which hold what the weights become
-        reduce_scatter = TreeReduceScatter() if recipe.exact_scaling else None
-        shard(root, model.model.layers, ranks.mesh, reduce_scatter=reduce_scatter)
-    optimizers = savings.optimizers(model, recipe)
-    loader = Loader(rows, seed=recipe.seed)
-    run = Run(model, optimizers, loader, recipe.steps, base=parts.base, ranks=ranks, sharded=root)
-    return Session(recipe, run, apart, parts.tokenizer, folder)
+    if parts.recipe.training_task().needs_reference:
+        rows, apart = (with_reference(some, parts.model, parts.recipe) for some in (rows, apart))
+    loader = Loader(rows, seed=parts.recipe.seed)
+    run = start(parts.recipe, parts.model, loader, processes=parts.processes, base=parts.base)
+    return Session(parts.recipe, run, apart, parts.tokenizer, folder)
 
 
 def _model(

@@ -38,3 +38,21 @@ def test_lion_moves_by_the_sign() -> None:
     weight.grad = torch.tensor([-0.001, 0.0, 0.0])  # less than the momentum, which decides
     lion.step()
     assert weight[0].item() == pytest.approx((1 * 0.999 - 0.01) * 0.999 - 0.01)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion"])
+def test_exact_steps_do_not_depend_on_the_shard(name: str) -> None:
+    """Shards of 3, 8 and 17 numbers: less than a vector, one, and some that are left."""
+
+    def moved(size: int) -> torch.Tensor:
+        torch.manual_seed(2)
+        weights, model = torch.randn(67).split(size), nn.Module()
+        model.parts = nn.ParameterList([nn.Parameter(part.clone()) for part in weights])
+        (optimizer,) = build(name, model, lr=0.01, weight_decay=0.1, is_exact=True)
+        for _ in range(4):
+            for part, gradient in zip(model.parts, torch.randn(67).split(size), strict=True):
+                part.grad = gradient.clone()
+            optimizer.step()
+        return torch.cat([part.detach() for part in model.parts])
+
+    assert all(torch.equal(moved(67), moved(size)) for size in (3, 8, 17))

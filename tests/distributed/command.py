@@ -1,0 +1,89 @@
+"""`llamita train` as torchrun starts it: `python -m tests.distributed.command FOLDER`, which forks its processes."""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._dynamo  # the first step of an optimizer imports it
+
+from llamita.cli.main import main
+from tests.distributed import group
+
+SMALL = ("--shape", "pico", "--length", "32", "--micro-rows", "1", "--precision", "fp32", "--threads", "1")
+
+
+def run(words: list[str]) -> dict[str, Any]:
+    """Run a command line; its exit code and what it wrote."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(words)
+    return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
+
+
+def answers(found: list[tuple[Any, Any]]) -> list[dict[str, Any]]:
+    """What the processes of `group.start` answer."""
+    return [group.answer(*one) for one in found]
+
+
+def begun(folder: Path, words: list[str]) -> list[tuple[Any, Any]]:
+    """Two ranks that train, once they have taken and saved two more steps."""
+    log = folder / "training" / "metrics.jsonl"
+    before = log.read_text(encoding="utf-8").count("\n") if log.exists() else 0
+    found = group.start(2, lambda: run(words))
+    while not (log.exists() and log.read_text(encoding="utf-8").count("\n") > before + 2):
+        time.sleep(0.05)
+        assert all(process.is_alive() for process, _ in found)
+    return found
+
+
+def stopped(folder: Path, words: list[str]) -> list[dict[str, Any]]:
+    """Train on two ranks, try to train there at the same time, and end all by a signal to the second rank alone."""
+    found = begun(folder, words)
+    intruder = answers(group.start(1, lambda: run(["train", "--resume", "-o", str(folder)])))
+    os.kill(found[1][0].pid, signal.SIGTERM)
+    return [*answers(found), *intruder]
+
+
+def killed(folder: Path, words: list[str]) -> dict[str, Any]:
+    """Go on with two ranks, and kill the second: what the first says."""
+    found = begun(folder, words)
+    found[1][0].kill()
+    return group.answer(*found[0])
+
+
+def last_step(folder: Path) -> int:
+    """The step of the latest checkpoint."""
+    return int((folder / "training" / "latest").read_text(encoding="utf-8").split("-")[1])
+
+
+def check(top: Path) -> dict[str, Any]:
+    """All commands, one after another."""
+    text, folder = top / "book.txt", top / "run"
+    text.write_text("\f".join(f"the {n} llamas eat {n * n} leaves" for n in range(60)), encoding="utf-8")
+    begin = ["train", str(text), *SMALL, "--batch-tokens", "128", "--save-every", "1", "-o", str(folder)]
+    resume = ["train", "--resume", "-o", str(folder)]
+    found: dict[str, Any] = {
+        "three": answers(group.start(3, lambda: run([*begin, "--steps", "4"]))),
+        "no file": answers(group.start(2, lambda: run(["train", str(top / "none.txt"), *SMALL]))),
+        "adafactor": answers(group.start(2, lambda: run([*begin, "--optimizer", "adafactor"]))),
+        "uneven": answers(group.start(2, lambda: run([*begin, "--exact-scaling", "--micro-rows", "3"]))),
+        "is empty": not folder.exists(),
+        "stopped": stopped(folder, [*begin, "--steps", "100000"]),
+        "saved": last_step(folder),
+        "killed": killed(folder, resume),
+        "left": last_step(folder),
+    }
+    end = str(found["left"] + 2)
+    return found | {"resumed": answers(group.start(1, lambda: run([*resume, "--steps", end, "-q"])))}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(json.dumps(check(Path(sys.argv[1]))))

@@ -1,0 +1,96 @@
+"""Training on several processes, on the CPU: one launch for many checks, as each imports torch."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.architecture.source import ROOT
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes with gloo")
+
+
+def launched(module: str, *words: str) -> dict[str, Any]:
+    """The JSON object that a module prints last."""
+    command = [sys.executable, "-W", "error", "-m", f"tests.distributed.{module}", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.early
+def test_any_number_of_ranks_trains_as_one_process_does() -> None:
+    found = launched("work", "parity", "scaling", "resume")
+
+    # 20 steps in fp64, with accumulation, clipping, ragged masks, dropout, and recomputed or written-out layers.
+    assert found["parity"].keys() == {"recompute 2", "recompute 3", "savings 2"}
+    assert max(found["parity"].values()) <= 1e-12
+
+    # With --exact-scaling, weights, optimizer and random state have the same bits, and each step reads the same rows.
+    scaling = found["scaling"]
+    for name in ("adamw", "muon", "lion"):
+        assert scaling[f"{name} 1"] == scaling[f"{name} 2"] == scaling[f"{name} 4"]
+    digests = {scaling[f"{name} 1"][0] for name in ("adamw", "muon", "lion")}
+    assert len(digests | {scaling["without"]}) == 4
+
+    # 2, then 1, then 3 ranks: each takes over the tensors as they were saved; the run ends where one process does.
+    resume = found["resume"]
+    assert resume["taken over"] == [True, True]
+    assert resume["apart"] <= 1e-12
+    assert resume["tokens"][0] == resume["tokens"][1]
+    assert resume["exact"]  # 2, 1 and 4 ranks with --exact-scaling: the manifest of the uninterrupted process
+
+
+@pytest.mark.early
+def test_a_rank_that_dies_in_a_save_leaves_the_last_checkpoint() -> None:
+    ends = launched("work", "kills")["kills"]["ends"]
+    assert ends == [{"killed": True, "newest": "step-00000001", "same": True}] * 2
+
+
+@pytest.mark.early
+def test_one_rank_speaks_for_all(tmp_path: Path) -> None:
+    found = launched("command", str(tmp_path))
+    assert said(found["three"], 2) == (
+        "llamita: a step has 4 rows, which 3 processes cannot share evenly: set --batch-tokens so that it has 3 rows "
+        "or another multiple, or start another number of them\n"
+    )
+    assert re.fullmatch("llamita: cannot read .*none.txt: it does not exist\n", said(found["no file"], 3))
+    assert "adafactor needs whole matrices, and several processes shard them: use" in said(found["adafactor"], 6)
+    assert "2 processes x 3 rows: set --micro-rows to a divisor of 2\n" in said(found["uneven"], 2)
+    assert found["is empty"], "what is wrong with the settings leaves no folder"
+
+    *ranks, intruder = found["stopped"]
+    assert [rank["code"] for rank in ranks] == [130, 130]
+    assert ranks[1]["err"] == ""
+    assert f"stopped and saved at step {found['saved']}: torchrun --nproc-per-node 2 -m llamita" in ranks[0]["err"]
+    assert "another process trains in" in said([intruder], 2)
+
+    assert "process 0 has lost another one, which has died" in said([found["killed"]], 1)
+    assert found["left"] > found["saved"]
+    assert found["resumed"] == [{"code": 0, "out": f"{tmp_path / 'run'}\n", "err": ""}]
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def said(ranks: list[dict[str, Any]], code: int) -> str:
+    """What the first rank wrote to stderr, the last line; the others must have been quiet."""
+    first, *others = ranks
+    assert first["code"] == code, first
+    assert all(rank == {"code": 0, "out": "", "err": ""} for rank in others)
+    return first["err"].splitlines(keepends=True)[-1]
+
+
+def test_torchrun_trains_a_model(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("the cat sat on the mat. " * 60, encoding="utf-8")
+    words = "train book.txt --shape pico --steps 2 --length 16 --batch-tokens 64 --micro-rows 1 --threads 1"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "llamita"]
+    done = subprocess.run(
+        [*launch, *words.split(), "--precision", "fp32", "-q", "-o", "out"],
+        capture_output=True, text=True, cwd=tmp_path, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "out\n"), done.stderr
+    assert (tmp_path / "out" / "training" / "step-00000002").is_dir()
