@@ -37,6 +37,7 @@ SETTINGS: dict[str, tuple[type, str, str]] = {
     "shape": (str, "NAME", "of a model from random weights: pico, nano (default), micro, cria, mini, small, base"),
     "tokenizer": (str, "MODEL", "whose tokens a model from random weights speaks, or new (default: cria's)"),
     "vocab_size": (int, "N", "tokens of a new tokenizer, which is trained on the data (default: 4096)"),
+    "clean": (str, "STEPS", "of quality, lines, duplicates, personal, language=en, ..., with commas (default: none)"),
     "task": (str, "NAME", "pretrain, sft, which learns answers alone, dpo or reward (default: as the data is)"),
     "loss": (str, "NAME", "of dpo: dpo (default), ipo, orpo or kto"),
     "beta": (float, "X", "of dpo: how strongly the model is held to the reference (default: 0.1)"),
@@ -257,8 +258,14 @@ def _begins(session: "Session") -> str:
     return (
         f"{recipe.task} {size:.1f} M parameters {start}for {run.steps:,} steps of {recipe.rows} x {recipe.length} "
         f"tokens, {len(run.loader):,} rows of data, {recipe.optimizer}, {recipe.precision}, "
-        f"{processes}threads: {recipe.threads}"
+        f"{processes}threads: {recipe.threads}{_cleaned(session)}"
     )
+
+
+def _cleaned(session: "Session") -> str:
+    """How many records each step of cleaning has dropped or changed."""
+    counts = ", ".join(f"{name} {count}" for name, count in session.cleaned.items())
+    return f"; records dropped or changed: {counts}" if counts else ""
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin
 
 from llamita.adapters.config import ALL_LINEAR, LoraConfig
 from llamita.checks import quoted
+from llamita.data.cleaning import parsed_steps
 from llamita.errors import BrokenFileError, UsageError
 from llamita.files.disk import read_text
 from llamita.parallel.mesh import Degrees
@@ -36,6 +37,7 @@ class Recipe:
     started at random, with the tokenizer of `tokenizer`, or with "new" one of `vocab_size` tokens, which is trained on
     the data. steps: None are as many as `minutes` allow.
     lr: None is the optimizer's own default. threads: None are as many as are fastest.
+    clean: steps of `llamita.data.cleaning` that the data goes through, with commas.
     warmup, held_out: shares of the steps and of the documents.
     method: all weights (full), or an adapter: `rank`, `alpha`, `targets` (names or globs, commas between them) and
     `rslora` are its LoraConfig; qlora has the frozen weights in blocks of `base_format`. merge: also write the model
@@ -52,6 +54,7 @@ class Recipe:
     """
 
     data: tuple[str, ...] = ()
+    clean: str = ""
     task: str = "auto"
     method: str = "full"
     model: str | None = None
@@ -104,6 +107,7 @@ class Recipe:
             if value is not None and not low <= value <= high:
                 raise UsageError(f"{name} is {quoted(value)}: it must be from {low} to {high}")
         parsed_rates(self.rates)
+        parsed_steps(self.clean)
         if self.method != "full" and self.model is None:
             raise UsageError(f"method is {self.method}, which adapts a trained model: name one with --model")
         if self.task == "reward" and self.method != "full":

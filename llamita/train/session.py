@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -10,6 +10,7 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh
 
 from llamita.checkpoint.load import find, load_pretrained
+from llamita.data.cleaning import clean, parsed_steps
 from llamita.data.docstrings import read_docstrings
 from llamita.data.loader import Batch, Loader, held_out, take
 from llamita.data.packing import Rows, pack, parts
@@ -44,7 +45,8 @@ NEW, TOKENIZER = "new", "tokenizer"  # a tokenizer that the run trains, and its 
 MEASURED_ROWS = 64  # at most, of held-out rows
 # What a resumed run cannot change: it would be another run, or its checkpoint would not fit.
 FIXED = (
-    "data", "task", "method", "rank", "alpha", "targets", "rslora", "base_format", "loss", "beta", "label_smoothing",
+    "data", "clean",
+    "task", "method", "rank", "alpha", "targets", "rslora", "base_format", "loss", "beta", "label_smoothing",
     "reference_free", "model", "shape", "tokenizer", "vocab_size", "length",
     "optimizer", "rates", "seed", "held_out", "precision",
 )  # fmt: skip
@@ -52,7 +54,10 @@ FIXED = (
 
 @dataclass
 class Session:
-    """A run with its recipe, the rows held out of it, its tokenizer and its folder; a run of minutes has a deadline."""
+    """A run with its recipe, the rows held out of it, its tokenizer and its folder; a run of minutes has a deadline.
+
+    cleaned: how many records each step of cleaning has dropped or changed.
+    """
 
     recipe: Recipe
     run: Run
@@ -60,6 +65,7 @@ class Session:
     tokenizer: Tokenizer
     folder: Path
     deadline: Deadline | None = None
+    cleaned: dict[str, int] = field(default_factory=dict)
 
     @property
     def log_path(self) -> Path:
@@ -205,6 +211,7 @@ class _Parts:
     tokenizer: Tokenizer
     rows: Rows
     apart: Rows
+    cleaned: dict[str, int]
 
     @property
     def ranks(self) -> DataRanks:
@@ -215,7 +222,7 @@ class _Parts:
 def _train_tokenizer(recipe: Recipe, folder: Path, *, offline: bool) -> None:
     """Train a tokenizer on the data; a resumed or rewound run has it already."""
     if not (folder / "tokenizer.json").exists():
-        texts = (text for record in _records(recipe, offline=offline) for text in record.texts)
+        texts = (text for record in _records(recipe, offline=offline)[0] for text in record.texts)
         train_tokenizer(texts, folder, vocab_size=recipe.vocab_size, max_length=recipe.length)
 
 
@@ -227,8 +234,9 @@ def _prepare(recipe: Recipe, folder: Path, processes: DeviceMesh | None, *, devi
         model, tokenizer, base = _model(recipe, folder, chosen_device(device), offline=offline)
         check_sizes(model.config, recipe.tp)
         savings.prepare(model, recipe, processes=ranks.size * recipe.tp)
-        known, rows, apart = _rows(recipe, tokenizer, offline=offline)
-        return _Parts(known, processes, model, base, tokenizer, rows, apart)
+        records, cleaned = _records(recipe, offline=offline)
+        known, rows, apart = _rows(recipe, tokenizer, records)
+        return _Parts(known, processes, model, base, tokenizer, rows, apart, cleaned)
 
     return mesh.together(make)
 
@@ -250,7 +258,7 @@ def _session(parts: _Parts, folder: Path) -> Session:
         rows, apart = (with_reference(some, parts.model, parts.recipe) for some in (rows, apart))
     loader = Loader(rows, seed=parts.recipe.seed)
     run = start(parts.recipe, parts.model, loader, processes=parts.processes, base=parts.base)
-    return Session(parts.recipe, run, apart, parts.tokenizer, folder)
+    return Session(parts.recipe, run, apart, parts.tokenizer, folder, cleaned=parts.cleaned)
 
 
 def _model(
@@ -280,9 +288,8 @@ def _headed(model: LlamaForCausalLM, recipe: Recipe) -> LlamaForCausalLM:
     return cast("LlamaForCausalLM", with_reward_head(model, seed=recipe.seed))
 
 
-def _rows(recipe: Recipe, tokenizer: Tokenizer, *, offline: bool) -> tuple[Recipe, Rows, Rows]:
+def _rows(recipe: Recipe, tokenizer: Tokenizer, records: list[Record]) -> tuple[Recipe, Rows, Rows]:
     """The recipe with its task decided, the rows to train on, and those held out."""
-    records = _records(recipe, offline=offline)
     recipe = replace(recipe, task=task_of(records) if recipe.task == "auto" else recipe.task)
     # Cut first, so that a part of a single long text can be held out too.
     documents = parts(recipe.training_task().documents(records, tokenizer), recipe.length)
@@ -292,5 +299,7 @@ def _rows(recipe: Recipe, tokenizer: Tokenizer, *, offline: bool) -> tuple[Recip
     return recipe, pack(trained, recipe.length), pack(measured, recipe.length)
 
 
-def _records(recipe: Recipe, *, offline: bool) -> list[Record]:
-    return read_records(recipe.data, offline=offline) if recipe.data else read_docstrings()
+def _records(recipe: Recipe, *, offline: bool) -> tuple[list[Record], dict[str, int]]:
+    """The records of the data after cleaning, and how many each step has dropped or changed."""
+    records = read_records(recipe.data, offline=offline) if recipe.data else read_docstrings()
+    return clean(records, parsed_steps(recipe.clean))

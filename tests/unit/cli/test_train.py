@@ -142,3 +142,12 @@ def test_rewinding_what_makes_no_sense_is_refused(run: Run, words: tuple[str, ..
     outcome = run("train", *words)
     assert outcome.code == 2
     assert error in outcome.err
+
+
+def test_data_is_cleaned_first_and_it_is_said(run: Run, tmp_path: Path) -> None:
+    lines = [json.dumps({"text": f"the {n} llamas eat {n * n} leaves and write to a{n}@b.org"}) for n in range(20)]
+    (tmp_path / "x.jsonl").write_text("\n".join([*lines, lines[0], '{"text": "# # #"}']), encoding="utf-8")
+    outcome = run("train", "x.jsonl", *SHORT, "--clean", "quality,duplicates,personal", "-o", "out")
+    assert outcome.code == 0, outcome.err
+    assert "records dropped or changed: quality 1, duplicates 1, personal 20" in outcome.err
+    assert "clean has 'x', which is no step" in run("train", "x.jsonl", "--clean", "x").err

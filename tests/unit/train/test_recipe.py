@@ -31,7 +31,7 @@ def test_every_setting_has_an_option_and_its_default_is_said() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"step": 7}, "the recipe has 'step', which is no setting: use data, task"),
+        ({"step": 7}, "the recipe has 'step', which is no setting: use data, clean, task"),
         ({"steps": "7"}, "steps in the recipe is '7': it must be int"),
         ({"steps": True}, "steps in the recipe is True"),
         ({"steps": 0}, "steps is 0: it must be from 1"),
