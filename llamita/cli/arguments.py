@@ -40,6 +40,7 @@ TAKES = {
     "quantize": ("device", "dtype", "attn", "offline"),
     "verify": ("threads", "offline"),
     "train": ("device", "offline"),
+    "finetune": ("device", "offline"),
     "eval": ("threads", "device", "dtype", "quantize", "attn", "kernels", "compile", "deterministic", "offline"),
     "bench": ("dtype",),
 }

@@ -22,6 +22,7 @@ VERBS = {
     "batch": "answer a file of requests",
     "replay": "write the answer of a receipt again",
     "train": "train a model on text or chats",
+    "finetune": "adapt a model to examples or preferences",
     "eval": "measure perplexity and scores",
     "bench": "measure speed and memory",
 }

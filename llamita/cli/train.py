@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,6 @@ EXAMPLES = """\
   llamita train --resume -o my-model
   llamita train rewind --step 150 -o my-model
 """
-OUTPUT = "trained"
 SAMPLES, SAMPLE_TOKENS, PROMPT_TOKENS = 3, 48, 8
 # Settings of which one decides what the other would.
 RIVALS = (("model", "shape"), ("model", "tokenizer"), ("steps", "minutes"))
@@ -83,15 +83,32 @@ SETTINGS: dict[str, tuple[type, str, str]] = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+@dataclass(frozen=True)
+class Verb:
+    """A verb that trains, and what it does in its own way.
+
+    output: the folder that it writes by default. settings: what the options do not say. begin, end: called before the
+    first step and after the last, with the session and `is_quiet`; end also gets what begin returned, after the
+    session.
+    """
+
+    name: str
+    output: str
+    settings: Callable[[argparse.Namespace], dict[str, Any]]
+    begin: Callable[..., Any]
+    end: Callable[..., None]
+
+
+def add_arguments(parser: argparse.ArgumentParser, verb: Verb | None = None) -> None:
     """What to train on, where it goes, and the settings of a recipe."""
+    verb = verb or TRAIN
     what = (
         "text, or .jsonl or .parquet with text, prompt and completion, or messages; hf:NAME for a dataset of Hugging "
         "Face (default: this Python's docstrings)"
     )
     parser.add_argument("data", nargs="*", metavar="FILE", help=what)
     parser.add_argument(
-        "-o", "--output", metavar="FOLDER", help=f"the folder to write (default: {OUTPUT}, or the next)"
+        "-o", "--output", metavar="FOLDER", help=f"the folder to write (default: {verb.output}, or the next)"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in the -o folder, exactly")
     parser.add_argument(
@@ -108,23 +125,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(*short, option, type=kind, metavar=metavar, help=text)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, verb: Verb | None = None) -> int:
     """Prepare the run, train, and show what the model writes; 130 where a signal ended it early."""
+    verb = verb or TRAIN
     warnings.showwarning = terminal.warn
     with errors.leaving_at_once(), terminal.waiting("loading torch", is_quiet=args.quiet or ranks.is_other()):
         from llamita.train import session  # noqa: F401
     with ranks.joined(args.device) as processes:
         if rewind.is_meant(args):
-            return rewind.run(args, processes, default=_default_folder(is_new=False))
-        return _run(args, processes)
+            return rewind.run(args, processes, default=_default_folder(verb, is_new=False))
+        return _run(args, verb, processes)
 
 
-def _run(args: argparse.Namespace, processes: "DeviceMesh | None") -> int:
+def _run(args: argparse.Namespace, verb: Verb, processes: "DeviceMesh | None") -> int:
     from llamita.parallel import mesh
     from llamita.train import state
     from llamita.train.session import INSIDE
 
-    recipe, folder = mesh.from_first(lambda: _asked(args))
+    recipe, folder = mesh.from_first(lambda: _asked(args, verb))
     processes = mesh.arranged(processes, recipe.degrees)
     with ExitStack() as stack:
 
@@ -137,31 +155,33 @@ def _run(args: argparse.Namespace, processes: "DeviceMesh | None") -> int:
             session = _session(args, recipe, folder, processes)
         if not args.resume:  # only now, so that what is wrong with the data leaves no folder
             lock()
-        return _train(session, is_quiet=args.quiet)
+        return _train(session, verb, is_quiet=args.quiet)
 
 
-def _train(session: "Session", *, is_quiet: bool) -> int:
+def _train(session: "Session", verb: Verb, *, is_quiet: bool) -> int:
     from llamita.train import stopping
 
     if not is_quiet:
         terminal.note(_begins(session))
+    before = verb.begin(session, is_quiet=is_quiet)
     with stopping.stopped_by_signals() as should_stop, _progress(session, is_quiet=is_quiet) as show:
         for metrics in session.steps(should_stop):
             show(metrics)
     if session.run.step < session.run.steps:
-        here = f"{ranks.command()} train --resume -o {session.folder}"
+        here = f"{ranks.command()} {verb.name} --resume -o {session.folder}"
         terminal.note(f"stopped and saved at step {session.run.step}: {here} goes on")
         return errors.INTERRUPTED
     if not ranks.is_other():
-        _finish(session, is_quiet=is_quiet)
+        verb.end(session, before, is_quiet=is_quiet)
     return 0
 
 
-def _asked(args: argparse.Namespace) -> "tuple[Recipe, Path]":
+def _asked(args: argparse.Namespace, verb: Verb) -> "tuple[Recipe, Path]":
     """The recipe and the folder that the options, the recipe file and the resumed run say."""
     from llamita.train.recipe import make_recipe, read_recipe
     from llamita.train.session import resumed_recipe
 
+    own = {} if args.resume else verb.settings(args)
     # A run that goes on has its settings; what the environment says is for new ones.
     names = [name for name in SETTINGS if name in args.given or not args.resume]
     options: dict[str, Any] = {name: value for name in names if (value := getattr(args, name)) is not None}
@@ -169,8 +189,8 @@ def _asked(args: argparse.Namespace) -> "tuple[Recipe, Path]":
         options["data"] = tuple(args.data)
     if args.recipe is not None:
         options = {**_checked(read_recipe(Path(args.recipe)), args.recipe), **options}
-    options = {name: _absolute(name, value) for name, value in _without_rivals(options, args.given).items()}
-    folder = Path(args.output).expanduser() if args.output else _default_folder(is_new=not args.resume)
+    options = {name: _absolute(name, v) for name, v in _without_rivals({**own, **options}, args.given).items()}
+    folder = Path(args.output).expanduser() if args.output else _default_folder(verb, is_new=not args.resume)
     if args.resume:
         return resumed_recipe(folder, options), folder
     _check_free(folder)
@@ -191,8 +211,11 @@ def _absolute(name: str, value: Any) -> Any:
 
 
 def _absolute_data(name: str) -> str:
+    from llamita.data.built_in import PREFIX
     from llamita.data.records import DATASET
 
+    if name.startswith(PREFIX):
+        return name
     if not name.startswith(DATASET):
         return str(Path(name).expanduser().absolute())
     folder = Path(name.removeprefix(DATASET)).expanduser()
@@ -217,16 +240,16 @@ def _without_rivals(options: dict[str, Any], given: set[str]) -> dict[str, Any]:
     return options
 
 
-def _default_folder(*, is_new: bool) -> Path:
+def _default_folder(verb: Verb, *, is_new: bool) -> Path:
     """The first of trained, trained-2, ... that is not there; to resume, the last that is."""
+
+    def numbered(number: int) -> Path:
+        return Path(verb.output if number == 1 else f"{verb.output}-{number}")
+
     number = 1
-    while (path := _numbered(number)).exists():
+    while (path := numbered(number)).exists():
         number += 1
-    return path if is_new else _numbered(max(1, number - 1))
-
-
-def _numbered(number: int) -> Path:
-    return Path(OUTPUT if number == 1 else f"{OUTPUT}-{number}")
+    return path if is_new else numbered(max(1, number - 1))
 
 
 def _check_free(folder: Path) -> None:
@@ -295,15 +318,13 @@ def _figures(metrics: "Metrics") -> str:
     return f"loss {metrics.loss:.3f}, {held_out}{metrics.tokens_per_second:,.0f} tokens/s"
 
 
-def _finish(session: "Session", *, is_quiet: bool) -> None:
+def _finish(session: "Session", before: None, *, is_quiet: bool) -> None:
     """Write the report, and show what the model writes."""
-    from llamita.files.disk import write_text
     from llamita.train.metrics import read_log
-    from llamita.train.report import facts, render
+    from llamita.train.report import facts
 
     samples, metrics = _samples(session), read_log(session.log_path)
-    report = session.folder / "report.html"
-    write_text(report, render(f"llamita train: {session.folder.name}", session.recipe, metrics, samples))
+    report = write_report(session, "train", samples)
     if is_quiet:
         print(session.folder)
         return
@@ -311,6 +332,18 @@ def _finish(session: "Session", *, is_quiet: bool) -> None:
         terminal.show(f"{prompt}{text}\n\n")
     terminal.note("; ".join(f"{name}: {value}" for name, value in facts(metrics).items()))
     terminal.note(f"wrote {report} and {_how_to_use(session)}")
+
+
+def write_report(session: "Session", verb: str, samples: list[tuple[str, str]]) -> Path:
+    """Write report.html with the run's figures and sample texts; returns its path."""
+    from llamita.files.disk import write_text
+    from llamita.train.metrics import read_log
+    from llamita.train.report import render
+
+    report = session.folder / "report.html"
+    title = f"llamita {verb}: {session.folder.name}"
+    write_text(report, render(title, session.recipe, read_log(session.log_path), samples))
+    return report
 
 
 def _how_to_use(session: "Session") -> str:
@@ -339,3 +372,6 @@ def _samples(session: "Session") -> list[tuple[str, str]]:
             written = llm.generate([ids], max_tokens=count, temperature=0.7, seed=row)[0]
             samples.append((session.tokenizer.decode(ids), written.text))
     return samples
+
+
+TRAIN = Verb(NAME, "trained", lambda args: {}, lambda session, *, is_quiet: None, _finish)

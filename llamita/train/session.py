@@ -10,11 +10,11 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh
 
 from llamita.checkpoint.load import find, load_pretrained
+from llamita.data.built_in import read_data
 from llamita.data.cleaning import clean, parsed_steps
-from llamita.data.docstrings import read_docstrings
 from llamita.data.loader import Batch, Loader, held_out, take
 from llamita.data.packing import Rows, pack, parts
-from llamita.data.records import Record, read_records
+from llamita.data.records import Record
 from llamita.errors import LlamitaError, UsageError
 from llamita.files.disk import explained, write_text
 from llamita.model.files import chosen_device
@@ -28,7 +28,7 @@ from llamita.tokenizer.protocol import Tokenizer
 from llamita.tokenizer.save import save_tokenizer
 from llamita.tokenizer.train import train_tokenizer
 from llamita.train import history, savings, state
-from llamita.train.loop import train
+from llamita.train.loop import evaluate, train
 from llamita.train.measure import Deadline, resolved
 from llamita.train.method import METHODS, adapt, export_adapter
 from llamita.train.metrics import Metrics, log
@@ -83,8 +83,7 @@ class Session:
     def steps(self, should_stop: Callable[[], bool]) -> Iterator[Metrics]:
         """Take the steps that are left, save now and then and at the end, and log every step."""
         recipe, run = self.recipe, self.run
-        count = min(len(self.held_out), MEASURED_ROWS)
-        batches = take(self.held_out, torch.arange(count)).split(recipe.micro_rows) if count else list[Batch]()
+        batches = self.measured_batches()
         self._note()
         with self._log() as write, sharded_loss(run.model):
             for metrics in train(run, recipe, held_out=batches, should_stop=should_stop):
@@ -95,6 +94,20 @@ class Session:
                 yield metrics
         self._save()
         self.export()
+
+    def measured_batches(self) -> list[Batch]:
+        """The held-out rows that are measured, in batches."""
+        count = min(len(self.held_out), MEASURED_ROWS)
+        return take(self.held_out, torch.arange(count)).split(self.recipe.micro_rows) if count else []
+
+    def measure(self) -> dict[str, float]:
+        """The loss and the task's figures on held-out rows, as the model is now; nothing where none are held out."""
+        batches = self.measured_batches()
+        if not batches:
+            return {}
+        with torch.random.fork_rng(devices=[]), sharded_loss(self.run.model):
+            loss, figures = evaluate(self.run, self.recipe.training_task(), batches, self.recipe.precision)
+        return {"held-out loss": loss, **figures}
 
     @contextmanager
     def _log(self) -> Iterator[Callable[[str], object]]:
@@ -301,5 +314,4 @@ def _rows(recipe: Recipe, tokenizer: Tokenizer, records: list[Record]) -> tuple[
 
 def _records(recipe: Recipe, *, offline: bool) -> tuple[list[Record], dict[str, int]]:
     """The records of the data after cleaning, and how many each step has dropped or changed."""
-    records = read_records(recipe.data, offline=offline) if recipe.data else read_docstrings()
-    return clean(records, parsed_steps(recipe.clean))
+    return clean(read_data(recipe.data, offline=offline), parsed_steps(recipe.clean))
