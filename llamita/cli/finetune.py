@@ -31,7 +31,7 @@ LOSS = "held-out loss"
 DEFAULTS: Mapping[str, Any] = {
     "model": "cria", "method": "lora", "optimizer": "adamw", "minutes": 2.0, "length": 128, "held_out": 0.05,
 }  # fmt: skip
-# --method -> the settings that it means; a task beside the method of its adapter.
+# --method -> the settings that it means; some name a task, and then the method too.
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "lora": {"method": "lora", "lr": 5e-3},
     "dora": {"method": "dora", "lr": 5e-3},
