@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llamita.cli import errors, ranks, rewind, terminal
+from llamita.cli import dry_run, errors, ranks, rewind, terminal
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser, verb: Verb | None = None) -> 
     parser.add_argument(
         "-o", "--output", metavar="FOLDER", help=f"the folder to write (default: {verb.output}, or the next)"
     )
+    parser.add_argument("--dry-run", action="store_true", help="say how much memory it takes, without taking it")
     parser.add_argument("--resume", action="store_true", help="go on with the run in the -o folder, exactly")
     parser.add_argument(
         "--step", type=int, metavar="N", help="after the word rewind: the step of the run in -o to write, exactly"
@@ -143,6 +144,8 @@ def _run(args: argparse.Namespace, verb: Verb, processes: "DeviceMesh | None") -
     from llamita.train.session import INSIDE
 
     recipe, folder = mesh.from_first(lambda: _asked(args, verb))
+    if args.dry_run:
+        return dry_run.run(recipe, is_quiet=args.quiet, offline=args.offline)
     processes = mesh.arranged(processes, recipe.degrees)
     with ExitStack() as stack:
 

@@ -43,7 +43,9 @@ def chunked_cross_entropy(
 
 def is_plain(head: nn.Module) -> bool:
     """Whether a head is a product with one whole matrix and nothing else: no bias, adapter, hook, plan or shard."""
-    if type(head) is not nn.Linear or head.bias is not None or type(head.weight) is not nn.Parameter:
+    if type(head) is not nn.Linear or head.bias is not None:
+        return False
+    if hasattr(head.weight, "__tensor_flatten__"):  # a shard (DTensor), or another tensor made of tensors
         return False
     return not (head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head))
 

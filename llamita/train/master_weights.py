@@ -65,12 +65,12 @@ def with_masters(
     model: nn.Module, build: Callable[[nn.Module], list[Optimizer]], *, device: torch.device
 ) -> list[Optimizer]:
     """Optimizers of fp32 copies of a model's weights on a device, each around what `build` makes of such a copy."""
-    twin = copy.deepcopy(model).to(device, torch.float32)
-    twin.requires_grad_(False)
+    copies: dict[int, Any] = {id(buffer): buffer.clone() for buffer in model.buffers()}
     of_master: dict[int, Tensor] = {}
-    for weight, master in zip(model.parameters(), twin.parameters(), strict=True):
-        master.requires_grad_(weight.requires_grad)
-        of_master[id(master)] = weight
+    for weight in model.parameters():
+        master = nn.Parameter(weight.detach().to(device, torch.float32, copy=True), weight.requires_grad)
+        copies[id(weight)], of_master[id(master)] = master, weight
+    twin = copy.deepcopy(model, copies)  # with its names and ties
     return [
         MasterWeights(one, [of_master[id(master)] for group in one.param_groups for master in group["params"]])
         for one in build(twin)

@@ -34,7 +34,8 @@ def prepare(model: LlamaForCausalLM, recipe: Recipe, *, processes: int = 1) -> N
     if recipe.offload in OFFLOADS_ACTIVATIONS:
         offload.enable(model, layers)
     if recipe.weights == "bf16":
-        model.to(torch.bfloat16)
+        for weight in model.parameters():  # not model.to, which cannot swap fake weights
+            weight.data = weight.data.to(torch.bfloat16)
 
 
 def check(recipe: Recipe, device: torch.device, processes: int) -> None:

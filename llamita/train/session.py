@@ -10,12 +10,13 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh
 
 from llamita.checkpoint.load import find, load_pretrained
+from llamita.config import LlamaConfig
 from llamita.data.built_in import read_data
 from llamita.data.cleaning import clean, parsed_steps
 from llamita.data.loader import Batch, Loader, held_out, take
 from llamita.data.packing import Rows, pack, parts
 from llamita.data.records import Record
-from llamita.errors import LlamitaError, UsageError
+from llamita.errors import LlamitaError, UnsupportedError, UsageError
 from llamita.files.disk import explained, write_text
 from llamita.model.files import chosen_device
 from llamita.model.llama import LlamaForCausalLM
@@ -35,7 +36,7 @@ from llamita.train.metrics import Metrics, log
 from llamita.train.recipe import Recipe, make_recipe, read_recipe
 from llamita.train.reference import with_reference
 from llamita.train.run import Run, check_ranks, start
-from llamita.train.shapes import new_model
+from llamita.train.shapes import config_of, new_model
 from llamita.train.tasks import task_of
 from llamita.train.tasks.reward import with_reward_head
 
@@ -174,6 +175,25 @@ def begin(
     session = _session(replace(parts, recipe=decided), folder)
     session.deadline = Deadline(recipe.minutes, session.run.steps) if recipe.steps is None else None
     return session
+
+
+def sizes(recipe: Recipe, *, offline: bool = False) -> tuple[Recipe, LlamaConfig, Rows, Rows]:
+    """The recipe with its task decided, the model's config, the rows to train on and those held out: all but weights.
+
+    Raises UnsupportedError for a model that is no folder of Hugging Face, or whose tokenizer is yet to be trained.
+    """
+    if recipe.model is None and recipe.tokenizer == NEW:
+        raise UnsupportedError("--dry-run needs a tokenizer that is there, and trains none: name one with --tokenizer")
+    source = find(recipe.tokenizer if recipe.model is None else recipe.model, offline=offline)
+    if not source.is_dir():
+        raise UnsupportedError(f"--dry-run reads folders with a config.json, not {source}: leave it out")
+    tokenizer = load_tokenizer(source)
+    if recipe.model is None:
+        config = config_of(recipe.shape, tokenizer, length=recipe.length)
+    else:
+        config = LlamaConfig.from_pretrained(source)
+    recipe, rows, apart = _rows(recipe, tokenizer, _records(recipe, offline=offline)[0])
+    return recipe, config, rows, apart
 
 
 def resume(

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from llamita.config import LlamaConfig
 from llamita.data.documents import IGNORED
 from llamita.data.loader import Batch
 from llamita.model.chunked_loss import chunked_cross_entropy
@@ -18,5 +19,9 @@ def token_losses(model: LlamaForCausalLM, batch: Batch) -> Tensor:
     ).last_hidden_state
     is_learned = batch.targets != IGNORED
     learned, targets = hidden_states[is_learned], batch.targets[is_learned]  # (n, D), (n,)
-    chunk = max(FEWEST, LOGITS // model.config.vocab_size)
-    return chunked_cross_entropy(learned, model.lm_head, targets, chunk=chunk, num_items=1)
+    return chunked_cross_entropy(learned, model.lm_head, targets, chunk=chunk_of(model.config), num_items=1)
+
+
+def chunk_of(config: LlamaConfig) -> int:
+    """How many tokens' logits are in memory at once."""
+    return max(FEWEST, LOGITS // config.vocab_size)

@@ -1,0 +1,170 @@
+"""The memory of a run before it is allocated: a step on fake tensors, which have shapes and no memory."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llamita.adapters.lora import add_lora
+from llamita.config import LlamaConfig
+from llamita.context.packed import Packed
+from llamita.errors import UnsupportedError
+from llamita.model.chunked_loss import chunked_cross_entropy
+from llamita.model.llama import LlamaForCausalLM
+from llamita.train import savings
+from llamita.train.live_tensors import LiveTensors
+from llamita.train.method import METHODS
+from llamita.train.optimizer_in_backward import GradientsInBackward
+from llamita.train.recipe import Recipe
+from llamita.train.tasks.token_loss import chunk_of
+
+TASKS = ("pretrain", "sft")  # whose steps are alike
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes of tensors in a training step.
+
+    weights, gradients, optimizer: its state, with fp32 copies of weights where there are any. layers: what each layer
+    keeps for the backward pass. around: what is kept of embedding, mask, rotation and last norm. loss: what the loss
+    needs on top: a chunk of logits, and gradients of head and hidden states. peak: the most of a step at once.
+    """
+
+    parameters: int
+    weights: int
+    gradients: int
+    optimizer: int
+    layers: tuple[int, ...]
+    around: int
+    loss: int
+    peak: int
+
+
+def estimate(config: LlamaConfig, recipe: Recipe, *, device: torch.device | str = "cpu") -> Estimate:
+    """The memory of a model of `config` trained by a recipe whose task and precision are decided; all tokens learned.
+
+    Raises UnsupportedError for a task or a method whose steps have shapes that only data gives.
+    """
+    if recipe.task not in TASKS or METHODS[recipe.method].is_quantized:
+        raise UnsupportedError(
+            f"--dry-run knows the steps of {' and '.join(TASKS)} by full, lora or dora, not of {recipe.task} by "
+            f"{recipe.method}: leave it out"
+        )
+    from torch._subclasses.fake_tensor import FakeTensorMode  # here, as it loads torch's compiler
+
+    live = Shapes()
+    with FakeTensorMode(allow_non_fake_inputs=True), live, torch.device(device):
+        return _Trial(config, recipe, live).run()
+
+
+class _Trial:
+    """Two steps on fake tensors: the first makes the optimizer's state, the second shows the peak."""
+
+    def __init__(self, config: LlamaConfig, recipe: Recipe, live: LiveTensors) -> None:
+        self.recipe, self.live = recipe, live
+        self.model = LlamaForCausalLM(config).train()
+        if METHODS[recipe.method].is_adapter:
+            add_lora(self.model, recipe.lora)
+        savings.prepare(self.model, recipe)
+        self.weights = live.now
+        self.optimizers = savings.optimizers(self.model, recipe)
+        self.rows = min(recipe.rows, recipe.micro_rows)
+        self.micro_batches = min(2, -(-recipe.rows // self.rows))
+
+    def run(self) -> Estimate:
+        """Take the steps."""
+        self.step()
+        optimizer = self.live.now - self.weights
+        self.live.forget_peak()
+        layers, around, loss, gradients = self.step()
+        count = sum(weight.numel() for weight in self.model.parameters())
+        return Estimate(count, self.weights, gradients, optimizer, layers, around, loss, self.live.peak)
+
+    def step(self) -> tuple[tuple[int, ...], int, int, int]:
+        """A step of up to two micro-batches: bytes of layers, around them and for the loss, and of all gradients."""
+        before, peak = self.live.now, self.live.peak
+        at: list[int] = []
+        handles = [
+            layer.register_forward_hook(lambda *_: at.append(self.live.now)) for layer in self.model.model.layers
+        ]
+        handles += [self.model.model.layers[0].register_forward_pre_hook(lambda *_: at.append(self.live.now))]
+        found: list[tuple[tuple[int, ...], int, int]] = []
+        for _ in range(self.micro_batches):
+            at.clear()
+            hidden_states = self.forward()
+            kept, most = self.live.now, max(peak, self.live.peak)
+            self.live.forget_peak()
+            loss = self.loss(hidden_states)
+            layers = tuple(after - first for first, after in pairwise(at))
+            found.append((layers, kept - before - sum(layers), self.live.peak - kept))
+            del hidden_states
+            self.live.peak = max(most, self.live.peak)
+            self.backward(loss)
+            del loss
+        for handle in handles:
+            handle.remove()
+        gradients = sum(w.grad.nbytes for w in self.model.parameters() if w.grad is not None)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return *found[0], gradients or max(w.nbytes for w in self.model.parameters() if w.requires_grad)
+
+    def forward(self) -> Tensor:
+        """The last hidden states (n, D) of a micro-batch of packed rows."""
+        inputs = torch.zeros(self.rows, self.recipe.length, dtype=torch.long)
+        config, is_bf16 = self.model.config, self.recipe.precision == "bf16"
+        context = Packed(inputs, scale=config.softmax_scale, backend=config.attn_implementation)
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=is_bf16):
+            out = self.model.model(inputs, use_cache=False, return_dict=True, context=context).last_hidden_state
+        return out.flatten(0, 1).index_select(0, torch.arange(inputs.numel()))  # the learned ones
+
+    def loss(self, hidden_states: Tensor) -> Tensor:
+        """The loss ()."""
+        targets = torch.zeros(len(hidden_states), dtype=torch.long)
+        chunk = chunk_of(self.model.config)
+        with torch.autocast(targets.device.type, dtype=torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            return chunked_cross_entropy(hidden_states, self.model.lm_head, targets, chunk=chunk, num_items=1)
+
+    def backward(self, loss: Tensor) -> None:
+        """The backward pass, with the optimizer in it where the recipe says so."""
+        if self.recipe.optimizer_step == "in-backward":
+            GradientsInBackward(list(self.model.parameters()), self.optimizers).backward(loss)
+        else:
+            loss.backward()
+
+
+class Shapes(LiveTensors):
+    """Counts fake tensors, whose numbers nobody knows: one that Python asks for is 1."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and count what it made."""
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return 1.0
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+# What the command line would be given -> the recipe with that saving, or None where it has it or cannot have it.
+SAVINGS: Mapping[str, Callable[[Recipe], Recipe | None]] = {
+    "--recompute full": lambda recipe: _changed(recipe, recompute="full"),
+    "--micro-rows 1": lambda recipe: _changed(recipe, micro_rows=1) if recipe.rows > 1 else None,
+    "--optimizer-step in-backward --clip 0": lambda recipe: (
+        _changed(recipe, optimizer_step="in-backward", clip=0.0) if recipe.rows <= recipe.micro_rows else None
+    ),
+    "--weights bf16": lambda recipe: _changed(recipe, weights="bf16"),
+    "--optimizer adafactor": lambda recipe: _changed(recipe, optimizer="adafactor"),
+    "--precision bf16": lambda recipe: _changed(recipe, precision="bf16") if recipe.weights == "fp32" else None,
+}
+
+
+def with_savings(config: LlamaConfig, recipe: Recipe) -> dict[str, Estimate]:
+    """The estimate of a recipe with each of SAVINGS that it does not have yet, alone."""
+    recipes = {name: change(recipe) for name, change in SAVINGS.items()}
+    return {name: estimate(config, one) for name, one in recipes.items() if one is not None}
+
+
+def _changed(recipe: Recipe, **changes: str | float | int) -> Recipe | None:
+    changed = replace(recipe, **changes)  # type: ignore[arg-type]
+    return None if changed == recipe else changed
