@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 import torch
 
 from llamita.checkpoint.load import Loaded
+from llamita.errors import UnsupportedError
 from llamita.generation import text_options
 from llamita.generation.completion import Completion, Stream, completion_of
 from llamita.generation.logprobs import note_prompt_logprobs
@@ -15,6 +16,7 @@ from llamita.generation.plan import plan
 from llamita.generation.prefix_cache import Prefix
 from llamita.generation.run import Run
 from llamita.generation.text_options import Prompt, TextModel, TextOptions, Watch
+from llamita.model import plan as plans
 from llamita.model.fingerprint import fingerprint
 from llamita.model.llama import LlamaForCausalLM
 from llamita.tokenizer.chat import Message, encode_chat
@@ -43,6 +45,7 @@ class LLM:
     ) -> None:
         self.model, self.tokenizer, self.name = loaded.model, loaded.tokenizer, loaded.name
         self.draft, self.adapter, self.adapters = draft, loaded.adapter, tuple(adapters)
+        self._is_sharded = "tensor" in plans.active(loaded.model)
         self._texts = TextModel(loaded.model, loaded.tokenizer, draft=draft, adapter=loaded.adapter)
         self._texts.adapters = {
             name: TextModel(one.model, one.tokenizer, adapter=one.adapter, shared_tables=self._texts.tables)
@@ -78,9 +81,11 @@ class LLM:
         text_options.check(options)
         if not prompts:
             return []
-        if len(prompts) > 1 and self.draft is None and text_options.are_of_engine(options, self.model.config):
+        has_engine = self.draft is None and not self._is_sharded
+        if len(prompts) > 1 and has_engine and text_options.are_of_engine(options, self.model.config):
             return self._together(prompts, options)
-        if (options.get("num_beams") or 1) > 1 and len(prompts) > 1:  # a search has one limit, and prompts have several
+        is_search = (options.get("num_beams") or 1) > 1  # which has one limit, and prompts have several
+        if len(prompts) > 1 and (is_search or self._is_sharded):
             each = text_options.of_rows(options, len(prompts))
             return [self.generate(ids, **own) for ids, own in zip(prompts, each, strict=True)]
         run = self._run(prompts, options, True, None, None)
@@ -137,7 +142,14 @@ class LLM:
         return Stream(self._run([self._ids(to_read)], options, continue_final_message, prefix, watch), names)
 
     def engine(self, limits: "EngineLimits | None" = None) -> "Engine":
-        """An engine that writes many texts at once: `with llm.engine() as engine: engine.submit("Once upon")`."""
+        """An engine that writes many texts at once: `with llm.engine() as engine: engine.submit("Once upon")`.
+
+        Raises UnsupportedError for a model that several processes share: their steps would not be the same.
+        """
+        if self._is_sharded:
+            raise UnsupportedError(
+                "an engine runs in one process, and tensor parallelism shards this model: load it without device_mesh"
+            )
         from llamita.engine.engine import Engine
 
         return Engine(self._texts, limits, name=self.name)

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from llamita.checkpoint.load import Loaded, load_pretrained
-from llamita.errors import UsageError
+from llamita.errors import UnsupportedError, UsageError
 from llamita.llm import LLM
 from llamita.model.llama import LlamaForCausalLM
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from llamita.quant.matrix import QuantizedMatrix
     from llamita.quant.surgery import QuantizationChoice
 
@@ -33,6 +35,7 @@ def load(
     kernels: str = "auto",
     compile: str = "off",
     deterministic: bool = False,
+    device_mesh: "DeviceMesh | None" = None,
 ) -> LLM:
     """A model ready to write: "cria" or None for the embedded one, a folder, a .gguf file, or a name on the hub.
 
@@ -48,6 +51,8 @@ def load(
     compile: "regional" or "full" lets torch compile the model, in place of our kernels (`llamita.plans.compile`).
     deterministic: a text never depends on what else is in the batch, to the last bit. The CPU's kernels keep that
     anyway; any other model gets torch's batch-invariant mode, which is slower.
+    device_mesh: processes over whose `tp` dim the model is sharded; each loads its own part, calls the LLM in the same
+    way and gets the same text, that of one process (`llamita.parallel.tensor`).
     See `llamita.checkpoint.load.load_pretrained` for the options and errors, and `llamita.load_adapter` for those of
     adapters.
     """
@@ -55,7 +60,11 @@ def load(
     options["attn_implementation"] = attn_implementation
     if kernels not in ("auto", "off"):
         raise UsageError(f"kernels is {kernels!r}: say auto or off")
-    loaded = load_pretrained(name, revision=revision, **options)
+    if device_mesh is not None:
+        rest = {"draft": draft, "adapter": adapter, "adapters": adapters, "quantize": quantize}
+        _check_plain({**rest, "compile": compile != "off", "deterministic": deterministic})
+        kernels = "off"
+    loaded = load_pretrained(name, revision=revision, device_mesh=device_mesh, **options)
     if adapter is not None:
         loaded = _merged(loaded, adapter)
     variants = {name: _merged(loaded, folder, is_copy=True) for name, folder in (adapters or {}).items()}
@@ -66,6 +75,12 @@ def load(
         if model is not None:
             _prepare(model, kernels=kernels, compile=compile, deterministic=deterministic)
     return LLM(loaded, drafter, variants)
+
+
+def _check_plain(asked: Mapping[str, object]) -> None:
+    """Raise UnsupportedError for what a sharded model does not have."""
+    if name := next((name for name, value in asked.items() if value), None):
+        raise UnsupportedError(f"{name} is for a model in one process, and tensor parallelism shards it: leave one out")
 
 
 def _merged(loaded: Loaded, adapter: str | Path, *, is_copy: bool = False) -> Loaded:

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from llamita.checkpoint.gguf_names import is_gguf
 from llamita.checkpoint.vocabulary import check_vocabulary
 from llamita.config import LlamaConfig
-from llamita.errors import NotFoundError
+from llamita.errors import NotFoundError, UnsupportedError
 from llamita.files.checkpoint import open_checkpoint
 from llamita.files.disk import explained
 from llamita.files.hub import is_gguf_name, resolve, resolve_gguf
@@ -44,12 +45,14 @@ def load_pretrained(
     attn_implementation: str | None = None,
     revision: str | None = None,
     offline: bool = False,
+    device_mesh: Any = None,
 ) -> Loaded:
     """A model and its tokenizer: "cria" or None for the embedded one, a folder, a .gguf file, or a name on the hub.
 
     Of a repository's GGUF files one is meant by its name or its quantization: org/name:file.gguf, org/name:Q4_K_M.
     dtype: "auto" is the checkpoint's own, and leaves the blocks of a GGUF file quantized; short names such as bf16 are
     understood.
+    device_mesh: shard the model over the `tp` dim of these processes, see `LlamaForCausalLM.from_pretrained`.
     Raises NotFoundError, AccessError, BrokenFileError (damaged, or model and tokenizer do not belong together),
     UsageError (a dtype or device that is not there), UnsupportedError (quantized weights).
     """
@@ -58,6 +61,8 @@ def load_pretrained(
     if is_gguf(folder):
         from llamita.checkpoint.gguf import load_gguf
 
+        if device_mesh is not None:
+            raise UnsupportedError(f"{folder} is a GGUF file, and only folders are sharded: llamita convert writes one")
         model, tokenizer = load_gguf(folder, dtype=dtype, device=device, attn_implementation=attn_implementation)
         return Loaded(model, with_tokens(tokenizer, folder), str(name), folder)
     from llamita.tokenizer.load import load_tokenizer  # brings the tokenizers, which `find` alone has no need of
@@ -71,6 +76,7 @@ def load_pretrained(
         dtype=dtype,
         device=device,
         attn_implementation=attn_implementation,
+        device_mesh=device_mesh,
     )
     return Loaded(model, tokenizer, str(name or EMBEDDED), folder)
 

@@ -30,7 +30,7 @@ WRITING = {
 WRITES = ("threads", "device", "dtype", "quantize", "attn", "kernels", "compile", "deterministic", "offline")
 # What a verb does something with, of what several verbs have.
 TAKES = {
-    "generate": ("adapter", *WRITES),
+    "generate": ("adapter", "tp", *WRITES),
     "chat": ("adapter", *WRITES),
     "serve": WRITES,
     "batch": WRITES,
@@ -46,6 +46,12 @@ TAKES = {
 }
 SHARED: dict[str, dict[str, Any]] = {
     "adapter": {"metavar": "FOLDER", "help": "add the LoRA adapter of this folder, ours or peft's (default: none)"},
+    "tp": {
+        "type": int,
+        "default": 1,
+        "metavar": "N",
+        "help": "tensor parallel: processes of torchrun that share each matrix (default: 1)",
+    },
     "threads": {
         "type": int,
         "metavar": "N",

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from llamita.cli import arguments, model, stdin, structured_flags, terminal, tokens
+from llamita.cli import arguments, model, ranks, stdin, structured_flags, terminal, tokens
 from llamita.cli.screen import Screen
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from llamita.generation.completion import Completion, Stream
     from llamita.generation.run import Acceptance
     from llamita.llm import LLM
@@ -30,6 +32,7 @@ EXAMPLES = """\
   llamita generate -s "You write JSON." "Mia is 28 years old." --json-schema person.json
   llamita generate -m cria --adapter finetuned "Once upon a time"
   llamita generate -m org/name "Once upon a time" --threads 4
+  torchrun --nproc-per-node 2 -m llamita generate --tp 2 "Once upon a time"
 """
 FIRST_WORDS = "Once upon a time"  # the prompt where none is given
 
@@ -62,11 +65,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read the prompt before the model is loaded, then write."""
     _check(args)
-    model.look_for_a_name(args.prompt)
-    prompt = read_prompt(args.prompt)
+    with ranks.sharing(args.device, args.tp) as mesh:
+        return _run(args, mesh)
+
+
+def _run(args: argparse.Namespace, mesh: "DeviceMesh | None") -> int:
+    """The same steps in every process of a mesh, of which the first reads and prints."""
+
+    def asked() -> tuple[str, int]:
+        model.look_for_a_name(args.prompt)
+        return read_prompt(args.prompt), model.chosen_seed(args)
+
+    prompt, seed = ranks.from_first(asked, mesh)
     options = arguments.writing(args) | structured_flags.options(args)
-    llm = model.load(args)
-    seed = model.chosen_seed(args)
+    llm = model.load(args, mesh)
     is_colored = args.show_probs and terminal.has_color(sys.stdout)
     noted = 0 if is_colored and args.logprobs is None else args.logprobs
     clock = Clock()

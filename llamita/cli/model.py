@@ -14,19 +14,26 @@ from llamita.cli import errors, names, terminal
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from llamita.llm import LLM
 
 HOT = 4  # a temperature from which a text is noise
 
 
-def load(arguments: argparse.Namespace) -> "LLM":
+def load(arguments: argparse.Namespace, mesh: "DeviceMesh | None" = None) -> "LLM":
     """The model of -m, as --device, --dtype and --attn want it; importing torch is part of the wait."""
     _look_for_mistakes(arguments)
-    return load_named(arguments.model, arguments)
+    return load_named(arguments.model, arguments, mesh=mesh)
 
 
-def load_named(name: str | None, arguments: argparse.Namespace, adapters: Mapping[str, str] | None = None) -> "LLM":
-    """A model by its name, as the arguments want it. adapters: see `llamita.load`."""
+def load_named(
+    name: str | None,
+    arguments: argparse.Namespace,
+    adapters: Mapping[str, str] | None = None,
+    mesh: "DeviceMesh | None" = None,
+) -> "LLM":
+    """A model by its name, as the arguments want it. adapters, mesh (device_mesh): see `llamita.load`."""
     if arguments.threads is not None:
         checks.count("--threads", arguments.threads)
     warnings.showwarning = terminal.warn
@@ -54,6 +61,7 @@ def load_named(name: str | None, arguments: argparse.Namespace, adapters: Mappin
             kernels=arguments.kernels,
             compile=arguments.compile,
             deterministic=arguments.deterministic,
+            device_mesh=mesh,
         )
 
 

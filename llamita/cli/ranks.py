@@ -2,11 +2,12 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from llamita.cli import errors
 from llamita.errors import LlamitaError
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from llamita.parallel.mesh import Degrees
 
+T = TypeVar("T")
 # What gloo and nccl say where another process has gone.
 GONE = (
     "connection closed by peer",
@@ -63,6 +65,27 @@ def joined(device: str, degrees: "Degrees | None" = None) -> "Iterator[DeviceMes
                 f"process {mesh.rank()} has lost another one, which has died: see what that said"
             ) from error
         raise
+
+
+@contextmanager
+def sharing(device: str, tp: int) -> "Iterator[DeviceMesh | None]":
+    """The mesh of `tp` processes of torchrun that share a model, or None in a single one, which loads no torch here."""
+    if tp == 1 and "LOCAL_RANK" not in os.environ:
+        yield None
+        return
+    with errors.leaving_at_once():
+        from llamita.parallel.mesh import Degrees
+    with joined(device, Degrees(dp_shard=1, tp=tp)) as found:
+        yield found
+
+
+def from_first(compute: Callable[[], T], mesh: "DeviceMesh | None") -> T:
+    """What `compute` returns in the first process of a mesh, in all of them; without a mesh, here."""
+    if mesh is None:
+        return compute()
+    from llamita.parallel import mesh as processes
+
+    return processes.from_first(compute)
 
 
 @contextmanager

@@ -1,0 +1,81 @@
+"""A model that two processes share writes what one process writes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamita.cli.main import main
+from tests.distributed.launch import launch
+from tests.distributed.writing_cases import OPTIONS, REFUSED, bytes_read
+
+
+@pytest.fixture(scope="module")
+def written(small_path: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return launch("tests.distributed.writing_cases:writing", 2, tmp_path_factory.mktemp("written"), str(small_path))
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_texts_are_those_of_one_process(name: str, written: list[dict[str, Any]]) -> None:
+    for found in written:
+        one, sharded = found["texts"][name]
+        assert sharded == one
+        assert all(ids for ids, *_ in one)
+
+
+def test_logits_are_those_of_one_process_and_each_keeps_half(written: list[dict[str, Any]]) -> None:
+    """Bit for bit on the machines that were measured; torch promises no more than the rounding of its products."""
+    for found in written:
+        assert found["logits"] <= 1e-6
+        assert found["kept"] < 0.51
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux says what is mapped")
+def test_each_process_reads_its_own_half(written: list[dict[str, Any]], small_path: Path) -> None:
+    for found in written:
+        assert 0.49 < found["read"] < 0.52
+    assert bytes_read(str(small_path), None) > 0.98
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_needs_a_whole_model_is_refused(name: str, written: list[dict[str, Any]]) -> None:
+    assert written[0]["refused"][name].startswith(f"{name} is for a model in one process")
+    assert written[1]["engine"].startswith("an engine runs in one process")
+
+
+def test_the_command_line_writes_the_same(small_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first process reads what is piped in and prints; a seed that is not given is drawn once for both."""
+    words = [
+        "generate",
+        "-m",
+        str(small_path),
+        "-n",
+        "20",
+        "-t",
+        "0.8",
+        "--kernels",
+        "off",
+        "--device",
+        "cpu",
+        "--json",
+    ]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "llamita"]
+    done = subprocess.run(
+        [*command, *words, "--tp", "2"],
+        input="Once upon", capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 1
+    seed = json.loads(lines[0])["seed"]
+    assert main([*words, "-p", "Once upon", "--seed", str(seed)]) == 0
+    assert capsys.readouterr().out.strip() == lines[0]
+
+
+def test_several_processes_are_asked_for_in_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "--tp", "2", "Hello"]) == 2
+    assert "2 processes are asked for, and this is a single one" in capsys.readouterr().err
