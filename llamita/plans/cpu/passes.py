@@ -14,7 +14,7 @@ from llamita.kernels.cpu.constants import DTYPES, NUMBERS, Q8_BLOCK, ROWS
 from llamita.kernels.cpu.runtime.program import Program, named
 from llamita.model.layers import LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM
-from llamita.model.parts import LayerParts, parts_of
+from llamita.model.parts import LayerParts
 from llamita.plans.cpu.attention import Activations, Buffers, Segment, SegmentAttention
 from llamita.plans.cpu.weights import packed_of
 from llamita.plans.cpu.workspace import Workspace, bits, empty, numbers
@@ -29,12 +29,14 @@ class Pass:
 
     The result for a token does not depend on the segments, on kept, or on how the cache was filled:
     kernels/reference.py is the definition. Values between kernels are fp32; they are rounded to bf16 or q8_blocks for
-    matrices that need that.
+    matrices that need that. layers, biases: those of the model.
     """
 
     def __init__(
         self,
         model: LlamaForCausalLM,
+        layers: Sequence[LayerParts],
+        biases: Sequence[Tensor],
         workspace: Workspace,
         segments: Sequence[Segment],
         *,
@@ -44,7 +46,7 @@ class Pass:
         self._config, self._workspace, self._kept = model.config, workspace, kept
         counts = [rows * tokens for rows, tokens in segments]
         self._count, self._rows = sum(counts), sum(rows for rows, _ in segments)
-        self._program = Program()
+        self._program, self._buffers = Program(), dict[tuple[object, ...], Tensor]()
         self._positions = empty(self._count, dtype=torch.int64)
         self._segments = [
             SegmentAttention(
@@ -52,7 +54,7 @@ class Pass:
             )
             for segment, first in zip(segments, accumulate(counts, initial=0), strict=False)
         ]
-        self._build(model)
+        self._build(model, layers, biases)
 
     def run(self, ids: Tensor, buffers: Buffers, layouts: Sequence[BatchLayout]) -> Tensor:
         """The logits (B, kept, V) in fp32 of ids, whose keys and values go into the cache's buffers.
@@ -72,12 +74,12 @@ class Pass:
 
     # Building
 
-    def _build(self, model: LlamaForCausalLM) -> None:
+    def _build(self, model: LlamaForCausalLM, layers: Sequence[LayerParts], biases: Sequence[Tensor]) -> None:
         config, rope, rows = model.config, model.model.rotary_emb, self._count
         half = config.head_dim // 2
         self._x = self._buffer("x", rows, config.hidden_size)
         self._cosines, self._sines = self._buffer("cosines", rows, half), self._buffer("sines", rows, half)
-        self._widen_biases(model)
+        self._widen(biases)
         embedding = model.model.embed_tokens
         packed = packed_of(embedding)
         table, kernel = (
@@ -89,18 +91,15 @@ class Pass:
         self._ids = self._program.add(kernel, arguments, chunks=rows, beside=True)
         angles = Angles(self._positions, rope.inv_freq, self._cosines, self._sines, half, bits(rope.attention_factor))
         self._program.add(ANGLES, angles, chunks=rows, beside=True)
-        for layer in model.model.layers:
-            self._layer(parts_of(layer, config, plan="the plan of the CPU's kernels"))
+        for layer in layers:
+            self._layer(layer)
         last = self._last(model.model.norm, model.lm_head)
         self._head = self._linear(model.lm_head, last, self._x)
 
-    def _widen_biases(self, model: LlamaForCausalLM) -> None:
+    def _widen(self, biases: Sequence[Tensor]) -> None:
         """Cast the biases to fp32 at the start of every run: a single copy would miss their changes."""
         self._biases: dict[int, Tensor] = {}
-        for module in model.modules():
-            tensor = module._parameters.get("bias")
-            if tensor is None or id(tensor) in self._biases:
-                continue
+        for tensor in biases:
             wide = self._biases[id(tensor)] = tensor.detach()
             if tensor.dtype != torch.float32:
                 self._biases[id(tensor)] = empty(tensor.numel())
@@ -199,7 +198,10 @@ class Pass:
         )
 
     def _buffer(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return self._workspace.buffer(name, *shape, dtype=dtype)
+        key = (name, shape, dtype)
+        if key not in self._buffers:
+            self._buffers[key] = self._workspace.buffer(name, *shape, dtype=dtype)
+        return self._buffers[key]
 
 
 def check_ids(ids: Tensor, vocabulary: int) -> None:

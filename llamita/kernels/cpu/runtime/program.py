@@ -134,11 +134,17 @@ class Program:
         argument, if the chunks read it in order; a waiting thread prefetches its first.
         """
         assert len(arguments) <= _MOST_ARGUMENTS
-        self.keep += [argument for argument in arguments if isinstance(argument, torch.Tensor)]
         number = len(self._rows)
-        numbers = [_number(argument) for argument in arguments]
-        row = [kernel.address, chunks, number if beside else self._group, *numbers]
-        self._rows.append([*row, *[0] * (BYTES - len(row)), streams])
+        row = [kernel.address, chunks, number if beside else self._group]
+        for argument in arguments:
+            if isinstance(argument, torch.Tensor):
+                self.keep.append(argument)
+                row.append(argument.data_ptr())
+            else:
+                row.append(argument or 0)
+        row += [0] * (BYTES - len(row))
+        row.append(streams)
+        self._rows.append(row)
         self._structs.append(arguments)
         self._group = self._group if beside else number
         self._table = None
