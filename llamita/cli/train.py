@@ -1,15 +1,14 @@
 """`llamita train`: train a model, on text, prompts with answers, or chats."""
 
 import argparse
-import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llamita.cli import dry_run, errors, ranks, rewind, terminal
+from llamita.cli import dry_run, errors, ranks, rewind, terminal, train_progress
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:
@@ -113,6 +112,17 @@ def add_arguments(parser: argparse.ArgumentParser, verb: Verb | None = None) -> 
     parser.add_argument("--dry-run", action="store_true", help="say how much memory it takes, without taking it")
     parser.add_argument("--resume", action="store_true", help="go on with the run in the -o folder, exactly")
     parser.add_argument(
+        "--print-recipe", action="store_true", help="print all settings as a recipe file, and train nothing"
+    )
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="also write event files for TensorBoard, to training/tensorboard"
+    )
+    parser.add_argument(
+        "--check-loss",
+        action="store_true",
+        help="first compare a step in micro-batches with the same rows as one batch, and stop where they differ",
+    )
+    parser.add_argument(
         "--step", type=int, metavar="N", help="after the word rewind: the step of the run in -o to write, exactly"
     )
     parser.add_argument("--recipe", metavar="FILE", help="a TOML file of the settings below; options overrule it")
@@ -140,12 +150,17 @@ def run(args: argparse.Namespace, verb: Verb | None = None) -> int:
 
 def _run(args: argparse.Namespace, verb: Verb, processes: "DeviceMesh | None") -> int:
     from llamita.parallel import mesh
-    from llamita.train import state
+    from llamita.train import state, tensorboard
     from llamita.train.session import INSIDE
 
     recipe, folder = mesh.from_first(lambda: _asked(args, verb))
+    if args.print_recipe:
+        print(recipe.to_toml(), end="")
+        return 0
     if args.dry_run:
         return dry_run.run(recipe, is_quiet=args.quiet, offline=args.offline)
+    if args.tensorboard:
+        tensorboard.library()  # before the work starts
     processes = mesh.arranged(processes, recipe.degrees)
     with ExitStack() as stack:
 
@@ -158,18 +173,34 @@ def _run(args: argparse.Namespace, verb: Verb, processes: "DeviceMesh | None") -
             session = _session(args, recipe, folder, processes)
         if not args.resume:  # only now, so that what is wrong with the data leaves no folder
             lock()
+        if args.check_loss:
+            _check_loss(session, is_quiet=args.quiet)
+        if args.tensorboard and not ranks.is_other():
+            write = stack.enter_context(tensorboard.tensorboard(folder / INSIDE / "tensorboard"))
+            return _train(session, verb, write, is_quiet=args.quiet)
         return _train(session, verb, is_quiet=args.quiet)
 
 
-def _train(session: "Session", verb: Verb, *, is_quiet: bool) -> int:
+def _check_loss(session: "Session", *, is_quiet: bool) -> None:
+    from llamita.train.check_loss import check_loss
+
+    found = check_loss(session.run, session.recipe)
+    if not is_quiet:
+        terminal.note(str(found))
+
+
+def _train(
+    session: "Session", verb: Verb, observer: "Callable[[Metrics], None]" = lambda metrics: None, *, is_quiet: bool
+) -> int:
     from llamita.train import stopping
 
     if not is_quiet:
         terminal.note(_begins(session))
     before = verb.begin(session, is_quiet=is_quiet)
-    with stopping.stopped_by_signals() as should_stop, _progress(session, is_quiet=is_quiet) as show:
+    with stopping.stopped_by_signals() as should_stop, train_progress.shown(session, is_quiet=is_quiet) as show:
         for metrics in session.steps(should_stop):
             show(metrics)
+            observer(metrics)
     if session.run.step < session.run.steps:
         here = f"{ranks.command()} {verb.name} --resume -o {session.folder}"
         terminal.note(f"stopped and saved at step {session.run.step}: {here} goes on")
@@ -292,33 +323,6 @@ def _cleaned(session: "Session") -> str:
     """How many records each step of cleaning has dropped or changed."""
     counts = ", ".join(f"{name} {count}" for name, count in session.cleaned.items())
     return f"; records dropped or changed: {counts}" if counts else ""
-
-
-@contextmanager
-def _progress(session: "Session", *, is_quiet: bool) -> "Iterator[Callable[[Metrics], None]]":
-    """Shows each step: a bar on a terminal, else a line now and then."""
-    if is_quiet or not terminal.has_color(sys.stderr):
-        yield lambda metrics: None if is_quiet else _note(metrics, session.run.steps)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("step {task.completed} of {task.total}"), BarColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=session.run.steps, completed=session.run.step)
-        yield lambda metrics: bar.update(
-            task, completed=metrics.step, total=session.run.steps, description=_figures(metrics)
-        )
-
-
-def _note(metrics: "Metrics", steps: int) -> None:
-    if metrics.step % max(1, steps // 10) == 0 or metrics.step == steps:
-        terminal.note(f"step {metrics.step} of {steps}: {_figures(metrics)}")
-
-
-def _figures(metrics: "Metrics") -> str:
-    held_out = "" if metrics.held_out_loss is None else f"held out {metrics.held_out_loss:.3f}, "
-    return f"loss {metrics.loss:.3f}, {held_out}{metrics.tokens_per_second:,.0f} tokens/s"
 
 
 def _finish(session: "Session", before: None, *, is_quiet: bool) -> None:

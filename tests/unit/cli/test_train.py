@@ -3,12 +3,15 @@
 import json
 import os
 import signal
+import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from llamita.cli import train
+from llamita.cli import train, train_progress
 from llamita.train.metrics import Metrics
+from llamita.train.recipe import Recipe
 from tests.unit.cli.conftest import Run
 
 SHORT = ("--steps", "3", "--length", "32", "--batch-tokens", "64", "--precision", "fp32", "--shape", "pico")
@@ -56,7 +59,7 @@ def test_a_signal_saves_and_resume_goes_on(run: Run, tmp_path: Path, monkeypatch
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_note", interrupt)
+        patch.setattr(train_progress, "note", interrupt)
         outcome = run("train", "book.txt", *SHORT, "-o", "out")
     assert outcome.code == 130
     assert "stopped and saved at step 2: llamita train --resume -o out goes on" in outcome.err
@@ -165,3 +168,33 @@ def test_a_dry_run_says_what_it_would_take_and_takes_nothing(run: Run, tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["book.txt"]
     quiet = run("train", "book.txt", *SHORT, "--dry-run", "--optimizer", "adamw", "-q")
     assert quiet.code == 0 and int(quiet.out) == round(peak)
+
+
+def test_a_printed_recipe_is_a_recipe_file(run: Run, tmp_path: Path) -> None:
+    outcome = run("train", "book.txt", *SHORT, "--lr", "0.5", "--print-recipe")
+    assert outcome.code == 0, outcome.err
+    assert "steps = 3\n" in outcome.out
+    assert "lr = 0.5\n" in outcome.out
+    assert not (tmp_path / "trained").exists()
+    (tmp_path / "r.toml").write_text(outcome.out, encoding="utf-8")
+    assert run("train", "--recipe", "r.toml", "--print-recipe").out == outcome.out
+    changed = run("train", "--recipe", "r.toml", "--print-recipe", "--lr", "0.25", "--clip", "2").out
+    assert changed == outcome.out.replace("lr = 0.5", "lr = 0.25").replace("clip = 1.0", "clip = 2.0")
+
+
+def test_the_loss_can_be_checked_first(run: Run) -> None:
+    outcome = run("train", "book.txt", *SHORT, "--micro-rows", "1", "--check-loss", "-o", "out")
+    assert outcome.code == 0, outcome.err
+    assert "a step in micro-batches and as one batch: the loss " in outcome.err
+
+
+def test_every_setting_of_a_recipe_has_an_option() -> None:
+    assert {field.name for field in fields(Recipe)} - {"data"} == train.SETTINGS.keys()
+
+
+def test_without_tensorboard_training_says_how_to_get_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    outcome = run("train", "book.txt", *SHORT, "--tensorboard", "-o", "out")
+    assert outcome.code == 6
+    assert not Path("out").exists()
+    assert "tensorboard is not installed: pip install 'llamita[train]'" in outcome.err

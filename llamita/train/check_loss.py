@@ -1,0 +1,83 @@
+"""A check before training: an accumulated step has the loss and the gradients of the same rows as one batch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llamita.errors import LlamitaError, UsageError
+from llamita.parallel.shard import local, reshard
+from llamita.train.loop import autocast, backward, gradients_of, next_batch
+from llamita.train.recipe import Recipe
+from llamita.train.run import Run
+
+# The largest relative difference that rounding explains, of the loss and of the gradients, by the precision.
+BOUNDS: Mapping[str, tuple[float, float]] = {"fp32": (1e-5, 1e-3), "bf16": (1e-2, 1e-1)}
+
+
+@dataclass(frozen=True, slots=True)
+class LossCheck:
+    """The loss of a step, computed in micro-batches, and the largest differences from that of one batch.
+
+    largest_gradient: the largest absolute value of the gradients, which their difference is compared with.
+    """
+
+    loss: float
+    difference: float
+    gradient_difference: float
+    largest_gradient: float
+
+    def __str__(self) -> str:
+        return (
+            f"a step in micro-batches and as one batch: the loss {self.loss:.6g} differs by {self.difference:.2g}, the "
+            f"gradients by at most {self.gradient_difference:.2g} (the largest is {self.largest_gradient:.2g})"
+        )
+
+
+def check_loss(run: Run, recipe: Recipe) -> LossCheck:
+    """Compute the next step's gradients twice, without dropout: in micro-batches on all ranks, and as one batch.
+
+    The run stays as it is. Raises LlamitaError where they differ by more than rounding explains (BOUNDS), and
+    UsageError where gradients are not kept.
+    """
+    if recipe.optimizer_step == "in-backward":
+        raise UsageError("--check-loss needs the gradients, which --optimizer-step in-backward drops: leave one out")
+    position, rng = run.loader.position, torch.get_rng_state()
+    run.model.eval()
+    task = recipe.training_task()
+    batch = next_batch(run, task, recipe)
+    loss = backward(run, task, batch, recipe, gradients_of(run, recipe))
+    gradients = _taken(run)
+    with autocast(recipe.precision, run.device):
+        # Every rank has the whole batch here, and FSDP adds their gradients.
+        whole = run.loss(task.loss, batch) / max(task.count(batch), 1)
+    (whole / run.ranks.size).backward()
+    others = _taken(run)
+    run.model.train()
+    reshard(run.root)
+    run.loader.position = position
+    torch.set_rng_state(rng)
+    gap = max((float((a - b).abs().max()) for a, b in zip(gradients, others, strict=True) if a.numel()), default=0.0)
+    largest = max((float(b.abs().max()) for b in others if b.numel()), default=0.0)
+    found = LossCheck(
+        loss, abs(loss - whole.item()), max(run.ranks.in_order([gap])), max(run.ranks.in_order([largest]))
+    )
+    _compare(found, recipe.precision)
+    return found
+
+
+def _taken(run: Run) -> list[Tensor]:
+    """This rank's part of the gradients of all weights that have one, which are then without."""
+    gradients = [local(weight.grad).clone() for weight in run.model.parameters() if weight.grad is not None]
+    for weight in run.model.parameters():
+        weight.grad = None
+    return gradients
+
+
+def _compare(found: LossCheck, precision: str) -> None:
+    most_loss, most_gradient = BOUNDS[precision]
+    if found.difference > most_loss * max(1.0, abs(found.loss)):
+        raise LlamitaError(f"{found}: more than {most_loss:g} of it, which {precision} does not explain")
+    if found.gradient_difference > most_gradient * found.largest_gradient:
+        raise LlamitaError(f"{found}: more than {most_gradient:g} of that, which {precision} does not explain")

@@ -1,0 +1,66 @@
+"""--check-loss: finds nothing in a right step, every wrong normalization, and leaves the run as it was."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from llamita.errors import LlamitaError, UsageError
+from llamita.train import check_loss as checks
+from llamita.train import state
+from llamita.train.check_loss import check_loss
+from llamita.train.loop import train
+from llamita.train.recipe import Recipe
+from tests.unit.train.tiny import RECIPE, make_rows, make_run
+
+
+def test_a_right_step_differs_by_rounding_alone() -> None:
+    found = check_loss(make_run(make_rows()), RECIPE)
+    assert found.difference < 1e-6
+    assert found.gradient_difference < 1e-6 < found.largest_gradient
+    assert "in micro-batches and as one batch: the loss " in str(found)
+
+
+def test_the_run_stays_as_it_was(tmp_path: Path) -> None:
+    manifests = []
+    for name, is_checked in (("plain", False), ("checked", True)):
+        run = make_run(make_rows())
+        torch.manual_seed(RECIPE.seed)
+        if is_checked:
+            check_loss(run, RECIPE)
+        assert run.model.training
+        list(train(run, RECIPE, held_out=[], should_stop=lambda run=run: run.step >= 2))
+        manifests.append((state.save(run, tmp_path / name) / state.MANIFEST).read_bytes())
+    assert manifests[0] == manifests[1]
+
+
+@pytest.mark.parametrize("wrong", ["each micro-batch by its own count", "by the number of micro-batches"])
+def test_a_wrong_normalization_is_found(monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    def backward(run, task, batch, recipe, gradients) -> float:  # type: ignore[no-untyped-def]
+        parts, total = batch.split(recipe.micro_rows), 0.0
+        for part in parts:
+            count = len(parts) * task.count(part) if wrong.startswith("each") else len(parts)
+            loss = task.loss(run.model, part) / count
+            loss.backward()
+            total += loss.item()
+        return total
+
+    monkeypatch.setattr(checks, "backward", backward)
+    with pytest.raises(LlamitaError, match=r"differs by .* which fp32 does not explain"):
+        check_loss(make_run(make_rows()), RECIPE)
+
+
+def test_bf16_has_bounds_of_its_own() -> None:
+    found = check_loss(make_run(make_rows()), replace(RECIPE, precision="bf16"))
+    assert found.difference < 0.05
+
+
+def test_gradients_that_are_dropped_cannot_be_checked() -> None:
+    recipe = Recipe(**{**recipe_values(), "optimizer_step": "in-backward", "micro_rows": RECIPE.rows, "clip": 0.0})
+    with pytest.raises(UsageError, match="--check-loss needs the gradients"):
+        check_loss(make_run(make_rows()), recipe)
+
+
+def recipe_values() -> dict[str, object]:
+    return {name: getattr(RECIPE, name) for name in ("task", "steps", "length", "batch_tokens", "precision")}
