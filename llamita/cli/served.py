@@ -38,6 +38,13 @@ def add_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-model-len", type=int, metavar="N", help="tokens of a prompt and its answer (default: the model's)"
     )
+    group.add_argument("--draft-model", metavar="MODEL", help="a smaller model of the same tokens that guesses ahead")
+    group.add_argument(
+        "--speculative-tokens",
+        type=int,
+        metavar="N",
+        help="guesses of a text in a step, by its own text without a draft (default: 5 with a draft, 0 without)",
+    )
     group.add_argument("--kv-blocks", type=int, metavar="N", help="blocks of 16 tokens of the cache (default: as fit)")
 
 
@@ -46,6 +53,10 @@ def check(args: argparse.Namespace) -> None:
     for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "kv_blocks"):
         if (value := getattr(args, name)) is not None:
             checks.count(f"--{name.replace('_', '-')}", value)
+    if args.speculative_tokens is not None:
+        checks.not_negative("--speculative-tokens", args.speculative_tokens)
+    if args.draft_model is not None and len(args.model or [None]) > 1:
+        raise UsageError("--draft-model is of one model, and there are several: give each its own llamita serve")
     if args.alias and len(args.alias) != len(args.model or [None]):
         raise UsageError(f"there are {len(args.alias)} --alias for {len(args.model or [None])} models: give each one")
     if args.adapter and len(args.model or [None]) > 1:
@@ -78,6 +89,7 @@ def limits(args: argparse.Namespace, *, max_num_queued: int) -> "EngineLimits":
         max_num_batched_tokens=args.max_num_batched_tokens,
         max_model_len=args.max_model_len,
         num_blocks=args.kv_blocks,
+        num_speculative_tokens=args.speculative_tokens,
     )
 
 
@@ -114,11 +126,18 @@ def for_replicas(args: argparse.Namespace) -> argparse.Namespace:
     """
     values = {**vars(args), "api_key": None, "api_key_file": None, "admin_key": None, "quiet": True}
     if args.model is not None:
-        paths = [(name, Path(name).expanduser()) for name in map(names.understood, args.model)]
-        values["model"] = [str(path.resolve()) if path.exists() else name for name, path in paths]
+        values["model"] = [_whole_path(name) for name in map(names.understood, args.model)]
+    if args.draft_model is not None:
+        values["draft_model"] = _whole_path(args.draft_model)
     values["adapter"] = [f"{name}={Path(folder).expanduser().resolve()}" for name, folder in adapters(args).items()]
     if args.threads is None:
         values["threads"] = max(1, (os.cpu_count() or 1) // args.replicas)
     if args.device.startswith("cuda"):
         values["device"] = "cuda"
     return argparse.Namespace(**values)
+
+
+def _whole_path(name: str) -> str:
+    """The whole path of a folder or a file that is here; another name as it is."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name

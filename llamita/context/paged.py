@@ -19,7 +19,8 @@ class Paged:
 
     starts: how many tokens of each row are stored already. counts: how many new ones it has. tables: its blocks in
     order, enough for the new tokens too. Every row attends by itself, so that its numbers do not depend on the others'.
-    last: int64 (B,), the index of each row's last token, for logits_to_keep.
+    last: int64 (B,), the index of each row's last token, for logits_to_keep. levels: rows see what rows of lower levels
+    write to their blocks in this pass; None where no block is written by two rows.
     """
 
     cache = None  # forward has none to return
@@ -34,9 +35,11 @@ class Paged:
         scale: float,
         window: int | None = None,
         backend: str = "sdpa",
+        levels: Sequence[int] | None = None,
     ) -> None:
         self.pages, self.starts, self.counts, self.tables = pages, list(starts), list(counts), tables
         self.scale, self.window = scale, window
+        self._levels = [0] * len(self.counts) if levels is None else levels
         self.device = pages.buffers[0][0].device
         self.last = torch.tensor(list(accumulate(self.counts)), device=self.device) - 1
         self._attend = attention_backend(backend)
@@ -49,10 +52,10 @@ class Paged:
 
     @cached_property
     def segments(self) -> list[tuple[list[int], int]]:
-        """Rows next to each other with as many new tokens: their numbers, and the tokens of each."""
+        """Rows next to each other of one level, with as many new tokens: their numbers, and the tokens of each."""
         found: list[tuple[list[int], int]] = []
         for row, count in enumerate(self.counts):
-            if found and found[-1][1] == count:
+            if found and found[-1][1] == count and self._levels[row] == self._levels[row - 1]:
                 found[-1][0].append(row)
             else:
                 found.append(([row], count))

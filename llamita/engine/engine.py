@@ -16,6 +16,7 @@ from llamita.engine.engine_core import EngineCore, EngineStats
 from llamita.engine.handle import RequestHandle
 from llamita.engine.limits import EngineLimits, blocks_of
 from llamita.engine.live import live_request
+from llamita.engine.proposer import check_draft
 from llamita.engine.receipt import ModelFacts, Receipt, receipt_of
 from llamita.errors import AbortedError, ClosedError, OverloadedError, UnsupportedError
 from llamita.generation.text_options import Prompt, TextModel, TextOptions
@@ -48,8 +49,9 @@ class Engine:
             )
         blocks = blocks_of(model, limits)
         most = min(blocks * limits.block_size, limits.max_model_len or texts.context_length)
+        check_draft(model, texts.draft)
         self.texts = texts.limited(most)
-        self._core = EngineCore(self.texts, limits, num_blocks=blocks, on_end=self._leave)
+        self._core = EngineCore(self.texts, limits, num_blocks=blocks, on_end=self._leave, draft=texts.draft)
         self._facts: dict[str | None, ModelFacts] = {}
         self._facts_lock = threading.Lock()
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()

@@ -1,7 +1,7 @@
 """The core of the engine: requests, steps and their outcomes, for the one thread that owns the model."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
 
@@ -13,12 +13,16 @@ from llamita.engine.block_pool import BlockPool
 from llamita.engine.handle import RequestHandle, wake
 from llamita.engine.limits import EngineLimits
 from llamita.engine.live import LiveRequest
+from llamita.engine.proposer import Proposer, most_in_step
 from llamita.engine.runner import StepRunner
-from llamita.engine.scheduler import Request, Scheduler, Step
+from llamita.engine.scheduler import Request, Scheduled, Scheduler, Step
 from llamita.errors import AbortedError
 from llamita.generation.completion import completion_of
+from llamita.generation.protocol import LanguageModel
 from llamita.generation.text_options import TextModel
 from llamita.sampling.batch import sample
+
+GUESSES = 5  # of a draft model, where no other number is asked for
 
 
 @dataclass(frozen=True)
@@ -38,19 +42,33 @@ class EngineStats:
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
     generation_tokens: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
     step_age: float = 0.0
 
 
-COUNTED = ("steps", "preemptions", "prompt_tokens", "cached_prompt_tokens", "generation_tokens")  # since it began
+# Of what happened since it began.
+COUNTED = (
+    "steps", "preemptions", "prompt_tokens", "cached_prompt_tokens", "generation_tokens", "draft_tokens",
+    "accepted_tokens",
+)  # fmt: skip
 
 
 class EngineCore:
     """Requests that are under way, and the steps that write them. No method but `stats` is safe in another thread.
 
-    on_end: called once for each request that ends, however that is.
+    on_end: called once for each request that ends, however that is. draft: a model that guesses ahead.
     """
 
-    def __init__(self, texts: TextModel, limits: EngineLimits, *, num_blocks: int, on_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        texts: TextModel,
+        limits: EngineLimits,
+        *,
+        num_blocks: int,
+        on_end: Callable[[], None],
+        draft: LanguageModel | None = None,
+    ) -> None:
         model = texts.model
         pages = PagedCache(
             model.config, num_blocks=num_blocks, block_size=limits.block_size, dtype=model.dtype, device=model.device
@@ -66,6 +84,10 @@ class EngineCore:
         self._live: dict[Request, LiveRequest] = {}
         self._on_end = on_end
         self._prompt_tokens = self._cached_prompt_tokens = self._generation_tokens = 0
+        self._draft, self._draft_tokens, self._accepted_tokens = draft, 0, 0
+        self._most_guesses = limits.num_speculative_tokens
+        if self._most_guesses is None:
+            self._most_guesses = 0 if draft is None else GUESSES
 
     @property
     def has_work(self) -> bool:
@@ -86,12 +108,16 @@ class EngineCore:
             prompt_tokens=self._prompt_tokens,
             cached_prompt_tokens=self._cached_prompt_tokens,
             generation_tokens=self._generation_tokens,
+            draft_tokens=self._draft_tokens,
+            accepted_tokens=self._accepted_tokens,
             step_age=monotonic() - self.last_step if self.has_work else 0.0,
         )
 
     def add(self, live: LiveRequest, prompt_logprobs: int | None) -> None:
         """Let a request wait for its turn. prompt_logprobs: note its prompt's, with this number of alternatives."""
         self._live[live.request] = live
+        if self._most_guesses:
+            live.proposer = Proposer(self._draft, self._most_guesses)
         self.scheduler.add(live.request)
         if prompt_logprobs is not None:
             try:
@@ -120,7 +146,8 @@ class EngineCore:
         self._end_overdue()
         step = self.scheduler.schedule()
         self._note_scheduled(step)
-        parts = list(zip(step.scheduled, self.runner.run(step), strict=True))
+        guesses = self._guesses(step)
+        parts = list(zip(step.scheduled, self.runner.run(step, guesses), strict=True))
         self.scheduler.update(Step([part for part, outcome in parts if isinstance(outcome, Tensor)], []))
         rows: list[tuple[LiveRequest, Tensor]] = []
         for part, outcome in parts:
@@ -129,14 +156,46 @@ class EngineCore:
             elif part.is_last:
                 rows.append((self._live[part.request], outcome))
         if rows:
-            self._write(rows)
+            self._write(rows, guesses)
         self.last_step = monotonic()
 
-    def _write(self, rows: list[tuple[LiveRequest, Tensor]]) -> None:
-        """Choose the next token of each request by its logits (V,), and hand over what became of it."""
-        tokens = sample([live.sampler for live, _ in rows], torch.stack([logits for _, logits in rows]))
+    def _guesses(self, step: Step) -> dict[Request, list[int]]:
+        """Guesses of what the requests of a step will write, where they are worth it."""
+        most = most_in_step(self.runner.models[None], step.scheduled) if self._most_guesses else 0
+        if not most:
+            return {}
+        size = self.scheduler.pool.block_size
+        found = {part.request: self._live[part.request].guesses(most, size) for part in step.scheduled if part.is_last}
+        return {request: guesses for request, guesses in found.items() if guesses}
+
+    def _write(self, rows: list[tuple[LiveRequest, Tensor]], guesses: Mapping[Request, list[int]]) -> None:
+        """Choose the next tokens of each request by its logits (1 + guesses, V), and hand over what became of it."""
+        tokens = sample([live.sampler for live, _ in rows], torch.cat([logits[:1] for _, logits in rows]))
         readers = [self._take(live, token) for (live, _), token in zip(rows, tokens, strict=True)]
-        wake([reader for reader in readers if reader is not None])
+        for live, logits in rows:
+            if len(logits) > 1:
+                readers += self._take_guessed(live, guesses[live.request], logits[1:])
+        wake([reader for reader in dict.fromkeys(readers) if reader is not None])
+
+    def _take_guessed(
+        self, live: LiveRequest, guesses: list[int], logits: Tensor
+    ) -> "list[asyncio.Future[None] | None]":
+        """Go on with a request as long as its last token is the guessed one; logits: (guesses, V) of what follows."""
+        readers, accepted = [], 0
+        for guess, after in zip(guesses, logits, strict=True):
+            if live.handle.is_over or live.request.token_ids[-1] != guess:
+                break
+            self.scheduler.update(Step([Scheduled(live.request, live.request.num_computed_tokens, 1)], []))
+            accepted += 1
+            (token,) = sample([live.sampler], after[None])
+            readers.append(self._take(live, token))
+        assert live.proposer is not None
+        live.proposer.learn(len(guesses), accepted)
+        live.handle.metrics.draft_tokens += len(guesses)
+        live.handle.metrics.accepted_tokens += accepted
+        self._draft_tokens += len(guesses)
+        self._accepted_tokens += accepted
+        return readers
 
     def _take(self, live: LiveRequest, token: int | Exception) -> "asyncio.Future[None] | None":
         """Give a request its next token, or the error that there was instead; returns the future of its reader."""

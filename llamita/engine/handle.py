@@ -28,7 +28,8 @@ class Delta:
 class RequestMetrics:
     """When what happened to a request, in seconds of `time.monotonic`, and how much of its prompt was cached.
 
-    cached_instead: the token that the cache had after the cached part, instead of the prompt's own.
+    cached_instead: the token that the cache had after the cached part, instead of the prompt's own. draft_tokens,
+    accepted_tokens: that were guessed, and how many of these were written.
     """
 
     arrival: float
@@ -38,6 +39,8 @@ class RequestMetrics:
     cached_tokens: int = 0
     cached_instead: int | None = None
     preemptions: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class RequestHandle:

@@ -19,6 +19,8 @@ class EngineLimits:
     max_num_seqs: requests that run at once. max_num_queued: requests that may wait. max_num_batched_tokens: tokens of a
     step. max_model_len: tokens of a prompt and its answer, None for the model's. block_size: tokens of a block, a power
     of two. num_blocks: blocks of the cache; None is enough for all that run, in at most 40 % of the free memory.
+    num_speculative_tokens: the most guesses of a request in a step, by a draft model or, without one, by its own text;
+    None is 5 with a draft model and 0 without.
     """
 
     max_num_seqs: int = 32
@@ -28,11 +30,14 @@ class EngineLimits:
     block_size: int = 16
     num_blocks: int | None = None
     enable_prefix_caching: bool = True
+    num_speculative_tokens: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
             if (value := getattr(self, name)) < 1:
                 raise UsageError(f"{name} is {value}: give at least 1")
+        if self.num_speculative_tokens is not None and self.num_speculative_tokens < 0:
+            raise UsageError(f"num_speculative_tokens is {self.num_speculative_tokens}: give 0 or more")
         if self.block_size & (self.block_size - 1):
             raise UsageError(f"block_size is {self.block_size}: give a power of two, such as 16")
         if self.max_num_batched_tokens < self.max_num_seqs:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from llamita.engine.handle import Delta, RequestHandle
+from llamita.engine.proposer import Proposer
 from llamita.engine.scheduler import Request
 from llamita.errors import OverdueError, QueueTimeoutError, UnsupportedError
 from llamita.generation.decode import logprob_recorder
@@ -28,6 +29,7 @@ class LiveRequest:
     tools: tuple[str, ...] = ()
     deadline: float | None = None
     queue_deadline: float | None = None  # for its first step
+    proposer: Proposer | None = None
 
     def overdue(self, now: float) -> Exception | None:
         """The error that a request ends with which has waited, or been written, for too long by now."""
@@ -38,6 +40,18 @@ class LiveRequest:
         if self.queue_deadline is not None and metrics.scheduled is None and now > self.queue_deadline:
             return QueueTimeoutError(f"request {number} has waited for {waited} and not begun: try again later")
         return None
+
+    def guesses(self, most: int, block_size: int) -> list[int]:
+        """At most `most` guesses of what it will write, which fit its blocks and its limit."""
+        if self.proposer is None or most < 1:
+            return []
+        fitting = len(self.request.block_ids) * block_size - self.request.num_tokens
+        left = self.sequence.limit - len(self.sequence.token_ids) - 1
+        try:
+            return self.proposer.propose(self.request.token_ids, min(most, fitting, left))
+        except Exception:  # of the draft model: no answer needs guesses
+            self.proposer = None
+            return []
 
     def push(self, token: int) -> Delta:
         """Append the next token; returns what it adds."""

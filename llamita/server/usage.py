@@ -24,7 +24,8 @@ def tokens_cached(handles: Sequence[RequestHandle], n: int) -> int:
 def timings(handles: Sequence[RequestHandle], n: int) -> dict[str, Any]:
     """llama.cpp's figures of a request that is over: ms and tokens a second, of prompts and of answers.
 
-    prompt_n: tokens that were read, without the cache's. The first token counts to the prompt's time.
+    prompt_n: tokens that were read, without the cache's. The first token counts to the prompt's time. draft_n: tokens
+    that were guessed, if any were.
     """
     cached, written = tokens_cached(handles, n), tokens_written(handles)
     read = tokens_read(handles, n) - cached
@@ -32,6 +33,8 @@ def timings(handles: Sequence[RequestHandle], n: int) -> dict[str, Any]:
     first = _least(handle.metrics.first_token for handle in handles)
     last = max((handle.metrics.finished or 0.0 for handle in handles), default=0.0)
     prompt_ms, predicted_ms = max(0.0, first - begun) * 1000, max(0.0, last - first) * 1000
+    drafted = sum(handle.metrics.draft_tokens for handle in handles)
+    accepted = sum(handle.metrics.accepted_tokens for handle in handles)
     return {
         "cache_n": cached,
         "prompt_n": read,
@@ -40,6 +43,7 @@ def timings(handles: Sequence[RequestHandle], n: int) -> dict[str, Any]:
         "predicted_n": written,
         "predicted_ms": round(predicted_ms, 3),
         "predicted_per_second": _rate(written - len(handles), predicted_ms),
+        **({"draft_n": drafted, "draft_n_accepted": accepted} if drafted else {}),
     }
 
 

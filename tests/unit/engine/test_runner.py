@@ -46,9 +46,9 @@ def adapters_of_steps(engine: Engine) -> list[int]:
     counts: list[int] = []
     run = engine._core.runner.run
 
-    def counted(step: Any) -> Any:
+    def counted(step: Any, guesses: Any) -> Any:
         counts.append(len({part.request.adapter for part in step.scheduled}))
-        return run(step)
+        return run(step, guesses)
 
     engine._core.runner.run = counted
     return counts
