@@ -29,7 +29,7 @@ TESTS = {
     "load": "seconds from a file to the first token",
     "memory": "peak memory while loading and generating",
     "quality": "perplexity of a text in each format, with --shape cria",
-    "train": "forward and backward of one batch",
+    "train": "tokens per second, peak memory and losses of training steps, each system in its faster precision",
     "overhead": "the share of a generation step outside the model",
     "speculate": "speculative decoding compared with plain decoding",
 }
@@ -47,7 +47,7 @@ USES = {
     "load": SYSTEMS,
     "memory": (*SYSTEMS, "tokens", "length"),
     "quality": (*SYSTEMS, "length"),
-    "train": ("against", "dtype", "batch", "length"),
+    "train": ("against", "dtype", "batch", "length", "method"),
     "overhead": GENERATION,
     "speculate": GENERATION,
 }
@@ -85,6 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="tokens of the prompt (defaults: prefill and quality 512, train 256, decode 1)",
     )
+    parser.add_argument("--method", default="full", help="of train: full, lora or qlora, compared with peft's LoRA")
     parser.add_argument("-n", "--tokens", type=int, default=128, help="tokens to generate")
     parser.add_argument(
         "--beside-load",
@@ -222,19 +223,20 @@ def _quality(args: argparse.Namespace) -> "Results":
 
 def _train(args: argparse.Namespace) -> "Results":
     from llamita.bench import train
-    from llamita.bench.compare import Results
     from llamita.bench.systems import named_systems
 
-    rows = train.measure(
+    precisions = {"float32": "fp32", "bfloat16": "bf16"}
+    return train.measure(
         named_systems(args.against),
         shape_name=args.shape,
-        dtype=_dtype(args, "float32"),
+        method=args.method,
+        precision=None if args.dtype in (None, "auto") else precisions.get(args.dtype, args.dtype),
         batch=args.batch or 4,
         length=args.length or TRAINED,
         repeats=args.repeats,
         threads=args.threads,
+        peers_python=args.peers_python,
     )
-    return Results(rows=rows)
 
 
 def _overhead(args: argparse.Namespace) -> "Results":

@@ -29,7 +29,6 @@ from llamita.bench import (
     train,
 )
 from llamita.bench.compare import Measurement, Results, Settings
-from llamita.bench.peak_memory import peak_bytes
 from llamita.bench.shapes import SHAPES, shape
 from llamita.bench.systems import SYSTEMS, named_systems
 from llamita.bench.workers import ProcessPerTurn, Run, Worker
@@ -198,23 +197,51 @@ def test_torch_keeps_its_threads_when_numba_starts_its_own(monkeypatch: pytest.M
     assert torch.get_num_threads() == 1
 
 
-def test_train() -> None:
-    rows = train.measure(["llamita"], shape_name="tiny", dtype="float32", batch=2, length=8, repeats=2, threads=1)
-    seconds, held = rows
-    assert seconds.unit == "s" and 0 < seconds.min <= seconds.median <= seconds.max
-    logits = 2 * 8 * SHAPES["tiny"].vocab_size * 4
-    assert held.unit == "MiB" and held.median > logits / 2**20
+SMALL = train.TrainingCase("llamita", "tiny", "full", "fp32", 2, 8)
+
+
+def test_train(monkeypatch: pytest.MonkeyPatch, in_this_process: None) -> None:
+    monkeypatch.setattr(train, "CURVE", (50, 2, 6))
+    measured = train.measure(
+        ["llamita", "transformers"], shape_name="tiny", method="full", precision=None, batch=2, length=8,
+        repeats=2, threads=1,
+    )  # fmt: skip
+    ours, theirs, held, their_held, curves = measured.rows
+    assert (ours.system, theirs.system, ours.unit) == ("llamita", "transformers", "tok/s")
+    assert {ours.format, theirs.format} <= {"fp32", "bf16"} and ours.test == "train full 2x8"
+    assert theirs.ratio == pytest.approx(ours.median / theirs.median, rel=1) and ours.of_limit and ours.of_limit > 0
+    assert (held.unit, held.test) == ("MiB", "train full 2x8 peak memory") and their_held.ratio
+    assert curves.test == "largest difference of 50 losses, transformers" and curves.median < 1e-5
+    assert measured.facts()["products in fp32 or bf16"]["unit"] == "GFLOP/s"
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_adapters_are_trained_as_peft_trains_them(method: str) -> None:
+    for system in ("llamita", "transformers"):
+        steps = train.Steps(replace(SMALL, system=system, method=method))
+        assert len(steps.weights) == 2 * 2 * 7
+        losses = [steps.take() for _ in range(8)]
+        assert losses[-1] < losses[0]
+
+
+def test_what_bench_cannot_train_is_a_sentence() -> None:
     with pytest.raises(UsageError, match="cannot train with openvino"):
-        train.measure(["openvino"], shape_name="tiny", dtype="float32", batch=2, length=8, repeats=2, threads=1)
+        train.measure(
+            ["openvino"], shape_name="tiny", method="full", precision=None, batch=2, length=8, repeats=2, threads=1
+        )
+    with pytest.raises(UsageError, match="method is 'dora': use one of full, lora, qlora"):
+        train.measure(
+            ["llamita"], shape_name="tiny", method="dora", precision=None, batch=2, length=8, repeats=2, threads=1
+        )
 
 
-def test_ours_and_transformers_take_the_same_step() -> None:
-    jobs = [train.prepare(system, "tiny", "float32", 2, 8) for system in ("llamita", "transformers")]
-    peaks = []
-    for job in jobs:
-        job()
-        peaks.append(peak_bytes(job))
-    assert peaks[0] <= peaks[1]
+def test_the_operations_of_training_are_three_times_those_of_a_pass() -> None:
+    config = shape("tiny")
+    layer = 64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 160
+    products = 2 * layer + 512 * 64
+    assert train.operations(config, "full", 8) == 6 * products + 6 * 2 * 64 * 8
+    assert train.operations(config, "lora", 8) == 4 * products + 6 * 2 * 64 * 8
 
 
 def test_overhead() -> None:
