@@ -95,6 +95,7 @@ VERBS: Mapping[str, tuple[str, ...]] = {
     "write llamita quantize": ("quant", "quantise", "compress"),
     "write llamita verify": ("check", "test", "compare", "validate"),
     "write llamita bench": ("benchmark", "perf", "speed"),
+    "write llamita train rewind --step N": ("rewind",),
     "write llamita eval": ("perplexity", "ppl", "evaluate", "score", "lm-eval", "lm_eval"),
     "/tokens shows them in llamita chat": ("tokenize", "tokens", "detokenize"),
 }
