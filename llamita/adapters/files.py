@@ -42,7 +42,8 @@ def save_adapter(model: nn.Module, folder: str | Path, name: str = "default") ->
     with explained("write", folder):
         folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / WEIGHTS) as file:
-        write_tensors(file, _tensors(layers, name), {"format": "pt"})
+        # Copies: what numpy has looked at keeps its memory, and FSDP2 could not shard it again.
+        write_tensors(file, _tensors(layers, name), {"format": "pt"}, fetch=Tensor.clone)
     values = {"base_model_name_or_path": getattr(model, "name_or_path", None) or None, **known[name].to_dict()}
     if hasattr(model, "lm_head"):
         values["task_type"] = "CAUSAL_LM"

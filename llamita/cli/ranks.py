@@ -62,7 +62,8 @@ def joined(device: str, degrees: "Degrees | None" = None) -> "Iterator[DeviceMes
     except RuntimeError as error:
         if mesh.is_launched() and any(sign in str(error).lower() for sign in GONE):
             raise LlamitaError(
-                f"process {mesh.rank()} has lost another one, which has died: see what that said"
+                f"process {mesh.rank()} has lost another one, which has died: see what that one said, and start again "
+                "(train: with --resume)"
             ) from error
         raise
 

@@ -129,10 +129,10 @@ def _remedy(count: int) -> str:
 
 
 def _local_device() -> int:
-    local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-    if local >= count:
-        raise UsageError(f"process {local} of this machine has no GPU of its own, there are {count}: start {count}")
-    return local
+    processes, count = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if processes > count:  # every process of this machine says so, not those alone that have none
+        raise UsageError(f"{processes} processes on this machine have {count} GPUs: start {count}, or use --device cpu")
+    return int(os.environ["LOCAL_RANK"])
 
 
 def from_first(compute: Callable[[], T]) -> T:

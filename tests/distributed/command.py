@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch._dynamo  # the first step of an optimizer imports it
 
 from llamita.cli.main import main
 from tests.distributed import group
+from tests.small import save_small_model
 
 SMALL = ("--shape", "pico", "--length", "32", "--micro-rows", "1", "--precision", "fp32", "--threads", "1")
 
@@ -58,6 +60,18 @@ def killed(folder: Path, words: list[str]) -> dict[str, Any]:
     return group.answer(*found[0])
 
 
+def adapter_of(top: Path, count: int) -> str:
+    """The sha256 of an adapter that some ranks have trained."""
+    save_small_model(top / "small")
+    data, folder = top / "sums.jsonl", top / f"adapter-{count}"
+    data.write_text('{"prompt": "1+1=", "completion": "2"}\n' * 9, encoding="utf-8")
+    words = ["train", str(data), *SMALL[2:], "--batch-tokens", "128", "--steps", "2", "--exact-scaling", "-q"]
+    of = ["--model", str(top / "small"), "--method", "lora", "-o", str(folder)]
+    codes = [one["code"] for one in answers(group.start(count, lambda: run([*words, *of])))]
+    assert codes == [0] * count
+    return sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
 def last_step(folder: Path) -> int:
     """The step of the latest checkpoint."""
     return int((folder / "training" / "latest").read_text(encoding="utf-8").split("-")[1])
@@ -80,6 +94,7 @@ def check(top: Path) -> dict[str, Any]:
         "killed": killed(folder, resume),
         "left": last_step(folder),
     }
+    found |= {f"adapter {count}": adapter_of(top, count) for count in (1, 2)}
     end = str(found["left"] + 2)
     return found | {"resumed": answers(group.start(1, lambda: run([*resume, "--steps", end, "-q"])))}
 

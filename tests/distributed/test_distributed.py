@@ -70,7 +70,11 @@ def test_one_rank_speaks_for_all(tmp_path: Path) -> None:
     assert f"stopped and saved at step {found['saved']}: torchrun --nproc-per-node 2 -m llamita" in ranks[0]["err"]
     assert "another process trains in" in said([intruder], 2)
 
-    assert "process 0 has lost another one, which has died" in said([found["killed"]], 1)
+    assert found["adapter 1"] == found["adapter 2"]
+    assert (
+        "process 0 has lost another one, which has died: see what that one said, and start again (train: with --resume)"
+        in said([found["killed"]], 1)
+    )
     assert found["left"] > found["saved"]
     assert found["resumed"] == [{"code": 0, "out": f"{tmp_path / 'run'}\n", "err": ""}]
     assert (tmp_path / "run" / "model.safetensors").is_file()
