@@ -35,12 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_model(parser, is_positional=True)
     parser.add_argument("--text", metavar="FILE", help="perplexity of this text alone (default: cria's, and all tasks)")
     parser.add_argument(
-        "--tasks", metavar="NAMES", help=f"names of built-in tasks, {PERPLEXITY}, or .jsonl files of cases, with commas"
+        "--tasks",
+        metavar="NAMES",
+        help=f"built-in tasks, {PERPLEXITY} or .jsonl files, with commas (default: all)",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="the first N cases of each task (default: all)")
     parser.add_argument("--length", type=int, metavar="N", help="tokens of a window of text (default: up to 1024)")
     parser.add_argument("--stride", type=int, metavar="N", help="new tokens of a window (default: all of them)")
-    parser.add_argument("--lm-eval", metavar="NAMES", help="tasks of lm-eval, the evaluation harness, if installed")
+    parser.add_argument(
+        "--lm-eval", metavar="NAMES", help="tasks of lm-eval, the harness, if installed (default: none)"
+    )
     parser.add_argument("--shots", type=int, metavar="N", help="examples in lm-eval's prompts (default: the task's)")
     parser.add_argument("--json", action="store_true", help="print the scores as a JSON object")
 

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--chain", nargs="+", metavar="MODEL",
-        help="compare neighbours of a chain, such as BASE ADAPTER MERGED GGUF: bit-equal, or the KL divergence",
+        help="compare neighbours, such as BASE ADAPTER MERGED GGUF: bit-equal, or the KL divergence (default: none)",
     )  # fmt: skip
     parser.add_argument("--text", metavar="FILE", help="of --chain: compare on this text (default: cria's)")
     parser.add_argument(

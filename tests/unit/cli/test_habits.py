@@ -82,7 +82,7 @@ def test_help_and_version_are_verbs_too(run: Run) -> None:
     assert run("help", "nothing").code == 2
 
 
-@pytest.mark.parametrize("verb", ["generate", "chat", "show", "verify", "bench"])
+@pytest.mark.parametrize("verb", ["generate", "chat", "show", "verify", "bench", "eval"])
 def test_every_value_has_its_default_in_the_help(verb: str) -> None:
     parser = arguments.Parser(verb, verb)
     importlib.import_module(f"llamita.cli.{verb}").add_arguments(parser)
