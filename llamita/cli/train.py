@@ -74,6 +74,7 @@ SETTINGS: dict[str, tuple[type, str, str]] = {
     "offload": (str, "NAME", "to the CPU's memory: none (default), activations, optimizer or both"),
     "optimizer_step": (str, "WHEN", "after (default), or in-backward, with --clip 0: each gradient is freed at once"),
     "tp": (int, "N", "tensor parallel: processes of torchrun that share each matrix (default: 1)"),
+    "cp": (int, "N", "context parallel: processes of torchrun that share each row (default: 1)"),
     "exact_scaling": (
         bool,
         "",

@@ -44,6 +44,10 @@ class Batch:
         """The batch in parts of at most `rows` rows, in order."""
         return [self._each(lambda tensor, at=at: tensor[at : at + rows]) for at in range(0, len(self.inputs), rows)]
 
+    def columns(self, number: int, count: int) -> "Batch":
+        """Part `number` of `count` equal ones of every row."""
+        return self._each(lambda tensor: tensor.chunk(count, dim=1)[number])
+
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
         return self._each(lambda tensor: tensor.to(device))

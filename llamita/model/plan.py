@@ -22,6 +22,7 @@ PLANS: Mapping[str, str] = {
     "cuda": "a new load of the model",
     "graphs": "a step without a graph",
     "tensor": 'llamita.model.plan.remove(model, "tensor")',
+    "context": 'llamita.model.plan.remove(model, "context")',
 }
 # (the active plan, the requested plan): "" where they go together in this order, otherwise why they do not.
 # Pairs outside the table do not go together either.
@@ -36,6 +37,10 @@ PAIRS: Mapping[tuple[str, str], str] = {
     ("invariant", "recompute"): "",
     ("tensor", "recompute"): "",  # parts of layers, and layers
     ("recompute", "tensor"): "",
+    ("tensor", "context"): "",  # parts of layers, and the base model
+    ("context", "tensor"): "",
+    ("recompute", "context"): "",
+    ("context", "recompute"): "",
     ("cuda", "graphs"): "",
     ("recompute", "graphs"): "",  # a step has no backward pass, and nothing is recomputed
     ("recompute", "compile"): "a model whose layers are recomputed cannot be compiled: switch recompute off first",

@@ -27,11 +27,16 @@ B = TypeVar("B", bound=Splits)
 class DataRanks:
     """The data-parallel ranks of a mesh, or a single process (None).
 
-    mesh: the dim `dp_shard`, None for a single rank. rank: this one's number among the `size` ranks.
+    mesh: the dim `dp_shard`, None for a single rank. rank: this one's number among the `size` ranks. context: the dim
+    `cp`, whose ranks have parts of the same rows. sharding: what FSDP2 shards over: of two dims, the second.
     """
 
     def __init__(self, mesh: DeviceMesh | None = None) -> None:
         self.mesh = dim(mesh, "dp_shard")
+        self.context = dim(mesh, "cp")
+        self.sharding = self.mesh or self.context
+        if mesh is not None and self.mesh is not None and self.context is not None:
+            self.sharding = mesh["dp_shard", "cp"]
         self.rank = 0 if self.mesh is None else self.mesh.get_local_rank()
         self.size = 1 if self.mesh is None else self.mesh.size()
 
@@ -58,10 +63,15 @@ class DataRanks:
         return turn * self.size + self.rank
 
     def in_order(self, values: Sequence[float]) -> list[float]:
-        """The values of all ranks' micro-batches, in the order of the global batch; each rank has as many."""
-        if self.mesh is None:
-            return list(values)
+        """The values of all ranks' micro-batches, in the order of the global batch; each rank has as many.
+
+        What ranks have of the same rows is added.
+        """
         own = torch.tensor(values, dtype=torch.float64)
+        if self.context is not None:
+            distributed.all_reduce(own, group=self.context.get_group())
+        if self.mesh is None:
+            return own.tolist()
         found = [torch.empty_like(own) for _ in range(self.size)]
         distributed.all_gather(found, own, group=self.mesh.get_group())
         return torch.stack(found, dim=1).flatten().tolist()

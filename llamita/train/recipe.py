@@ -4,6 +4,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from math import prod
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin
@@ -47,7 +48,8 @@ class Recipe:
     weights: fp32, or bf16 with fp32 copies that the optimizer moves. recompute: what layers compute again in the
     backward pass, in every `recompute_every`-th. offload: what waits in the CPU's memory.
     optimizer_step: after the backward pass, or for each weight in it. clip: 0 clips nothing.
-    exact_scaling: 1, 2, 4, ... processes give the same bits. tp: processes that share each matrix; the rest share rows.
+    exact_scaling: 1, 2, 4, ... processes give the same bits. tp: processes that share each matrix. cp: those
+    that share each row. The rest share the rows of a batch.
     micro_rows: rows of one forward pass; gradients of several are summed. evaluate_every, save_every: in steps.
     keep_checkpoints: how many of the newest stay.
     Raises UsageError for a value that is impossible, with the reason.
@@ -97,6 +99,7 @@ class Recipe:
     label_smoothing: float = 0.0
     reference_free: bool = False
     tp: int = 1
+    cp: int = 1
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
@@ -137,6 +140,11 @@ class Recipe:
         return Degrees(**{name: getattr(self, name) for name in DEGREES})
 
     @property
+    def shared(self) -> int:
+        """How many processes share a pass of the model."""
+        return prod(getattr(self, name) for name in DEGREES)
+
+    @property
     def rows(self) -> int:
         """Rows of a step."""
         return self.batch_tokens // self.length
@@ -174,7 +182,7 @@ class Recipe:
         return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
 
 
-DEGREES = ("tp",)
+DEGREES = ("tp", "cp")
 SHARDED_TASKS = ("auto", "pretrain", "sft")  # whose losses know logits that are sharded
 
 
@@ -216,7 +224,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "save_every": (1, 10**9), "keep_checkpoints": (1, 10**9),
     "rank": (1, 2**20), "recompute_every": (1, 2**20), "alpha": (1e-6, 1e9),
     "beta": (0.0, 1e6), "label_smoothing": (0.0, 0.5), "threads": (1, 4096),
-    "tp": (1, 4096),
+    "tp": (1, 4096), "cp": (1, 4096),
 }  # fmt: skip
 
 

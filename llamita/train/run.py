@@ -12,6 +12,7 @@ from llamita.data.loader import Batch, Source
 from llamita.errors import BrokenFileError
 from llamita.model.llama import LlamaForCausalLM
 from llamita.parallel import mesh
+from llamita.parallel.context import check_length, pass_of
 from llamita.parallel.gradients import TreeReduceScatter, check_tree
 from llamita.parallel.ranks import DataRanks
 from llamita.parallel.shard import Pass, shard, sharded_as
@@ -101,7 +102,8 @@ def check_ranks(recipe: Recipe, ranks: DataRanks) -> None:
     ranks.check_rows(recipe.rows)
     if recipe.exact_scaling:
         check_tree(ranks, rows=recipe.rows, micro_rows=recipe.micro_rows)
-    if ranks.size > 1 or recipe.tp > 1:
+    check_length(recipe.length, recipe.cp)
+    if ranks.size * recipe.shared > 1:
         optim.check_sharded(recipe.optimizer)
 
 
@@ -114,11 +116,12 @@ def start(
     """
     assert recipe.steps is not None and recipe.threads is not None
     torch.set_num_threads(recipe.threads)  # their number decides the order of sums, and so the bits
-    root, ranks = Pass(model.train()), DataRanks(processes)
+    ranks = DataRanks(processes)
+    root = pass_of(model.train(), ranks.context)
     if (tensor := mesh.dim(processes, "tp")) is not None:
         shard_for_training(model, tensor)
-    if ranks.mesh is not None:  # before the optimizers, which hold what the weights become
+    if ranks.sharding is not None:  # before the optimizers, which hold what the weights become
         reduce_scatter = TreeReduceScatter() if recipe.exact_scaling else None
-        shard(root, model.model.layers, ranks.mesh, reduce_scatter=reduce_scatter)
+        shard(root, model.model.layers, ranks.sharding, reduce_scatter=reduce_scatter)
     optimizers = savings.optimizers(model, recipe)
     return Run(model, optimizers, loader, recipe.steps, base=base, ranks=ranks, sharded=root)

@@ -266,7 +266,7 @@ def _prepare(recipe: Recipe, folder: Path, processes: DeviceMesh | None, *, devi
         check_ranks(recipe, ranks)
         model, tokenizer, base = _model(recipe, folder, chosen_device(device), offline=offline)
         check_sizes(model.config, recipe.tp)
-        savings.prepare(model, recipe, processes=ranks.size * recipe.tp)
+        savings.prepare(model, recipe, processes=ranks.size * recipe.shared)
         records, cleaned = _records(recipe, offline=offline)
         known, rows, apart = _rows(recipe, tokenizer, records)
         return _Parts(known, processes, model, base, tokenizer, rows, apart, cleaned)

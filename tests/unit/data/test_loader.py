@@ -38,3 +38,11 @@ def test_no_rows_are_refused() -> None:
     empty = torch.empty(0, 4, dtype=torch.int32)
     with pytest.raises(UsageError, match="no rows to train on"):
         Loader(Rows(empty, empty, empty), seed=0)
+
+
+def test_a_batch_is_split_along_its_rows() -> None:
+    batch = Loader(ROWS, seed=0).next(5)
+    parts = [batch.columns(number, 2) for number in range(2)]
+    for name in ("inputs", "targets", "positions"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts], dim=1), getattr(batch, name))
+    assert parts[1].reference is None

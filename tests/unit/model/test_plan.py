@@ -19,6 +19,7 @@ from llamita.errors import UnsupportedError, UsageError
 from llamita.generation.speculative.verify import has_kernels
 from llamita.model import plan
 from llamita.model.llama import LlamaForCausalLM
+from llamita.parallel.context import split_rows
 from llamita.parallel.tensor import shard_for_writing
 from llamita.plans import training
 from llamita.plans.compile import compile_model
@@ -44,6 +45,11 @@ def trained(model: LlamaForCausalLM) -> None:
     training.enable(model, list(model.model.layers), model.config)
 
 
+def split(model: LlamaForCausalLM) -> None:
+    """Share rows over a mesh of this process alone."""
+    split_rows(model, init_device_mesh("cpu", (1,), mesh_dim_names=("cp",)))
+
+
 @dataclass(frozen=True)
 class Case:
     """How a plan is applied and taken back, its name in the slot, and how far from plain logits it may be."""
@@ -67,9 +73,14 @@ CASES = {
     ),
     "recompute": Case(
         LlamaForCausalLM.gradient_checkpointing_enable, LlamaForCausalLM.gradient_checkpointing_disable,
-        ("recompute",), together=frozenset({"invariant", "graphs", "tensor"}),
+        ("recompute",), together=frozenset({"invariant", "graphs", "tensor", "context"}),
     ),
-    "tensor": Case(sharded, lambda model: plan.remove(model, "tensor"), ("tensor",), together=frozenset({"recompute"})),
+    "tensor": Case(
+        sharded, lambda model: plan.remove(model, "tensor"), ("tensor",), together=frozenset({"recompute", "context"})
+    ),
+    "context": Case(
+        split, lambda model: plan.remove(model, "context"), ("context",), together=frozenset({"recompute", "tensor"})
+    ),
     "training": Case(
         trained, lambda model: plan.remove(model, "training"), ("training",),
         together=frozenset({"recompute", "graphs"}),
