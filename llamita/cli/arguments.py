@@ -41,7 +41,7 @@ TAKES = {
     "verify": ("threads", "offline"),
     "train": ("device", "offline"),
     "finetune": ("device", "offline"),
-    "eval": ("threads", "device", "dtype", "quantize", "attn", "kernels", "compile", "deterministic", "offline"),
+    "eval": ("adapter", *WRITES),
     "bench": ("dtype",),
 }
 SHARED: dict[str, dict[str, Any]] = {

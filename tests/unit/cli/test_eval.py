@@ -5,7 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+from llamita.adapters.config import LoraConfig
+from llamita.adapters.files import save_adapter
+from llamita.adapters.lora import add_lora, lora_layers
+from llamita.checkpoint.load import load_pretrained
 from tests.unit.cli.conftest import Run
 
 
@@ -78,3 +84,22 @@ def test_conversations_are_left_out_without_a_chat_template(run: Run, tmp_path: 
     assert "left out, as plain has no chat template: add, compare" in outcome.err
     assert "a case has" in outcome.err  # of the one task that is left, longer than the small model's 128 tokens
     assert outcome.code == 2
+
+
+def test_an_adapter_is_measured_with_its_base(run: Run, tmp_path: Path, small_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("The fox ran.", encoding="utf-8")
+    model = load_pretrained(small_path, device="cpu").model
+    add_lora(model, LoraConfig(r=2, target_modules="all-linear"))
+    torch.manual_seed(1)
+    for layer in lora_layers(model).values():
+        nn.init.normal_(layer.pairs["default"].B, std=30.0)  # pyright: ignore[reportArgumentType]
+    save_adapter(model, tmp_path / "adapter")
+    plain, tuned = (
+        json.loads(run("eval", "--text", "text.txt", "--json", *more).out)["text"]["perplexity"]
+        for more in ((), ("--adapter", "adapter"))
+    )
+    ids = torch.tensor([load_pretrained(small_path, device="cpu").tokenizer.encode("The fox ran.")])
+    with torch.no_grad():
+        expected = model(ids, labels=ids).loss.exp().item()
+    assert tuned == pytest.approx(expected, rel=1e-3)
+    assert tuned != pytest.approx(plain, rel=1e-3)
