@@ -4,6 +4,7 @@ from random import Random
 
 from recipes.cria import talk, tasks, words
 from recipes.cria.grammar import expand, read_templates
+from recipes.cria.slots import any_noun
 from recipes.cria.stories import story
 
 Message = tuple[str, str]  # (role, content)
@@ -40,6 +41,9 @@ def _exchange(rng: Random) -> Message:
 def _story_exchange(rng: Random) -> Message:
     if rng.random() < 0.3:
         return expand(rng.choice(_TEXTS["ask_any_story"]), rng, {}), story(rng)
+    if rng.random() < 0.25:
+        thing = any_noun(rng)
+        return expand(rng.choice(_TEXTS["ask_story"]), rng, {"kind": thing}), story(rng, about=thing)
     kind = rng.choice([*words.BEASTS, "girl", "boy", *words.HEROES])
     if rng.random() < 0.7:
         return expand(rng.choice(_TEXTS["ask_story"]), rng, {"kind": kind}), story(rng, hero=kind)

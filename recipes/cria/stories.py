@@ -55,8 +55,8 @@ def cast(rng: Random, *, hero: str = "", name: str = "") -> dict[str, str]:
     return slots | {f"spot{i + 1}": spot for i, spot in enumerate(spots)}
 
 
-def story(rng: Random, *, hero: str = "", name: str = "") -> str:
-    """One story of about 100 to 200 words: an opening, the beats of one plot, an ending."""
+def story(rng: Random, *, hero: str = "", name: str = "", about: str = "") -> str:
+    """One story of about 100 to 200 words: an opening, the beats of one plot, an ending; `about` is a thing in it."""
     slots = cast(rng, hero=hero, name=name)
     beats = [rng.choice(_TEXTS["openings"]), *rng.choice(_PLOTS)]
     if rng.random() < 0.6:
@@ -65,6 +65,9 @@ def story(rng: Random, *, hero: str = "", name: str = "") -> str:
         beats[0] = rng.choice(_TEXTS["greetings"]) + " " + beats[0]
     for _ in range(rng.randint(0, 2)):
         beats.insert(rng.randint(2, len(beats) - 2), rng.choice(_TEXTS["asides"]))
+    if about:
+        slots["x"] = about
+        beats = [rng.choice(_TEXTS["about_openings"]), *beats[1:], rng.choice(_TEXTS["about_endings"])]
     sentences = [expand(beat, rng, slots) for beat in beats]
     first = rng.randint(1, 2)  # a few stories keep to one paragraph, most have two or three
     breaks = {first, len(sentences) - rng.randint(1, 3)} if rng.random() < 0.8 else set()

@@ -102,8 +102,8 @@ def _repeat(rng: Random) -> Pair:
 
 def _poem(rng: Random) -> Pair:
     drawn = expand("[[the|a|my] {topical}|[the|a|my] {beast}|{liked}]", rng, Slots(rng))
-    known = drawn[0].lower() + drawn[1:]
-    topic = rng.choice((known, f"the {any_noun(rng)}", rng.choice(words.CITIES), odd_word(rng)))
+    known, two = drawn[0].lower() + drawn[1:], f"{any_noun(rng)} {any_noun(rng)}"
+    topic = rng.choice((known, f"the {any_noun(rng)}", two, f"the {two}", rng.choice(words.CITIES), odd_word(rng)))
     verse = rng.choice(_ASK["verse"])
     question = rng.choice(_ASK["poem"]).format(w=verse, x=topic)
     if rng.random() < 0.2:
@@ -144,7 +144,7 @@ def _passage(rng: Random) -> Pair:
 
 TALK: Mapping[Callable[[Random], Pair], int] = {  # and how often it is drawn
     _spoken("facts"): 18, _spoken("opinions"): 11, _spoken("news"): 15, _spoken("advice"): 11, _spoken("unknown"): 8,
-    _spoken("short"): 9, _list: 6, _some: 2, _member: 2, _eats: 2, _bigger: 2, _next: 2, _count: 2, _repeat: 8,
+    _spoken("short"): 9, _list: 6, _some: 2, _member: 2, _eats: 2, _bigger: 2, _next: 2, _count: 2, _repeat: 12,
     _poem: 4, _letter: 3, asked_object: 9, _finish: 5, _sentence: 3, _passage: 1,
 }  # fmt: skip
 

@@ -67,8 +67,13 @@ def test_stories_introduce_their_names_and_leave_no_slot_open() -> None:
         assert text == story(Random(seed))
 
 
-def test_a_story_about_a_fox_has_a_fox() -> None:
+def test_a_story_about_a_fox_or_a_lamp_has_it() -> None:
     assert all("fox" in story(Random(i), hero="fox") for i in range(50))
+    ordinary = ordinary_capitals()
+    for i in range(50):
+        text = story(Random(i), about="lamp")
+        assert "lamp" in text and not stray_names("", text, ordinary) and not set("{}[]|@") & set(text)
+    assert "Zora" in story(Random(1), hero="girl", name="Zora")
 
 
 @pytest.mark.parametrize("task", tasks.TASKS)
