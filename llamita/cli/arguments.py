@@ -148,11 +148,17 @@ class Parser(argparse.ArgumentParser):
         if rest and rest[0].startswith("-"):
             raise self._unknown(rest[0].partition("=")[0])
         if rest:
-            raise UsageError(f"{cut(rest[0])!r} is one word too many: put quotes around a text of several words")
+            raise UsageError(f"{cut(rest[0])!r} is one word too many: {self._instead(cut(rest[0]))}")
         for name in MODELS:
             if isinstance(getattr(known, name, None), str):
                 setattr(known, name, understood(getattr(known, name)))
         return known
+
+    def _instead(self, word: str) -> str:
+        """What may have been meant by a word too many: a text, or the model of a verb that reads none."""
+        takes_words = any(not action.option_strings for action in self._actions)
+        is_model = not takes_words and "-m" in self._option_string_actions
+        return f"name a model by -m {word}" if is_model else "put quotes around a text of several words"
 
     def _given(self, words: Sequence[str]) -> set[str]:
         """The names of the options that the words give, rather than the environment or a default."""

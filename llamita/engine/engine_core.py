@@ -16,10 +16,11 @@ from llamita.engine.live import LiveRequest
 from llamita.engine.proposer import Proposer, most_in_step
 from llamita.engine.runner import StepRunner
 from llamita.engine.scheduler import Request, Scheduled, Scheduler, Step
-from llamita.errors import AbortedError
+from llamita.errors import AbortedError, MemoryShortError
 from llamita.generation.completion import completion_of
 from llamita.generation.protocol import LanguageModel
 from llamita.generation.text_options import TextModel
+from llamita.model.llama import LlamaForCausalLM
 from llamita.sampling.batch import sample
 
 GUESSES = 5  # of a draft model, where no other number is asked for
@@ -70,9 +71,7 @@ class EngineCore:
         draft: LanguageModel | None = None,
     ) -> None:
         model = texts.model
-        pages = PagedCache(
-            model.config, num_blocks=num_blocks, block_size=limits.block_size, dtype=model.dtype, device=model.device
-        )
+        pages = _pages(model, num_blocks, limits.block_size)
         adapted = {name: one.model for name, one in texts.adapters.items()}
         self.runner = StepRunner({None: model, **adapted}, pages)
         self.scheduler = Scheduler(
@@ -234,3 +233,15 @@ class EngineCore:
         now = monotonic()
         for live, error in [(one, error) for one in self._live.values() if (error := one.overdue(now)) is not None]:
             self.end(live, error)
+
+
+def _pages(model: LlamaForCausalLM, num_blocks: int, block_size: int) -> PagedCache:
+    """The cache of a model. Raises MemoryShortError where it does not fit."""
+    try:
+        return PagedCache(
+            model.config, num_blocks=num_blocks, block_size=block_size, dtype=model.dtype, device=model.device
+        )
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        raise MemoryShortError(
+            f"a cache of {num_blocks} blocks of {block_size} tokens does not fit the memory: give it fewer blocks"
+        ) from error

@@ -80,7 +80,8 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
         ("--draft-model cria -m cria -m cria", 2, "--draft-model is of one model"),
         ("--draft-model /no/such/draft --offline", 3, "/no/such/draft"),
         ("--temperature 1", 2, "--temperature"),
-        ("prompt", 2, "prompt"),
+        ("org/name", 2, "name a model by -m org/name"),
+        ("--kv-blocks 99999999999", 5, "99999999999 blocks of 16 tokens does not fit the memory"),
     ],
 )
 def test_r31_mistakes_are_one_sentence(words: str, code: int, says: str, capsys: pytest.CaptureFixture[str]) -> None:
