@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from llamita.parallel.mesh import processes
 
 Task = Callable[[DeviceMesh | None], Any]
-LONGEST = 120  # seconds that a process may take
+LONGEST = 600  # seconds that a process may take
 
 
 def on(count: int, task: Task) -> list[Any]:

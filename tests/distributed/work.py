@@ -105,11 +105,12 @@ def _twenty(mesh: Any, plan: str, config: Any) -> tuple[list[float], dict[str, T
 
 def scaling() -> dict[str, Any]:
     """The bits of 1, 2 and 4 ranks with exact_scaling, the losses, and the rows that each step reads."""
+    recipes = {name: replace(EXACT, optimizer=name) for name in ("adamw", "muon", "lion")}
     found: dict[str, Any] = {}
-    for name in ("adamw", "muon", "lion"):
-        recipe = replace(EXACT, optimizer=name)
-        for count in (1, 2, 4):
-            answers = group.on(count, lambda mesh, recipe=recipe: _exact(mesh, recipe))
+    for count in (1, 2, 4):
+        ranks = group.on(count, lambda mesh: {name: _exact(mesh, recipe) for name, recipe in recipes.items()})
+        for name in recipes:
+            answers = [answer[name] for answer in ranks]
             assert len({digest for digest, _, _ in answers}) == 1, "every rank has the same whole weights"
             rows = sorted(row for _, _, rows in answers for row in rows)
             found[f"{name} {count}"] = [*answers[0][:2], sha256(json.dumps(rows).encode()).hexdigest()]
