@@ -24,6 +24,7 @@ EXAMPLES = """\
   llamita finetune chats.jsonl -m org/name --minutes 20 -o my-adapter
   llamita finetune chats.jsonl --method qlora --rank 8 --targets q_proj,v_proj
   llamita finetune pairs.jsonl --method dpo --loss ipo --beta 0.2
+  llamita finetune sums.jsonl --method grpo --reward exact
   llamita finetune --resume -o my-adapter
 """
 LOSS = "held-out loss"
@@ -39,12 +40,14 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "full": {"method": "full", "lr": 1e-3},
     "dpo": {"task": "dpo", "method": "lora", "lr": 2e-3},
     "reward": {"task": "reward", "method": "full", "lr": 1e-3},
+    "grpo": {"task": "grpo", "method": "lora", "lr": 2e-3, "length": 48, "batch_tokens": 192, "max_tokens": 16},
 }
 # The built-in data of a task, and the settings with which it is learned in a minute or two of two cores.
 PRACTICE: Mapping[str, Mapping[str, Any]] = {
     "auto": {"data": ("built-in:swap",), "steps": 80},
     "dpo": {"data": ("built-in:swap-pairs",), "steps": 40},
     "reward": {"data": ("built-in:swap-pairs",), "steps": 40},
+    "grpo": {"data": ("built-in:speech",), "steps": 20, "reward": "regex"},
 }
 
 
@@ -94,7 +97,9 @@ def _end(session: "Session", before: Score, *, is_quiet: bool) -> None:
         print(session.folder)
         return
     last = read_log(session.log_path)[-1]
-    figures = {} if last.held_out_loss is None else {LOSS: last.held_out_loss, **(last.figures or {})}
+    figures = {name: value for name, value in (last.figures or {}).items() if name in session.task.figure_names}
+    if last.held_out_loss is not None:
+        figures = {LOSS: last.held_out_loss, **figures}
     after = _score(session, *session.written, figures)
     terminal.show(f"before: {before}\nafter:  {after}\n")
     terminal.note(f"wrote {report}; use it so:")
@@ -122,7 +127,7 @@ def _held_out(session: "Session") -> "list[Case]":
 
 def _use(session: "Session") -> str:
     """The command that uses what was trained, with a held-out prompt where that is a plain text."""
-    if session.recipe.training_task().is_reward:
+    if session.task.is_reward:
         return f"llamita.LlamaForSequenceClassification.from_pretrained({str(session.folder)!r})"
     model, adapter = session.written
     also = "" if adapter is None else f" --adapter {adapter}"
@@ -142,7 +147,12 @@ def show_example(session: "Session") -> None:
     position = session.run.loader.position
     batch = session.run.loader.next(1)
     session.run.loader.position = position
-    count = 2 if session.recipe.training_task().unit == "pair" else 1
+    count = 2 if session.task.unit == "pair" else 1
+    if session.task.samples:
+        terminal.note("an example, which the model answers itself:")
+        length = int((batch.positions[0] == 0).nonzero()[1])
+        terminal.show(f"{_spelled(batch.inputs[0, :length].tolist(), session.tokenizer)}\n", sys.stderr)
+        return
     terminal.note("an example, of which is learned what is bright:" if _has_color() else "an example, [learned]:")
     for _, case in zip(range(count), cases(batch), strict=False):
         styled = "".join(_styled(case, session.tokenizer))

@@ -13,6 +13,7 @@ BUILT_IN: Mapping[str, Callable[[], list[Record]]] = {
     DOCSTRINGS: read_docstrings,
     f"{PREFIX}swap": practice.completions,
     f"{PREFIX}swap-pairs": practice.pairs,
+    f"{PREFIX}speech": practice.beginnings,
 }
 
 

@@ -30,6 +30,21 @@ def pairs() -> list[Record]:
     return _records(fields)
 
 
+def beginnings() -> list[Record]:
+    """Beginnings of stories, and a pattern that says what is wanted of what follows: that somebody speaks."""
+    texts = [
+        f"{opening} {name} had a {color} {thing}."
+        for opening in ("Once upon a time", "One day", "In the morning", "After the rain")
+        for name in ("Mia", "Tom", "Ada", "Ben", "Lily", "Sam")
+        for color in ("red", "blue", "little", "big")
+        for thing in ("ball", "boat", "dog", "book")
+    ]
+    Random(SEED).shuffle(texts)
+    return [
+        Record({"prompt": text, "pattern": '"'}, f"{NAME}, line {number}") for number, text in enumerate(texts, start=1)
+    ]
+
+
 def swapped(words: list[str]) -> list[str]:
     """The words with the first and the last in each other's place."""
     return [words[-1], *words[1:-1], words[0]]

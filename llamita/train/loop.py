@@ -28,7 +28,7 @@ def train(run: Run, recipe: Recipe, *, held_out: list[Batch], should_stop: Calla
     recipe: with its task and precision resolved. held_out: batches to measure on, every `evaluate_every` steps.
     Raises NotFiniteError where loss or gradient is; the weights are then still those of the step before.
     """
-    task, gradients = recipe.training_task(), gradients_of(run, recipe)
+    task, gradients = run.task or recipe.training_task(), gradients_of(run, recipe)
     while run.step < run.steps and not mesh.on_any(should_stop()):
         started = perf_counter()
         done = share(recipe.schedule, run.step, steps=run.steps, warmup=recipe.warmup)
@@ -44,7 +44,9 @@ def train(run: Run, recipe: Recipe, *, held_out: list[Batch], should_stop: Calla
         seconds = perf_counter() - started
         is_measured = held_out and (run.step % recipe.evaluate_every == 0 or run.step == run.steps)
         measured, figures = evaluate(run, task, held_out, recipe.precision) if is_measured else (None, None)
-        yield Metrics(run.step, loss, rate, norm, run.tokens, batch.inputs.numel(), seconds, measured, figures)
+        measured = None if task.samples else measured
+        figures = {**task.step_figures(), **(figures or {})}
+        yield Metrics(run.step, loss, rate, norm, run.tokens, batch.inputs.numel(), seconds, measured, figures or None)
 
 
 def next_batch(run: Run, task: Task, recipe: Recipe) -> Batch:

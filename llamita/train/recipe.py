@@ -23,6 +23,7 @@ from llamita.train.schedule import SCHEDULES
 from llamita.train.tasks import TASKS, Task, TaskOptions
 from llamita.train.tasks.dpo import LOSSES
 
+ROLLOUTS = ("exact", "plain")
 PRECISIONS = ("auto", "fp32", "bf16")
 WEIGHTS = ("fp32", "bf16")
 RECOMPUTE = ("none", "selective", "full")
@@ -44,7 +45,8 @@ class Recipe:
     `rslora` are its LoraConfig; qlora has the frozen weights in blocks of `base_format`. merge: also write the model
     with the adapter in its weights.
     rates: shares of the rate for weights by their names, as "GLOB=SHARE,GLOB=SHARE" (see `rates`).
-    loss, beta, label_smoothing, reference_free: of the task dpo, see `llamita.train.tasks.task.TaskOptions`.
+    loss, beta, label_smoothing, reference_free, reward, group, max_tokens, kl: of the tasks dpo and grpo, see
+    `llamita.train.tasks.task.TaskOptions`. rollouts: exact (sampled by the trainer's arithmetic) or plain (faster).
     weights: fp32, or bf16 with fp32 copies that the optimizer moves. recompute: what layers compute again in the
     backward pass, in every `recompute_every`-th. offload: what waits in the CPU's memory.
     optimizer_step: after the backward pass, or for each weight in it. clip: 0 clips nothing.
@@ -98,6 +100,11 @@ class Recipe:
     beta: float = 0.1
     label_smoothing: float = 0.0
     reference_free: bool = False
+    reward: str = "exact"
+    group: int = 8
+    max_tokens: int = 32
+    kl: float = 0.0
+    rollouts: str = "exact"
     tp: int = 1
     cp: int = 1
 
@@ -161,6 +168,11 @@ class Recipe:
             beta=self.beta,
             label_smoothing=self.label_smoothing,
             is_reference_free=self.reference_free,
+            reward=self.reward,
+            group=self.group,
+            max_tokens=self.max_tokens,
+            kl=self.kl,
+            length=self.length,
         )
         return TASKS[self.task](options)
 
@@ -208,6 +220,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "task": ("auto", *TASKS),
     "method": tuple(METHODS),
     "loss": LOSSES,
+    "rollouts": ROLLOUTS,
     "optimizer": tuple(OPTIMIZERS),
     "schedule": tuple(SCHEDULES),
     "precision": PRECISIONS,
@@ -223,8 +236,8 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "clip": (0.0, 1e9), "seed": (0, 2**63 - 1), "held_out": (0.0, 0.5), "evaluate_every": (1, 10**9),
     "save_every": (1, 10**9), "keep_checkpoints": (1, 10**9),
     "rank": (1, 2**20), "recompute_every": (1, 2**20), "alpha": (1e-6, 1e9),
-    "beta": (0.0, 1e6), "label_smoothing": (0.0, 0.5), "threads": (1, 4096),
-    "tp": (1, 4096), "cp": (1, 4096),
+    "beta": (0.0, 1e6), "label_smoothing": (0.0, 0.5), "group": (2, 4096), "max_tokens": (1, 2**20), "kl": (0.0, 1e6),
+    "threads": (1, 4096), "tp": (1, 4096), "cp": (1, 4096),
 }  # fmt: skip
 
 

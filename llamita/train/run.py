@@ -19,6 +19,7 @@ from llamita.parallel.shard import Pass, shard, sharded_as
 from llamita.parallel.tensor import shard_for_training
 from llamita.train import optim, savings
 from llamita.train.recipe import Recipe
+from llamita.train.tasks.task import Task
 
 RNG, DEVICE_RNG = "rng", "rng.cuda"
 
@@ -27,6 +28,7 @@ RNG, DEVICE_RNG = "rng", "rng.cuda"
 class Run:
     """What changes while a model is trained. steps: of the whole run. tokens: how many were learned.
 
+    task: None is that of the recipe.
     base: the fingerprint of the frozen weights of an adapter, which checkpoints leave out.
     ranks: those that share each batch. root: the model's passes, which are `sharded` where there are several ranks.
     """
@@ -38,6 +40,7 @@ class Run:
     step: int = 0
     tokens: int = 0
     base: str = ""
+    task: Task | None = None
     ranks: DataRanks = field(default_factory=DataRanks)
     sharded: InitVar[Pass | None] = None
     root: Pass = field(init=False)

@@ -24,6 +24,7 @@ from llamita.parallel import mesh
 from llamita.parallel.ranks import DataRanks
 from llamita.parallel.shard import unsharded
 from llamita.parallel.tensor import check_sizes, sharded_loss
+from llamita.plans.invariant import invariant
 from llamita.tokenizer.load import load_tokenizer
 from llamita.tokenizer.protocol import Tokenizer
 from llamita.tokenizer.save import save_tokenizer
@@ -37,19 +38,20 @@ from llamita.train.recipe import Recipe, make_recipe, read_recipe
 from llamita.train.reference import with_reference
 from llamita.train.run import Run, check_ranks, start
 from llamita.train.shapes import config_of, new_model
-from llamita.train.tasks import task_of
+from llamita.train.tasks import Task, task_of
 from llamita.train.tasks.reward import with_reward_head
 
 INSIDE = "training"  # the folder with a run's own files, in the folder of the model
 RECIPE, LOG = "recipe.toml", "metrics.jsonl"
 NEW, TOKENIZER = "new", "tokenizer"  # a tokenizer that the run trains, and its folder
+SAMPLED_STEPS = 40  # of a run whose steps cannot be tried before, as the model writes in them
 MEASURED_ROWS = 64  # at most, of held-out rows
 # What a resumed run cannot change: it would be another run, or its checkpoint would not fit.
 FIXED = (
     "data", "clean",
     "task", "method", "rank", "alpha", "targets", "rslora", "base_format", "loss", "beta", "label_smoothing",
-    "reference_free", "model", "shape", "tokenizer", "vocab_size", "length",
-    "optimizer", "rates", "seed", "held_out", "precision",
+    "reference_free", "reward", "group", "max_tokens", "kl", "rollouts", "model", "shape", "tokenizer",
+    "vocab_size", "length", "optimizer", "rates", "seed", "held_out", "precision",
 )  # fmt: skip
 
 
@@ -96,6 +98,11 @@ class Session:
         self._save()
         self.export()
 
+    @property
+    def task(self) -> Task:
+        """The run's task."""
+        return self.run.task or self.recipe.training_task()
+
     def measured_batches(self) -> list[Batch]:
         """The held-out rows that are measured, in batches."""
         count = min(len(self.held_out), MEASURED_ROWS)
@@ -107,8 +114,8 @@ class Session:
         if not batches:
             return {}
         with torch.random.fork_rng(devices=[]), sharded_loss(self.run.model):
-            loss, figures = evaluate(self.run, self.recipe.training_task(), batches, self.recipe.precision)
-        return {"held-out loss": loss, **figures}
+            loss, figures = evaluate(self.run, self.task, batches, self.recipe.precision)
+        return figures if self.task.samples else {"held-out loss": loss, **figures}
 
     @contextmanager
     def _log(self) -> Iterator[Callable[[str], object]]:
@@ -192,7 +199,7 @@ def sizes(recipe: Recipe, *, offline: bool = False) -> tuple[Recipe, LlamaConfig
         config = config_of(recipe.shape, tokenizer, length=recipe.length)
     else:
         config = LlamaConfig.from_pretrained(source)
-    recipe, rows, apart = _rows(recipe, tokenizer, _records(recipe, offline=offline)[0])
+    recipe, _, rows, apart = _rows(recipe, tokenizer, _records(recipe, offline=offline)[0])
     return recipe, config, rows, apart
 
 
@@ -245,6 +252,7 @@ class _Parts:
     rows: Rows
     apart: Rows
     cleaned: dict[str, int]
+    task: Task
 
     @property
     def ranks(self) -> DataRanks:
@@ -266,20 +274,37 @@ def _prepare(recipe: Recipe, folder: Path, processes: DeviceMesh | None, *, devi
         check_ranks(recipe, ranks)
         model, tokenizer, base = _model(recipe, folder, chosen_device(device), offline=offline)
         check_sizes(model.config, recipe.tp)
-        savings.prepare(model, recipe, processes=ranks.size * recipe.shared)
         records, cleaned = _records(recipe, offline=offline)
-        known, rows, apart = _rows(recipe, tokenizer, records)
-        return _Parts(known, processes, model, base, tokenizer, rows, apart, cleaned)
+        known, task, rows, apart = _rows(recipe, tokenizer, records)
+        if task.samples:
+            _check_sampling(known, processes)
+            if known.rollouts == "exact":
+                invariant(model)  # before other plans, which then keep to what goes with it
+        savings.prepare(model, recipe, processes=ranks.size * recipe.shared)
+        return _Parts(known, processes, model, base, tokenizer, rows, apart, cleaned, task)
 
     return mesh.together(make)
+
+
+def _check_sampling(recipe: Recipe, processes: DeviceMesh | None) -> None:
+    if processes is not None and processes.size() > 1:
+        raise UsageError("grpo samples in one process: start it without torchrun")
+    if recipe.kl and not METHODS[recipe.method].is_adapter:
+        raise UsageError(f"kl is {recipe.kl}, and only an adapter keeps its base: take --method lora, or --kl 0")
+    if recipe.rollouts == "exact" and recipe.precision == "bf16":
+        raise UsageError("exact rollouts are sampled in fp32: leave --precision out, or take --rollouts plain")
 
 
 def _decided(parts: _Parts) -> Recipe:
     """The recipe with threads, precision and steps: measured on all ranks at once, each with its rows of a step."""
     recipe = parts.recipe
-    if recipe.exact_scaling:  # what is measured may differ from run to run, and would change the bits
+    is_sampled = parts.task.samples
+    # What is measured may differ from run to run, and would change the bits; what is sampled cannot be tried.
+    if recipe.exact_scaling or is_sampled:
         precision = "fp32" if recipe.precision == "auto" else recipe.precision
         recipe = replace(recipe, threads=recipe.threads or 1, precision=precision)
+    if is_sampled:
+        return replace(recipe, steps=recipe.steps or SAMPLED_STEPS)
     own = replace(recipe, batch_tokens=recipe.batch_tokens // parts.ranks.size)
     found = resolved(own, parts.model, parts.rows)
     return mesh.from_first(lambda: replace(found, batch_tokens=recipe.batch_tokens))
@@ -287,10 +312,11 @@ def _decided(parts: _Parts) -> Recipe:
 
 def _session(parts: _Parts, folder: Path) -> Session:
     rows, apart = parts.rows, parts.apart
-    if parts.recipe.training_task().needs_reference:
+    if parts.task.needs_reference:
         rows, apart = (with_reference(some, parts.model, parts.recipe) for some in (rows, apart))
     loader = Loader(rows, seed=parts.recipe.seed)
     run = start(parts.recipe, parts.model, loader, processes=parts.processes, base=parts.base)
+    run.task = parts.task
     return Session(parts.recipe, run, apart, parts.tokenizer, folder, cleaned=parts.cleaned)
 
 
@@ -321,15 +347,16 @@ def _headed(model: LlamaForCausalLM, recipe: Recipe) -> LlamaForCausalLM:
     return cast("LlamaForCausalLM", with_reward_head(model, seed=recipe.seed))
 
 
-def _rows(recipe: Recipe, tokenizer: Tokenizer, records: list[Record]) -> tuple[Recipe, Rows, Rows]:
-    """The recipe with its task decided, the rows to train on, and those held out."""
+def _rows(recipe: Recipe, tokenizer: Tokenizer, records: list[Record]) -> tuple[Recipe, Task, Rows, Rows]:
+    """The recipe with its task decided, that task, the rows to train on, and those held out."""
     recipe = replace(recipe, task=task_of(records) if recipe.task == "auto" else recipe.task)
     # Cut first, so that a part of a single long text can be held out too.
-    documents = parts(recipe.training_task().documents(records, tokenizer), recipe.length)
+    task = recipe.training_task()
+    documents = parts(task.documents(records, tokenizer), recipe.length)
     apart = held_out(len(documents), share=recipe.held_out, seed=recipe.seed)
     trained = [document for number, document in enumerate(documents) if number not in apart]
     measured = [document for number, document in enumerate(documents) if number in apart]
-    return recipe, pack(trained, recipe.length), pack(measured, recipe.length)
+    return recipe, task, pack(trained, recipe.length), pack(measured, recipe.length)
 
 
 def _records(recipe: Recipe, *, offline: bool) -> tuple[list[Record], dict[str, int]]:

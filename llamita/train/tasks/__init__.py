@@ -4,14 +4,19 @@ from collections.abc import Mapping, Sequence
 
 from llamita.data.records import Record
 from llamita.train.tasks.dpo import dpo
+from llamita.train.tasks.grpo import grpo
 from llamita.train.tasks.pretrain import pretrain
 from llamita.train.tasks.reward import reward
 from llamita.train.tasks.sft import sft
 from llamita.train.tasks.task import MakeTask, Task, TaskOptions
 
 __all__ = ["TASKS", "Task", "TaskOptions", "task_of"]
-TASKS: Mapping[str, MakeTask] = {"pretrain": pretrain, "sft": sft, "dpo": dpo, "reward": reward}
-LEARNED_BY: Mapping[str, str] = {"pair": "dpo", "rated completion": "dpo"}  # the form of all records -> their task
+TASKS: Mapping[str, MakeTask] = {"pretrain": pretrain, "sft": sft, "dpo": dpo, "reward": reward, "grpo": grpo}
+LEARNED_BY: Mapping[str, str] = {
+    "pair": "dpo",
+    "rated completion": "dpo",
+    "prompt": "grpo",
+}  # the form of all records -> their task
 
 
 def task_of(records: Sequence[Record]) -> str:

@@ -20,12 +20,19 @@ class TaskOptions:
     loss: one of `llamita.train.tasks.preference_losses`. beta: how strongly the model is held to the reference; the
     weight of orpo's odds ratio. label_smoothing: the share of pairs that may be the wrong way around.
     is_reference_free: compare with no reference model.
+    Of grpo: reward, see `llamita.train.tasks.rewards`. group: answers to each prompt. max_tokens: of an answer. kl: the
+    weight of the divergence from the base model. length: tokens of a row.
     """
 
     loss: str = "dpo"
     beta: float = 0.1
     label_smoothing: float = 0.0
     is_reference_free: bool = False
+    reward: str = "exact"
+    group: int = 8
+    max_tokens: int = 32
+    kl: float = 0.0
+    length: int = 256
 
 
 def learned_tokens(batch: Batch) -> int:
@@ -52,7 +59,8 @@ class Task:
     figures: sums () of what is measured on held-out rows besides the loss, divided likewise; figure_names: theirs.
     prepare: completes the batch of a whole step before its first pass, given what runs a pass of the model, and the
     rows of a pass. needs_reference: the rows get the log-probabilities of the model at the start. is_reward: the model
-    has a head of one number instead of the vocabulary.
+    has a head of one number instead of the vocabulary. step_figures: what the last step has shown, by name. samples:
+    the model writes in every step.
     """
 
     documents: Callable[[Sequence[Record], Tokenizer], list[Document]]
@@ -64,6 +72,8 @@ class Task:
     prepare: Callable[[Compute, Batch, int], Batch] | None = None
     needs_reference: bool = False
     is_reward: bool = False
+    step_figures: Callable[[], dict[str, float]] = dict
+    samples: bool = False
 
     def measured(self, model: LlamaForCausalLM, batch: Batch) -> Tensor:
         """The summed loss and figures of a batch, in the order of their names: (1 + figures,)."""

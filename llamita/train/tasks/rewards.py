@@ -1,0 +1,69 @@
+"""Rewards that a program can check: a number for an answer, from its text and the fields of its record."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+from llamita.errors import NotFoundError, UsageError
+
+Reward = Callable[[str, Mapping[str, Any]], float]
+
+
+def exact(text: str, fields: Mapping[str, Any]) -> float:
+    """1 where the text is the field `answer`, blanks at the ends aside."""
+    return float(text.strip() == str(fields["answer"]).strip())
+
+
+def regex(text: str, fields: Mapping[str, Any]) -> float:
+    """1 where the regular expression in the field `pattern` is found in the text."""
+    return float(re.search(str(fields["pattern"]), text) is not None)
+
+
+def json_object(text: str, fields: Mapping[str, Any]) -> float:
+    """1 where the text is a JSON object that has every key of the field `keys`, which may be left out."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return 0.0
+    return float(isinstance(value, dict) and all(key in value for key in fields.get("keys", ())))
+
+
+# name -> the reward, and the field that it needs of a record
+REWARDS: Mapping[str, tuple[Reward, str | None]] = {
+    "exact": (exact, "answer"),
+    "regex": (regex, "pattern"),
+    "json": (json_object, None),
+}
+
+
+def find_reward(name: str) -> tuple[Reward, str | None]:
+    """The reward of a name in REWARDS, or of "module:function", where a module may be a file in this folder.
+
+    The function gets the text and the record's fields, and returns a number.
+    Raises UsageError for another name, and NotFoundError for a module or function that is not there.
+    """
+    if name in REWARDS:
+        return REWARDS[name]
+    module, colon, function = name.partition(":")
+    if not (colon and module and function):
+        raise UsageError(f"reward is {name!r}: use one of {', '.join(REWARDS)}, or module:function")
+    try:
+        found = getattr(_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise NotFoundError(f"reward {name} is not there ({error}): give module:function of a file here") from error
+    return found, None
+
+
+def _module(name: str) -> Any:
+    path = Path(f"{name.replace('.', '/')}.py")
+    if not path.is_file():
+        return import_module(name)
+    spec = spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
