@@ -70,12 +70,13 @@ class Summed(torch.autograd.Function):
             head = weight.to(dtype)
             for first in range(0, len(rows), chunk):
                 part = slice(first, first + chunk)
-                loss, d_logits = _chunk(rows[part].to(dtype), head, targets[part], wants_rows or wants_weight)
+                loss, d_logits, scale = _chunk(rows[part].to(dtype), head, targets[part])
                 total += loss
                 if d_rows is not None:
-                    d_rows[part] = d_logits @ head
+                    d_rows[part] = (d_logits @ head) * scale
                 if d_weight is not None:
-                    _add_product(d_weight, d_logits.t(), rows[part].to(dtype))
+                    _add_product(d_weight, d_logits.t(), (rows[part] * scale).to(dtype))
+                del d_logits  # before the next chunk's are there
         ctx.gradients = (d_rows, None if d_weight is None else d_weight.to(weight.dtype))
         return total
 
@@ -91,17 +92,21 @@ class Summed(torch.autograd.Function):
         return *found, None, None, None
 
 
-def _chunk(rows: Tensor, head: Tensor, targets: Tensor, has_backward: bool) -> tuple[Tensor, Tensor]:
-    """The summed loss of a chunk, and its gradient to the logits (n, V) in the dtype of the rows."""
-    logprobs = torch.log_softmax(rows @ head.t(), -1, dtype=_sum_dtype(rows.dtype))
-    is_learned = targets != IGNORED
-    index = torch.where(is_learned, targets, 0)[:, None]
-    loss = -torch.where(is_learned, logprobs.gather(1, index)[:, 0], 0.0).sum()
-    if not has_backward:
-        return loss, logprobs
-    d_logits = logprobs.exp_()
-    d_logits.scatter_add_(1, index, torch.full_like(index, -1, dtype=d_logits.dtype))
-    return loss, d_logits.mul_(is_learned[:, None]).to(rows.dtype)
+def _chunk(rows: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The summed loss of a chunk, and its gradient to the logits as (n, V) times (n, 1).
+
+    The softmax's denominators are left to the factor, which costs a pass over (n, D) rather than (n, V).
+    """
+    logits = at_least_fp32(rows @ head.t())
+    is_learned = (targets != IGNORED)[:, None]
+    index = torch.where(is_learned, targets[:, None], 0)
+    logits -= logits.amax(-1, keepdim=True)
+    of_target = logits.gather(1, index)
+    exp = logits.exp_()
+    total = exp.sum(-1, keepdim=True)
+    loss = torch.where(is_learned, total.log() - of_target, 0.0).sum()
+    exp.scatter_add_(1, index, -total)
+    return loss, exp.to(rows.dtype), is_learned / total
 
 
 def _add_product(total: Tensor, one: Tensor, other: Tensor) -> None:

@@ -10,6 +10,7 @@ from llamita.model import plan
 from llamita.model.llama import LlamaForCausalLM
 from llamita.plans import offload, recompute, training
 from llamita.train import optim
+from llamita.train.allocator import keep_freed_memory
 from llamita.train.master_weights import with_masters
 from llamita.train.rates import parsed_rates, set_shares
 from llamita.train.recipe import Recipe
@@ -24,6 +25,7 @@ def prepare(model: LlamaForCausalLM, recipe: Recipe, *, processes: int = 1) -> N
     all but products anyway. Raises UsageError where a saving does not fit the device or the number of processes.
     """
     check(recipe, model.device, processes)
+    keep_freed_memory()
     layers = list(model.model.layers)
     if not plan.active(model) and recipe.shared == 1:  # written-out layers know whole matrices and rows alone
         with suppress(UnsupportedError):  # then it trains by its plain layers, which is slower and no error
