@@ -70,7 +70,10 @@ def trained(model: LlamaForCausalLM, ranks: DataRanks | None = None) -> list[tup
 
 def largest(pairs: Any) -> float:
     """The largest difference of pairs of tensors or of numbers."""
-    return max(float((torch.as_tensor(a) - torch.as_tensor(b)).abs().max()) for a, b in pairs)
+    double = torch.float64  # of which torch makes fp32 if it is not told
+    return max(
+        float((torch.as_tensor(a, dtype=double) - torch.as_tensor(b, dtype=double)).abs().max()) for a, b in pairs
+    )
 
 
 def training(*names: str) -> dict[str, Any]:
