@@ -16,10 +16,9 @@ from llamita.kernels.cpu.runtime.huge_pages import collapse
 from llamita.model import plan
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.outputs import CausalLMOutputWithPast
-from llamita.model.parts import parts_of
 from llamita.plans.cpu.attention import Segment
 from llamita.plans.cpu.parts import unsupported_reason
-from llamita.plans.cpu.passes import Pass, check_ids
+from llamita.plans.cpu.passes import ModelParts, Pass, check_ids
 from llamita.plans.cpu.watch import Watch
 from llamita.plans.cpu.weights import matrix_of
 from llamita.plans.cpu.workspace import Workspace
@@ -183,15 +182,11 @@ class _Plan:
     """The programs for a model with its present modules and the present addresses of its weights."""
 
     def __init__(self, model: LlamaForCausalLM) -> None:
-        self._model = model
         self._workspace = Workspace()
         self._passes: dict[tuple[object, ...], Pass] = {}
         self.watch = Watch(model)
         self.dtype, self.layers = model.dtype, len(model.model.layers)
-        plan_name = "the plan of the CPU's kernels"
-        self._parts = [parts_of(layer, model.config, plan=plan_name) for layer in model.model.layers]
-        found = (module._parameters.get("bias") for module in model.modules())
-        self._biases = list({id(bias): bias for bias in found if bias is not None}.values())
+        self._parts = ModelParts.of(model)
 
     def read(self, ids: Tensor, cache: GrowingCache, layout: BatchLayout, kept: int) -> Tensor:
         """The logits (B, kept, V) of the last tokens of ids (B, T), in passes of at most `MOST_AT_ONCE` tokens."""
@@ -219,7 +214,7 @@ class _Plan:
         key = (segments, kept)
         made = self._passes.pop(key, None)
         if made is None:
-            made = Pass(self._model, self._parts, self._biases, self._workspace, segments, kept=kept, dtype=self.dtype)
+            made = Pass(self._parts, self._workspace, segments, kept=kept, dtype=self.dtype)
         self._passes[key] = made
         if len(self._passes) > PROGRAMS:
             del self._passes[next(iter(self._passes))]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from llamita.kernels.cpu.constants import DTYPES, NUMBERS, Q8_BLOCK, ROWS
 from llamita.kernels.cpu.runtime.program import Program, named
 from llamita.model.layers import LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM
-from llamita.model.parts import LayerParts
+from llamita.model.parts import LayerParts, parts_of
 from llamita.plans.cpu.attention import Activations, Buffers, Segment, SegmentAttention
 from llamita.plans.cpu.weights import packed_of
 from llamita.plans.cpu.workspace import Workspace, bits, empty, numbers
@@ -24,26 +25,40 @@ EMBED_PACKED = {name: named("block_kernels", f"embed_{name}") for name in FORMAT
 NORM, GATE, ANGLES = named("elementwise", "norm"), named("elementwise", "gate"), named("rotary", "angles")
 
 
+class ModelParts(NamedTuple):
+    """A model, read once for all programs: its layers, and all of its biases."""
+
+    model: LlamaForCausalLM
+    layers: list[LayerParts]
+    biases: list[Tensor]
+
+    @classmethod
+    def of(cls, model: LlamaForCausalLM) -> "ModelParts":
+        """Raises UnsupportedError for layers that are no Llama's."""
+        plan = "the plan of the CPU's kernels"
+        layers = [parts_of(layer, model.config, plan=plan) for layer in model.model.layers]
+        found = (module._parameters.get("bias") for module in model.modules())
+        return cls(model, layers, list({id(bias): bias for bias in found if bias is not None}.values()))
+
+
 class Pass:
     """The program for segments of rows of new tokens, with logits for the last `kept` of each row.
 
     The result for a token does not depend on the segments, on kept, or on how the cache was filled:
     kernels/reference.py is the definition. Values between kernels are fp32; they are rounded to bf16 or q8_blocks for
-    matrices that need that. layers, biases: those of the model.
+    matrices that need that.
     """
 
     def __init__(
         self,
-        model: LlamaForCausalLM,
-        layers: Sequence[LayerParts],
-        biases: Sequence[Tensor],
+        parts: ModelParts,
         workspace: Workspace,
         segments: Sequence[Segment],
         *,
         kept: int,
         dtype: torch.dtype,
     ) -> None:
-        self._config, self._workspace, self._kept = model.config, workspace, kept
+        self._config, self._workspace, self._kept = parts.model.config, workspace, kept
         counts = [rows * tokens for rows, tokens in segments]
         self._count, self._rows = sum(counts), sum(rows for rows, _ in segments)
         self._program, self._buffers = Program(), dict[tuple[object, ...], Tensor]()
@@ -54,7 +69,7 @@ class Pass:
             )
             for segment, first in zip(segments, accumulate(counts, initial=0), strict=False)
         ]
-        self._build(model, layers, biases)
+        self._build(parts)
 
     def run(self, ids: Tensor, buffers: Buffers, layouts: Sequence[BatchLayout]) -> Tensor:
         """The logits (B, kept, V) in fp32 of ids, whose keys and values go into the cache's buffers.
@@ -74,12 +89,13 @@ class Pass:
 
     # Building
 
-    def _build(self, model: LlamaForCausalLM, layers: Sequence[LayerParts], biases: Sequence[Tensor]) -> None:
+    def _build(self, parts: ModelParts) -> None:
+        model = parts.model
         config, rope, rows = model.config, model.model.rotary_emb, self._count
         half = config.head_dim // 2
         self._x = self._buffer("x", rows, config.hidden_size)
         self._cosines, self._sines = self._buffer("cosines", rows, half), self._buffer("sines", rows, half)
-        self._widen(biases)
+        self._widen(parts.biases)
         embedding = model.model.embed_tokens
         packed = packed_of(embedding)
         table, kernel = (
@@ -91,7 +107,7 @@ class Pass:
         self._ids = self._program.add(kernel, arguments, chunks=rows, beside=True)
         angles = Angles(self._positions, rope.inv_freq, self._cosines, self._sines, half, bits(rope.attention_factor))
         self._program.add(ANGLES, angles, chunks=rows, beside=True)
-        for layer in layers:
+        for layer in parts.layers:
             self._layer(layer)
         last = self._last(model.model.norm, model.lm_head)
         self._head = self._linear(model.lm_head, last, self._x)
