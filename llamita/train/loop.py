@@ -12,7 +12,7 @@ from llamita.data.loader import Batch
 from llamita.errors import NotFiniteError
 from llamita.parallel import mesh
 from llamita.parallel.gradients import Gradients, TreeGradients
-from llamita.parallel.shard import reshard
+from llamita.parallel.shard import reshard, whole
 from llamita.train import optim
 from llamita.train.metrics import Metrics
 from llamita.train.optimizer_in_backward import GradientsInBackward
@@ -97,7 +97,7 @@ def evaluate(run: Run, task: Task, batches: list[Batch], precision: str) -> tupl
     run.model.eval()
     count = max(1, sum(task.count(batch) for batch in batches))
     with autocast(precision, run.device):
-        parts = [run.loss(task.measured, batches[min(number, len(batches) - 1)]) for number in numbers]
+        parts = [whole(run.loss(task.measured, batches[min(number, len(batches) - 1)])) for number in numbers]
     run.model.train()
     reshard(run.root)
     own = torch.stack(parts, 1).double().tolist()  # a list for each name

@@ -13,7 +13,7 @@ from llamita.parallel.ranks import DataRanks
 from llamita.parallel.shard import Pass, local, shard, whole
 from llamita.parallel.tensor import shard_for_training, sharded_loss
 from llamita.train import optim
-from llamita.train.loop import backward, gradients_of
+from llamita.train.loop import backward, evaluate, gradients_of
 from llamita.train.recipe import Recipe
 from llamita.train.run import Run
 
@@ -51,7 +51,10 @@ def model_of(changes: dict[str, Any], dtype: torch.dtype = torch.float64) -> Lla
 
 
 def trained(model: LlamaForCausalLM, ranks: DataRanks | None = None) -> list[tuple[float, float]]:
-    """Loss and gradient norm of each step of AdamW, with accumulation and clipping, by the steps of the loop."""
+    """Loss and gradient norm of each step of AdamW, with accumulation and clipping, by the steps of the loop.
+
+    Last comes the loss of rows that are held out, twice.
+    """
     ranks, root = ranks or DataRanks(), Pass(model.train())
     if ranks.mesh is not None:
         shard(root, model.model.layers, ranks.mesh)
@@ -65,7 +68,8 @@ def trained(model: LlamaForCausalLM, ranks: DataRanks | None = None) -> list[tup
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
-    return seen
+        held_out, _ = evaluate(run, task, [batch(STEPS), batch(STEPS + 1)], RECIPE.precision)
+    return [*seen, (held_out, held_out)]
 
 
 def largest(pairs: Any) -> float:
