@@ -285,11 +285,11 @@ def _matrix_tiles(add: Inline, multiply: Inline) -> Inline:
         for i in range(count):
             _prefetch(ahead, i * piece, piece)
             # One block ahead: reading what has just been written would wait for the way to memory.
-            following = min(i + 1, count - 1)
             to = near + ((i + 1) & 1) * _DOTS_OF_BLOCK
             for row in range(matrix_tiles.ROWS):
                 v.prefetch(x + row * line + (i + 3) * Q8_BLOCK, 1)
-            multiply(x + following * Q8_BLOCK, line, unpacked + following * UNPACKED, to)
+            if i + 1 < count:
+                multiply(x + (i + 1) * Q8_BLOCK, line, unpacked + (i + 1) * UNPACKED, to)
             _add_dots(add, near + (i & 1) * _DOTS_OF_BLOCK, unpacked + i * UNPACKED, x + i * Q8_BLOCK, line, sums)
 
     return panel

@@ -38,7 +38,7 @@ def multiplier(form: BlockFormat) -> Inline:
 
     @inline
     def multiply(tiles: tuple[int, int], skipped: int, x: int, lines: int, blocks: int, at: int) -> int:
-        if lines >= matrix_tiles.ROWS:
+        if rows_of_panel(lines) == matrix_tiles.ROWS:
             return many(tiles, skipped, x, lines, blocks, at)
         return few(tiles, skipped, x, lines, blocks, at)
 
@@ -79,8 +79,14 @@ def _by(form: BlockFormat, panel: Panel) -> Inline:
 
 
 @inline
+def rows_of_panel(lines: int) -> int:
+    """How many rows of x are multiplied at once where there are `lines`."""
+    return matrix_tiles.ROWS if panels.HAS_MATRIX_TILES and lines >= matrix_tiles.ROWS else ROWS
+
+
+@inline
 def place(row: int, lines: int) -> int:
     """The address of a row's two vectors of sums."""
-    rows = matrix_tiles.ROWS if panels.HAS_MATRIX_TILES and lines >= matrix_tiles.ROWS else ROWS
+    rows = rows_of_panel(lines)
     number = row // rows
     return 128 * (rows * number + row - min(rows * number, lines - rows))

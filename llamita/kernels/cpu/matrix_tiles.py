@@ -24,12 +24,12 @@ def _configured(columns: int) -> bytes:
 
 
 def _pointer(b: Builder, at: Value) -> Value:
-    return b.inttoptr(at, I8.as_pointer())
+    return v.pointer(b, at, I8)
 
 
 def _configure(columns: int, b: Builder, at: Value) -> None:
     setting = ir.Constant(_CODES, list(_configured(columns)))
-    b.store(setting, b.inttoptr(at, _CODES.as_pointer()), align=1)
+    b.store(setting, v.pointer(b, at, _CODES), align=1)
     call_intrinsic(b, "llvm.x86.ldtilecfg", ir.VoidType(), _pointer(b, at))
 
 

@@ -64,7 +64,8 @@ def operation(signature: Any, emit: Callable[..., Value]) -> Any:
     return intrinsic(typings[len(signature.args)])
 
 
-def _at(b: Builder, address: Value, kind: ir.Type) -> Value:
+def pointer(b: Builder, address: Value, kind: ir.Type) -> Value:
+    """An address as LLVM's pointer."""
     # An address is a sum of integers, and LLVM takes any of them for the pointer: Numba compiles every part by itself
     # and gives its callers what came of that, `inttoptr(a)[b]`. Where a is 0 then, LLVM takes it for an access through
     # null, which cannot be, and removes the way that leads there. This says that it can be; who inlines it says so too.
@@ -73,11 +74,11 @@ def _at(b: Builder, address: Value, kind: ir.Type) -> Value:
 
 
 def _read(b: Builder, address: Value, kind: ir.Type, align: int = 1) -> Value:
-    return b.load(_at(b, address, kind), align=align)
+    return b.load(pointer(b, address, kind), align=align)
 
 
 def _write(b: Builder, address: Value, value: Value, align: int = 1) -> None:
-    b.store(value, _at(b, address, value.type), align=align)
+    b.store(value, pointer(b, address, value.type), align=align)
 
 
 def _spread(b: Builder, value: Value) -> Value:
@@ -118,19 +119,19 @@ def _some(b: Builder, count: Value) -> Value:
 
 def _load_some(b: Builder, at: Value, count: Value) -> Value:
     nothing = ir.Constant(_FLOATS, [0.0] * LANES)
-    name, pointer = "llvm.masked.load.v16f32.p0", _FLOATS.as_pointer()
+    name, address_type = "llvm.masked.load.v16f32.p0", _FLOATS.as_pointer()
     mask = ir.VectorType(ir.IntType(1), LANES)
-    kind = ir.FunctionType(_FLOATS, [pointer, _I32, mask, _FLOATS])
+    kind = ir.FunctionType(_FLOATS, [address_type, _I32, mask, _FLOATS])
     function = b.module.globals.get(name) or ir.Function(b.module, kind, name)
-    return b.call(function, (_at(b, at, _FLOATS), _I32(4), _some(b, count), nothing))
+    return b.call(function, (pointer(b, at, _FLOATS), _I32(4), _some(b, count), nothing))
 
 
 def _store_some(b: Builder, at: Value, value: Value, count: Value) -> None:
-    name, pointer = "llvm.masked.store.v16f32.p0", _FLOATS.as_pointer()
+    name, address_type = "llvm.masked.store.v16f32.p0", _FLOATS.as_pointer()
     mask = ir.VectorType(ir.IntType(1), LANES)
-    kind = ir.FunctionType(ir.VoidType(), [_FLOATS, pointer, _I32, mask])
+    kind = ir.FunctionType(ir.VoidType(), [_FLOATS, address_type, _I32, mask])
     function = b.module.globals.get(name) or ir.Function(b.module, kind, name)
-    b.call(function, (value, _at(b, at, _FLOATS), _I32(4), _some(b, count)))
+    b.call(function, (value, pointer(b, at, _FLOATS), _I32(4), _some(b, count)))
 
 
 def _scaled(b: Builder, value: Value, power: Value) -> Value:
@@ -169,7 +170,7 @@ def _fetch(b: Builder, address: Value, level: int) -> None:
     name, number = "llvm.prefetch.p0", _I32
     kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), number, number, number])
     function = b.module.globals.get(name) or ir.Function(b.module, kind, name)
-    b.call(function, (_at(b, address, _I8), number(0), number(4 - level), number(1)))
+    b.call(function, (pointer(b, address, _I8), number(0), number(4 - level), number(1)))
 
 
 def _dot_u8s8(b: Builder, total: Value, codes: Value, x: Value) -> Value:
@@ -312,14 +313,15 @@ hidden = operation(i64(i64), lambda b, x: b.asm(ir.FunctionType(_I64, [_I64]), "
 
 # Threads
 fetch_add = operation(  # add one to a counter that several threads count on; what it was before
-    i64(i64), lambda b, at: b.atomic_rmw("add", _at(b, at, _I64), _I64(1), "acq_rel")
+    i64(i64), lambda b, at: b.atomic_rmw("add", pointer(b, at, _I64), _I64(1), "acq_rel")
 )
-load_acquire = operation(i64(i64), lambda b, at: b.load_atomic(_at(b, at, _I64), "acquire", 8))
+load_acquire = operation(i64(i64), lambda b, at: b.load_atomic(pointer(b, at, _I64), "acquire", 8))
 call = operation(  # call a kernel at an address with two numbers
-    void(i64, i64, i64), lambda b, at, x, y: b.call(_at(b, at, ir.FunctionType(ir.VoidType(), [_I64, _I64])), (x, y))
+    void(i64, i64, i64),
+    lambda b, at, x, y: b.call(pointer(b, at, ir.FunctionType(ir.VoidType(), [_I64, _I64])), (x, y)),
 )
 yield_core = operation(  # call a function that offers the core to others
-    void(i64), lambda b, at: b.call(_at(b, at, ir.FunctionType(_I32, [])), ())
+    void(i64), lambda b, at: b.call(pointer(b, at, ir.FunctionType(_I32, [])), ())
 )
 
 # For memory that is read once and in order: the processor's own prefetcher stops at the end of each page.
