@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from llamita.errors import UsageError
 from llamita.model.layers import at_least_fp32
 from llamita.model.loss import IGNORED
+from llamita.model.plan import has_hooks
 
 
 def chunked_cross_entropy(
@@ -47,7 +48,7 @@ def is_plain(head: nn.Module) -> bool:
         return False
     if hasattr(head.weight, "__tensor_flatten__"):  # a shard (DTensor), or another tensor made of tensors
         return False
-    return not (head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head))
+    return not has_hooks(head)
 
 
 def _summed(head: nn.Module, rows: Tensor, targets: Tensor) -> Tensor:

@@ -160,6 +160,11 @@ def is_replaced(module: nn.Module) -> bool:
     return "forward" in vars(module)
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something else than the forward of the module's class runs when it is called."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or is_replaced(module))
+
+
 def check(model: nn.Module, plan: str, modules: Iterable[nn.Module] = ()) -> None:
     """Raise UnsupportedError where a plan does not go with those of a model, or with a forward from elsewhere.
 

@@ -48,9 +48,7 @@ class TrainedLayer(plan.StandIn):
 
     def __call__(self, hidden_states: Tensor, rotation: Rotation, context: Context) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        if not torch.is_grad_enabled():
-            return self.plain(hidden_states, rotation, context)
-        if not self._is_current():
+        if not (torch.is_grad_enabled() and self._is_current()):
             return self.plain(hidden_states, rotation, context)
         return forward(self.parts, hidden_states, rotation, context)
 
@@ -59,12 +57,7 @@ class TrainedLayer(plan.StandIn):
         found = {part: self.module.get_submodule(name) for part, name in NAMES.items()}
         if any(getattr(self.parts, part) is not module for part, module in found.items()):
             return False
-        return not any(map(has_hooks, found.values())) and all(map(is_plain, self.parts.products))
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether something else than the module's own forward runs when it is called."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+        return not any(map(plan.has_hooks, found.values())) and all(map(is_plain, self.parts.products))
 
 
 def forward(parts: LayerParts, hidden_states: Tensor, rotation: Rotation, context: Context) -> Tensor:

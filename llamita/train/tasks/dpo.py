@@ -58,15 +58,12 @@ def read_pairs(model: LlamaForCausalLM, batch: Batch) -> Pairs:
 def _of_ratings(options: TaskOptions) -> Task:
     def loss(model: LlamaForCausalLM, batch: Batch) -> Tensor:
         rewards, others = log_ratios(model, batch)
-        assert batch.labels is not None
-        good = pairs(sums(batch.labels, batch), batch)[0] > 0
         baseline = others.detach().mean().clamp(min=0) if batch.baseline is None else batch.baseline.flatten()[0]
-        return kto(rewards, good, baseline, options).sum()
+        return kto(rewards, are_good(batch), baseline, options).sum()
 
     def figures(model: LlamaForCausalLM, batch: Batch) -> Mapping[str, Tensor]:
         rewards, _ = log_ratios(model, batch)
-        assert batch.labels is not None
-        good = pairs(sums(batch.labels, batch), batch)[0] > 0
+        good = are_good(batch)
         return {"accuracy": ((rewards > 0) == good).sum(), "margin": torch.where(good, rewards, -rewards).sum()}
 
     return Task(
@@ -79,6 +76,12 @@ def _of_ratings(options: TaskOptions) -> Task:
         prepare=with_baseline,
         needs_reference=True,
     )
+
+
+def are_good(batch: Batch) -> Tensor:
+    """Which answers are labelled as good: bool (answers,)."""
+    assert batch.labels is not None
+    return pairs(sums(batch.labels, batch), batch)[0] > 0
 
 
 def log_ratios(model: LlamaForCausalLM, batch: Batch) -> tuple[Tensor, Tensor]:
