@@ -12,7 +12,6 @@ import torch
 import llamita
 from llamita.bench.replays import requests
 from llamita.config import RopeConfig
-from llamita.engine.engine import Engine
 from llamita.engine.limits import EngineLimits
 from llamita.errors import (
     AbortedError,
@@ -25,6 +24,7 @@ from llamita.errors import (
 )
 from llamita.generation.completion import Completion
 from llamita.llm import LLM
+from tests.unit.engine.integrity import checked
 
 
 @pytest.fixture(scope="module", params=["auto", "off"])
@@ -37,18 +37,6 @@ def llm(small_path: Path, request: pytest.FixtureRequest) -> LLM:
 def fast(small_path: Path) -> LLM:
     """A model with kernels."""
     return llamita.load(small_path, dtype="bfloat16")
-
-
-def checked(engine: Engine) -> Engine:
-    """An engine that looks at all its counts after each step."""
-    step = engine._core.step
-
-    def run() -> None:
-        step()
-        engine._core.scheduler.check_integrity()
-
-    engine._core.step = run
-    return engine
 
 
 def outcome(completion: Completion) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from llamita.engine.proposer import Proposer
 from llamita.errors import UsageError
 from llamita.kernels.cpu.linear import FEW
 from llamita.llm import LLM
+from tests.unit.engine.integrity import checked
 
 SMALL: dict[str, Any] = {"max_num_seqs": 5, "max_num_batched_tokens": 7, "block_size": 4, "num_blocks": 34}
 
@@ -43,18 +44,6 @@ def rows_of_passes(engine: Engine) -> list[int]:
 
     engine._core.runner._logits = counted
     return counts
-
-
-def checked(engine: Engine) -> Engine:
-    """An engine that looks at all its counts after each step."""
-    step = engine._core.step
-
-    def run() -> None:
-        step()
-        engine._core.scheduler.check_integrity()
-
-    engine._core.step = run
-    return engine
 
 
 def written(llm: LLM, asked: Any, limits: EngineLimits) -> tuple[list[Any], Any, list[int]]:
