@@ -7,6 +7,7 @@ from torch import Tensor
 
 from llamita.cache.cache import Cache
 from llamita.config import LlamaConfig
+from llamita.errors import UsageError
 
 
 class StaticCache(Cache):
@@ -37,6 +38,11 @@ class StaticCache(Cache):
 
     def update(self, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """Append k and v (B, K, T, H) to the filled slots; returns all slots (B, K, capacity, H)."""
+        if k.shape[1] != self.keys[layer].shape[1]:
+            raise UsageError(
+                f"this StaticCache has {self.keys[layer].shape[1]} heads and the model's pass {k.shape[1]}: make it by "
+                "model.cache_config"
+            )
         slots = self._filled[layer] + torch.arange(k.shape[2], device=k.device)
         self.keys[layer].index_copy_(2, slots, k.detach())
         self.values[layer].index_copy_(2, slots, v.detach())

@@ -16,6 +16,11 @@ class LanguageModel(Protocol):
     config: LlamaConfig
 
     @property
+    def cache_config(self) -> LlamaConfig:
+        """The config that its caches are made by, with the heads of this process."""
+        ...
+
+    @property
     def generation_config(self) -> Mapping[str, Any]:
         """The flags that its checkpoint gives to generation."""
         ...

@@ -149,7 +149,9 @@ class GenerationRequest:
             columns = max(self.input_ids.shape[1], 0 if self.embeds is None else self.embeds.shape[1])
             capacity = columns + max(self.limits)
             try:
-                return StaticCache(model.config, batch=batch, capacity=capacity, dtype=model.dtype, device=model.device)
+                return StaticCache(
+                    model.cache_config, batch=batch, capacity=capacity, dtype=model.dtype, device=model.device
+                )
             except (RuntimeError, OverflowError, TypeError, ValueError) as error:
                 raise MemoryShortError(
                     f"a static cache of {capacity} tokens does not fit the memory: give fewer max_new_tokens"

@@ -52,9 +52,13 @@ PAIRS: Mapping[tuple[str, str], str] = {
 
 
 class StandIn:
-    """Replaces the forward of one module; `plan` is its plan's name, `under` what another plan put there before."""
+    """Replaces the forward of one module; `plan` is its plan's name, `under` what another plan put there before.
+
+    processes: how many of them share the module's outputs, and so the heads of an attention.
+    """
 
     plan: ClassVar[str]
+    processes: int = 1
     under: "StandIn | None" = None
 
     def __init__(self, module: nn.Module) -> None:
@@ -120,6 +124,11 @@ def active(model: nn.Module) -> tuple[str, ...]:
     found = {one.plan for module in model.modules() for one in stand_ins_of(module)}
     found |= {module.plan for module in model.modules() if isinstance(module, PlanModule)}
     return tuple(plan for plan in PLANS if plan in found)
+
+
+def processes_of(model: nn.Module) -> int:
+    """How many processes share the heads of a model; 1 without a plan that divides them."""
+    return max((one.processes for module in model.modules() for one in stand_ins_of(module)), default=1)
 
 
 def plan_of(module: nn.Module) -> str | None:

@@ -91,6 +91,12 @@ class PreTrainedModel(ModelFiles):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    @property
+    def cache_config(self) -> LlamaConfig:
+        """The config that its caches are made by: of a model that several processes share, with this one's heads."""
+        heads, processes = self.config.num_key_value_heads, plan.processes_of(self)
+        return self.config if processes == 1 else self.config.replace(num_key_value_heads=heads // processes)
+
     def num_parameters(self, *, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """How many numbers the weights are, each tied one counted once."""
         skipped = set()

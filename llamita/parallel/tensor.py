@@ -87,7 +87,7 @@ class Sharded(plan.StandIn):
 
     def __init__(self, module: nn.Module, part: Part, mesh: DeviceMesh) -> None:
         super().__init__(module)
-        self.part, self.mesh = part, mesh
+        self.part, self.mesh, self.processes = part, mesh, mesh.size()
 
     def __call__(self, x: Tensor) -> Tensor | DTensor:
         """The module's own forward, of an input and to an output in the layouts of its part."""

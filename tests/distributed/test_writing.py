@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from llamita.cli.main import main
 from tests.distributed.launch import launch
@@ -39,6 +40,14 @@ def test_each_process_reads_its_own_half(written: list[dict[str, Any]], small_pa
     for found in written:
         assert 0.49 < found["read"] < 0.52
     assert bytes_read(str(small_path), None) > 0.98
+
+
+def test_caches_have_the_heads_of_their_process(written: list[dict[str, Any]]) -> None:
+    """Of a model whose vocabulary and hidden size are odd."""
+    for found in written:
+        assert found["odd"].keys() == {None, "static", "quantized"}
+        assert all(torch.equal(one, sharded) for one, sharded in found["odd"].values())
+        assert found["static"].startswith("this StaticCache has 2 heads and the model's pass 1: make it by")
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -5,12 +5,15 @@ from typing import Any
 
 import torch
 
+from llamita.cache import StaticCache
 from llamita.errors import LlamitaError
 from llamita.llm import LLM
 from llamita.loader import load
 from llamita.model.llama import LlamaForCausalLM
 from llamita.parallel.mesh import Degrees, processes
 from llamita.parallel.shard import local
+from llamita.parallel.tensor import shard_for_writing
+from tests.distributed.tensor_cases import model_of
 
 PROMPTS = ["Once upon a time", "The little llama was"]
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -39,6 +42,8 @@ def writing(folder: str) -> dict[str, Any]:
             "refused": {name: refusal(folder, mesh, options) for name, options in REFUSED.items()},
             "engine": _error(sharded.engine),
             "read": bytes_read(folder, mesh),
+            "odd": {cache: (odd(None, cache), odd(mesh, cache)) for cache in (None, "static", "quantized")},
+            "static": static_cache(folder, mesh),
         }
         several = sharded.generate(PROMPTS, **OPTIONS["greedy"])
         assert [one.token_ids for one in several] == [ids for ids, *_ in found["texts"]["greedy"][1]]
@@ -69,6 +74,22 @@ def bytes_read(folder: str, mesh: Any) -> float:
     weights = [local(weight) for weight in model.parameters()]
     assert all(any(weight.data_ptr() in some for some in pages) for weight in weights)
     return sum(weight.nbytes for weight in weights) / file.stat().st_size
+
+
+def odd(mesh: Any, cache: str | None) -> Any:
+    """What a model writes whose vocabulary and hidden size no two processes share evenly, into a cache of this kind."""
+    model = model_of({"tie_word_embeddings": False}, torch.float32)
+    if mesh is not None:
+        shard_for_writing(model, mesh)
+    ids = torch.arange(10).view(2, 5)
+    return model.generate(ids, max_new_tokens=7, do_sample=False, eos_token_id=None, cache_implementation=cache)
+
+
+def static_cache(folder: str, mesh: Any) -> str:
+    """The sentence for a StaticCache of all heads, where the model has half of them."""
+    model = LlamaForCausalLM.from_pretrained(folder, device="cpu", device_mesh=mesh)
+    cache = StaticCache(model.config, batch=1, capacity=8)
+    return _error(lambda: model(torch.tensor([[1, 2]]), past_key_values=cache))
 
 
 def _error(call: Any) -> str:
