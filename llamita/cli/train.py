@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llamita.cli import dry_run, errors, ranks, rewind, terminal, train_progress
+from llamita.cli import dry_run, errors, ranks, rewind, terminal, train_progress, train_settings
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,68 +28,6 @@ EXAMPLES = """\
   llamita train rewind --step 150 -o my-model
 """
 SAMPLES, SAMPLE_TOKENS, PROMPT_TOKENS = 3, 48, 8
-# Settings of which one decides what the other would.
-RIVALS = (("model", "shape"), ("model", "tokenizer"), ("steps", "minutes"))
-# The options that are settings of a recipe: option -> (type, metavar, help)
-SETTINGS: dict[str, tuple[type, str, str]] = {
-    "model": (str, "MODEL", "start from this checkpoint (default: from random weights, see --shape)"),
-    "shape": (str, "NAME", "of a model from random weights: pico, nano (default), micro, cria, mini, small, base"),
-    "tokenizer": (str, "MODEL", "whose tokens a model from random weights speaks, or new (default: cria's)"),
-    "vocab_size": (int, "N", "tokens of a new tokenizer, which is trained on the data (default: 4096)"),
-    "clean": (str, "STEPS", "of quality, lines, duplicates, personal, language=en, ..., with commas (default: none)"),
-    "task": (str, "NAME", "pretrain, sft, which learns answers alone, dpo, reward or grpo (default: as the data is)"),
-    "loss": (str, "NAME", "of dpo: dpo (default), ipo, orpo or kto"),
-    "beta": (float, "X", "of dpo: how strongly the model is held to the reference (default: 0.1)"),
-    "label_smoothing": (float, "SHARE", "of pairs that may be the wrong way around (default: 0)"),
-    "reward": (str, "NAME", "of grpo: exact (default), regex, json, or module:function of a file here"),
-    "group": (int, "N", "of grpo: answers to each prompt (default: 8)"),
-    "max_tokens": (int, "N", "of grpo: the most tokens of an answer (default: 32)"),
-    "kl": (float, "X", "of grpo: the weight of the divergence from the base of an adapter (default: 0)"),
-    "rollouts": (
-        str,
-        "NAME",
-        "of grpo: exact (default: by the trainer's arithmetic) or plain, which is faster",
-    ),
-    "reference_free": (bool, "", "of dpo: compare with no reference model"),
-    "method": (str, "NAME", "full (default), or of an adapter: lora, dora or qlora, with --model"),
-    "rank": (int, "N", "of an adapter (default: 16)"),
-    "alpha": (float, "X", "an adapter is added times this, divided by the rank (default: 32)"),
-    "targets": (str, "NAMES", "layers that get an adapter: names or globs, with commas (default: all-linear)"),
-    "rslora": (bool, "", "divide by the root of the rank instead"),
-    "base_format": (str, "FORMAT", "of the frozen weights of qlora (default: q8_0)"),
-    "merge": (bool, "", "also write the model with the adapter in its weights, to merged in the -o folder"),
-    "steps": (int, "N", "optimizer steps (default: as many as --minutes allow, measured at the start)"),
-    "minutes": (float, "M", "how long, where --steps is not given (default: 1)"),
-    "batch_tokens": (int, "N", "tokens of a step (default: 1024)"),
-    "length": (int, "N", "tokens of a row (default: 256)"),
-    "micro_rows": (int, "N", "rows in memory at once; gradients are summed over a step (default: 8)"),
-    "optimizer": (str, "NAME", "muon (default), adamw, lion or adafactor"),
-    "lr": (float, "RATE", "learning rate (default: 2e-2 for muon, 2e-3 adamw, 2e-4 lion, 1e-2 adafactor)"),
-    "rates": (str, "GLOB=SHARE", "of the learning rate, for weights by their names, with commas (default: none)"),
-    "weight_decay": (float, "X", "of matrices only (default: 0)"),
-    "schedule": (str, "NAME", "wsd (default), cosine, linear or constant"),
-    "warmup": (float, "SHARE", "of the steps in which the rate rises (default: 0.04)"),
-    "clip": (float, "NORM", "the largest norm of a gradient, 0 for no clipping (default: 1)"),
-    "precision": (str, "NAME", "fp32 or bf16 products (default: the faster one here, measured at the start)"),
-    "threads": (int, "N", "of the CPU (default: 1 or one a core, the faster, measured at the start)"),
-    "seed": (int, "N", "of first weights and the order of the rows (default: 0)"),
-    "held_out": (float, "SHARE", "of the documents to measure on (default: 0.02)"),
-    "evaluate_every": (int, "N", "steps between measurements on held-out rows (default: 100)"),
-    "save_every": (int, "N", "steps between checkpoints (default: 200)"),
-    "keep_checkpoints": (int, "N", "how many of the newest checkpoints stay (default: 2)"),
-    "weights": (str, "NAME", "fp32 (default), or bf16 with fp32 copies that the optimizer moves"),
-    "recompute": (str, "NAME", "in the backward pass: none (default), selective (all but products) or full"),
-    "recompute_every": (int, "N", "recompute every n-th layer alone (default: 1)"),
-    "offload": (str, "NAME", "to the CPU's memory: none (default), activations, optimizer or both"),
-    "optimizer_step": (str, "WHEN", "after (default), or in-backward, with --clip 0: each gradient is freed at once"),
-    "tp": (int, "N", "tensor parallel: processes of torchrun that share each matrix (default: 1)"),
-    "cp": (int, "N", "context parallel: processes of torchrun that share each row (default: 1)"),
-    "exact_scaling": (
-        bool,
-        "",
-        "add gradients in an order that gives 1, 2, 4, ... processes of torchrun the same bits",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -136,14 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser, verb: Verb | None = None) -> 
         "--step", type=int, metavar="N", help="after the word rewind: the step of the run in -o to write, exactly"
     )
     parser.add_argument("--recipe", metavar="FILE", help="a TOML file of the settings below; options overrule it")
-    group = parser.add_argument_group("settings")
-    for name, (kind, metavar, text) in SETTINGS.items():
-        option = f"--{name.replace('_', '-')}"
-        if kind is bool:
-            group.add_argument(option, action="store_true", default=None, help=text)
-            continue
-        short = ["-m"] if name == "model" else []
-        group.add_argument(*short, option, type=kind, metavar=metavar, help=text)
+    train_settings.add_options(parser)
 
 
 def run(args: argparse.Namespace, verb: Verb | None = None) -> int:
@@ -227,13 +158,14 @@ def _asked(args: argparse.Namespace, verb: Verb) -> "tuple[Recipe, Path]":
 
     own = {} if args.resume else verb.settings(args)
     # A run that goes on has its settings; what the environment says is for new ones.
-    names = [name for name in SETTINGS if name in args.given or not args.resume]
+    names = [name for name in train_settings.SETTINGS if name in args.given or not args.resume]
     options: dict[str, Any] = {name: value for name in names if (value := getattr(args, name)) is not None}
     if args.data:
         options["data"] = tuple(args.data)
     if args.recipe is not None:
         options = {**_checked(read_recipe(Path(args.recipe)), args.recipe), **options}
-    options = {name: _absolute(name, v) for name, v in _without_rivals({**own, **options}, args.given).items()}
+    options = train_settings.without_rivals({**own, **options}, args.given)
+    options = {name: _absolute(name, value) for name, value in options.items()}
     folder = Path(args.output).expanduser() if args.output else _default_folder(verb, is_new=not args.resume)
     if args.resume:
         return resumed_recipe(folder, options), folder
@@ -272,16 +204,6 @@ def _checked(values: dict[str, Any], source: str) -> dict[str, Any]:
 
     recipe = make_recipe(values, source=source)
     return {name: getattr(recipe, name) for name in values}
-
-
-def _without_rivals(options: dict[str, Any], given: set[str]) -> dict[str, Any]:
-    """The settings without those of the environment or the recipe file that an option of the command line overrules."""
-    for one, other in RIVALS:
-        if {one, other} <= given:
-            raise UsageError(f"--{other} does nothing with --{one}: leave one of the two out")
-        overruled = other if one in given else one if other in given else None
-        options = {name: value for name, value in options.items() if name != overruled}
-    return options
 
 
 def _default_folder(verb: Verb, *, is_new: bool) -> Path:

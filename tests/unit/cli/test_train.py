@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llamita.cli import train, train_progress
+from llamita.cli import train_progress, train_settings
 from llamita.train.metrics import Metrics
 from llamita.train.recipe import Recipe
 from tests.unit.cli.conftest import Run
@@ -189,7 +189,7 @@ def test_the_loss_can_be_checked_first(run: Run) -> None:
 
 
 def test_every_setting_of_a_recipe_has_an_option() -> None:
-    assert {field.name for field in fields(Recipe)} - {"data"} == train.SETTINGS.keys()
+    assert {field.name for field in fields(Recipe)} - {"data"} == train_settings.SETTINGS.keys()
 
 
 def test_without_tensorboard_training_says_how_to_get_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llamita.cli.train import SETTINGS
+from llamita.cli.train_settings import SETTINGS
 from llamita.errors import BrokenFileError, UsageError
 from llamita.parallel.mesh import Degrees
 from llamita.train.recipe import Recipe, make_recipe, read_recipe
