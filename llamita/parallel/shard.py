@@ -1,6 +1,5 @@
 """FSDP2: the weights, gradients and optimizer states of a finished model in shards, one on each data-parallel rank."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -69,34 +68,13 @@ def _sharded_modules(root: nn.Module) -> list[FSDPModule]:
     return [module for module in root.modules() if isinstance(module, FSDPModule)]
 
 
-class Gathering:
-    """Sharded tensors made whole, one after another, so that no rank holds more than one of them.
-
-    Every rank begins with the same tensors in the same order. The one that writes takes each of them in turn, the
-    others drain it; so does the first where writing fails, or the others would wait for it.
-    """
-
-    def __init__(self, tensors: Iterable[Tensor]) -> None:
-        self._waiting = deque(tensors)
-
-    def take(self, tensor: Tensor) -> Tensor:
-        """The next tensor, which must be this one, whole."""
-        assert self._waiting.popleft() is tensor, "tensors are taken in the order in which they were given"
-        return whole(tensor)
-
-    def drain(self) -> None:
-        """Take part in gathering those that are left."""
-        while self._waiting:
-            whole(self._waiting.popleft())
-
-
 def local(tensor: Tensor) -> Tensor:
     """This rank's part of a tensor, which shares its memory; a plain one as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def sharded_as(model: Tensor, tensor: Tensor) -> Tensor:
-    """A plain tensor that every rank has whole, in shards as another one of its shape is; nothing is sent."""
-    if not isinstance(model, DTensor):
+    """A tensor that every rank has whole, in shards as another one of its shape is; nothing is sent. Shards stay."""
+    if not isinstance(model, DTensor) or isinstance(tensor, DTensor):
         return tensor
     return distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements, src_data_rank=None)

@@ -14,6 +14,7 @@ from llamita.errors import LlamitaError, UsageError
 from llamita.files.disk import explained, read_json, write_text
 from llamita.parallel import mesh
 from llamita.train import history, session, state
+from llamita.train.draft import COUNTERS, LATEST
 from llamita.train.metrics import Metrics, read_log
 from llamita.train.session import INSIDE, LOG, TOKENIZER, Session
 
@@ -74,12 +75,12 @@ def _copied(source: Path, target: Path, step: int) -> int | None:
         if found is not None:
             # Links: the files of a checkpoint are never written again.
             shutil.copytree(found, target / found.name, copy_function=_link)
-            write_text(target / state.LATEST, found.name + "\n")
+            write_text(target / LATEST, found.name + "\n")
         if (source / TOKENIZER).is_dir():
             shutil.copytree(source / TOKENIZER, target / TOKENIZER)
         for name in (LOG, history.FILE):
             shutil.copyfile(source / name, target / name)
-    return None if found is None else read_json(found / state.COUNTERS)["step"]
+    return None if found is None else read_json(found / COUNTERS)["step"]
 
 
 def _link(source: str, target: str) -> None:
@@ -91,7 +92,7 @@ def _link(source: str, target: str) -> None:
 
 def _check_data(found: Session, inside: Path) -> None:
     """Raise UsageError where a run from its first step reads other data than the one in `inside`."""
-    data = mesh.from_first(lambda: read_json(state.newest(inside) / state.COUNTERS)["data"])
+    data = mesh.from_first(lambda: read_json(state.newest(inside) / COUNTERS)["data"])
     if data != found.run.loader.fingerprint:
         raise UsageError(f"the data is not what {inside} was trained on: restore the files of the run")
 

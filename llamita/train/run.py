@@ -88,16 +88,24 @@ class Run:
             torch.cuda.set_rng_state(state.clone(), self.device)
         for number, optimizer in enumerate(self.optimizers):
             groups = optimizer.state_dict()["param_groups"]
-            trained = [weight for group in optimizer.param_groups for weight in group["params"]]
             states: dict[int, dict[str, Tensor]] = {}
             for key, tensor in memory.items():
                 of, index, name = key.split(".", 2)
                 if int(of) == number:
-                    weight = trained[int(index)]
+                    weight = self.owner(key)
+                    assert weight is not None
                     # What has the weight's shape is sharded as the weight is; counters and the like are on every rank.
                     own_part = sharded_as(weight, tensor) if tensor.shape == weight.shape else tensor
                     states.setdefault(int(index), {})[name] = own_part.clone()
             optimizer.load_state_dict({"state": states, "param_groups": groups})
+
+    def owner(self, key: str) -> Tensor | None:
+        """The weight whose state a tensor of `memory` is; None of the random generators'."""
+        if key in (RNG, DEVICE_RNG):
+            return None
+        number, index, _ = key.split(".", 2)
+        groups = self.optimizers[int(number)].param_groups
+        return [weight for group in groups for weight in group["params"]][int(index)]
 
 
 def check_ranks(recipe: Recipe, ranks: DataRanks) -> None:

@@ -37,6 +37,7 @@ from llamita.train.metrics import Metrics, log
 from llamita.train.recipe import Recipe, make_recipe, read_recipe
 from llamita.train.reference import with_reference
 from llamita.train.run import Run, check_ranks, start
+from llamita.train.saver import Saver
 from llamita.train.shapes import config_of, new_model
 from llamita.train.tasks import Task, task_of
 from llamita.train.tasks.reward import with_reward_head
@@ -88,14 +89,17 @@ class Session:
         recipe, run = self.recipe, self.run
         batches = self.measured_batches()
         self._note()
-        with self._log() as write, sharded_loss(run.model):
+        saver = Saver(run, self.folder / INSIDE, keep=recipe.keep_checkpoints)
+        with self._log() as write, sharded_loss(run.model), saver:
             for metrics in train(run, recipe, held_out=batches, should_stop=should_stop):
                 write(metrics.to_json() + "\n")
                 self._keep_time()
                 if run.step % recipe.save_every == 0:
-                    self._save()
+                    self._save(saver)
                 yield metrics
-        self._save()
+            self._save(saver)
+            with _explained():
+                saver.wait()
         self.export()
 
     @property
@@ -158,13 +162,19 @@ class Session:
         self.run.model.save_pretrained(self.folder, state_dict=weights)
         save_tokenizer(self.tokenizer, self.folder, max_length=self.run.model.config.max_position_embeddings)
 
-    def _save(self) -> None:
-        inside = self.folder / INSIDE
-        try:
-            mesh.from_first(lambda: write_text(inside / RECIPE, self.recipe.to_toml()))
-            state.save(self.run, inside, keep=self.recipe.keep_checkpoints)
-        except LlamitaError as error:
-            raise type(error)(f"{error}; the last checkpoint is whole, --resume goes on from it") from error
+    def _save(self, saver: Saver) -> None:
+        with _explained():
+            mesh.from_first(lambda: write_text(self.folder / INSIDE / RECIPE, self.recipe.to_toml()))
+            saver.save()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say of an error in a save that the run can go on."""
+    try:
+        yield
+    except LlamitaError as error:
+        raise type(error)(f"{error}; the last checkpoint is whole, --resume goes on from it") from error
 
 
 def begin(

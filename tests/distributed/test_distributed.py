@@ -43,13 +43,23 @@ def test_any_number_of_ranks_trains_as_one_process_does() -> None:
     assert resume["taken over"] == [True, True]
     assert resume["apart"] <= 1e-12
     assert resume["tokens"][0] == resume["tokens"][1]
-    assert resume["exact"]  # 2, 1 and 4 ranks with --exact-scaling: the manifest of the uninterrupted process
+    assert resume["exact"]  # 2, 1 and 4 ranks with --exact-scaling: the tensors of the uninterrupted process
 
 
 @pytest.mark.early
-def test_a_rank_that_dies_in_a_save_leaves_the_last_checkpoint() -> None:
-    ends = launched("work", "kills")["kills"]["ends"]
-    assert ends == [{"killed": True, "newest": "step-00000001", "same": True}] * 2
+def test_ranks_save_while_they_train_and_one_that_dies_leaves_the_last_checkpoint() -> None:
+    found = launched("work", "kills", "saving")
+    both = ["step-00000001", "step-00000002"]
+    assert found["kills"] == {at: [True, "step-00000001", True, both] for at in ("writing", "named", "renamed")}
+
+    saving = found["saving"]
+    assert (saving["before"], saving["between"]) == (None, "step-00000001")
+    assert saving["same"], "what was saved is the step's, not that of the steps after it"
+    assert (
+        saving["full"]
+        == "cannot write /step-00000003/shards-00001.safetensors: the disk is full, free some space and try again"
+    )
+    assert (saving["left"], saving["newest"]) == (["latest", *both], "step-00000002")
 
 
 @pytest.mark.early

@@ -3,18 +3,19 @@
 A process of its own with one thread, so that it may fork; it only forks, so that autograd begins in the children.
 """
 
+import errno
 import json
 import os
 import shutil
 import signal
 import sys
 import tempfile
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from threading import Event, Timer
 from typing import Any
 
 import torch
@@ -22,16 +23,17 @@ import torch._dynamo  # the first step of an optimizer imports it, which takes a
 from torch import Tensor
 
 from llamita.data.loader import Batch, Loader, take
-from llamita.files.disk import read_json
+from llamita.errors import LlamitaError
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.plan import active
 from llamita.parallel.ranks import DataRanks
-from llamita.parallel.shard import Gathering, whole
+from llamita.parallel.shard import whole
 from llamita.plans import recompute
-from llamita.train import run, savings, state
+from llamita.train import draft, run, savings, shards, state
 from llamita.train.loop import evaluate, train
 from llamita.train.recipe import Recipe
 from llamita.train.run import Run
+from llamita.train.saver import Saver
 from tests.distributed import group
 from tests.unit.train.tiny import CONFIG, make_rows
 
@@ -146,11 +148,15 @@ def resume() -> dict[str, Any]:
         for count, until in ((2, 2), (1, 4), (4, 6)):
             group.on(count, lambda mesh, until=until: _part_of_run(mesh, exact, folder, until))
         group.on(1, lambda mesh: _part_of_run(mesh, exact, Path(top, "exact-whole"), 6))
+        read = [
+            group.on(1, lambda mesh, name=name: _part_of_run(mesh, exact, Path(top, name), 6))[0]["restored"]
+            for name in ("exact", "exact-whole")
+        ]
         return {
             "taken over": [part["restored"] == before["saved"] for before, part in pairwise(parts)],
             "apart": max(float((one[name] - ends[name]).abs().max()) for name in one),
             "tokens": [whole_run["tokens"], parts[-1]["tokens"]],
-            "exact": manifest(folder) == manifest(Path(top, "exact-whole")),
+            "exact": read[0] == read[1],
         }
 
 
@@ -160,30 +166,30 @@ def _part_of_run(mesh: Any, recipe: Recipe, folder: Path, until: int) -> dict[st
         state.restore(one, folder)
     restored = digest(one)
     take_steps(one, recipe, until)
-    state.save(one, folder)
+    with Saver(one, folder) as saver:
+        saver.save()
     return {"restored": restored, "saved": digest(one), "tokens": one.tokens}
 
 
-def manifest(folder: Path) -> dict[str, Any]:
-    """The sizes and hashes of the files of the newest checkpoint."""
-    return read_json(state.newest(folder) / state.MANIFEST)
+# Where a rank dies in a save: the function that kills it, which call of that, and the rank.
+DEATHS = {"writing": ("write_tensors", 1, 1), "named": ("sync_folder", 1, 0), "renamed": ("sync_folder", 2, 0)}
 
 
 def kills() -> dict[str, Any]:
-    """Kill the rank that writes a save, or the other one: which checkpoint is whole, and does the run end the same?"""
-    recipe, ends = replace(EXACT, steps=2), []
+    """Kill a rank in a save, at three points: which checkpoint is whole, and does the run end the same?"""
+    recipe, ends = replace(EXACT, steps=2), {}
     with tempfile.TemporaryDirectory() as top:
-        group.on(1, lambda mesh: _part_of_run(mesh, recipe, Path(top, "whole"), 2))
-        group.on(1, lambda mesh: _part_of_run(mesh, recipe, Path(top, "begun"), 1))
-        for victim, point in ((0, 30), (1, 3)):
-            folder = Path(top, str(victim))
+        end = group.on(1, lambda mesh: _part_of_run(mesh, recipe, Path(top, "whole"), 2))[0]["saved"]
+        group.on(2, lambda mesh: _part_of_run(mesh, recipe, Path(top, "begun"), 1))
+        for name, (function, call, victim) in DEATHS.items():
+            folder = Path(top, name)
             shutil.copytree(Path(top, "begun"), folder)
-            died = _ended(lambda v=victim, p=point, f=folder: _killed_save(recipe, f, v, p))[victim]
+            died = _ended(lambda n=function, c=call, v=victim, f=folder: _killed_save(recipe, f, n, c, v))[victim]
             newest = state.newest(folder).name
-            group.on(2, lambda mesh, folder=folder: _part_of_run(mesh, recipe, folder, 2))
-            is_same = manifest(folder) == manifest(Path(top, "whole"))
-            ends.append({"killed": died == -signal.SIGKILL, "newest": newest, "same": is_same})
-    return {"ends": ends}
+            again = group.on(2, lambda mesh, folder=folder: _part_of_run(mesh, recipe, folder, 2))[0]
+            left = sorted(path.name for path in folder.glob("step-*"))
+            ends[name] = [died == -signal.SIGKILL, newest, again["saved"] == end, left]
+    return ends
 
 
 def _ended(work: Callable[[], Any]) -> list[int | None]:
@@ -193,40 +199,71 @@ def _ended(work: Callable[[], Any]) -> list[int | None]:
     return [process.exitcode for process, _ in found]
 
 
-def _killed_save(recipe: Recipe, folder: Path, victim: int, point: int) -> None:
-    """Go on to the second step, and die in the save, before the `point`-th tensor is gathered by this rank."""
+def _killed_save(recipe: Recipe, folder: Path, name: str, call: int, victim: int) -> None:
+    """Go on to the second step, and die in the save."""
     with group.processes() as mesh:
         one = make_run(mesh, recipe)
         state.restore(one, folder)
         take_steps(one, recipe, 2)
         if one.ranks.rank == victim:
-            Gathering.__init__ = _dying(Gathering.__init__, point)  # type: ignore[method-assign]
-        state.save(one, folder)
+            module = shards if name == "write_tensors" else draft
+            setattr(module, name, _dying(getattr(module, name), call))
+        with Saver(one, folder) as saver:
+            saver.save()
 
 
-def _dying(begin: Callable[..., None], point: int) -> Callable[..., None]:
-    def changed(self: Gathering, tensors: Any) -> None:
-        begin(self, tensors)
-        self._waiting = Deadly(self._waiting)
-        self._waiting.left = point
+def _dying(function: Callable[..., Any], call: int) -> Callable[..., Any]:
+    """The function, whose n-th call ends the process."""
+    left = iter(range(call - 1))
+
+    def changed(*given: Any) -> Any:
+        if next(left, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*given)
 
     return changed
 
 
-class Deadly(deque[Tensor]):
-    """Tensors of which only some are taken, before the process dies."""
-
-    left = 0
-
-    def popleft(self) -> Tensor:
-        """The next tensor."""
-        if not self.left:
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.left -= 1
-        return super().popleft()
+def saving() -> dict[str, Any]:
+    """Two ranks take a step while they save, save again, and meet a full disk."""
+    with tempfile.TemporaryDirectory() as top:
+        return group.on(2, lambda mesh: _saving(mesh, Path(top, "run")))[0]
 
 
-CHECKS = {"parity": parity, "scaling": scaling, "resume": resume, "kills": kills}
+def _saving(mesh: Any, folder: Path) -> dict[str, Any]:
+    one, may_write, write = make_run(mesh, EXACT), Event(), shards.write_tensors
+
+    def waiting(*given: Any) -> None:
+        assert may_write.wait(60)
+        write(*given)
+
+    def full(*given: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    found: dict[str, Any] = {}
+    take_steps(one, EXACT, 1)
+    first = {name: whole(weight).clone() for name, weight in one.weights().items()}
+    with Saver(one, folder) as saver:
+        shards.write_tensors = waiting
+        saver.save()
+        take_steps(one, EXACT, 2)  # while the files are not there
+        found["before"] = draft.latest(folder)
+        Timer(0.1, may_write.set).start()
+        saver.save()
+        found["between"] = draft.latest(folder)  # the second save has waited for the first
+    read = shards.load(folder / "step-00000001", state.WEIGHT)
+    found["same"] = read.keys() == first.keys() and all(torch.equal(read[name], first[name]) for name in read)
+    take_steps(one, EXACT, 3)
+    shards.write_tensors = full if one.ranks.rank == 1 else write
+    try:
+        with Saver(one, folder) as saver:
+            saver.save()
+    except LlamitaError as error:
+        found["full"] = str(error).replace(str(folder), "")
+    return {**found, "left": sorted(path.name for path in folder.iterdir()), "newest": state.newest(folder).name}
+
+
+CHECKS = {"parity": parity, "scaling": scaling, "resume": resume, "kills": kills, "saving": saving}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

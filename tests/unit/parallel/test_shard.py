@@ -1,25 +1,14 @@
 """Plain tensors pass through what gathers and shards; several ranks: see tests/distributed."""
 
-import pytest
 import torch
 from torch import nn
 
-from llamita.parallel.shard import Gathering, Pass, local, reshard, sharded_as, unsharded, whole
+from llamita.parallel.shard import Pass, local, reshard, sharded_as, unsharded, whole
 
 
 def test_plain_tensors_are_whole_already() -> None:
     tensor = torch.randn(3)
     assert whole(tensor) is local(tensor) is sharded_as(torch.zeros(3), tensor) is tensor
-
-
-def test_tensors_are_taken_in_order() -> None:
-    some = [torch.zeros(1), torch.ones(2), torch.ones(3)]
-    gathering = Gathering(some)
-    assert gathering.take(some[0]) is some[0]
-    with pytest.raises(AssertionError, match="in the order in which they were given"):
-        gathering.take(some[2])
-    gathering.drain()
-    gathering.drain()
 
 
 def test_a_pass_gives_the_model_to_what_it_calls() -> None:

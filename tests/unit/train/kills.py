@@ -19,6 +19,7 @@ import torch
 
 from llamita.files.disk import read_json
 from llamita.train import state
+from llamita.train.draft import MANIFEST
 from tests.unit.train.tiny import go_on
 
 FIRST, LAST = 2, 3  # steps: of the checkpoint that is there, and of the one that the run dies in
@@ -26,7 +27,7 @@ FIRST, LAST = 2, 3  # steps: of the checkpoint that is there, and of the one tha
 
 def hashes(checkpoint: Path) -> str:
     """The manifest of a checkpoint, which has the sha256 of weights, optimizer and counters."""
-    return json.dumps(read_json(checkpoint / state.MANIFEST), sort_keys=True)
+    return json.dumps(read_json(checkpoint / MANIFEST), sort_keys=True)
 
 
 def in_child(task: Callable[[], None]) -> int:

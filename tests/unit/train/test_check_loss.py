@@ -10,6 +10,7 @@ from llamita.errors import LlamitaError, UsageError
 from llamita.train import check_loss as checks
 from llamita.train import state
 from llamita.train.check_loss import check_loss
+from llamita.train.draft import MANIFEST
 from llamita.train.loop import train
 from llamita.train.recipe import Recipe
 from tests.unit.train.tiny import RECIPE, make_rows, make_run
@@ -31,7 +32,7 @@ def test_the_run_stays_as_it_was(tmp_path: Path) -> None:
             check_loss(run, RECIPE)
         assert run.model.training
         list(train(run, RECIPE, held_out=[], should_stop=lambda run=run: run.step >= 2))
-        manifests.append((state.save(run, tmp_path / name) / state.MANIFEST).read_bytes())
+        manifests.append((state.save(run, tmp_path / name) / MANIFEST).read_bytes())
     assert manifests[0] == manifests[1]
 
 

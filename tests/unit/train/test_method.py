@@ -11,6 +11,7 @@ import llamita
 from llamita.errors import UsageError
 from llamita.files.safetensors import SafetensorsFile
 from llamita.train import state
+from llamita.train.draft import MANIFEST
 from llamita.train.method import MERGED
 from llamita.train.recipe import Recipe
 from llamita.train.session import INSIDE, begin, resume, resumed_recipe
@@ -50,7 +51,7 @@ def test_a_resumed_adapter_ends_with_the_same_bits(tmp_path: Path, recipe: Recip
     list(first.steps(lambda: first.run.step >= 1))
     second = resume(resumed_recipe(tmp_path / "parts", {}), tmp_path / "parts")
     list(second.steps(lambda: False))
-    manifests = [(state.newest(tmp_path / name / INSIDE) / state.MANIFEST).read_text() for name in ("whole", "parts")]
+    manifests = [(state.newest(tmp_path / name / INSIDE) / MANIFEST).read_text() for name in ("whole", "parts")]
     assert manifests[0] == manifests[1]
     files = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("whole", "parts")]
     assert files[0] == files[1]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llamita.train import state
+from llamita.train.draft import MANIFEST
 from llamita.train.recipe import Recipe
 from llamita.train.session import INSIDE, begin, resume, resumed_recipe
 
@@ -27,7 +28,7 @@ def test_a_resumed_run_has_the_same_reference(small_path: Path, tmp_path: Path, 
     assert first.recipe.task == "dpo"
     list(first.steps(lambda: first.run.step >= 2))
     list(resume(resumed_recipe(tmp_path / "parts", {}), tmp_path / "parts").steps(lambda: False))
-    manifests = [(state.newest(tmp_path / name / INSIDE) / state.MANIFEST).read_text() for name in ("whole", "parts")]
+    manifests = [(state.newest(tmp_path / name / INSIDE) / MANIFEST).read_text() for name in ("whole", "parts")]
     assert manifests[0] == manifests[1]
     figures = whole[-1].figures
     assert figures is not None

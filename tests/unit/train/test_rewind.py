@@ -11,6 +11,7 @@ import llamita
 from llamita.errors import LlamitaError, UsageError
 from llamita.files.disk import read_json
 from llamita.train import state
+from llamita.train.draft import MANIFEST
 from llamita.train.metrics import Metrics, read_log
 from llamita.train.recipe import Recipe
 from llamita.train.rewind import rewind
@@ -36,7 +37,7 @@ def run(folder: Path, recipe: Recipe, *, until: int, **changes: object) -> None:
 
 def manifest(folder: Path, step: int) -> dict[str, Any]:
     """Sizes and sha256 of a run's checkpoint of a step: weights, optimizer state, counters."""
-    return read_json(folder / INSIDE / f"step-{step:08d}" / state.MANIFEST)
+    return read_json(folder / INSIDE / f"step-{step:08d}" / MANIFEST)
 
 
 @pytest.mark.parametrize("step", [0, 2, 6, 7])

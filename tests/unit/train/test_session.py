@@ -11,6 +11,7 @@ import llamita
 from llamita.errors import UsageError
 from llamita.files.disk import read_json
 from llamita.train import state
+from llamita.train.draft import MANIFEST
 from llamita.train.measure import Deadline
 from llamita.train.metrics import read_log
 from llamita.train.recipe import Recipe
@@ -32,7 +33,7 @@ def run(folder: Path, recipe: Recipe, *, until: int = 10**9) -> dict[str, Any]:
     is_new = not state.has_checkpoint(folder / INSIDE)
     session = begin(recipe, folder) if is_new else resume(resumed_recipe(folder, {}), folder)
     list(session.steps(lambda: session.run.step >= until))
-    return read_json(state.newest(folder / INSIDE) / state.MANIFEST)
+    return read_json(state.newest(folder / INSIDE) / MANIFEST)
 
 
 def test_a_resumed_session_ends_with_the_same_bits_and_one_log(tmp_path: Path, recipe: Recipe) -> None:

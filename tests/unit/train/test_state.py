@@ -16,6 +16,7 @@ from llamita.data.packing import pack
 from llamita.errors import BrokenFileError, LlamitaError, UsageError
 from llamita.files.disk import read_json
 from llamita.train import state
+from llamita.train.draft import MANIFEST
 from llamita.train.optim import OPTIMIZERS
 from tests.architecture.source import ROOT
 from tests.unit.train.tiny import RECIPE, go_on, make_rows, make_run, with_optimizer
@@ -24,7 +25,7 @@ POINTS = 30
 
 
 def manifest(checkpoint: Path) -> dict[str, Any]:
-    return read_json(checkpoint / state.MANIFEST)
+    return read_json(checkpoint / MANIFEST)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -11,6 +11,7 @@ import torch
 from llamita.data.documents import IGNORED
 from llamita.errors import UsageError
 from llamita.train import state
+from llamita.train.draft import MANIFEST
 from llamita.train.recipe import Recipe
 from llamita.train.rollouts import Rollout
 from llamita.train.session import INSIDE, begin, resume, resumed_recipe
@@ -78,7 +79,7 @@ def test_a_resumed_run_samples_the_same_answers(recipe: Recipe, tmp_path: Path) 
     first = begin(recipe, tmp_path / "parts")
     list(first.steps(lambda: first.run.step >= 1))
     list(resume(resumed_recipe(tmp_path / "parts", {}), tmp_path / "parts").steps(lambda: False))
-    manifests = [(state.newest(tmp_path / name / INSIDE) / state.MANIFEST).read_text() for name in ("whole", "parts")]
+    manifests = [(state.newest(tmp_path / name / INSIDE) / MANIFEST).read_text() for name in ("whole", "parts")]
     assert manifests[0] == manifests[1]
 
 
