@@ -15,6 +15,7 @@ import torch
 import torch._dynamo  # the first step of an optimizer imports it
 
 from llamita.cli.main import main
+from llamita.train.metrics import read_log
 from tests.distributed import group
 from tests.small import save_small_model
 
@@ -60,6 +61,19 @@ def killed(folder: Path, words: list[str]) -> dict[str, Any]:
     return group.answer(*found[0])
 
 
+def rewound(folder: Path) -> dict[str, Any]:
+    """Rewind a run of two ranks to its third step, and go on from there: is each line of the log as it was?"""
+    words = ["train", "rewind", "--step", "3", "-o", str(folder)]
+    rewinding, own = answers(group.start(2, lambda: run(words))), folder.with_name(f"{folder.name}-step-3")
+    resumed = begun(own, ["train", "--resume", "-o", str(own)])
+    os.kill(resumed[1][0].pid, signal.SIGTERM)
+    codes = [one["code"] for one in answers(resumed)]
+    logs = [read_log(path / "training" / "metrics.jsonl") for path in (folder, own)]
+    steps = [{one.step: (one.loss, one.grad_norm) for one in log} for log in logs]
+    same = [steps[0][step] == steps[1][step] for step in steps[0].keys() & steps[1].keys()]
+    return {"rewinding": rewinding, "codes": codes, "same": same}
+
+
 def adapter_of(top: Path, count: int) -> str:
     """The sha256 of an adapter that some ranks have trained."""
     save_small_model(top / "small")
@@ -93,6 +107,7 @@ def check(top: Path) -> dict[str, Any]:
         "saved": last_step(folder),
         "killed": killed(folder, resume),
         "left": last_step(folder),
+        "rewound": rewound(folder),
     }
     found |= {f"adapter {count}": adapter_of(top, count) for count in (1, 2)}
     end = str(found["left"] + 2)

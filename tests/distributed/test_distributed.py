@@ -86,6 +86,13 @@ def test_one_rank_speaks_for_all(tmp_path: Path) -> None:
         in said([found["killed"]], 1)
     )
     assert found["left"] > found["saved"]
+
+    rewound = found["rewound"]  # two ranks take three steps again, and then those after them
+    assert "wrote the model and the checkpoint of step 3" in said(rewound["rewinding"], 0)
+    assert rewound["codes"] == [130, 130]
+    assert len(rewound["same"]) >= 5
+    assert all(rewound["same"])
+
     assert found["resumed"] == [{"code": 0, "out": f"{tmp_path / 'run'}\n", "err": ""}]
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
