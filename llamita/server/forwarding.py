@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llamita.errors import ClosedError
 from llamita.server.boundary import ID_HEADERS
 from llamita.server.disconnect import disconnected
 from llamita.server.errors import ClientGoneError, refused
@@ -117,10 +118,14 @@ class _Relay:
             await self._pieces.aclose()
 
     async def _write(self) -> None:
-        async for messages in self._pieces:
-            for message in messages:
-                self._is_sent = message["type"] == "http.response.body" and not message.get("more_body", False)
-                await self._send(_without_ids(message))
+        try:
+            async for messages in self._pieces:
+                for message in messages:
+                    self._is_sent = message["type"] == "http.response.body" and not message.get("more_body", False)
+                    await self._send(_without_ids(message))
+        except ClosedError:
+            if not self._is_sent:  # an answer that is whole lacks nothing where its process stops after it
+                raise
 
 
 def _without_ids(message: Message) -> Message:

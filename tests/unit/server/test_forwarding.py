@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Scope
 
+from llamita.errors import ClosedError
 from llamita.server.errors import ClientGoneError, RequestError
 from llamita.server.forwarding import ForwardedRequest, Forwarder, Pieces, answer, forwarded
 
@@ -92,9 +93,9 @@ async def elsewhere(app: ASGIApp, request: ForwardedRequest) -> Pieces:
 FORWARDER = Forwarder(partial(elsewhere, APP), body_timeout=30.0)
 
 
-def asked(method: str, path: str, **given: object) -> httpx.Response:
+def asked(method: str, path: str, *, forwarder: Forwarder = FORWARDER, **given: object) -> httpx.Response:
     async def ask() -> httpx.Response:
-        transport = httpx.ASGITransport(FORWARDER)
+        transport = httpx.ASGITransport(forwarder)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.request(method, path, **given)  # pyright: ignore[reportArgumentType]
 
@@ -164,6 +165,25 @@ def test_a_disconnect_that_follows_a_whole_answer_is_none() -> None:
 
     asyncio.run(_call(Forwarder(slow, body_timeout=1.0), receive, send, path="/echo"))
     assert EVENTS == ["ended"]
+
+
+@pytest.mark.parametrize("pieces", [1, 9])
+def test_a_process_that_stops_fails_the_answers_that_are_not_whole(pieces: int) -> None:
+    async def stopping(request: ForwardedRequest) -> Pieces:
+        left = pieces
+        async for messages in answer(APP, request):
+            for message in messages:
+                if left:
+                    left -= 1
+                    yield [message]
+        raise ClosedError
+
+    forwarder = Forwarder(stopping, body_timeout=1.0)
+    if pieces == 1:
+        with pytest.raises(ClosedError):
+            asked("POST", "/echo", forwarder=forwarder)
+    else:
+        assert asked("POST", "/echo", forwarder=forwarder).status_code == 201
 
 
 def test_a_body_that_does_not_come() -> None:
