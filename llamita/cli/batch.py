@@ -4,15 +4,18 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from llamita import checks
 from llamita.cli import served, stdin, terminal
 from llamita.cli.errors import INTERRUPTED
 from llamita.errors import LlamitaError, UsageError
 from llamita.files.disk import explained
 
 if TYPE_CHECKING:
+    from llamita.engine.limits import EngineLimits
     from llamita.server.batch.input import BadLine, BatchRequest
     from llamita.server.batch.output import BatchOutput
     from llamita.server.models import ServedModel
@@ -23,6 +26,7 @@ EXAMPLES = """\
   llamita batch in.jsonl out.jsonl
   llamita batch in.jsonl out.jsonl -m org/name --alias gpt-4o-mini
   llamita batch in.jsonl out.jsonl --max-num-seqs 64
+  llamita batch in.jsonl out.jsonl --ray --replicas 4
   llamita batch < in.jsonl > out.jsonl
 """
 STREAM = "-"
@@ -43,12 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="start again, and replace what the output has")
     parser.add_argument("--receipts", action="store_true", help="give a receipt with every answer, for llamita replay")
+    parser.add_argument("--ray", action="store_true", help="answer in processes on Ray Data (default: in this one)")
+    parser.add_argument(
+        "--replicas", type=int, metavar="N", help="how many, with --ray (default: one on each machine of the cluster)"
+    )
     served.add_limits(parser.add_argument_group("limits"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Check the whole input and the output, load the models, answer; 1 where requests have no answer in the end."""
     served.check(args)
+    if args.replicas is not None:
+        checks.count("--replicas", args.replicas)
+        if not args.ray:
+            raise UsageError("--replicas are processes on Ray Data: give --ray too")
     entries = _read(args)
     output = _open(args, {entry.id for entry in entries})
     try:
@@ -92,37 +104,64 @@ def _open(args: argparse.Namespace, ids: set[str]) -> "BatchOutput":
 
 
 def _answer(args: argparse.Namespace, entries: "list[BatchRequest | BadLine]", output: "BatchOutput") -> None:
-    """Answer what has no answer; the models are loaded for that alone."""
-    if all(entry.id in output.done.ids for entry in entries):
-        return
+    """Answer what has no answer, here or on Ray; models are loaded for that alone."""
+    if not all(entry.id in output.done.ids for entry in entries):
+        (_on_ray if args.ray else _here)(args, entries, output)
+
+
+def _here(args: argparse.Namespace, entries: "list[BatchRequest | BadLine]", output: "BatchOutput") -> None:
+    """Answer in this process."""
     from llamita.server import log
     from llamita.server.batch import runner
 
     log.set_up("warning")
-    limits = served.limits(args, max_num_queued=runner.most_queued(args.max_num_seqs))
-    models = served.load(args, limits)
+    models = served.load(args, _limits(args))
     try:
-        runner.check_models(entries, models, output)
-        _write(args, entries, models, output)
+        runner.Expected.of(entries, output).check(models)
+        with _writing(args, len(entries), output) as note:
+            runner.answer_all(entries, models, output, note, has_receipts=args.receipts)
     finally:
         for model in models:
             model.served.close()
 
 
-def _write(
-    args: argparse.Namespace,
-    entries: "list[BatchRequest | BadLine]",
-    models: "list[ServedModel]",
-    output: "BatchOutput",
-) -> None:
-    """Write the answers; where that fails, say how far it got."""
+def _on_ray(args: argparse.Namespace, entries: "list[BatchRequest | BadLine]", output: "BatchOutput") -> None:
+    """Answer in other processes."""
+    from llamita.server.batch import ray_data
+
+    limits = _limits(args)
+
+    def load(on_machine: int) -> Callable[[], "list[ServedModel]"]:
+        return partial(served.load, served.for_replicas(args, on_machine), limits)
+
+    with _writing(args, len(entries), output) as note:
+        ray_data.answer_all(
+            entries,
+            load,
+            output,
+            note,
+            replicas=args.replicas,
+            max_num_seqs=args.max_num_seqs,
+            num_gpus=int(served.is_on_gpu(args)),
+            has_receipts=args.receipts,
+        )
+
+
+def _limits(args: argparse.Namespace) -> "EngineLimits":
+    """The limits of each engine, which refuses no request of a batch."""
     from llamita.server.batch import runner
 
+    return served.limits(args, max_num_queued=runner.most_queued(args.max_num_seqs))
+
+
+@contextmanager
+def _writing(args: argparse.Namespace, total: int, output: "BatchOutput") -> Iterator[Callable[[], object]]:
+    """Show how far it is; where writing fails, say how far it got."""
     try:
-        with _progress(output, len(entries), is_quiet=args.quiet) as note:
-            runner.answer_all(entries, models, output, note, has_receipts=args.receipts)
+        with _progress(output, total, is_quiet=args.quiet) as note:
+            yield note
     except LlamitaError:
-        _report(output, len(entries), "stopped")
+        _report(output, total, "stopped")
         raise
 
 

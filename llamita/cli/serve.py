@@ -109,7 +109,7 @@ def _run_replicas(args: argparse.Namespace, settings: "ServerSettings", listener
     from llamita.server.front import FrontServer
 
     limits = served.limits(args, max_num_queued=args.max_num_queued)
-    load = partial(served.load, served.for_replicas(args), limits)
+    load = partial(served.load, served.for_replicas(args, args.replicas), limits)
     options = replicas.ReplicaOptions(
         count=args.replicas,
         max_num_seqs=limits.max_num_seqs,

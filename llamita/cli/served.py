@@ -119,10 +119,11 @@ def is_on_gpu(args: argparse.Namespace) -> bool:
     return args.device.startswith("cuda") or (args.device == "auto" and torch.cuda.is_available())
 
 
-def for_replicas(args: argparse.Namespace) -> argparse.Namespace:
+def for_replicas(args: argparse.Namespace, on_machine: int) -> argparse.Namespace:
     """The arguments as each of several processes loads its models: without keys, and each with its share of the cores.
 
-    A folder or a file is named by its whole path. Of GPUs a process sees its own alone.
+    on_machine: how many of them a machine has. A folder or a file is named by its whole path. Of GPUs a process sees
+    its own alone.
     """
     values = {**vars(args), "api_key": None, "api_key_file": None, "admin_key": None, "quiet": True}
     if args.model is not None:
@@ -131,7 +132,7 @@ def for_replicas(args: argparse.Namespace) -> argparse.Namespace:
         values["draft_model"] = _whole_path(args.draft_model)
     values["adapter"] = [f"{name}={Path(folder).expanduser().resolve()}" for name, folder in adapters(args).items()]
     if args.threads is None:
-        values["threads"] = max(1, (os.cpu_count() or 1) // args.replicas)
+        values["threads"] = max(1, (os.cpu_count() or 1) // on_machine)
     if args.device.startswith("cuda"):
         values["device"] = "cuda"
     return argparse.Namespace(**values)

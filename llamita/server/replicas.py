@@ -4,16 +4,12 @@
 # Ray is an extra, which the tools of development do not have.
 import asyncio
 import contextlib
-import logging
-import os
-import re
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message
 
-from llamita import checks, errors
-from llamita.errors import AccessError, ClosedError, LlamitaError, OverloadedError, UnsupportedError
+from llamita.errors import ClosedError, LlamitaError, OverloadedError, UnsupportedError
 from llamita.server import log
 from llamita.server.app import create_app, middleware, paths_of
 from llamita.server.forwarding import ForwardedRequest, Forwarder, Pieces, answer
@@ -22,11 +18,10 @@ from llamita.server.merged_metrics import merged
 from llamita.server.metrics import Metrics
 from llamita.server.models import ModelFacts, ServedModel
 from llamita.server.prefix import ranked
+from llamita.server.ray_cluster import cause, cluster
 from llamita.server.settings import ServerSettings
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report each start to its makers
 try:
-    import ray
     from ray import serve
     from ray.exceptions import RayError
     from ray.serve.config import RequestRouterConfig
@@ -107,25 +102,12 @@ def running(
 
     load: pickled, and called in each. Raises AccessError, LlamitaError and what loading raises.
     """
-    is_own = "RAY_ADDRESS" not in os.environ
-    # "local" is a cluster of its own, even where this machine has another.
-    own = {"address": "local", "num_cpus": max(options.count, os.cpu_count() or 1), "object_store_memory": STORE_BYTES}
-    for name in ("ray", "ray.serve"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # What replicas log is in Ray's own files: its lines of a failed start are many.
-    try:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **(own if is_own else {}))
-    except ConnectionError:
-        raise AccessError(
-            f"there is no way into the Ray cluster at {os.environ.get('RAY_ADDRESS')}: check RAY_ADDRESS, and give its "
-            "token by RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
-        ) from None
-    try:
-        yield Replicas(_deployed(load, settings, options, log_level), settings, count=options.count)
-    finally:
-        if not is_own:
-            serve.delete(NAME)
-        ray.shutdown()
+    with cluster(options.count, STORE_BYTES) as is_own:
+        try:
+            yield Replicas(_deployed(load, settings, options, log_level), settings, count=options.count)
+        finally:
+            if not is_own:
+                serve.delete(NAME)
 
 
 def _deployed(
@@ -154,13 +136,10 @@ def _deployed(
 
 
 def _cause(error: RuntimeError) -> LlamitaError:
-    """Why the replicas did not start: the error in the traceback that Ray keeps of one."""
+    """Why the replicas did not start."""
     deployments = serve.status().applications[NAME].deployments.values()
-    found = re.findall(r"llamita\.errors\.(\w+): (.+)", "\n".join(one.message for one in deployments))
-    if found:
-        name, text = found[-1]
-        return getattr(errors, name)(text)
-    return LlamitaError(f"the replicas did not start: {checks.shortened(error, 600)}")
+    said = "\n".join(one.message for one in deployments)
+    return cause(f"{error}\n{said}", "the replicas did not start")
 
 
 class Replicas:

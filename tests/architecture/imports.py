@@ -60,7 +60,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "rich": ("cli", "bench", "verify", "train", "lens"),
     "fastapi": ("server",),
     "uvicorn": ("server", "cli"),
-    "ray": ("server.replicas",),
+    "ray": ("server.replicas", "server.ray_cluster", "server.batch.ray_data"),
     "torch": tuple(sorted(frozenset.union(*ROWS) - ROWS[0])),
 }
 
@@ -82,7 +82,7 @@ TOP_ONLY_IN: dict[str, tuple[str, ...]] = {
     "rich": ("cli", "bench", "verify"),
     "fastapi": ("server",),
     "uvicorn": ("server",),
-    "ray": ("server.replicas",),
+    "ray": ("server.replicas", "server.batch.ray_data"),
     "torch.nn.attention.flex_attention": ("attention.flex",),
     "torch.nn.attention.varlen": ("attention.flash", "attention.varlen"),
 }

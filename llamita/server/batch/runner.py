@@ -3,7 +3,11 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
 
+from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from llamita.errors import UsageError
@@ -28,20 +32,39 @@ def most_queued(max_num_seqs: int) -> int:
     return in_flight(max_num_seqs) * MOST_PROMPTS
 
 
-def check_models(entries: Sequence[BatchRequest | BadLine], models: Sequence[ServedModel], output: BatchOutput) -> None:
-    """Raise UsageError for a request of another model, or an output that other models wrote."""
-    names = {model.name for model in models}
-    for entry in entries:
-        if isinstance(entry, BatchRequest) and entry.model is not None and entry.model not in names:
+@dataclass(frozen=True)
+class Expected:
+    """What a batch expects of the models. lines: the first that asks for each name. fingerprints: of its answers."""
+
+    lines: dict[str, int]
+    fingerprints: frozenset[str]
+    path: Path
+
+    @classmethod
+    def of(cls, entries: Sequence[BatchRequest | BadLine], output: BatchOutput) -> "Expected":
+        """Of this input, and of what the output has."""
+        asked = [(one.model, one.number) for one in entries if isinstance(one, BatchRequest) and one.model is not None]
+        return cls(dict(reversed(asked)), frozenset(output.done.fingerprints), output.path)
+
+    def check(self, models: Sequence[ServedModel]) -> None:
+        """Raise UsageError for a request of another model, or an output that other models wrote."""
+        names = {model.name for model in models}
+        for name, number in sorted(self.lines.items(), key=itemgetter(1)):
+            if name not in names:
+                raise UsageError(
+                    f"line {number} asks for the model {name[:60]!r}, here is {', '.join(sorted(names))}: "
+                    "name its model by -m, or give this one that name by --alias"
+                )
+        if self.fingerprints - {model.engine.facts(model.adapter).system_fingerprint for model in models}:
             raise UsageError(
-                f"line {entry.number} asks for the model {entry.model[:60]!r}, here is {', '.join(sorted(names))}: "
-                "name its model by -m, or give this one that name by --alias"
+                f"{self.path} has answers of another model, or of other settings: go on with those, name another "
+                "output, or replace this one by --force"
             )
-    if output.done.fingerprints - {model.engine.facts(model.adapter).system_fingerprint for model in models}:
-        raise UsageError(
-            f"{output.path} has answers of another model, or of other settings: go on with those, name another output, "
-            "or replace this one by --force"
-        )
+
+
+def application(models: Sequence[ServedModel], *, has_receipts: bool) -> FastAPI:
+    """The server's application, for requests that may take as long as they need."""
+    return create_app(models, ServerSettings(request_timeout=None, has_receipts=has_receipts))
 
 
 def answer_all(
@@ -56,7 +79,7 @@ def answer_all(
 
     Requests that could not be answered now have none. Raises what BatchOutput.write raises.
     """
-    app = create_app(models, ServerSettings(request_timeout=None, has_receipts=has_receipts))
+    app = application(models, has_receipts=has_receipts)
     at_once = in_flight(max(model.served.limits.max_num_seqs for model in models))
     missing = iter([entry for entry in entries if entry.id not in output.done.ids])
     asyncio.run(_answer_all(app, missing, output, note, at_once))
@@ -71,7 +94,7 @@ async def _answer_all(
 ) -> None:
     async def work() -> None:
         for entry in missing:  # the workers share it
-            if (line := await _line(app, entry)) is not None:
+            if (line := await answered(app, entry)) is not None:
                 output.write(line)
             note()
 
@@ -84,7 +107,7 @@ async def _answer_all(
         await asyncio.gather(*workers, return_exceptions=True)
 
 
-async def _line(app: ASGIApp, entry: BatchRequest | BadLine) -> bytes | None:
+async def answered(app: ASGIApp, entry: BatchRequest | BadLine) -> bytes | None:
     """The output's line for one of the input, None where the server can give no answer now."""
     if isinstance(entry, BadLine):
         error = {"code": "invalid_request", "message": entry.reason}

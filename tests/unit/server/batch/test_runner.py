@@ -45,7 +45,7 @@ def entries(*requests: tuple[str, Any]) -> list[BatchRequest | BadLine]:
 def answers(given: list[BatchRequest | BadLine], model: ServedModel, path: Path) -> dict[str, dict[str, Any]]:
     """The lines of the output, by custom_id."""
     output = BatchOutput.open(path, {entry.id for entry in given})
-    runner.check_models(given, [model], output)
+    runner.Expected.of(given, output).check([model])
     runner.answer_all(given, [model], output, lambda: None)
     output.close()
     return {fields["custom_id"]: fields for fields in map(json.loads, path.read_bytes().splitlines())}
@@ -109,10 +109,10 @@ def test_other_models(model: ServedModel, tmp_path: Path) -> None:
     given = entries(("/v1/completions", {"model": "gpt", "prompt": "a"}))
     output = BatchOutput.open(tmp_path / "out", [])
     with pytest.raises(UsageError, match=r"line 1 asks for the model 'gpt', here is m: .*--alias"):
-        runner.check_models(given, [model], output)
+        runner.Expected.of(given, output).check([model])
     output.done.fingerprints.add("fp_other")
     with pytest.raises(UsageError, match="answers of another model"):
-        runner.check_models([], [model], output)
+        runner.Expected.of([], output).check([model])
     output.close()
 
 
