@@ -41,6 +41,18 @@ def store_eight(at: int, eight: Eight) -> None:
 
 
 @inline
+def add_columns(sums: Eight, x: v.Vector, at: int, step: int) -> Eight:
+    """Add x times the fp32 at eight places `step` bytes apart, each in all lanes."""
+    a, b, c, d, e, f, g, h = sums
+    return (
+        v.fma(v.broadcast(v.read_fp32(at)), x, a), v.fma(v.broadcast(v.read_fp32(at + step)), x, b),
+        v.fma(v.broadcast(v.read_fp32(at + 2 * step)), x, c), v.fma(v.broadcast(v.read_fp32(at + 3 * step)), x, d),
+        v.fma(v.broadcast(v.read_fp32(at + 4 * step)), x, e), v.fma(v.broadcast(v.read_fp32(at + 5 * step)), x, f),
+        v.fma(v.broadcast(v.read_fp32(at + 6 * step)), x, g), v.fma(v.broadcast(v.read_fp32(at + 7 * step)), x, h),
+    )  # fmt: skip
+
+
+@inline
 def add_products(sums: Eight, pairs: v.Vector, at: int, step: int) -> Eight:
     """Add products of pairs of bf16: a vector times eight pairs, `step` bytes apart, each broadcast to all lanes."""
     a, b, c, d, e, f, g, h = sums

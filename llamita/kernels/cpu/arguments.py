@@ -3,6 +3,7 @@
 Every argument takes eight bytes: an address, an int64, or the bits of an fp32 in the low half.
 """
 
+import struct
 from typing import Any, NamedTuple
 
 Argument = Any  # a tensor, an int or None where Python fills a struct; an offset where a kernel reads one
@@ -11,6 +12,11 @@ Argument = Any  # a tensor, an int or None where Python fills a struct; an offse
 def offsets(struct: Any) -> Any:
     """The byte offset of each argument, under its name."""
     return struct(*range(0, 8 * len(struct._fields), 8))
+
+
+def bits(number: float) -> int:
+    """The fp32 of a number as the integer that a program's row holds."""
+    return struct.unpack("<q", struct.pack("<ff", number, 0.0))[0]
 
 
 class Embed(NamedTuple):

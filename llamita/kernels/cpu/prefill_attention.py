@@ -12,7 +12,7 @@ The version `pairs` of each is for a cache in bf16 and a processor with bf16 dot
 
 from llamita.kernels.cpu import dtype_io as e
 from llamita.kernels.cpu import simd as v
-from llamita.kernels.cpu.accumulators import add_products, no_eight, scaled_eight, store_eight
+from llamita.kernels.cpu.accumulators import add_columns, add_products, no_eight, scaled_eight, store_eight
 from llamita.kernels.cpu.arguments import Attend, Row, Sizes, offsets
 from llamita.kernels.cpu.cache_rows import head_of, row_of, slot_of, store_token
 from llamita.kernels.cpu.constants import KEYS, QUERIES
@@ -130,26 +130,14 @@ def _factors(dtype, is_paired, scores, count, token, most, first, window, is_cut
 
 
 @inline
-def _add_column(sums, x, at, step):
-    """Add x times the fp32 at eight places `step` bytes apart, each in all lanes."""
-    a, b, c, d, f, g, h, j = sums
-    return (
-        v.fma(v.broadcast(v.read_fp32(at)), x, a), v.fma(v.broadcast(v.read_fp32(at + step)), x, b),
-        v.fma(v.broadcast(v.read_fp32(at + 2 * step)), x, c), v.fma(v.broadcast(v.read_fp32(at + 3 * step)), x, d),
-        v.fma(v.broadcast(v.read_fp32(at + 4 * step)), x, f), v.fma(v.broadcast(v.read_fp32(at + 5 * step)), x, g),
-        v.fma(v.broadcast(v.read_fp32(at + 6 * step)), x, h), v.fma(v.broadcast(v.read_fp32(at + 7 * step)), x, j),
-    )  # fmt: skip
-
-
-@inline
 def _score_wide(q, keys, start, end, width, to, first, window, is_cut):
     """Products of sixteen queries q (H, 16) with keys fp32 (slots, H); returns the largest of each lane."""
     most, step = v.broadcast(NEVER), 4 * width
     for token in range(start, end, BESIDE):
         at, sums = keys + token * step, no_eight()
         for i in range(0, width, 2):
-            sums = _add_column(sums, v.load(q + 64 * i + 64), at + 4 * i + 4, step)
-            sums = _add_column(sums, v.load(q + 64 * i), at + 4 * i, step)
+            sums = add_columns(sums, v.load(q + 64 * i + 64), at + 4 * i + 4, step)
+            sums = add_columns(sums, v.load(q + 64 * i), at + 4 * i, step)
         most = _keep_scores(sums, most, to + 64 * (token - start), token, first, window, is_cut)
     return most
 
@@ -161,8 +149,8 @@ def _mix_wide(factors, values, start, end, width, fade, sums):
         eight = scaled_eight(sums + 64 * i, fade)
         for token in range(start, end, 2):
             at, value = factors + 64 * (token - start), values + 4 * (token * width + i)
-            eight = _add_column(eight, v.load(at + 64), value + 4 * width, 4)
-            eight = _add_column(eight, v.load(at), value, 4)
+            eight = add_columns(eight, v.load(at + 64), value + 4 * width, 4)
+            eight = add_columns(eight, v.load(at), value, 4)
         store_eight(sums + 64 * i, eight)
 
 

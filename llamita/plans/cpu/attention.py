@@ -11,10 +11,10 @@ from torch import Tensor
 from llamita.config import LlamaConfig
 from llamita.context.batch import BatchLayout
 from llamita.kernels.cpu import linear
-from llamita.kernels.cpu.arguments import Attend, Sizes
+from llamita.kernels.cpu.arguments import Attend, Sizes, bits
 from llamita.kernels.cpu.constants import DTYPES, KEYS, Q8_BLOCK, QUERIES
 from llamita.kernels.cpu.runtime.program import Program, named
-from llamita.plans.cpu.workspace import Workspace, bits, empty, numbers
+from llamita.plans.cpu.workspace import Workspace, empty, numbers
 
 DECODE = {dtype: named("decode_attention", f"attend_{name}") for dtype, name in DTYPES.items()}
 STORE = {dtype: named("prefill_attention", f"store_{name}") for dtype, name in DTYPES.items()}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from llamita.context.batch import BatchLayout
 from llamita.kernels.blocks import FORMATS
 from llamita.kernels.cpu import linear
-from llamita.kernels.cpu.arguments import Angles, Embed, Gate, Norm
+from llamita.kernels.cpu.arguments import Angles, Embed, Gate, Norm, bits
 from llamita.kernels.cpu.constants import DTYPES, NUMBERS, Q8_BLOCK, ROWS
 from llamita.kernels.cpu.runtime.program import Program, named
 from llamita.model.layers import LlamaRMSNorm
@@ -18,7 +18,7 @@ from llamita.model.llama import LlamaForCausalLM
 from llamita.model.parts import LayerParts, parts_of
 from llamita.plans.cpu.attention import Activations, Buffers, Segment, SegmentAttention
 from llamita.plans.cpu.weights import packed_of
-from llamita.plans.cpu.workspace import Workspace, bits, empty, numbers
+from llamita.plans.cpu.workspace import Workspace, empty, numbers
 
 EMBED = {dtype: named("elementwise", f"embed_{name}") for dtype, name in DTYPES.items()}
 EMBED_PACKED = {name: named("block_kernels", f"embed_{name}") for name in FORMATS}

@@ -1,6 +1,5 @@
 """Work memory, which all passes of a model share."""
 
-import struct
 from math import prod
 
 import torch
@@ -38,8 +37,3 @@ def numbers(*values: int) -> Tensor:
     """Numbers for kernels: int64."""
     with torch.inference_mode(False):  # they are changed in place, also by passes outside of it
         return torch.tensor(values, dtype=torch.int64, device=CPU)
-
-
-def bits(number: float) -> int:
-    """The fp32 of a number as the integer that a program's row holds."""
-    return struct.unpack("<q", struct.pack("<ff", number, 0.0))[0]
