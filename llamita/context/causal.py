@@ -1,5 +1,8 @@
 """A pass over whole sequences: training and scoring."""
 
+from copy import copy
+from typing import Self
+
 from torch import Tensor
 
 from llamita.attention import Backend
@@ -21,6 +24,12 @@ class Causal:
         self.backend = backend
         self.scale = scale
         self.dropout = dropout
+
+    def by(self, backend: Backend) -> Self:
+        """The same context by another backend."""
+        other = copy(self)
+        other.backend = backend
+        return other
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation, *, layer: int) -> Tensor:
         """Rotate and attend: q (B, T, N, H), k and v (B, T, K, H) -> (B, T, N, H)."""

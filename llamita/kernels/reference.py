@@ -168,6 +168,27 @@ def attention(q: Tensor, keys: Tensor, values: Tensor, *, positions: Tensor, win
     return torch.where(total > 0, 1.0 / total, 0.0)[..., None] * out
 
 
+def attention_gradients(
+    q: Tensor, k: Tensor, v: Tensor, d_out: Tensor, *, starts: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of q (T, N, H), k and v (T, K, H) in causal attention, given that of its result (T, N, H).
+
+    starts: int64 (T,), the first token that each sees. In the dtype of q; its sums have no order of their own.
+    """
+    group = q.shape[1] // k.shape[1]
+    keys, values = (x.repeat_interleave(group, dim=1) for x in (k, v))
+    token = torch.arange(len(q))
+    seen = (token <= token[:, None]) & (token >= starts[:, None])  # (T, T)
+    scores = torch.einsum("inh,jnh->nij", q, keys) * scale
+    weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+    d_weights = torch.einsum("inh,jnh->nij", d_out, values)
+    d_scores = weights * (d_weights - (weights * d_weights).sum(-1, keepdim=True)) * scale
+    d_q = torch.einsum("nij,jnh->inh", d_scores, keys)
+    d_k, d_v = (torch.einsum("nij,inh->jnh", x, y) for x, y in ((d_scores, q), (weights, d_out)))
+    d_k, d_v = (x.unflatten(1, (-1, group)).sum(2) for x in (d_k, d_v))  # query heads share theirs
+    return d_q, d_k, d_v
+
+
 def _scores(q: Tensor, keys: Tensor) -> Tensor:
     """Queries (T, N, H) with keys (64, N, H): (T, N, 64). The second of each pair of columns is added first."""
     total = torch.zeros(*q.shape[:2], KEYS)

@@ -3,6 +3,7 @@
 Equals the plain layers: forward bit for bit, in fp32 and under bf16 autocast; gradients up to the order of sums. A
 plain layer keeps what each operation read; these keep the residual stream, queries, keys, values, gates and what
 attention gives, and compute norms, activations and bf16 copies of weights again, which no matrix product needs.
+Attention's backward pass is our own kernel on CPUs (`llamita.attention.trained`).
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from llamita.attention import sdpa, trained
+from llamita.attention.trained import compute_dtype
 from llamita.config import LlamaConfig
+from llamita.context.causal import Causal
 from llamita.context.protocol import Context, Rotation
 from llamita.errors import UnsupportedError
 from llamita.model import plan
@@ -25,8 +29,9 @@ from llamita.model.parts import NAMES, SILU, LayerParts, parts_of
 def enable(model: nn.Module, layers: Sequence[nn.Module], config: LlamaConfig) -> None:
     """Let the layers of a model train by written-out backward passes; evaluation stays as it is.
 
-    A layer with adapters, biases, hooks or shards keeps its plain forward. Raises UnsupportedError for layers that are
-    no plain Llama's, for another activation than SiLU, and where another plan holds the model.
+    A layer with adapters, biases, hooks or shards keeps its plain forward, but for attention's backward pass. Raises
+    UnsupportedError for layers that are no plain Llama's, for another activation than SiLU, and where another plan
+    holds the model.
     """
     if config.hidden_act not in SILU or config.numerics != "hf":
         raise UnsupportedError(
@@ -48,7 +53,10 @@ class TrainedLayer(plan.StandIn):
 
     def __call__(self, hidden_states: Tensor, rotation: Rotation, context: Context) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        if not (torch.is_grad_enabled() and self._is_current()):
+        if not torch.is_grad_enabled():
+            return self.plain(hidden_states, rotation, context)
+        context = trained_by_kernels(context)
+        if not self._is_current():
             return self.plain(hidden_states, rotation, context)
         return forward(self.parts, hidden_states, rotation, context)
 
@@ -68,6 +76,13 @@ def forward(parts: LayerParts, hidden_states: Tensor, rotation: Rotation, contex
     hidden_states = hidden_states + cast("Tensor", Product.apply(attended, parts.o.weight))
     gate, up = normed_products(hidden_states, parts.post_norm, parts.gate, parts.up)  # (B, T, F)
     return hidden_states + cast("Tensor", GatedProduct.apply(gate, up, parts.down.weight))
+
+
+def trained_by_kernels(context: Context) -> Context:
+    """The context, whose attention has our backward pass where its backend is torch's."""
+    if isinstance(context, Causal) and context.backend is sdpa.attend:
+        return context.by(trained.attend)
+    return context
 
 
 def normed_products(x: Tensor, norm: Any, *products: nn.Module) -> tuple[Tensor, ...]:
@@ -217,10 +232,3 @@ def products_sum(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     for one, other in zip(left[1:], right[1:], strict=True):
         total.addmm_(one, other)
     return total
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of matrix products: autocast's where it is on (fp64 stays, as in torch), else that of x."""
-    device = x.device.type
-    is_cast = torch.is_autocast_enabled(device) and x.dtype != torch.float64
-    return torch.get_autocast_dtype(device) if is_cast else x.dtype

@@ -41,6 +41,23 @@ def store_eight(at: int, eight: Eight) -> None:
 
 
 @inline
+def load_eight_apart(at: int, step: int) -> Eight:
+    """Load eight vectors, `step` bytes apart."""
+    return (
+        v.load(at), v.load(at + step), v.load(at + 2 * step), v.load(at + 3 * step),
+        v.load(at + 4 * step), v.load(at + 5 * step), v.load(at + 6 * step), v.load(at + 7 * step),
+    )  # fmt: skip
+
+
+@inline
+def store_eight_apart(at: int, step: int, eight: Eight) -> None:
+    """Write eight vectors, `step` bytes apart."""
+    for vector in eight:
+        v.store(at, vector)
+        at += step
+
+
+@inline
 def add_columns(sums: Eight, x: v.Vector, at: int, step: int) -> Eight:
     """Add x times the fp32 at eight places `step` bytes apart, each in all lanes."""
     a, b, c, d, e, f, g, h = sums

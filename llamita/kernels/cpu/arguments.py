@@ -139,6 +139,33 @@ class Attend(NamedTuple):
     wide_values: Argument
 
 
+class AttentionGradients(NamedTuple):
+    """Gradients of causal attention, for `attention_gradients`; q, k and v are rotated.
+
+    q, out, d_out, d_q (B, T, N, H), k, v, d_k, d_v (B, T, K, H): of one dtype, H a multiple of 32. logs: fp32
+    (B, T, N), the logarithms of the softmax's denominators. starts: int64 (B, T), the first key that a query sees,
+    which never falls in a row. work: `work_size` bytes for each chunk. scale: fp32, on the scores.
+    """
+
+    q: Argument
+    k: Argument
+    v: Argument
+    out: Argument
+    d_out: Argument
+    logs: Argument
+    starts: Argument
+    d_q: Argument
+    d_k: Argument
+    d_v: Argument
+    work: Argument
+    work_size: Argument
+    tokens: Argument
+    heads: Argument
+    group: Argument
+    width: Argument
+    scale: Argument
+
+
 class Pack(NamedTuple):
     """Blocks of a file, uint8 (rows, bytes of a row), as a packed stream. order: int64 (rows,), or None for none.
 

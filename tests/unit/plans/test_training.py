@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from llamita.attention import trained as attention
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError
 from llamita.model import plan
@@ -60,6 +61,33 @@ def test_equals_the_plain_layers(tiny_config: LlamaConfig, dtype: torch.dtype, a
     assert gradients.keys() == expected.keys()
     differ = [float((gradients[name] - own).norm() / own.norm()) for name, own in expected.items()]
     assert 0 < max(differ) < close
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("is_swapped", [False, True])
+def test_attention_has_the_backward_pass_of_our_kernel(
+    monkeypatch: pytest.MonkeyPatch, tiny_config: LlamaConfig, autocast: bool, is_swapped: bool
+) -> None:
+    """Also in a layer that keeps its plain forward."""
+    plain, fast = twins(tiny_config.replace(head_dim=32))
+    if is_swapped:
+        for model in (plain, fast):
+            layer = model.model.layers[1]
+            layer.set_submodule("mlp.up_proj", nn.Sequential(layer.get_submodule("mlp.up_proj")))
+    (wanted, expected) = trained(plain, autocast=autocast)
+    calls: list[float] = []
+    gradients_of = attention.gradients
+
+    def counted(*args: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+        calls.append(scale)
+        return gradients_of(*args, scale=scale)
+
+    monkeypatch.setattr(attention, "gradients", counted)
+    found, gradients = trained(fast, autocast=autocast)
+    assert len(calls) == len(fast.model.layers)
+    assert torch.equal(found, wanted)
+    differ = [float((gradients[name] - own).norm() / own.norm()) for name, own in expected.items()]
+    assert 0 < max(differ) < (3e-2 if autocast else 2e-6)
 
 
 @pytest.mark.parametrize("autocast", [False, True])
