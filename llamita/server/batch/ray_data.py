@@ -65,8 +65,8 @@ def answer_all(
 ) -> None:
     """Add a line to the output for each request that it lacks; `note` is called after each.
 
-    load: for a number of processes on a machine, what loads the models in one of them; pickled. replicas: the processes,
-    one on each machine by default. Raises what loading and checking the models raises, and LlamitaError.
+    load: for a number of processes on a machine, what loads the models in one of them; pickled. replicas: the
+    processes, one on each machine by default. Raises what loading and checking the models raises, and LlamitaError.
     """
     missing = [{"entry": pickle.dumps(entry)} for entry in entries if entry.id not in output.done.ids]
     with cluster(replicas or 1, STORE_BYTES):
