@@ -96,7 +96,7 @@ def positive(name: str, value: Any) -> None:
 def not_negative(name: str, value: Any) -> None:
     """A finite number, 0 or above."""
     if not is_number(value) or not 0 <= value < math.inf:
-        raise UsageError(f"{name} is {value!r}: it must be 0 or above")
+        raise UsageError(f"{name} is {value!r}: it must be 0 or above, and finite")
 
 
 def positives(name: str, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import socket
 import webbrowser
 from collections.abc import Sequence
@@ -68,7 +69,11 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--max-connections", type=int, default=1000, metavar="N", help="open at once; more get 503")
     group.add_argument(
-        "--drain-timeout", type=float, default=30.0, metavar="S", help="seconds to finish answers when it is stopped"
+        "--drain-timeout",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="seconds to finish answers when it is stopped, or inf",
     )
     group.add_argument(
         "--unload-idle",
@@ -143,7 +148,7 @@ def _check(args: argparse.Namespace) -> None:
     checks.not_negative("--max-num-queued", args.max_num_queued)
     checks.count("--max-connections", args.max_connections)
     for name in ("drain_timeout", "queue_timeout"):
-        if (seconds := getattr(args, name)) is not None:
+        if (seconds := getattr(args, name)) not in (None, math.inf):
             checks.not_negative(f"--{name.replace('_', '-')}", seconds)
 
 

@@ -37,6 +37,13 @@ def force_call(options: TextOptions, tools: Sequence[Tool], name: str) -> None:
     options["grammar"] = grammar(chosen)
 
 
+def allowed(tools: Mapping[str, Tool], names: Sequence[str]) -> list[Tool]:
+    """Those of the tools, by name, that have these names. Raises RequestError for a name that none has."""
+    if unknown := next((name for name in names if name not in tools), None):
+        raise refused(f"tool_choice names {unknown}, which is not among the tools", param="tool_choice")
+    return [tools[name] for name in names]
+
+
 def names_of(tools: Sequence[Tool]) -> tuple[str, ...]:
     """The names of tools."""
     return tuple(tool["function"]["name"] for tool in tools)

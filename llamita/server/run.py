@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import math
 import os
 import signal
 import socket
@@ -65,7 +66,7 @@ def config_of(app: ASGIApp, settings: ServerSettings, closing: float) -> uvicorn
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=30,
-        timeout_graceful_shutdown=int(closing),
+        timeout_graceful_shutdown=None if closing == math.inf else int(closing),
     )
 
 

@@ -94,7 +94,13 @@ def test_stop_and_limit_end_an_answer(client: openai.OpenAI) -> None:
     assert cut.finish_reason == "length"
 
 
-@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+NAMED = {"type": "function", "function": {"name": "weather"}}
+
+
+@pytest.mark.parametrize(
+    "choice",
+    ["required", NAMED, {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [NAMED]}}],
+)
 def test_a_tool_that_must_be_called_is_called(client: openai.OpenAI, choice: Any) -> None:
     options: Any = {"model": "cria", "messages": HELLO, "tools": [WEATHER], "tool_choice": choice, "temperature": 0}
     (whole,) = client.chat.completions.create(**options).choices

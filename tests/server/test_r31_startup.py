@@ -69,6 +69,8 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
         ("--host no.such.host.invalid", 2, "no.such.host.invalid"),
         ("-m cria -m cria", 2, "--alias"),
         ("--drain-timeout -1", 2, "--drain-timeout"),
+        ("--drain-timeout inf --port 99999", 2, "--port is 99999"),
+        ("--max-num-queued inf", 2, "--max-num-queued"),
         ("--adapter one", 2, "--adapter is 'one': give a name and a folder"),
         ("--adapter =folder", 2, "--adapter"),
         ("--adapter one=a --adapter one=b", 2, "--adapter names 'one' twice"),

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from llamita.generation.completion import Completion
 from llamita.generation.logprobs import TokenLogprob
 from llamita.server.answers import answered, submitted
+from llamita.server.conversation import names_of
 from llamita.server.errors import Failure
 from llamita.server.models import ServedModel
 from llamita.server.openai.answers import error_events, usage_of
@@ -89,9 +90,8 @@ class ChatAnswer:
 
     def _tool_text(self) -> ToolText | None:
         """What finds the calls in an answer; None where there can be none."""
-        if not self._asked.tools or self._asked.tool_choice == "none":
-            return None
-        return ToolText([tool.function.name for tool in self._asked.tools], self._most_calls)
+        names = names_of(self._asked.callable_tools)
+        return ToolText(names, self._most_calls) if names else None
 
     @property
     def _most_calls(self) -> int | None:

@@ -1,11 +1,10 @@
 """What a chat request means for the engine: prompt, options, and the form that its answer must have."""
 
-from typing import Any
+from collections.abc import Sequence
 
 from llamita.generation.text_options import TextOptions
-from llamita.server.conversation import REQUIRED, conversation_ids, force_call, names_of
+from llamita.server.conversation import Tool, conversation_ids, force_call, names_of
 from llamita.server.models import ServedModel
-from llamita.server.openai.messages import ToolChoice, tool_data
 from llamita.server.openai.schemas import ChatRequest
 from llamita.server.sampling_request import limited, seeded
 from llamita.server.submission import Item
@@ -13,7 +12,7 @@ from llamita.server.submission import Item
 
 def chat_items(model: ServedModel, asked: ChatRequest) -> list[Item]:
     """The texts to write, n of one prompt. Raises RequestError and UsageError."""
-    tools, continues = chat_tools(asked), bool(asked.continue_final_message)
+    tools, continues = asked.callable_tools, bool(asked.continue_final_message)
     messages = [message.for_template() for message in asked.messages]
     ids = conversation_ids(model, messages, tools, continues=continues)
     options = chat_options(model, asked, tools)
@@ -21,12 +20,7 @@ def chat_items(model: ServedModel, asked: ChatRequest) -> list[Item]:
     return [Item(ids, seeded(options, number), continues, names) for number in range(asked.n or 1)]
 
 
-def chat_tools(asked: ChatRequest) -> list[dict[str, Any]]:
-    """The tools that may be called."""
-    return [] if asked.tool_choice == "none" else [tool_data(tool.function) for tool in asked.tools or ()]
-
-
-def chat_options(model: ServedModel, asked: ChatRequest, tools: list[dict[str, Any]]) -> TextOptions:
+def chat_options(model: ServedModel, asked: ChatRequest, tools: Sequence[Tool]) -> TextOptions:
     """The engine's options. Raises RequestError for two forms of one answer."""
     options = asked.sampling_options(model.texts.model.config.vocab_size)
     most = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
@@ -36,8 +30,6 @@ def chat_options(model: ServedModel, asked: ChatRequest, tools: list[dict[str, A
         options["logprobs"] = asked.top_logprobs or 0
     if asked.response_format is not None and (schema := asked.response_format.json_schema_option) is not None:
         options["json_schema"] = schema
-    if asked.tool_choice == REQUIRED:
-        force_call(options, tools, REQUIRED)
-    elif isinstance(asked.tool_choice, ToolChoice):
-        force_call(options, tools, asked.tool_choice.function.name)
+    if (name := asked.forced_call) is not None:
+        force_call(options, tools, name)
     return options

@@ -89,6 +89,20 @@ class ToolChoice(StrictModel):
     function: ToolChoiceFunction
 
 
+class AllowedToolSet(StrictModel):
+    """Some of the tools: those that may be called, or one of which must be."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[ToolChoice], Field(min_length=1, max_length=128)]
+
+
+class AllowedTools(StrictModel):
+    """The choice of some tools."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedToolSet
+
+
 def text_of(content: str | Sequence[TextPart] | None) -> str:
     """A content as one text."""
     return (content or "") if isinstance(content, str | None) else "".join(part.text for part in content)

@@ -5,8 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from llamita.server.body import StrictModel
-from llamita.server.conversation import REQUIRED
-from llamita.server.errors import refused
+from llamita.server.conversation import REQUIRED, Tool, allowed
 from llamita.server.openai.messages import (
     SYNONYMS,
     CalledFunction,
@@ -157,7 +156,7 @@ class ResponseRequest(SamplingRequest):
         return bool(self.top_logprobs) or LOGPROBS in (self.include or ())
 
     @property
-    def callable_tools(self) -> list[dict[str, Any]]:
+    def callable_tools(self) -> list[Tool]:
         """The tools that may be called, as templates and grammars read them. Raises RequestError for unknown ones."""
         choice = self.tool_choice
         if "none" in (choice, getattr(choice, "mode", None)):
@@ -165,9 +164,7 @@ class ResponseRequest(SamplingRequest):
         tools = {tool.name: tool_data(tool) for tool in self.tools or ()}
         if not isinstance(choice, AllowedTools):
             return list(tools.values())
-        if unknown := next((one.name for one in choice.tools if one.name not in tools), None):
-            raise refused(f"tool_choice names {unknown}, which is not among the tools", param="tool_choice")
-        return [tools[one.name] for one in choice.tools]
+        return allowed(tools, [one.name for one in choice.tools])
 
     @property
     def forced_call(self) -> str | None:

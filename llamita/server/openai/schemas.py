@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from llamita.server.body import StrictModel
-from llamita.server.openai.messages import ChatMessage, ChatTool, ToolChoice
+from llamita.server.conversation import REQUIRED, Tool, allowed
+from llamita.server.openai.messages import AllowedTools, ChatMessage, ChatTool, ToolChoice, tool_data
 from llamita.server.sampling_request import MOST_N, SamplingRequest, StreamOptions, Text
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -65,7 +66,7 @@ class ChatRequest(SamplingRequest):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
     tools: Annotated[list[ChatTool], Field(max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | AllowedTools | None = None
     parallel_tool_calls: bool | None = None
     continue_final_message: bool | None = False
 
@@ -77,6 +78,26 @@ class ChatRequest(SamplingRequest):
         if self.tool_choice not in (None, "none", "auto") and not self.tools:
             raise ValueError("tool_choice needs tools")
         return self
+
+    @property
+    def callable_tools(self) -> list[Tool]:
+        """The tools that may be called, as templates and grammars read them. Raises RequestError for unknown ones."""
+        choice = self.tool_choice
+        if choice == "none":
+            return []
+        tools = {tool.function.name: tool_data(tool.function) for tool in self.tools or ()}
+        if not isinstance(choice, AllowedTools):
+            return list(tools.values())
+        return allowed(tools, [one.function.name for one in choice.allowed_tools.tools])
+
+    @property
+    def forced_call(self) -> str | None:
+        """The name of the tool that must be called, REQUIRED for any of them, None where none must be."""
+        choice = self.tool_choice
+        if isinstance(choice, ToolChoice):
+            return choice.function.name
+        mode = choice.allowed_tools.mode if isinstance(choice, AllowedTools) else choice
+        return REQUIRED if mode == REQUIRED else None
 
 
 class CompletionRequest(SamplingRequest):

@@ -4,6 +4,7 @@ import asyncio
 import threading
 
 import httpx
+import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from llamita.server.front import FrontServer
@@ -11,7 +12,8 @@ from llamita.server.run import bind
 from llamita.server.settings import ServerSettings
 
 
-def test_it_stops_when_its_answers_are_over() -> None:
+@pytest.mark.parametrize("drain_timeout", [30.0, float("inf")])
+def test_it_stops_when_its_answers_are_over(drain_timeout: float) -> None:
     has_begun, may_end, is_ready = threading.Event(), threading.Event(), threading.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -23,7 +25,7 @@ def test_it_stops_when_its_answers_are_over() -> None:
 
     listener = bind("127.0.0.1", 0)
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server = FrontServer(app, ServerSettings(drain_timeout=30.0))
+    server = FrontServer(app, ServerSettings(drain_timeout=drain_timeout))
     serving = threading.Thread(target=server.listen, args=(listener, is_ready.set))
     serving.start()
     assert is_ready.wait(30)

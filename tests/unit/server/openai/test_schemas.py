@@ -9,6 +9,10 @@ from llamita.server.errors import RequestError
 from llamita.server.openai.schemas import ChatRequest, CompletionRequest, EmbeddingRequest, ResponseFormat
 from llamita.server.sampling_request import limited, seeded, token_id
 
+ALLOWED = (
+    '{"type": "allowed_tools", "allowed_tools": {"mode": "MODE", "tools": '
+    '[{"type": "function", "function": {"name": "b"}}]}}'
+)
 HELLO = '"model": "a", "messages": [{"role": "user", "content": "a"}]'
 
 
@@ -35,6 +39,27 @@ def test_null_and_unknown_fields_are_let_be(fields: str) -> None:
 def test_nothing_is_taken_for_something_else(fields: str) -> None:
     with pytest.raises(ValidationError):
         chat(fields)
+
+
+@pytest.mark.parametrize(
+    ("choice", "names", "forced"),
+    [
+        ('"none"', [], None),
+        ('"auto"', ["a", "b"], None),
+        ('"required"', ["a", "b"], "required"),
+        ('{"type": "function", "function": {"name": "b"}}', ["a", "b"], "b"),
+        (ALLOWED.replace("MODE", "auto"), ["b"], None),
+        (ALLOWED.replace("MODE", "required"), ["b"], "required"),
+    ],
+)
+def test_a_choice_of_tools(choice: str, names: list[str], forced: str | None) -> None:
+    tools = ", ".join(f'{{"type": "function", "function": {{"name": "{name}"}}}}' for name in "ab")
+    asked = chat(f'"tools": [{tools}], "tool_choice": {choice}')
+    assert [tool["function"]["name"] for tool in asked.callable_tools] == names
+    assert asked.forced_call == forced
+    other = ALLOWED.replace("MODE", "auto").replace('"b"', '"c"')
+    with pytest.raises(RequestError, match="tool_choice names c, which is not among the tools"):
+        _ = chat(f'"tools": [{tools}], "tool_choice": {other}').callable_tools
 
 
 @pytest.mark.parametrize("text", ["-1", "10", "a", "", "1.5", " 1", "٣", "1_0"])
