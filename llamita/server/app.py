@@ -19,8 +19,10 @@ from llamita.server.docs import describe
 from llamita.server.metrics import Metrics
 from llamita.server.models import Models, ServedModel
 from llamita.server.openai.routes import OPENAI
+from llamita.server.overload import OverloadCheck
 from llamita.server.page.page import PATHS, page_routes
 from llamita.server.routes import OPERATION, RouteTable
+from llamita.server.served_engine import ServedEngine
 from llamita.server.settings import ServerSettings
 from llamita.server.state import ServerState
 
@@ -39,7 +41,7 @@ def create_app(models: Sequence[ServedModel], settings: ServerSettings | None = 
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         openapi_url=None,  # ours, as FastAPI's pages load scripts from elsewhere
         exception_handlers={HTTPException: _raise_on},
-        middleware=middleware(state.settings, state.metrics),
+        middleware=[*middleware(state.settings, state.metrics), _overload_check(state.models.engines)],
     )
     app.router.redirect_slashes = False
     app.state.server = state
@@ -66,6 +68,12 @@ def middleware(settings: ServerSettings, metrics: Metrics) -> list[Middleware]:
         Middleware(KeyCheck, settings=settings, open_paths=open_paths),
         Middleware(BodyLimit, most=settings.max_body_bytes),
     ]
+
+
+def _overload_check(engines: Sequence[ServedEngine]) -> Middleware:
+    """The innermost: what has no key, or asks by another name, learns nothing of the load."""
+    routes = {route.path: route for table in TABLES for route in table.routes if route.writes}
+    return Middleware(OverloadCheck, engines=engines, routes=routes)
 
 
 async def _raise_on(_: Request, error: Exception) -> Response:

@@ -19,11 +19,12 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Route:
-    """A path, its handler and the schema of its body; without one it is a GET."""
+    """A path, its handler and the schema of its body; without one it is a GET. writes: whether an engine does."""
 
     path: str
     handler: Handler
     body: type[BaseModel] | None = None
+    writes: bool = False
 
     def add_to(self, app: FastAPI, tag: str) -> None:
         """Let an application have the route, documented by the handler's docstring and the schema."""

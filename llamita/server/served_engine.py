@@ -104,11 +104,15 @@ class ServedEngine:
         if self.is_draining or not self.engine.is_alive:
             raise ClosedError("the server is shutting down or its engine has failed: ask another one, or later")
         if self.in_flight + count > self.capacity:
-            raise OverloadedError(
-                f"{self.in_flight} requests of {self.name} are written or wait already, at most {self.capacity} may: "
-                "try again later"
-            )
+            raise self.overloaded()
         self.in_flight += count
+
+    def overloaded(self) -> OverloadedError:
+        """What a request is refused with that finds no room."""
+        return OverloadedError(
+            f"{self.in_flight} requests of {self.name} are written or wait already, at most {self.capacity} may: "
+            "try again later"
+        )
 
     def release(self, count: int) -> None:
         """Give back what `admit` took."""

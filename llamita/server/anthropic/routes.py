@@ -7,7 +7,7 @@ from llamita.server.routes import Route, RouteTable
 ANTHROPIC = RouteTable(
     "anthropic",
     (
-        Route("/v1/messages", messages.create_message, schemas.MessageRequest),
+        Route("/v1/messages", messages.create_message, schemas.MessageRequest, writes=True),
         Route("/v1/messages/count_tokens", messages.count_tokens, schemas.CountRequest),
     ),
     error_body,
