@@ -154,6 +154,7 @@ SAVINGS: Mapping[str, Callable[[Recipe], Recipe | None]] = {
         _changed(recipe, optimizer_step="in-backward", clip=0.0) if recipe.rows <= recipe.micro_rows else None
     ),
     "--weights bf16": lambda recipe: _changed(recipe, weights="bf16"),
+    "--optimizer adamw8bit": lambda recipe: _changed(recipe, optimizer="adamw8bit"),
     "--optimizer adafactor": lambda recipe: _changed(recipe, optimizer="adafactor"),
     "--precision bf16": lambda recipe: _changed(recipe, precision="bf16") if recipe.weights == "fp32" else None,
 }

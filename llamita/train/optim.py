@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from llamita.errors import UnsupportedError
+from llamita.train.adam8bit import AdamW8bit
 from llamita.train.muon import Muon
 
 BETAS = (0.9, 0.95)
@@ -55,6 +56,10 @@ def _adamw(model: nn.Module, lr: float, weight_decay: float) -> list[Optimizer]:
     return [torch.optim.AdamW(_groups(trained(model), weight_decay), lr=lr, betas=BETAS, fused=True)]
 
 
+def _adamw8bit(model: nn.Module, lr: float, weight_decay: float) -> list[Optimizer]:
+    return [AdamW8bit(_groups(trained(model), weight_decay), lr=lr, betas=BETAS)]
+
+
 def _muon(model: nn.Module, lr: float, weight_decay: float) -> list[Optimizer]:
     """Muon for the matrices of the layers; AdamW for embedding, head and norms."""
     matrices = [w for name, w in model.named_parameters() if w.requires_grad and w.ndim == 2 and ".layers." in name]
@@ -75,20 +80,34 @@ def _adafactor(model: nn.Module, lr: float, weight_decay: float) -> list[Optimiz
     return [torch.optim.Adafactor(_groups(trained(model), weight_decay), lr=lr)]
 
 
-OPTIMIZERS: Mapping[str, Build] = {"adamw": _adamw, "muon": _muon, "lion": _lion, "adafactor": _adafactor}
+OPTIMIZERS: Mapping[str, Build] = {
+    "adamw": _adamw,
+    "adamw8bit": _adamw8bit,
+    "muon": _muon,
+    "lion": _lion,
+    "adafactor": _adafactor,
+}
 RATES: Mapping[str, float] = {
     "adamw": 2e-3,
+    "adamw8bit": 2e-3,
     "muon": 2e-2,
     "lion": 2e-4,
     "adafactor": 1e-2,
 }  # where the recipe gives none
 
 
+# Those that cannot train weights in shards, and why.
+WHOLE: Mapping[str, str] = {
+    "adafactor": "needs whole matrices",  # torch's takes norms of columns in place, which DTensor refuses
+    "adamw8bit": "has scales for blocks of whole weights",  # in shards, the blocks would be others
+}
+
+
 def check_sharded(name: str) -> None:
     """Raise UnsupportedError for an optimizer that cannot train weights in shards."""
-    if name == "adafactor":  # torch's takes norms of columns in place, which DTensor refuses
-        others = ", ".join(other for other in OPTIMIZERS if other != name)
-        raise UnsupportedError(f"{name} needs whole matrices, and several processes shard them: use one of {others}")
+    if name in WHOLE:
+        others = ", ".join(other for other in OPTIMIZERS if other not in WHOLE)
+        raise UnsupportedError(f"{name} {WHOLE[name]}, and several processes shard them: use one of {others}")
 
 
 def build(name: str, model: nn.Module, *, lr: float, weight_decay: float, is_exact: bool = False) -> list[Optimizer]:

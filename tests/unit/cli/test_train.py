@@ -98,7 +98,11 @@ def test_an_adapter_is_trained_and_used(run: Run, small_path: Path) -> None:
     ("words", "code", "message"),
     [
         (("nothing.txt",), 3, "nothing.txt: it does not exist"),
-        (("book.txt", "--optimizer", "sgd"), 2, "optimizer is 'sgd': use one of adamw, muon, lion, adafactor"),
+        (
+            ("book.txt", "--optimizer", "sgd"),
+            2,
+            "optimizer is 'sgd': use one of adamw, adamw8bit, muon, lion, adafactor",
+        ),
         (("book.txt", "--steps", "3", "--minutes", "1"), 2, "--minutes does nothing with --steps"),
         (("book.txt", "--model", "cria", "--shape", "nano"), 2, "--shape does nothing with --model"),
         (("book.txt", "--threads", "0"), 2, "threads is 0: it must be from 1"),

@@ -38,7 +38,7 @@ def test_every_setting_has_an_option_and_its_default_is_said() -> None:
         ({"data": "a.txt"}, "it must be list"),
         ({"lr": 11}, "lr is 11"),
         ({"schedule": "step"}, "schedule is 'step': use one of wsd, cosine, linear, constant"),
-        ({"optimizer": "sgd"}, "use one of adamw, muon, lion, adafactor"),
+        ({"optimizer": "sgd"}, "use one of adamw, adamw8bit, muon, lion, adafactor"),
         ({"length": 4096}, "batch_tokens is 1024, less than one row of 4096"),
     ],
 )
