@@ -2,7 +2,7 @@
 
 from random import Random
 
-from recipes.cria import talk, tasks, words
+from recipes.cria import asks, talk, tasks, words
 from recipes.cria.grammar import expand, read_templates
 from recipes.cria.slots import any_noun
 from recipes.cria.stories import story
@@ -76,6 +76,12 @@ def everyday(rng: Random) -> list[Message]:
     """One to three exchanges about anything, now and then after a greeting."""
     pairs = [_exchange(rng)] if rng.random() < 0.15 else []
     return a_system(rng) + _turns([*pairs, *(talk.exchange(rng) for _ in range(rng.choice((1, 1, 2, 3))))])
+
+
+def asked(rng: Random) -> list[Message]:
+    """One to three exchanges about what visitors ask, now and then with one of every day."""
+    pairs = [asks.ask(rng) if rng.random() < 0.8 else talk.exchange(rng) for _ in range(rng.choice((1, 1, 2, 3)))]
+    return a_system(rng) + _turns(pairs)
 
 
 def told_story(rng: Random) -> list[Message]:

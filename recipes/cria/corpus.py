@@ -13,7 +13,7 @@ from llamita.data.documents import IGNORED
 from recipes.cria import chats, tasks
 from recipes.cria.docstrings import read_docstrings
 from recipes.cria.functions import functions
-from recipes.cria.plain import plain
+from recipes.cria.plain import event, plain
 from recipes.cria.prompts import holds_prompt
 from recipes.cria.stories import story
 from recipes.cria.tokens import BOS, END, EOT, HEADER, HEADER_END
@@ -78,7 +78,9 @@ class Corpus:
             "small talk": lambda rng: render_chat(chats.small_talk(rng)),
             "docstring": lambda rng: _text(rng.choice(read_docstrings(held_out=held_out))),
             "plain": lambda rng: _text(plain(rng)),
+            "event": lambda rng: _text(event(rng)),
             "everyday": lambda rng: render_chat(chats.everyday(rng)),
+            "asks": lambda rng: render_chat(chats.asked(rng)),
             "functions": lambda rng: _text(functions(rng)),
         }
 

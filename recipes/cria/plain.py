@@ -4,10 +4,17 @@ from random import Random
 
 from recipes.cria.grammar import expand, read_templates
 from recipes.cria.objects import labelled_object
-from recipes.cria.slots import CATEGORIES, Slots, any_noun, odd_word
+from recipes.cria.slots import CATEGORIES, Row, Slots, any_noun, odd_word
 
 _TEXTS = read_templates("plain.toml")
+_EVENTS = [row.split("; ") for row in read_templates("asks.toml")["events"]["rows"]]
+_ABOUT_EVENTS = [text for text in _TEXTS["texts"]["clauses"] if "{event" in text]
 _KINDS = {"clauses": 9, "days": 7, "myself": 5, "liking": 5, "beasts": 4, "things": 4}
+_CARDS = (  # a kind, and the number of its text
+    ("a thank-you card", 0), ("a card with thanks", 0), ("a postcard", 2), ("a postcard from the sea", 2),
+    ("an apology", 3), ("a letter of apology", 3), ("a birthday card", 4), ("a birthday letter", 4),
+    ("birthday wishes", 4), ("an invitation", 5), ("an invitation to a party", 5), ("a short letter", 1),
+)  # fmt: skip
 _NUMBERS = ("two", "three", "four", "five", "six", "seven")
 
 
@@ -16,6 +23,14 @@ def passage(rng: Random) -> str:
     kind = rng.choices(list(_KINDS), list(_KINDS.values()))[0]
     beats = rng.choice(_TEXTS["texts"][kind]).split(" / ")
     return expand(" ".join(beats[: rng.choice((1, 2, 3, 4, 4))]), rng, Slots(rng))
+
+
+def event(rng: Random) -> str:
+    """What happened, and what came of it: as `passage` tells it, of other events."""
+    slots = Slots(rng)
+    slots["event"] = Row(**dict(zip(("what", "so", "but"), rng.choice(_EVENTS), strict=True)))
+    beats = rng.choice(_ABOUT_EVENTS).split(" / ")
+    return expand(" ".join(beats[: rng.choice((1, 2, 3))]), rng, slots)
 
 
 def how_to(rng: Random) -> str:
@@ -30,6 +45,14 @@ def letter(rng: Random, *, friend: str = "") -> str:
     if friend:
         slots["friend"] = friend
     return expand(rng.choice(_TEXTS["letters"]["texts"]), rng, slots).replace(" \n", "\n")
+
+
+def card(rng: Random, *, friend: str) -> tuple[str, str]:
+    """What kind of card or letter it is, and its text."""
+    what, number = rng.choice(_CARDS)
+    slots = Slots(rng)
+    slots.update({name: _TEXTS["letters"][name] for name in ("bye", "news", "visit")} | {"news2": "", "friend": friend})
+    return what, expand(_TEXTS["letters"]["texts"][number], rng, slots).replace(" \n", "\n")
 
 
 def rhyme(rng: Random, *, topic: str = "") -> str:
