@@ -18,8 +18,16 @@ LONGEST = 600  # seconds that a process may take
 
 
 def on(count: int, task: Task) -> list[Any]:
-    """What a task returns on each of some ranks. Raises RuntimeError with the traceback of the first that failed."""
-    return [answer(*found) for found in start(count, lambda: _joined(task))]
+    """What a task returns on each of some ranks. Raises RuntimeError with the tracebacks of all that failed."""
+    answers, errors = [], []
+    for rank, found in enumerate(start(count, lambda: _joined(task))):
+        try:
+            answers.append(answer(*found))
+        except RuntimeError as error:  # often because another one has died
+            errors.append(f"rank {rank}: {error}")
+    if errors:
+        raise RuntimeError("\n".join(errors))
+    return answers
 
 
 def start(count: int, work: Callable[[], Any]) -> list[tuple[Any, Connection]]:
@@ -69,7 +77,11 @@ def answer(process: Any, receiver: Connection) -> Any:
     if not receiver.poll(LONGEST):
         process.kill()
         raise RuntimeError("a process did not answer")
-    value, error = pickle.loads(receiver.recv_bytes())
+    try:
+        value, error = pickle.loads(receiver.recv_bytes())
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"a process ended with {process.exitcode} and said nothing: see stderr") from None
     process.join()
     if error:
         raise RuntimeError(error)
