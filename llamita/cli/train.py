@@ -241,7 +241,7 @@ def _session(args: argparse.Namespace, recipe: "Recipe", folder: Path, processes
 def _begins(session: "Session") -> str:
     """One line about what is going to be trained."""
     recipe, run = session.recipe, session.run
-    size = run.model.num_parameters() / 1e6
+    size = run.num_parameters / 1e6
     start = f"from step {run.step} " if run.step else ""
     processes = f"processes: {run.ranks.size}, " if run.ranks.size > 1 else ""
     return (

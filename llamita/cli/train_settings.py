@@ -61,6 +61,8 @@ SETTINGS: dict[str, tuple[type, str, str]] = {
     "optimizer_step": (str, "WHEN", "after (default), or in-backward, with --clip 0: each gradient is freed at once"),
     "tp": (int, "N", "tensor parallel: processes of torchrun that share each matrix (default: 1)"),
     "cp": (int, "N", "context parallel: processes of torchrun that share each row (default: 1)"),
+    "pp": (int, "N", "pipeline parallel: stages of layers, each on processes of its own (default: 1)"),
+    "pp_schedule": (str, "NAME", "of micro-batches in the stages: 1f1b (default) or gpipe"),
     "exact_scaling": (
         bool,
         "",

@@ -7,6 +7,7 @@ from hashlib import blake2b
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llamita.context.packed import positions_in
@@ -47,6 +48,13 @@ class Batch:
     def columns(self, number: int, count: int) -> "Batch":
         """Part `number` of `count` equal ones of every row."""
         return self._each(lambda tensor: tensor.chunk(count, dim=1)[number])
+
+    def padded(self, rows: int) -> "Batch":
+        """The batch with as many rows as that; those that are added learn nothing."""
+        more = rows - len(self)
+        padded = self._each(lambda tensor: F.pad(tensor, (0, 0, 0, more)))
+        padded.targets[len(self) :] = IGNORED
+        return padded
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""

@@ -32,7 +32,8 @@ def shard(root: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh, *, red
     ranks. reduce_scatter: replaces the collective that sums gradients (a `ReduceScatter` of FSDP2).
     """
     for layer in layers:
-        fully_shard(layer, mesh=mesh)
+        if any(True for _ in layer.parameters()):  # another stage's layer has none
+            fully_shard(layer, mesh=mesh)
     fully_shard(root, mesh=mesh)
     for module in _sharded_modules(root):
         # On every module: FSDP2 would divide by the number of ranks, and it asks each module by itself.

@@ -39,10 +39,12 @@ def check_loss(run: Run, recipe: Recipe) -> LossCheck:
     """Compute the next step's gradients twice, without dropout: in micro-batches on all ranks, and as one batch.
 
     The run stays as it is. Raises LlamitaError where they differ by more than rounding explains (BOUNDS), and
-    UsageError where gradients are not kept.
+    UsageError where gradients are not kept, and where the model is in stages.
     """
     if recipe.optimizer_step == "in-backward":
         raise UsageError("--check-loss needs the gradients, which --optimizer-step in-backward drops: leave one out")
+    if run.pipeline is not None:
+        raise UsageError("--check-loss computes a batch on the whole model, and --pp cuts it in stages: leave one out")
     position, rng = run.loader.position, torch.get_rng_state()
     run.model.eval()
     task = recipe.training_task()

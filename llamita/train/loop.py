@@ -12,6 +12,7 @@ from llamita.data.loader import Batch
 from llamita.errors import NotFiniteError
 from llamita.parallel import mesh
 from llamita.parallel.gradients import Gradients, TreeGradients
+from llamita.parallel.pipeline import StageGradients
 from llamita.parallel.shard import reshard, whole
 from llamita.train import optim
 from llamita.train.metrics import Metrics
@@ -62,7 +63,10 @@ def gradients_of(run: Run, recipe: Recipe) -> Gradients:
     """How the gradients of a run's micro-batches are added."""
     if recipe.optimizer_step == "in-backward":
         return GradientsInBackward(list(run.model.parameters()), run.optimizers)
-    return (TreeGradients if recipe.exact_scaling else Gradients)(list(run.model.parameters()))
+    weights = list(run.model.parameters())
+    if run.pipeline is not None:
+        return StageGradients(weights, run.pipeline)
+    return (TreeGradients if recipe.exact_scaling else Gradients)(weights)
 
 
 def backward(run: Run, task: Task, batch: Batch, recipe: Recipe, gradients: Gradients) -> float:
@@ -71,14 +75,24 @@ def backward(run: Run, task: Task, batch: Batch, recipe: Recipe, gradients: Grad
     Every part's sum is divided by the count of the whole batch, on all ranks, so that each token, or pair, counts the
     same. What is random in a part depends on the seed, the step and the part's number alone.
     """
-    count, losses = max(task.count(batch), 1), list[float]()
-    for turn, part in enumerate(run.ranks.share(batch, recipe.micro_rows)):
+    count = max(task.count(batch), 1)
+    parts = run.ranks.share(batch, recipe.micro_rows)
+
+    def pass_of(turn: int) -> AbstractContextManager[object]:
         torch.manual_seed(part_seed(recipe.seed, run.step, run.ranks.number(turn)))
-        with autocast(recipe.precision, run.device):
-            loss = run.loss(task.loss, part) / count
-        gradients.backward(loss)
-        gradients.add()
-        losses.append(loss.item())
+        return autocast(recipe.precision, run.device)
+
+    if run.pipeline is None:
+        losses = list[float]()
+        for turn, part in enumerate(parts):
+            with pass_of(turn):
+                loss = run.loss(task.loss, part) / count
+            gradients.backward(loss)
+            gradients.add()
+            losses.append(loss.item())
+    else:
+        parts = [part.to(run.device) for part in parts]
+        losses = run.pipeline.train(lambda model, part: task.loss(model, part) / count, parts, pass_of)
     gradients.finish()
     torch.manual_seed(part_seed(recipe.seed, run.step, -1))  # every rank leaves the step in the same state
     return sum(run.ranks.in_order(losses))

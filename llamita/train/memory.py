@@ -46,8 +46,11 @@ class Estimate:
 def estimate(config: LlamaConfig, recipe: Recipe, *, device: torch.device | str = "cpu") -> Estimate:
     """The memory of a model of `config` trained by a recipe whose task and precision are decided; all tokens learned.
 
-    Raises UnsupportedError for a task or a method whose steps have shapes that only data gives.
+    Raises UnsupportedError for a task or a method whose steps have shapes that only data gives, and for several
+    processes that share a model.
     """
+    if recipe.shared > 1:
+        raise UnsupportedError("--dry-run knows the memory of one process: leave --tp, --cp and --pp out")
     if recipe.task not in TASKS or METHODS[recipe.method].is_quantized:
         raise UnsupportedError(
             f"--dry-run knows the steps of {' and '.join(TASKS)} by full, lora or dora, not of {recipe.task} by "

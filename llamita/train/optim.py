@@ -125,6 +125,22 @@ def build(name: str, model: nn.Module, *, lr: float, weight_decay: float, is_exa
     return optimizers
 
 
+def keep_own(optimizers: list[Optimizer], names: Mapping[int, str], own: Mapping[str, Tensor]) -> list[list[int]]:
+    """Let optimizers of a whole model move the weights of one of its stages; their groups stay, some without weights.
+
+    names: of the whole model's weights, by their ids. own: the stage's weights by name. Returns for each optimizer the
+    numbers that its weights have among those of the whole model. The optimizers have taken no step yet.
+    """
+    numbers = []
+    for optimizer in optimizers:
+        order = [names[id(weight)] for group in optimizer.param_groups for weight in group["params"]]
+        numbers.append([number for number, name in enumerate(order) if name in own])
+        for group in optimizer.param_groups:
+            found = [names[id(weight)] for weight in group["params"]]
+            group["params"] = [own[name] for name in found if name in own]
+    return numbers
+
+
 def set_rate(optimizers: list[Optimizer], share: float) -> float:
     """Set every group to a share of its full rate; returns the rate of the first group."""
     for optimizer in optimizers:

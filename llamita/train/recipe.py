@@ -15,6 +15,7 @@ from llamita.data.cleaning import parsed_steps
 from llamita.errors import BrokenFileError, UsageError
 from llamita.files.disk import read_text
 from llamita.parallel.mesh import Degrees
+from llamita.parallel.pipeline import PP_SCHEDULES
 from llamita.tokenizer.train import SMALLEST
 from llamita.train.method import METHODS
 from llamita.train.optim import OPTIMIZERS, RATES
@@ -51,7 +52,8 @@ class Recipe:
     backward pass, in every `recompute_every`-th. offload: what waits in the CPU's memory.
     optimizer_step: after the backward pass, or for each weight in it. clip: 0 clips nothing.
     exact_scaling: 1, 2, 4, ... processes give the same bits. tp: processes that share each matrix. cp: those
-    that share each row. The rest share the rows of a batch.
+    that share each row. pp: stages of layers, each on its processes; pp_schedule: the order of micro-batches in them.
+    The rest share the rows of a batch.
     micro_rows: rows of one forward pass; gradients of several are summed. evaluate_every, save_every: in steps.
     keep_checkpoints: how many of the newest stay.
     Raises UsageError for a value that is impossible, with the reason.
@@ -107,6 +109,8 @@ class Recipe:
     rollouts: str = "exact"
     tp: int = 1
     cp: int = 1
+    pp: int = 1
+    pp_schedule: str = "1f1b"
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
@@ -152,6 +156,11 @@ class Recipe:
         return prod(getattr(self, name) for name in DEGREES)
 
     @property
+    def is_cut(self) -> bool:
+        """Whether several processes share each matrix or each row."""
+        return self.tp * self.cp > 1
+
+    @property
     def rows(self) -> int:
         """Rows of a step."""
         return self.batch_tokens // self.length
@@ -194,7 +203,7 @@ class Recipe:
         return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
 
 
-DEGREES = ("tp", "cp")
+DEGREES = ("tp", "cp", "pp")
 SHARDED_TASKS = ("auto", "pretrain", "sft")  # whose losses know logits that are sharded
 
 
@@ -228,6 +237,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "recompute": RECOMPUTE,
     "offload": OFFLOAD,
     "optimizer_step": OPTIMIZER_STEPS,
+    "pp_schedule": tuple(PP_SCHEDULES),
 }
 BOUNDS: Mapping[str, tuple[float, float]] = {
     "vocab_size": (SMALLEST, 2**20),
@@ -237,7 +247,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "save_every": (1, 10**9), "keep_checkpoints": (1, 10**9),
     "rank": (1, 2**20), "recompute_every": (1, 2**20), "alpha": (1e-6, 1e9),
     "beta": (0.0, 1e6), "label_smoothing": (0.0, 0.5), "group": (2, 4096), "max_tokens": (1, 2**20), "kl": (0.0, 1e6),
-    "threads": (1, 4096), "tp": (1, 4096), "cp": (1, 4096),
+    "threads": (1, 4096), "tp": (1, 4096), "cp": (1, 4096), "pp": (1, 4096),
 }  # fmt: skip
 
 

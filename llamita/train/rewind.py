@@ -45,7 +45,8 @@ def rewind(
         for stop in [*history.changes_between(entries, start or 0, step), step]:
             recipe = history.recipe_at(entries, start or 0)
             make = session.begin if start is None else session.resume
-            found = make(recipe, target, device=device, offline=offline, processes=processes)
+            shared = mesh.arranged(processes, recipe.degrees)
+            found = make(recipe, target, device=device, offline=offline, processes=shared)
             _check_data(found, source / INSIDE)
             _take(found, stop, recorded, observer)
             start = stop

@@ -1,10 +1,11 @@
 """A run: the model, its optimizers, the loader and the steps done; all that a checkpoint holds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import InitVar, dataclass, field
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 
@@ -14,6 +15,7 @@ from llamita.model.llama import LlamaForCausalLM
 from llamita.parallel import mesh
 from llamita.parallel.context import check_length, pass_of
 from llamita.parallel.gradients import TreeReduceScatter, check_tree
+from llamita.parallel.pipeline import Pipeline, check_micro_batches
 from llamita.parallel.ranks import DataRanks
 from llamita.parallel.shard import Pass, shard, sharded_as
 from llamita.parallel.tensor import shard_for_training
@@ -31,6 +33,8 @@ class Run:
     task: None is that of the recipe.
     base: the fingerprint of the frozen weights of an adapter, which checkpoints leave out.
     ranks: those that share each batch. root: the model's passes, which are `sharded` where there are several ranks.
+    pipeline: where the model is one stage of several; names: those of the weights of all stages, numbers: for each
+    optimizer, those of this stage's weights among all that it would have in one process.
     """
 
     model: LlamaForCausalLM
@@ -42,15 +46,27 @@ class Run:
     base: str = ""
     task: Task | None = None
     ranks: DataRanks = field(default_factory=DataRanks)
-    sharded: InitVar[Pass | None] = None
-    root: Pass = field(init=False)
+    pipeline: Pipeline | None = None
+    names: Collection[str] | None = None
+    numbers: list[list[int]] | None = None
+    sharded: InitVar[nn.Module | None] = None
+    root: nn.Module = field(init=False)
 
-    def __post_init__(self, sharded: Pass | None) -> None:
+    def __post_init__(self, sharded: nn.Module | None) -> None:
         self.root = sharded or Pass(self.model)
 
     def loss(self, compute: Callable[..., Tensor], batch: Batch) -> Tensor:
-        """What `compute(model, batch)` returns, on the model's device; every rank must ask at the same time."""
-        return self.root(compute, batch.to(self.device))
+        """What `compute(model, batch)` returns, on the model's device; every rank must ask at the same time.
+
+        Without gradients where there are stages.
+        """
+        batch = batch.to(self.device)
+        return self.root(compute, batch) if self.pipeline is None else self.pipeline.measure(compute, batch)
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the weights are, of all stages."""
+        return self.model.num_parameters() if self.pipeline is None else self.pipeline.num_parameters
 
     @property
     def device(self) -> torch.device:
@@ -64,8 +80,8 @@ class Run:
     def memory(self) -> dict[str, Tensor]:
         """What the optimizers and the random generator of this rank remember, as tensors by name."""
         named = {
-            f"{number}.{index}.{name}": tensor
-            for number, optimizer in enumerate(self.optimizers)
+            f"{number}.{numbers[index]}.{name}": tensor
+            for number, (optimizer, numbers) in enumerate(zip(self.optimizers, self._numbers(), strict=True))
             for index, state in optimizer.state_dict()["state"].items()
             for name, tensor in state.items()
         }
@@ -75,37 +91,53 @@ class Run:
         return named
 
     def restore(self, weights: dict[str, Tensor], memory: dict[str, Tensor]) -> None:
-        """Take back what `weights` and `memory` gave. Raises BrokenFileError where they are another model's."""
+        """Take back what `weights` and `memory` gave, of all stages.
+
+        Raises BrokenFileError where they are another model's.
+        """
         own = self.weights()
-        if own.keys() != weights.keys() or any(own[name].shape != weights[name].shape for name in own):
+        names = set(own if self.names is None else self.names)
+        if names != weights.keys() or any(own[name].shape != weights[name].shape for name in own):
             raise BrokenFileError("the checkpoint holds another model's weights: start a new run in another folder")
         with torch.no_grad():
-            for name, weight in weights.items():
-                own[name].copy_(sharded_as(own[name], weight))
+            for name, weight in own.items():
+                weight.copy_(sharded_as(weight, weights[name]))
         memory = dict(memory)
         torch.set_rng_state(memory.pop(RNG).clone())
         if (state := memory.pop(DEVICE_RNG, None)) is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state.clone(), self.device)
-        for number, optimizer in enumerate(self.optimizers):
+        for number, (optimizer, numbers) in enumerate(zip(self.optimizers, self._numbers(), strict=True)):
             groups = optimizer.state_dict()["param_groups"]
+            indices = {of_all: index for index, of_all in enumerate(numbers)}
             states: dict[int, dict[str, Tensor]] = {}
             for key, tensor in memory.items():
-                of, index, name = key.split(".", 2)
-                if int(of) == number:
+                of, of_all, name = key.split(".", 2)
+                if int(of) == number and (index := indices.get(int(of_all))) is not None:
                     weight = self.owner(key)
                     assert weight is not None
                     # What has the weight's shape is sharded as the weight is; counters and the like are on every rank.
                     own_part = sharded_as(weight, tensor) if tensor.shape == weight.shape else tensor
-                    states.setdefault(int(index), {})[name] = own_part.clone()
+                    states.setdefault(index, {})[name] = own_part.clone()
             optimizer.load_state_dict({"state": states, "param_groups": groups})
 
     def owner(self, key: str) -> Tensor | None:
-        """The weight whose state a tensor of `memory` is; None of the random generators'."""
+        """The weight whose state a tensor of `memory` is; None of the random generators', and in another stage."""
         if key in (RNG, DEVICE_RNG):
             return None
-        number, index, _ = key.split(".", 2)
+        number, of_all, _ = key.split(".", 2)
         groups = self.optimizers[int(number)].param_groups
-        return [weight for group in groups for weight in group["params"]][int(index)]
+        weights = [weight for group in groups for weight in group["params"]]
+        return dict(zip(self._numbers()[int(number)], weights, strict=True)).get(int(of_all))
+
+    def needs(self, key: str) -> bool:
+        """Whether this stage reads a tensor of `memory`."""
+        return key in (RNG, DEVICE_RNG) or self.owner(key) is not None
+
+    def _numbers(self) -> list[list[int]]:
+        """For each optimizer, the numbers of its weights among those of the whole model."""
+        if self.numbers is not None:
+            return self.numbers
+        return [list(range(sum(len(group["params"]) for group in one.param_groups))) for one in self.optimizers]
 
 
 def check_ranks(recipe: Recipe, ranks: DataRanks) -> None:
@@ -114,7 +146,10 @@ def check_ranks(recipe: Recipe, ranks: DataRanks) -> None:
     if recipe.exact_scaling:
         check_tree(ranks, rows=recipe.rows, micro_rows=recipe.micro_rows)
     check_length(recipe.length, recipe.cp)
-    if ranks.size * recipe.shared > 1:
+    rows = recipe.rows // ranks.size
+    micro_batches = -(-rows // min(rows, recipe.micro_rows))
+    check_micro_batches(micro_batches, recipe.pp, recipe.pp_schedule, rows=rows)
+    if ranks.size > 1 or recipe.is_cut:
         optim.check_sharded(recipe.optimizer)
 
 
@@ -128,11 +163,33 @@ def start(
     assert recipe.steps is not None and recipe.threads is not None
     torch.set_num_threads(recipe.threads)  # their number decides the order of sums, and so the bits
     ranks = DataRanks(processes)
-    root = pass_of(model.train(), ranks.context)
+    passes = pass_of(model.train(), ranks.context)
     if (tensor := mesh.dim(processes, "tp")) is not None:
         shard_for_training(model, tensor)
-    if ranks.sharding is not None:  # before the optimizers, which hold what the weights become
+    if processes is not None and mesh.dim(processes, "pp") is not None:
+        return _staged(recipe, passes, loader, processes, base=base)
+    _shard(passes, model, ranks, recipe)
+    optimizers = savings.optimizers(model, recipe)
+    return Run(model, optimizers, loader, recipe.steps, base=base, ranks=ranks, sharded=passes)
+
+
+def _staged(recipe: Recipe, passes: Pass, loader: Source, processes: DeviceMesh, *, base: str) -> Run:
+    """A run of this process's stage of a model, which is cut here."""
+    assert recipe.steps is not None
+    model, ranks = cast("LlamaForCausalLM", passes.model), DataRanks(processes)
+    optimizers = savings.optimizers(model, recipe)  # of the whole model, so that their groups are those of one process
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    pipeline = Pipeline(passes, processes, recipe.pp_schedule)
+    _shard(pipeline.root, model, ranks, recipe)
+    numbers = optim.keep_own(optimizers, names, dict(model.named_parameters()))
+    return Run(
+        model, optimizers, loader, recipe.steps, base=base, ranks=ranks, pipeline=pipeline,
+        names=tuple(names.values()), numbers=numbers, sharded=pipeline.root,
+    )  # fmt: skip
+
+
+def _shard(root: nn.Module, model: LlamaForCausalLM, ranks: DataRanks, recipe: Recipe) -> None:
+    """Shard the weights where several ranks share rows; before the optimizers, which hold what they become."""
+    if ranks.sharding is not None:
         reduce_scatter = TreeReduceScatter() if recipe.exact_scaling else None
         shard(root, model.model.layers, ranks.sharding, reduce_scatter=reduce_scatter)
-    optimizers = savings.optimizers(model, recipe)
-    return Run(model, optimizers, loader, recipe.steps, base=base, ranks=ranks, sharded=root)

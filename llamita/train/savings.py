@@ -27,7 +27,7 @@ def prepare(model: LlamaForCausalLM, recipe: Recipe, *, processes: int = 1) -> N
     check(recipe, model.device, processes)
     keep_freed_memory()
     layers = list(model.model.layers)
-    if not plan.active(model) and recipe.shared == 1:  # written-out layers know whole matrices and rows alone
+    if not plan.active(model) and not recipe.is_cut:  # written-out layers know whole matrices and rows alone
         with suppress(UnsupportedError):  # then it trains by its plain layers, which is slower and no error
             training.enable(model, layers, model.config)
     is_selective_already = recipe.recompute == "selective" and "training" in plan.active(model)

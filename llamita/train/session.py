@@ -23,6 +23,7 @@ from llamita.model.llama import LlamaForCausalLM
 from llamita.parallel import mesh
 from llamita.parallel.ranks import DataRanks
 from llamita.parallel.shard import unsharded
+from llamita.parallel.stages import layers_of
 from llamita.parallel.tensor import check_sizes, sharded_loss
 from llamita.plans.invariant import invariant
 from llamita.tokenizer.load import load_tokenizer
@@ -284,6 +285,7 @@ def _prepare(recipe: Recipe, folder: Path, processes: DeviceMesh | None, *, devi
         check_ranks(recipe, ranks)
         model, tokenizer, base = _model(recipe, folder, chosen_device(device), offline=offline)
         check_sizes(model.config, recipe.tp)
+        layers_of(model.config.num_hidden_layers, recipe.pp)
         records, cleaned = _records(recipe, offline=offline)
         known, task, rows, apart = _rows(recipe, tokenizer, records)
         if task.samples:

@@ -97,28 +97,35 @@ def save(tensors: Mapping[str, Tensor], draft: Draft, group: Any) -> None:
         raise _reason(error, f"cannot write {draft.target}") from error
 
 
-def load(folder: Path, prefix: str, like: Callable[[str], Tensor | None] = lambda name: None) -> dict[str, Tensor]:
+def load(
+    folder: Path,
+    prefix: str,
+    like: Callable[[str], Tensor | None] = lambda name: None,
+    needs: Callable[[str], bool] = lambda name: True,
+) -> dict[str, Tensor]:
     """The tensors whose names begin with a prefix, by the rest of their names; no rank waits for another.
 
-    like: the tensor whose shards a tensor of the same shape takes, or None; others are whole, on the CPU.
+    like: the tensor whose shards a tensor of the same shape takes, or None; others are whole, on the CPU. needs:
+    whether a tensor is read at all; others are meta tensors.
     """
     reader = HuggingFaceStorageReader(str(folder))
     known: Mapping[str, Any] = reader.read_metadata().state_dict_metadata
-    names = [name for name in known if name.startswith(prefix)]
-    found = {name: _empty(known[name], like(name.removeprefix(prefix))) for name in names}
+    names = {name: name.removeprefix(prefix) for name in known if name.startswith(prefix)}
+    found = {name: _empty(known[name], like(rest)) for name, rest in names.items() if needs(rest)}
+    others = {rest: _empty(known[name], None, "meta") for name, rest in names.items() if name not in found}
     try:
         with warnings.catch_warnings():  # that it does without a process group
             warnings.simplefilter("ignore", UserWarning)
             load_state(found, storage_reader=reader, no_dist=True)
     except CheckpointException as error:
         raise _reason(error, f"cannot read {folder}", BrokenFileError) from error
-    return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return {names[name]: tensor for name, tensor in found.items()} | others
 
 
-def _empty(known: Any, like: Tensor | None) -> Tensor:
+def _empty(known: Any, like: Tensor | None, device: str = "cpu") -> Tensor:
     if like is not None and like.shape == known.size:
         return torch.empty_like(like, dtype=known.properties.dtype, requires_grad=False)
-    return torch.empty(known.size, dtype=known.properties.dtype)
+    return torch.empty(known.size, dtype=known.properties.dtype, device=device)
 
 
 def _reason(error: CheckpointException, what: str, kind: type[LlamitaError] = LlamitaError) -> LlamitaError:

@@ -88,7 +88,8 @@ def _read(run: Run, target: Path) -> tuple[Tensors, Tensors]:
         return _tensors(target / WEIGHTS), _tensors(target / MEMORY)
     from llamita.train import shards  # here, as it loads torch.distributed.checkpoint
 
-    return shards.load(target, WEIGHT, run.weights().get), shards.load(target, STATE, run.owner)
+    own = run.weights()
+    return shards.load(target, WEIGHT, own.get, own.__contains__), shards.load(target, STATE, run.owner, run.needs)
 
 
 def has_checkpoint(folder: Path) -> bool:

@@ -74,6 +74,13 @@ def rewound(folder: Path) -> dict[str, Any]:
     return {"rewinding": rewinding, "codes": codes, "same": same}
 
 
+def staged(folder: Path, begin: list[str]) -> list[dict[str, Any]]:
+    """Train in two stages, and go on with the whole model in one process."""
+    stages = answers(group.start(2, lambda: run([*begin, "--pp", "2", "--steps", "2", "-q", "-o", str(folder)])))
+    resume = ["train", "--resume", "--pp", "1", "--steps", "3", "-q", "-o", str(folder)]
+    return [*stages, *answers(group.start(1, lambda: run(resume)))]
+
+
 def adapter_of(top: Path, count: int) -> str:
     """The sha256 of an adapter that some ranks have trained."""
     save_small_model(top / "small")
@@ -108,6 +115,7 @@ def check(top: Path) -> dict[str, Any]:
         "killed": killed(folder, resume),
         "left": last_step(folder),
         "rewound": rewound(folder),
+        "staged": staged(top / "staged", begin[:-2]),
     }
     found |= {f"adapter {count}": adapter_of(top, count) for count in (1, 2)}
     end = str(found["left"] + 2)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes
 def launched(module: str, *words: str) -> dict[str, Any]:
     """The JSON object that a module prints last."""
     command = [sys.executable, "-W", "error", "-m", f"tests.distributed.{module}", *words]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -92,6 +92,9 @@ def test_one_rank_speaks_for_all(tmp_path: Path) -> None:
     assert rewound["codes"] == [130, 130]
     assert len(rewound["same"]) >= 5
     assert all(rewound["same"])
+
+    assert [rank["code"] for rank in found["staged"]] == [0, 0, 0]  # two stages, then the whole model in one process
+    assert [rank["out"] for rank in found["staged"]] == [f"{tmp_path / 'staged'}\n", "", f"{tmp_path / 'staged'}\n"]
 
     assert found["resumed"] == [{"code": 0, "out": f"{tmp_path / 'run'}\n", "err": ""}]
     assert (tmp_path / "run" / "model.safetensors").is_file()

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -61,6 +62,13 @@ def test_gradients_that_are_dropped_cannot_be_checked() -> None:
     recipe = Recipe(**{**recipe_values(), "optimizer_step": "in-backward", "micro_rows": RECIPE.rows, "clip": 0.0})
     with pytest.raises(UsageError, match="--check-loss needs the gradients"):
         check_loss(make_run(make_rows()), recipe)
+
+
+def test_stages_cannot_be_checked() -> None:
+    run = make_run(make_rows())
+    run.pipeline = cast("Any", object())
+    with pytest.raises(UsageError, match="--pp cuts it in stages: leave one out"):
+        check_loss(run, RECIPE)
 
 
 def recipe_values() -> dict[str, object]:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from llamita.model.llama import LlamaForCausalLM
-from llamita.train.optim import OPTIMIZERS, Lion, build, set_rate
+from llamita.train.optim import OPTIMIZERS, Lion, build, keep_own, set_rate
 from tests.unit.train.tiny import CONFIG
 
 
@@ -26,6 +26,25 @@ def test_muon_takes_the_matrices_of_the_layers_and_adamw_the_rest() -> None:
     assert names == {name for name, weight in model.named_parameters() if "proj" in name}
     assert set_rate([muon, adamw], 0.5) == 0.05
     assert [group["lr"] for group in adamw.param_groups] == [0.0125, 0.0125]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_stage_has_the_groups_of_the_whole_model_and_the_numbers_of_its_weights(name: str) -> None:
+    model = LlamaForCausalLM(CONFIG)
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    optimizers, whole = ([*build(name, model, lr=0.1, weight_decay=0.1)] for _ in range(2))
+    own = {name: nn.Parameter(torch.ones_like(w)) for name, w in model.named_parameters() if ".layers.1." in name}
+    numbers = keep_own(optimizers, names, own)
+    for optimizer, other, indices in zip(optimizers, whole, numbers, strict=True):
+        kept = [weight for group in optimizer.param_groups for weight in group["params"]]
+        every = [names[id(weight)] for group in other.param_groups for weight in group["params"]]
+        assert all(own[every[index]] is weight for index, weight in zip(indices, kept, strict=True))
+        assert len(optimizer.param_groups) == len(other.param_groups)
+        for weight in kept:
+            weight.grad = torch.ones_like(weight)
+        optimizer.step()  # groups without weights are no error
+    assert sum(map(len, numbers)) == len(own)
+    assert all(not torch.equal(weight, torch.ones_like(weight)) for weight in own.values())
 
 
 def test_lion_moves_by_the_sign() -> None:

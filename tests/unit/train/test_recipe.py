@@ -66,4 +66,4 @@ def test_what_does_not_go_with_a_sharded_model_is_refused(values: dict[str, Any]
 
 
 def test_degrees_are_those_of_the_recipe() -> None:
-    assert make_recipe({"tp": 3, "cp": 2}).degrees == Degrees(tp=3, cp=2)
+    assert make_recipe({"tp": 3, "cp": 2, "pp": 4}).degrees == Degrees(tp=3, cp=2, pp=4)

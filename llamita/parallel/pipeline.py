@@ -1,0 +1,258 @@
+"""Pipeline parallelism: micro-batches go through the stages of a model, several at once.
+
+Schedules and messages are torch.distributed.pipelining's. Only hidden states and their gradients are sent: every stage
+reads the same batch, and so knows positions and targets.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, cast
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
+
+from llamita.errors import UsageError
+from llamita.model.llama import LlamaForCausalLM
+from llamita.parallel.gradients import Gradients
+from llamita.parallel.mesh import dim
+from llamita.parallel.shard import Pass, local, whole
+from llamita.parallel.stages import Received, cut, is_tied
+from llamita.parallel.tensor import TOKENS, own_part
+
+# The names of schedules, here and in torch. gpipe: all forward passes first (arXiv:1811.06965). 1f1b: a backward pass
+# after each forward pass, with activations of at most as many micro-batches as stages in memory (arXiv:1806.03377).
+PP_SCHEDULES: Mapping[str, str] = {"1f1b": "1F1B", "gpipe": "GPipe"}
+
+T = TypeVar("T")
+
+
+class Rows(Protocol):
+    """As much of a micro-batch as a stage reads: tokens and positions (B, T)."""
+
+    @property
+    def inputs(self) -> Tensor: ...
+
+    @property
+    def positions(self) -> Tensor: ...
+
+    def __len__(self) -> int: ...
+
+    def padded(self, rows: int) -> Any:
+        """With rows that learn nothing."""
+        ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the stages do next: `compute(model, part)` of each part, in the context that `around(number)` gives."""
+
+    compute: Callable[..., Tensor]
+    parts: Sequence[Rows]
+    around: Callable[[int], AbstractContextManager[object]]
+
+
+class Stage(nn.Module):
+    """A stage's pass over one micro-batch: from the hidden states of the stage before to its own, or to the loss."""
+
+    def __init__(self, whole_pass: Pass, stage: int, count: int, mesh: DeviceMesh) -> None:
+        super().__init__()
+        self.whole_pass, self.stage, self.count = whole_pass, stage, count
+        self.tensor, context = dim(mesh, "tp"), dim(mesh, "cp")
+        self.columns = 1 if context is None else context.size()
+        self.work: Work | None = None
+
+    @property
+    def model(self) -> LlamaForCausalLM:
+        """The model, of which this stage has its part."""
+        return cast("LlamaForCausalLM", self.whole_pass.model)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the loss is computed here."""
+        return self.stage == self.count - 1
+
+    def forward(self, received: Tensor, number: Tensor) -> Tensor:
+        """Hidden states (B, T, D) of this process to such; in the last stage, what the work computes.
+
+        number: (1,), that of the micro-batch. Under tensor parallelism T are the tokens that this process keeps.
+        """
+        work = self.work
+        assert work is not None, "the pipeline says what to do before it starts"
+        part = work.parts[int(number)]
+        with work.around(int(number)):
+            if isinstance(embedding := self.model.model.embed_tokens, Received):
+                torch.manual_seed(torch.initial_seed() + self.stage)  # other dropout than in the stages before
+                embedding.put(self._joined(received, part))
+            if self.is_last:
+                return whole(self.whole_pass(work.compute, part))
+            return local(self.whole_pass(_hidden_states, part)).contiguous()
+
+    def shape(self, part: Rows) -> torch.Size:
+        """The shape of the hidden states of a micro-batch: (B, T, D)."""
+        rows, length = part.inputs.shape
+        return torch.Size((rows, length // self.columns, self.model.config.hidden_size))
+
+    def example(self, part: Rows) -> Tensor:
+        """What is sent of a micro-batch, without memory."""
+        dtype = next(self.model.parameters()).dtype
+        states = torch.empty(self.shape(part), dtype=dtype, device="meta")
+        if self.tensor is not None:
+            states = own_part(states, self.tensor, [TOKENS])
+        return torch.empty(states.shape, dtype=dtype, device="meta", requires_grad=True)
+
+    def _joined(self, received: Tensor, part: Rows) -> Tensor:
+        """What was received as the layers read it: under tensor parallelism the tokens of all its processes."""
+        if self.tensor is None:
+            return received
+        shape = self.shape(part)
+        strides = torch.empty(shape, device="meta").stride()
+        return DTensor.from_local(received, self.tensor, [TOKENS], run_check=False, shape=shape, stride=strides)
+
+
+class Pipeline:
+    """The stages of a model on the processes of the `pp` dim, and the way of micro-batches through them."""
+
+    def __init__(self, whole_pass: Pass, mesh: DeviceMesh, schedule: str) -> None:
+        """Cuts the model of the pass, which is whole; FSDP2 may then shard `root`. schedule: one of PP_SCHEDULES."""
+        own = mesh["pp"]
+        self.mesh, self.schedule = mesh, schedule
+        self.group, self.stage, self.count = own.get_group(), own.get_local_rank(), own.size()
+        model = cast("LlamaForCausalLM", whole_pass.model)
+        self.num_parameters, self.is_tied = model.num_parameters(), is_tied(model)
+        cut(model, self.stage, self.count)
+        self.root = Stage(whole_pass, self.stage, self.count, mesh)
+        self._schedules: dict[Any, Any] = {}
+
+    def train(
+        self,
+        compute: Callable[..., Tensor],
+        parts: Sequence[Rows],
+        around: Callable[[int], AbstractContextManager[object]],
+    ) -> list[float]:
+        """The losses that `compute(model, part)` gives, on every stage, with their gradients added to `.grad`.
+
+        around: the context of a part's pass, by its number.
+        """
+        return self._told(self._run(Work(compute, _even(parts), around), has_backward=True), _numbers)
+
+    def measure(self, compute: Callable[..., Tensor], part: Rows) -> Tensor:
+        """What `compute(model, part)` returns, on every stage, without gradients."""
+        found = self._run(Work(compute, [part], lambda number: nullcontext()), has_backward=False)
+        return torch.tensor(self._told(found, lambda tensors: tensors[0].tolist()), dtype=torch.float64)
+
+    @property
+    def tied(self) -> Tensor | None:
+        """The weight of the embedding, which first and last stage both have where the head shares it."""
+        return self.root.model.model.embed_tokens.weight if self.is_tied else None
+
+    @property
+    def is_twin(self) -> bool:
+        """Whether this stage's `tied` is a copy of the first stage's."""
+        return self.is_tied and self.stage == self.count - 1
+
+    def rank_of(self, stage: int) -> int:
+        """The process of a stage whose other coordinates are those of this one."""
+        return distributed.get_global_rank(self.group, stage)
+
+    def _run(self, work: Work, *, has_backward: bool) -> list[Tensor]:
+        """What the last stage computes of each part; nothing in the others."""
+        count = len(work.parts)
+        schedule, numbers, found = self._made(work.parts, has_backward), torch.arange(count), list[Tensor]()
+        given = (numbers,) if self.stage == 0 else ()
+        run = schedule.step if has_backward else schedule.eval
+        self.root.work = work
+        run(*given, number=numbers, target=numbers, losses=found, return_outputs=False)
+        self.root.work = None
+        return found
+
+    def _made(self, parts: Sequence[Rows], has_backward: bool) -> Any:
+        """torch's schedule for micro-batches of this number and shape; its buffers are kept for the next time."""
+        key = (len(parts), parts[0].inputs.shape, has_backward)
+        if key not in self._schedules:
+            from torch.distributed import pipelining  # here, as it loads torch's compiler
+
+            root, example = self.root, self.root.example(parts[0])
+            number, loss = torch.zeros(1, dtype=torch.long), torch.zeros((), device="meta")
+            stage = pipelining.PipelineStage(
+                root, self.stage, self.count, root.model.device, group=self.group,
+                input_args=number if self.stage == 0 else example, output_args=loss if root.is_last else example,
+            )  # fmt: skip
+            kind = pipelining.schedules.get_schedule_class(PP_SCHEDULES[self.schedule if has_backward else "gpipe"])
+            self._schedules[key] = kind(
+                stage, n_microbatches=len(parts), loss_fn=lambda output, target: output, scale_grads=False
+            )
+        return self._schedules[key]
+
+    def _told(self, found: list[Tensor], answer: Callable[[list[Tensor]], T]) -> T:
+        """What the last stage answers, in all of them."""
+        box = [answer(found) if self.root.is_last else None]
+        source = self.rank_of(self.count - 1)
+        distributed.broadcast_object_list(box, src=source, group=self.group, device=torch.device("cpu"))
+        return cast("T", box[0])
+
+
+class StageGradients(Gradients):
+    """Gradients of a model in stages: each process has those of its own weights."""
+
+    def __init__(self, weights: Sequence[Tensor], pipeline: Pipeline) -> None:
+        super().__init__(weights)
+        self.pipeline = pipeline
+
+    def finish(self) -> None:
+        """Add the two gradients of a tied weight: of the embedding in the first stage, of the head in the last."""
+        pipeline, weight = self.pipeline, self.pipeline.tied
+        if weight is None or pipeline.stage not in (0, pipeline.count - 1):
+            return
+        assert weight.grad is not None, "both stages compute with the tied weight"
+        if isinstance(weight, DTensor):  # the embedding's gradient may be cut in another way, or be a sum to come
+            weight.grad = cast("DTensor", weight.grad).redistribute(placements=weight.placements)
+        own = local(weight.grad)
+        other, peer = torch.empty_like(own), pipeline.rank_of(pipeline.count - 1 - pipeline.stage)
+        messages = [(distributed.isend, own), (distributed.irecv, other)]
+        ops = [distributed.P2POp(kind, tensor, peer, group=pipeline.group) for kind, tensor in messages]
+        for work in distributed.batch_isend_irecv(ops):
+            work.wait()
+        own.add_(other)
+
+    def clip(self, most: float) -> float:
+        """Scale the gradients of all stages down to a norm of at most `most`; returns the norm of before."""
+        skipped = self.pipeline.tied if self.pipeline.is_twin else None
+        gradients = [weight.grad for weight in self.weights if weight.grad is not None]
+        counted = [weight.grad for weight in self.weights if weight.grad is not None and weight is not skipped]
+        square = torch.tensor(float(whole(nn.utils.get_total_norm(counted))) ** 2, dtype=torch.float64)
+        distributed.all_reduce(square, group=self.pipeline.group)
+        norm = float(square.sqrt())
+        if (share := most / (norm + 1e-6)) < 1:  # as torch's clip_grad_norm_ does
+            for gradient in gradients:
+                local(gradient).mul_(share)
+        return norm
+
+
+def check_micro_batches(count: int, pp: int, schedule: str, *, rows: int) -> None:
+    """Raise UsageError where a step has too few micro-batches for a schedule. rows: of a process in a step."""
+    if pp > 1 and schedule == "1f1b" and count < pp:
+        most = rows // pp
+        remedy = f"set --micro-rows to {most}" if most else f"raise --batch-tokens so that it has {pp} rows"
+        raise UsageError(
+            f"--pp {pp} by the schedule 1f1b needs {pp} micro-batches in a step, and there are {count}: {remedy}, "
+            "or take --pp-schedule gpipe"
+        )
+
+
+def _hidden_states(model: LlamaForCausalLM, part: Rows) -> Tensor:
+    """What a stage gives of a micro-batch: (B, T, D)."""
+    out = model.model(part.inputs, position_ids=part.positions, use_cache=False, return_dict=True)
+    return out.last_hidden_state
+
+
+def _even(parts: Sequence[Rows]) -> list[Rows]:
+    """Micro-batches of one size, as the messages are: one that has fewer rows gets some that learn nothing."""
+    most = max(map(len, parts))
+    return [part if len(part) == most else part.padded(most) for part in parts]
+
+
+def _numbers(tensors: list[Tensor]) -> list[float]:
+    return [tensor.item() for tensor in tensors]

@@ -1,0 +1,72 @@
+"""Stages of a finished model, by surgery: each process of the `pp` dim keeps some of the layers.
+
+The first stage has the embedding, the last one the norm and the head. What another stage has is replaced, so that every
+weight keeps its full name, and the model's own forward runs a stage.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor, nn
+
+from llamita.errors import UsageError
+from llamita.model import surgery
+from llamita.model.llama import LlamaForCausalLM
+
+
+class Elsewhere(nn.Module):
+    """In the place of a layer, norm or head that another stage has: hidden states pass it unchanged."""
+
+    def forward(self, hidden_states: Tensor, *given: Any) -> Tensor:
+        """The hidden states, as they are."""
+        return hidden_states
+
+
+class Received(nn.Module):
+    """In the place of the embedding in a later stage: gives the hidden states of the stage before.
+
+    weight: the embedding's, in the last stage of a model whose head shares it.
+    """
+
+    def __init__(self, weight: nn.Parameter | None) -> None:
+        super().__init__()
+        self.weight = weight
+        self._waiting: list[Tensor] = []
+
+    def put(self, hidden_states: Tensor) -> None:
+        """Give the hidden states of the next pass."""
+        self._waiting.append(hidden_states)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """What was put, once; the token ids do not matter."""
+        return self._waiting.pop()
+
+
+def cut(model: LlamaForCausalLM, stage: int, count: int) -> None:
+    """Keep one of a model's stages; the weights of the others are freed. Raises UsageError for too few layers."""
+    number = len(model.model.layers)
+    own, is_last = layers_of(number, count)[stage], stage == count - 1
+    away = [f"model.layers.{layer}" for layer in range(number) if layer not in own]
+    if stage:
+        weight = model.lm_head.get_parameter("weight") if is_last and is_tied(model) else None
+        surgery.replace(model, "model.embed_tokens", lambda module: Received(weight))
+    if not is_last:
+        away += ["model.norm", "lm_head"]
+    surgery.replace(model, away, lambda module: Elsewhere())
+
+
+def is_tied(model: LlamaForCausalLM) -> bool:
+    """Whether the head's weight is the embedding's."""
+    return model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def layers_of(layers: int, stages: int) -> list[range]:
+    """The numbers of the layers of each stage; the first ones have one more, as the last has the head.
+
+    Raises UsageError for fewer layers than stages.
+    """
+    if layers < stages:
+        raise UsageError(f"pp is {stages}, and the model has {layers} layers: give at most --pp {layers}")
+    share, more = divmod(layers, stages)
+    starts = [stage * share + min(stage, more) for stage in range(stages + 1)]
+    return [range(start, stop) for start, stop in pairwise(starts)]

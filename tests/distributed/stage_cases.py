@@ -1,0 +1,200 @@
+"""What stages of a model compute, alone and with the other dims of the mesh, next to what one process computes.
+
+`python -m tests.distributed.stage_cases NAME...` prints one JSON object; a process of its own with one thread, so that
+it may fork.
+"""
+
+import json
+import sys
+import tempfile
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._dynamo  # what the optimizers and the schedules import, before the processes part
+import torch.distributed.pipelining
+from torch import Tensor
+
+from llamita.data.loader import Batch
+from llamita.parallel import mesh
+from llamita.parallel.mesh import Degrees
+from llamita.parallel.ranks import DataRanks
+from llamita.parallel.shard import whole
+from llamita.parallel.tensor import sharded_loss
+from llamita.train import savings, state
+from llamita.train.loop import backward, evaluate, gradients_of
+from llamita.train.recipe import Recipe
+from llamita.train.run import Run, check_ranks, start
+from llamita.train.saver import Saver
+from tests.distributed import group
+from tests.distributed.tensor_cases import CONFIG, largest, model_of
+
+LENGTH, ROWS, STEPS, FEW = 14, 6, 20, 3
+RECIPE = Recipe(
+    task="pretrain", optimizer="adamw", precision="fp32", lr=2e-3, steps=STEPS, threads=1, micro_rows=2, length=LENGTH,
+    batch_tokens=ROWS * LENGTH, weight_decay=0.1, rates="*.0.*.q_proj.weight=1.5,model.norm.weight=2",
+)  # fmt: skip
+LAYERS = {"num_hidden_layers": 3}
+# What the ranks run: their number, how they share the work, and what else is different from the one process.
+CASES: dict[str, tuple[int, Degrees, dict[str, Any]]] = {
+    "1f1b": (2, Degrees(pp=2), {}),
+    "gpipe": (2, Degrees(pp=2), {"pp_schedule": "gpipe", "recompute": "full"}),
+    "three stages": (3, Degrees(pp=3), {}),
+    "pp x dp_shard": (4, Degrees(pp=2, dp_shard=2), {}),
+    "pp x tp": (4, Degrees(pp=2, tp=2), {}),
+    "pp x cp": (4, Degrees(pp=2, cp=2), {}),
+    "tp x cp": (4, Degrees(tp=2, cp=2), {}),
+    "cp x dp_shard": (4, Degrees(cp=2, dp_shard=2), {}),
+}
+TWENTY = ("1f1b",)
+
+
+# A run that is saved and resumed: by how many processes, shared how, until which step.
+PARTS = ((2, Degrees(pp=2), 1), (1, Degrees(), 2), (4, Degrees(pp=2, dp_shard=2), FEW))
+
+
+class Steps:
+    """A source of batches that depend on the step alone."""
+
+    position, fingerprint = 0, "steps"
+
+    def __len__(self) -> int:
+        return ROWS
+
+    def next(self, count: int) -> Batch:
+        """The batch of the step that the position says."""
+        return batch(self.position)
+
+
+def batch(step: int) -> Batch:
+    """Rows of packed documents; the second half of the last row learns nothing."""
+    generator = torch.Generator().manual_seed(step)
+    inputs, targets = torch.randint(CONFIG.vocab_size, (2, ROWS, LENGTH), generator=generator)
+    targets[torch.rand(targets.shape, generator=generator) < 0.3] = -100
+    targets[-1, LENGTH // 2 :] = -100
+    ends = (4, 9, LENGTH // 2, 0, 1, 13)
+    positions = torch.stack([torch.cat([torch.arange(n), torch.arange(LENGTH - n)]) for n in ends])
+    return Batch(inputs, targets, positions)
+
+
+def make_run(recipe: Recipe, found: Any, *, is_tied: bool) -> Run:
+    """A run of a model of three layers, as a session makes it."""
+    model = model_of(LAYERS | {"tie_word_embeddings": is_tied})
+    check_ranks(recipe, DataRanks(found))
+    savings.prepare(model, recipe)
+    return start(recipe, model, Steps(), processes=found)
+
+
+def take_steps(run: Run, recipe: Recipe, until: int) -> list[tuple[float, float]]:
+    """Loss and gradient norm of each step; last comes the loss of rows that are held out, twice."""
+    task, gradients, seen = recipe.training_task(), gradients_of(run, recipe), []
+    with sharded_loss(run.model):
+        while run.step < until:
+            loss = backward(run, task, batch(run.step), recipe, gradients)
+            seen.append((loss, gradients.clip(0.3)))
+            for optimizer in run.optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            run.step += 1
+        held_out, _ = evaluate(run, task, [batch(STEPS), batch(STEPS + 1), batch(STEPS + 2)], recipe.precision)
+    return [*seen, (held_out, held_out)]
+
+
+def weights_of(run: Run) -> dict[str, Tensor]:
+    """The weights that a process knows, whole."""
+    return {name: whole(weight).clone() for name, weight in run.weights().items()}
+
+
+def reference(is_tied: bool) -> dict[int, tuple[Any, dict[str, Tensor]]]:
+    """What one process computes in few steps, and in twenty."""
+
+    def work(found: Any) -> Any:
+        run = make_run(RECIPE, found, is_tied=is_tied)
+        few = take_steps(run, RECIPE, FEW), weights_of(run)
+        later = take_steps(run, RECIPE, STEPS)
+        return {FEW: few, STEPS: ([*few[0][:-1], *later], weights_of(run))}
+
+    return group.on(1, work)[0]
+
+
+def recipe_of(degrees: Degrees) -> Recipe:
+    """The recipe of processes that share the work."""
+    return replace(RECIPE, tp=degrees.tp, cp=degrees.cp, pp=degrees.pp)
+
+
+def shared(name: str, steps: int, *, is_tied: bool) -> list[Any]:
+    """What each process of a case computes: losses and norms, and the weights that it knows."""
+    count, degrees, changes = CASES[name]
+    recipe = replace(recipe_of(degrees), **changes)
+
+    def work(found: Any) -> Any:
+        run = make_run(recipe, mesh.arranged(found, degrees), is_tied=is_tied)
+        seen = take_steps(run, recipe, steps)
+        return seen, weights_of(run)
+
+    return group.on(count, work)
+
+
+def compare(name: str, steps: int, one: Any, *, is_tied: bool) -> dict[str, Any]:
+    """How far the processes of a case are from one, and whether they have all weights between them."""
+    ranks = shared(name, steps, is_tied=is_tied)
+    (seen, weights), figures = one[steps], ranks[0][0]
+    kept = [sum(weight.numel() for weight in known.values()) for _, known in ranks]
+    return {
+        "steps": largest(pair for ours in zip(seen, figures, strict=True) for pair in zip(*ours, strict=True)),
+        "weights": max(largest((weights[key], weight) for key, weight in known.items()) for _, known in ranks),
+        "same": all(found == figures for found, _ in ranks),
+        "all": {key for _, known in ranks for key in known} == weights.keys(),
+        "share": max(kept) / sum(weight.numel() for weight in weights.values()),
+    }
+
+
+def resumed(weights: dict[str, Tensor]) -> dict[str, Any]:
+    """Stages, one process and stages again: is what each takes over what was saved, and how far is the end from one?"""
+    with tempfile.TemporaryDirectory() as top:
+        parts = [_part(Path(top), *one) for one in PARTS]
+    taken = [_equal(before[1], after[0]) for before, after in pairwise(parts)]
+    return {"taken over": taken, "apart": largest((weights[name], parts[-1][1][name]) for name in weights)}
+
+
+def _part(folder: Path, count: int, degrees: Degrees, until: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """All tensors of a checkpoint after it was read, and of the one that is then written."""
+    recipe = recipe_of(degrees)
+
+    def work(found: Any) -> Any:
+        run = make_run(recipe, mesh.arranged(found, degrees), is_tied=True)
+        if state.has_checkpoint(folder):
+            state.restore(run, folder)
+        restored = _known(run)
+        take_steps(run, recipe, until)
+        with Saver(run, folder) as saver:
+            saver.save()
+        return restored, _known(run)
+
+    ranks = group.on(count, work)
+    return {k: v for one, _ in ranks for k, v in one.items()}, {k: v for _, one in ranks for k, v in one.items()}
+
+
+def _known(run: Run) -> dict[str, Tensor]:
+    return {name: whole(tensor).clone() for name, tensor in (run.weights() | run.memory()).items()}
+
+
+def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def check(names: list[str]) -> dict[str, Any]:
+    """All cases, of a model whose head is the embedding; the first also of one with a head of its own."""
+    tied = reference(True)
+    found = {name: compare(name, STEPS if name in TWENTY else FEW, tied, is_tied=True) for name in names}
+    if "1f1b" in names:
+        found["untied"] = compare("1f1b", FEW, reference(False), is_tied=False)
+        found["resumed"] = resumed(tied[FEW][1])
+    return found
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(json.dumps(check(sys.argv[1:] or list(CASES))))

@@ -1,0 +1,29 @@
+"""Pipeline parallelism, alone and with the other dims of the mesh, equals one process."""
+
+import sys
+
+import pytest
+
+from tests.distributed.stage_cases import CASES
+from tests.distributed.test_distributed import launched
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes with gloo")
+
+
+@pytest.mark.early
+def test_stages_and_combinations_equal_one_process() -> None:
+    """Twenty steps in fp64 of 1f1b, three of the others: tied weights, accumulation, clipping, packing, ragged masks."""
+    found = launched("stage_cases")
+    resumed = found.pop("resumed")
+    assert found.keys() == {*CASES, "untied"}
+    for name, one in found.items():
+        assert one["steps"] <= 1e-12, (name, one)
+        assert one["weights"] <= 1e-12, (name, one)
+        assert one["same"], f"every process of {name} knows the same losses and norms"
+        assert one["all"], f"the processes of {name} have all weights"
+    assert found["three stages"]["share"] < 0.4
+    assert found["untied"]["share"] < 0.7
+
+    # Two stages, one process, two stages of two processes each: each takes over the tensors as they were saved.
+    assert resumed["taken over"] == [True, True]
+    assert resumed["apart"] <= 1e-12
