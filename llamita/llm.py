@@ -144,15 +144,42 @@ class LLM:
     def engine(self, limits: "EngineLimits | None" = None) -> "Engine":
         """An engine that writes many texts at once: `with llm.engine() as engine: engine.submit("Once upon")`.
 
-        Raises UnsupportedError for a model that several processes share: their steps would not be the same.
+        Of a model that several processes share, the first one calls this and the others `follow`. Raises
+        UnsupportedError where it is not shared by all processes, or this is not the first.
         """
-        if self._is_sharded:
-            raise UnsupportedError(
-                "an engine runs in one process, and tensor parallelism shards this model: load it without device_mesh"
-            )
         from llamita.engine.engine import Engine
 
-        return Engine(self._texts, limits, name=self.name)
+        if not self._is_sharded:
+            return Engine(self._texts, limits, name=self.name)
+        from llamita.parallel import followers
+
+        self._check_shared(is_first=True)
+        others = followers.lead()
+        try:
+            return Engine(self._texts, limits, name=self.name, followers=others)
+        except BaseException:
+            others.close()
+            raise
+
+    def follow(self) -> None:
+        """Run in this process what the engine of the first one runs, of a model that they share, until it is closed.
+
+        Raises UnsupportedError where there is nothing to follow, and LostProcess where the first process dies.
+        """
+        self._check_shared(is_first=False)
+        from llamita.engine import follower
+        from llamita.parallel.followers import follow
+
+        follower.run(self.model, follow())
+
+    def _check_shared(self, *, is_first: bool) -> None:
+        from llamita.parallel import mesh
+
+        if plans.processes_of(self.model) != mesh.world_size() or mesh.is_first() != is_first:
+            raise UnsupportedError(
+                "an engine runs in the first of the processes that share a model, and the others follow it: shard the "
+                "model over all processes, and call llm.engine() in the first and llm.follow() in the others"
+            )
 
     def new_prefix(self) -> Prefix:
         """An empty `prefix` for `stream` and `stream_chat`."""

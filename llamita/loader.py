@@ -64,7 +64,9 @@ def load(
         rest = {"draft": draft, "adapter": adapter, "adapters": adapters, "quantize": quantize}
         _check_plain({**rest, "compile": compile != "off", "deterministic": deterministic})
         kernels = "off"
-    loaded = load_pretrained(name, revision=revision, device_mesh=device_mesh, **options)
+        loaded = _shared(name, device_mesh, revision=revision, **options)
+    else:
+        loaded = load_pretrained(name, revision=revision, **options)
     if adapter is not None:
         loaded = _merged(loaded, adapter)
     variants = {name: _merged(loaded, folder, is_copy=True) for name, folder in (adapters or {}).items()}
@@ -75,6 +77,13 @@ def load(
         if model is not None:
             _prepare(model, kernels=kernels, compile=compile, deterministic=deterministic)
     return LLM(loaded, drafter, variants)
+
+
+def _shared(name: str | Path | None, device_mesh: "DeviceMesh", **options: Any) -> Loaded:
+    """The part of a model that this process has; what is wrong in one of them is raised in all."""
+    from llamita.parallel.mesh import together
+
+    return together(lambda: load_pretrained(name, device_mesh=device_mesh, **options))
 
 
 def _check_plain(asked: Mapping[str, object]) -> None:

@@ -32,7 +32,7 @@ WRITES = ("threads", "device", "dtype", "quantize", "attn", "kernels", "compile"
 TAKES = {
     "generate": ("adapter", "tp", *WRITES),
     "chat": ("adapter", *WRITES),
-    "serve": WRITES,
+    "serve": ("tp", *WRITES),
     "batch": WRITES,
     "replay": ("adapter", *WRITES),
     "show": ("adapter", "offline"),

@@ -48,6 +48,7 @@ def joined(device: str, degrees: "Degrees | None" = None) -> "Iterator[DeviceMes
     import torch
 
     from llamita.parallel import mesh
+    from llamita.parallel.followers import LostProcess
 
     # DTensor tells how a mesh of two dims could gather faster: nothing that a user can act on.
     logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
@@ -55,6 +56,8 @@ def joined(device: str, degrees: "Degrees | None" = None) -> "Iterator[DeviceMes
     try:
         with _quiet(is_other()), mesh.processes(degrees, device_type="cuda" if has_gpu else "cpu") as found:
             yield found
+    except LostProcess as error:
+        raise LlamitaError(f"process {mesh.rank()}: {error}") from error
     except LlamitaError as error:
         if is_other():
             raise SystemExit(0) from error
@@ -78,6 +81,15 @@ def sharing(device: str, tp: int) -> "Iterator[DeviceMesh | None]":
         from llamita.parallel.mesh import Degrees
     with joined(device, Degrees(dp_shard=1, tp=tp)) as found:
         yield found
+
+
+def together(compute: Callable[[], T], mesh: "DeviceMesh | None") -> T:
+    """What `compute` returns here; where it raises a LlamitaError in any process of a mesh, that in all of them."""
+    if mesh is None:
+        return compute()
+    from llamita.parallel import mesh as processes
+
+    return processes.together(compute)
 
 
 def from_first(compute: Callable[[], T], mesh: "DeviceMesh | None") -> T:

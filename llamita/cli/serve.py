@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import signal
 import socket
 import webbrowser
 from collections.abc import Sequence
@@ -11,10 +12,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from llamita import checks
-from llamita.cli import served, terminal
+from llamita.cli import ranks, served, terminal
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from llamita.server.models import ModelFacts
     from llamita.server.settings import ServerSettings
 
@@ -28,6 +31,7 @@ EXAMPLES = """\
   llamita serve -m org/name --adapter sql=path/to/adapter --adapter tone=other/adapter
   llamita serve --host 0.0.0.0 --api-key-file keys.txt
   llamita serve --replicas 4
+  torchrun --nproc-per-node 2 -m llamita serve --tp 2
 """
 PORT = 8080
 
@@ -88,24 +92,48 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check everything that is cheap, bind the port, load the models, serve."""
     _check(args)
-    from llamita.server import log, run
+    with ranks.sharing(args.device, args.tp) as mesh:
+        if mesh is not None and ranks.is_other():
+            return _follow(args, mesh)
+        return _run(args, mesh)
+
+
+def _follow(args: argparse.Namespace, mesh: "DeviceMesh") -> int:
+    """Take part in the passes of the first process, until that ends; its signals are for this one too."""
+    ranks.together(lambda: None, mesh)  # the first one's port and settings
+    llm = served.shared(args, mesh)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    llm.follow()
+    return 0
+
+
+def _run(args: argparse.Namespace, mesh: "DeviceMesh | None") -> int:
+    from llamita.server import run
     from llamita.server.models import ModelFacts
 
-    chosen = _settings(args)
-    level = "warning" if args.quiet and "log_level" not in args.given else args.log_level
-    log.set_up(level, as_json=args.log_json)
-    tries = run.PORTS if args.port is None else 1
-    listener = run.bind(args.host, PORT if args.port is None else args.port, tries=tries)
+    chosen, listener = ranks.together(lambda: _prepared(args), mesh)
     try:
         if args.replicas is not None:
             return _run_replicas(args, chosen, listener)
         limits = served.limits(args, max_num_queued=args.max_num_queued)
-        server = run.Server(served.load(args, limits), chosen)
+        server = run.Server(served.load(args, limits, mesh), chosen)
         facts = [ModelFacts.of(model) for model in server.state.models]
         address = _address(args.host, listener.getsockname()[1])
         return server.listen(listener, lambda: _greet(facts, server.paths, address, args))
     finally:
         listener.close()
+
+
+def _prepared(args: argparse.Namespace) -> "tuple[ServerSettings, socket.socket]":
+    """The settings, and a socket at the port, before any model is loaded."""
+    from llamita.server import log, run
+
+    chosen = _settings(args)
+    level = "warning" if args.quiet and "log_level" not in args.given else args.log_level
+    log.set_up(level, as_json=args.log_json)
+    tries = run.PORTS if args.port is None else 1
+    return chosen, run.bind(args.host, PORT if args.port is None else args.port, tries=tries)
 
 
 def _run_replicas(args: argparse.Namespace, settings: "ServerSettings", listener: socket.socket) -> int:
@@ -139,6 +167,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.log_level not in ("debug", "info", "warning", "error"):
         raise UsageError(f"--log-level is {checks.quoted(args.log_level)}: say debug, info, warning or error")
     served.check(args)
+    served.check_sharing(args)
     if args.replicas is not None:
         checks.count("--replicas", args.replicas)
         if args.unload_idle is not None:

@@ -11,8 +11,11 @@ from llamita.cli import model, names
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from llamita.engine.engine import Engine
     from llamita.engine.limits import EngineLimits
+    from llamita.llm import LLM
     from llamita.server.models import ServedModel
 
 
@@ -93,9 +96,27 @@ def limits(args: argparse.Namespace, *, max_num_queued: int) -> "EngineLimits":
     )
 
 
-def load(args: argparse.Namespace, limits: "EngineLimits") -> "list[ServedModel]":
-    """The models, loaded one after another, each with its engine."""
+def check_sharing(args: argparse.Namespace) -> None:
+    """Raise UsageError for what a model that several processes share does not have."""
+    asked = {
+        "several models": len(args.model or ()) > 1,
+        "--adapter": bool(args.adapter),
+        "--draft-model": args.draft_model is not None,
+        "--speculative-tokens": bool(args.speculative_tokens),
+        "--replicas": args.replicas is not None,
+        "--unload-idle": args.unload_idle is not None,
+    }
+    if args.tp > 1 and (name := next((name for name, is_asked in asked.items() if is_asked), None)):
+        raise UsageError(f"--tp shares one plain model between processes, which leave {name} out: give one of the two")
+
+
+def load(args: argparse.Namespace, limits: "EngineLimits", mesh: "DeviceMesh | None" = None) -> "list[ServedModel]":
+    """The models, loaded one after another, each with its engine. mesh: the processes that share a single one."""
     from llamita.server.models import served_models, short_name
+
+    if mesh is not None:
+        llm = shared(args, mesh)
+        return served_models(args.alias[0] if args.alias else short_name(llm.name), llm.engine(limits))
 
     served: list[ServedModel] = []
     for number, name in enumerate(args.model or [None]):
@@ -104,6 +125,12 @@ def load(args: argparse.Namespace, limits: "EngineLimits") -> "list[ServedModel]
         alias = args.alias[number] if args.alias else short_name(llm.name)
         served += served_models(alias, llm.engine(limits), partial(_engine, name, args, limits))
     return served
+
+
+def shared(args: argparse.Namespace, mesh: "DeviceMesh") -> "LLM":
+    """The model that the processes of a mesh share; each asks for its part."""
+    name = None if not args.model else names.understood(args.model[0])
+    return model.load_named(name, args, mesh=mesh)
 
 
 def _engine(name: str | None, args: argparse.Namespace, limits: "EngineLimits") -> "Engine":

@@ -2,15 +2,16 @@
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from secrets import randbits
 from time import monotonic
 from types import TracebackType
-from typing import NamedTuple, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar, Unpack
 from uuid import uuid4
 
 import torch
+from torch import Tensor
 
 from llamita.engine.engine_core import EngineCore, EngineStats
 from llamita.engine.handle import RequestHandle
@@ -20,6 +21,9 @@ from llamita.engine.proposer import check_draft
 from llamita.engine.receipt import ModelFacts, Receipt, receipt_of
 from llamita.errors import AbortedError, ClosedError, OverloadedError, UnsupportedError
 from llamita.generation.text_options import Prompt, TextModel, TextOptions
+
+if TYPE_CHECKING:
+    from llamita.parallel.followers import Followers
 
 Result = TypeVar("Result")
 
@@ -35,12 +39,20 @@ class Engine:
     """Writes many texts at once over a paged cache with continuous batching (vLLM's scheduling).
 
     `submit` may be called from any thread; all work on the model is done by the engine's own thread. A request that
-    fails ends alone. Close it, or use it in a `with` block. Raises UnsupportedError for models whose rotation depends
-    on the length of the text, and MemoryShortError where the cache does not fit.
+    fails ends alone. Close it, or use it in a `with` block. followers: the other processes of a model that several
+    share. Raises UnsupportedError for models whose rotation depends on the length of the text, and MemoryShortError
+    where the cache does not fit.
     """
 
-    def __init__(self, texts: TextModel, limits: EngineLimits | None = None, *, name: str = "") -> None:
-        self.name, self.limits = name, EngineLimits() if limits is None else limits
+    def __init__(
+        self,
+        texts: TextModel,
+        limits: EngineLimits | None = None,
+        *,
+        name: str = "",
+        followers: "Followers | None" = None,
+    ) -> None:
+        self.name, self.followers, self.limits = name, followers, EngineLimits() if limits is None else limits
         model, limits = texts.model, self.limits
         if model.config.rope_parameters.depends_on_length:
             raise UnsupportedError(
@@ -51,7 +63,9 @@ class Engine:
         most = min(blocks * limits.block_size, limits.max_model_len or texts.context_length)
         check_draft(model, texts.draft)
         self.texts = texts.limited(most)
-        self._core = EngineCore(self.texts, limits, num_blocks=blocks, on_end=self._leave, draft=texts.draft)
+        self._core = EngineCore(
+            self.texts, limits, num_blocks=blocks, on_end=self._leave, draft=texts.draft, followers=followers
+        )
         self._facts: dict[str | None, ModelFacts] = {}
         self._facts_lock = threading.Lock()
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
@@ -125,8 +139,19 @@ class Engine:
         """What all answers depend on, besides their requests; reads all weights when it is first asked for."""
         with self._facts_lock:
             if adapter not in self._facts:
-                self._facts[adapter] = ModelFacts.of(self.texts.with_adapter(adapter))
+                self._facts[adapter] = self._read_facts(self.texts.with_adapter(adapter))
             return self._facts[adapter]
+
+    def _read_facts(self, texts: TextModel) -> ModelFacts:
+        """The facts of a model; where several processes share the weights, these are gathered between two steps."""
+        if self.followers is None:
+            return ModelFacts.of(texts)
+
+        def read() -> ModelFacts:
+            with self._core.runner.together("weights_digest"):
+                return ModelFacts.of(texts)
+
+        return self.call(read).result()
 
     def known_facts(self, adapter: str | None = None) -> ModelFacts | None:
         """The same if somebody has asked for it before, else None; does not wait."""
@@ -141,11 +166,17 @@ class Engine:
                 return
             try:
                 future.set_result(function())
-            except Exception as error:
+            except BaseException as error:
                 future.set_exception(error)
+                if not isinstance(error, Exception):  # the engine's end, and not of this function alone
+                    raise
 
         self._put(Command(run, lambda error: future.cancelled() or future.set_exception(error)))
         return future
+
+    def last_hidden_state(self, token_ids: Sequence[int], adapter: str | None = None) -> Tensor:
+        """The last hidden states (T, D) of a text; for `call`, as the model is the engine's thread's."""
+        return self._core.runner.last_hidden_state(token_ids, adapter)
 
     def forget(self) -> None:
         """Forget all cached prefixes; for `call`, as the cache is the engine's thread's."""
@@ -155,6 +186,11 @@ class Engine:
     def stats(self) -> EngineStats:
         """Counts of now; each is right by itself, as the engine goes on meanwhile."""
         return self._core.stats(self._unfinished)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What the engine has ended by, None where nothing is wrong."""
+        return self._failure
 
     @property
     def is_alive(self) -> bool:
@@ -233,6 +269,8 @@ class Engine:
             self._failure = error
         with self._lock:
             self._has_stopped = True
+        if self.followers is not None:
+            self.followers.close()
         self._core.end_all(self._reason())
         while not self._commands.empty():
             if (command := self._commands.get()) is not None:

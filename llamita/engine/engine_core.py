@@ -4,24 +4,26 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from llamita.cache.paged import PagedCache
 from llamita.engine.block_pool import BlockPool
 from llamita.engine.handle import RequestHandle, wake
-from llamita.engine.limits import EngineLimits
+from llamita.engine.limits import EngineLimits, pages_of
 from llamita.engine.live import LiveRequest
 from llamita.engine.proposer import Proposer, most_in_step
 from llamita.engine.runner import StepRunner
 from llamita.engine.scheduler import Request, Scheduled, Scheduler, Step
-from llamita.errors import AbortedError, MemoryShortError
+from llamita.errors import AbortedError
 from llamita.generation.completion import completion_of
 from llamita.generation.protocol import LanguageModel
 from llamita.generation.text_options import TextModel
-from llamita.model.llama import LlamaForCausalLM
 from llamita.sampling.batch import sample
+
+if TYPE_CHECKING:
+    from llamita.parallel.followers import Followers
 
 GUESSES = 5  # of a draft model, where no other number is asked for
 
@@ -58,7 +60,8 @@ COUNTED = (
 class EngineCore:
     """Requests that are under way, and the steps that write them. No method but `stats` is safe in another thread.
 
-    on_end: called once for each request that ends, however that is. draft: a model that guesses ahead.
+    on_end: called once for each request that ends, however that is. draft: a model that guesses ahead. followers: see
+    `StepRunner`.
     """
 
     def __init__(
@@ -69,11 +72,14 @@ class EngineCore:
         num_blocks: int,
         on_end: Callable[[], None],
         draft: LanguageModel | None = None,
+        followers: "Followers | None" = None,
     ) -> None:
         model = texts.model
-        pages = _pages(model, num_blocks, limits.block_size)
+        pages = pages_of(model, num_blocks, limits.block_size)
         adapted = {name: one.model for name, one in texts.adapters.items()}
-        self.runner = StepRunner({None: model, **adapted}, pages)
+        self.runner = StepRunner({None: model, **adapted}, pages, followers)
+        if followers is not None:
+            followers.tell("allocate", num_blocks, limits.block_size)
         self.scheduler = Scheduler(
             BlockPool(num_blocks, limits.block_size, limits.enable_prefix_caching),
             max_num_seqs=limits.max_num_seqs,
@@ -120,7 +126,8 @@ class EngineCore:
         self.scheduler.add(live.request)
         if prompt_logprobs is not None:
             try:
-                live.note_prompt_logprobs(prompt_logprobs)
+                with self.runner.together("prompt_logprobs", live.sequence.prompt_token_ids):
+                    live.note_prompt_logprobs(prompt_logprobs)
             except Exception as error:  # of this request, as all that its tokens lead to
                 self.end(live, error)
 
@@ -233,15 +240,3 @@ class EngineCore:
         now = monotonic()
         for live, error in [(one, error) for one in self._live.values() if (error := one.overdue(now)) is not None]:
             self.end(live, error)
-
-
-def _pages(model: LlamaForCausalLM, num_blocks: int, block_size: int) -> PagedCache:
-    """The cache of a model. Raises MemoryShortError where it does not fit."""
-    try:
-        return PagedCache(
-            model.config, num_blocks=num_blocks, block_size=block_size, dtype=model.dtype, device=model.device
-        )
-    except (RuntimeError, MemoryError, OverflowError) as error:
-        raise MemoryShortError(
-            f"a cache of {num_blocks} blocks of {block_size} tokens does not fit the memory: give it fewer blocks"
-        ) from error

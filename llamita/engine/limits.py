@@ -8,6 +8,7 @@ import torch
 from llamita.cache.paged import PagedCache
 from llamita.errors import MemoryShortError, UsageError
 from llamita.model.llama import LlamaForCausalLM
+from llamita.model.plan import processes_of
 
 SHARE = 0.4  # of the free memory, for the cache
 
@@ -54,11 +55,24 @@ def blocks_of(model: LlamaForCausalLM, limits: EngineLimits) -> int:
     longest = model.config.max_position_embeddings
     longest = longest if limits.max_model_len is None else min(longest, limits.max_model_len)
     wanted = limits.max_num_seqs * -(-longest // limits.block_size)
-    each = PagedCache.block_bytes(model.config, block_size=limits.block_size, dtype=model.dtype)
-    fitting = int(SHARE * free_memory(model.device)) // each
+    each = PagedCache.block_bytes(model.cache_config, block_size=limits.block_size, dtype=model.dtype)
+    sharing = processes_of(model) if model.device.type == "cpu" else 1  # of one memory, as far as is known
+    fitting = int(SHARE * free_memory(model.device)) // (each * sharing)
     if not fitting:
         raise MemoryShortError(f"no block of {limits.block_size} tokens fits the free memory: close other programs")
     return min(wanted, fitting)
+
+
+def pages_of(model: LlamaForCausalLM, num_blocks: int, block_size: int) -> PagedCache:
+    """The cache of a model. Raises MemoryShortError where it does not fit."""
+    try:
+        return PagedCache(
+            model.cache_config, num_blocks=num_blocks, block_size=block_size, dtype=model.dtype, device=model.device
+        )
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        raise MemoryShortError(
+            f"a cache of {num_blocks} blocks of {block_size} tokens does not fit the memory: give it fewer blocks"
+        ) from error
 
 
 def free_memory(device: torch.device) -> int:

@@ -19,6 +19,7 @@ from llamita.generation.request import GenerationRequest
 from llamita.generation.text_options import SETTINGS, TextModel, TextOptions
 from llamita.model.fingerprint import weights_digest
 from llamita.model.llama import LlamaForCausalLM
+from llamita.model.plan import processes_of
 from llamita.model.stored import StoredWeight
 from llamita.plans.cpu import is_fused
 from llamita.structured.forms import FORMS
@@ -187,7 +188,9 @@ def logprobs_digest(logprobs: Iterable[TokenLogprob]) -> str:
 
 def _arithmetic(model: LlamaForCausalLM) -> dict[str, str]:
     if not is_fused(model):
-        return {"torch": f"{torch.__version__} on {model.device.type}, {torch.backends.cpu.get_cpu_capability()}"}
+        where = f"{torch.__version__} on {model.device.type}, {torch.backends.cpu.get_cpu_capability()}"
+        processes = processes_of(model)  # that share each matrix
+        return {"torch": where if processes == 1 else f"{where}, {processes} processes"}
     names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
     formats = {names[parameter.dtype] for parameter in model.parameters()}
     stored = (module.matrix for module in model.modules() if isinstance(module, StoredWeight))

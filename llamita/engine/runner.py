@@ -1,8 +1,9 @@
 """Runs one step of the engine: copies blocks, passes tokens through the model, returns logits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,13 +13,16 @@ from llamita.context.paged import Paged
 from llamita.engine.scheduler import Request, Scheduled, Step
 from llamita.generation.protocol import LanguageModel
 
+if TYPE_CHECKING:
+    from llamita.parallel.followers import Followers
+
 Outcome = Tensor | Exception
 
 
 class Row(NamedTuple):
-    """Tokens of a request from number `start` on. level: 0, or the number of a guess, from 1."""
+    """Tokens of a text, whose blocks are `block_ids`, from number `start` on. level: 0, or the number of a guess."""
 
-    request: Request
+    block_ids: list[int]
     start: int
     token_ids: list[int]
     level: int
@@ -27,11 +31,32 @@ class Row(NamedTuple):
 class StepRunner:
     """Runs steps over a paged cache: all tokens of a model in one pass, and those of each of its adapters in another.
 
-    models: the model under None, and those with an adapter under their names.
+    models: the model under None, and those with an adapter under their names. followers: the other processes of a
+    model that several share, which do the same (see `engine.follower`).
     """
 
-    def __init__(self, models: Mapping[str | None, LanguageModel], pages: PagedCache) -> None:
-        self.models, self.pages = models, pages
+    def __init__(
+        self, models: Mapping[str | None, LanguageModel], pages: PagedCache, followers: "Followers | None" = None
+    ) -> None:
+        self.models, self.pages, self.followers = models, pages, followers
+
+    @contextmanager
+    def together(self, name: str, *values: Any) -> Iterator[None]:
+        """Let the other processes do what the block does. Raises LostProcess where it fails, as they cannot go back."""
+        if self.followers is None:
+            yield
+            return
+        self.followers.tell(name, *values)
+        try:
+            yield
+        except Exception as error:
+            raise self.followers.lost(error) from error
+
+    def last_hidden_state(self, token_ids: Sequence[int], adapter: str | None = None) -> Tensor:
+        """The last hidden states (T, D) of a text, read without a cache."""
+        model = self.models[adapter]
+        with torch.no_grad(), self.together("last_hidden_state", list(token_ids)):
+            return model.last_hidden_state(torch.tensor([token_ids], device=model.device))[0]
 
     @torch.no_grad()
     def run(self, step: Step, guesses: Mapping[Request, Sequence[int]] = MappingProxyType({})) -> list[Outcome]:
@@ -40,8 +65,9 @@ class StepRunner:
 
         Where a pass of several requests fails, each of them is tried alone: nobody fails for another.
         """
-        for source, target, tokens in step.copies:
-            self.pages.copy(source, target, tokens)
+        for copied in step.copies:
+            with self.together("copy", *copied):
+                self.pages.copy(*copied)
         found: dict[int, Outcome] = {}
         for adapter in dict.fromkeys(part.request.adapter for part in step.scheduled):
             own = [number for number, part in enumerate(step.scheduled) if part.request.adapter == adapter]
@@ -62,20 +88,22 @@ class StepRunner:
         # Rows of one length and level next to each other are attended to together.
         rows = [(number, row) for number, part in enumerate(parts) for row in part]
         rows.sort(key=lambda one: (len(one[1].token_ids), one[1].level))
-        logits = self._logits(model, [row for _, row in rows])
+        with self.together("logits", [row for _, row in rows]):
+            logits = self.logits(model, [row for _, row in rows])
         if len(rows) == len(parts):
             order = {number: at for at, (number, _) in enumerate(rows)}
             return [logits[order[number], None] for number in range(len(parts))]
         own = [[at for at, (other, _) in enumerate(rows) if other == number] for number in range(len(parts))]
         return [logits[mine] for mine in own]
 
-    def _logits(self, model: LanguageModel, rows: Sequence[Row]) -> Tensor:
+    def logits(self, model: LanguageModel, rows: Sequence[Row]) -> Tensor:
+        """The fp32 logits (rows, V) of what comes after each row, in one pass."""
         config = model.config
         context = Paged(
             self.pages,
             starts=[row.start for row in rows],
             counts=[len(row.token_ids) for row in rows],
-            tables=[row.request.block_ids for row in rows],
+            tables=[row.block_ids for row in rows],
             scale=config.softmax_scale,
             window=config.sliding_window,
             backend=config.attn_implementation,
@@ -87,6 +115,7 @@ class StepRunner:
 
 def _rows(part: Scheduled, guesses: Sequence[int]) -> list[Row]:
     """The tokens of a part as one row, and each of its guesses as a row after it."""
-    first = Row(part.request, part.start, part.new_token_ids, 0)
+    blocks = part.request.block_ids
+    first = Row(blocks, part.start, part.new_token_ids, 0)
     end = part.start + part.num_tokens
-    return [first, *(Row(part.request, end + n, [token], n + 1) for n, token in enumerate(guesses))]
+    return [first, *(Row(blocks, end + n, [token], n + 1) for n, token in enumerate(guesses))]

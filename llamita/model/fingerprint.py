@@ -27,6 +27,8 @@ def fingerprint(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
+@torch.no_grad()
+@torch.inference_mode(False)  # in which sharded weights cannot be gathered
 def weights_digest(model: PreTrainedModel) -> str:
     """64 hex digits, the sha256 of the config and of every number of every weight."""
     digest = _of_settings(model)
@@ -38,7 +40,10 @@ def weights_digest(model: PreTrainedModel) -> str:
 
 
 def weights_of(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """The weights of a model by name, in one order; a quantized one as the parts that it stores."""
+    """The weights of a model by name, in one order; a quantized one as the parts that it stores.
+
+    Sharded ones are gathered, one after another: every process must ask.
+    """
     found: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
@@ -48,7 +53,9 @@ def weights_of(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
         if isinstance(module, StoredWeight):
             parts = module.matrix.stored_tensors()
             found |= {f"{prefix}weight.{number}": part for number, part in enumerate(parts)}
-    yield from sorted(found.items())
+    for name, tensor in sorted(found.items()):
+        gathered = getattr(tensor, "full_tensor", None)  # of a DTensor, whose parts several processes have
+        yield name, tensor if gathered is None else gathered()
 
 
 def _of_settings(model: PreTrainedModel) -> "hashlib._Hash":

@@ -33,7 +33,8 @@ def trouble(state: ServerState) -> str | None:
     """What is wrong with an engine, None where all is well."""
     for engine in state.models.engines:
         if engine.has_failed:
-            return f"the engine of {engine.name} has stopped"
+            why = "" if engine.failure is None else f": {engine.failure}"
+            return f"the engine of {engine.name} has stopped{why}"
         if engine.stats.step_age > state.settings.stall_timeout:
             return f"the engine of {engine.name} has made no step for {state.settings.stall_timeout:g} s"
     return None

@@ -57,6 +57,11 @@ class ServedEngine:
         return self._engine is not None and not (self._engine.is_alive or self.is_draining)
 
     @property
+    def failure(self) -> BaseException | None:
+        """What the engine has ended by, None where nothing is wrong."""
+        return None if self._engine is None else self._engine.failure
+
+    @property
     def stats(self) -> EngineStats:
         """The engine's counts; of what happened, with the engines before it."""
         now = EngineStats() if self._engine is None else self._engine.stats
@@ -96,7 +101,12 @@ class ServedEngine:
         await asyncio.to_thread(gc.collect)  # a model is full of circles
 
     def read_facts(self) -> None:
-        """Read what receipts and fingerprints say of the weights, which takes a while, in a thread of its own."""
+        """Read what receipts and fingerprints say of the weights, which takes a while, in a thread of its own.
+
+        Of weights that several processes share only where a receipt is asked for, as no step is made meanwhile.
+        """
+        if self.engine.followers is not None:
+            return
         threading.Thread(target=_read_facts, args=(self.engine,), name="llamita-facts", daemon=True).start()
 
     def admit(self, count: int) -> None:

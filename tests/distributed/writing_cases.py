@@ -40,7 +40,6 @@ def writing(folder: str) -> dict[str, Any]:
             "logits": float(logits.abs().max()),
             "kept": sum(local(w).numel() for w in sharded.model.parameters()) / one.model.num_parameters(),
             "refused": {name: refusal(folder, mesh, options) for name, options in REFUSED.items()},
-            "engine": _error(sharded.engine),
             "read": bytes_read(folder, mesh),
             "odd": {cache: (odd(None, cache), odd(mesh, cache)) for cache in (None, "static", "quantized")},
             "static": static_cache(folder, mesh),

@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from torch import Tensor
 
-from llamita.model.llama import LlamaForCausalLM
 from llamita.server.disconnect import unless_disconnected
 from llamita.server.errors import refused
 from llamita.server.models import ServedModel
@@ -37,7 +36,7 @@ async def _embeddings(model: ServedModel, asked: EmbeddingRequest) -> dict[str, 
     prompts = await asyncio.to_thread(_all_ids, model, asked)
     data = []
     for index, ids in enumerate(prompts):  # one at a time, so that the engine makes its steps between two
-        vector = await model.served.call(partial(embedded, model.texts.model, ids))
+        vector = await model.served.call(partial(embedded, model, ids))
         written = vector.tolist() if asked.encoding_format != "base64" else encoded(vector)
         data.append({"object": "embedding", "index": index, "embedding": written})
     read = sum(len(ids) for ids in prompts)
@@ -50,10 +49,10 @@ def _all_ids(model: ServedModel, asked: EmbeddingRequest) -> list[list[int]]:
     return [model.checked_ids(one, "input") for one in ids]
 
 
-def embedded(model: LlamaForCausalLM, ids: list[int]) -> Tensor:
-    """The vector (D,) of a text, in fp32 and of length 1."""
+def embedded(model: ServedModel, ids: list[int]) -> Tensor:
+    """The vector (D,) of a text, in fp32 and of length 1; for the engine's thread."""
     with torch.no_grad():
-        states = model.last_hidden_state(torch.tensor([ids], device=model.device))[0]  # (T, D)
+        states = model.engine.last_hidden_state(ids, model.adapter)  # (T, D)
         return torch.nn.functional.normalize(states.float().mean(0), dim=0).cpu()
 
 

@@ -35,14 +35,14 @@ def drafted(small_path: Path) -> LLM:
 def rows_of_passes(engine: Engine) -> list[int]:
     """The tokens of each pass that reads no prompt, guesses included, as they come."""
     counts: list[int] = []
-    run = engine._core.runner._logits
+    run = engine._core.runner.logits
 
     def counted(model: Any, rows: Any) -> Any:
         if all(len(row.token_ids) == 1 for row in rows):
             counts.append(len(rows))
         return run(model, rows)
 
-    engine._core.runner._logits = counted
+    engine._core.runner.logits = counted
     return counts
 
 
