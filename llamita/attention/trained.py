@@ -1,7 +1,8 @@
-"""torch's scaled_dot_product_attention with a backward pass by our kernel for CPUs. Equals sdpa.
+"""Attention in training on CPUs by our own kernels. Equals sdpa.
 
-Its forward pass is that of sdpa bit for bit. Its gradients are those of reference.attention_gradients, up to the order
-of sums; torch's own kernel takes three to four times as long for them, and works across documents.
+In fp32 its forward pass is that of sdpa bit for bit. In bf16, where the machine has dot products of it, it is our
+kernel's, up to rounding. Gradients are those of reference.attention_gradients, up to the order of sums. torch's kernels
+take two to three times as long, and work across documents.
 """
 
 from functools import cache
@@ -14,21 +15,22 @@ from torch.autograd.function import once_differentiable
 from llamita.attention import sdpa
 from llamita.attention.eager import repeat_heads
 from llamita.attention.mask import Mask
-from llamita.kernels.cpu.arguments import AttentionGradients, bits
+from llamita.kernels.cpu.arguments import AttentionGradients, WholeAttention, bits
 from llamita.kernels.cpu.constants import KEYS
-from llamita.kernels.cpu.runtime.program import Program, named, unsupported_reason
+from llamita.kernels.cpu.runtime.program import Kernel, Program, named, unsupported_reason
 
 COLUMNS, WIDEST = 32, 128  # what the kernel's heads are a multiple of, and their largest size
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, scale: float, dropout: float = 0.0) -> Tensor:
-    """Attention by torch's fused kernel: q (B, N, T, H), k and v (B, K, S, H) -> (B, T, N, H).
+    """Attention: q (B, N, T, H), k and v (B, K, S, H) -> (B, T, N, H).
 
     What our kernel does not know is left to sdpa: other devices and dtypes, odd heads, padding, a 4-D mask, a cache,
     dropout.
     """
     q, k, v = (x.to(compute_dtype(x)) for x in (q, k, v))  # as autocast does for sdpa
-    if dropout or not _needs_gradients(q, k, v) or not _is_known(q, k, v, mask):
+    is_needed = q.dtype == torch.bfloat16 or _needs_gradients(q, k, v)
+    if dropout or not is_needed or not _is_known(q, k, v, mask):
         return sdpa.attend(q, k, v, mask, scale=scale, dropout=dropout)
     return cast("Tensor", Attended.apply(q, k, v, mask, scale))
 
@@ -67,14 +69,13 @@ class Attended(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
-        """As sdpa: the same operation, which gives the logarithms too."""
-        bias = None if mask.is_plain_causal else hidden(mask, q.dtype)
-        keys, values = (k, v) if bias is None else (repeat_heads(x, q.shape[1]) for x in (k, v))
-        out, logs = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, keys, values, 0.0, bias is None, attn_mask=bias, scale=scale
-        )
-        out, logs = out.transpose(1, 2), logs.transpose(1, 2)
-        ctx.save_for_backward(*(x.transpose(1, 2) for x in (q, k, v)), out, logs, first_keys(mask, len(q)))
+        """Our kernel's where it is by far the faster, else the operation of sdpa."""
+        starts, sides = first_keys(mask, len(q)), (q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        if q.dtype == torch.bfloat16 and has_pairs():
+            out, logs = whole(*sides, starts, scale=scale)
+        else:
+            out, logs = _by_torch(q, k, v, mask, scale)
+        ctx.save_for_backward(*sides, out, logs, starts)
         ctx.scale = scale
         return out
 
@@ -85,6 +86,16 @@ class Attended(torch.autograd.Function):
         q, k, v, out, logs, starts = ctx.saved_tensors
         d_qkv = gradients(q, k, v, out, d_out.to(q.dtype), logs, starts, scale=ctx.scale)
         return *(x.transpose(1, 2) for x in d_qkv), None, None
+
+
+def _by_torch(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> tuple[Tensor, Tensor]:
+    """The result of sdpa (B, T, N, H), and the softmax's logarithms (B, T, N), which its operation gives too."""
+    bias = None if mask.is_plain_causal else hidden(mask, q.dtype)
+    keys, values = (k, v) if bias is None else (repeat_heads(x, q.shape[1]) for x in (k, v))
+    found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, keys, values, 0.0, bias is None, attn_mask=bias, scale=scale
+    )
+    return found[0].transpose(1, 2), found[1].transpose(1, 2)
 
 
 def hidden(mask: Mask, dtype: torch.dtype) -> Tensor:
@@ -110,31 +121,57 @@ def first_keys(mask: Mask, rows: int) -> Tensor:
     return mask.prepared["first keys"]
 
 
+def whole(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, *, scale: float) -> tuple[Tensor, Tensor]:
+    """The result (B, T, N, H) of q, k (B, T, K, H) and v, all bf16, and the softmax's logarithms fp32 (B, T, N)."""
+    q, k, v = (x.contiguous() for x in (q, k, v))
+    out = torch.empty_like(q)
+    most, totals = (q.new_empty(q.shape[:3], dtype=torch.float32) for _ in range(2))
+    arguments = WholeAttention(q, k, v, out, most, totals, starts, **_sizes(q, k, scale, 6))
+    _run(WHOLE, arguments, chunks=k.shape[0] * k.shape[2])
+    return out, most.mul_(scale).add_(totals.log_())
+
+
 def gradients(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, d_out: Tensor, logs: Tensor, starts: Tensor, *, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of q (B, T, N, H), k and v (B, T, K, H), fp32 or bf16; see `AttentionGradients`."""
     q, k, v, out, d_out, logs = (x.contiguous() for x in (q, k, v, out, d_out, logs))
-    (rows, tokens, heads, width), kernel = k.shape, _kernel(q.dtype)
-    d_q, d_k, d_v = (torch.empty_like(x) for x in (q, k, v))
-    bytes_of_one = 14 if kernel is PAIRS else 16  # two sums in fp32; keys, values and pairs of keys
-    work_size = bytes_of_one * -(-tokens // KEYS) * KEYS * width
+    d_qkv, kernel = [torch.empty_like(x) for x in (q, k, v)], _kernel(q.dtype)
+    # Two sums in fp32; keys, values and pairs of keys.
+    sizes = _sizes(q, k, scale, 14 if kernel is PAIRS else 16)
+    _run(kernel, AttentionGradients(q, k, v, out, d_out, logs, starts, *d_qkv, **sizes), chunks=len(k) * k.shape[2])
+    return d_qkv[0], d_qkv[1], d_qkv[2]
+
+
+def _sizes(q: Tensor, k: Tensor, scale: float, held: int) -> dict[str, Any]:
+    """What the arguments of both kernels end with; held: bytes that a chunk holds for each element of its keys."""
+    rows, tokens, heads, width = k.shape
+    work_size = held * -(-tokens // KEYS) * KEYS * width
     work = torch.empty(rows * heads * work_size, dtype=torch.uint8)
+    return {
+        "work": work, "work_size": work_size, "tokens": tokens, "heads": heads, "group": q.shape[2] // heads,
+        "width": width, "scale": bits(scale),
+    }  # fmt: skip
+
+
+def _run(kernel: Kernel, arguments: Any, *, chunks: int) -> None:
     program = Program()
-    program.add(kernel, AttentionGradients(
-        q, k, v, out, d_out, logs, starts, d_q, d_k, d_v, work, work_size, tokens, heads, q.shape[2] // heads, width,
-        bits(scale),
-    ), chunks=rows * heads)  # fmt: skip
+    program.add(kernel, arguments, chunks=chunks)
     program.run()
-    return d_q, d_k, d_v
 
 
 FP32, BF16, PAIRS = (named("attention_gradients", f"gradients_{name}") for name in ("fp32", "bf16", "pairs"))
+WHOLE = named("whole_attention", "attend_pairs")
 
 
-def _kernel(dtype: torch.dtype) -> Any:
+def _kernel(dtype: torch.dtype) -> Kernel:
     if dtype == torch.float32:
         return FP32
+    return PAIRS if has_pairs() else BF16
+
+
+def has_pairs() -> bool:
+    """Whether this machine has bf16 dot products, which add in pairs."""
     from llamita.kernels.cpu import isa  # it imports LLVM, which only kernels need
 
-    return PAIRS if isa.has("avx512bf16") else BF16
+    return isa.has("avx512bf16")

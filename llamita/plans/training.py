@@ -3,7 +3,7 @@
 Equals the plain layers: forward bit for bit, in fp32 and under bf16 autocast; gradients up to the order of sums. A
 plain layer keeps what each operation read; these keep the residual stream, queries, keys, values, gates and what
 attention gives, and compute norms, activations and bf16 copies of weights again, which no matrix product needs.
-Attention's backward pass is our own kernel on CPUs (`llamita.attention.trained`).
+Attention is by our own kernels on CPUs, which round otherwise in bf16 (`llamita.attention.trained`).
 """
 
 from collections.abc import Sequence
@@ -27,9 +27,9 @@ from llamita.model.parts import NAMES, SILU, LayerParts, parts_of
 
 
 def enable(model: nn.Module, layers: Sequence[nn.Module], config: LlamaConfig) -> None:
-    """Let the layers of a model train by written-out backward passes; evaluation stays as it is.
+    """Let the layers of a model train by written-out backward passes; evaluation stays as it is, but for attention.
 
-    A layer with adapters, biases, hooks or shards keeps its plain forward, but for attention's backward pass. Raises
+    A layer with adapters, biases, hooks or shards keeps its plain forward with the attention of this plan. Raises
     UnsupportedError for layers that are no plain Llama's, for another activation than SiLU, and where another plan
     holds the model.
     """
@@ -53,10 +53,8 @@ class TrainedLayer(plan.StandIn):
 
     def __call__(self, hidden_states: Tensor, rotation: Rotation, context: Context) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        if not torch.is_grad_enabled():
-            return self.plain(hidden_states, rotation, context)
         context = trained_by_kernels(context)
-        if not self._is_current():
+        if not (torch.is_grad_enabled() and self._is_current()):
             return self.plain(hidden_states, rotation, context)
         return forward(self.parts, hidden_states, rotation, context)
 
@@ -79,7 +77,7 @@ def forward(parts: LayerParts, hidden_states: Tensor, rotation: Rotation, contex
 
 
 def trained_by_kernels(context: Context) -> Context:
-    """The context, whose attention has our backward pass where its backend is torch's."""
+    """The context, whose attention is by our kernels where its backend is torch's."""
     if isinstance(context, Causal) and context.backend is sdpa.attend:
         return context.by(trained.attend)
     return context

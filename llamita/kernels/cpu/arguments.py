@@ -139,6 +139,30 @@ class Attend(NamedTuple):
     wide_values: Argument
 
 
+class WholeAttention(NamedTuple):
+    """Causal attention of bf16 over whole sequences, for `whole_attention`; q and k are rotated.
+
+    q, out (B, T, N, H), k, v (B, T, K, H), H a multiple of 32. most, totals: fp32 (B, T, N), the largest score of a
+    query, without scale, and the softmax's denominator after it. starts, work, work_size, scale: as in
+    AttentionGradients.
+    """
+
+    q: Argument
+    k: Argument
+    v: Argument
+    out: Argument
+    most: Argument
+    totals: Argument
+    starts: Argument
+    work: Argument
+    work_size: Argument
+    tokens: Argument
+    heads: Argument
+    group: Argument
+    width: Argument
+    scale: Argument
+
+
 class AttentionGradients(NamedTuple):
     """Gradients of causal attention, for `attention_gradients`; q, k and v are rotated.
 

