@@ -33,10 +33,14 @@ class Rows(Protocol):
     """As much of a micro-batch as a stage reads: tokens and positions (B, T)."""
 
     @property
-    def inputs(self) -> Tensor: ...
+    def inputs(self) -> Tensor:
+        """The token ids."""
+        ...
 
     @property
-    def positions(self) -> Tensor: ...
+    def positions(self) -> Tensor:
+        """Where each token stands in its document."""
+        ...
 
     def __len__(self) -> int: ...
 
