@@ -6,7 +6,14 @@ vectors. In pairs, for a processor with bf16 dot products, two elements lie in e
 
 from llamita.kernels.cpu import dtype_io as e
 from llamita.kernels.cpu import simd as v
-from llamita.kernels.cpu.accumulators import add_columns, add_products, load_eight_apart, no_eight, store_eight_apart
+from llamita.kernels.cpu.accumulators import (
+    Eight,
+    add_columns,
+    add_products,
+    load_eight_apart,
+    no_eight,
+    store_eight_apart,
+)
 from llamita.kernels.cpu.constants import QUERIES
 from llamita.kernels.cpu.runtime.program import inline
 
@@ -16,7 +23,10 @@ HALVES = 2 * QUERIES
 
 
 @inline
-def multiply(is_paired, left, row, step, right, beside, next, count, sums):
+def multiply(
+    is_paired: bool, left: int, row: int, step: int, right: int, beside: int, next: int, count: int,
+    sums: tuple[Eight, Eight],
+) -> tuple[Eight, Eight]:  # fmt: skip
     """Add to two times eight vectors the products of `count` words.
 
     left: of eight rows, `row` bytes apart, words `step` bytes apart. right: vectors `next` bytes apart, and the second
@@ -36,7 +46,7 @@ def multiply(is_paired, left, row, step, right, beside, next, count, sums):
 
 
 @inline
-def score(is_paired, rows, columns, width, count, out):
+def score(is_paired: bool, rows: int, columns: int, width: int, count: int, out: int) -> None:
     """Products of `count` rows (H,) and 32 columns (2, H, 16): fp32 (count, 32)."""
     words = width // 2 if is_paired else width
     for i in range(0, count, BESIDE):
@@ -47,7 +57,9 @@ def score(is_paired, rows, columns, width, count, out):
 
 
 @inline
-def add_product(is_paired, left, row, step, right, count, rows, width, sums):
+def add_product(
+    is_paired: bool, left: int, row: int, step: int, right: int, count: int, rows: int, width: int, sums: int
+) -> None:
     """Add to sums fp32 (rows, H) the products of words (rows, count) with (count, H)."""
     for i in range(0, rows, BESIDE):
         for column in range(0, 4 * width, 128):
@@ -59,7 +71,7 @@ def add_product(is_paired, left, row, step, right, count, rows, width, sums):
 
 
 @inline
-def copy_rows(dtype, is_paired, x, step, count, rows, width, to):
+def copy_rows(dtype: int, is_paired: bool, x: int, step: int, count: int, rows: int, width: int, to: int) -> None:
     """The first `count` rows (H,), `step` bytes apart, as they are or in fp32, one after the other; then rows of 0."""
     for row in range(rows):
         at = x + step * row
@@ -78,7 +90,7 @@ def copy_rows(dtype, is_paired, x, step, count, rows, width, to):
 
 
 @inline
-def pair_rows(x, rows, width, to):
+def pair_rows(x: int, rows: int, width: int, to: int) -> None:
     """Rows bf16 (rows, H) as words (rows/2, H) of two rows."""
     for _ in range(0, rows, 2):
         for i in range(0, 2 * width, 32):
@@ -89,7 +101,7 @@ def pair_rows(x, rows, width, to):
 
 
 @inline
-def turn(x, words, to):
+def turn(x: int, words: int, to: int) -> None:
     """Rows of words (32, words) as columns (2, words, 16)."""
     for half in range(2):
         for i in range(0, words, 16):
@@ -97,7 +109,7 @@ def turn(x, words, to):
 
 
 @inline
-def put_rows(dtype, sums, count, width, scale, out, step):
+def put_rows(dtype: int, sums: int, count: int, width: int, scale: v.Vector, out: int, step: int) -> None:
     """Sums fp32 (count, H) times a scale, as rows `step` bytes apart."""
     for row in range(count):
         for i in range(0, width, 16):
@@ -105,7 +117,7 @@ def put_rows(dtype, sums, count, width, scale, out, step):
 
 
 @inline
-def read_starts(of, count, starts):
+def read_starts(of: int, count: int, starts: int) -> None:
     """The first keys int64 (32,) of a block's queries; the last one's is repeated."""
     for i in range(QUERIES):
         v.write(starts + 8 * i, v.read(of + 8 * min(i, count - 1)))
