@@ -1,6 +1,6 @@
-"""One process that decides and others that do the same: commands as plain data, beside the group's collectives.
+"""One process that decides and others that do the same: commands as plain data, next to the group's collectives.
 
-They go over sockets rather than by a collective: a process may wait for the next command for days, and is told at once
+They go over sockets rather than by a collective: a process may wait for the next command for days, and learns at once
 that the first one has ended.
 """
 
