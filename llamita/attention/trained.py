@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from llamita.attention import sdpa
+from llamita.attention.autocast import compute_dtype
 from llamita.attention.eager import repeat_heads
 from llamita.attention.mask import Mask
 from llamita.kernels.cpu.arguments import AttentionGradients, WholeAttention, bits
@@ -33,13 +34,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, scale: float, dropout
     if dropout or not is_needed or not _is_known(q, k, v, mask):
         return sdpa.attend(q, k, v, mask, scale=scale, dropout=dropout)
     return cast("Tensor", Attended.apply(q, k, v, mask, scale))
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of matrix products: autocast's where it is on (fp64 stays, as in torch), else that of x."""
-    device = x.device.type
-    is_cast = torch.is_autocast_enabled(device) and x.dtype != torch.float64
-    return torch.get_autocast_dtype(device) if is_cast else x.dtype
 
 
 def _needs_gradients(*inputs: Tensor) -> bool:

@@ -34,6 +34,11 @@ def random(config: LlamaConfig, dtype: torch.dtype) -> LlamaForCausalLM:
     return model
 
 
+def to_train(config: LlamaConfig, method: str) -> LlamaForCausalLM:
+    """The same in fp32; what is frozen has values of bf16, as most checkpoints have."""
+    return random(config, torch.float32) if method == "full" else random(config, torch.bfloat16).float()
+
+
 def build(shape_name: str, format: str) -> LlamaForCausalLM:
     """The model of a shape in a format, in eval mode, without an end token; cria has its trained weights."""
     dtype, config = dtype_of(format), shape(shape_name).replace(eos_token_id=None)

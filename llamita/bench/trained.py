@@ -20,7 +20,7 @@ MODEL = "bench"  # whatever name a recipe with an adapter has for its base
 def trained(config: LlamaConfig, method: str) -> tuple[LlamaForCausalLM, Callable[[Tensor, Tensor], Tensor]]:
     """A model with random weights, and the mean loss () of inputs and targets (B, T)."""
     recipe = Recipe(task="pretrain", method=method, model=None if method == "full" else MODEL)
-    model = models.random(config, torch.float32).train()
+    model = models.to_train(config, method).train()
     if METHODS[method].is_adapter:
         adapt(model, recipe.lora, block_format=recipe.base_format if method == "qlora" else None, seed=0)
     savings.prepare(model, recipe)

@@ -4,7 +4,7 @@ Equals `llamita.model.loss.cross_entropy` of the head's logits. Each chunk's gra
 the backward pass computes no logits again (as in Liger's FusedLinearCrossEntropy and torch's F.linear_cross_entropy).
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from llamita.errors import UsageError
 from llamita.model.layers import at_least_fp32
 from llamita.model.loss import IGNORED
 from llamita.model.plan import has_hooks
+from llamita.model.stored import StoredWeight
 
 
 def chunked_cross_entropy(
@@ -25,15 +26,19 @@ def chunked_cross_entropy(
 
     hidden_states (..., D), head D -> V, targets (...). The loss is in fp32, or in fp64 where the hidden states are.
     Sums run in another order than in the loss of all logits: 1e-6 relative in fp32, 1e-12 in fp64; with bf16 logits the
-    head's gradient is rounded to bf16 once a chunk. A head that is no plain nn.Linear computes its logits twice.
-    Raises UsageError in a second backward pass of the same loss.
+    head's gradient is rounded to bf16 once a chunk. A head that is neither a plain nn.Linear nor a stored matrix
+    computes its logits twice. Raises UsageError in a second backward pass of the same loss.
     """
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}: it must be at least 1 token")
     rows, targets = hidden_states.flatten(0, -2), targets.reshape(-1).to(hidden_states.device)
     if is_plain(head):
         weight = head.get_parameter("weight")
-        total: Any = Summed.apply(rows, weight, targets, chunk, torch.is_grad_enabled())
+        total: Any = Summed.apply(rows, weight, targets, chunk, torch.is_grad_enabled(), None)
+    elif is_stored(head):
+        total = Summed.apply(
+            rows, None, targets, chunk, torch.is_grad_enabled(), cast("StoredWeight[Any]", head).matrix
+        )
     elif len(rows) <= chunk:
         total = _summed(head, rows, targets)
     else:
@@ -51,6 +56,11 @@ def is_plain(head: nn.Module) -> bool:
     return not has_hooks(head)
 
 
+def is_stored(head: nn.Module) -> bool:
+    """Whether a head is a product with a matrix in a format of its own and nothing else."""
+    return isinstance(head, StoredWeight) and getattr(head, "bias", None) is None and not has_hooks(head)
+
+
 def _summed(head: nn.Module, rows: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(at_least_fp32(head(rows)), targets, ignore_index=IGNORED, reduction="sum")
 
@@ -59,26 +69,34 @@ class Summed(torch.autograd.Function):
     """The summed loss () of rows (n, D), a head (V, D) and targets (n,), with the gradients of both."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, targets: Tensor, chunk: int, has_backward: bool) -> Tensor:
-        """The loss; `has_backward` says whether gradients are wanted. Products run in autocast's dtype, if it is on."""
+    def forward(
+        ctx: Any, rows: Tensor, weight: Tensor | None, targets: Tensor, chunk: int, has_backward: bool, matrix: Any
+    ) -> Tensor:
+        """The loss; `has_backward` says whether gradients are wanted. Products run in autocast's dtype, if it is on.
+
+        matrix: the head as a stored matrix, where there is no weight.
+        """
         device = rows.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows.dtype
         wants_rows, wants_weight = (wanted and has_backward for wanted in ctx.needs_input_grad[:2])
         d_rows = torch.empty_like(rows) if wants_rows else None
-        d_weight = torch.zeros_like(weight, dtype=_sum_dtype(dtype)) if wants_weight else None
+        d_weight = None
+        if wants_weight and weight is not None:
+            d_weight = torch.zeros_like(weight, dtype=_sum_dtype(dtype))
         total = torch.zeros((), dtype=_sum_dtype(dtype), device=rows.device)
         with torch.autocast(device, enabled=False):
-            head = weight.to(dtype)
+            head = _head(weight, matrix, dtype, is_needed=wants_rows)
             for first in range(0, len(rows), chunk):
                 part = slice(first, first + chunk)
-                loss, d_logits, scale = _chunk(rows[part].to(dtype), head, targets[part])
+                logits = rows[part].to(dtype) @ head.t() if matrix is None else matrix.linear(rows[part]).to(dtype)
+                loss, d_logits, scale = _chunk(logits, targets[part])
                 total += loss
                 if d_rows is not None:
                     d_rows[part] = (d_logits @ head) * scale
                 if d_weight is not None:
                     _add_product(d_weight, d_logits.t(), (rows[part] * scale).to(dtype))
-                del d_logits  # before the next chunk's are there
-        ctx.gradients = (d_rows, None if d_weight is None else d_weight.to(weight.dtype))
+                del logits, d_logits  # before the next chunk's are there
+        ctx.gradients = (d_rows, None if d_weight is None else d_weight.to(cast("Tensor", weight).dtype))
         return total
 
     @staticmethod
@@ -90,15 +108,22 @@ class Summed(torch.autograd.Function):
         (scale,), (d_rows, d_weight) = gradients, ctx.gradients
         ctx.gradients = None
         found = [None if one is None else one.mul_(scale) for one in (d_rows, d_weight)]
-        return *found, None, None, None
+        return *found, None, None, None, None
 
 
-def _chunk(rows: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The summed loss of a chunk, and its gradient to the logits as (n, V) times (n, 1).
+def _head(weight: Tensor | None, matrix: Any, dtype: torch.dtype, *, is_needed: bool) -> Tensor:
+    """The head (V, D) in the dtype of products; a stored one only where the gradient of rows needs it."""
+    if weight is not None:
+        return weight.to(dtype)
+    return matrix.dequantize(dtype) if is_needed else torch.empty(0, dtype=dtype)
+
+
+def _chunk(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The summed loss of a chunk's logits, and its gradient to them as (n, V) times (n, 1).
 
     The softmax's denominators are left to the factor, which costs a pass over (n, D) rather than (n, V).
     """
-    logits = at_least_fp32(rows @ head.t())
+    dtype, logits = logits.dtype, at_least_fp32(logits)
     is_learned = (targets != IGNORED)[:, None]
     index = torch.where(is_learned, targets[:, None], 0)
     logits -= logits.amax(-1, keepdim=True)
@@ -107,7 +132,7 @@ def _chunk(rows: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor,
     total = exp.sum(-1, keepdim=True)
     loss = torch.where(is_learned, total.log() - of_target, 0.0).sum()
     exp.scatter_add_(1, index, -total)
-    return loss, exp.to(rows.dtype), is_learned / total
+    return loss, exp.to(dtype), is_learned / total
 
 
 def _add_product(total: Tensor, one: Tensor, other: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Generic, Protocol, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 
@@ -9,6 +10,14 @@ class StoredMatrix(Protocol):
     """A weight (N, K) that is stored in a format of its own; tied modules share one."""
 
     shape: tuple[int, int]
+
+    def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Multiply x (..., K) by the matrix and add bias (N,): (..., N) in x's dtype."""
+        ...
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weights (N, K), computed in fp32."""
+        ...
 
     def kernel_view(self) -> object | None:
         """What the kernels of its device read; its class says which kernels. None: no kernel reads it."""

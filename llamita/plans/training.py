@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from llamita.attention import sdpa, trained
-from llamita.attention.trained import compute_dtype
+from llamita.attention.autocast import compute_dtype
 from llamita.config import LlamaConfig
 from llamita.context.causal import Causal
 from llamita.context.protocol import Context, Rotation

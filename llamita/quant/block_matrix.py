@@ -30,9 +30,9 @@ class BlockMatrix(QuantizedMatrix):
     def blocks(self) -> QuantizedBlocks:
         """The blocks, as `of` was given them."""
 
-    def dequantize(self) -> Tensor:
-        """The weights (N, K) in fp32."""
-        return self.blocks().dequantize()
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weights (N, K), computed in fp32."""
+        return self.blocks().dequantize().to(dtype)
 
     def raw(self) -> Tensor:
         """The bytes of a GGUF file, uint8 (N, bytes)."""
@@ -113,6 +113,10 @@ class CpuBlocks(BlockMatrix):
     def blocks(self) -> QuantizedBlocks:
         """The blocks, as `of` was given them."""
         return packed_layout.unpack(self.packed)
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weights (N, K), computed in fp32, some tiles at a time."""
+        return packed_layout.dequantize(self.packed, dtype)
 
     def kernel_view(self) -> packed_layout.Packed:
         """The packed weights that the CPU kernels read."""

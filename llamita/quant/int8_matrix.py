@@ -50,9 +50,9 @@ class Int8Rows(QuantizedMatrix):
         """Look up rows by index (...): fp32 (..., K)."""
         return self._codes[index].float() * self._scale[index, None]
 
-    def dequantize(self) -> Tensor:
-        """The weights (N, K) in fp32."""
-        return self._codes.float() * self._scale[:, None]
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weights (N, K), computed in fp32."""
+        return (self._codes.float() * self._scale[:, None]).to(dtype)
 
     def raw(self) -> Tensor:
         """Raise UnsupportedError: GGUF has no such format."""

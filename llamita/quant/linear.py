@@ -6,6 +6,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from llamita.attention.autocast import compute_dtype
 from llamita.errors import UnsupportedError
 from llamita.kernels.cpu.packed_layout import Packed
 from llamita.kernels.cuda.planes import Planes
@@ -38,7 +39,10 @@ class _Quantized(StoredWeight[QuantizedMatrix]):
 
 
 class QuantizedLinear(_Quantized):
-    """Multiplies x (..., K) by a quantized matrix and adds bias: (..., N). Gradients reach x and bias only."""
+    """Multiplies x (..., K) by a quantized matrix and adds bias: (..., N). Gradients reach x and bias only.
+
+    Under autocast the result is in its dtype, and so is the product that gives the gradient of x.
+    """
 
     bias: nn.Parameter | None
 
@@ -52,8 +56,8 @@ class QuantizedLinear(_Quantized):
         if torch.is_grad_enabled() and (x.requires_grad or (self.bias is not None and self.bias.requires_grad)):
             out = _Product.apply(x, self.matrix)
             assert isinstance(out, Tensor)
-            return out if self.bias is None else out + self.bias
-        return self.matrix.linear(x, self.bias)
+            return out if self.bias is None else out + self.bias.to(out.dtype)
+        return self.matrix.linear(x, self.bias).to(compute_dtype(x))
 
 
 class QuantizedEmbedding(_Quantized):
@@ -81,10 +85,11 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: QuantizedMatrix) -> Tensor:
-        ctx.matrix = matrix
-        return matrix.linear(x)
+        ctx.matrix, ctx.of_x = matrix, x.dtype
+        ctx.dtype = compute_dtype(x) if torch.is_autocast_enabled(x.device.type) else torch.float32
+        return matrix.linear(x).to(compute_dtype(x))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (grad,) = grads
-        return (grad.float() @ ctx.matrix.dequantize()).to(grad.dtype), None
+        return (grad.to(ctx.dtype) @ ctx.matrix.dequantize(ctx.dtype)).to(ctx.of_x), None

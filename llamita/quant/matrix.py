@@ -46,8 +46,8 @@ class QuantizedMatrix(ABC):
         """Look up rows by index (...): fp32 (..., K)."""
 
     @abstractmethod
-    def dequantize(self) -> Tensor:
-        """The weights (N, K) in fp32."""
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weights (N, K), computed in fp32."""
 
     @abstractmethod
     def raw(self) -> Tensor:

@@ -5,6 +5,7 @@ from contextlib import suppress
 import torch
 from torch.optim import Optimizer
 
+from llamita.adapters.frozen import keep_in_halves
 from llamita.errors import UnsupportedError, UsageError
 from llamita.model import plan
 from llamita.model.llama import LlamaForCausalLM
@@ -12,6 +13,7 @@ from llamita.plans import offload, recompute, training
 from llamita.train import optim
 from llamita.train.allocator import keep_freed_memory
 from llamita.train.master_weights import with_masters
+from llamita.train.method import METHODS
 from llamita.train.rates import parsed_rates, set_shares
 from llamita.train.recipe import Recipe
 
@@ -22,10 +24,13 @@ def prepare(model: LlamaForCausalLM, recipe: Recipe, *, processes: int = 1) -> N
     """Give a model the plans and the dtype of a recipe.
 
     Layers train by written-out backward passes where the model is a plain Llama without other plans; these recompute
-    all but products anyway. Raises UsageError where a saving does not fit the device or the number of processes.
+    all but products anyway. Frozen weights that bf16 holds exactly are kept in it. Raises UsageError where a saving
+    does not fit the device or the number of processes.
     """
     check(recipe, model.device, processes)
     keep_freed_memory()
+    if processes == 1 and METHODS[recipe.method].is_adapter:  # several shard whole layers, of one dtype
+        keep_in_halves(model)
     layers = list(model.model.layers)
     if not plan.active(model) and not recipe.is_cut:  # written-out layers know whole matrices and rows alone
         with suppress(UnsupportedError):  # then it trains by its plain layers, which is slower and no error

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from llamita.bench.peers.transformers import twin
+from llamita.bench import models
+from llamita.bridge import transformers as bridge
 from llamita.config import LlamaConfig
 
 
@@ -15,7 +15,7 @@ def trained(config: LlamaConfig, method: str) -> tuple[Any, Callable[[Tensor, Te
 
     lora and qlora are both peft's LoRA: its QLoRA is bitsandbytes', which trains on GPUs.
     """
-    model = twin(config, torch.float32).train()
+    model = bridge.twin(models.to_train(config, method)).train()
     if method != "full":
         import peft
 

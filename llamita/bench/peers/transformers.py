@@ -2,9 +2,7 @@
 
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
-import torch
 from transformers import GenerationConfig
 
 from llamita.bench import models
@@ -12,13 +10,7 @@ from llamita.bench.formats import dtype_of
 from llamita.bench.ours import TorchSession
 from llamita.bench.workload import Workload
 from llamita.bridge import transformers as bridge
-from llamita.config import LlamaConfig
 from llamita.errors import LlamitaError
-
-
-def twin(config: LlamaConfig, dtype: torch.dtype) -> Any:
-    """transformers' model with our random weights."""
-    return bridge.twin(models.random(config, dtype))
 
 
 class PeerSession(TorchSession):

@@ -21,6 +21,8 @@ from llamita.kernels.block_format import COLUMNS, TILE, Layout
 from llamita.kernels.blocks import FORMATS
 from llamita.kernels.quantized_blocks import QuantizedBlocks
 
+PIECE = 1 << 18  # weights that are dequantized at once, so that they stay in the processor's cache
+
 
 class Packed:
     """A packed matrix: `stream` uint8 (tiles, bytes of a tile), its block format and its shape.
@@ -59,6 +61,17 @@ def pack(codes: QuantizedBlocks, kind: str) -> Packed:
 def unpack(packed: Packed) -> QuantizedBlocks:
     """The codes that a stream was made of."""
     return _codes(packed.stream, packed.format_name, packed.rows, packed.columns)
+
+
+def dequantize(packed: Packed, dtype: torch.dtype) -> Tensor:
+    """The weights (N, K), computed in fp32."""
+    out = torch.empty(packed.rows, packed.columns, dtype=dtype, device=packed.stream.device)
+    step = max(1, PIECE // (TILE * packed.columns))
+    for first in range(0, len(packed.stream), step):
+        part = out[first * TILE : (first + step) * TILE]
+        codes = _codes(packed.stream[first : first + step], packed.format_name, len(part), packed.columns)
+        part.copy_(codes.dequantize())
+    return out
 
 
 def rows(packed: Packed, index: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from llamita.model.chunked_loss import chunked_cross_entropy
 from llamita.model.llama import LlamaForCausalLM
 
 LOGITS = 2**24  # in memory at once: 64 MiB in fp32
-FEWEST = 128  # tokens at once: products of fewer are slow
+FEWEST = 256  # tokens at once: products of fewer are slow
 
 
 def token_losses(model: LlamaForCausalLM, batch: Batch) -> Tensor:

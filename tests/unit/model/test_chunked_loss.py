@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from llamita.errors import UsageError
 from llamita.model.chunked_loss import chunked_cross_entropy, is_plain
 from llamita.model.loss import IGNORED
+from llamita.quant.linear import QuantizedLinear
+from llamita.quant.surgery import quantize_weight
 
 N, D, V = 23, 12, 57
 Head = Callable[[], nn.Module]
@@ -127,3 +129,23 @@ def test_no_tensor_has_a_row_of_logits_for_every_token(autocast: bool) -> None:
     assert (4, V) in watch.seen and (N, D) in watch.seen and (V, D) in watch.seen
     assert {size for shape in watch.seen if V in shape for size in shape} == {N % 4, 4, D, V}
     assert not [shape for shape in watch.seen if torch.Size(shape).numel() >= N * V]
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_quantized_head_computes_its_logits_once(monkeypatch: pytest.MonkeyPatch, autocast: bool) -> None:
+    """Its own products, and the gradient of rows by its weights."""
+    torch.manual_seed(0)
+    head = QuantizedLinear(quantize_weight("q8_0", torch.randn(70, 64)))
+    rows, targets = torch.randn(11, 64, requires_grad=True), torch.randint(0, 70, (11,))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        wanted = F.cross_entropy(head(rows).float(), targets)
+    (expected,) = torch.autograd.grad(wanted, rows)
+    calls: list[int] = []
+    linear = head.matrix.linear
+    monkeypatch.setattr(head.matrix, "linear", lambda x: calls.append(len(x)) or linear(x))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        loss = chunked_cross_entropy(rows, head, targets, chunk=4)
+    (found,) = torch.autograd.grad(loss, rows)
+    assert calls == [4, 4, 3]
+    assert torch.allclose(loss, wanted, rtol=1e-5)
+    assert torch.allclose(found, expected, rtol=0, atol=2e-3 if autocast else 1e-6)
