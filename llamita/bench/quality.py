@@ -1,15 +1,9 @@
 """Quality: the perplexity of cria's held-out text in each format, compared with peers and with fp32 weights."""
 
-import math
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from llamita.bench.compare import Limit, Measurement, Results, Settings, compare
 from llamita.bench.shapes import EMBEDDED, shape
@@ -17,6 +11,7 @@ from llamita.bench.systems import OURS, SYSTEMS, open_session
 from llamita.bench.workers import Run
 from llamita.checkpoint.load import find
 from llamita.errors import UsageError
+from llamita.model.likelihood import nats, perplexity
 from llamita.quant.report import Documents, documents
 
 
@@ -61,12 +56,7 @@ def prepare(system: str, shape_name: str, format: str, path: Path | None, thread
     session = open_session(system, shape_name, format, path, threads)
 
     def run() -> float:
-        loss = sum(_loss(session.all_logits(list(document)), document) for document in documents)
-        return 1000 * math.exp(loss / sum(len(document) - 1 for document in documents))
+        loss = sum(nats(session.all_logits(list(document)), document) for document in documents)
+        return 1000 * perplexity(loss, sum(len(document) - 1 for document in documents))
 
     return run
-
-
-def _loss(logits: Tensor, document: Sequence[int]) -> float:
-    """The negative log likelihood of all tokens but the first, from the logits (T, V) after every token."""
-    return F.cross_entropy(logits[:-1].double(), torch.tensor(document[1:]), reduction="sum").item()

@@ -10,6 +10,7 @@ from llamita.data.records import SEPARATOR
 from llamita.errors import UsageError
 from llamita.generation.logprobs import Logprobs, logprobs_through
 from llamita.generation.protocol import LanguageModel
+from llamita.model.likelihood import perplexity
 from llamita.tokenizer.protocol import Tokenizer
 
 CHUNK = 512  # tokens whose logits are in memory at once
@@ -32,7 +33,7 @@ class TextScore:
     @property
     def perplexity(self) -> float:
         """The exponential of the mean loss per token. Comparable between models of the same tokenizer only."""
-        return math.exp(self.nats / self.tokens)
+        return perplexity(self.nats, self.tokens)
 
     @property
     def bits_per_byte(self) -> float:

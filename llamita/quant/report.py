@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llamita.kernels.blocks import FORMATS
+from llamita.model.likelihood import nats, perplexity
 from llamita.model.llama import LlamaForCausalLM
 from llamita.quant.matrix import QuantizedMatrix
 from llamita.quant.recipes import Recipe
@@ -93,7 +93,7 @@ def quantize_and_count(
 
     documents: token ids; the first token of each is given, the others are predicted. progress: is called at every step.
     """
-    before = perplexity(model, documents, partial(progress, "measuring the original model")) if documents else None
+    before = perplexity_of(model, documents, partial(progress, "measuring the original model")) if documents else None
     total = sum(choice.format_name is not None for choice in choices(model, recipe))
     recorder = _ErrorRecorder(layer_inputs(model, documents[:16]), lambda done: progress("quantizing", done, total))
     size = sum(parameter.nbytes for parameter in model.parameters())
@@ -104,7 +104,7 @@ def quantize_and_count(
         bytes_before=size,
         bytes_after=size - sum(layer.bytes_before - layer.bytes_after for layer in layers),
         perplexity_before=before,
-        perplexity_after=perplexity(model, documents, partial(progress, "measuring the quantized model"))
+        perplexity_after=perplexity_of(model, documents, partial(progress, "measuring the quantized model"))
         if documents
         else None,
     )
@@ -137,20 +137,17 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
 
 
 @torch.no_grad()
-def perplexity(
+def perplexity_of(
     model: LlamaForCausalLM, documents: Documents, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> float:
     """Compute exp of the mean loss of all tokens but the first of each document, one document at a time."""
     loss, count = 0.0, 0
     for number, document in enumerate(documents):
         progress(number, len(documents))
-        ids = torch.tensor([list(document)], device=model.device)
-        if ids.shape[1] < 2:
-            continue
-        logits = model(ids, use_cache=False).logits[0, :-1].float()
-        loss += F.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
-        count += ids.shape[1] - 1
-    return math.exp(loss / count) if count else math.nan
+        if len(document) > 1:
+            ids = torch.tensor([list(document)], device=model.device)
+            loss, count = loss + nats(model(ids, use_cache=False).logits[0], document), count + len(document) - 1
+    return perplexity(loss, count) if count else math.nan
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 import llamita
 from llamita.checkpoint.load import load_pretrained
 from llamita.model.llama import LlamaForCausalLM
-from llamita.quant.report import bytes_of, layer_inputs, perplexity, quantize_and_count, relative_error, windows
+from llamita.quant.report import bytes_of, layer_inputs, perplexity_of, quantize_and_count, relative_error, windows
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def test_perplexity_is_that_of_the_losses(model: LlamaForCausalLM) -> None:
     for document in DOCUMENTS[:2]:
         ids = torch.tensor([document])
         losses += [model(ids, labels=ids).loss.item()] * (len(document) - 1)
-    assert perplexity(model, DOCUMENTS) == pytest.approx(math.exp(sum(losses) / len(losses)))
-    assert math.isnan(perplexity(model, [[256]]))
+    assert perplexity_of(model, DOCUMENTS) == pytest.approx(math.exp(sum(losses) / len(losses)))
+    assert math.isnan(perplexity_of(model, [[256]]))
 
 
 def test_inputs_are_what_the_layers_are_given(model: LlamaForCausalLM) -> None:
