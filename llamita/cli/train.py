@@ -269,7 +269,7 @@ def _finish(session: "Session", before: None, *, is_quiet: bool) -> None:
         return
     for prompt, text in samples:
         terminal.show(f"{prompt}{text}\n\n")
-    terminal.note("; ".join(f"{name}: {value}" for name, value in facts(metrics).items()))
+    terminal.note("; ".join(f"{name}: {value}" for name, value in facts(metrics, session.recipe).items()))
     terminal.note(f"wrote {report} and {_how_to_use(session)}")
 
 

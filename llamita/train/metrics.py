@@ -12,8 +12,9 @@ from llamita.files.disk import explained, read_text, write_text
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """One step: loss in nats per token, the learning rate, the gradient's norm before clipping.
+    """One step: the loss, the learning rate, the gradient's norm before clipping.
 
+    loss: nats per token; per pair or answer of tasks that count these.
     tokens: learned since the run began; step_tokens: read in this step, padding too; seconds: of this step.
     held_out_loss: where it was measured. figures: others that the task measures there, by name.
     """

@@ -18,7 +18,7 @@ td{padding:.15em 1.2em .15em 0}td:first-child{color:#777}pre{white-space:pre-wra
 
 def render(title: str, recipe: Recipe, metrics: Sequence[Metrics], samples: Sequence[tuple[str, str]]) -> str:
     """The page. samples: (prompt, continuation) pairs."""
-    figures = "".join(f"<tr><td>{escape(name)}<td>{escape(value)}" for name, value in facts(metrics).items())
+    figures = "".join(f"<tr><td>{escape(name)}<td>{escape(value)}" for name, value in facts(metrics, recipe).items())
     texts = "".join(f"<pre><b>{escape(prompt)}</b>{escape(text)}</pre>" for prompt, text in samples)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
@@ -27,22 +27,28 @@ def render(title: str, recipe: Recipe, metrics: Sequence[Metrics], samples: Sequ
     )
 
 
-def facts(metrics: Sequence[Metrics]) -> dict[str, str]:
-    """The figures of a run by name."""
+def facts(metrics: Sequence[Metrics], recipe: Recipe) -> dict[str, str]:
+    """The figures of a run by name, in the units of its task."""
     if not metrics:
         return {"steps": "0"}
     seconds = sum(line.seconds for line in metrics)
     read = sum(line.step_tokens for line in metrics)
     held_out = next((line.held_out_loss for line in reversed(metrics) if line.held_out_loss is not None), None)
-    last = smoothed(metrics)[-1]
+    last, unit = smoothed(metrics)[-1], unit_of(recipe)
     return {
         "steps": f"{metrics[-1].step:,}",
         "tokens learned": f"{metrics[-1].tokens:,}",
-        "loss": f"{last:.3f} nats per token (mean of the last steps)",
-        "held-out loss": "not measured" if held_out is None else f"{held_out:.3f} nats per token",
+        "loss": f"{last:.3f} {unit} (mean of the last steps)",
+        "held-out loss": "not measured" if held_out is None else f"{held_out:.3f} {unit}",
         "seconds of steps": f"{seconds:,.1f}",
         "speed": f"{read / seconds:,.0f} tokens/s" if seconds else "",
     }
+
+
+def unit_of(recipe: Recipe) -> str:
+    """What a loss is given in: nats per token, or a number for each of what the task counts."""
+    task = recipe.training_task()
+    return "nats per token" if task.unit == "token" and not task.samples else f"per {task.unit}"
 
 
 def smoothed(metrics: Sequence[Metrics], keep: float = 0.9) -> list[float]:

@@ -7,11 +7,12 @@ from llamita.train.metrics import Metrics
 from llamita.train.recipe import Recipe
 from llamita.train.report import POINTS, curve, facts, render, smoothed
 
+RECIPE = Recipe(task="pretrain")
 LINES = [Metrics(n + 1, 5 / (n + 1), 0.1, 1.0, 8 * (n + 1), 8, 0.5, 1.25 if n == 9 else None) for n in range(1000)]
 
 
 def test_the_page_has_curve_figures_and_texts_and_nothing_from_outside() -> None:
-    page = render("a <run>", Recipe(), LINES, [("Once <b>", " & more")])
+    page = render("a <run>", RECIPE, LINES, [("Once <b>", " & more")])
     HTMLParser().feed(page)
     assert "<script" not in page
     assert not re.search(r"(src|href)=|url\(|@import", page)
@@ -33,8 +34,19 @@ def test_a_curve_has_few_points_inside_its_frame() -> None:
 
 
 def test_figures() -> None:
-    assert facts([]) == {"steps": "0"}
-    found = facts(LINES)
+    assert facts([], RECIPE) == {"steps": "0"}
+    found = facts(LINES, RECIPE)
     assert (found["steps"], found["tokens learned"], found["speed"]) == ("1,000", "8,000", "16 tokens/s")
+    assert found["loss"].endswith(" nats per token (mean of the last steps)")
     assert smoothed(LINES)[0] == 5
     assert abs(smoothed([LINES[3]] * 50)[-1] - 1.25) < 1e-9
+
+
+def test_a_loss_has_the_unit_of_its_task() -> None:
+    units = {task: facts(LINES, Recipe(task=task))["held-out loss"] for task in ("sft", "dpo", "reward", "grpo")}
+    assert units == {
+        "sft": "1.250 nats per token", "dpo": "1.250 per pair", "reward": "1.250 per pair", "grpo": "1.250 per token",
+    }  # fmt: skip
+    assert (
+        facts(LINES, Recipe(task="dpo", loss="kto"))["loss"].split(" ", 1)[1] == "per answer (mean of the last steps)"
+    )
