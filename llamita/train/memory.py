@@ -10,16 +10,15 @@ from torch import Tensor
 
 from llamita.adapters.lora import add_lora
 from llamita.config import LlamaConfig
-from llamita.context.packed import Packed
+from llamita.data.loader import Batch
 from llamita.errors import UnsupportedError
-from llamita.model.chunked_loss import chunked_cross_entropy
 from llamita.model.llama import LlamaForCausalLM
 from llamita.train import savings
 from llamita.train.live_tensors import LiveTensors
+from llamita.train.loop import autocast
 from llamita.train.method import METHODS
 from llamita.train.optimizer_in_backward import GradientsInBackward
 from llamita.train.recipe import Recipe
-from llamita.train.tasks.token_loss import chunk_of
 
 TASKS = ("pretrain", "sft")  # whose steps are alike
 
@@ -89,24 +88,28 @@ class _Trial:
     def step(self) -> tuple[tuple[int, ...], int, int, int]:
         """A step of up to two micro-batches: bytes of layers, around them and for the loss, and of all gradients."""
         before, peak = self.live.now, self.live.peak
-        at: list[int] = []
-        handles = [
-            layer.register_forward_hook(lambda *_: at.append(self.live.now)) for layer in self.model.model.layers
-        ]
-        handles += [self.model.model.layers[0].register_forward_pre_hook(lambda *_: at.append(self.live.now))]
+        base, at = self.model.model, list[int]()
+
+        def mark(*_: Any) -> None:
+            at.append(self.live.now)
+
+        def mark_end(*_: Any) -> None:  # of the forward pass: what follows is the loss
+            self.live.peak, most = self.live.now, self.live.peak
+            at.extend((self.live.now, most))
+
+        handles = [layer.register_forward_hook(mark) for layer in base.layers]
+        handles += [base.layers[0].register_forward_pre_hook(mark), base.register_forward_hook(mark_end)]
         found: list[tuple[tuple[int, ...], int, int]] = []
         for _ in range(self.micro_batches):
             at.clear()
-            hidden_states = self.forward()
-            kept, most = self.live.now, max(peak, self.live.peak)
-            self.live.forget_peak()
-            loss = self.loss(hidden_states)
-            layers = tuple(after - first for first, after in pairwise(at))
+            loss = self.loss()
+            *states, kept, most = at
+            layers = tuple(after - first for first, after in pairwise(states))
             found.append((layers, kept - before - sum(layers), self.live.peak - kept))
-            del hidden_states
-            self.live.peak = max(most, self.live.peak)
+            self.live.peak = max(peak, most, self.live.peak)
             self.backward(loss)
             del loss
+            peak = self.live.peak
         for handle in handles:
             handle.remove()
         gradients = sum(w.grad.nbytes for w in self.model.parameters() if w.grad is not None)
@@ -115,21 +118,11 @@ class _Trial:
             optimizer.zero_grad(set_to_none=True)
         return *found[0], gradients or max(w.nbytes for w in self.model.parameters() if w.requires_grad)
 
-    def forward(self) -> Tensor:
-        """The last hidden states (n, D) of a micro-batch of packed rows."""
-        inputs = torch.zeros(self.rows, self.recipe.length, dtype=torch.long)
-        config, is_bf16 = self.model.config, self.recipe.precision == "bf16"
-        context = Packed(inputs, scale=config.softmax_scale, backend=config.attn_implementation)
-        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=is_bf16):
-            out = self.model.model(inputs, use_cache=False, return_dict=True, context=context).last_hidden_state
-        return out.flatten(0, 1).index_select(0, torch.arange(inputs.numel()))  # the learned ones
-
-    def loss(self, hidden_states: Tensor) -> Tensor:
-        """The loss ()."""
-        targets = torch.zeros(len(hidden_states), dtype=torch.long)
-        chunk = chunk_of(self.model.config)
-        with torch.autocast(targets.device.type, dtype=torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            return chunked_cross_entropy(hidden_states, self.model.lm_head, targets, chunk=chunk, num_items=1)
+    def loss(self) -> Tensor:
+        """The loss () of a micro-batch of packed rows, by the recipe's own task."""
+        batch = Batch(*(torch.zeros(self.rows, self.recipe.length, dtype=torch.long) for _ in range(3)))
+        with autocast(self.recipe.precision, batch.inputs.device):
+            return self.recipe.training_task().loss(self.model, batch)
 
     def backward(self, loss: Tensor) -> None:
         """The backward pass, with the optimizer in it where the recipe says so."""
@@ -140,12 +133,17 @@ class _Trial:
 
 
 class Shapes(LiveTensors):
-    """Counts fake tensors, whose numbers nobody knows: one that Python asks for is 1."""
+    """Counts fake tensors, whose numbers nobody knows: one that Python asks for is 1, and of a mask all are chosen."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and count what it made."""
         if func is torch.ops.aten._local_scalar_dense.default:
             return 1.0
+        if func is torch.ops.aten.nonzero.default:
+            return args[0].new_zeros(args[0].numel(), args[0].ndim, dtype=torch.long)
+        if func is torch.ops.aten.index.Tensor and args[1][0].dtype is torch.bool:
+            rows = args[0].flatten(0, args[1][0].ndim - 1)
+            return self.__torch_dispatch__(func, types, (rows, [torch.arange(len(rows))]))
         return super().__torch_dispatch__(func, types, args, kwargs)
 
 
