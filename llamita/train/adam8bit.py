@@ -109,7 +109,8 @@ class AdamW8bit(Optimizer):
                 moments.append(dequantized(codes, scales, values[name]).lerp_(new, 1 - beta))
                 for old, now in zip((codes, scales), quantized(moments[-1], values[name]), strict=True):
                     old.copy_(now)
-            _move(numbers[part], *moments, state["step"], group)
+            mean, square = moments
+            _move(numbers[part], mean, square, state["step"], group)
 
 
 def _move(numbers: Tensor, mean: Tensor, square: Tensor, step: Tensor, group: dict[str, Any]) -> None:
