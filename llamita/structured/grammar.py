@@ -67,6 +67,14 @@ def choice(texts: Sequence[str]) -> Grammar:
     return lark("start: CHOICE\nCHOICE: " + " | ".join(quoted(text) for text in texts))
 
 
+def matches(grammar: Grammar, text: str) -> bool:
+    """Whether a whole text has a grammar's form: JSON with its properties in the order of the schema."""
+    from llguidance import LLMatcher, LLTokenizer
+
+    matcher, data = LLMatcher(LLTokenizer("byte"), grammar.source, log_level=0), list(text.encode())
+    return matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting()
+
+
 def quoted(text: str) -> str:
     """A text as a Lark string literal."""
     return json.dumps(text, ensure_ascii=False)

@@ -20,7 +20,7 @@ from llamita.model.llama import LlamaForCausalLM
 from llamita.tokenizer.protocol import Tokenizer
 from llamita.train.rollouts import Rollout, Sampler
 from llamita.train.tasks.log_probs import as_sampled, log_probs
-from llamita.train.tasks.rewards import Reward, find_reward
+from llamita.train.tasks.rewards import Reward, check_fields, find_reward
 from llamita.train.tasks.task import Compute, Task, TaskOptions
 from llamita.train.tasks.texts import text_numbers
 
@@ -153,6 +153,7 @@ class _Steps:
                 f"{record.where} has no {self.needs}, which the reward {self.options.reward} needs: add it, or give "
                 "another --reward"
             )
+        check_fields(self.options.reward, record.fields, record.where)
         length, ids = self.options.length, encode_prompt(record.fields["prompt"], tokenizer)
         if len(ids) + self.options.max_tokens > length:
             raise UsageError(

@@ -3,12 +3,14 @@
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 from llamita.errors import NotFoundError, UsageError
+from llamita.structured.grammar import Grammar, json_schema, matches
 
 Reward = Callable[[str, Mapping[str, Any]], float]
 
@@ -24,12 +26,24 @@ def regex(text: str, fields: Mapping[str, Any]) -> float:
 
 
 def json_object(text: str, fields: Mapping[str, Any]) -> float:
-    """1 where the text is a JSON object that has every key of the field `keys`, which may be left out."""
+    """1 where the text is JSON that fits the field `schema`; without one, an object with every key of the field `keys`.
+
+    Properties must come in the order of the schema, in which structured output writes them.
+    """
     try:
         value = json.loads(text)
     except ValueError:
         return 0.0
+    if "schema" in fields:
+        schema = fields["schema"]
+        grammar = _compiled(schema if isinstance(schema, str) else json.dumps(schema))
+        return float(matches(grammar, json.dumps(value, ensure_ascii=False)))
     return float(isinstance(value, dict) and all(key in value for key in fields.get("keys", ())))
+
+
+@lru_cache(maxsize=256)
+def _compiled(schema: str) -> Grammar:
+    return json_schema(schema)
 
 
 # name -> the reward, and the field that it needs of a record
@@ -38,6 +52,15 @@ REWARDS: Mapping[str, tuple[Reward, str | None]] = {
     "regex": (regex, "pattern"),
     "json": (json_object, None),
 }
+
+
+def check_fields(name: str, fields: Mapping[str, Any], where: str) -> None:
+    """Raise UsageError for fields that a reward of REWARDS cannot work with: a pattern or a schema that is none."""
+    if name in REWARDS:
+        try:
+            REWARDS[name][0]("{}", fields)
+        except (UsageError, re.error) as error:
+            raise UsageError(f"{where} has a field that the reward {name} cannot read: {error}") from error
 
 
 def find_reward(name: str) -> tuple[Reward, str | None]:

@@ -1,11 +1,12 @@
 """Rewards that a program checks."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from llamita.errors import NotFoundError
-from llamita.train.tasks.rewards import exact, find_reward, json_object, regex
+from llamita.errors import NotFoundError, UsageError
+from llamita.train.tasks.rewards import check_fields, exact, find_reward, json_object, regex
 
 
 def test_the_built_in_rewards() -> None:
@@ -14,6 +15,25 @@ def test_the_built_in_rewards() -> None:
     texts = ('{"name": "Mia", "age": 3}', '{"name": "Mia"}', "[1]", "{")
     assert [json_object(text, {"keys": ["name", "age"]}) for text in texts] == [1, 0, 0, 0]
     assert json_object('{"name": "Mia"}', {}) == 1
+
+
+def test_json_fits_a_schema() -> None:
+    properties = {"name": {"type": "string"}, "age": {"type": "integer", "minimum": 1}}
+    schema = {"type": "object", "properties": properties, "required": ["name", "age"], "additionalProperties": False}
+    texts = (
+        '{"name": "Mïa", "age": 3}', '{"name":"Mia",\n\n\n"age":   12}', '{"name": "Mia", "age": "3"}',
+        '{"name": "Mia", "age": 0}', '{"name": "Mia"}', '{"name": "Mia", "age": 3, "x": 1}', '{"name": "Mia", "age": 3',
+    )  # fmt: skip
+    for given in (schema, json.dumps(schema)):
+        assert [json_object(text, {"schema": given}) for text in texts] == [1, 1, 0, 0, 0, 0, 0]
+    check_fields("json", {"schema": schema}, "a.jsonl:1")
+    check_fields("scores:short", {"schema": "?"}, "a.jsonl:1")  # whose fields nobody here knows
+
+
+@pytest.mark.parametrize(("name", "fields"), [("json", {"schema": "?"}), ("regex", {"pattern": "("})])
+def test_a_field_that_is_no_schema_or_pattern_is_refused_at_the_start(name: str, fields: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match=rf"^a.jsonl:1 has a field that the reward {name} cannot read: "):
+        check_fields(name, fields, "a.jsonl:1")
 
 
 def test_a_function_of_a_file_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
