@@ -130,6 +130,12 @@ def take(rows: Rows, index: Tensor) -> Batch:
     return Batch(inputs, targets, positions_in(documents), labels, reference)
 
 
+def joined(parts: list[Batch]) -> Batch:
+    """The rows of several batches of the same fields, one after another."""
+    columns = ([getattr(part, field.name) for part in parts] for field in fields(Batch))
+    return Batch(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
+
+
 def order(count: int, *, seed: int, epoch: int) -> list[int]:
     """The numbers below `count`, by their hashes: the same order on every machine and in every version."""
     keys = [blake2b(f"{seed}:{epoch}:{number}".encode(), digest_size=8).digest() for number in range(count)]

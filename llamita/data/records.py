@@ -60,7 +60,7 @@ def read_records(names: Iterable[str | Path], *, offline: bool = False) -> list[
     """
     records: list[Record] = []
     for name in map(str, names):
-        found = list(_read(name, offline=offline))
+        found = list(each_record(name, offline=offline))
         if not found:
             raise UsageError(f"{name} has no text to train on: leave it out, or give a file that has")
         records += found
@@ -69,7 +69,8 @@ def read_records(names: Iterable[str | Path], *, offline: bool = False) -> list[
     return records
 
 
-def _read(name: str, *, offline: bool) -> Iterator[Record]:
+def each_record(name: str, *, offline: bool = False) -> Iterator[Record]:
+    """The records of a source, one after another; an endless dataset gives them without end."""
     if name.startswith(DATASET):
         from llamita.data.tables import read_dataset
 

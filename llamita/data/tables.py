@@ -10,7 +10,8 @@ from typing import Any
 from llamita.errors import BrokenFileError, LlamitaError, NotFoundError, UnsupportedError, UsageError
 from llamita.files.disk import explained
 
-NAME = re.compile(r"([^:]+)(?::(\w+(?:\[[^\]]*\])?))?(?::([1-9]\d*))?")  # train[:2%] is a split
+NAME = re.compile(r"([^:]+)(?::(\w+(?:\[[^\]]*\])?))?(?::([1-9]\d*|\*))?")  # train[:2%] is a split
+ENDLESS = ":*"  # the end of the name of a dataset that is streamed, and begins again at its end
 Row = tuple[Any, str]  # the values by column, and where they stand
 
 
@@ -36,7 +37,8 @@ def read_parquet(path: Path) -> Iterator[Row]:
 def read_dataset(name: str, *, offline: bool = False) -> Iterator[Row]:
     """The rows of a dataset of Hugging Face: NAME, NAME:SPLIT, or NAME:SPLIT:ROWS, which streams the first ROWS rows.
 
-    NAME is org/name on the hub, a folder of `save_to_disk`, or a folder of data files; SPLIT is train unless given.
+    NAME:SPLIT:* streams all, and begins again at the end. NAME is org/name on the hub, a folder of `save_to_disk`, or a
+    folder of data files; SPLIT is train unless given.
     Raises UnsupportedError without datasets, UsageError for a name that is none, NotFoundError.
     """
     datasets = _library("datasets")
@@ -45,7 +47,7 @@ def read_dataset(name: str, *, offline: bool = False) -> Iterator[Row]:
         raise UsageError(f"hf:{name} is streamed from the hub, which --offline forbids: leave one of the two out")
     try:
         found = _loaded(datasets, folder, split, is_streamed=rows is not None, offline=offline)
-        for number, row in enumerate(found if rows is None else found.take(rows), start=1):
+        for number, row in enumerate(_passes(found, rows), start=1):
             yield _without_nulls(row), f"hf:{name}, row {number}"
     except LlamitaError:
         raise
@@ -53,13 +55,29 @@ def read_dataset(name: str, *, offline: bool = False) -> Iterator[Row]:
         raise NotFoundError(f"the dataset hf:{name} cannot be read ({_first_line(error)}): check its name") from error
 
 
-def _parsed(name: str) -> tuple[str, str, int | None]:
-    """The name, the split and the number of rows of NAME:SPLIT:ROWS."""
+def _passes(found: Any, rows: str | None) -> Iterator[dict[str, Any]]:
+    """All rows once, the first of them, or all again and again as long as there are any."""
+    if rows is None or rows != "*":
+        yield from found if rows is None else found.take(int(rows))
+        return
+    while True:
+        is_empty = True
+        for row in found:
+            is_empty = False
+            yield row
+        if is_empty:
+            return
+
+
+def _parsed(name: str) -> tuple[str, str, str | None]:
+    """The name, the split and the rows of NAME:SPLIT:ROWS."""
     found = NAME.fullmatch(name)
     if found is None:
-        raise UsageError(f"hf:{name} is no dataset: write hf:NAME, hf:NAME:SPLIT or hf:NAME:SPLIT:ROWS")
+        raise UsageError(
+            f"hf:{name} is no dataset: write hf:NAME, hf:NAME:SPLIT, hf:NAME:SPLIT:ROWS or hf:NAME:SPLIT:*"
+        )
     folder, split, rows = found.groups()
-    return folder, split or "train", int(rows) if rows else None
+    return folder, split or "train", rows
 
 
 def _loaded(datasets: ModuleType, folder: str, split: str, *, is_streamed: bool, offline: bool) -> Any:

@@ -13,6 +13,7 @@ from llamita.checkpoint.load import find, load_pretrained
 from llamita.config import LlamaConfig
 from llamita.data.built_in import read_data
 from llamita.data.cleaning import clean, parsed_steps
+from llamita.data.endless import Windows, is_endless
 from llamita.data.loader import Batch, Loader, held_out, take
 from llamita.data.packing import Rows, pack, parts
 from llamita.data.records import Record
@@ -30,7 +31,7 @@ from llamita.tokenizer.load import load_tokenizer
 from llamita.tokenizer.protocol import Tokenizer
 from llamita.tokenizer.save import save_tokenizer
 from llamita.tokenizer.train import train_tokenizer
-from llamita.train import history, savings, state
+from llamita.train import endless, history, savings, state
 from llamita.train.loop import evaluate, train
 from llamita.train.measure import Deadline, resolved
 from llamita.train.method import METHODS, adapt, export_adapter
@@ -264,6 +265,7 @@ class _Parts:
     apart: Rows
     cleaned: dict[str, int]
     task: Task
+    windows: Windows | None = None
 
     @property
     def ranks(self) -> DataRanks:
@@ -293,7 +295,10 @@ def _prepare(recipe: Recipe, folder: Path, processes: DeviceMesh | None, *, devi
             if known.rollouts == "exact":
                 invariant(model)  # before other plans, which then keep to what goes with it
         savings.prepare(model, recipe, processes=ranks.size * recipe.shared)
-        return _Parts(known, processes, model, base, tokenizer, rows, apart, cleaned, task)
+        found = _Parts(known, processes, model, base, tokenizer, rows, apart, cleaned, task)
+        if not is_endless(recipe.data):
+            return found
+        return replace(found, windows=endless.all_windows(known, task, rows, tokenizer, offline=offline))
 
     return mesh.together(make)
 
@@ -326,7 +331,7 @@ def _session(parts: _Parts, folder: Path) -> Session:
     rows, apart = parts.rows, parts.apart
     if parts.task.needs_reference:
         rows, apart = (with_reference(some, parts.model, parts.recipe) for some in (rows, apart))
-    loader = Loader(rows, seed=parts.recipe.seed)
+    loader = parts.windows or Loader(rows, seed=parts.recipe.seed)
     run = start(parts.recipe, parts.model, loader, processes=parts.processes, base=parts.base)
     run.task = parts.task
     return Session(parts.recipe, run, apart, parts.tokenizer, folder, cleaned=parts.cleaned)
@@ -372,5 +377,7 @@ def _rows(recipe: Recipe, tokenizer: Tokenizer, records: list[Record]) -> tuple[
 
 
 def _records(recipe: Recipe, *, offline: bool) -> tuple[list[Record], dict[str, int]]:
-    """The records of the data after cleaning, and how many each step has dropped or changed."""
-    return clean(read_data(recipe.data, offline=offline), parsed_steps(recipe.clean))
+    """The records of the data after cleaning, of endless data the first, and how many each step has changed."""
+    is_all = not is_endless(recipe.data)
+    found = read_data(recipe.data, offline=offline) if is_all else endless.first_records(recipe, offline=offline)
+    return clean(found, parsed_steps(recipe.clean))

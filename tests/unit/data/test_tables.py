@@ -94,7 +94,7 @@ def test_datasets_are_asked_as_their_names_say(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("name", ["hf:", "hf:org/name:train:0", "hf:org/name:train:many"])
 def test_a_name_that_is_no_dataset_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace())  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="is no dataset: write hf:NAME, hf:NAME:SPLIT or hf:NAME:SPLIT:ROWS"):
+    with pytest.raises(UsageError, match="is no dataset: write hf:NAME, hf:NAME:SPLIT, hf:NAME:SPLIT:ROWS or"):
         read_records([name])
 
 

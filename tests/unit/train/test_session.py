@@ -1,17 +1,21 @@
 """Sessions: from files to a Hugging Face folder, stopped and resumed."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import llamita
+from llamita.data import endless
 from llamita.errors import UsageError
 from llamita.files.disk import read_json
 from llamita.train import state
 from llamita.train.draft import MANIFEST
+from llamita.train.endless import all_windows
 from llamita.train.measure import Deadline
 from llamita.train.metrics import read_log
 from llamita.train.recipe import Recipe
@@ -110,3 +114,24 @@ def test_a_new_tokenizer_is_trained_on_the_data_and_resumed_with(tmp_path: Path,
     llm = llamita.load(tmp_path / "parts", kernels="off")
     assert llm.model.config.vocab_size == llm.tokenizer.vocab_size == 300
     assert len(llm.tokenizer.encode("the 1 llamas eat 1 leaves", add_special_tokens=False)) < 12
+
+
+def test_a_dataset_without_an_end_is_resumed_at_the_exact_token(
+    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"text": f"{n} llamas eat {n * n % 97} leaves, and {n % 7} sleep"} for n in range(40)]
+    library = SimpleNamespace(load_dataset=lambda *_, **__: rows, DownloadConfig=lambda **_: None)
+    monkeypatch.setitem(sys.modules, "datasets", library)  # type: ignore[arg-type]
+    monkeypatch.setattr(endless, "WINDOW", 2)
+    recipe = replace(recipe, data=("hf:org/name:train:*",))
+    whole = run(tmp_path / "whole", recipe)
+    for until in (1, 4, 10**9):
+        parts = run(tmp_path / "parts", recipe, until=until)
+    assert parts == whole
+    assert (
+        read_json(state.newest(tmp_path / "whole" / INSIDE) / "state.json")["position"] == 8
+    )  # in several windows: two texts fill at most 4 rows
+    with pytest.raises(UsageError, match="has no end, and neither has the run: give --steps"):
+        begin(replace(recipe, steps=None), tmp_path / "other")
+    with pytest.raises(UsageError, match="and grpo needs all of its data: give rows for the"):
+        all_windows(replace(recipe, task="grpo"), None, None, None, offline=False)  # type: ignore[arg-type]
