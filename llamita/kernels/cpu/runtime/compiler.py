@@ -6,16 +6,74 @@ from typing import Any
 
 import llvmlite.binding as llvm
 from numba import cfunc, njit, types
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import PassManager, register_pass
+from numba.core.typed_passes import NativeLowering
 
 from llamita.errors import UnsupportedError
 from llamita.kernels.cpu import isa
 from llamita.kernels.cpu.compile_target import target
 from llamita.kernels.cpu.runtime.machine_code import Code
 
+
+class _Inlined(JITCodeLibrary):
+    """LLVM's code of an inline function: only the kernels that it goes into are optimized, and become machine code.
+
+    Numba does both for every function, which takes most of the time of compiling a kernel.
+    """
+
+    @property
+    def codegen(self) -> Any:
+        """What is given the place of the environment of Numba: nothing, as only machine code has one."""
+        return self
+
+    def set_env(self, *_: Any) -> None:
+        """Nothing."""
+
+    def get_pointer_to_function(self, name: str) -> int:
+        """No address; Numba has none either for a function without wrappers."""
+        self._ensure_finalized()
+        return 0
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        self._verify_declare_only_symbols()
+        self._finalized = True
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _LoweringToInline(NativeLowering):
+    """Numba's last pass, whose result is `_Inlined`."""
+
+    _name = "lowering_to_inline"
+
+    def run_pass(self, state: Any) -> Any:
+        """Lower a function."""
+        state.library = _Inlined(state.targetctx.codegen(), state.func_id.func_qualname)
+        return super().run_pass(state)
+
+
+class _InlineCompiler(CompilerBase):
+    """Numba's compiler with that pass."""
+
+    def define_pipelines(self) -> list[PassManager]:
+        """The passes."""
+        passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        ours = PassManager(passes.pipeline_name)
+        for each, text in passes.passes:
+            ours.add_pass(_LoweringToInline if each is NativeLowering else each, text)
+        ours.finalize()
+        return [ours]
+
+
 # Without wrappers for Python and C: nobody calls them, and each would be one more copy for LLVM to compile.
-inline = njit(  # pyright: ignore[reportCallIssue] - Numba's types leave two options out
-    forceinline=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
-)
+inline = njit(  # pyright: ignore[reportCallIssue] - Numba's types leave these options out
+    forceinline=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True,
+    pipeline_class=_InlineCompiler,
+)  # fmt: skip
 
 
 def compiled(function: Callable[..., None]) -> Code:
