@@ -74,6 +74,11 @@ class Stage(nn.Module):
         return cast("LlamaForCausalLM", self.whole_pass.model)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of hidden states between stages: that of the weights, also under autocast."""
+        return next(self.model.parameters()).dtype
+
+    @property
     def is_last(self) -> bool:
         """Whether the loss is computed here."""
         return self.stage == self.count - 1
@@ -92,7 +97,7 @@ class Stage(nn.Module):
                 embedding.put(self._joined(received, part))
             if self.is_last:
                 return whole(self.whole_pass(work.compute, part))
-            return local(self.whole_pass(_hidden_states, part)).contiguous()
+            return local(self.whole_pass(_hidden_states, part)).to(self.dtype).contiguous()
 
     def shape(self, part: Rows) -> torch.Size:
         """The shape of the hidden states of a micro-batch: (B, T, D)."""
@@ -101,11 +106,10 @@ class Stage(nn.Module):
 
     def example(self, part: Rows) -> Tensor:
         """What is sent of a micro-batch, without memory."""
-        dtype = next(self.model.parameters()).dtype
-        states = torch.empty(self.shape(part), dtype=dtype, device="meta")
+        states = torch.empty(self.shape(part), dtype=self.dtype, device="meta")
         if self.tensor is not None:
             states = own_part(states, self.tensor, [TOKENS])
-        return torch.empty(states.shape, dtype=dtype, device="meta", requires_grad=True)
+        return torch.empty(states.shape, dtype=self.dtype, device="meta", requires_grad=True)
 
     def _joined(self, received: Tensor, part: Rows) -> Tensor:
         """What was received as the layers read it: under tensor parallelism the tokens of all its processes."""
@@ -168,8 +172,12 @@ class Pipeline:
         given = (numbers,) if self.stage == 0 else ()
         run = schedule.step if has_backward else schedule.eval
         self.root.work = work
-        run(*given, number=numbers, target=numbers, losses=found, return_outputs=False)
-        self.root.work = None
+        try:
+            run(*given, number=numbers, target=numbers, losses=found, return_outputs=False)
+        except RuntimeError as error:
+            raise error.__cause__ or error from None  # torch wraps what a pass raises, and shows its arguments
+        finally:
+            self.root.work = None
         return found
 
     def _made(self, parts: Sequence[Rows], has_backward: bool) -> Any:

@@ -1,12 +1,16 @@
 """What of a pipeline one process can show; the rest is in tests/distributed."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 import torch
 
 from llamita.data.loader import Batch
-from llamita.errors import UsageError
+from llamita.errors import UnsupportedError, UsageError
 from llamita.parallel import pipeline
-from llamita.parallel.pipeline import PP_SCHEDULES, check_micro_batches
+from llamita.parallel.pipeline import PP_SCHEDULES, Pipeline, check_micro_batches
 
 
 def test_schedules_are_torch_s() -> None:
@@ -25,6 +29,19 @@ def test_too_few_micro_batches_are_refused(rows: int, remedy: str) -> None:
     sentence = f"--pp 4 by the schedule 1f1b needs 4 micro-batches in a step, and there are 3: {remedy}, or take "
     with pytest.raises(UsageError, match=f"^{sentence}--pp-schedule gpipe$"):
         check_micro_batches(3, 4, "1f1b", rows=rows)
+
+
+@pytest.mark.parametrize("cause", [UnsupportedError("no such layer"), None])
+def test_what_a_stage_raises_is_not_hidden_by_torch(cause: Exception | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(*given: Any, **named: Any) -> None:
+        raise RuntimeError("[Stage 0] failed to run forward") from cause
+
+    stages = object.__new__(Pipeline)
+    stages.root, stages.stage = cast("Any", SimpleNamespace(work=None, is_last=False)), 1
+    monkeypatch.setattr(stages, "_made", lambda parts, has_backward: SimpleNamespace(step=step))
+    with pytest.raises(type(cause) if cause else RuntimeError, match="no such layer" if cause else "failed to run"):
+        stages.train(lambda *given: torch.zeros(()), [cast("Any", [1])], lambda number: nullcontext())
+    assert stages.root.work is None
 
 
 def test_micro_batches_are_made_even_by_rows_that_learn_nothing() -> None:
