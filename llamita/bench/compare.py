@@ -1,7 +1,7 @@
 """Run one measurement for all formats and systems: llamita, each peer and the machine's limit take turns."""
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -52,6 +52,7 @@ class Settings:
     threads: int
     also_threads: tuple[int, ...] = ()
     peers_python: str | None = None
+    folder: Path | None = None  # where the systems' files are; None writes them anew, and removes them
     report: Callable[[str], None] = lambda _: None  # gets the name of each comparison before it starts
 
 
@@ -87,12 +88,23 @@ def compare(test: Measurement, settings: Settings) -> Results:
     peers = [SYSTEMS[name] for name in settings.systems if name != OURS.name]
     # `versions` first: it raises for a missing library before anything is measured.
     measured = Results(versions=versions(settings.systems, settings.peers_python))
-    with TemporaryDirectory(prefix="llamita-bench-") as folder:
+    with _files(settings) as folder:
         for format in settings.formats:
             with_format = [peer for peer in peers if format in peer.formats]
-            _one_format(test, settings, format, with_format, Path(folder), measured)
-            files.remove(Path(folder))
+            _one_format(test, settings, format, with_format, folder, measured)
+            if settings.folder is None:
+                files.remove(folder)
     return measured
+
+
+@contextmanager
+def _files(settings: Settings) -> Iterator[Path]:
+    """The folder of the systems' files."""
+    if settings.folder is not None:
+        yield settings.folder
+        return
+    with TemporaryDirectory(prefix="llamita-bench-") as folder:
+        yield Path(folder)
 
 
 def _one_format(

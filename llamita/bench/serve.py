@@ -3,7 +3,9 @@
 import math
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from llamita.bench import bandwidth, gemm
 from llamita.bench.compare import Measurement, Results, Settings, compare
@@ -83,6 +85,7 @@ def _rows(shape_name: str, format: str, count: int, turns: list[Served], shares:
 def _turn(engine: Engine, config: LlamaConfig, count: int, served: list[Served]) -> float:
     """Serve a workload, `count` requests at once; returns the tokens written per second."""
     before, work = engine.stats, Workload.of(count, config, len(served))
+    work = work if served else work.beginning()  # the first does not count
     handles, seconds = serve(engine, work)
     after, written = engine.stats, sum(len(handle.result().token_ids) for handle in handles)
     computed = (after.prompt_tokens - after.cached_prompt_tokens) - (before.prompt_tokens - before.cached_prompt_tokens)
@@ -94,20 +97,33 @@ def _turn(engine: Engine, config: LlamaConfig, count: int, served: list[Served])
 
 def measure_against(settings: Settings, *, counts: tuple[int, ...] = COUNTS) -> Results:
     """Measure the same workloads on the peers in turns with ours: tokens written per second."""
-    systems = [name for name in settings.systems if SYSTEMS[name].serves]
+    settings = replace(settings, systems=[name for name in settings.systems if SYSTEMS[name].serves])
     measured = Results()
-    for count in counts:
-        test = Measurement(
-            name=f"{count} at once", unit="tok/s", prepare=prepare, arguments=(count,), share=lambda *_: math.nan
-        )
-        part = compare(test, replace(settings, systems=systems))
-        part.rows = [replace(row, of_limit=None) for row in part.rows]
-        measured.add(part)
+    for format in settings.formats:
+        with TemporaryDirectory(prefix="llamita-bench-") as folder:
+            for count in counts:
+                measured.add(_against(replace(settings, formats=[format], folder=Path(folder)), count))
     return measured
 
 
+def _against(settings: Settings, count: int) -> Results:
+    """The peers and ours with this number of requests at once."""
+    test = Measurement(
+        name=f"{count} at once", unit="tok/s", prepare=prepare, arguments=(count,), share=lambda *_: math.nan
+    )
+    found = compare(test, settings)
+    found.rows = [replace(row, of_limit=None) for row in found.rows]
+    return found
+
+
 def prepare(system: str, shape_name: str, format: str, path: Path | None, threads: int, at_once: int) -> Run:
-    """Prepare a workload. Runs in a worker process."""
+    """Prepare a workload, which the first run has the beginning of, as it does not count. Runs in a worker process."""
     session = open_session(system, shape_name, format, path, threads)
     work = Workload.of(at_once, shape(shape_name), 0)
-    return lambda: work.written / session.serve_seconds(work)
+    turns = chain([work.beginning()], repeat(work))
+
+    def run() -> float:
+        work = next(turns)
+        return work.written / session.serve_seconds(work)
+
+    return run

@@ -102,6 +102,7 @@ SYSTEMS: dict[str, System] = {
             file="openvino",
             quantized_file="openvino",
             has_all_logits=False,
+            serves=True,
             needs_file=True,
         ),
     )

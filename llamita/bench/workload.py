@@ -8,6 +8,7 @@ from llamita.config import LlamaConfig
 ROUNDS = 2  # requests for each that runs at once
 PROMPTS, ANSWERS = (16, 192), (24, 96)  # tokens, least and most
 SHARED = 64  # tokens that every other prompt begins with
+SHORT = 8  # tokens
 LONGEST = 512  # tokens of a prompt and its answer
 
 
@@ -28,6 +29,11 @@ class Workload:
         shared = dice.choices(range(config.vocab_size), k=SHARED)
         prompts = [shared + text if number % 2 else text for number, text in enumerate(texts)]
         return cls(at_once, prompts, [dice.randint(*ANSWERS) for _ in range(count)])
+
+    def beginning(self) -> "Workload":
+        """The first requests, one for each that runs at once, with short answers: to begin with."""
+        answers = [min(answer, SHORT) for answer in self.answers[: self.at_once]]
+        return Workload(self.at_once, self.prompts[: self.at_once], answers)
 
     @property
     def written(self) -> int:

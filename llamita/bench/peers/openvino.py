@@ -1,5 +1,6 @@
 """OpenVINO on the CPU: a stateful graph with our weights, compressed as OpenVINO's users compress it."""
 
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -10,22 +11,30 @@ from torch import Tensor
 from llamita.bench import models
 from llamita.bench.peers.openvino_graph import build, openvino
 from llamita.bench.shapes import EMBEDDED, shape
+from llamita.bench.workload import Workload
 
 WIDE = "bf16"  # dtype of products of quantized weights, unless OpenVINO chooses a smaller one
 
 
 class OpenVinoSession:
-    """A session of OpenVINO: a compiled graph and its state."""
+    """A session of OpenVINO: a compiled graph and its state, and GenAI's pipelines where requests run at once.
 
-    def __init__(self, path: Path, *, threads: int, precision: str) -> None:
-        core = openvino.Core()
-        settings = {
+    vocabulary: its size.
+    """
+
+    def __init__(self, path: Path, *, threads: int, precision: str, vocabulary: int) -> None:
+        self._path, self._vocabulary, self._length = path, vocabulary, 0
+        self._settings = {
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(precision, precision),
-            "PERFORMANCE_HINT": "LATENCY",
         }
-        self._request: Any = core.compile_model(str(path), "CPU", settings).create_infer_request()
-        self._length = 0
+        self._pipelines: dict[int, Any] = {}
+
+    @cached_property
+    def _request(self) -> Any:
+        """The graph for one text, compiled when it is first used."""
+        settings = {**self._settings, "PERFORMANCE_HINT": "LATENCY"}
+        return openvino.Core().compile_model(str(self._path), "CPU", settings).create_infer_request()
 
     def prefill(self, prompt: list[int]) -> None:
         """Compute the logits of the next token after a prompt, from an empty cache."""
@@ -42,6 +51,14 @@ class OpenVinoSession:
             self.append([token])
             token = self.greedy_token()
         return perf_counter() - start
+
+    def serve_seconds(self, work: Workload) -> float:
+        """Write the answers of a workload, `at_once` together: seconds."""
+        from llamita.bench.peers.openvino_genai import Batching  # another package, which no other test needs
+
+        if work.at_once not in self._pipelines:
+            self._pipelines[work.at_once] = Batching(self._path, self._settings, work.at_once, self._vocabulary)
+        return self._pipelines[work.at_once].seconds(work)
 
     def append(self, tokens: list[int]) -> None:
         """Process more tokens after those in the cache."""
@@ -78,4 +95,5 @@ def _shifted(name: str, weight: Tensor) -> Tensor:
 def open_session(shape_name: str, format: str, path: Path | None, threads: int) -> OpenVinoSession:
     """Open the graph at `path`."""
     assert path is not None
-    return OpenVinoSession(path, threads=threads, precision=format if format in ("fp32", "bf16") else WIDE)
+    precision, vocabulary = format if format in ("fp32", "bf16") else WIDE, shape(shape_name).vocab_size
+    return OpenVinoSession(path, threads=threads, precision=precision, vocabulary=vocabulary)

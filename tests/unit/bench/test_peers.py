@@ -9,6 +9,7 @@ from llamita.bench import files, models
 from llamita.bench.prompts import prompt
 from llamita.bench.shapes import SHAPES, shape
 from llamita.bench.systems import SYSTEMS, open_session
+from llamita.bench.workload import Workload
 
 IDS = prompt(SHAPES["tiny"].vocab_size, 9)
 
@@ -26,7 +27,7 @@ def test_openvino_computes_the_same_logits(tmp_path: Path) -> None:
     path = tmp_path / "graph.xml"
     weights = dict(models.build("tiny", "fp32").state_dict())
     openvino.save_model(build(shape("tiny"), weights, "fp32"), str(path), compress_to_fp16=False)
-    session = OpenVinoSession(path, threads=1, precision="fp32")
+    session = OpenVinoSession(path, threads=1, precision="fp32", vocabulary=shape("tiny").vocab_size)
     session.prefill(IDS)
     whole = torch.tensor(session.logits())
     session.prefill(IDS[:4])
@@ -43,3 +44,16 @@ def test_llama_cpp_finds_the_same_token_likeliest(tmp_path: Path) -> None:
     session = open_session("llama.cpp", "tiny", "fp32", path, 1)
     session.prefill(IDS)
     assert session.greedy_token() == logits_of_ours().argmax()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("system", "package"), [("openvino", "openvino_genai"), ("llama.cpp", "llama_cpp"), ("transformers", "transformers")]
+)
+def test_many_texts_at_once(system: str, package: str, tmp_path: Path) -> None:
+    pytest.importorskip(package)
+    described = SYSTEMS[system]
+    path = files.written_file(described, "tiny", "fp32", tmp_path, None) if described.needs_file else None
+    session = open_session(system, "tiny", "fp32", path, 1)
+    work = Workload.of(2, shape("tiny"), 0)
+    assert session.serve_seconds(work.beginning()) > 0
+    assert session.serve_seconds(work) > 0

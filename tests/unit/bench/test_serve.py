@@ -32,6 +32,8 @@ def test_a_workload_is_the_same_for_the_same_seed_and_shares_beginnings() -> Non
     assert len(work.prompts) == len(work.answers) == 8
     assert work.prompts[1][:64] == work.prompts[3][:64] != work.prompts[2][:64]
     assert work.written == sum(work.answers)
+    assert work.beginning().prompts == work.prompts[:4]
+    assert work.beginning().written <= 4 * 8
 
 
 def test_the_least_time_is_of_reading_or_of_products() -> None:
