@@ -13,7 +13,7 @@ from llamita.errors import UnsupportedError, UsageError
 OLDEST = (3, 11)  # as pyproject.toml says
 TIMEOUT = 120  # seconds: importing torch from a cold disk is slow
 # The modules that its processes import before a peer's library.
-MODULES = ("worker", "decode", "prefill", "load", "memory", "quality", "files", "ours", "serve")
+MODULES = ("worker", "decode", "prefill", "load", "memory", "quality", "files", "ours", "serve_peers")
 # Prints the Python's version, the versions of the packages, and the first import that fails. Old Pythons can run it.
 PROBE = """
 import sys

@@ -1,28 +1,21 @@
 """Serve: many requests at once through the engine, compared with what memory and products allow."""
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from itertools import chain, repeat
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from llamita.bench import bandwidth, gemm
-from llamita.bench.compare import Measurement, Results, Settings, compare
+from llamita.bench.compare import Results, Settings
 from llamita.bench.formats import is_quantized, weights
 from llamita.bench.models import build
 from llamita.bench.ours import engine_of, serve
 from llamita.bench.prefill import FLOATS
 from llamita.bench.report import OURS, Row, p95, spread
 from llamita.bench.shapes import shape
-from llamita.bench.systems import SYSTEMS, open_session
-from llamita.bench.workers import InProcess, Run, in_turn
-from llamita.bench.workload import Cost, Workload
+from llamita.bench.workers import InProcess, in_turn
+from llamita.bench.workload import COUNTS, Cost, Workload
 from llamita.config import LlamaConfig
 from llamita.engine.engine import Engine
 from llamita.plans.cpu import fuse
-
-COUNTS = (1, 4, 8, 16, 32)
 
 
 @dataclass
@@ -93,37 +86,3 @@ def _turn(engine: Engine, config: LlamaConfig, count: int, served: list[Served])
     first = [one.first_token - one.arrival for one in metrics if one.first_token is not None]
     served.append(Served(written / seconds, first, computed, written))
     return written / seconds
-
-
-def measure_against(settings: Settings, *, counts: tuple[int, ...] = COUNTS) -> Results:
-    """Measure the same workloads on the peers in turns with ours: tokens written per second."""
-    settings = replace(settings, systems=[name for name in settings.systems if SYSTEMS[name].serves])
-    measured = Results()
-    for format in settings.formats:
-        with TemporaryDirectory(prefix="llamita-bench-") as folder:
-            for count in counts:
-                measured.add(_against(replace(settings, formats=[format], folder=Path(folder)), count))
-    return measured
-
-
-def _against(settings: Settings, count: int) -> Results:
-    """The peers and ours with this number of requests at once."""
-    test = Measurement(
-        name=f"{count} at once", unit="tok/s", prepare=prepare, arguments=(count,), share=lambda *_: math.nan
-    )
-    found = compare(test, settings)
-    found.rows = [replace(row, of_limit=None) for row in found.rows]
-    return found
-
-
-def prepare(system: str, shape_name: str, format: str, path: Path | None, threads: int, at_once: int) -> Run:
-    """Prepare a workload, which the first run has the beginning of, as it does not count. Runs in a worker process."""
-    session = open_session(system, shape_name, format, path, threads)
-    work = Workload.of(at_once, shape(shape_name), 0)
-    turns = chain([work.beginning()], repeat(work))
-
-    def run() -> float:
-        work = next(turns)
-        return work.written / session.serve_seconds(work)
-
-    return run

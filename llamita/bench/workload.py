@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from llamita.config import LlamaConfig
 
+COUNTS = (1, 4, 8, 16, 32)  # requests at once
 ROUNDS = 2  # requests for each that runs at once
 PROMPTS, ANSWERS = (16, 192), (24, 96)  # tokens, least and most
 SHARED = 64  # tokens that every other prompt begins with

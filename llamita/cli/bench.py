@@ -182,12 +182,12 @@ def _rows(args: argparse.Namespace) -> "Results":
 
 
 def _serve(args: argparse.Namespace) -> "Results":
-    from llamita.bench import serve
+    from llamita.bench import serve, serve_peers
 
     settings = _settings(args)
     measured = serve.measure(settings)
     if len(settings.systems) > 1:
-        measured.add(serve.measure_against(settings))
+        measured.add(serve_peers.measure(settings))
     return measured
 
 

@@ -47,7 +47,8 @@ def test_llama_cpp_finds_the_same_token_likeliest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("system", "package"), [("openvino", "openvino_genai"), ("llama.cpp", "llama_cpp"), ("transformers", "transformers")]
+    ("system", "package"),
+    [("openvino", "openvino_genai"), ("llama.cpp", "llama_cpp"), ("transformers", "transformers")],
 )
 def test_many_texts_at_once(system: str, package: str, tmp_path: Path) -> None:
     pytest.importorskip(package)
