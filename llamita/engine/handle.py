@@ -60,7 +60,8 @@ class RequestHandle:
         self.request_id, self.request, self.adapter = request_id, request, adapter
         self.metrics = RequestMetrics(monotonic())
         self._abort = abort
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed, self._ended = threading.Condition(lock), threading.Condition(lock)
         self._deltas: deque[Delta] = deque()
         self._completion: Completion | None = None
         self._error: BaseException | None = None
@@ -82,8 +83,8 @@ class RequestHandle:
 
     def result(self, timeout: float | None = None) -> Completion:
         """Wait for the whole text. Raises TimeoutError after `timeout` seconds; the request goes on."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: self.is_over, timeout):
+        with self._ended:  # not woken by each token
+            if not self._ended.wait_for(lambda: self.is_over, timeout):
                 raise TimeoutError(f"request {self.request_id} is not over after {timeout} s: wait longer, or abort it")
         return self._outcome()
 
@@ -140,6 +141,7 @@ class RequestHandle:
                 else:
                     self._error = outcome
             self._changed.notify_all()
+            self._ended.notify_all()
             return self._waiter
 
     def _take(self) -> Delta | None:
