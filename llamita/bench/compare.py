@@ -52,7 +52,7 @@ class Settings:
     threads: int
     also_threads: tuple[int, ...] = ()
     peers_python: str | None = None
-    folder: Path | None = None  # where the systems' files are; None writes them anew, and removes them
+    folder: Path | None = None  # where the systems' files are; None writes them for this test alone
     report: Callable[[str], None] = lambda _: None  # gets the name of each comparison before it starts
 
 

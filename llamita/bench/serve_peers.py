@@ -1,4 +1,4 @@
-"""Serve beside peers: the same requests on each, in turns. Its processes need no engine, and none of its libraries."""
+"""Serve as peers do: the same requests on each, in turns. Its processes need no engine, and none of its libraries."""
 
 import math
 from dataclasses import replace
