@@ -11,7 +11,7 @@ from llamita.model import plan
 from llamita.model.llama import LlamaForCausalLM
 from llamita.plans import offload, recompute, training
 from llamita.train import optim
-from llamita.train.allocator import keep_freed_memory
+from llamita.train.allocator import keep_freed_memory_later
 from llamita.train.master_weights import with_masters
 from llamita.train.method import METHODS
 from llamita.train.rates import parsed_rates, set_shares
@@ -28,7 +28,7 @@ def prepare(model: LlamaForCausalLM, recipe: Recipe, *, processes: int = 1) -> N
     does not fit the device or the number of processes.
     """
     check(recipe, model.device, processes)
-    keep_freed_memory()
+    keep_freed_memory_later()
     if processes == 1 and METHODS[recipe.method].is_adapter:  # several shard whole layers, of one dtype
         keep_in_halves(model)
     layers = list(model.model.layers)
