@@ -51,7 +51,7 @@ USES = {
     "overhead": GENERATION,
     "speculate": GENERATION,
 }
-PREFILL, TRAINED, DEPTH = 512, 256, 1  # default values of --length
+PREFILL, DEPTH = 512, 1  # default values of --length
 COUNTS = ("batch", "length", "tokens", "repeats", "threads")
 
 
@@ -76,14 +76,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--peers-python", metavar="PATH", help="a Python that has the peers' libraries (default: this one)"
     )
     parser.add_argument(
-        "--batch", type=int, default=None, help="rows of the batch (defaults: train 4, overhead 1, speculate 1 and 4)"
+        "--batch", type=int, default=None, help="rows of the batch (defaults: train 8, overhead 1, speculate 1 and 4)"
     )
     parser.add_argument(
         "-p",
         "--length",
         type=int,
         default=None,
-        help="tokens of the prompt (defaults: prefill and quality 512, train 256, decode 1)",
+        help="tokens of the prompt (defaults: prefill, quality and train 512, decode 1)",
     )
     parser.add_argument("--method", default="full", help="of train: full, lora or qlora, compared with peft's LoRA")
     parser.add_argument("-n", "--tokens", type=int, default=128, help="tokens to generate")
@@ -231,8 +231,8 @@ def _train(args: argparse.Namespace) -> "Results":
         shape_name=args.shape,
         method=args.method,
         precision=None if args.dtype in (None, "auto") else precisions.get(args.dtype, args.dtype),
-        batch=args.batch or 4,
-        length=args.length or TRAINED,
+        batch=args.batch or 8,
+        length=args.length or PREFILL,
         repeats=args.repeats,
         threads=args.threads,
         peers_python=args.peers_python,
