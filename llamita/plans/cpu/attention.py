@@ -78,7 +78,7 @@ class SegmentAttention:
         self._rows = empty(segment.rows, 4, dtype=torch.int64).zero_()  # a `Row` of each
         mine = positions[first : first + self.count].numpy().reshape(segment)
         self._standing, self._positions = self._rows.numpy(), mine
-        self._steps = np.arange(segment.tokens)
+        self._steps, self._numbers = np.arange(segment.tokens), np.arange(segment.rows)
         window, scale = config.sliding_window or 1 << 30, bits(config.softmax_scale)
         sizes = Sizes(
             tokens=segment.tokens, heads=self._heads, group=self._group, width=self._width, row_stride=0,
@@ -126,11 +126,11 @@ class SegmentAttention:
     def stand(self, layout: BatchLayout) -> None:
         """Write the positions and slots of the new tokens, for the kernels."""
         standing = self._standing
-        standing[:, 0], standing[:, 1], standing[:, 2] = layout.start, layout.first, 0
+        standing[:, 0], standing[:, 1], standing[:, 2] = _values(layout.start), _values(layout.first), 0
         if layout.tables is not None and layout.origin is not None:
             self._tables, entries = layout.tables, layout.tables.shape[1]
-            begin = torch.arange(len(standing), device="cpu") * entries + layout.origin
-            standing[:, 2] = layout.tables.data_ptr() + 8 * begin.numpy()
+            begin = self._numbers * entries + _values(layout.origin)
+            standing[:, 2] = layout.tables.data_ptr() + 8 * begin
             self._sizes[SIZE.page_bits] = layout.page_size.bit_length() - 1
         np.add(standing[:, :1], self._steps, out=self._positions)
         if isinstance(layout.start, Tensor) and standing[:, 0].min() < 0:
@@ -163,6 +163,11 @@ class SegmentAttention:
             for number in self._calls[layer * calls : (layer + 1) * calls]:
                 self._program.change(number, keys=keys, values=values)
         self._known = ref(buffers[0][0])
+
+
+def _values(numbers: Tensor | int) -> np.ndarray | int:
+    """Numbers for NumPy, whose calls cost less than torch's: a pass makes several for every segment."""
+    return numbers.numpy() if isinstance(numbers, Tensor) else numbers
 
 
 def multiplies_pairs() -> bool:
