@@ -1,18 +1,13 @@
-"""`llamita train` as torchrun starts it: `python -m tests.distributed.command FOLDER`, which forks its processes."""
+"""`llamita train` as torchrun starts it, by a process that forks."""
 
 import contextlib
 import io
-import json
 import os
 import signal
-import sys
 import time
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-
-import torch
-import torch._dynamo  # the first step of an optimizer imports it
 
 from llamita.cli.main import main
 from llamita.train.metrics import read_log
@@ -98,8 +93,9 @@ def last_step(folder: Path) -> int:
     return int((folder / "training" / "latest").read_text(encoding="utf-8").split("-")[1])
 
 
-def check(top: Path) -> dict[str, Any]:
-    """All commands, one after another."""
+def check(where: str) -> dict[str, Any]:
+    """All commands, one after another, in a folder."""
+    top = Path(where)
     text, folder = top / "book.txt", top / "run"
     text.write_text("\f".join(f"the {n} llamas eat {n * n} leaves" for n in range(60)), encoding="utf-8")
     begin = ["train", str(text), *SMALL, "--batch-tokens", "128", "--save-every", "1", "-o", str(folder)]
@@ -120,8 +116,3 @@ def check(top: Path) -> dict[str, Any]:
     found |= {f"adapter {count}": adapter_of(top, count) for count in (1, 2)}
     end = str(found["left"] + 2)
     return found | {"resumed": answers(group.start(1, lambda: run([*resume, "--steps", end, "-q"])))}
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print(json.dumps(check(Path(sys.argv[1]))))

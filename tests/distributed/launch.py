@@ -1,60 +1,43 @@
 """Runs a function in several processes of one group, as torchrun would, and brings back what each of them returned."""
 
+import atexit
 import os
-import socket
-import subprocess
-import sys
+import pickle
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
+from tests.architecture.source import ROOT
+from tests.distributed import group
+from tests.zygote import Zygote, result
 
-SECONDS = 240  # after which processes that wait for each other are given up
+
+@cache
+def _forks() -> Zygote:
+    """What forks for every launch of this process of tests: it has imported what they need, which takes seconds."""
+    modules = "llamita.llm, llamita.loader, tests.distributed.command, tests.distributed.stage_cases"
+    forks = Zygote(f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {modules}")
+    atexit.register(forks.stop)
+    return forks
+
+
+def run(script: str) -> str:
+    """What a script prints in a process of its own, with one thread and every warning an error."""
+    whole = f"import torch; torch.set_num_threads(1); {script}"
+    return result(_forks().start(whole, os.environ | {"PYTHONPATH": str(ROOT)}))
 
 
 def launch(case: str, processes: int, folder: Path, *words: str) -> list[Any]:
-    """What `module:function`, called with the words, returned in each process, by rank; it joins the group itself.
-
-    The processes are judged by what they left, not by how they end: gloo now and then aborts a process at its exit.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    command = [sys.executable, "-m", "tests.distributed.launch", str(folder), case, *words]
-    started = []
-    for rank in range(processes):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
-        log = (folder / f"{rank}.log").open("w+", encoding="utf-8")
-        variables = os.environ | shared | own
-        started.append((subprocess.Popen(command, env=variables, stdout=log, stderr=subprocess.STDOUT), log))
-    try:
-        return [_answer(folder, rank, process, log) for rank, (process, log) in enumerate(started)]
-    finally:
-        for process, log in started:
-            process.kill()
-            process.wait()
-            log.close()
+    """What `module:function`, called with the words, returned in each process, by rank; it joins the group itself."""
+    answers = folder / "answers"
+    run(f"from tests.distributed import launch; launch.leave({str(answers)!r}, {processes}, {case!r}, *{words!r})")
+    return pickle.loads(answers.read_bytes())
 
 
-def _answer(folder: Path, rank: int, process: subprocess.Popen[bytes], log: Any) -> Any:
-    process.wait(timeout=SECONDS)
-    left = folder / f"{rank}.pt"
-    if not left.exists():
-        log.seek(0)
-        raise AssertionError(f"process {rank} ended with {process.returncode}:\n{log.read()}")
-    return torch.load(left, weights_only=False)
-
-
-def main(folder: str, case: str, *words: str) -> None:
-    """Call a case in this process, and leave what it returned in the folder."""
-    torch.set_num_threads(1)
-    module, _, function = case.partition(":")
-    answer = getattr(import_module(module), function)(*words)
-    left = Path(folder) / f"{os.environ['RANK']}.pt"
-    torch.save(answer, left.with_suffix(".tmp"))
-    left.with_suffix(".tmp").rename(left)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def leave(answers: str, processes: int, case: str, *words: str) -> None:
+    """Call a case in as many processes, and leave in a file what it returned."""
+    module, _, name = case.partition(":")
+    function = getattr(import_module(module), name)
+    found = [group.answer(*one) for one in group.start(processes, lambda: function(*words))]
+    Path(answers).write_bytes(pickle.dumps(found))

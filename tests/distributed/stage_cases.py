@@ -1,11 +1,8 @@
 """What stages of a model compute, alone and with the other dims of the mesh, next to what one process computes.
 
-`python -m tests.distributed.stage_cases NAME...` prints one JSON object; a process of its own with one thread, so that
-it may fork.
+For a process that only forks: so autograd begins in the children.
 """
 
-import json
-import sys
 import tempfile
 from dataclasses import replace
 from itertools import pairwise
@@ -185,7 +182,7 @@ def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def check(names: list[str]) -> dict[str, Any]:
+def check(*names: str) -> dict[str, Any]:
     """All cases, of a model whose head is the embedding; the first also of one with a head of its own."""
     tied = reference(True)
     found = {name: compare(name, STEPS if name in TWENTY else FEW, tied, is_tied=True) for name in names}
@@ -193,8 +190,3 @@ def check(names: list[str]) -> dict[str, Any]:
         found["untied"] = compare("1f1b", FEW, reference(False), is_tied=False)
         found["resumed"] = resumed(tied[FEW][1])
     return found
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print(json.dumps(check(sys.argv[1:] or list(CASES))))

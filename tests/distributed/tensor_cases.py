@@ -76,7 +76,8 @@ def largest(pairs: Any) -> float:
     """The largest difference of pairs of tensors or of numbers."""
     double = torch.float64  # of which torch makes fp32 if it is not told
     return max(
-        float((torch.as_tensor(a, dtype=double) - torch.as_tensor(b, dtype=double)).abs().max()) for a, b in pairs
+        float((torch.as_tensor(a, dtype=double) - torch.as_tensor(b, dtype=double)).detach().abs().max())
+        for a, b in pairs
     )
 
 

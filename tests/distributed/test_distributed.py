@@ -11,16 +11,15 @@ from typing import Any
 import pytest
 
 from tests.architecture.source import ROOT
+from tests.distributed.launch import run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes with gloo")
 
 
 def launched(module: str, *words: str) -> dict[str, Any]:
-    """The JSON object that a module prints last."""
-    command = [sys.executable, "-W", "error", "-m", f"tests.distributed.{module}", *words]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=1200)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    """What a module's `check` answers in a process of its own, which forks others."""
+    script = f"import json; from tests.distributed import {module}; print(json.dumps({module}.check(*{words!r})))"
+    return json.loads(run(script).splitlines()[-1])
 
 
 @pytest.mark.early

@@ -1,14 +1,10 @@
-"""What the distributed tests run: `python -m tests.distributed.work CHECK` prints one JSON object.
-
-A process of its own with one thread, so that it may fork; it only forks, so that autograd begins in the children.
-"""
+"""Checks of training on several ranks, for a process that only forks: so autograd begins in the children."""
 
 import errno
 import json
 import os
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -265,6 +261,7 @@ def _saving(mesh: Any, folder: Path) -> dict[str, Any]:
 
 CHECKS = {"parity": parity, "scaling": scaling, "resume": resume, "kills": kills, "saving": saving}
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print(json.dumps({name: CHECKS[name]() for name in sys.argv[1:]}))
+
+def check(*names: str) -> dict[str, Any]:
+    """What some checks found, by name."""
+    return {name: CHECKS[name]() for name in names}

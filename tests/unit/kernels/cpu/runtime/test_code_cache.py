@@ -18,7 +18,7 @@ from llamita.kernels.cpu.constants import DTYPES
 from llamita.kernels.cpu.runtime import code_cache
 from llamita.kernels.cpu.runtime.machine_code import Code
 from llamita.kernels.cpu.runtime.program import Kernel, found
-from tests.unit.kernels.cpu.runtime.zygote import Zygote, result
+from tests.zygote import Zygote, result
 
 X86 = "x86_64" in simd.target()[0]
 SOURCES = Path(llamita.kernels.__file__).parent

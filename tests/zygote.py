@@ -1,4 +1,4 @@
-"""Processes that have torch but nothing of ours: one imports it, and forks for each script that is to be run."""
+"""Processes by fork: one imports what takes long, torch above all, and forks for each script that is to be run."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 SERVE = """
 import json, os, signal, socket, sys, traceback, warnings
-import torch
+exec(sys.argv[2])
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that end
 orders = socket.socket(fileno=int(sys.argv[1]))
 while True:
@@ -22,6 +22,7 @@ while True:
     if not is_child:
         os.close(pipes[0])
         continue
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     code = 0
     try:
         os.dup2(pipes[0], 1)
@@ -41,12 +42,12 @@ while True:
 
 
 class Zygote:
-    """The process that forks."""
+    """The process that forks. imports: the statement of what it imports; it must start no thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, imports: str = "import torch") -> None:
         self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         with theirs:
-            command = [sys.executable, "-W", "error", "-c", SERVE, str(theirs.fileno())]
+            command = [sys.executable, "-W", "error", "-c", SERVE, str(theirs.fileno()), imports]
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
 
     def start(self, script: str, environment: Mapping[str, str]) -> int:
