@@ -17,12 +17,15 @@ def keep_freed_memory_later() -> None:
     not fit into the gaps in the next step: the process of a step of 110m had 900 MiB more than its tensors.
     """
 
-    def keep(*_: object) -> None:
-        handle.remove()
-        keep_freed_memory()
+    waiting = [True]
+
+    def keep(*_: object) -> None:  # stays, and does nothing later: torch goes through its hooks while it calls them
+        if waiting:
+            waiting.clear()
+            keep_freed_memory()
 
     _set(_MMAP_THRESHOLD, LARGE)
-    handle = register_optimizer_step_post_hook(keep)
+    register_optimizer_step_post_hook(keep)
 
 
 def keep_freed_memory() -> bool:

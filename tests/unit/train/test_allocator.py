@@ -20,6 +20,7 @@ torch.set_num_threads(1)
 faults()
 without = faults()
 keep_freed_memory_later()
+keep_freed_memory_later()  # of another run in the same process
 weight = torch.nn.Parameter(torch.ones(3))
 weight.grad = torch.ones(3)
 optimizer = torch.optim.AdamW([weight])
