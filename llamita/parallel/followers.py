@@ -11,6 +11,7 @@ import select
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -98,7 +99,8 @@ class Commands:
                     name, *values = json.loads(line)
                     if name == END:
                         return
-                    self._connection.sendall(b".")  # taken up
+                    with suppress(BrokenPipeError):  # it may have said all, and closed: its lines have its end
+                        self._connection.sendall(b".")  # taken up
                     yield name, values
         except OSError as error:
             raise LostProcess("process 0 has ended in the middle: see what it said") from error
