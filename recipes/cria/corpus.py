@@ -11,7 +11,6 @@ from tokenizers import Tokenizer
 
 from llamita.data.documents import IGNORED
 from recipes.cria import chats, tasks
-from recipes.cria.docstrings import read_docstrings
 from recipes.cria.functions import functions
 from recipes.cria.plain import event, plain
 from recipes.cria.prompts import holds_prompt
@@ -76,7 +75,6 @@ class Corpus:
             "story": lambda rng: _text(story(rng)),
             "told story": lambda rng: render_chat(chats.told_story(rng)),
             "small talk": lambda rng: render_chat(chats.small_talk(rng)),
-            "docstring": lambda rng: _text(rng.choice(read_docstrings(held_out=held_out))),
             "plain": lambda rng: _text(plain(rng)),
             "event": lambda rng: _text(event(rng)),
             "everyday": lambda rng: render_chat(chats.everyday(rng)),

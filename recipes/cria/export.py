@@ -25,7 +25,8 @@ def export(model: LlamaForCausalLM, tokenizer: Tokenizer, recipe: CriaRecipe, fo
     state = {name: weight.detach() for name, weight in model.state_dict().items() if name != "lm_head.weight"}
     save_checkpoint({name: weight.to(torch.bfloat16) for name, weight in sorted(state.items())}, folder)
     ids = _token_ids(tokenizer)
-    model.config.replace(dtype="bfloat16", eos_token_id=ids["eos_token_id"]).save_pretrained(folder)
+    extra = {**model.config.extra, "architectures": [type(model).__name__]}  # by which other tools know a Llama
+    model.config.replace(dtype="bfloat16", eos_token_id=ids["eos_token_id"], extra=extra).save_pretrained(folder)
     write_tokenizer(tokenizer, folder, length=recipe.train.length)
     write_text(folder / "recipe.toml", recipe.text)
     return folder

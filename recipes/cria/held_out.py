@@ -1,6 +1,6 @@
 """The text by which quantized models are judged: `python -m recipes.cria.held_out` writes llamita/cria/held_out.txt.
 
-Stories, docstrings and functions that training never saw, a form feed between them.
+Stories, plain texts and functions that training never saw, a form feed between them.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from recipes.cria.corpus import Corpus
 from recipes.cria.recipe import read_recipe
 from recipes.cria.tokens import BOS, END
 
-KINDS = {"story": 4.0, "docstring": 1.0, "functions": 1.0}
+KINDS = {"story": 4.0, "plain": 4.0, "functions": 1.0}
 SIZE = 60_000  # characters
 
 

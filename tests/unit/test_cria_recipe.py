@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
+import llamita
 from llamita.data.documents import IGNORED
 from llamita.model.llama import LlamaForCausalLM
 from llamita.tokenizer.chat import render
@@ -191,9 +192,14 @@ def test_a_stopped_run_goes_on_exactly_and_the_export_loads(tmp_path: Path) -> N
     folder = export(resumed.run.model, prepare_tokenizer(recipe), recipe)
     weights = load_file(folder / "model.safetensors")
     assert "lm_head.weight" not in weights and {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+    assert json.loads((folder / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
     loaded = LlamaForCausalLM.from_pretrained(folder)
     for name, weight in whole.run.model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], weight.bfloat16())
+
+
+def test_the_recipe_beside_the_weights_is_the_one_that_made_them() -> None:
+    assert (Path(llamita.__file__).parent / "cria" / "recipe.toml").read_text() == RECIPE.read_text()
 
 
 def test_the_rates_are_those_of_the_recipe(tmp_path: Path) -> None:
