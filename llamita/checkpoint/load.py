@@ -1,5 +1,6 @@
 """The one door through which a model and its tokenizer come in."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +15,7 @@ from llamita.errors import NotFoundError, UnsupportedError
 from llamita.files.checkpoint import open_checkpoint
 from llamita.files.disk import explained
 from llamita.files.hub import is_gguf_name, resolve, resolve_gguf
+from llamita.model.files import read_generation_config
 from llamita.model.initial import shapes_only
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.loading import check_complete
@@ -79,6 +81,34 @@ def load_pretrained(
         device_mesh=device_mesh,
     )
     return Loaded(model, tokenizer, str(name or EMBEDDED), folder)
+
+
+def unread(
+    name: str | Path, *, dtype: str, device: torch.device, offline: bool = False
+) -> tuple[LlamaForCausalLM, Tokenizer, Callable[[LlamaForCausalLM], None]] | None:
+    """A model without its weights, its tokenizer, and what reads them to a device once the model is sharded.
+
+    None for a GGUF file. Raises what `load_pretrained` raises.
+    """
+    folder = find(name, offline=offline)
+    if is_gguf(folder):
+        return None
+    from llamita.tokenizer.load import load_tokenizer
+
+    config = LlamaConfig.from_pretrained(folder)
+    if config.extra.get("quantization_config"):
+        return None  # which `load_pretrained` refuses
+    tokenizer = load_tokenizer(folder)
+    check_vocabulary(tokenizer, config, folder)
+    check_weights(folder, config)
+    model = LlamaForCausalLM.without_weights(config.replace(dtype=dtype))
+    model.name_or_path, model.generation_config = str(name), read_generation_config(folder, model.generation_config)
+
+    def read(model: LlamaForCausalLM) -> None:
+        with open_checkpoint(folder) as tensors:
+            model.read_weights(tensors, device=device, copies=True)
+
+    return model, tokenizer, read
 
 
 def check_weights(folder: Path, config: LlamaConfig) -> None:

@@ -1,7 +1,8 @@
 """Models read from a checkpoint and written as one, by the names that transformers' users type."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -38,6 +39,7 @@ class ModelFiles(Familiar):
         device: str | torch.device | None = None,
         device_map: Any = None,
         device_mesh: Any = None,
+        shard: Callable[[Any], object] | None = None,
         attn_implementation: str | None = None,
         numerics: str | None = None,
         deterministic: bool = False,
@@ -63,6 +65,8 @@ class ModelFiles(Familiar):
         where on the hub, and how it is asked. use_safetensors: True insists on that format.
         device_mesh: a mesh of processes, over whose `tp` dim the model is sharded to write, see
         `llamita.parallel.tensor`; each process reads its own part of the files.
+        shard: called with the model while it has no weights, to shard it (`llamita.parallel`, or FSDP2's fully_shard);
+        each process then reads its own part of what that leaves.
         deterministic: batch-invariant mode, see `llamita.plans.invariant`; attn_implementation is then its own.
         output_loading_info: return (model, report as a dict of lists) instead.
         changes: fields of the config, such as num_labels=3 or use_cache=False; `llamita.model.names` says of the other
@@ -89,8 +93,18 @@ class ModelFiles(Familiar):
         config = config.replace(**changes)
         config = config.replace(dtype=chosen_dtype(one_dtype(dtype, torch_dtype), config, tensors))
         on = chosen_device(one_device(device, device_map))
-        model = cls._from_tensors(config, tensors, device=on, mesh=device_mesh)
-        report = model.load_report
+        if method := config.extra.get("quantization_config"):
+            kind = method.get("quant_method", "an unnamed method") if isinstance(method, dict) else method
+            raise UnsupportedError(f"this checkpoint is quantized by {shortened(kind)}: give one of plain weights")
+        model = cls.without_weights(config)
+        if device_mesh is not None:
+            from llamita.parallel.tensor import shard_for_writing
+
+            shard_for_writing(model, device_mesh)
+        if shard is not None:
+            shard(model)
+        model.read_weights(tensors, device=on, copies=shard is not None)
+        report = model.eval().load_report
         if report.mismatched_keys and not ignore_mismatched_sizes:
             raise UsageError(
                 f"{name} does not fit its config: {report}; ignore_mismatched_sizes=True starts these at random"
@@ -98,7 +112,7 @@ class ModelFiles(Familiar):
         if str(report):
             warnings.warn(f"loading {name}: {report}", stacklevel=2)
         model.name_or_path = "" if name is None else str(name)
-        model.generation_config = _read_generation_config(path, model.generation_config)
+        model.generation_config = read_generation_config(path, model.generation_config)
         if deterministic:
             from llamita.plans.invariant import invariant
 
@@ -106,25 +120,37 @@ class ModelFiles(Familiar):
         return cast("Self", (model, vars(report))) if output_loading_info else model
 
     @classmethod
-    def _from_tensors(cls, config: LlamaConfig, tensors: Tensors, *, device: torch.device, mesh: Any = None) -> Self:
-        """A model with the checkpoint's weights in `config.dtype`, in eval mode; others are initialized at random."""
-        if method := config.extra.get("quantization_config"):
-            kind = method.get("quant_method", "an unnamed method") if isinstance(method, dict) else method
-            raise UnsupportedError(f"this checkpoint is quantized by {shortened(kind)}: give one of plain weights")
+    def without_weights(cls, config: LlamaConfig) -> Self:
+        """A model on the meta device, whose weights are still to come: it may be sharded before they are read."""
         with shapes_only():
-            model = cast("Any", cls)(config)
-        dtype, std, fit = getattr(torch, str(config.dtype)), config.initializer_range, whole
-        if mesh is not None:
-            from llamita.parallel.tensor import placed as fit
-            from llamita.parallel.tensor import shard_for_writing
+            return cast("Any", cls)(config)
 
-            shard_for_writing(model, mesh)
-        model.load_report = fill(model, tensors, tied=model.tied_weights, std=std, dtype=dtype, device=device, fit=fit)
-        model.tie_weights()
-        for module in model.modules():
+    def read_weights(self, tensors: Tensors, *, device: torch.device, copies: bool = False) -> None:
+        """Give a model without weights those of a checkpoint, in the config's dtype; others are initialized at random.
+
+        Of a sharded model each process reads its own part. copies: that has memory of its own, for training; otherwise
+        it may be the file's own pages. What did not fit is in `load_report`.
+        """
+        model, dtype = cast("Any", self), getattr(torch, str(self.config.dtype))
+        std, fit = self.config.initializer_range, partial(self.fit, copies=copies)
+        self.load_report = fill(model, tensors, tied=model.tied_weights, std=std, dtype=dtype, device=device, fit=fit)
+        self.complete(device)
+
+    @property
+    def fit(self) -> Callable[..., Tensor]:
+        """What makes a parameter of a whole weight: of a sharded model, of this process's part of it."""
+        if not any(hasattr(weight, "placements") for weight in cast("Any", self).parameters()):
+            return whole
+        from llamita.parallel.tensor import placed
+
+        return placed
+
+    def complete(self, device: torch.device) -> None:
+        """Do what is left once a model on the meta device has its weights: ties, and the rotary frequencies."""
+        cast("Any", self).tie_weights()
+        for module in cast("Any", self).modules():
             if isinstance(module, LlamaRotaryEmbedding):
                 module.reset(device)
-        return model.eval()
 
     def save_pretrained(
         self,
@@ -222,6 +248,7 @@ def chosen_device(device: str | torch.device) -> torch.device:
     return chosen
 
 
-def _read_generation_config(folder: Path | None, default: Mapping[str, Any]) -> Mapping[str, Any]:
+def read_generation_config(folder: Path | None, default: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a folder says of generation, or the default where it says nothing."""
     path = None if folder is None else folder / "generation_config.json"
     return GenerationConfig.from_pretrained(path.parent) if path is not None and path.exists() else default

@@ -88,8 +88,11 @@ class MemoryTensors:
         return self._tensors[name]
 
 
-def whole(weight: Tensor, like: Tensor, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A weight of a file for the parameter `like` of a model that is on one device: in a dtype, on that device."""
+def whole(weight: Tensor, like: Tensor, *, dtype: torch.dtype, device: torch.device, copies: bool = False) -> Tensor:
+    """A weight of a file for the parameter `like` of a model that is on one device: in a dtype, on that device.
+
+    copies: of parts, which this is none of.
+    """
     return weight.to(device=device, dtype=dtype)
 
 
@@ -110,14 +113,14 @@ def fill(
     Raises BrokenFileError for ties that the file contradicts.
     """
     sources = _sources(tensors.names, list(model.state_dict()))
-    _check_ties(tensors, sources, tied)
+    _check_ties(model, tensors, sources, tied, fit)
     report = LoadReport(unexpected_keys=_unexpected(tensors.names, sources, tied))
     for name, parameter in list(model.named_parameters(remove_duplicate=False)):
         if name in tied:
             continue
         source = _source(name, sources, tied)
         if source is not None and tensors.shape(source) == tuple(parameter.shape):
-            _put(model, name, fit(tensors.load(source), parameter, dtype=dtype, device=device))
+            put(model, name, fit(tensors.load(source), parameter, dtype=dtype, device=device))
             continue
         if source is None:
             report.missing_keys.append(name)
@@ -126,7 +129,7 @@ def fill(
         owner, _, leaf = name.rpartition(".")
         fresh = torch.empty(parameter.shape, dtype=dtype, device=device)
         initialize(model.get_submodule(owner), leaf, fresh, std=std)
-        _put(model, name, fit(fresh, parameter, dtype=dtype, device=device))
+        put(model, name, fit(fresh, parameter, dtype=dtype, device=device))
     return report
 
 
@@ -176,11 +179,17 @@ def _twin(name: str, tied: Mapping[str, str]) -> str:
     return next((twin for twin, source in tied.items() if source == name), "")
 
 
-def _check_ties(tensors: Tensors, sources: Mapping[str, str], tied: Mapping[str, str]) -> None:
+def _check_ties(
+    model: nn.Module, tensors: Tensors, sources: Mapping[str, str], tied: Mapping[str, str], fit: Callable[..., Tensor]
+) -> None:
+    """Compare what the file has of each pair, of a sharded model this process's part."""
     for twin, source in tied.items():
         if twin not in sources or source not in sources:
             continue
-        if not torch.equal(tensors.load(sources[twin]), tensors.load(sources[source])):
+        like, device = model.get_parameter(source), torch.device("cpu")
+        whole = [tensors.load(sources[name]) for name in (twin, source)]
+        parts = [fit(weight, like, dtype=weight.dtype, device=device) for weight in whole]
+        if not torch.equal(*(getattr(part, "to_local", lambda part=part: part)() for part in parts)):
             raise BrokenFileError(
                 f"the config ties {twin} to {source}, but the checkpoint holds different values for them: "
                 "set tie_word_embeddings to false in config.json, or mend the checkpoint"
@@ -192,6 +201,7 @@ def _unexpected(names: list[str], sources: Mapping[str, str], tied: Mapping[str,
     return [name for name in names if name not in used and not name.endswith(IGNORED_SUFFIXES)]
 
 
-def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
+def put(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Make a tensor the parameter of this name."""
     owner, _, leaf = name.rpartition(".")
     model.get_submodule(owner).register_parameter(leaf, nn.Parameter(tensor))

@@ -10,7 +10,8 @@ from llamita.errors import UnsupportedError, UsageError
 
 # Names of from_pretrained's own signature, to be meant by one that is misspelled.
 OWN = (
-    "config", "dtype", "torch_dtype", "device", "device_map", "device_mesh", "attn_implementation", "state_dict",
+    "config", "dtype", "torch_dtype", "device", "device_map", "device_mesh", "shard", "attn_implementation",
+    "state_dict",
     "revision", "subfolder", "token", "cache_dir", "force_download", "local_files_only", "use_safetensors",
     "output_loading_info", "ignore_mismatched_sizes",
 )  # fmt: skip

@@ -171,25 +171,28 @@ def sharded_loss(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def placed(weight: Tensor, like: Tensor, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+def placed(weight: Tensor, like: Tensor, *, dtype: torch.dtype, device: torch.device, copies: bool = False) -> Tensor:
     """A whole weight as a model wants it: this process's part of it where `like` is sharded, in a dtype on a device.
 
-    The rest is not read: a weight in a file is mapped, and only the pages of the part are touched.
+    The rest is not read: a weight in a file is mapped, and only the pages of the part are touched. copies: the part has
+    memory of its own, as what is trained needs: checkpoints copy whole storages, and a view keeps the whole weight.
     """
     if not isinstance(like, DTensor):
         return weight.to(device=device, dtype=dtype)
-    own = own_part(weight, like.device_mesh, like.placements).to(device=device, dtype=dtype)
+    own = own_part(weight, like.device_mesh, like.placements).to(device=device, dtype=dtype, copy=copies)
     return _joined(own.contiguous(), like.device_mesh, like.placements, weight)
 
 
 def own_part(weight: Tensor, mesh: DeviceMesh, placements: Sequence[Placement]) -> Tensor:
     """The part of a whole weight that this process of a mesh keeps, as a view."""
-    for placement, size, at in zip(placements, mesh.shape, _coordinate(mesh), strict=True):
-        if isinstance(placement, Shard):
-            length = weight.shape[placement.dim]
-            share = -(-length // size)  # the last processes have less, or nothing
-            start = min(at * share, length)
-            weight = weight.narrow(placement.dim, start, min(share, length - start))
+    cuts = [one for one in zip(placements, mesh.shape, _coordinate(mesh), strict=True) if hasattr(one[0], "dim")]
+    # FSDP2 over tensor parallelism cuts what that has left (a _StridedShard), though its dim of the mesh comes first.
+    for placement, size, at in sorted(cuts, key=lambda one: hasattr(one[0], "split_factor")):
+        dim = cast("Shard", placement).dim
+        length = weight.shape[dim]
+        share = -(-length // size)  # the last processes have less, or nothing
+        start = min(at * share, length)
+        weight = weight.narrow(dim, start, min(share, length - start))
     return weight
 
 

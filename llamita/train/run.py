@@ -154,11 +154,18 @@ def check_ranks(recipe: Recipe, ranks: DataRanks) -> None:
 
 
 def start(
-    recipe: Recipe, model: LlamaForCausalLM, loader: Source, *, processes: DeviceMesh | None = None, base: str = ""
+    recipe: Recipe,
+    model: LlamaForCausalLM,
+    loader: Source,
+    *,
+    processes: DeviceMesh | None = None,
+    base: str = "",
+    read: Callable[[LlamaForCausalLM], None] | None = None,
 ) -> Run:
     """A run at its first step: the model is sharded where there are several processes, and torch takes the threads.
 
-    recipe: with its steps and threads resolved.
+    recipe: with its steps and threads resolved. read: gives a model without weights this process's part of them, once
+    it is sharded.
     """
     assert recipe.steps is not None and recipe.threads is not None
     torch.set_num_threads(recipe.threads)  # their number decides the order of sums, and so the bits
@@ -169,6 +176,8 @@ def start(
     if processes is not None and mesh.dim(processes, "pp") is not None:
         return _staged(recipe, passes, loader, processes, base=base)
     _shard(passes, model, ranks, recipe)
+    if read is not None:
+        mesh.together(lambda: read(model))
     optimizers = savings.optimizers(model, recipe)
     return Run(model, optimizers, loader, recipe.steps, base=base, ranks=ranks, sharded=passes)
 

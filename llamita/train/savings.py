@@ -20,14 +20,14 @@ from llamita.train.recipe import Recipe
 OFFLOADS_ACTIVATIONS, OFFLOADS_OPTIMIZER = ("activations", "both"), ("optimizer", "both")
 
 
-def prepare(model: LlamaForCausalLM, recipe: Recipe, *, processes: int = 1) -> None:
+def prepare(model: LlamaForCausalLM, recipe: Recipe, *, processes: int = 1, device: torch.device | None = None) -> None:
     """Give a model the plans and the dtype of a recipe.
 
     Layers train by written-out backward passes where the model is a plain Llama without other plans; these recompute
-    all but products anyway. Frozen weights that bf16 holds exactly are kept in it. Raises UsageError where a saving
-    does not fit the device or the number of processes.
+    all but products anyway. Frozen weights that bf16 holds exactly are kept in it. device: where the weights will be,
+    if they are still to come. Raises UsageError where a saving does not fit the device or the number of processes.
     """
-    check(recipe, model.device, processes)
+    check(recipe, device or model.device, processes)
     keep_freed_memory_later()
     if processes == 1 and METHODS[recipe.method].is_adapter:  # several shard whole layers, of one dtype
         keep_in_halves(model)

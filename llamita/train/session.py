@@ -4,12 +4,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 
-from llamita.checkpoint.load import find, load_pretrained
+from llamita.checkpoint.load import find
 from llamita.config import LlamaConfig
 from llamita.data.built_in import read_data
 from llamita.data.cleaning import clean, parsed_steps
@@ -20,7 +19,6 @@ from llamita.data.records import Record
 from llamita.errors import LlamitaError, UnsupportedError, UsageError
 from llamita.files.disk import explained, write_text
 from llamita.model.files import chosen_device
-from llamita.model.llama import LlamaForCausalLM
 from llamita.parallel import mesh
 from llamita.parallel.ranks import DataRanks
 from llamita.parallel.shard import unsharded
@@ -34,15 +32,15 @@ from llamita.tokenizer.train import train_tokenizer
 from llamita.train import endless, history, savings, state
 from llamita.train.loop import evaluate, train
 from llamita.train.measure import Deadline, resolved
-from llamita.train.method import METHODS, adapt, export_adapter
+from llamita.train.method import METHODS, export_adapter
 from llamita.train.metrics import Metrics, log
 from llamita.train.recipe import Recipe, make_recipe, read_recipe
 from llamita.train.reference import with_reference
 from llamita.train.run import Run, check_ranks, start
+from llamita.train.run_model import RunModel, run_model
 from llamita.train.saver import Saver
-from llamita.train.shapes import config_of, new_model
+from llamita.train.shapes import config_of
 from llamita.train.tasks import Task, task_of
-from llamita.train.tasks.reward import with_reward_head
 
 INSIDE = "training"  # the folder with a run's own files, in the folder of the model
 RECIPE, LOG = "recipe.toml", "metrics.jsonl"
@@ -254,13 +252,11 @@ def resumed_recipe(folder: Path, changes: dict[str, object]) -> Recipe:
 
 @dataclass(frozen=True)
 class _Parts:
-    """What a run is made of. base: the fingerprint of what is frozen of the model. apart: the rows held out."""
+    """What a run is made of. apart: the rows held out."""
 
     recipe: Recipe
     processes: DeviceMesh | None
-    model: LlamaForCausalLM
-    base: str
-    tokenizer: Tokenizer
+    found: RunModel
     rows: Rows
     apart: Rows
     cleaned: dict[str, int]
@@ -285,22 +281,36 @@ def _prepare(recipe: Recipe, folder: Path, processes: DeviceMesh | None, *, devi
 
     def make() -> _Parts:
         check_ranks(recipe, ranks)
-        model, tokenizer, base = _model(recipe, folder, chosen_device(device), offline=offline)
-        check_sizes(model.config, recipe.tp)
-        layers_of(model.config.num_hidden_layers, recipe.pp)
+        own = folder / INSIDE / TOKENIZER
+        at = own if recipe.model is not None or recipe.tokenizer == NEW else find(recipe.tokenizer, offline=offline)
+        found = run_model(recipe, at, chosen_device(device), offline=offline)
+        check_sizes(found.model.config, recipe.tp)
+        layers_of(found.model.config.num_hidden_layers, recipe.pp)
         records, cleaned = _records(recipe, offline=offline)
-        known, task, rows, apart = _rows(recipe, tokenizer, records)
+        known, task, rows, apart = _rows(recipe, found.tokenizer, records)
+        if not _can_wait(known, task, processes):
+            found = found.with_weights()
         if task.samples:
             _check_sampling(known, processes)
             if known.rollouts == "exact":
-                invariant(model)  # before other plans, which then keep to what goes with it
-        savings.prepare(model, recipe, processes=ranks.size * recipe.shared)
-        found = _Parts(known, processes, model, base, tokenizer, rows, apart, cleaned, task)
+                invariant(found.model)  # before other plans, which then keep to what goes with it
+        savings.prepare(found.model, recipe, processes=ranks.size * recipe.shared, device=chosen_device(device))
+        parts = _Parts(known, processes, found, rows, apart, cleaned, task)
         if not is_endless(recipe.data):
-            return found
-        return replace(found, windows=endless.all_windows(known, task, rows, tokenizer, offline=offline))
+            return parts
+        return replace(parts, windows=endless.all_windows(known, task, rows, found.tokenizer, offline=offline))
 
     return mesh.together(make)
+
+
+def _can_wait(recipe: Recipe, task: Task, processes: DeviceMesh | None) -> bool:
+    """Whether nothing needs the weights before processes shard the model, so that each reads its own part alone.
+
+    Stages are cut from a whole model, and steps that are tried, to measure them, need one.
+    """
+    is_sharded = processes is not None and processes.size() > 1 and recipe.pp == 1
+    is_tried = recipe.steps is None or not (recipe.exact_scaling or (recipe.threads and recipe.precision != "auto"))
+    return is_sharded and not (is_tried or task.samples or task.needs_reference)
 
 
 def _check_sampling(recipe: Recipe, processes: DeviceMesh | None) -> None:
@@ -323,45 +333,18 @@ def _decided(parts: _Parts) -> Recipe:
     if is_sampled:
         return replace(recipe, steps=recipe.steps or SAMPLED_STEPS)
     own = replace(recipe, batch_tokens=recipe.batch_tokens // parts.ranks.size)
-    found = resolved(own, parts.model, parts.rows)
+    found = resolved(own, parts.found.model, parts.rows)
     return mesh.from_first(lambda: replace(found, batch_tokens=recipe.batch_tokens))
 
 
 def _session(parts: _Parts, folder: Path) -> Session:
-    rows, apart = parts.rows, parts.apart
+    rows, apart, found = parts.rows, parts.apart, parts.found
     if parts.task.needs_reference:
-        rows, apart = (with_reference(some, parts.model, parts.recipe) for some in (rows, apart))
+        rows, apart = (with_reference(some, found.model, parts.recipe) for some in (rows, apart))
     loader = parts.windows or Loader(rows, seed=parts.recipe.seed)
-    run = start(parts.recipe, parts.model, loader, processes=parts.processes, base=parts.base)
+    run = start(parts.recipe, found.model, loader, processes=parts.processes, base=found.base, read=found.read)
     run.task = parts.task
-    return Session(parts.recipe, run, apart, parts.tokenizer, folder, cleaned=parts.cleaned)
-
-
-def _model(
-    recipe: Recipe, folder: Path, device: torch.device, *, offline: bool
-) -> tuple[LlamaForCausalLM, Tokenizer, str]:
-    """The model with what is trained of it, its tokenizer, and the fingerprint of what is frozen."""
-    if recipe.model is None:
-        own = folder / INSIDE / TOKENIZER
-        tokenizer = load_tokenizer(own if recipe.tokenizer == NEW else find(recipe.tokenizer, offline=offline))
-        model = new_model(recipe.shape, tokenizer, length=recipe.length, seed=recipe.seed).to(device)
-        return _headed(model, recipe), tokenizer, ""
-    loaded = load_pretrained(recipe.model, dtype="float32", device=device, offline=offline)
-    most = loaded.model.config.max_position_embeddings
-    if recipe.length > most:
-        raise UsageError(f"length is {recipe.length}, but {recipe.model} reads at most {most} tokens: lower --length")
-    if not (method := METHODS[recipe.method]).is_adapter:
-        return _headed(loaded.model, recipe), loaded.tokenizer, ""
-    block_format = recipe.base_format if method.is_quantized else None
-    base = adapt(loaded.model, recipe.lora, block_format=block_format, seed=recipe.seed)
-    return loaded.model, loaded.tokenizer, base
-
-
-def _headed(model: LlamaForCausalLM, recipe: Recipe) -> LlamaForCausalLM:
-    """The model with the head of its task."""
-    if recipe.task != "reward":
-        return model
-    return cast("LlamaForCausalLM", with_reward_head(model, seed=recipe.seed))
+    return Session(parts.recipe, run, apart, found.tokenizer, folder, cleaned=parts.cleaned)
 
 
 def _rows(recipe: Recipe, tokenizer: Tokenizer, records: list[Record]) -> tuple[Recipe, Task, Rows, Rows]:

@@ -4,10 +4,13 @@ import math
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor, nn
 
 from llamita.config import LlamaConfig
 from llamita.errors import UsageError
+from llamita.model.initial import initialize
 from llamita.model.llama import LlamaForCausalLM
+from llamita.model.loading import put
 from llamita.tokenizer.protocol import Tokenizer
 
 # name: (hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads, intermediate_size)
@@ -28,15 +31,44 @@ def new_model(shape: str, tokenizer: Tokenizer, *, length: int, seed: int) -> Ll
     Weights are normal(0, 0.02), those of o_proj and down_proj divided by sqrt(2 layers) (GPT-2's rule).
     Raises UsageError for a shape that has no such name.
     """
-    config = config_of(shape, tokenizer, length=length)
+    model = LlamaForCausalLM.without_weights(config_of(shape, tokenizer, length=length))
+    first_weights(model, seed=seed, device=torch.device("cpu"))
+    return model
+
+
+def first_weights(model: LlamaForCausalLM, *, seed: int, device: torch.device) -> None:
+    """Give a model without weights those that `new_model` says; of a sharded model each process keeps its own part.
+
+    Each is drawn whole, on the CPU, and one after another: the numbers depend on the seed alone.
+    """
+    fit = model.fit
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
-                weight.mul_(1 / math.sqrt(2 * config.num_hidden_layers))
-    return model
+        for module in model.model.modules():
+            _draw_as_torch_does(module)
+        for name, parameter in list(model.named_parameters()):
+            weight = _first_weight(model, name, parameter.shape)
+            put(model, name, fit(weight, parameter, dtype=weight.dtype, device=device, copies=True))
+    model.complete(device)
+
+
+def _draw_as_torch_does(module: nn.Module) -> None:
+    """Make a module's torch would-be weights and drop them: the constructors of a whole model draw before its own."""
+    if isinstance(module, nn.Linear):
+        nn.Linear(module.in_features, module.out_features, bias=module.bias is not None, device="cpu")
+    elif isinstance(module, nn.Embedding):
+        nn.Embedding(module.num_embeddings, module.embedding_dim, device="cpu")
+
+
+def _first_weight(model: LlamaForCausalLM, name: str, shape: torch.Size) -> Tensor:
+    owner, _, leaf = name.rpartition(".")
+    if owner == "lm_head":  # of an untied model, made after the rest
+        _draw_as_torch_does(model.lm_head)
+    weight = torch.empty(shape, device="cpu")
+    initialize(model.get_submodule(owner), leaf, weight, std=model.config.initializer_range)
+    if name.endswith(("o_proj.weight", "down_proj.weight")):
+        weight.mul_(1 / math.sqrt(2 * model.config.num_hidden_layers))
+    return weight
 
 
 def config_of(shape: str, tokenizer: Tokenizer, *, length: int) -> LlamaConfig:

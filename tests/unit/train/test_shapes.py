@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from llamita.errors import UsageError
+from llamita.model.llama import LlamaForCausalLM
 from llamita.tokenizer.load import load_tokenizer
-from llamita.train.shapes import new_model
+from llamita.train.shapes import config_of, first_weights, new_model
 from tests.small import BEGIN, END
 
 
@@ -23,6 +24,21 @@ def test_a_new_model_speaks_the_tokenizer_s_ids_and_is_its_seed_s(small_path: Pa
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     layer = model.model.layers[0]
     assert layer.mlp.down_proj.weight.std() < 0.6 * layer.mlp.up_proj.weight.std()
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_first_weights_are_those_of_a_constructor(small_path: Path, is_tied: bool) -> None:
+    """A seed keeps its meaning, though each weight is drawn when its part is kept."""
+    config = config_of("pico", load_tokenizer(small_path), length=32).replace(tie_word_embeddings=is_tied)
+    late = LlamaForCausalLM.without_weights(config)
+    first_weights(late, seed=3, device=torch.device("cpu"))
+    torch.manual_seed(3)
+    built = LlamaForCausalLM(config)
+    own = dict(late.named_parameters())
+    assert own.keys() == dict(built.named_parameters()).keys()
+    for name, weight in built.named_parameters():
+        is_small = name.endswith(("o_proj.weight", "down_proj.weight"))
+        assert torch.equal(own[name], weight * (1 / 2 if is_small else 1))  # two layers
 
 
 def test_an_unknown_shape_is_refused(small_path: Path) -> None:

@@ -1,0 +1,128 @@
+"""What processes read of a checkpoint that they train together: `python -m tests.distributed.slice_cases`."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._dynamo  # the first step of an optimizer imports it
+
+from llamita.checkpoint.load import load_pretrained, unread
+from llamita.data.loader import Loader
+from llamita.llm import LLM
+from llamita.model.llama import LlamaForCausalLM
+from llamita.parallel import tensor
+from llamita.parallel.mesh import Degrees, arranged
+from llamita.parallel.shard import local
+from llamita.parallel.tensor import sharded_loss
+from llamita.train import run, savings
+from llamita.train.run import Run
+from llamita.train.shapes import first_weights
+from tests.distributed import group
+from tests.distributed.work import RECIPE, take_steps
+from tests.small import save_small_model
+from tests.unit.train.tiny import CONFIG, make_rows
+
+CPU = torch.device("cpu")
+# Two embeddings and four layers that are large enough to measure: 30 MB in bf16; the vocabulary is odd.
+LARGE = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 4, "tie_word_embeddings": False}
+DEGREES = {"dp_shard 2, tied": (2, Degrees()), "tp 2": (2, Degrees(tp=2)), "2 x 2, tied": (4, Degrees(tp=2))}
+
+
+def begun(mesh: Any, degrees: Degrees, model: LlamaForCausalLM, read: Any = None) -> Run:
+    """A run on a mesh of these degrees."""
+    recipe = replace(RECIPE, tp=degrees.tp, steps=2)
+    savings.prepare(model, recipe, processes=2, device=CPU)
+    return run.start(recipe, model, Loader(make_rows(), seed=7), processes=arranged(mesh, degrees), read=read)
+
+
+def equality(mesh: Any, degrees: Degrees, *, is_tied: bool) -> dict[str, bool]:
+    """Whether first weights that come after the shards are the same, and the losses of two steps with them."""
+    config = CONFIG.replace(tie_word_embeddings=is_tied, num_key_value_heads=2, attention_dropout=0.0)
+    first = partial(first_weights, seed=3, device=CPU)
+    whole = LlamaForCausalLM.without_weights(config)
+    first(whole)
+    early = begun(mesh, degrees, whole)
+    late = begun(mesh, degrees, LlamaForCausalLM.without_weights(config), first)
+    weights = {name: local(weight).clone() for name, weight in late.weights().items()}
+    same = all(torch.equal(local(weight), weights[name]) for name, weight in early.weights().items())
+    losses = []
+    for one in (early, late):
+        with sharded_loss(one.model):
+            losses.append(take_steps(one, RECIPE, 2))
+    return {"weights": same and weights.keys() == early.weights().keys(), "losses": losses[0] == losses[1]}
+
+
+def reading(mesh: Any, degrees: Degrees, folder: Path, load: Callable[..., Any]) -> dict[str, float]:
+    """What a process reads of a file, the peak of its memory, and what of that is its own; in parts of the file's size.
+
+    The peak has the pages of the file too, those around what is read included, and what libraries take.
+    """
+    size, read, part = (folder / "model.safetensors").stat().st_size, [0], tensor.own_part
+
+    def counted(*given: Any) -> torch.Tensor:
+        own = part(*given)
+        read[0] += 0 if own.is_meta else own.nbytes
+        return own
+
+    tensor.own_part = counted
+    peak, own = _status("VmRSS"), _status("RssAnon")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what is used now
+    kept = load(mesh, degrees, folder)
+    found = {"peak": _status("VmHWM") - peak, "own": _status("RssAnon") - own, "read": read[0]}
+    assert kept is not None
+    return {name: value / size for name, value in found.items()}
+
+
+def sharded(mesh: Any, degrees: Degrees, folder: Path) -> Run:
+    """A run whose processes read their parts."""
+    found = unread(folder, dtype="float32", device=CPU)
+    assert found is not None
+    return begun(mesh, degrees, found[0], found[2])
+
+
+def whole(mesh: Any, degrees: Degrees, folder: Path) -> Run:
+    """A run whose processes read the whole model before."""
+    return begun(mesh, degrees, load_pretrained(folder, dtype="float32").model)
+
+
+def written(mesh: Any, degrees: Degrees, folder: Path) -> LLM:
+    """A model to write with, in another dtype than the file's, as a copy."""
+    return LLM(load_pretrained(folder, dtype="float32", device_mesh=arranged(mesh, degrees)))
+
+
+def _status(name: str) -> int:
+    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[name].split()[0]) * 1024
+
+
+def check() -> dict[str, Any]:
+    """All of it."""
+    found: dict[str, Any] = {}
+    for name, (count, degrees) in DEGREES.items():
+        found[name] = group.on(count, partial(equality, degrees=degrees, is_tied="tied" in name))
+    with tempfile.TemporaryDirectory() as top:
+        folder = Path(top)
+        save_small_model(folder)
+        config = LlamaForCausalLM.from_pretrained(folder).config.replace(vocab_size=4097, **LARGE)
+        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+        ways: dict[str, tuple[Callable[..., Any], Degrees]] = {
+            "whole": (whole, Degrees()),
+            "dp_shard 2": (sharded, Degrees()),
+            "tp 2": (sharded, Degrees(tp=2)),
+            "written": (written, Degrees(tp=2)),
+        }
+        for name, (load, degrees) in ways.items():
+            found[f"read, {name}"] = group.on(2, partial(reading, degrees=degrees, folder=folder, load=load))
+    return found
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    print(json.dumps(check()))
