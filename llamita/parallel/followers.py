@@ -75,14 +75,15 @@ class Followers:
     def _look(self) -> None:
         """Count the commands that each process has taken up, and note those that have ended."""
         of = {connection: rank for rank, connection in self._connections.items() if rank not in self._ended}
-        for connection in select.select(list(of), [], [], 0)[0]:
-            try:
-                taken = len(connection.recv(1 << 16))
-            except OSError:
-                taken = 0
-            self._taken[of[connection]] += taken
-            if not taken:
-                self._ended.add(of[connection])
+        while of and (found := select.select(list(of), [], [], 0)[0]):  # until nothing is left: an end comes last
+            for connection in found:
+                try:
+                    taken = len(connection.recv(1 << 16))
+                except OSError:
+                    taken = 0
+                self._taken[of[connection]] += taken
+                if not taken:
+                    self._ended.add(of.pop(connection))
 
 
 class Commands:

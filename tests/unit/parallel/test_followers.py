@@ -42,10 +42,21 @@ def test_a_process_that_has_ended_is_named(pairs: list[Pair]) -> None:
             followers.tell("copy", 1, 2, 3)
 
 
+def test_the_end_of_a_process_is_seen_behind_what_it_took_up(pairs: list[Pair]) -> None:
+    followers = leading(pairs)
+    followers.tell("copy", 1, 2, 3)
+    pairs[0][1].sendall(b".")
+    with pairs[1][1] as second:
+        second.sendall(b".")
+    ended = "process 2 ended in the middle: see what it said, and start all again"
+    assert str(followers.lost(RuntimeError("timed out"))) == ended
+
+
 def test_a_process_that_takes_up_nothing_is_named(pairs: list[Pair]) -> None:
     followers = leading(pairs)
     followers.tell("copy", 1, 2, 3)
-    next(iter(Commands(pairs[0][1])))
+    commands = iter(Commands(pairs[0][1]))  # closes its end when it is dropped
+    next(commands)
     assert str(followers.lost(TimeoutError("timed out"))) == "process 2 took up no step for 5 s: start all again"
 
 
