@@ -34,7 +34,7 @@ from llamita.bench.systems import SYSTEMS, named_systems
 from llamita.bench.workers import ProcessPerTurn, Run, Worker
 from llamita.cli.main import main
 from llamita.errors import UnsupportedError, UsageError
-from llamita.quant.report import perplexity
+from llamita.model.likelihood import nats, perplexity
 
 BESIDE = Settings(shape="tiny", formats=["fp32"], systems=["llamita", "transformers"], repeats=1, threads=1)
 
@@ -128,7 +128,9 @@ def test_quality(in_this_process: None, monkeypatch: pytest.MonkeyPatch) -> None
     settings = replace(BESIDE, shape="cria", formats=["fp32", "q4_0"], repeats=3)
     exact, theirs, rounded = quality.measure(settings, length=64).rows
     model = models.build("cria", "fp32")
-    assert exact.median == pytest.approx(1000 * perplexity(model, whole[:3]), rel=1e-4)
+    with torch.no_grad():
+        loss = sum(nats(model(torch.tensor([ids])).logits[0], ids) for ids in whole[:3])
+    assert exact.median == pytest.approx(1000 * perplexity(loss, sum(len(ids) - 1 for ids in whole[:3])), rel=1e-4)
     assert theirs.median == pytest.approx(exact.median, rel=1e-4) and exact.min == exact.max
     assert exact.of_limit == 1 and rounded.format == "q4_0" and rounded.of_limit not in (None, 1.0)
     assert len(whole) > 100 and all(len(document) <= 64 for document in whole)

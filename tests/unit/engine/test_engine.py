@@ -173,7 +173,7 @@ def test_r13_a_model_that_fails_for_one_row_fails_for_it_alone(fast: LLM) -> Non
         run, bad_ids = engine._core.runner._pass, fast.tokenizer.encode("x")
 
         def fail(model: Any, parts: Any) -> Any:
-            if any(row.request.token_ids[: len(bad_ids)] == bad_ids for part in parts for row in part):
+            if any(row.token_ids[: len(bad_ids)] == bad_ids for part in parts for row in part):
                 raise torch.OutOfMemoryError("no memory for x")
             return run(model, parts)
 

@@ -10,12 +10,14 @@ import torch
 import llamita
 from llamita.errors import LlamitaError, UsageError
 from llamita.files.disk import read_json
+from llamita.model.llama import LlamaForCausalLM
 from llamita.train import state
 from llamita.train.draft import MANIFEST
 from llamita.train.metrics import Metrics, read_log
 from llamita.train.recipe import Recipe
 from llamita.train.rewind import rewind
 from llamita.train.session import INSIDE, LOG, begin, resume, resumed_recipe
+from llamita.train.shapes import first_weights
 
 
 @pytest.fixture
@@ -98,16 +100,14 @@ def test_a_step_that_comes_out_otherwise_leaves_no_folder(
     tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(tmp_path / "whole", recipe, until=4)
-    monkeypatch.setattr("llamita.train.session.new_model", other_weights)
+    monkeypatch.setattr("llamita.train.run_model.first_weights", other_weights)
     with pytest.raises(LlamitaError, match=r"step 1 has a loss of .* and had .*: the machine, torch, the base model"):
         rewind(tmp_path / "whole", tmp_path / "back", 2, observer=lambda metrics: None)
     assert not (tmp_path / "back").exists()
 
 
-def other_weights(shape: str, tokenizer: Any, *, length: int, seed: int) -> torch.nn.Module:
-    from llamita.train.shapes import new_model
-
-    return new_model(shape, tokenizer, length=length, seed=seed + 1)
+def other_weights(model: LlamaForCausalLM, *, seed: int, device: torch.device) -> None:
+    first_weights(model, seed=seed + 1, device=device)
 
 
 def test_what_cannot_be_rewound_is_one_sentence(tmp_path: Path, recipe: Recipe) -> None:

@@ -99,7 +99,7 @@ def test_the_model_at_the_start_has_no_margin() -> None:
     rows = with_reference(make_rows(), model, RECIPE)
     found = read_pairs(model, whole(rows))
     assert rows.reference is not None
-    assert found.margin.abs().max() == 0
+    assert found.margin.abs().max() <= 1e-14  # sums of other shapes may be of another order
     assert replace(rows, reference=None).fingerprint() == rows.fingerprint()
 
 
