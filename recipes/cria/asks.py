@@ -7,8 +7,7 @@ from recipes.cria import words
 from recipes.cria.grammar import expand, read_templates
 from recipes.cria.plain import card, listed
 from recipes.cria.slots import CATEGORIES, Slots, any_noun
-
-Pair = tuple[str, str]  # question, answer
+from recipes.cria.talk import Pair, spoken
 
 _TEXTS = read_templates("asks.toml")
 _VALUES: Mapping[str, list[str]] = _TEXTS["values"]
@@ -36,10 +35,7 @@ _PURPOSES = {  # of a list: what is on it
 def _asked(rng: Random) -> Pair:
     exchange, slots = rng.choice(_TEXTS["asks"]), Slots(rng)
     slots["thing"] = rng.choice(words.THINGS)
-    question = expand(exchange["q"], rng, slots)
-    if rng.random() < 0.15:
-        question = question.rstrip(".!?").lower() if rng.random() < 0.5 else question.rstrip(".!")
-    return question, expand(exchange["a"], rng, slots)
+    return spoken(exchange, rng, slots)
 
 
 def _greet(rng: Random) -> Pair:

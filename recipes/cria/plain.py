@@ -38,21 +38,19 @@ def how_to(rng: Random) -> str:
     return expand(rng.choice(_TEXTS["how_to"]["texts"]).replace(" / ", " "), rng, Slots(rng))
 
 
-def letter(rng: Random, *, friend: str = "") -> str:
-    """A letter to someone."""
+def letter(rng: Random, *, friend: str = "", text: str = "") -> str:
+    """A letter to someone. text: the template, one of all if not given."""
     slots = Slots(rng)
     slots.update({name: _TEXTS["letters"][name] for name in ("bye", "news", "visit")} | {"news2": ""})
     if friend:
         slots["friend"] = friend
-    return expand(rng.choice(_TEXTS["letters"]["texts"]), rng, slots).replace(" \n", "\n")
+    return expand(text or rng.choice(_TEXTS["letters"]["texts"]), rng, slots).replace(" \n", "\n")
 
 
 def card(rng: Random, *, friend: str) -> tuple[str, str]:
     """What kind of card or letter it is, and its text."""
     what, number = rng.choice(_CARDS)
-    slots = Slots(rng)
-    slots.update({name: _TEXTS["letters"][name] for name in ("bye", "news", "visit")} | {"news2": "", "friend": friend})
-    return what, expand(_TEXTS["letters"]["texts"][number], rng, slots).replace(" \n", "\n")
+    return what, letter(rng, friend=friend, text=_TEXTS["letters"]["texts"][number])
 
 
 def rhyme(rng: Random, *, topic: str = "") -> str:

@@ -22,15 +22,16 @@ _ONE = {"cities": "city", "clothes": "piece of clothing"}  # of a category; else
 _BARE = ("colors", "cities", "sports", "drinks")  # categories whose members have no article
 
 
-def _spoken(group: str) -> Callable[[Random], Pair]:
-    def draw(rng: Random) -> Pair:
-        exchange, slots = rng.choice(_TEXTS[group]), Slots(rng)
-        question = expand(exchange["q"], rng, slots)
-        if rng.random() < 0.15:
-            question = question.rstrip(".!?").lower() if rng.random() < 0.5 else question.rstrip(".!")
-        return question, expand(exchange["a"], rng, slots)
+def spoken(exchange: Mapping[str, str], rng: Random, slots: Slots) -> Pair:
+    """A template's question and answer; a question may lack its capitals or its end, as visitors write."""
+    question = expand(exchange["q"], rng, slots)
+    if rng.random() < 0.15:
+        question = question.rstrip(".!?").lower() if rng.random() < 0.5 else question.rstrip(".!")
+    return question, expand(exchange["a"], rng, slots)
 
-    return draw
+
+def _spoken(group: str) -> Callable[[Random], Pair]:
+    return lambda rng: spoken(rng.choice(_TEXTS[group]), rng, Slots(rng))
 
 
 def _list(rng: Random) -> Pair:
