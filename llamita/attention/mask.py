@@ -6,6 +6,14 @@ import torch
 from torch import Tensor
 
 
+def document_starts(documents: Tensor) -> Tensor:
+    """The first slot of each token's document: document numbers (B, T) -> slots (B, T)."""
+    slots = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
+    is_first = torch.ones_like(documents, dtype=torch.bool)
+    is_first[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    return (slots * is_first).cummax(dim=1).values
+
+
 class Mask:
     """The visibility of S key slots for T query slots.
 

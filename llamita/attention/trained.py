@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from llamita.attention import sdpa
 from llamita.attention.autocast import compute_dtype
 from llamita.attention.eager import repeat_heads
-from llamita.attention.mask import Mask
+from llamita.attention.mask import Mask, document_starts
 from llamita.kernels.cpu.arguments import AttentionGradients, WholeAttention, bits
 from llamita.kernels.cpu.constants import KEYS
 from llamita.kernels.cpu.runtime.program import Kernel, Program, named, unsupported_reason
@@ -106,9 +106,7 @@ def first_keys(mask: Mask, rows: int) -> Tensor:
         slots = torch.arange(mask.queries).expand(rows, -1)
         starts = torch.zeros_like(slots)
         if mask.documents is not None:
-            own = mask.documents[0].expand(rows, -1)
-            is_new = torch.diff(own, prepend=own[:, :1], dim=1) != 0
-            starts = torch.where(is_new, slots, 0).cummax(1).values
+            starts = document_starts(mask.documents[0]).expand(rows, -1)
         if mask.window is not None:
             starts = torch.maximum(starts, slots - mask.window + 1)
         mask.prepared["first keys"] = starts.contiguous()

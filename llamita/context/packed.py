@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from llamita.attention import backend as attention_backend
-from llamita.attention.mask import Mask
+from llamita.attention.mask import Mask, document_starts
 from llamita.context.causal import Causal
 
 
@@ -24,10 +24,7 @@ class Packed(Causal):
 
 def positions_in(documents: Tensor) -> Tensor:
     """Where each token stands in its own document: (B, T) document numbers -> (B, T) positions from 0."""
-    slots = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
-    is_first = torch.ones_like(documents, dtype=torch.bool)
-    is_first[:, 1:] = documents[:, 1:] != documents[:, :-1]
-    return slots - (slots * is_first).cummax(dim=1).values
+    return torch.arange(documents.shape[1], device=documents.device) - document_starts(documents)
 
 
 def documents_of(positions: Tensor) -> Tensor | None:
