@@ -39,6 +39,11 @@ def resolved(recipe: Recipe, model: LlamaForCausalLM, rows: Rows) -> Recipe:
     return fastest
 
 
+def needs_trial(recipe: Recipe) -> bool:
+    """Whether `resolved` may take trial steps."""
+    return recipe.steps is None or recipe.threads is None or recipe.precision == "auto"
+
+
 def _fastest(trials: list[Recipe], model: LlamaForCausalLM, rows: Rows) -> tuple[Recipe, float | None]:
     """The recipe whose steps are shortest, and the seconds of one; the only one is not measured."""
     if len(trials) == 1:

@@ -31,7 +31,7 @@ from llamita.tokenizer.save import save_tokenizer
 from llamita.tokenizer.train import train_tokenizer
 from llamita.train import endless, history, savings, state
 from llamita.train.loop import evaluate, train
-from llamita.train.measure import Deadline, resolved
+from llamita.train.measure import Deadline, needs_trial, resolved
 from llamita.train.method import METHODS, export_adapter
 from llamita.train.metrics import Metrics, log
 from llamita.train.recipe import Recipe, make_recipe, read_recipe
@@ -281,9 +281,10 @@ def _prepare(recipe: Recipe, folder: Path, processes: DeviceMesh | None, *, devi
 
     def make() -> _Parts:
         check_ranks(recipe, ranks)
+        on = chosen_device(device)
         own = folder / INSIDE / TOKENIZER
         at = own if recipe.model is not None or recipe.tokenizer == NEW else find(recipe.tokenizer, offline=offline)
-        found = run_model(recipe, at, chosen_device(device), offline=offline)
+        found = run_model(recipe, at, on, offline=offline)
         check_sizes(found.model.config, recipe.tp)
         layers_of(found.model.config.num_hidden_layers, recipe.pp)
         records, cleaned = _records(recipe, offline=offline)
@@ -294,7 +295,7 @@ def _prepare(recipe: Recipe, folder: Path, processes: DeviceMesh | None, *, devi
             _check_sampling(known, processes)
             if known.rollouts == "exact":
                 invariant(found.model)  # before other plans, which then keep to what goes with it
-        savings.prepare(found.model, recipe, processes=ranks.size * recipe.shared, device=chosen_device(device))
+        savings.prepare(found.model, recipe, processes=ranks.size * recipe.shared, device=on)
         parts = _Parts(known, processes, found, rows, apart, cleaned, task)
         if not is_endless(recipe.data):
             return parts
@@ -309,8 +310,7 @@ def _can_wait(recipe: Recipe, task: Task, processes: DeviceMesh | None) -> bool:
     Stages are cut from a whole model, and steps that are tried, to measure them, need one.
     """
     is_sharded = processes is not None and processes.size() > 1 and recipe.pp == 1
-    is_tried = recipe.steps is None or not (recipe.exact_scaling or (recipe.threads and recipe.precision != "auto"))
-    return is_sharded and not (is_tried or task.samples or task.needs_reference)
+    return is_sharded and not (needs_trial(_untried(recipe, task)) or task.samples or task.needs_reference)
 
 
 def _check_sampling(recipe: Recipe, processes: DeviceMesh | None) -> None:
@@ -324,17 +324,23 @@ def _check_sampling(recipe: Recipe, processes: DeviceMesh | None) -> None:
 
 def _decided(parts: _Parts) -> Recipe:
     """The recipe with threads, precision and steps: measured on all ranks at once, each with its rows of a step."""
-    recipe = parts.recipe
-    is_sampled = parts.task.samples
-    # What is measured may differ from run to run, and would change the bits; what is sampled cannot be tried.
-    if recipe.exact_scaling or is_sampled:
-        precision = "fp32" if recipe.precision == "auto" else recipe.precision
-        recipe = replace(recipe, threads=recipe.threads or 1, precision=precision)
-    if is_sampled:
+    recipe = _untried(parts.recipe, parts.task)
+    if parts.task.samples:
         return replace(recipe, steps=recipe.steps or SAMPLED_STEPS)
     own = replace(recipe, batch_tokens=recipe.batch_tokens // parts.ranks.size)
     found = resolved(own, parts.found.model, parts.rows)
     return mesh.from_first(lambda: replace(found, batch_tokens=recipe.batch_tokens))
+
+
+def _untried(recipe: Recipe, task: Task) -> Recipe:
+    """The recipe with what is not measured although it is open: threads and precision of exact or sampled runs.
+
+    What is measured may differ from run to run, and would change the bits; what is sampled cannot be tried.
+    """
+    if not (recipe.exact_scaling or task.samples):
+        return recipe
+    precision = "fp32" if recipe.precision == "auto" else recipe.precision
+    return replace(recipe, threads=recipe.threads or 1, precision=precision)
 
 
 def _session(parts: _Parts, folder: Path) -> Session:
