@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from llamita.train.optim import moved_by
+
 
 class MasterWeights(Optimizer):
     """An optimizer of fp32 copies of the weights, elsewhere if need be; the weights are the copies, rounded.
@@ -19,7 +21,7 @@ class MasterWeights(Optimizer):
     def __init__(self, inner: Optimizer, weights: list[Tensor]) -> None:
         """`weights`: the model's, in the order of the inner optimizer's own."""
         self.inner, self.weights = inner, weights
-        self.masters = [master for group in inner.param_groups for master in group["params"]]
+        self.masters = moved_by(inner)
         self._show_inner()
 
     @torch.no_grad()
@@ -71,7 +73,4 @@ def with_masters(
         master = nn.Parameter(weight.detach().to(device, torch.float32, copy=True), weight.requires_grad)
         copies[id(weight)], of_master[id(master)] = master, weight
     twin = copy.deepcopy(model, copies)  # with its names and ties
-    return [
-        MasterWeights(one, [of_master[id(master)] for group in one.param_groups for master in group["params"]])
-        for one in build(twin)
-    ]
+    return [MasterWeights(one, [of_master[id(master)] for master in moved_by(one)]) for one in build(twin)]

@@ -43,6 +43,11 @@ def trained(model: nn.Module) -> list[Tensor]:
     return [weight for weight in model.parameters() if weight.requires_grad]
 
 
+def moved_by(optimizer: Optimizer) -> list[Tensor]:
+    """What an optimizer moves, weights or copies of them, in the order of their numbers in its state."""
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
+
+
 def _groups(weights: Sequence[Tensor], weight_decay: float) -> list[dict[str, Any]]:
     """Matrices with weight decay, the rest without; no empty group."""
     groups = (
@@ -133,7 +138,7 @@ def keep_own(optimizers: list[Optimizer], names: Mapping[int, str], own: Mapping
     """
     numbers = []
     for optimizer in optimizers:
-        order = [names[id(weight)] for group in optimizer.param_groups for weight in group["params"]]
+        order = [names[id(weight)] for weight in moved_by(optimizer)]
         numbers.append([number for number, name in enumerate(order) if name in own])
         for group in optimizer.param_groups:
             found = [names[id(weight)] for weight in group["params"]]

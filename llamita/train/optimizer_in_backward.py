@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from llamita.errors import NotFiniteError
 from llamita.parallel.gradients import Gradients
 from llamita.train.master_weights import MasterWeights
+from llamita.train.optim import moved_by
 
 
 class GradientsInBackward(Gradients):
@@ -53,4 +54,4 @@ def weights_of(optimizer: Optimizer) -> list[Tensor]:
     """The model's weights that an optimizer moves, of which it may hold copies."""
     if isinstance(optimizer, MasterWeights):
         return optimizer.weights
-    return [weight for group in optimizer.param_groups for weight in group["params"]]
+    return moved_by(optimizer)

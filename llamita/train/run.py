@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import InitVar, dataclass, field
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -125,9 +126,16 @@ class Run:
         if key in (RNG, DEVICE_RNG):
             return None
         number, of_all, _ = key.split(".", 2)
-        groups = self.optimizers[int(number)].param_groups
-        weights = [weight for group in groups for weight in group["params"]]
-        return dict(zip(self._numbers()[int(number)], weights, strict=True)).get(int(of_all))
+        return self._owners.get((int(number), int(of_all)))
+
+    @cached_property
+    def _owners(self) -> dict[tuple[int, int], Tensor]:
+        """The weights of this stage, by the number of their optimizer and their own among all that it would have."""
+        return {
+            (number, of_all): weight
+            for number, (optimizer, numbers) in enumerate(zip(self.optimizers, self._numbers(), strict=True))
+            for of_all, weight in zip(numbers, optim.moved_by(optimizer), strict=True)
+        }
 
     def needs(self, key: str) -> bool:
         """Whether this stage reads a tensor of `memory`."""
@@ -137,7 +145,7 @@ class Run:
         """For each optimizer, the numbers of its weights among those of the whole model."""
         if self.numbers is not None:
             return self.numbers
-        return [list(range(sum(len(group["params"]) for group in one.param_groups))) for one in self.optimizers]
+        return [list(range(len(optim.moved_by(one)))) for one in self.optimizers]
 
 
 def check_ranks(recipe: Recipe, ranks: DataRanks) -> None:
