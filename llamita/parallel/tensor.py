@@ -117,7 +117,7 @@ class Columns(Sharded):
         weight = cast("DTensor", module.weight)
         if isinstance(module, nn.Embedding):
             return self._rows(
-                x, weight.to_local(), first=self.mesh.get_local_rank() * -(-weight.shape[0] // self.processes)
+                x, weight.to_local(), first=self.mesh.get_local_rank() * _share(weight.shape[0], self.processes)
             )
         if self.part.comes == FEATURES:
             x = self._gathered(x, weight.shape[1])
@@ -127,7 +127,7 @@ class Columns(Sharded):
 
     def _gathered(self, own: Tensor, size: int) -> Tensor:
         """All features (..., size) of which this process has its part; the last processes may have fewer."""
-        share = -(-size // self.processes)
+        share = _share(size, self.processes)
         padded = functional.pad(own, (0, share - own.shape[-1])).contiguous()
         parts = [torch.empty_like(padded) for _ in range(self.processes)]
         distributed.all_gather(parts, padded, group=self.mesh.get_group())
@@ -190,10 +190,15 @@ def own_part(weight: Tensor, mesh: DeviceMesh, placements: Sequence[Placement]) 
     for placement, size, at in sorted(cuts, key=lambda one: hasattr(one[0], "split_factor")):
         dim = cast("Shard", placement).dim
         length = weight.shape[dim]
-        share = -(-length // size)  # the last processes have less, or nothing
+        share = _share(length, size)
         start = min(at * share, length)
         weight = weight.narrow(dim, start, min(share, length - start))
     return weight
+
+
+def _share(length: int, processes: int) -> int:
+    """How much of a dim each process has, as DTensor cuts it; the last ones have less, or nothing."""
+    return -(-length // processes)
 
 
 def _coordinate(mesh: DeviceMesh) -> list[int]:
