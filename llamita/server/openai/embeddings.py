@@ -51,9 +51,8 @@ def _all_ids(model: ServedModel, asked: EmbeddingRequest) -> list[list[int]]:
 
 def embedded(model: ServedModel, ids: list[int]) -> Tensor:
     """The vector (D,) of a text, in fp32 and of length 1; for the engine's thread."""
-    with torch.no_grad():
-        states = model.engine.last_hidden_state(ids, model.adapter)  # (T, D)
-        return torch.nn.functional.normalize(states.float().mean(0), dim=0).cpu()
+    states = model.engine.last_hidden_state(ids, model.adapter)  # (T, D), without gradients
+    return torch.nn.functional.normalize(states.float().mean(0), dim=0).cpu()
 
 
 def encoded(vector: Tensor) -> str:
