@@ -20,13 +20,13 @@ from llamita.parallel.mesh import Degrees
 from llamita.parallel.ranks import DataRanks
 from llamita.parallel.shard import whole
 from llamita.parallel.tensor import sharded_loss
-from llamita.train import savings, state
+from llamita.train import savings
 from llamita.train.loop import backward, evaluate, gradients_of
 from llamita.train.recipe import Recipe
 from llamita.train.run import Run, check_ranks, start
-from llamita.train.saver import Saver
 from tests.distributed import group
 from tests.distributed.tensor_cases import CONFIG, largest, model_of
+from tests.distributed.work import gone_on
 
 LENGTH, ROWS, STEPS, FEW = 14, 6, 20, 3
 RECIPE = Recipe(
@@ -162,13 +162,7 @@ def _part(folder: Path, count: int, degrees: Degrees, until: int) -> tuple[dict[
 
     def work(found: Any) -> Any:
         run = make_run(recipe, mesh.arranged(found, degrees), is_tied=True)
-        if state.has_checkpoint(folder):
-            state.restore(run, folder)
-        restored = _known(run)
-        take_steps(run, recipe, until)
-        with Saver(run, folder) as saver:
-            saver.save()
-        return restored, _known(run)
+        return gone_on(run, folder, lambda: take_steps(run, recipe, until), lambda: _known(run))
 
     ranks = group.on(count, work)
     return {k: v for one, _ in ranks for k, v in one.items()}, {k: v for _, one in ranks for k, v in one.items()}

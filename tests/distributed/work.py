@@ -12,7 +12,7 @@ from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from threading import Event, Timer
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch._dynamo  # the first step of an optimizer imports it, which takes a second of each process
@@ -32,6 +32,8 @@ from llamita.train.run import Run
 from llamita.train.saver import Saver
 from tests.distributed import group
 from tests.unit.train.tiny import CONFIG, make_rows
+
+T = TypeVar("T")
 
 UNTIED = CONFIG.replace(tie_word_embeddings=False)
 RECIPE = Recipe(
@@ -158,13 +160,19 @@ def resume() -> dict[str, Any]:
 
 def _part_of_run(mesh: Any, recipe: Recipe, folder: Path, until: int) -> dict[str, Any]:
     one = make_run(mesh, recipe)
+    restored, saved = gone_on(one, folder, lambda: take_steps(one, recipe, until), lambda: digest(one))
+    return {"restored": restored, "saved": saved, "tokens": one.tokens}
+
+
+def gone_on(one: Run, folder: Path, take: Callable[[], object], look: Callable[[], T]) -> tuple[T, T]:
+    """Restore a run, where it was saved before, go on and save it: what there is to see after restoring and saving."""
     if state.has_checkpoint(folder):
         state.restore(one, folder)
-    restored = digest(one)
-    take_steps(one, recipe, until)
+    restored = look()
+    take()
     with Saver(one, folder) as saver:
         saver.save()
-    return {"restored": restored, "saved": digest(one), "tokens": one.tokens}
+    return restored, look()
 
 
 # Where a rank dies in a save: the function that kills it, which call of that, and the rank.
