@@ -53,7 +53,7 @@ class Settings:
     also_threads: tuple[int, ...] = ()
     peers_python: str | None = None
     folder: Path | None = None  # where the systems' files are; None writes them for this test alone
-    report: Callable[[str], None] = lambda _: None  # gets the name of each comparison before it starts
+    report: Callable[[str], None] = lambda _: None  # gets each comparison's name as it starts, its figures as it ends
 
 
 @dataclass
@@ -170,6 +170,9 @@ def record(
         }
         return rows_of(of, test=test.name, shape=settings.shape, format=format, unit=test.unit, shares=shares)
 
-    measured.rows.extend(rows(ours, pooled))
+    added = rows(ours, pooled)
     for values_of, turns in zip(values, limits, strict=True):
-        measured.rows.extend(rows(values_of, turns)[1:])
+        added.extend(rows(values_of, turns)[1:])
+    for row in added:  # at once: a run that is stopped later has said what it measured
+        settings.report(f"{row.test} {row.shape} {row.format}: {row.system} {row.median:,.3f} {row.unit}")
+    measured.rows.extend(added)
