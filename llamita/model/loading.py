@@ -112,7 +112,7 @@ def fill(
     a weight, as `whole` does.
     Raises BrokenFileError for ties that the file contradicts.
     """
-    sources = _sources(tensors.names, list(model.state_dict()))
+    sources = _sources(tensors.names, [*model.state_dict(), *tied])  # of a stage of a model only one twin may be here
     _check_ties(model, tensors, sources, tied, fit)
     report = LoadReport(unexpected_keys=_unexpected(tensors.names, sources, tied))
     for name, parameter in list(model.named_parameters(remove_duplicate=False)):

@@ -137,10 +137,12 @@ class PreTrainedModel(ModelFiles):
         return self._tied_weights_keys if self.config.tie_word_embeddings else {}
 
     def tie_weights(self) -> None:
-        """Make each tied weight the very tensor of its twin."""
+        """Make each tied weight the very tensor of its twin; a stage of a model may have one of the two, or neither."""
+        here = dict(self.named_parameters(remove_duplicate=False))
         for name, source in self.tied_weights.items():
-            owner, _, leaf = name.rpartition(".")
-            setattr(self.get_submodule(owner), leaf, self.get_parameter(source))
+            if name in here and source in here:
+                owner, _, leaf = name.rpartition(".")
+                setattr(self.get_submodule(owner), leaf, here[source])
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True

@@ -43,7 +43,10 @@ class Received(nn.Module):
 
 
 def cut(model: LlamaForCausalLM, stage: int, count: int) -> None:
-    """Keep one of a model's stages; the weights of the others are freed. Raises UsageError for too few layers."""
+    """Keep one of a model's stages; the weights of the others are freed, or never read where they are still to come.
+
+    Raises UsageError for too few layers.
+    """
     number = len(model.model.layers)
     own, is_last = layers_of(number, count)[stage], stage == count - 1
     away = [f"model.layers.{layer}" for layer in range(number) if layer not in own]

@@ -1,16 +1,16 @@
 """What is measured before a run: the fastest threads and precision here, and how many steps fit into its minutes."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from time import perf_counter
 
 import torch
 
-from llamita.data.loader import Loader
-from llamita.data.packing import Rows
-from llamita.model.llama import LlamaForCausalLM
-from llamita.train import savings
+from llamita.parallel.mesh import from_first
+from llamita.parallel.shard import local
+from llamita.parallel.tensor import sharded_loss
 from llamita.train.loop import backward, gradients_of
 from llamita.train.recipe import Recipe
 from llamita.train.run import Run
@@ -19,36 +19,34 @@ TURNS = 3  # the first of which warms up
 SLACK = 0.1  # how much too slow a run may be before it is shortened
 
 
-def resolved(recipe: Recipe, model: LlamaForCausalLM, rows: Rows) -> Recipe:
-    """The recipe with threads, precision and steps decided: by trial steps of a copy of the model where it leaves them.
+def resolved(recipe: Recipe, run: Run) -> Recipe:
+    """The recipe with threads, precision and steps decided: by trial steps of the run where it leaves them open.
 
     One thread is faster than two on a machine that is busy with other work: they wait for each other. bf16 autocast is
-    1.3 to 1.9 times faster on CPUs with avx512_bf16, and several times slower on others. Leaves torch at those threads.
+    1.3 to 1.9 times faster on CPUs with avx512_bf16, and several times slower on others. Leaves torch at those threads,
+    and the run as it was. Every rank calls it, and the first one's clock decides.
     """
     counts = [torch.get_num_threads()] if recipe.threads is None else [recipe.threads]
-    if recipe.threads is None and model.device.type == "cpu":
-        counts = list(dict.fromkeys([1, *counts]))
+    if recipe.threads is None and run.device.type == "cpu":
+        counts = list(dict.fromkeys([1, *from_first(lambda: counts)]))
     names = ["fp32", "bf16"] if recipe.precision == "auto" else [recipe.precision]
-    fastest, seconds = _fastest([replace(recipe, threads=count, precision=names[0]) for count in counts], model, rows)
-    if len(names) > 1:
-        fastest, seconds = _fastest([replace(fastest, precision=name) for name in names], model, rows)
-    if recipe.steps is None:
-        seconds = seconds or _seconds(fastest, model, rows)
-        fastest = replace(fastest, steps=max(1, int(recipe.minutes * 60 / seconds)))
+    is_open = recipe.steps is None or len(counts) > 1 or len(names) > 1
+    with _undone(run) if is_open else nullcontext():
+        fastest, seconds = _fastest([replace(recipe, threads=count, precision=names[0]) for count in counts], run)
+        if len(names) > 1:
+            fastest, seconds = _fastest([replace(fastest, precision=name) for name in names], run)
+        if recipe.steps is None:
+            seconds = seconds or _seconds(fastest, run)
+            fastest = replace(fastest, steps=max(1, int(recipe.minutes * 60 / seconds)))
     torch.set_num_threads(fastest.threads or 1)
     return fastest
 
 
-def needs_trial(recipe: Recipe) -> bool:
-    """Whether `resolved` may take trial steps."""
-    return recipe.steps is None or recipe.threads is None or recipe.precision == "auto"
-
-
-def _fastest(trials: list[Recipe], model: LlamaForCausalLM, rows: Rows) -> tuple[Recipe, float | None]:
+def _fastest(trials: list[Recipe], run: Run) -> tuple[Recipe, float | None]:
     """The recipe whose steps are shortest, and the seconds of one; the only one is not measured."""
     if len(trials) == 1:
         return trials[0], None
-    seconds = [_seconds(trial, model, rows) for trial in trials]
+    seconds = [_seconds(trial, run) for trial in trials]
     best = min(range(len(trials)), key=seconds.__getitem__)
     return trials[best], seconds[best]
 
@@ -71,14 +69,25 @@ class Deadline:
         return most if most < (1 - SLACK) * self._steps else max(self._steps, step + 1)
 
 
-def _seconds(recipe: Recipe, model: LlamaForCausalLM, rows: Rows) -> float:
-    """The seconds of one step, the shorter of two; random states are left as they were."""
-    twin = copy.deepcopy(model).train()
-    optimizers = savings.optimizers(twin, recipe)
-    run = Run(twin, optimizers, Loader(rows, seed=recipe.seed), steps=TURNS)
+@contextmanager
+def _undone(run: Run) -> Iterator[None]:
+    """Leave a run as it was before the block. Meanwhile a copy of this rank's weights is in memory, as in a save."""
+    copies, position = [local(weight).clone() for weight in run.weights().values()], run.loader.position
+    states = [copy.deepcopy(optimizer.state_dict()) for optimizer in run.optimizers]
+    with torch.random.fork_rng(), sharded_loss(run.model):
+        yield
+    for weight, before in zip(run.weights().values(), copies, strict=True):  # FSDP may have moved them meanwhile
+        local(weight).copy_(before)
+    for optimizer, state in zip(run.optimizers, states, strict=True):
+        optimizer.load_state_dict(state)
+    run.loader.position = position
+
+
+def _seconds(recipe: Recipe, run: Run) -> float:
+    """The seconds of one step, the shorter of two, by the first rank's clock."""
     torch.set_num_threads(recipe.threads or 1)
-    with torch.random.fork_rng():
-        return min([_step(run, recipe) for _ in range(TURNS)][1:])
+    seconds = min([_step(run, recipe) for _ in range(TURNS)][1:])
+    return from_first(lambda: seconds)
 
 
 def _step(run: Run, recipe: Recipe) -> float:

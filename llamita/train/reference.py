@@ -6,23 +6,24 @@ import torch
 
 from llamita.data.loader import take
 from llamita.data.packing import Rows
-from llamita.model.llama import LlamaForCausalLM
+from llamita.parallel.shard import reshard
 from llamita.train.loop import autocast
 from llamita.train.recipe import Recipe
+from llamita.train.run import Run
 from llamita.train.tasks.log_probs import log_probs
 
 
 @torch.no_grad()
-def with_reference(rows: Rows, model: LlamaForCausalLM, recipe: Recipe) -> Rows:
-    """The rows with the log-probabilities of their targets by the model as it is, without dropout.
+def with_reference(rows: Rows, run: Run, recipe: Recipe) -> Rows:
+    """The rows with the log-probabilities of their targets by a run's model as it is, without dropout.
 
-    An adapter adds nothing at the start, so a new adapter's model is its base.
+    An adapter adds nothing at the start, so a new adapter's model is its base. Every rank computes all rows.
     """
-    was_training = model.training
-    model.eval()
+    run.model.eval()
     found = []
     for index in torch.arange(len(rows)).split(recipe.micro_rows):
-        with autocast(recipe.precision, model.device):
-            found.append(log_probs(model, take(rows, index).to(model.device)).cpu())
-    model.train(was_training)
+        with autocast(recipe.precision, run.device):
+            found.append(run.loss(log_probs, take(rows, index)).cpu())
+    run.model.train()
+    reshard(run.root)
     return replace(rows, reference=torch.cat(found) if found else None)

@@ -29,9 +29,9 @@ RNG, DEVICE_RNG = "rng", "rng.cuda"
 
 @dataclass
 class Run:
-    """What changes while a model is trained. steps: of the whole run. tokens: how many were learned.
+    """What changes while a model is trained. tokens: how many were learned.
 
-    task: None is that of the recipe.
+    steps: of the whole run, 0 while that is open. task: None is that of the recipe.
     base: the fingerprint of the frozen weights of an adapter, which checkpoints leave out.
     ranks: those that share each batch. root: the model's passes, which are `sharded` where there are several ranks.
     pipeline: where the model is one stage of several; names: those of the weights of all stages, numbers: for each
@@ -172,41 +172,44 @@ def start(
 ) -> Run:
     """A run at its first step: the model is sharded where there are several processes, and torch takes the threads.
 
-    recipe: with its steps and threads resolved. read: gives a model without weights this process's part of them, once
-    it is sharded.
+    recipe: steps and threads may be left open, for trial steps of the run. read: gives a model without weights this
+    process's part of them, once it is sharded.
     """
-    assert recipe.steps is not None and recipe.threads is not None
-    torch.set_num_threads(recipe.threads)  # their number decides the order of sums, and so the bits
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)  # their number decides the order of sums, and so the bits
     ranks = DataRanks(processes)
     passes = pass_of(model.train(), ranks.context)
     if (tensor := mesh.dim(processes, "tp")) is not None:
         shard_for_training(model, tensor)
     if processes is not None and mesh.dim(processes, "pp") is not None:
-        return _staged(recipe, passes, loader, processes, base=base)
-    _shard(passes, model, ranks, recipe)
-    if read is not None:
-        mesh.together(lambda: read(model))
+        return _staged(recipe, passes, loader, processes, base=base, read=read)
+    _shard(passes, model, ranks, recipe, read)
     optimizers = savings.optimizers(model, recipe)
-    return Run(model, optimizers, loader, recipe.steps, base=base, ranks=ranks, sharded=passes)
+    return Run(model, optimizers, loader, recipe.steps or 0, base=base, ranks=ranks, sharded=passes)
 
 
-def _staged(recipe: Recipe, passes: Pass, loader: Source, processes: DeviceMesh, *, base: str) -> Run:
+def _staged(
+    recipe: Recipe, passes: Pass, loader: Source, processes: DeviceMesh, *, base: str, read: Callable[..., None] | None
+) -> Run:
     """A run of this process's stage of a model, which is cut here."""
-    assert recipe.steps is not None
     model, ranks = cast("LlamaForCausalLM", passes.model), DataRanks(processes)
     optimizers = savings.optimizers(model, recipe)  # of the whole model, so that their groups are those of one process
     names = {id(weight): name for name, weight in model.named_parameters()}
     pipeline = Pipeline(passes, processes, recipe.pp_schedule)
-    _shard(pipeline.root, model, ranks, recipe)
+    _shard(pipeline.root, model, ranks, recipe, read)
     numbers = optim.keep_own(optimizers, names, dict(model.named_parameters()))
     return Run(
-        model, optimizers, loader, recipe.steps, base=base, ranks=ranks, pipeline=pipeline,
+        model, optimizers, loader, recipe.steps or 0, base=base, ranks=ranks, pipeline=pipeline,
         names=tuple(names.values()), numbers=numbers, sharded=pipeline.root,
     )  # fmt: skip
 
 
-def _shard(root: nn.Module, model: LlamaForCausalLM, ranks: DataRanks, recipe: Recipe) -> None:
-    """Shard the weights where several ranks share rows; before the optimizers, which hold what they become."""
+def _shard(
+    root: nn.Module, model: LlamaForCausalLM, ranks: DataRanks, recipe: Recipe, read: Callable[..., None] | None
+) -> None:
+    """Shard the weights where several ranks share rows, and read them; then optimizers hold what they have become."""
     if ranks.sharding is not None:
         reduce_scatter = TreeReduceScatter() if recipe.exact_scaling else None
         shard(root, model.model.layers, ranks.sharding, reduce_scatter=reduce_scatter)
+    if read is not None:
+        mesh.together(lambda: read(model))

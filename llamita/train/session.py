@@ -31,7 +31,7 @@ from llamita.tokenizer.save import save_tokenizer
 from llamita.tokenizer.train import train_tokenizer
 from llamita.train import endless, history, savings, state
 from llamita.train.loop import evaluate, train
-from llamita.train.measure import Deadline, needs_trial, resolved
+from llamita.train.measure import Deadline, resolved
 from llamita.train.method import METHODS, export_adapter
 from llamita.train.metrics import Metrics, log
 from llamita.train.recipe import Recipe, make_recipe, read_recipe
@@ -187,10 +187,12 @@ def begin(
     if recipe.model is None and recipe.tokenizer == NEW:
         mesh.from_first(lambda: _train_tokenizer(recipe, folder / INSIDE / TOKENIZER, offline=offline))
     parts = _prepare(recipe, folder, processes, device=device, offline=offline)
-    decided = _decided(parts)
     torch.manual_seed(recipe.seed)
-    session = _session(replace(parts, recipe=decided), folder)
-    session.deadline = Deadline(recipe.minutes, session.run.steps) if recipe.steps is None else None
+    run = _started(parts)
+    decided = _decided(parts, run)
+    run.steps = decided.steps or 0
+    session = _session(replace(parts, recipe=decided), run, folder)
+    session.deadline = Deadline(recipe.minutes, run.steps) if recipe.steps is None else None
     return session
 
 
@@ -222,7 +224,8 @@ def resume(
     Raises UsageError where the run has taken more steps than the recipe has, and what `state.restore` raises.
     """
     mesh.from_first(lambda: state.newest(folder / INSIDE))
-    session = _session(_prepare(recipe, folder, processes, device=device, offline=offline), folder)
+    parts = _prepare(recipe, folder, processes, device=device, offline=offline)
+    session = _session(parts, _started(parts), folder)
     if state.restore(session.run, folder / INSIDE) > session.run.steps:
         raise UsageError(f"steps is {session.run.steps}, but the run has taken {session.run.step}: raise --steps")
     return session
@@ -263,11 +266,6 @@ class _Parts:
     task: Task
     windows: Windows | None = None
 
-    @property
-    def ranks(self) -> DataRanks:
-        """The ranks that share each batch."""
-        return DataRanks(self.processes)
-
 
 def _train_tokenizer(recipe: Recipe, folder: Path, *, offline: bool) -> None:
     """Train a tokenizer on the data; a resumed or rewound run has it already."""
@@ -289,7 +287,7 @@ def _prepare(recipe: Recipe, folder: Path, processes: DeviceMesh | None, *, devi
         layers_of(found.model.config.num_hidden_layers, recipe.pp)
         records, cleaned = _records(recipe, offline=offline)
         known, task, rows, apart = _rows(recipe, found.tokenizer, records)
-        if not _can_wait(known, task, processes):
+        if processes is None or processes.size() == 1:  # of several, each reads its own part once they share the model
             found = found.with_weights()
         if task.samples:
             _check_sampling(known, processes)
@@ -304,15 +302,6 @@ def _prepare(recipe: Recipe, folder: Path, processes: DeviceMesh | None, *, devi
     return mesh.together(make)
 
 
-def _can_wait(recipe: Recipe, task: Task, processes: DeviceMesh | None) -> bool:
-    """Whether nothing needs the weights before processes shard the model, so that each reads its own part alone.
-
-    Stages are cut from a whole model, and steps that are tried, to measure them, need one.
-    """
-    is_sharded = processes is not None and processes.size() > 1 and recipe.pp == 1
-    return is_sharded and not (needs_trial(_untried(recipe, task)) or task.samples or task.needs_reference)
-
-
 def _check_sampling(recipe: Recipe, processes: DeviceMesh | None) -> None:
     if processes is not None and processes.size() > 1:
         raise UsageError("grpo samples in one process: start it without torchrun")
@@ -322,14 +311,10 @@ def _check_sampling(recipe: Recipe, processes: DeviceMesh | None) -> None:
         raise UsageError("exact rollouts are sampled in fp32: leave --precision out, or take --rollouts plain")
 
 
-def _decided(parts: _Parts) -> Recipe:
-    """The recipe with threads, precision and steps: measured on all ranks at once, each with its rows of a step."""
+def _decided(parts: _Parts, run: Run) -> Recipe:
+    """The recipe with threads, precision and steps: measured on all ranks at once, by steps of the run itself."""
     recipe = _untried(parts.recipe, parts.task)
-    if parts.task.samples:
-        return replace(recipe, steps=recipe.steps or SAMPLED_STEPS)
-    own = replace(recipe, batch_tokens=recipe.batch_tokens // parts.ranks.size)
-    found = resolved(own, parts.found.model, parts.rows)
-    return mesh.from_first(lambda: replace(found, batch_tokens=recipe.batch_tokens))
+    return replace(recipe, steps=recipe.steps or SAMPLED_STEPS) if parts.task.samples else resolved(recipe, run)
 
 
 def _untried(recipe: Recipe, task: Task) -> Recipe:
@@ -343,14 +328,20 @@ def _untried(recipe: Recipe, task: Task) -> Recipe:
     return replace(recipe, threads=recipe.threads or 1, precision=precision)
 
 
-def _session(parts: _Parts, folder: Path) -> Session:
-    rows, apart, found = parts.rows, parts.apart, parts.found
+def _started(parts: _Parts) -> Run:
+    """The run at its first step; what its recipe leaves open may then be measured."""
+    recipe, found = _untried(parts.recipe, parts.task), parts.found
+    loader = parts.windows or Loader(parts.rows, seed=recipe.seed)
+    return start(recipe, found.model, loader, processes=parts.processes, base=found.base, read=found.read)
+
+
+def _session(parts: _Parts, run: Run, folder: Path) -> Session:
+    rows, apart = parts.rows, parts.apart
     if parts.task.needs_reference:
-        rows, apart = (with_reference(some, found.model, parts.recipe) for some in (rows, apart))
-    loader = parts.windows or Loader(rows, seed=parts.recipe.seed)
-    run = start(parts.recipe, found.model, loader, processes=parts.processes, base=found.base, read=found.read)
+        rows, apart = (with_reference(some, run, parts.recipe) for some in (rows, apart))
+        run.loader = Loader(rows, seed=parts.recipe.seed)
     run.task = parts.task
-    return Session(parts.recipe, run, apart, found.tokenizer, folder, cleaned=parts.cleaned)
+    return Session(parts.recipe, run, apart, parts.found.tokenizer, folder, cleaned=parts.cleaned)
 
 
 def _rows(recipe: Recipe, tokenizer: Tokenizer, records: list[Record]) -> tuple[Recipe, Task, Rows, Rows]:

@@ -37,18 +37,21 @@ def new_model(shape: str, tokenizer: Tokenizer, *, length: int, seed: int) -> Ll
 
 
 def first_weights(model: LlamaForCausalLM, *, seed: int, device: torch.device) -> None:
-    """Give a model without weights those that `new_model` says; of a sharded model each process keeps its own part.
+    """Give a model without weights those that `new_model` says; each process keeps its own part, or its own stage.
 
-    Each is drawn whole, on the CPU, and one after another: the numbers depend on the seed alone.
+    Each is drawn whole, on the CPU, and one after another, those of other stages too: the numbers depend on the seed
+    alone.
     """
-    fit = model.fit
+    fit, own = model.fit, dict(model.named_parameters())
+    whole = LlamaForCausalLM.without_weights(model.config)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for module in model.model.modules():
+        for module in whole.model.modules():
             _draw_as_torch_does(module)
-        for name, parameter in list(model.named_parameters()):
-            weight = _first_weight(model, name, parameter.shape)
-            put(model, name, fit(weight, parameter, dtype=weight.dtype, device=device, copies=True))
+        for name, parameter in whole.named_parameters():
+            weight = _first_weight(whole, name, parameter.shape)
+            if name in own:
+                put(model, name, fit(weight, own[name], dtype=weight.dtype, device=device, copies=True))
     model.complete(device)
 
 

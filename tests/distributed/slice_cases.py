@@ -11,16 +11,20 @@ from typing import Any
 
 import torch
 import torch._dynamo  # the first step of an optimizer imports it
+from torch import distributed
 
 from llamita.checkpoint.load import load_pretrained, unread
 from llamita.data.loader import Loader
 from llamita.llm import LLM
+from llamita.model import files
 from llamita.model.llama import LlamaForCausalLM
 from llamita.parallel import tensor
 from llamita.parallel.mesh import Degrees, arranged
 from llamita.parallel.shard import local
 from llamita.parallel.tensor import sharded_loss
-from llamita.train import run, savings
+from llamita.train import run, savings, session
+from llamita.train.measure import resolved
+from llamita.train.recipe import Recipe
 from llamita.train.run import Run
 from llamita.train.shapes import first_weights
 from tests.distributed import group
@@ -31,24 +35,32 @@ from tests.unit.train.tiny import CONFIG, make_rows
 CPU = torch.device("cpu")
 # Two embeddings and four layers that are large enough to measure: 30 MB in bf16; the vocabulary is odd.
 LARGE = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 4, "tie_word_embeddings": False}
-DEGREES = {"dp_shard 2, tied": (2, Degrees()), "tp 2": (2, Degrees(tp=2)), "2 x 2, tied": (4, Degrees(tp=2))}
+DEGREES = {
+    "dp_shard 2, tied": (2, Degrees()), "tp 2": (2, Degrees(tp=2)), "2 x 2, tied": (4, Degrees(tp=2)),
+    "pp 2": (2, Degrees(pp=2)), "pp 3, tied": (3, Degrees(pp=3)), "pp 2 x 2, tied": (4, Degrees(pp=2)),
+}  # fmt: skip
 
 
 def begun(mesh: Any, degrees: Degrees, model: LlamaForCausalLM, read: Any = None) -> Run:
     """A run on a mesh of these degrees."""
-    recipe = replace(RECIPE, tp=degrees.tp, steps=2)
+    recipe = replace(RECIPE, tp=degrees.tp, pp=degrees.pp, steps=2)
     savings.prepare(model, recipe, processes=2, device=CPU)
     return run.start(recipe, model, Loader(make_rows(), seed=7), processes=arranged(mesh, degrees), read=read)
 
 
 def equality(mesh: Any, degrees: Degrees, *, is_tied: bool) -> dict[str, bool]:
-    """Whether first weights that come after the shards are the same, and the losses of two steps with them."""
-    config = CONFIG.replace(tie_word_embeddings=is_tied, num_key_value_heads=2, attention_dropout=0.0)
+    """Whether first weights that come after the shards are the same, and the losses of two steps with them.
+
+    Trial steps before them must leave nothing behind.
+    """
+    changes = {"num_key_value_heads": 2, "num_hidden_layers": 3, "attention_dropout": 0.0}
+    config = CONFIG.replace(tie_word_embeddings=is_tied, **changes)
     first = partial(first_weights, seed=3, device=CPU)
     whole = LlamaForCausalLM.without_weights(config)
     first(whole)
     early = begun(mesh, degrees, whole)
     late = begun(mesh, degrees, LlamaForCausalLM.without_weights(config), first)
+    resolved(replace(RECIPE, precision="auto", steps=None, minutes=0.01), late)
     weights = {name: local(weight).clone() for name, weight in late.weights().items()}
     same = all(torch.equal(local(weight), weights[name]) for name, weight in early.weights().items())
     losses = []
@@ -63,14 +75,20 @@ def reading(mesh: Any, degrees: Degrees, folder: Path, load: Callable[..., Any])
 
     The peak has the pages of the file too, those around what is read included, and what libraries take.
     """
-    size, read, part = (folder / "model.safetensors").stat().st_size, [0], tensor.own_part
+    size, read = (folder / "model.safetensors").stat().st_size, [0]
 
-    def counted(*given: Any) -> torch.Tensor:
-        own = part(*given)
-        read[0] += 0 if own.is_meta else own.nbytes
-        return own
+    def counting(module: Any, name: str) -> None:
+        function = getattr(module, name)
 
-    tensor.own_part = counted
+        def counted(weight: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+            found = function(weight, *given, **named)
+            read[0] += 0 if found.is_meta else found.numel() * weight.itemsize
+            return found
+
+        setattr(module, name, counted)
+
+    counting(tensor, "own_part")  # of a matrix that is cut
+    counting(files, "whole")  # of one that a stage has whole
     peak, own = _status("VmRSS"), _status("RssAnon")
     Path("/proc/self/clear_refs").write_text("5")  # the peak is what is used now
     kept = load(mesh, degrees, folder)
@@ -84,6 +102,14 @@ def sharded(mesh: Any, degrees: Degrees, folder: Path) -> Run:
     found = unread(folder, dtype="float32", device=CPU)
     assert found is not None
     return begun(mesh, degrees, found[0], found[2])
+
+
+def plain(mesh: Any, degrees: Degrees, folder: Path) -> Run:
+    """A run whose recipe leaves open what trial steps decide."""
+    text = folder / f"text-{distributed.get_rank()}.txt"
+    text.write_text("the cat sat on the mat. " * 99, encoding="utf-8")
+    recipe = Recipe(data=(str(text),), model=str(folder), minutes=0.01, length=16, batch_tokens=32, optimizer="adamw")
+    return session.begin(recipe, folder / "out", processes=mesh).run
 
 
 def whole(mesh: Any, degrees: Degrees, folder: Path) -> Run:
@@ -115,6 +141,8 @@ def check() -> dict[str, Any]:
             "whole": (whole, Degrees()),
             "dp_shard 2": (sharded, Degrees()),
             "tp 2": (sharded, Degrees(tp=2)),
+            "pp 2": (sharded, Degrees(pp=2)),
+            "plain": (plain, Degrees()),
             "written": (written, Degrees(tp=2)),
         }
         for name, (load, degrees) in ways.items():

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from tests.distributed.slice_cases import DEGREES
 from tests.distributed.test_distributed import launched
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes with gloo, and asks Linux for memory")
@@ -12,13 +13,13 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes
 @pytest.mark.early
 def test_each_process_reads_its_part() -> None:
     found = launched("slice_cases")
-    for name in ("dp_shard 2, tied", "tp 2", "2 x 2, tied"):
+    for name in DEGREES:
         for answer in found.pop(name):
             assert answer == {"weights": True, "losses": True}  # every bit
 
     # A bf16 file, read as fp32: whole it takes twice its size. The vocabulary is odd, and norms are small.
     whole = found.pop("read, whole")
-    assert found.keys() == {"read, dp_shard 2", "read, tp 2", "read, written"}
+    assert found.keys() == {"read, dp_shard 2", "read, tp 2", "read, pp 2", "read, written"}
     for ranks in found.values():
         for one, all_of_it in zip(ranks, whole, strict=True):
             assert 0.49 < one["read"] < 0.52

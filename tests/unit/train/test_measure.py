@@ -11,28 +11,27 @@ from tests.unit.train.tiny import RECIPE, make_rows, make_run
 
 
 def test_precision_and_steps_are_decided_and_the_model_stays() -> None:
-    rows = make_rows()
-    model = make_run(rows).model
-    before, state = [weight.clone() for weight in model.parameters()], torch.get_rng_state()
-    recipe = resolved(replace(RECIPE, precision="auto", steps=None, minutes=0.01), model, rows)
+    run, recipe = make_run(make_rows()), replace(RECIPE, precision="auto", steps=None, minutes=0.01)
+    before, state = [weight.clone() for weight in run.model.parameters()], torch.get_rng_state()
+    recipe = resolved(recipe, run)
     assert recipe.precision in ("fp32", "bf16")
     assert recipe.steps is not None and recipe.steps >= 1
-    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, run.model.parameters(), strict=True))
+    assert run.memory().keys() == {"rng"}  # no optimizer has a state yet
     assert torch.equal(torch.get_rng_state(), state)
+    assert run.loader.position == 0
 
 
 def test_what_is_decided_is_not_measured() -> None:
-    model = make_run(make_rows()).model
     decided = replace(RECIPE, threads=1)
-    assert resolved(decided, model, None) == decided  # type: ignore[arg-type]
+    assert resolved(decided, make_run(make_rows())) == decided
 
 
 def test_the_threads_of_the_fastest_steps_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {(1, "fp32"): 0.5, (2, "fp32"): 0.9, (1, "bf16"): 0.25}
-    monkeypatch.setattr(measure, "_seconds", lambda recipe, model, rows: seconds[recipe.threads, recipe.precision])
+    monkeypatch.setattr(measure, "_seconds", lambda recipe, run: seconds[recipe.threads, recipe.precision])
     torch.set_num_threads(2)
-    rows = make_rows()
-    recipe = resolved(replace(RECIPE, precision="auto", steps=None, minutes=1), make_run(rows).model, rows)
+    recipe = resolved(replace(RECIPE, precision="auto", steps=None, minutes=1), make_run(make_rows()))
     assert (recipe.threads, recipe.precision, recipe.steps) == (1, "bf16", 240)
     assert torch.get_num_threads() == 1
 
