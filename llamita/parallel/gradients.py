@@ -1,6 +1,7 @@
 """How the gradients of micro-batches become one: as torch adds them, or in a tree that no number of ranks changes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -17,6 +18,26 @@ class Gradients:
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         self.weights = list(weights)
+
+    def accumulate(
+        self,
+        root: nn.Module,
+        compute: Callable[..., Tensor],
+        parts: Sequence[Any],
+        around: Callable[[int], AbstractContextManager[object]],
+    ) -> list[float]:
+        """Add the gradients of the losses that `compute(model, part)` gives of micro-batches; returns these losses.
+
+        root: the model's pass. around: the context of a micro-batch's pass, by its number.
+        """
+        losses = list[float]()
+        for number, part in enumerate(parts):
+            with around(number):
+                loss = root(compute, part)
+            self.backward(loss)
+            self.add()
+            losses.append(loss.item())
+        return losses
 
     def backward(self, loss: Tensor) -> None:
         """Run the backward pass of a micro-batch's loss ()."""

@@ -213,6 +213,16 @@ class StageGradients(Gradients):
         super().__init__(weights)
         self.pipeline = pipeline
 
+    def accumulate(
+        self,
+        root: nn.Module,
+        compute: Callable[..., Tensor],
+        parts: Sequence[Any],
+        around: Callable[[int], AbstractContextManager[object]],
+    ) -> list[float]:
+        """Send the micro-batches through the stages; returns their losses, on every stage."""
+        return self.pipeline.train(compute, parts, around)
+
     def finish(self) -> None:
         """Add the two gradients of a tied weight: of the embedding in the first stage, of the head in the last."""
         pipeline, weight = self.pipeline, self.pipeline.tied

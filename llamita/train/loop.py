@@ -76,23 +76,13 @@ def backward(run: Run, task: Task, batch: Batch, recipe: Recipe, gradients: Grad
     same. What is random in a part depends on the seed, the step and the part's number alone.
     """
     count = max(task.count(batch), 1)
-    parts = run.ranks.share(batch, recipe.micro_rows)
+    parts = [part.to(run.device) for part in run.ranks.share(batch, recipe.micro_rows)]
 
-    def pass_of(turn: int) -> AbstractContextManager[object]:
+    def around(turn: int) -> AbstractContextManager[object]:
         torch.manual_seed(part_seed(recipe.seed, run.step, run.ranks.number(turn)))
         return autocast(recipe.precision, run.device)
 
-    if run.pipeline is None:
-        losses = list[float]()
-        for turn, part in enumerate(parts):
-            with pass_of(turn):
-                loss = run.loss(task.loss, part) / count
-            gradients.backward(loss)
-            gradients.add()
-            losses.append(loss.item())
-    else:
-        parts = [part.to(run.device) for part in parts]
-        losses = run.pipeline.train(lambda model, part: task.loss(model, part) / count, parts, pass_of)
+    losses = gradients.accumulate(run.root, lambda model, part: task.loss(model, part) / count, parts, around)
     gradients.finish()
     torch.manual_seed(part_seed(recipe.seed, run.step, -1))  # every rank leaves the step in the same state
     return sum(run.ranks.in_order(losses))
