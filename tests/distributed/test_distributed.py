@@ -48,17 +48,16 @@ def test_any_number_of_ranks_trains_as_one_process_does() -> None:
 @pytest.mark.early
 def test_ranks_save_while_they_train_and_one_that_dies_leaves_the_last_checkpoint() -> None:
     found = launched("work", "kills", "saving")
-    both = ["step-00000001", "step-00000002"]
-    assert found["kills"] == {at: [True, "step-00000001", True, both] for at in ("writing", "named", "renamed")}
+    assert len(found["kills"]) == 9
+    assert not any(found["kills"].values()), found["kills"]
 
     saving = found["saving"]
     assert (saving["before"], saving["between"]) == (None, "step-00000001")
     assert saving["same"], "what was saved is the step's, not that of the steps after it"
-    assert (
-        saving["full"]
-        == "cannot write /step-00000003/shards-00001.safetensors: the disk is full, free some space and try again"
-    )
-    assert (saving["left"], saving["newest"]) == (["latest", *both], "step-00000002")
+    full = "cannot write /step-00000003/shards-00001.safetensors: the disk is full, free some space and try again"
+    assert saving["full"] == [full, full]  # of one process, and both say so
+    assert saving["left"] == ["latest", "step-00000001", "step-00000002"]
+    assert saving["newest"] == "step-00000002"
 
 
 @pytest.mark.early

@@ -18,6 +18,7 @@ import torch
 import torch._dynamo  # the first step of an optimizer imports it, which takes a second of each process
 from torch import Tensor
 
+from llamita.cli.ranks import joined
 from llamita.data.loader import Batch, Loader, take
 from llamita.errors import LlamitaError
 from llamita.model.llama import LlamaForCausalLM
@@ -175,55 +176,84 @@ def gone_on(one: Run, folder: Path, take: Callable[[], object], look: Callable[[
     return restored, look()
 
 
-# Where a rank dies in a save: the function that kills it, which call of that, and the rank.
-DEATHS = {"writing": ("write_tensors", 1, 1), "named": ("sync_folder", 1, 0), "renamed": ("sync_folder", 2, 0)}
+# Where ranks die in a save: the function that kills them, which call of that, which ranks, and what is whole then.
+DEATHS: dict[str, tuple[Any, str, int, tuple[int, ...], int]] = {
+    "before its file": (shards, "write_tensors", 1, (1,), 1),
+    "all before their files": (shards, "write_tensors", 1, (0, 1), 1),
+    "after its file": (shards, "facts", 1, (1,), 1),
+    "all after their files": (shards, "facts", 1, (0, 1), 1),
+    "before the manifest": (draft, "_write_json", 2, (0,), 1),
+    "before the name": (draft, "sync_folder", 1, (0,), 1),
+    "after the name": (draft, "sync_folder", 2, (0,), 1),
+    "before the latest": (draft, "write_text", 1, (0,), 1),
+    "after the latest": (draft, "_sweep", 1, (0,), 2),
+}
 
 
 def kills() -> dict[str, Any]:
-    """Kill a rank in a save, at three points: which checkpoint is whole, and does the run end the same?"""
-    recipe, ends = replace(EXACT, steps=2), {}
+    """Kill ranks in a save: which checkpoint is whole, what do those say that are left, and does the run end the same?
+
+    A list of what was not as it should be, for each point.
+    """
+    recipe, wrong = replace(EXACT, steps=2), {}
     with tempfile.TemporaryDirectory() as top:
+        folders = {name: Path(top, name) for name in DEATHS}
         end = group.on(1, lambda mesh: _part_of_run(mesh, recipe, Path(top, "whole"), 2))[0]["saved"]
         group.on(2, lambda mesh: _part_of_run(mesh, recipe, Path(top, "begun"), 1))
-        for name, (function, call, victim) in DEATHS.items():
-            folder = Path(top, name)
+        for name, folder in folders.items():
             shutil.copytree(Path(top, "begun"), folder)
-            died = _ended(lambda n=function, c=call, v=victim, f=folder: _killed_save(recipe, f, n, c, v))[victim]
-            newest = state.newest(folder).name
-            again = group.on(2, lambda mesh, folder=folder: _part_of_run(mesh, recipe, folder, 2))[0]
-            left = sorted(path.name for path in folder.glob("step-*"))
-            ends[name] = [died == -signal.SIGKILL, newest, again["saved"] == end, left]
-    return ends
+            wrong[name] = _deaths(recipe, folder, name)
+
+        def go_on(mesh: Any) -> dict[str, Any]:
+            return {name: _part_of_run(mesh, recipe, folder, 2)["saved"] for name, folder in folders.items()}
+
+        for name, saved in group.on(2, go_on)[0].items():
+            left = sorted(path.name for path in folders[name].glob("step-*"))
+            wrong[name] += [] if saved == end else ["the run ends with other tensors"]
+            wrong[name] += [] if left == ["step-00000001", "step-00000002"] else left
+    return wrong
 
 
-def _ended(work: Callable[[], Any]) -> list[int | None]:
-    found = group.start(2, work)
-    for process, _ in found:
-        process.join(group.LONGEST)
-    return [process.exitcode for process, _ in found]
+def _deaths(recipe: Recipe, folder: Path, name: str) -> list[Any]:
+    """Go on to the second step, and die in the save: what is not as it should be."""
+    *_, victims, whole_one = DEATHS[name]
+    wrong = list[Any]()
+    for rank, (process, pipe) in enumerate(group.start(2, lambda: _killed_save(recipe, folder, name))):
+        process.join(60)
+        if rank in victims:
+            wrong += [] if process.exitcode == -signal.SIGKILL else [f"rank {rank} ended with {process.exitcode}"]
+        else:
+            said = group.answer(process, pipe)
+            wrong += [] if "has lost another one, which has died" in said else [said]
+    newest = state.newest(folder).name
+    return wrong + ([] if newest == f"step-{whole_one:08d}" else [newest])
 
 
-def _killed_save(recipe: Recipe, folder: Path, name: str, call: int, victim: int) -> None:
-    """Go on to the second step, and die in the save."""
-    with group.processes() as mesh:
-        one = make_run(mesh, recipe)
-        state.restore(one, folder)
-        take_steps(one, recipe, 2)
-        if one.ranks.rank == victim:
-            module = shards if name == "write_tensors" else draft
-            setattr(module, name, _dying(getattr(module, name), call))
-        with Saver(one, folder) as saver:
-            saver.save()
+def _killed_save(recipe: Recipe, folder: Path, name: str) -> str:
+    """Go on to the second step, and die in the save; what a rank that is left says."""
+    module, function, call, victims, _ = DEATHS[name]
+    try:
+        with joined("cpu") as mesh:
+            one = make_run(mesh, recipe)
+            state.restore(one, folder)
+            take_steps(one, recipe, 2)
+            if one.ranks.rank in victims:
+                setattr(module, function, _dying(getattr(module, function), call))
+            with Saver(one, folder) as saver:
+                saver.save()
+    except LlamitaError as error:
+        return str(error)
+    return "nothing"
 
 
 def _dying(function: Callable[..., Any], call: int) -> Callable[..., Any]:
     """The function, whose n-th call ends the process."""
     left = iter(range(call - 1))
 
-    def changed(*given: Any) -> Any:
+    def changed(*given: Any, **named: Any) -> Any:
         if next(left, None) is None:
             os.kill(os.getpid(), signal.SIGKILL)
-        return function(*given)
+        return function(*given, **named)
 
     return changed
 
@@ -231,7 +261,8 @@ def _dying(function: Callable[..., Any], call: int) -> Callable[..., Any]:
 def saving() -> dict[str, Any]:
     """Two ranks take a step while they save, save again, and meet a full disk."""
     with tempfile.TemporaryDirectory() as top:
-        return group.on(2, lambda mesh: _saving(mesh, Path(top, "run")))[0]
+        found = group.on(2, lambda mesh: _saving(mesh, Path(top, "run")))
+        return {**found[0], "full": [one["full"] for one in found]}
 
 
 def _saving(mesh: Any, folder: Path) -> dict[str, Any]:
