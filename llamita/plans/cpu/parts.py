@@ -1,6 +1,7 @@
 """Which models the kernels support: modules, their forwards, and sizes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from inspect import isfunction
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,11 @@ PARTS: dict[type[nn.Module], dict[str, type[nn.Module]]] = {  # what a module ha
     LlamaAttention: dict.fromkeys((LEAVES[one] for one in "qkvo"), nn.Linear),
     LlamaMLP: dict.fromkeys((LEAVES[one] for one in ("gate", "up", "down")), nn.Linear),
 }  # fmt: skip
+# What a module's forward is made of: functions of its class that the kernels stand in for as well.
+STEPS: Mapping[type[nn.Module], tuple[str, ...]] = {
+    kind: tuple(name for name, one in vars(kind).items() if isfunction(one) and not hasattr(nn.Module, name))
+    for kind in (LlamaDecoderLayer, LlamaAttention, LlamaMLP, LlamaRMSNorm, LlamaRotaryEmbedding)
+}
 
 
 def unsupported_reason(model: LlamaForCausalLM) -> str | None:
@@ -56,7 +62,8 @@ def _of_modules(model: LlamaForCausalLM) -> Iterator[str]:
         is_known = packed and type(module).__module__.startswith(f"{PACKAGE}.")
         if type(module) is not kind and not is_known and name:
             yield f"{name} is a {type(module).__name__} that the kernels do not know"
-        if not _is_own(module, kind if packed is None else type(module)) or (name and is_replaced(module)):
+        is_patched = name and (is_replaced(module) or not vars(module).keys().isdisjoint(STEPS.get(kind, ())))
+        if is_patched or not _is_own(module, kind if packed is None else type(module)):
             yield f"the forward of {name or 'the model'} is not its class's own, and the kernels would pass it by"
         for fact, value in _facts(name, model.config).items():
             if vars(module).get(fact) != value:
@@ -92,15 +99,20 @@ def _parts(name: str, module: nn.Module, kind: type[nn.Module]) -> Iterator[tupl
 
 
 def _is_own(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a module is called as every other, and its class has the very forward that its source has."""
-    called, forward = type(module).__call__, type(module).forward
-    if called is not nn.Module.__call__ or forward is not kind.forward:
+    """Whether a module is called as every other, and its class has the very functions that its source has."""
+    if type(module).__call__ is not nn.Module.__call__:
         return False
-    code, beside = getattr(forward, "__code__", None), kind.__init__.__code__
-    is_inherited = "forward" not in vars(kind)  # that of nn.Module, which raises
+    names = ("forward", *STEPS.get(kind, ()))
+    return all(getattr(type(module), one) is getattr(kind, one) and _is_of_source(kind, one) for one in names)
+
+
+def _is_of_source(kind: type[nn.Module], name: str) -> bool:
+    """Whether the function of this name is the one that stands in the class's source."""
+    code, beside = getattr(getattr(kind, name), "__code__", None), kind.__init__.__code__
+    is_inherited = name not in vars(kind)  # that of nn.Module, which raises
     return is_inherited or (
         code is not None
-        and code.co_qualname == f"{kind.__qualname__}.forward"
+        and code.co_qualname == f"{kind.__qualname__}.{name}"
         and code.co_filename == (beside.co_filename if "__init__" in vars(kind) else code.co_filename)
     )
 

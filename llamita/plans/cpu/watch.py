@@ -1,8 +1,7 @@
 """Detect, in every pass and within microseconds, that a model has changed since its plan was made."""
 
 from collections.abc import Iterator
-from itertools import repeat
-from operator import attrgetter, getitem
+from operator import getitem
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,14 +9,14 @@ from torch.nn.modules import module as torch_module
 
 from llamita.kernels.cpu.packed_layout import Packed
 from llamita.model.stored import StoredWeight
+from llamita.plans.cpu.parts import STEPS
 
-FORWARD = attrgetter("forward", "__call__")
 # Of each module that has them: what a pass depends on, other than modules, parameters and buffers.
 FACTS = ("config", "variance_epsilon", "attention_factor", "layer_idx", "head_dim", "act_fn", "max_norm", "matrix")
 
 
 class Watch:
-    """Stores a model's modules, their classes, forwards, tensors and attributes, and the addresses of the tensors.
+    """Stores a model's modules, their classes, functions, tensors and attributes, and the addresses of the tensors.
 
     Not the values of the tensors: kernels read these again in every pass. Every comparison is one loop in C.
     """
@@ -25,9 +24,12 @@ class Watch:
     def __init__(self, model: nn.Module) -> None:
         self._modules = list(model.modules())
         self._types = [type(module) for module in self._modules]
-        self._classes = list(dict.fromkeys(self._types))
-        self._forwards = [FORWARD(kind) for kind in self._classes]
-        self._inner = [vars(module) for module in self._modules[1:]]  # the model's own forward is the plan
+        functions = [(kind, one) for kind in dict.fromkeys(self._types) for one in ("__call__", *_functions(kind))]
+        self._classes, self._called = [kind for kind, _ in functions], [one for _, one in functions]
+        self._functions = [*map(getattr, self._classes, self._called)]
+        inner = self._modules[1:]  # the model's own forward is the plan
+        patchable = [(vars(module), one) for module in inner for one in _functions(type(module))]
+        self._instances, self._patches = [instance for instance, _ in patchable], [one for _, one in patchable]
         self._holders = list(_holders(self._modules))
         self._held = [dict(holder) for holder in self._holders]
         facts = [(vars(module), name) for module in self._modules for name in FACTS if name in vars(module)]
@@ -35,7 +37,6 @@ class Watch:
         self._facts = [owner[name] for owner, name in facts]
         self._tensors = [x for held in self._held for x in held.values() if isinstance(x, Tensor) and x.numel()]
         self._addresses, self._sizes = [*map(Tensor.data_ptr, self._tensors)], [*map(Tensor.numel, self._tensors)]
-        inner = self._modules[1:]
         self._hooks = [hooks for module in inner for hooks in (module._forward_hooks, module._forward_pre_hooks)]
         self._hooks += [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
 
@@ -44,13 +45,13 @@ class Watch:
         return any(self._hooks)
 
     def has_changed(self) -> bool:
-        """Whether a module, a forward, a tensor or an attribute is another one, or a tensor has another address."""
+        """Whether a module, a function, a tensor or an attribute is another one, or a tensor has another address."""
         try:
             return (
                 [*map(type, self._modules)] != self._types
                 or self._holders != self._held  # the same tensor is equal by identity; another one raises
-                or any(map(dict.__contains__, self._inner, repeat("forward")))
-                or [*map(FORWARD, self._classes)] != self._forwards
+                or any(map(dict.__contains__, self._instances, self._patches))
+                or [*map(getattr, self._classes, self._called)] != self._functions
                 or [*map(getitem, self._owners, self._names)] != self._facts
                 or [*map(Tensor.data_ptr, self._tensors)] != self._addresses
                 or [*map(Tensor.numel, self._tensors)] != self._sizes
@@ -66,3 +67,8 @@ def _holders(modules: list[nn.Module]) -> Iterator[dict[str, Any]]:
         yield from (held for held in (module._modules, module._parameters, module._buffers) if held)
         if isinstance(module, StoredWeight) and isinstance(packed := module.kernel_view(), Packed):
             yield from (vars(module.matrix), vars(packed))
+
+
+def _functions(kind: type[nn.Module]) -> tuple[str, ...]:
+    """The functions of a class that a pass depends on."""
+    return ("forward", *STEPS.get(kind, ()))

@@ -180,6 +180,29 @@ def test_every_class_may_be_patched(kind: str, monkeypatch: pytest.MonkeyPatch) 
         assert float((logits(model) - before).abs().max()) <= CLOSE[kind] * float(before.abs().max())
 
 
+STEPS = [("model.layers.1.self_attn", "heads"), ("model.layers.1.self_attn", "join"), ("model.layers.1", "finish")]
+
+
+@pytest.mark.parametrize("is_of_class", [False, True], ids=["an instance", "a class"])
+def test_what_a_forward_is_made_of_may_be_patched(is_of_class: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, before = running("plain"), plainly(original("plain"))
+    first = logits(model)
+    for name, step in STEPS:
+        module = model.get_submodule(name)
+        owner = type(module) if is_of_class else module
+        own = getattr(owner, step)
+
+        def patched(*arguments: Any, own: Callable[..., Any] = own) -> Any:
+            output = own(*arguments)
+            return tuple(map(changed, output)) if isinstance(output, tuple) else changed(output)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, step, patched)
+            assert_follows(model, before, "plain", f"{name}.{step}", is_plain=True)
+        vars(module).pop(step, None)  # where monkeypatch has put it back
+        assert torch.equal(logits(model), first), step
+
+
 def anew(module: nn.Module, leaf: str, value: Tensor) -> None:
     setattr(module, leaf, nn.Parameter(value))
 
