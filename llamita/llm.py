@@ -199,7 +199,7 @@ class LLM:
         from llamita.engine.limits import EngineLimits
 
         if options.get("seed") is None:
-            options = {**options, "seed": torch.randint(2**62, (len(prompts),)).tolist()}
+            options = {**options, "seed": torch.randint(2**62, (len(prompts),), device="cpu").tolist()}
         each = text_options.of_rows(options, len(prompts))
         limits = EngineLimits(max_num_seqs=min(len(prompts), MOST_AT_ONCE), max_num_queued=len(prompts))
         with self.engine(limits) as engine:

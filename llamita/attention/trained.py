@@ -96,14 +96,16 @@ def hidden(mask: Mask, dtype: torch.dtype) -> Tensor:
     """As sdpa writes a mask of bools: 0 where visible, -inf where not, (B | 1, 1, T, S); kept in the mask."""
     name = f"hidden {dtype}"
     if name not in mask.prepared:
-        mask.prepared[name] = torch.zeros(mask.visible.shape, dtype=dtype).masked_fill_(~mask.visible, -torch.inf)
+        mask.prepared[name] = torch.zeros(mask.visible.shape, dtype=dtype, device=mask.visible.device).masked_fill_(
+            ~mask.visible, -torch.inf
+        )
     return mask.prepared[name]
 
 
 def first_keys(mask: Mask, rows: int) -> Tensor:
     """The first slot that each query sees: int64 (B, T), which never falls in a row; kept in the mask."""
     if "first keys" not in mask.prepared:
-        slots = torch.arange(mask.queries).expand(rows, -1)
+        slots = torch.arange(mask.queries, device="cpu").expand(rows, -1)
         starts = torch.zeros_like(slots)
         if mask.documents is not None:
             starts = document_starts(mask.documents[0]).expand(rows, -1)
@@ -139,7 +141,7 @@ def _sizes(q: Tensor, k: Tensor, scale: float, held: int) -> dict[str, Any]:
     """What the arguments of both kernels end with; held: bytes that a chunk holds for each element of its keys."""
     rows, tokens, heads, width = k.shape
     work_size = held * -(-tokens // KEYS) * KEYS * width
-    work = torch.empty(rows * heads * work_size, dtype=torch.uint8)
+    work = torch.empty(rows * heads * work_size, dtype=torch.uint8, device="cpu")
     return {
         "work": work, "work_size": work_size, "tokens": tokens, "heads": heads, "group": q.shape[2] // heads,
         "width": width, "scale": bits(scale),

@@ -35,8 +35,8 @@ class PagedCache:
     def slots(self, table: Sequence[int], start: int, end: int) -> Tensor:
         """The slots (end - start,) of a text's tokens from `start` on."""
         first = start // self.block_size
-        blocks = torch.tensor(table[first : -(-end // self.block_size)], dtype=torch.int64)
-        slots = blocks[:, None] * self.block_size + torch.arange(self.block_size)
+        blocks = torch.tensor(table[first : -(-end // self.block_size)], dtype=torch.int64, device="cpu")
+        slots = blocks[:, None] * self.block_size + torch.arange(self.block_size, device="cpu")
         return slots.flatten()[start - first * self.block_size : end - first * self.block_size]
 
     def copy(self, source: int, target: int, tokens: int) -> None:

@@ -123,7 +123,7 @@ def _edge(before: Stage, after: Stage, text: str, tokens: int, *, offline: bool)
 def _run(model: LlamaForCausalLM, ids: Sequence[int]) -> tuple[Tensor, Mapping[str, Tensor]]:
     """The logits (T, V) after ids, and the outputs of all modules."""
     with outputs_of(model) as outputs:
-        logits = model(torch.tensor([list(ids)]), use_cache=False).logits[0]
+        logits = model(torch.tensor([list(ids)], device=model.device), use_cache=False).logits[0]
     return logits, outputs
 
 

@@ -77,4 +77,4 @@ def halved_order(rows: int, heads: int) -> Tensor:
 
 
 def _order(rows: int, heads: int, parts: int) -> Tensor:
-    return torch.arange(rows).view(heads, parts, -1).transpose(1, 2).reshape(-1)
+    return torch.arange(rows, device="cpu").view(heads, parts, -1).transpose(1, 2).reshape(-1)

@@ -172,6 +172,8 @@ def _rounded(value: float) -> float:
 
 def shortest(value: float) -> float:
     """The shortest decimal number that is this one in fp32: 1e-05 rather than 9.99999974e-06."""
-    exact = torch.tensor(value, dtype=torch.float32)
+    exact = torch.tensor(value, dtype=torch.float32, device="cpu")
     candidates = (float(f"{value:.{digits}g}") for digits in range(1, 10))
-    return next((one for one in candidates if torch.tensor(one, dtype=torch.float32) == exact), float(value))
+    return next(
+        (one for one in candidates if torch.tensor(one, dtype=torch.float32, device="cpu") == exact), float(value)
+    )

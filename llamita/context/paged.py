@@ -68,8 +68,11 @@ class Paged:
 
     def _layout(self, rows: Sequence[int]) -> BatchLayout:
         longest = max(len(self.tables[row]) for row in rows)
-        tables = torch.tensor([[*self.tables[row], *[0] * (longest - len(self.tables[row]))] for row in rows])
-        starts, zeros = torch.tensor([self.starts[row] for row in rows]), torch.zeros(len(rows), dtype=torch.int64)
+        padded = [[*self.tables[row], *[0] * (longest - len(self.tables[row]))] for row in rows]
+        starts = [self.starts[row] for row in rows]
+        tables, starts, zeros = (
+            torch.tensor(one, dtype=torch.int64, device="cpu") for one in (padded, starts, [0] * len(rows))
+        )
         return BatchLayout(starts, zeros, tables, zeros, self.pages.block_size)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation, *, layer: int) -> Tensor:

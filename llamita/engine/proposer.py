@@ -58,7 +58,7 @@ class Proposer:
             return []
         if self._draft is not None:
             return self._draft.propose(token_ids, count)
-        return follow(torch.tensor(token_ids), count, ngram=NGRAM).tolist()
+        return follow(torch.tensor(token_ids, device="cpu"), count, ngram=NGRAM).tolist()
 
     def learn(self, guessed: int, accepted: int) -> None:
         """Guess one more than were accepted the next time, or twice as many if all were."""

@@ -34,7 +34,7 @@ class Hypotheses:
     def empty(cls, shape: tuple[int, int, int], *, fill: int, device: torch.device) -> "Hypotheses":
         """Empty hypotheses of shape (B, n, limit), with a score below any other."""
         tokens = torch.full(shape, fill, device=device)
-        scores = torch.full(shape[:2], NEVER, device=device)
+        scores = torch.full(shape[:2], NEVER, dtype=torch.float32, device=device)
         origins = torch.full_like(tokens, -1, dtype=torch.int32)  # transformers' dtype
         return cls(tokens, origins, scores, torch.zeros_like(scores, dtype=torch.bool))
 

@@ -202,7 +202,7 @@ def _beginning(model: LanguageModel, settings: GenerationSettings) -> Tensor:
     bos = model.config.bos_token_id if settings.bos_token_id is None else settings.bos_token_id
     if bos is None:
         raise UsageError("there is nothing to continue, and the model has no first token: pass input_ids")
-    return torch.tensor([[bos]])
+    return torch.tensor([[bos]], device=model.device)
 
 
 def _check_ids(input_ids: Tensor | None, settings: GenerationSettings, vocabulary: int) -> None:

@@ -24,5 +24,6 @@ class ColumnStreamer:
             row.extend(tokens)
         growing = [len(row) for row, is_over in zip(self._rows, are_over, strict=True) if not is_over]
         for column in range(self._sent, min(growing, default=max(map(len, self._rows)))):
-            self._send(torch.tensor([row[column] if column < len(row) else self._fill for row in self._rows]))
+            step = [row[column] if column < len(row) else self._fill for row in self._rows]
+            self._send(torch.tensor(step, device="cpu"))
             self._sent = column + 1

@@ -13,7 +13,7 @@ from llamita.sampling.history import History
 from llamita.sampling.params import SAMPLING, SamplingParams
 from llamita.sampling.sampler import LogitsProcessorList, Sampler, draw
 
-NO_HISTORY = History(torch.zeros(1, 0, dtype=torch.int64), 0)  # filters read logits alone
+NO_HISTORY = History(torch.zeros(1, 0, dtype=torch.int64, device="cpu"), 0)  # filters read logits alone
 
 
 def sample(samplers: Sequence[Sampler], logits: Tensor) -> list[int | Exception]:

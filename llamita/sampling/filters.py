@@ -266,10 +266,10 @@ def _least_of_top(logits: Tensor, rest: float | Tensor, min_tokens_to_keep: int)
 
 def _lots(chances: Sequence[float], generators: Sequence[torch.Generator] | None) -> list[bool]:
     if generators is None:
-        drawn = torch.rand(len(chances)).tolist()
+        drawn = torch.rand(len(chances), dtype=torch.float32, device="cpu").tolist()
         return [lot < chance for lot, chance in zip(drawn, chances, strict=True)]
     pairs = zip(chances, generators, strict=True)
-    return [c > 0 and torch.rand((), generator=g, device=g.device).item() < c for c, g in pairs]
+    return [c > 0 and torch.rand((), dtype=torch.float32, generator=g, device=g.device).item() < c for c, g in pairs]
 
 
 def _entropy(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,7 @@ def log_softmax(logits: Tensor) -> Tensor:
     if not logits.is_cpu or not _has_kernels() or not bool(logits.amax(-1).isfinite().all()):
         return logits.log_softmax(-1)
     sums = likelihoods(logits).cumsum(-1, dtype=torch.float64)[:, -1]
-    logs = torch.tensor([math.log(one) for one in sums.tolist()], dtype=torch.float64)
+    logs = torch.tensor([math.log(one) for one in sums.tolist()], dtype=torch.float64, device="cpu")
     return ((logits.double() - logits.amax(-1, keepdim=True).double()) - logs[:, None]).float()
 
 

@@ -40,7 +40,8 @@ class Mirostat:
         on = [one == 2 for one in listed(mode, rows)]
         # No token has more bits than this; finite, so that no limit becomes NaN.
         targets = zip(on, [min(one, MOST) for one in listed(tau, rows)], strict=True)
-        self.tau = torch.tensor([one if is_on else math.inf for is_on, one in targets], device=device)
+        most = [one if is_on else math.inf for is_on, one in targets]
+        self.tau = torch.tensor(most, dtype=torch.float32, device=device)
         self.eta = torch.tensor([min(one, MOST) for one in listed(eta, rows)], dtype=self.tau.dtype, device=device)
         self.limits = [SurpriseLimit() for _ in range(rows)] if limits is None else limits
         for limit, first in zip(self.limits, 2 * self.tau, strict=True):

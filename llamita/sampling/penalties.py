@@ -59,7 +59,8 @@ def urge_end(logits: Tensor, eos_token_ids: Tensor, *, excess: Sequence[int], fa
     """
     if not any(count > 0 for count in excess):
         return logits
-    gains = torch.tensor([_power(factor, count) - 1 if count > 0 else 0.0 for count in excess], dtype=torch.float64)
+    powers = [_power(factor, count) - 1 if count > 0 else 0.0 for count in excess]
+    gains = torch.tensor(powers, dtype=torch.float64, device="cpu")
     largest = torch.finfo(logits.dtype).max
     raised = (logits + logits.abs() * gains.clamp(max=largest).to(logits)[:, None]).clamp(max=largest)
     is_raised = among(eos_token_ids, logits) & logits.isfinite() & (gains != 0).to(logits.device)[:, None]

@@ -46,7 +46,9 @@ def column(value: PerRow, logits: Tensor) -> float | Tensor:
         value = value.item()
     if isinstance(value, int | float):
         return min(max(value, -largest), largest)
-    return torch.tensor(listed(value, 1), dtype=torch.float64).clamp(-largest, largest).to(logits)[:, None]
+    return (
+        torch.tensor(listed(value, 1), dtype=torch.float64, device="cpu").clamp(-largest, largest).to(logits)[:, None]
+    )
 
 
 def mapped(value: PerRow, function: Callable[[float], float]) -> PerRow:

@@ -93,7 +93,8 @@ def _sequence_bias(rows: BatchSettings) -> Step:
 def _logit_bias(rows: BatchSettings) -> Step:
     table = {int(token): penalties.bias_of(value, token) for token, value in _given(rows.settings.logit_bias).items()}
     fitting = [min(max(token, -1), LARGEST) for token in table]
-    tokens, values = (torch.tensor(column, device=rows.device) for column in (fitting, list(table.values())))
+    tokens = torch.tensor(fitting, dtype=torch.int64, device=rows.device)
+    values = torch.tensor(list(table.values()), dtype=torch.float32, device=rows.device)
 
     def step(logits: Tensor, _: History) -> Tensor:
         if not 0 <= min(fitting) <= max(fitting) < logits.shape[1]:

@@ -189,8 +189,9 @@ def draw(logits: Tensor, generators: Sequence[torch.Generator] | None = None) ->
         rows = zip(likely, generators, strict=True)
         return torch.cat([pick(row, generator) for row, generator in rows])
     reached = likely.cumsum(-1, dtype=torch.float64).numpy()
-    numbers = [torch.rand(1, dtype=torch.float64, generator=one).item() for one in generators]
-    return torch.tensor([_found(sums, number) for sums, number in zip(reached, numbers, strict=True)])
+    numbers = [torch.rand(1, dtype=torch.float64, generator=one, device="cpu").item() for one in generators]
+    chosen = [_found(sums, number) for sums, number in zip(reached, numbers, strict=True)]
+    return torch.tensor(chosen, device="cpu")
 
 
 def pick(probabilities: Tensor, generator: torch.Generator) -> Tensor:
@@ -203,7 +204,7 @@ def pick(probabilities: Tensor, generator: torch.Generator) -> Tensor:
     number = torch.rand(1, dtype=torch.float64, generator=generator, device=probabilities.device)
     # Without the last factor a product could be rounded up to the sum, where there is no token.
     if reached.is_cpu:  # the same search in fewer calls
-        return torch.tensor([_found(reached.numpy(), number.item())])
+        return torch.tensor([_found(reached.numpy(), number.item())], device="cpu")
     check_sums(reached[-1:])
     return torch.searchsorted(reached, number * reached[-1] * BELOW_1, right=True)
 

@@ -66,13 +66,14 @@ class TokenSelector:
 
     def uniform(self, among: Tensor) -> Tensor:
         """A number (B,) below 1 for each row; only the rows `among` (B,) use up random numbers."""
-        numbers = torch.zeros(len(among), device=among.device)
+        numbers = torch.zeros(len(among), dtype=torch.float32, device=among.device)
         rows = (among & ~self.greedy).nonzero()[:, 0]
         if self.generators is None:
-            numbers[rows] = torch.rand(len(rows), device=among.device)
+            numbers[rows] = torch.rand(len(rows), dtype=torch.float32, device=among.device)
             return numbers
         for row in rows.tolist():
-            numbers[row] = torch.rand((), generator=self.generators[row], device=among.device)
+            own = self.generators[row]
+            numbers[row] = torch.rand((), dtype=torch.float32, generator=own, device=among.device)
         return numbers
 
 

@@ -141,7 +141,7 @@ def detect(
         )
     watermark = Watermark(config, texts.device)
     counts = [_green_count(row, watermark, vocabulary, ignore_repeated_ngrams) for row in texts.tolist()]
-    scored, green = torch.tensor(counts, dtype=torch.float64).unbind(-1)
+    scored, green = torch.tensor(counts, dtype=torch.float64, device="cpu").unbind(-1)
     share = config.greenlist_ratio
     z_score = (green - share * scored) / (scored * share * (1 - share)).sqrt()
     p_value = 0.5 * torch.special.erfc(z_score / math.sqrt(2))

@@ -67,7 +67,7 @@ class Healing:
         """Which ids may come next, bool (V,): those that spell what is left, or a part of it; None for any."""
         if self.is_over:
             return None
-        mask = torch.zeros(len(self._vocabulary.pieces), dtype=torch.bool)
+        mask = torch.zeros(len(self._vocabulary.pieces), dtype=torch.bool, device="cpu")
         mask[self._vocabulary.going_on_from(self._left) + self._vocabulary.leading_into(self._left)] = True
         return mask
 

@@ -146,7 +146,7 @@ class HFLookupProposer:
         """The drafts (M,) before the first one that the logits processors forbid, given equal logits."""
         if self._process is None:
             return guess
-        alike = torch.ones(1, self._vocabulary, device=guess.device)
+        alike = torch.ones(1, self._vocabulary, dtype=torch.float32, device=guess.device)
         for index, token in enumerate(guess):
             if self._scores(alike, history)[0, token] <= torch.finfo(torch.float32).min:
                 return guess[:index]

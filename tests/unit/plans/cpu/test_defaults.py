@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from copy import deepcopy
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import llamita
 from llamita.cache.growing import GrowingCache
 from llamita.model.llama import LlamaForCausalLM
 from llamita.plans.cpu import fuse
@@ -87,3 +90,36 @@ def test_what_is_quantized_is_the_same(default: str, form: str) -> None:
     use(default)
     got = quantize_weight(form, weight).raw()
     assert got.device == wanted.device and torch.equal(got, wanted)
+
+
+WAYS: list[dict[str, Any]] = [
+    {"temperature": 0.0, "num_beams": 2},
+    {"temperature": 0.8, "top_k": 20, "min_p": 0.01, "repetition_penalty": 1.2, "logit_bias": {65: 1.0}, "logprobs": 2},
+    {"choice": ["yes", "no"]},
+    {"heal": True, "prompt_logprobs": 1},
+]
+FLAGS: list[dict[str, Any]] = [
+    {"mirostat": 2, "do_sample": True, "seed": 2},
+    {"xtc_probability": 0.5, "do_sample": True, "seed": 2},
+    {"dry_multiplier": 1.0},
+    {"watermarking_config": {"bias": 2.0}},
+    {"num_beams": 2, "cache_implementation": "static"},
+    {"assistant_early_exit": 1, "do_sample": True, "seed": 3},
+]
+
+
+def written(path: Path) -> list[Any]:
+    """What a model that is loaded now writes, in many ways."""
+    llm = llamita.load(path)
+    texts: list[Any] = [llm.generate("abc", max_tokens=5, seed=3, **way) for way in WAYS]
+    texts += llm.generate(["abc", "de"], max_tokens=5, seed=3)
+    ids = torch.tensor([[256, 65, 66]], device="cpu")
+    found = [(one.token_ids, one.text, one.logprobs, one.prompt_logprobs) for one in texts]
+    return [*found, *(llm.model.generate(ids, max_new_tokens=6, **flags).tolist() for flags in FLAGS)]  # type: ignore[union-attr]
+
+
+def test_texts_are_the_same(default: str, small_path: Path) -> None:
+    wanted = written(small_path)
+    use(default)
+    for got, expected in zip(written(small_path), wanted, strict=True):
+        assert got == expected
