@@ -18,7 +18,7 @@ from llamita.adapters.lora import adapters, add_lora, layers_to_adapt, lora_laye
 from llamita.adapters.pair import LoraPair, sides
 from llamita.checks import quoted, shortened
 from llamita.errors import BrokenFileError, NotFoundError, UnsupportedError, UsageError
-from llamita.files.disk import explained, read_json, replacing, write_json
+from llamita.files.disk import explained, named_path, read_json, replacing, write_json
 from llamita.files.safetensors import SafetensorsFile, write_tensors
 
 CONFIG = "adapter_config.json"
@@ -57,7 +57,7 @@ def load_adapter(model: nn.Module, folder: str | Path, name: str = "default", *,
     Raises NotFoundError, BrokenFileError (damaged, or not complete), UnsupportedError (another kind of adapter, or a
     key that changes what it computes), UsageError (it is for another model); the model then stays as it is.
     """
-    folder = Path(folder).expanduser()
+    folder = named_path(folder)
     config = read_config(folder)
     pairs = _read_pairs(model, folder / WEIGHTS)
     config = _check_targets(model, config, list(pairs), folder)
@@ -80,7 +80,7 @@ def adapter_digest(folder: str | Path) -> str:
     Raises the disk's errors.
     """
     sha = hashlib.sha256()
-    for path in (Path(folder).expanduser() / name for name in (CONFIG, WEIGHTS)):
+    for path in (named_path(folder) / name for name in (CONFIG, WEIGHTS)):
         with explained("read", path):
             sha.update(path.read_bytes())
     return sha.hexdigest()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llamita.checkpoint.gguf_names import is_gguf
 from llamita.errors import NotFoundError, UsageError
-from llamita.files.disk import explained
+from llamita.files.disk import explained, named_path
 
 # What a checkpoint's folder is known by, and what is counted of it.
 NAMES = (
@@ -22,7 +22,7 @@ def checked_target(output: str | Path, source: str | Path | None = None, *, forc
     """
     if str(output).strip() in ("", "-"):
         raise UsageError(f"the output is {str(output)!r}: name a file that ends in .gguf, or a folder")
-    path = Path(output).expanduser()
+    path = named_path(output)
     with explained("write", path):
         if not path.parent.is_dir():
             raise NotFoundError(f"cannot write {path}: there is no folder {path.parent}, make it or check the path")
@@ -51,5 +51,5 @@ def _is_taken(path: Path) -> bool:
 
 
 def _is_source(path: Path, source: str | Path | None) -> bool:
-    origin = None if source is None else Path(source).expanduser()
+    origin = None if source is None else named_path(source)
     return origin is not None and origin.exists() and path.exists() and origin.samefile(path)

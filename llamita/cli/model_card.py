@@ -15,7 +15,7 @@ from llamita.checkpoint.load import find, with_tokens
 from llamita.checkpoint.vocabulary import check_vocabulary
 from llamita.config import LlamaConfig
 from llamita.files.checkpoint import TensorFiles, open_checkpoint
-from llamita.files.disk import read_json
+from llamita.files.disk import named_path, read_json
 from llamita.files.safetensors import SafetensorsFile
 from llamita.model.initial import shapes_only
 from llamita.model.llama import LlamaForCausalLM
@@ -58,7 +58,7 @@ def facts(name: str | None, *, adapter: str | None = None, offline: bool = False
             "cache": _cache(config, tensors),
             "tokenizer": _tokens(with_tokens(tokenizer, folder)),
             "generation": _defaults(generation),
-            **({} if adapter is None else {"adapter": _adapter(Path(adapter).expanduser())}),
+            **({} if adapter is None else {"adapter": _adapter(named_path(adapter))}),
         }
 
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from llamita.errors import NotFoundError
+from llamita.files.disk import named_path
 
 HOSTS = ("huggingface.co/", "www.huggingface.co/", "hf.co/")
 ADDRESSES = ("hf://", *(f"{scheme}{host}" for host in HOSTS for scheme in ("https://", "http://", "")))
@@ -53,6 +54,6 @@ def is_model(text: str) -> bool:
 
 def _is_there(name: str) -> bool:
     try:
-        return Path(name).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):  # too long or otherwise what no path can be
+        return named_path(name).exists()
+    except (OSError, ValueError):  # too long or otherwise what no path can be
         return False

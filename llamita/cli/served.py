@@ -3,12 +3,12 @@
 import argparse
 import os
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamita import checks
 from llamita.cli import model, names
 from llamita.errors import UsageError
+from llamita.files.disk import named_path
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -157,7 +157,7 @@ def for_replicas(args: argparse.Namespace, on_machine: int) -> argparse.Namespac
         values["model"] = [_whole_path(name) for name in map(names.understood, args.model)]
     if args.draft_model is not None:
         values["draft_model"] = _whole_path(args.draft_model)
-    values["adapter"] = [f"{name}={Path(folder).expanduser().resolve()}" for name, folder in adapters(args).items()]
+    values["adapter"] = [f"{name}={named_path(folder).resolve()}" for name, folder in adapters(args).items()]
     if args.threads is None:
         values["threads"] = max(1, (os.cpu_count() or 1) // on_machine)
     if args.device.startswith("cuda"):
@@ -167,5 +167,5 @@ def for_replicas(args: argparse.Namespace, on_machine: int) -> argparse.Namespac
 
 def _whole_path(name: str) -> str:
     """The whole path of a folder or a file that is here; another name as it is."""
-    path = Path(name).expanduser()
+    path = named_path(name)
     return str(path.resolve()) if path.exists() else name

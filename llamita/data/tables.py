@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from llamita.errors import BrokenFileError, LlamitaError, NotFoundError, UnsupportedError, UsageError
-from llamita.files.disk import explained
+from llamita.files.disk import explained, named_path
 
 NAME = re.compile(r"([^:]+)(?::(\w+(?:\[[^\]]*\])?))?(?::([1-9]\d*|\*))?")  # train[:2%] is a split
 ENDLESS = ":*"  # the end of the name of a dataset that is streamed, and begins again at its end
@@ -81,7 +81,7 @@ def _parsed(name: str) -> tuple[str, str, str | None]:
 
 
 def _loaded(datasets: ModuleType, folder: str, split: str, *, is_streamed: bool, offline: bool) -> Any:
-    path = Path(folder).expanduser()
+    path = named_path(folder)
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         found = datasets.load_from_disk(str(path))
         return found[split] if (path / "dataset_dict.json").is_file() else found

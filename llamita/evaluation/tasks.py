@@ -9,7 +9,7 @@ from typing import Any
 
 from llamita.checks import parsed_json, quoted
 from llamita.errors import BrokenFileError, UsageError
-from llamita.files.disk import read_text
+from llamita.files.disk import named_path, read_text
 
 SUFFIX = ".jsonl"
 EXACT, CHOICE = "exact", "choice"  # the rules
@@ -73,7 +73,7 @@ def read_task(name: str, *, limit: int | None = None) -> Task:
     if name in suite():
         path = Path(str(files("llamita") / "evaluation" / "suite" / f"{name}{SUFFIX}"))
     elif name.endswith(SUFFIX):
-        path = Path(name).expanduser()
+        path = named_path(name)
     else:
         raise UsageError(f"there is no task {quoted(name)}: use {', '.join(suite())}, or a {SUFFIX} file of cases")
     lines = [(number, line) for number, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]

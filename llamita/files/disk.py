@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llamita.checks import parsed_json
-from llamita.errors import AccessError, BrokenFileError, LlamitaError, NotFoundError
+from llamita.checks import parsed_json, quoted
+from llamita.errors import AccessError, BrokenFileError, LlamitaError, NotFoundError, UsageError
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -32,6 +32,21 @@ def explained(action: str, path: Path) -> Iterator[None]:
             raise LlamitaError(f"cannot {action} {path}: the disk is full, free some space and try again") from error
         reason = error.strerror or str(error)
         raise LlamitaError(f"cannot {action} {path}: {reason[:1].lower()}{reason[1:]}") from error
+
+
+def named_path(name: str | Path) -> Path:
+    """The path that somebody names, ~ being a home; one of a user who is not here stays as it is, as in a shell.
+
+    Raises UsageError for what can be no path.
+    """
+    if not isinstance(name, str | os.PathLike):
+        raise UsageError(f"{quoted(name)} is a {type(name).__name__}, and no name of a file: give text or a Path")
+    if "\0" in str(name):
+        raise UsageError(f"{quoted(str(name))} is no path, as it has a zero byte: check the name")
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
 
 
 def read_text(path: Path) -> str:

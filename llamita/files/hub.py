@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llamita.errors import AccessError, LlamitaError, NotFoundError, UsageError
-from llamita.files.disk import explained
+from llamita.files.disk import explained, named_path
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
 _GGUF = re.compile(rf"({_REPOSITORY.pattern}):([\w.-]+)")  # llama.cpp's way to name one of a repository's files
@@ -35,7 +35,7 @@ def resolve(
     """
     if is_gguf_name(name_or_path):
         raise UsageError(f"{name_or_path} names a GGUF file, not a folder: llamita.load({name_or_path!r}) reads it")
-    path = Path(name_or_path).expanduser()
+    path = named_path(name_or_path)
     with explained("read", path):
         if name_or_path and path.is_dir():
             return path / subfolder

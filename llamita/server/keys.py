@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamita.errors import UsageError
+from llamita.files.disk import named_path
 
 MOST_KEY_BYTES = 1024
 MOST_FILE_BYTES = 1_000_000
@@ -56,7 +57,7 @@ def digest(key: bytes) -> bytes:
 
 def read_keys(path: str | Path) -> list[str]:
     """The keys of a file, one a line; lines that begin with # are comments. Raises UsageError where there is none."""
-    path = Path(path).expanduser()
+    path = named_path(path)
     if path.is_dir():
         raise UsageError(f"the key file {path} is a folder: name a file with one key a line")
     with path.open("rb") as file:

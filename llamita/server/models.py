@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from llamita.engine.engine import Engine
 from llamita.engine.handle import RequestHandle
 from llamita.errors import UsageError
+from llamita.files.disk import named_path
 from llamita.generation.text_options import TextModel
 from llamita.server.errors import RequestError, refused
 from llamita.server.served_engine import ServedEngine
@@ -127,5 +127,5 @@ def served_models(name: str, engine: Engine, load: Callable[[], Engine] | None =
 
 def short_name(name: str) -> str:
     """What a model is called that was loaded from a folder, a file or the hub: org/name, or the file's own name."""
-    path = Path(name).expanduser()
+    path = named_path(name)
     return (path.stem if path.suffix == ".gguf" else path.resolve().name) if path.exists() else name
