@@ -12,6 +12,7 @@ from llamita.errors import UsageError
 MAX_QUOTED = 60  # characters of a value that a message repeats, whatever a file says
 MAX_FLOAT = sys.float_info.max  # whole numbers may be larger
 MAX_DIGITS = 308
+MOST_THREADS = 4096
 _MANY_DIGITS = re.compile(rf"\d{{{MAX_DIGITS}}}")
 MAX_REASON = 120  # characters of what a library says is wrong
 
@@ -73,6 +74,12 @@ def at_most(name: str, value: Any, most: int) -> None:
     """A whole number that is no larger than makes sense."""
     if value > most:
         raise UsageError(f"{name} is {quoted(value)}: it must be at most {most}")
+
+
+def threads(name: str, value: Any) -> None:
+    """A number of threads; far beyond it OpenMP ends the process."""
+    count(name, value)
+    at_most(name, value, MOST_THREADS)
 
 
 def flag(name: str, value: Any) -> None:

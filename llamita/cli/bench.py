@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from llamita import checks
 from llamita.cli import terminal
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name} is {value}: it must be at least 1")
+    checks.threads("--threads", args.threads)
     measured = MEASURES[args.test](args)
     facts = {**report.machine(args.threads), "peers": measured.versions, "limits": measured.facts()}
     print(report.FORMATS[args.output](measured.rows, facts))

@@ -35,7 +35,7 @@ def load_named(
 ) -> "LLM":
     """A model by its name, as the arguments want it. adapters, mesh (device_mesh): see `llamita.load`."""
     if arguments.threads is not None:
-        checks.count("--threads", arguments.threads)
+        checks.threads("--threads", arguments.threads)
     warnings.showwarning = terminal.warn
     warnings.simplefilter("ignore", DeprecationWarning)
     if arguments.quiet or not sys.stderr.isatty():

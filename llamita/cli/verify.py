@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from llamita import checks
 from llamita.cli import errors, terminal
 from llamita.errors import UsageError
-from llamita.files.disk import read_text
+from llamita.files.disk import named_path, read_text
 
 if TYPE_CHECKING:
     from llamita.checkpoint.chain import Edge
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         import torch
 
         if args.threads is not None:
-            checks.count("--threads", args.threads)
+            checks.threads("--threads", args.threads)
             torch.set_num_threads(args.threads)
     if args.every_instruction_set and not args.arithmetic:
         raise UsageError("--every-instruction-set belongs to --arithmetic: give both")
@@ -177,7 +177,7 @@ def _chain(args: argparse.Namespace) -> int:
     """Print a line for each step of a chain; 1 if one that must be equal is not."""
     from llamita.checkpoint.chain import verify_chain
 
-    path = Path(args.text).expanduser() if args.text else Path(str(files("llamita"))) / "cria/held_out.txt"
+    path = named_path(args.text) if args.text else Path(str(files("llamita"))) / "cria/held_out.txt"
     text, edges, failed = read_text(path), [], 0
     for edge in verify_chain(args.chain, text, tokens=CHAIN_TOKENS, offline=args.offline):
         edges.append(edge)

@@ -10,7 +10,7 @@ from types import NoneType
 from typing import Any, get_args, get_origin
 
 from llamita.adapters.config import ALL_LINEAR, LoraConfig
-from llamita.checks import quoted
+from llamita.checks import MOST_THREADS, quoted
 from llamita.data.cleaning import parsed_steps
 from llamita.errors import BrokenFileError, UsageError
 from llamita.files.disk import read_text
@@ -247,7 +247,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "save_every": (1, 10**9), "keep_checkpoints": (1, 10**9),
     "rank": (1, 2**20), "recompute_every": (1, 2**20), "alpha": (1e-6, 1e9),
     "beta": (0.0, 1e6), "label_smoothing": (0.0, 0.5), "group": (2, 4096), "max_tokens": (1, 2**20), "kl": (0.0, 1e6),
-    "threads": (1, 4096), "tp": (1, 4096), "cp": (1, 4096), "pp": (1, 4096),
+    "threads": (1, MOST_THREADS), "tp": (1, 4096), "cp": (1, 4096), "pp": (1, 4096),
 }  # fmt: skip
 
 
