@@ -11,9 +11,9 @@ import torch
 from llamita.checkpoint.gguf_names import is_gguf
 from llamita.checkpoint.vocabulary import check_vocabulary
 from llamita.config import LlamaConfig
-from llamita.errors import NotFoundError, UnsupportedError
+from llamita.errors import NotFoundError, UnsupportedError, UsageError
 from llamita.files.checkpoint import open_checkpoint
-from llamita.files.disk import explained
+from llamita.files.disk import explained, named_path
 from llamita.files.hub import is_gguf_name, resolve, resolve_gguf
 from llamita.model.files import read_generation_config
 from llamita.model.initial import shapes_only
@@ -22,7 +22,10 @@ from llamita.model.loading import check_complete
 from llamita.tokenizer.protocol import Tokenizer
 
 EMBEDDED = "cria"
-DTYPE_SYNONYMS = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
+DTYPE_SYNONYMS = {
+    "bf16": "bfloat16", "fp16": "float16", "f16": "float16", "half": "float16",
+    "fp32": "float32", "f32": "float32", "float": "float32",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,10 @@ def load_pretrained(
     Raises NotFoundError, AccessError, BrokenFileError (damaged, or model and tokenizer do not belong together),
     UsageError (a dtype or device that is not there), UnsupportedError (quantized weights).
     """
+    if str(device).partition(":")[0] == "meta":
+        raise UsageError(f"device {str(device)!r} holds no weights to write with: use auto or cpu")
     folder = find(name, revision=revision, offline=offline)
-    dtype = DTYPE_SYNONYMS.get(dtype, dtype) if isinstance(dtype, str) else dtype
+    dtype = DTYPE_SYNONYMS.get(dtype.lower(), dtype.lower()) if isinstance(dtype, str) else dtype
     if is_gguf(folder):
         from llamita.checkpoint.gguf import load_gguf
 
@@ -130,7 +135,7 @@ def find(name: str | Path | None = None, *, revision: str | None = None, offline
         return _embedded()
     if is_gguf_name(str(name)):
         return resolve_gguf(str(name), revision=revision, offline=offline)
-    path = Path(name).expanduser()
+    path = named_path(name)
     if is_gguf(path) and not path.is_dir():
         with explained("read", path):
             path.stat()

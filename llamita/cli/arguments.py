@@ -102,6 +102,17 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         return f"{', '.join(action.option_strings)} {values}"
 
 
+class _Store(argparse._StoreAction):
+    """Stores a value, and notes what was given as a word rather than by an option."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        super().__call__(parser, namespace, values, option)
+        if option is None:
+            namespace.words = {*getattr(namespace, "words", ()), self.dest}
+
+
 class Parser(argparse.ArgumentParser):
     """One verb's options, and those that every verb has.
 
@@ -118,6 +129,7 @@ class Parser(argparse.ArgumentParser):
             add_help=False,
         )
         self.verb = verb
+        self.register("action", None, _Store)
         machine = self.add_argument_group("model and machine")
         for name in TAKES[verb]:
             machine.add_argument(f"--{name}", **SHARED[name])
@@ -149,6 +161,8 @@ class Parser(argparse.ArgumentParser):
             raise self._unknown(rest[0].partition("=")[0])
         if rest:
             raise UsageError(f"{cut(rest[0])!r} is one word too many: {self._instead(cut(rest[0]))}")
+        if both := sorted(known.given & getattr(known, "words", set())):
+            raise UsageError(f"{both[0]} is given twice, as a word and by its option: leave one of them out")
         for name in MODELS:
             if isinstance(getattr(known, name, None), str):
                 setattr(known, name, understood(getattr(known, name)))
@@ -157,8 +171,10 @@ class Parser(argparse.ArgumentParser):
     def _instead(self, word: str) -> str:
         """What may have been meant by a word too many: a text, or the model of a verb that reads none."""
         takes_words = any(not action.option_strings for action in self._actions)
-        is_model = not takes_words and "-m" in self._option_string_actions
-        return f"name a model by -m {word}" if is_model else "put quotes around a text of several words"
+        if not takes_words and "-m" in self._option_string_actions:
+            return f"name a model by -m {word}"
+        reads_text = any(action.dest in ("prompt", "message") for action in self._actions)
+        return "put quotes around a text of several words" if reads_text else f"{self.prog} --help shows what fits"
 
     def _given(self, words: Sequence[str]) -> set[str]:
         """The names of the options that the words give, rather than the environment or a default."""

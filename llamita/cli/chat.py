@@ -5,7 +5,7 @@ import sys
 from contextlib import suppress
 
 from llamita.cli import arguments, model, stdin, terminal
-from llamita.cli.commands import COMMANDS, SETTINGS, Session, run_command
+from llamita.cli.commands import COMMANDS, SETTINGS, Session, check_setting, run_command
 from llamita.cli.conversation import Conversation
 from llamita.cli.keyboard import PROMPT, Keyboard, Said, history_file, joined
 from llamita.errors import LlamitaError, UnsupportedError
@@ -72,7 +72,9 @@ def _do(session: Session, said: Said) -> None:
 
 def _conversation(args: argparse.Namespace) -> Conversation:
     """An empty conversation with the model; raises UnsupportedError where that knows no chats."""
-    llm = model.load(args)
+    llm, options = model.load(args), arguments.writing(args)
+    for name, value in options.items():
+        check_setting(name, value)
     if llm.tokenizer.chat_template is None:
         from llamita.tokenizer import chat_formats
 
@@ -81,7 +83,7 @@ def _conversation(args: argparse.Namespace) -> Conversation:
             raise UnsupportedError(f"{llm.name} has no chat template, it was not made for chats: use llamita generate")
         if not args.quiet:
             terminal.note(f"{llm.name} has no chat template: taking the format of {form.name}")
-    return Conversation(llm, options=arguments.writing(args), seed=model.chosen_seed(args), system=args.system)
+    return Conversation(llm, options=options, seed=model.chosen_seed(args), system=args.system)
 
 
 def _keyboard(args: argparse.Namespace) -> Keyboard:

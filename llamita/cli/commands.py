@@ -14,6 +14,7 @@ from llamita.cli.conversation import Conversation
 from llamita.cli.keyboard import Keyboard, edited, editor
 from llamita.cli.screen import Screen
 from llamita.errors import UsageError
+from llamita.files.disk import named_path
 
 if TYPE_CHECKING:
     from llamita.generation.logprobs import TokenLogprob
@@ -89,13 +90,17 @@ def _change(chat: Conversation, name: str, text: str) -> None:
     if name == "seed":
         chat.seed = value
         return
-    _check(name, value)
+    check_setting(name, value)
     chat.options[name] = value
 
 
-def _check(name: str, value: Any) -> None:
+def check_setting(name: str, value: Any) -> None:
+    """Raise UsageError for a value that no answer can be written with."""
+    from llamita.generation.sequence import listed_stops
     from llamita.sampling.params import SamplingParams
 
+    if name == "stop":
+        listed_stops(value)
     if name == "max_tokens" and value < 1:
         raise UsageError(f"max_tokens is {value}: it must be at least 1")
     if name in (*DRAWING, *PENALTIES):
@@ -226,7 +231,7 @@ def _load(session: Session, rest: str) -> None:
 def _path(rest: str, form: str) -> Path:
     if not rest:
         raise UsageError(f"no file is named: write {form}")
-    return Path(rest).expanduser()
+    return named_path(rest)
 
 
 def _bye(session: Session, rest: str) -> None:

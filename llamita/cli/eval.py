@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llamita import checks
 from llamita.cli import arguments, errors, model, terminal
 from llamita.errors import UsageError
+from llamita.files.disk import named_path
 
 if TYPE_CHECKING:
     from llamita.evaluation.perplexity import TextScore
@@ -94,7 +95,9 @@ def _names(args: argparse.Namespace) -> list[str]:
     from llamita.evaluation.tasks import suite
 
     if args.tasks is not None:
-        return [name.strip() for name in args.tasks.split(",") if name.strip()]
+        if not (names := [name.strip() for name in args.tasks.split(",") if name.strip()]):
+            raise UsageError(f"--tasks is {args.tasks!r}: name tasks, or leave it out for all of them")
+        return names
     if args.text is not None:
         return [PERPLEXITY]
     return [] if args.lm_eval else [PERPLEXITY, *suite()]
@@ -124,7 +127,7 @@ def _text(args: argparse.Namespace) -> str | None:
 
     if PERPLEXITY not in _names(args) and args.text is None:
         return None
-    return read_text(Path(args.text).expanduser() if args.text else Path(str(files("llamita"))) / "cria/held_out.txt")
+    return read_text(named_path(args.text) if args.text else Path(str(files("llamita"))) / "cria/held_out.txt")
 
 
 def _scored_text(llm: "LLM", text: str, args: argparse.Namespace) -> "TextScore":

@@ -129,10 +129,13 @@ class Keyboard:
                 yield said
 
     def line(self, prompt: str, *, begun: str = "") -> str:
-        """One line, `begun` already typed; where the answers go to a file, the prompt does not."""
+        """One line, `begun` already typed; where the answers go to a file, the prompt does not. EOFError at the end."""
         if not sys.stdout.isatty():
             print(prompt, end="", file=sys.stderr, flush=True)
-            return input()
+            try:
+                return input()
+            except RuntimeError:  # the process was started without stdin
+                raise EOFError from None
         if readline is not None and begun:
             readline.set_startup_hook(lambda: readline.insert_text(begun))
         try:

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamita.checkpoint.gguf_names import is_gguf
 from llamita.cli import arguments, errors, terminal
 from llamita.cli.show import size
 from llamita.errors import NotFoundError, UsageError
+from llamita.files.disk import named_path
 
 if TYPE_CHECKING:
     from llamita.checkpoint.load import Loaded
@@ -95,7 +95,7 @@ def _wanted(args: argparse.Namespace) -> tuple[list[str], str | None]:
         to, output = output, None
     if output is not None and to is not None and is_gguf(to) and output.lower() in known:
         raise UsageError(f"the file comes before the format: llamita quantize {args.model or 'cria'} {to} {output}")
-    to = to or DEFAULT
+    to = DEFAULT if to is None else to
     names = list(RECIPES) if to.lower() == ALL else [name.strip().lower() for name in to.split(",")]
     for name in names:
         rules(name)
@@ -123,13 +123,16 @@ def _text(path: str | None) -> str:
     if path is None:
         return (files("llamita") / "cria" / "held_out.txt").read_text(encoding="utf-8")
     try:
-        return Path(path).read_text(encoding="utf-8")
+        text = named_path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise NotFoundError(f"there is no text {path}: check the path") from None
     except IsADirectoryError:
         raise UsageError(f"{path} is a folder: give a text file") from None
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8 text: convert it first") from None
+    if not text.strip():
+        raise UsageError(f"{path} has no text to measure on: give another, or --tokens 0 to measure nothing")
+    return text
 
 
 def _quantized(args: argparse.Namespace, name: str, text: str, tokens: int) -> "tuple[Cost, Loaded]":

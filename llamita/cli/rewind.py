@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from llamita.cli import ranks, terminal
 from llamita.errors import UsageError
+from llamita.files.disk import named_path
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -66,4 +67,11 @@ def _source(args: argparse.Namespace, default: Path) -> Path:
         raise UsageError("rewind needs a step: llamita train rewind --step N -o FOLDER")
     if others := sorted(args.given - TAKEN):
         raise UsageError(f"rewind does nothing with --{others[0].replace('_', '-')}: the run has its recipe")
-    return Path(args.output).expanduser() if args.output else default
+    return output_folder(args.output) or default
+
+
+def output_folder(name: str | None) -> Path | None:
+    """The folder that -o names, None without -o. Raises UsageError for what is no name."""
+    if name is not None and name.strip() in ("", "-"):
+        raise UsageError(f"the output is {name!r}: name a folder")
+    return None if name is None else named_path(name)

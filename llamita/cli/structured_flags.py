@@ -1,10 +1,10 @@
 """The form that an answer is to have, as the command line says it."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from llamita.errors import UsageError
+from llamita.files.disk import named_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,8 +35,10 @@ def options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _content(name: str) -> str:
     """A file's text; raises UsageError where it is no text."""
+    if not name.strip():
+        raise UsageError("the name of a schema's or a grammar's file is empty: name a file")
     try:
-        return Path(name).expanduser().read_bytes().decode("utf-8-sig")
+        return named_path(name).read_bytes().decode("utf-8-sig")
     except IsADirectoryError:
         raise UsageError(f"{name} is a folder: name a file") from None
     except (FileNotFoundError, PermissionError):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llamita.cli import dry_run, errors, ranks, rewind, terminal, train_progress, train_settings
 from llamita.errors import UsageError
+from llamita.files.disk import named_path
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -166,7 +167,7 @@ def _asked(args: argparse.Namespace, verb: Verb) -> "tuple[Recipe, Path]":
         options = {**_checked(read_recipe(Path(args.recipe)), args.recipe), **options}
     options = train_settings.without_rivals({**own, **options}, args.given)
     options = {name: _absolute(name, value) for name, value in options.items()}
-    folder = Path(args.output).expanduser() if args.output else _default_folder(verb, is_new=not args.resume)
+    folder = rewind.output_folder(args.output) or _default_folder(verb, is_new=not args.resume)
     if args.resume:
         return resumed_recipe(folder, options), folder
     _check_free(folder)
@@ -182,7 +183,7 @@ def _absolute(name: str, value: Any) -> Any:
         return tuple(map(_absolute_data, value))
     if name not in ("model", "tokenizer") or value in (EMBEDDED, NEW):
         return value
-    path = Path(value).expanduser()
+    path = named_path(value)
     return str(path.absolute()) if path.exists() else value
 
 
@@ -193,8 +194,8 @@ def _absolute_data(name: str) -> str:
     if name.startswith(PREFIX):
         return name
     if not name.startswith(DATASET):
-        return str(Path(name).expanduser().absolute())
-    folder = Path(name.removeprefix(DATASET)).expanduser()
+        return str(named_path(name).absolute())
+    folder = named_path(name.removeprefix(DATASET))
     return f"{DATASET}{folder.absolute()}" if folder.is_dir() else name
 
 

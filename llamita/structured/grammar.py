@@ -217,7 +217,7 @@ class Constraints:
         masks = [None if rule is None else rule.mask(logits.shape[1]) for rule in self.rows]
         if all(mask is None for mask in masks):
             return logits
-        free = torch.ones(logits.shape[1], dtype=torch.bool)
+        free = torch.ones(logits.shape[1], dtype=torch.bool, device="cpu")
         allowed = torch.stack([free if mask is None else mask for mask in masks])
         return logits.masked_fill(~allowed.to(logits.device), -torch.inf)
 
@@ -246,6 +246,10 @@ def _unpacked(bits: bytes, size: int) -> Tensor:
 def _bounded(what: str, text: str) -> str:
     if len(text) > LARGEST:
         raise UsageError(f"the {what} has {len(text)} characters, at most {LARGEST} are read: make it smaller")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"the {what} is not UTF-8 text: it has half of a surrogate pair, leave that out") from None
     return text
 
 

@@ -40,6 +40,10 @@ def test_typed_lines_and_commands(type_in: Callable[..., Outcome], llm: LLM) -> 
     assert all(name in outcome.err for name in commands.COMMANDS)
 
 
+def test_a_process_without_stdin_answers_the_message(run: Run) -> None:
+    assert run("chat", "Hi", *FLAGS, "-q").code == 0
+
+
 def test_the_second_ctrl_c_leaves(type_in: Callable[..., Outcome]) -> None:
     assert type_in(KeyboardInterrupt, "Hi", KeyboardInterrupt).code == 0  # then Ctrl-D
     assert type_in(KeyboardInterrupt, KeyboardInterrupt).code == 130
