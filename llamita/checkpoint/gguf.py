@@ -15,7 +15,6 @@ from llamita.errors import BrokenFileError, UnsupportedError
 from llamita.files.gguf_split import Gguf, open_gguf
 from llamita.files.gguf_types import PLAIN
 from llamita.kernels.blocks import FORMATS
-from llamita.model.initial import shapes_only
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.loading import LoadReport, few
 from llamita.model.pretrained import chosen_device, chosen_dtype
@@ -128,22 +127,33 @@ def load_gguf(
     Plain weights share the file's pages where the dtype fits; queries and keys are put into our order, a copy.
     Raises what `open_model` raises, BrokenFileError for weights that are missing or of the wrong shape, and UsageError.
     """
-    config, tokenizer, tensors, generation = open_model(path)
-    config = config.replace(dtype=chosen_dtype(dtype, config, tensors))
-    if attn_implementation is not None:
-        config = config.replace(attn_implementation=attn_implementation)
-    with shapes_only():
-        model = LlamaForCausalLM(config)
+    model, tokenizer, tensors = unread_gguf(path, dtype=dtype, attn_implementation=attn_implementation)
     wanted = [name for name, _ in model.named_parameters()]
-    _check(model, tensors)
     blocks = [name for name in wanted if str(dtype) == "auto" and tensors.is_in_blocks(name)]
     _fill(model, tensors, blocks, chosen_device(device))
-    model.generation_config = generation
     unexpected = [name for name in tensors if name not in wanted]
     model.load_report = LoadReport(unexpected_keys=[*unexpected, *tensors.strangers])
     if str(model.load_report):
         warnings.warn(f"loading {path}: {model.load_report}", stacklevel=3)
     return model, tokenizer
+
+
+def unread_gguf(
+    path: Path, *, dtype: str | torch.dtype = "auto", attn_implementation: str | None = None
+) -> tuple[LlamaForCausalLM, Tokenizer | None, GgufTensors]:
+    """A model on the meta device, its tokenizer, and its weights, once the header says that all are there.
+
+    `model.read_weights` may read them once the model is sharded: blocks are then dequantized, one matrix at a time.
+    Raises what `load_gguf` raises.
+    """
+    config, tokenizer, tensors, generation = open_model(path)
+    config = config.replace(dtype=chosen_dtype(dtype, config, tensors))
+    if attn_implementation is not None:
+        config = config.replace(attn_implementation=attn_implementation)
+    model = LlamaForCausalLM.without_weights(config)
+    _check(model, tensors)
+    model.generation_config = generation
+    return model, tokenizer, tensors
 
 
 def _check(model: LlamaForCausalLM, tensors: GgufTensors) -> None:

@@ -93,11 +93,16 @@ def unread(
 ) -> tuple[LlamaForCausalLM, Tokenizer, Callable[[LlamaForCausalLM], None]] | None:
     """A model without its weights, its tokenizer, and what reads them to a device once the model is sharded.
 
-    None for a GGUF file. Raises what `load_pretrained` raises.
+    The blocks of a GGUF file are dequantized, one matrix at a time. None for weights that another library quantized.
+    Raises what `load_pretrained` raises.
     """
     folder = find(name, offline=offline)
     if is_gguf(folder):
-        return None
+        from llamita.checkpoint.gguf import unread_gguf
+
+        model, words, weights = unread_gguf(folder, dtype=dtype)
+        model.name_or_path = str(name)
+        return model, with_tokens(words, folder), lambda model: model.read_weights(weights, device=device, copies=True)
     from llamita.tokenizer.load import load_tokenizer
 
     config = LlamaConfig.from_pretrained(folder)

@@ -13,6 +13,7 @@ import torch
 import torch._dynamo  # the first step of an optimizer imports it
 from torch import distributed
 
+from llamita.checkpoint.gguf_save import save_gguf
 from llamita.checkpoint.load import load_pretrained, unread
 from llamita.data.loader import Loader
 from llamita.llm import LLM
@@ -68,6 +69,15 @@ def equality(mesh: Any, degrees: Degrees, *, is_tied: bool) -> dict[str, bool]:
         with sharded_loss(one.model):
             losses.append(take_steps(one, RECIPE, 2))
     return {"weights": same and weights.keys() == early.weights().keys(), "losses": losses[0] == losses[1]}
+
+
+def blocks(mesh: Any, degrees: Degrees, path: Path) -> bool:
+    """Whether the parts of weights that a GGUF file holds in blocks are those of the whole dequantized model."""
+    found = unread(path, dtype="float32", device=CPU)
+    assert found is not None
+    late = begun(mesh, degrees, found[0], found[2]).weights()
+    early = begun(mesh, degrees, load_pretrained(path, dtype="float32").model).weights()
+    return late.keys() == early.keys() and all(torch.equal(local(late[name]), local(early[name])) for name in late)
 
 
 def reading(mesh: Any, degrees: Degrees, folder: Path, load: Callable[..., Any]) -> dict[str, float]:
@@ -135,6 +145,10 @@ def check() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as top:
         folder = Path(top)
         save_small_model(folder)
+        small = load_pretrained(folder)
+        path = save_gguf(small.model, small.tokenizer, folder / "small.gguf", "q8_0")
+        for name, degrees in {"dp_shard 2": Degrees(), "tp 2": Degrees(tp=2), "pp 2": Degrees(pp=2)}.items():
+            found[f"blocks, {name}"] = group.on(2, partial(blocks, degrees=degrees, path=path))
         config = LlamaForCausalLM.from_pretrained(folder).config.replace(vocab_size=4097, **LARGE)
         LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
         ways: dict[str, tuple[Callable[..., Any], Degrees]] = {

@@ -17,6 +17,9 @@ def test_each_process_reads_its_part() -> None:
         for answer in found.pop(name):
             assert answer == {"weights": True, "losses": True}  # every bit
 
+    for name in ("dp_shard 2", "tp 2", "pp 2"):
+        assert found.pop(f"blocks, {name}") == [True, True]
+
     # A bf16 file, read as fp32: whole it takes twice its size. The vocabulary is odd, and norms are small.
     whole = found.pop("read, whole")
     plain = found.pop("read, plain")  # which takes trial steps besides
