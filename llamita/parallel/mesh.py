@@ -176,8 +176,13 @@ def together(compute: Callable[[], T]) -> T:
 
 def on_any(is_so: bool) -> bool:
     """Whether something is so on any rank; every rank must ask."""
+    return bool(largest(is_so))
+
+
+def largest(value: float) -> float:
+    """The largest of all ranks' values; every rank must ask."""
     if not is_distributed():
-        return is_so
-    flag = torch.tensor([int(is_so)])
-    distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
-    return bool(flag)
+        return value
+    found = torch.tensor([value], dtype=torch.float64)
+    distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
+    return float(found)

@@ -97,7 +97,9 @@ class Stage(nn.Module):
                 embedding.put(self._joined(received, part))
             if self.is_last:
                 return whole(self.whole_pass(work.compute, part))
-            return local(self.whole_pass(_hidden_states, part)).to(self.dtype).contiguous()
+            states = local(self.whole_pass(_hidden_states, part)).to(self.dtype).contiguous()
+            # FSDP2 watches what a module gives, and warns of a view: of a DTensor its part is one.
+            return states.clone() if states._is_view() else states
 
     def shape(self, part: Rows) -> torch.Size:
         """The shape of the hidden states of a micro-batch: (B, T, D)."""

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from llamita.errors import LlamitaError, UsageError
-from llamita.parallel.shard import local, reshard
+from llamita.parallel import mesh
+from llamita.parallel.shard import local, reshard, whole
+from llamita.parallel.tensor import sharded_loss
 from llamita.train.loop import autocast, backward, gradients_of, next_batch
 from llamita.train.recipe import Recipe
 from llamita.train.run import Run
@@ -49,22 +51,22 @@ def check_loss(run: Run, recipe: Recipe) -> LossCheck:
     run.model.eval()
     task = recipe.training_task()
     batch = next_batch(run, task, recipe)
-    loss = backward(run, task, batch, recipe, gradients_of(run, recipe))
-    gradients = _taken(run)
-    with autocast(recipe.precision, run.device):
-        # Every rank has the whole batch here, and FSDP adds their gradients.
-        whole = run.loss(task.loss, batch) / max(task.count(batch), 1)
-    (whole / run.ranks.size).backward()
+    with sharded_loss(run.model):
+        loss = backward(run, task, batch, recipe, gradients_of(run, recipe))
+        gradients = _taken(run)
+        with autocast(recipe.precision, run.device):
+            # Every rank has all rows here, of --cp its part of each, and FSDP adds their gradients.
+            at_once = run.loss(task.loss, batch) / max(task.count(batch), 1)
+        (at_once / run.ranks.size).backward()
     others = _taken(run)
     run.model.train()
     reshard(run.root)
     run.loader.position = position
     torch.set_rng_state(rng)
     gap = max((float((a - b).abs().max()) for a, b in zip(gradients, others, strict=True) if a.numel()), default=0.0)
-    largest = max((float(b.abs().max()) for b in others if b.numel()), default=0.0)
-    found = LossCheck(
-        loss, abs(loss - whole.item()), max(run.ranks.in_order([gap])), max(run.ranks.in_order([largest]))
-    )
+    most = max((float(b.abs().max()) for b in others if b.numel()), default=0.0)
+    difference = abs(loss - run.ranks.in_order([whole(at_once).item()])[0])
+    found = LossCheck(loss, difference, mesh.largest(gap), mesh.largest(most))
     _compare(found, recipe.precision)
     return found
 

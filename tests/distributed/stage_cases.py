@@ -21,6 +21,7 @@ from llamita.parallel.ranks import DataRanks
 from llamita.parallel.shard import whole
 from llamita.parallel.tensor import sharded_loss
 from llamita.train import savings
+from llamita.train.check_loss import check_loss
 from llamita.train.loop import backward, evaluate, gradients_of
 from llamita.train.recipe import Recipe
 from llamita.train.run import Run, check_ranks, start
@@ -66,11 +67,11 @@ class Steps:
 
 
 def batch(step: int) -> Batch:
-    """Rows of packed documents; the second half of the last row learns nothing."""
+    """Rows of packed documents; the first two, and the second half of the last one, learn nothing."""
     generator = torch.Generator().manual_seed(step)
     inputs, targets = torch.randint(CONFIG.vocab_size, (2, ROWS, LENGTH), generator=generator)
     targets[torch.rand(targets.shape, generator=generator) < 0.3] = -100
-    targets[-1, LENGTH // 2 :] = -100
+    targets[:2], targets[-1, LENGTH // 2 :] = -100, -100
     ends = (4, 9, LENGTH // 2, 0, 1, 13)
     positions = torch.stack([torch.cat([torch.arange(n), torch.arange(LENGTH - n)]) for n in ends])
     return Batch(inputs, targets, positions)
@@ -128,6 +129,8 @@ def shared(name: str, steps: int, *, is_tied: bool) -> list[Any]:
 
     def work(found: Any) -> Any:
         run = make_run(recipe, mesh.arranged(found, degrees), is_tied=is_tied)
+        if run.pipeline is None:
+            check_loss(run, recipe)
         seen = take_steps(run, recipe, steps)
         return seen, weights_of(run)
 
