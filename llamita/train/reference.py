@@ -21,7 +21,8 @@ def with_reference(rows: Rows, run: Run, recipe: Recipe) -> Rows:
     """
     run.model.eval()
     found = []
-    for index in torch.arange(len(rows)).split(recipe.micro_rows):
+    for first in range(0, len(rows), recipe.micro_rows):
+        index = torch.arange(first, min(first + recipe.micro_rows, len(rows)))
         with autocast(recipe.precision, run.device):
             found.append(run.loss(log_probs, take(rows, index)).cpu())
     run.model.train()

@@ -12,6 +12,16 @@ from llamita.train.recipe import Recipe
 from llamita.train.session import INSIDE, begin, resume, resumed_recipe
 
 
+def test_no_row_needs_to_be_held_out(small_path: Path, tmp_path: Path) -> None:
+    line = json.dumps({"prompt": "1+1=", "chosen": "2", "rejected": "llamas"})
+    (tmp_path / "pairs.jsonl").write_text(f"{line}\n" * 5, encoding="utf-8")
+    recipe = Recipe(
+        data=(str(tmp_path / "pairs.jsonl"),), model=str(small_path), steps=1, length=64, batch_tokens=64,
+        precision="fp32", threads=1, held_out=0.0,
+    )  # fmt: skip
+    assert [line.held_out_loss for line in begin(recipe, tmp_path / "out").steps(lambda: False)] == [None]
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("loss", ["dpo", "kto"])
 def test_a_resumed_run_has_the_same_reference(small_path: Path, tmp_path: Path, method: str, loss: str) -> None:
