@@ -96,14 +96,15 @@ def _run(words: list[str]) -> int:
 
 
 def _run_verb(verb: str, words: list[str], *, is_named: bool = True) -> int:
-    from llamita.cli import arguments
+    from llamita.cli import arguments, ranks
 
     if verb not in VERBS:
         raise _no_verb(verb)
     module = import_module(f"llamita.cli.{verb}")
     parser = arguments.Parser(verb, module.HELP, getattr(module, "EXAMPLES", ""))
     module.add_arguments(parser)
-    given = parser.read(words)
+    with ranks.saying_once():
+        given = parser.read(words)
     if not is_named and (late := getattr(given, "prompt", None)) in VERBS:
         raise UsageError(f"{late} comes after an option: write the verb first, llamita {late} ...")
     return module.run(given)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from llamita.cli import errors
-from llamita.errors import LlamitaError
+from llamita.errors import LlamitaError, UsageError
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -29,6 +29,18 @@ GONE = (
 def is_other() -> bool:
     """Whether torchrun has started this process and it is not the first; asks no library."""
     return "LOCAL_RANK" in os.environ and os.environ.get("RANK", "0") != "0"
+
+
+@contextmanager
+def saying_once() -> Iterator[None]:
+    """Let the first process alone say what every one would: help, and what is wrong with the command line."""
+    try:
+        with _quiet(is_other()):
+            yield
+    except UsageError as error:
+        if is_other():
+            raise SystemExit(0) from error
+        raise
 
 
 def command() -> str:

@@ -39,11 +39,11 @@ class Degrees:
         product = prod(known.values())
         rest, over = divmod(world_size, product)
         if over or (self.dp_shard is not None and rest != 1):
-            said = " x ".join(f"{name} {size}" for name, size in known.items() if size > 1 or name == "dp_shard")
+            said = [f"{name} {size}" for name, size in known.items() if size > 1 or name == "dp_shard"]
+            what = f"{' x '.join(said)} is {product}, which" if len(said) > 1 else said[0]
             must = "divide" if self.dp_shard is None else "be"
             raise UsageError(
-                f"{said} is {product}, which must {must} the number of processes, {world_size}: "
-                f"{_remedy(product)}, or change the degrees"
+                f"{what} must {must} the number of processes, {world_size}: {_remedy(product)}, or change the degrees"
             )
         return tuple(size or rest for size in given.values())
 

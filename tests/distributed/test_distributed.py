@@ -67,6 +67,7 @@ def test_one_rank_speaks_for_all(tmp_path: Path) -> None:
         "llamita: a step has 4 rows, which 3 processes cannot share evenly: set --batch-tokens so that it has 3 rows "
         "or another multiple, or start another number of them\n"
     )
+    assert "there is no option --learning-rate" in said(found["no option"], 2)
     assert re.fullmatch("llamita: cannot read .*none.txt: it does not exist\n", said(found["no file"], 3))
     assert "adafactor needs whole matrices, and several processes shard them: use" in said(found["adafactor"], 6)
     assert "2 processes x 3 rows: set --micro-rows to a divisor of 2\n" in said(found["uneven"], 2)
