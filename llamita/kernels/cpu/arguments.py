@@ -204,6 +204,16 @@ class Pack(NamedTuple):
     tiles: Argument
 
 
+class Dequantize(NamedTuple):
+    """The weights of a packed matrix: out (rows, columns), fp32 or bf16 by the dtype's number. A chunk is a tile."""
+
+    stream: Argument
+    out: Argument
+    rows: Argument
+    columns: Argument
+    dtype: Argument
+
+
 class LinearQuantized(NamedTuple):
     """q8_blocks (batch, columns / 32) times a packed matrix, plus bias fp32 (rows,) or None: out fp32 (batch, rows).
 

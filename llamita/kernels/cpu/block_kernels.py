@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from llamita.kernels.block_format import BlockFormat
 from llamita.kernels.blocks import FORMATS
+from llamita.kernels.cpu.dequantize_blocks import dequantize
 from llamita.kernels.cpu.gemv_quantized import Compute, embed, gated, linear
 from llamita.kernels.cpu.repack_blocks import pack
 from llamita.kernels.cpu.runtime.program import Kernel, kernel
@@ -13,6 +14,7 @@ FAMILIES: dict[str, Callable[[BlockFormat], Compute]] = {
     "gated": gated,
     "embed": embed,
     "pack": pack,
+    "dequantize": dequantize,
 }
 KERNELS: dict[str, Kernel] = {
     f"{family}_{form.name}": kernel(make(form), f"{family}_{form.name}", __name__)

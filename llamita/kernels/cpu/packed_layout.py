@@ -19,9 +19,12 @@ from torch import Tensor
 
 from llamita.kernels.block_format import COLUMNS, TILE, Layout
 from llamita.kernels.blocks import FORMATS
+from llamita.kernels.cpu.arguments import Dequantize
+from llamita.kernels.cpu.constants import NUMBERS
+from llamita.kernels.cpu.runtime.program import Program, named
 from llamita.kernels.quantized_blocks import QuantizedBlocks
 
-PIECE = 1 << 18  # weights that are dequantized at once, so that they stay in the processor's cache
+DEQUANTIZED = (torch.float32, torch.bfloat16)  # what kernels write
 
 
 class Packed:
@@ -65,13 +68,13 @@ def unpack(packed: Packed) -> QuantizedBlocks:
 
 def dequantize(packed: Packed, dtype: torch.dtype) -> Tensor:
     """The weights (N, K), computed in fp32."""
-    out = torch.empty(packed.rows, packed.columns, dtype=dtype, device=packed.stream.device)
-    step = max(1, PIECE // (TILE * packed.columns))
-    for first in range(0, len(packed.stream), step):
-        part = out[first * TILE : (first + step) * TILE]
-        codes = _codes(packed.stream[first : first + step], packed.format_name, len(part), packed.columns)
-        part.copy_(codes.dequantize())
-    return out
+    own = dtype if dtype in DEQUANTIZED else torch.float32
+    out = torch.empty(packed.rows, packed.columns, dtype=own, device="cpu")
+    arguments = Dequantize(packed.stream, out, packed.rows, packed.columns, NUMBERS[own])
+    program = Program()
+    program.add(named("block_kernels", f"dequantize_{packed.format_name}"), arguments, chunks=len(packed.stream))
+    program.run()
+    return out.to(dtype)
 
 
 def rows(packed: Packed, index: Tensor) -> Tensor:

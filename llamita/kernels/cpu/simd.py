@@ -231,6 +231,7 @@ store_bf16 = operation(
 store_int8 = operation(void(i64, Words), lambda b, at, value: _write(b, at, b.trunc(value, ir.VectorType(_I8, LANES))))
 broadcast = operation(Floats(f32), _spread)
 zero_fp32 = operation(Floats(), lambda b: ir.Constant(_FLOATS, [0.0] * LANES))
+one_words = operation(Words(), lambda b: ir.Constant(_WORDS, [1] * LANES))
 zero_words = operation(Words(), lambda b: ir.Constant(_WORDS, [0] * LANES))
 add = operation(Floats(Floats, Floats), lambda b, x, y: b.fadd(x, y))
 sub = operation(Floats(Floats, Floats), lambda b, x, y: b.fsub(x, y))
