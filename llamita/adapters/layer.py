@@ -1,6 +1,7 @@
 """A layer with adapters, which surgery puts in the place of a linear layer or an embedding."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Self, cast
 
 import torch
@@ -10,6 +11,8 @@ from llamita.adapters.config import LoraConfig
 from llamita.adapters.dora import DoraPair
 from llamita.adapters.embedding import EmbeddingPair
 from llamita.adapters.pair import LoraPair, sides
+from llamita.model.factors import Factors, factors_of
+from llamita.model.plan import has_hooks
 from llamita.model.stored import WithSettings
 
 
@@ -41,6 +44,18 @@ class LoraLayer(WithSettings):
             if name in self.pairs:
                 out = self.pairs[name](x, out, self.base_layer)
         return out.to(dtype)
+
+    def factors(self) -> Factors | None:
+        """What it multiplies with, while it is a product and at most one pair of plain matrices."""
+        own = factors_of(self.base_layer)
+        pairs = [self.pairs[name] for name in self.active if name in self.pairs]
+        if own is None or self.unmerged is not None or not pairs:
+            return own
+        (pair, *others) = cast("list[LoraPair]", pairs)
+        is_random = self.training and pair.dropout > 0
+        if others or type(pair) is not LoraPair or is_random or has_hooks(pair):
+            return None
+        return replace(own, pair=(pair.A, pair.B), scaling=pair.scaling)
 
     def settings(self) -> str:
         """The adapters that compute, with their scales."""

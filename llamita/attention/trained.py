@@ -5,7 +5,6 @@ kernel's, up to rounding. Gradients are those of reference.attention_gradients, 
 take two to three times as long, and work across documents.
 """
 
-from functools import cache
 from typing import Any, cast
 
 import torch
@@ -18,7 +17,8 @@ from llamita.attention.eager import repeat_heads
 from llamita.attention.mask import Mask, document_starts
 from llamita.kernels.cpu.arguments import AttentionGradients, WholeAttention, bits
 from llamita.kernels.cpu.constants import KEYS
-from llamita.kernels.cpu.runtime.program import Kernel, Program, named, unsupported_reason
+from llamita.kernels.cpu.runtime.program import Kernel, named
+from llamita.kernels.cpu.training import has_pairs, is_real, run
 
 COLUMNS, WIDEST = 32, 128  # what the kernel's heads are a multiple of, and their largest size
 
@@ -41,7 +41,7 @@ def _needs_gradients(*inputs: Tensor) -> bool:
 
 
 def _is_known(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> bool:
-    if q.device.type != "cpu" or q.dtype not in (torch.float32, torch.bfloat16) or not q.dtype == k.dtype == v.dtype:
+    if q.dtype not in (torch.float32, torch.bfloat16) or not q.dtype == k.dtype == v.dtype:
         return False
     if q.shape[-1] % COLUMNS or q.shape[-1] > WIDEST or not k.shape[-1] == v.shape[-1] == q.shape[-1]:
         return False
@@ -49,13 +49,7 @@ def _is_known(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> bool:
         return False
     if mask.queries != mask.keys or mask.first or not isinstance(mask.offset, int) or mask.offset:
         return False
-    return type(q.data) is Tensor and not torch.compiler.is_compiling() and has_kernels()
-
-
-@cache
-def has_kernels() -> bool:
-    """Whether this machine can run our kernels."""
-    return unsupported_reason() is None
+    return is_real(q)
 
 
 class Attended(torch.autograd.Function):
@@ -121,7 +115,7 @@ def whole(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, *, scale: float) -> t
     out = torch.empty_like(q)
     most, totals = (q.new_empty(q.shape[:3], dtype=torch.float32) for _ in range(2))
     arguments = WholeAttention(q, k, v, out, most, totals, starts, **_sizes(q, k, scale, 6))
-    _run(WHOLE, arguments, chunks=k.shape[0] * k.shape[2])
+    run(WHOLE, arguments, chunks=k.shape[0] * k.shape[2])
     return out, most.mul_(scale).add_(totals.log_())
 
 
@@ -133,7 +127,7 @@ def gradients(
     d_qkv, kernel = [torch.empty_like(x) for x in (q, k, v)], _kernel(q.dtype)
     # Two sums in fp32; keys, values and pairs of keys.
     sizes = _sizes(q, k, scale, 14 if kernel is PAIRS else 16)
-    _run(kernel, AttentionGradients(q, k, v, out, d_out, logs, starts, *d_qkv, **sizes), chunks=len(k) * k.shape[2])
+    run(kernel, AttentionGradients(q, k, v, out, d_out, logs, starts, *d_qkv, **sizes), chunks=len(k) * k.shape[2])
     return d_qkv[0], d_qkv[1], d_qkv[2]
 
 
@@ -148,12 +142,6 @@ def _sizes(q: Tensor, k: Tensor, scale: float, held: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _run(kernel: Kernel, arguments: Any, *, chunks: int) -> None:
-    program = Program()
-    program.add(kernel, arguments, chunks=chunks)
-    program.run()
-
-
 FP32, BF16, PAIRS = (named("attention_gradients", f"gradients_{name}") for name in ("fp32", "bf16", "pairs"))
 WHOLE = named("whole_attention", "attend_pairs")
 
@@ -162,10 +150,3 @@ def _kernel(dtype: torch.dtype) -> Kernel:
     if dtype == torch.float32:
         return FP32
     return PAIRS if has_pairs() else BF16
-
-
-def has_pairs() -> bool:
-    """Whether this machine has bf16 dot products, which add in pairs."""
-    from llamita.kernels.cpu import isa  # it imports LLVM, which only kernels need
-
-    return isa.has("avx512bf16")

@@ -4,6 +4,7 @@ Equals `llamita.model.loss.cross_entropy` of the head's logits. Each chunk's gra
 the backward pass computes no logits again (as in Liger's FusedLinearCrossEntropy and torch's F.linear_cross_entropy).
 """
 
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,8 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from llamita.errors import UsageError
+from llamita.kernels.cpu import training as kernels
+from llamita.kernels.cpu.training import COLUMNS, Right
 from llamita.model.layers import at_least_fp32
 from llamita.model.loss import IGNORED
 from llamita.model.plan import has_hooks
@@ -85,16 +88,16 @@ class Summed(torch.autograd.Function):
             d_weight = torch.zeros_like(weight, dtype=_sum_dtype(dtype))
         total = torch.zeros((), dtype=_sum_dtype(dtype), device=rows.device)
         with torch.autocast(device, enabled=False):
-            head = _head(weight, matrix, dtype, is_needed=wants_rows)
+            head = _head_of(rows, weight, matrix, dtype)
             for first in range(0, len(rows), chunk):
                 part = slice(first, first + chunk)
-                logits = rows[part].to(dtype) @ head.t() if matrix is None else matrix.linear(rows[part]).to(dtype)
-                loss, d_logits, scale = _chunk(logits, targets[part])
+                logits = head.logits(rows[part])
+                loss, d_logits, scale = head.softmax(logits, targets[part])
                 total += loss
                 if d_rows is not None:
-                    d_rows[part] = (d_logits @ head) * scale
+                    d_rows[part] = head.d_rows(d_logits) * scale
                 if d_weight is not None:
-                    _add_product(d_weight, d_logits.t(), (rows[part] * scale).to(dtype))
+                    head.add_gradient(d_weight, d_logits, rows[part] * scale)
                 del logits, d_logits  # before the next chunk's are there
         ctx.gradients = (d_rows, None if d_weight is None else d_weight.to(cast("Tensor", weight).dtype))
         return total
@@ -111,11 +114,76 @@ class Summed(torch.autograd.Function):
         return *found, None, None, None, None
 
 
-def _head(weight: Tensor | None, matrix: Any, dtype: torch.dtype, *, is_needed: bool) -> Tensor:
-    """The head (V, D) in the dtype of products; a stored one only where the gradient of rows needs it."""
-    if weight is not None:
-        return weight.to(dtype)
-    return matrix.dequantize(dtype) if is_needed else torch.empty(0, dtype=dtype)
+class _Head:
+    """The products of a head (V, D), in a dtype."""
+
+    def __init__(self, weight: Tensor | None, matrix: Any, dtype: torch.dtype) -> None:
+        self.stored, self.dtype, self.own = matrix, dtype, weight
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """In the dtype of products; of a stored one only the gradient of rows needs it."""
+        return self.stored.dequantize(self.dtype) if self.own is None else self.own.to(self.dtype)
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """Rows (n, D) -> (n, V)."""
+        if self.stored is not None:
+            return self.stored.linear(rows).to(self.dtype)
+        return rows.to(self.dtype) @ self.weight.t()
+
+    def softmax(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `_chunk`."""
+        return _chunk(logits, targets)
+
+    def d_rows(self, d_logits: Tensor) -> Tensor:
+        """The gradient (n, D) of rows from that of logits (n, V)."""
+        return d_logits @ self.weight
+
+    def add_gradient(self, total: Tensor, d_logits: Tensor, rows: Tensor) -> None:
+        """Add the gradient of the weight (V, D), which may be in a wider dtype."""
+        if total.dtype == self.dtype:
+            total.addmm_(d_logits.t(), rows.to(self.dtype))
+        else:
+            total += d_logits.t() @ rows.to(self.dtype)
+
+
+class _KernelHead(_Head):
+    """The same in bf16 by our kernels, which read a weight in fp32 or bf16 as it is, and keep no logits in fp32."""
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """As it is; a stored one in bf16."""
+        return self.stored.dequantize(self.dtype) if self.own is None else self.own.detach()
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """Rows (n, D) -> (n, V)."""
+        if self.stored is not None:
+            return super().logits(rows)
+        return kernels.products((kernels.rows_of(rows), Right(self.weight, True)), dtype=self.dtype)
+
+    def softmax(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `_chunk`; the gradient takes the logits' place."""
+        is_learned = targets != IGNORED
+        losses, totals = kernels.softmax_gradient(logits, targets)
+        return torch.where(is_learned, losses, 0.0).sum(), logits, (is_learned / totals)[:, None]
+
+    def d_rows(self, d_logits: Tensor) -> Tensor:
+        """The gradient (n, D) of rows from that of logits (n, V)."""
+        return kernels.products((kernels.rows_of(d_logits), Right(self.weight)), dtype=torch.float32)
+
+    def add_gradient(self, total: Tensor, d_logits: Tensor, rows: Tensor) -> None:
+        """Add the gradient of the weight (V, D)."""
+        kernels.products((kernels.columns_of(d_logits), Right(rows.to(self.dtype))), dtype=total.dtype, out=total)
+
+
+def _head_of(rows: Tensor, weight: Tensor | None, matrix: Any, dtype: torch.dtype) -> _Head:
+    """The head's products by our kernels where they know them, else by torch."""
+    one = matrix if weight is None else weight
+    is_known = kernels.is_real(rows) and kernels.has_pairs() and not any(side % COLUMNS for side in one.shape)
+    if weight is not None and is_known:
+        is_known = weight.dtype in kernels.READ and weight.is_contiguous() and kernels.is_real(weight)
+    kind = _KernelHead if dtype == torch.bfloat16 and is_known and rows.dtype in kernels.READ else _Head
+    return kind(weight, matrix, dtype)
 
 
 def _chunk(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -133,14 +201,6 @@ def _chunk(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     loss = torch.where(is_learned, total.log() - of_target, 0.0).sum()
     exp.scatter_add_(1, index, -total)
     return loss, exp.to(dtype), is_learned / total
-
-
-def _add_product(total: Tensor, one: Tensor, other: Tensor) -> None:
-    """Add a product to a sum, which may be in a wider dtype."""
-    if total.dtype == one.dtype:
-        total.addmm_(one, other)
-    else:
-        total += one @ other
 
 
 def _sum_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -1,9 +1,10 @@
 """Train faster, in less memory: layers whose backward passes are written out, with half the passes over memory.
 
-Equals the plain layers: forward bit for bit, in fp32 and under bf16 autocast; gradients up to the order of sums. A
-plain layer keeps what each operation read; these keep the residual stream, queries, keys, values, gates and what
-attention gives, and compute norms, activations and bf16 copies of weights again, which no matrix product needs.
-Attention is by our own kernels on CPUs, which round otherwise in bf16 (`llamita.attention.trained`).
+Equals the plain layers: forward bit for bit, and gradients up to the order of sums; but in bf16, where our kernels know
+all of a layer, up to rounding (`llamita.plans.training_products`). A plain layer keeps what each operation read; these
+keep the residual stream, queries, keys, values, gates and what attention gives, and compute norms, activations and bf16
+copies of weights again, which no matrix product needs. Attention is by our own kernels on CPUs, which round otherwise
+in bf16 (`llamita.attention.trained`).
 """
 
 from collections.abc import Sequence
@@ -20,10 +21,14 @@ from llamita.config import LlamaConfig
 from llamita.context.causal import Causal
 from llamita.context.protocol import Context, Rotation
 from llamita.errors import UnsupportedError
+from llamita.kernels.cpu import training as kernels
+from llamita.kernels.cpu.training import COLUMNS
 from llamita.model import plan
 from llamita.model.chunked_loss import is_plain
-from llamita.model.layers import LlamaDecoderLayer, at_least_fp32
-from llamita.model.parts import NAMES, SILU, LayerParts, parts_of
+from llamita.model.factors import Factors, factors_of
+from llamita.model.layers import LlamaDecoderLayer, LlamaRMSNorm, at_least_fp32
+from llamita.model.parts import NAMES, PRODUCTS, SILU, LayerParts, parts_of
+from llamita.plans.training_products import Gated, Given, Normed, is_known, products
 
 
 def enable(model: nn.Module, layers: Sequence[nn.Module], config: LlamaConfig) -> None:
@@ -56,24 +61,46 @@ class TrainedLayer(plan.StandIn):
         context = trained_by_kernels(context)
         if not (torch.is_grad_enabled() and self._is_current()):
             return self.plain(hidden_states, rotation, context)
-        return forward(self.parts, hidden_states, rotation, context)
+        factors = [one for one in map(factors_of, self.parts.products) if one is not None]
+        if len(factors) == len(PRODUCTS) and is_known(hidden_states, factors):
+            return forward_by_kernels(self.parts, factors, hidden_states, rotation, context)
+        if all(map(is_plain, self.parts.products)):
+            return forward(self.parts, hidden_states, rotation, context)
+        return self.plain(hidden_states, rotation, context)
 
     def _is_current(self) -> bool:
         """Whether the layer's parts are those of the beginning, and nothing else runs when they are called."""
         found = {part: self.module.get_submodule(name) for part, name in NAMES.items()}
         if any(getattr(self.parts, part) is not module for part, module in found.items()):
             return False
-        return not any(map(plan.has_hooks, found.values())) and all(map(is_plain, self.parts.products))
+        return not any(map(plan.has_hooks, found.values()))
+
+
+def forward_by_kernels(
+    parts: LayerParts, factors: Sequence[Factors], hidden_states: Tensor, rotation: Rotation, context: Context
+) -> Tensor:
+    """The same as `forward` with the factors of all products, in their order."""
+    q, k, v, o, gate, up, down = factors
+    heads = products(normed(parts.input_norm), (q, k, v), hidden_states, parts.input_norm.weight)
+    attended = attend(parts, heads, rotation, context)
+    hidden_states = hidden_states + products(Given(), (o,), attended)[0]
+    both = products(normed(parts.post_norm), (gate, up), hidden_states, parts.post_norm.weight)  # (B, T, F)
+    return hidden_states + products(Gated(), (down,), *both)[0]
 
 
 def forward(parts: LayerParts, hidden_states: Tensor, rotation: Rotation, context: Context) -> Tensor:
     """A decoder layer: (B, T, D) -> (B, T, D)."""
     heads = normed_products(hidden_states, parts.input_norm, *parts.qkv)
-    q, k, v = (one.unflatten(-1, (-1, parts.head_dim)) for one in heads)  # (B, T, N, H), (B, T, K, H) twice
-    attended = context.attend(q, k, v, cast("Rotation", Turning(rotation)), layer=parts.index).flatten(-2)
+    attended = attend(parts, heads, rotation, context)
     hidden_states = hidden_states + cast("Tensor", Product.apply(attended, parts.o.weight))
     gate, up = normed_products(hidden_states, parts.post_norm, parts.gate, parts.up)  # (B, T, F)
     return hidden_states + cast("Tensor", GatedProduct.apply(gate, up, parts.down.weight))
+
+
+def attend(parts: LayerParts, heads: Sequence[Tensor], rotation: Rotation, context: Context) -> Tensor:
+    """Attention of q, k and v, (B, T, heads * H) each: (B, T, N * H)."""
+    q, k, v = (one.unflatten(-1, (-1, parts.head_dim)) for one in heads)  # (B, T, N, H), (B, T, K, H) twice
+    return context.attend(q, k, v, cast("Rotation", Turning(rotation)), layer=parts.index).flatten(-2)
 
 
 def trained_by_kernels(context: Context) -> Context:
@@ -81,6 +108,11 @@ def trained_by_kernels(context: Context) -> Context:
     if isinstance(context, Causal) and context.backend is sdpa.attend:
         return context.by(trained.attend)
     return context
+
+
+def normed(norm: LlamaRMSNorm) -> Normed:
+    """The norm as a source of products."""
+    return Normed(norm.variance_epsilon)
 
 
 def normed_products(x: Tensor, norm: Any, *products: nn.Module) -> tuple[Tensor, ...]:
@@ -177,14 +209,14 @@ class Turn(torch.autograd.Function):
         dtype = compute_dtype(x)
         ctx.save_for_backward(cos, sin)
         ctx.dtype = x.dtype
-        return turned(x, cos, sin).to(dtype)
+        return rotated(x, cos, sin, 1.0).to(dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The gradient of x."""
         cos, sin = ctx.saved_tensors
-        return turned(d_out, cos, -sin).to(ctx.dtype), None, None
+        return rotated(d_out, cos, sin, -1.0).to(ctx.dtype), None, None
 
 
 class Turning:
@@ -202,6 +234,16 @@ class Turning:
     def at(self, positions: Tensor) -> "Turning":
         """The rotation of the same frequencies at other positions (B, S)."""
         return Turning(self.rotation.at(positions))
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+    """x (B, T, heads, H) turned by angles (B, T, 1, H) times a sign, by our kernel where it knows it."""
+    rows, tokens, _, width = x.shape
+    is_known = x.dtype == torch.bfloat16 and cos.dtype == torch.float32 and not width % COLUMNS
+    if not (is_known and cos.shape[-1] == width and kernels.is_real(x) and kernels.has_pairs()):
+        return turned(x, cos, sin if sign > 0 else -sin)
+    cos, sin = (one.expand(rows, tokens, 1, width).reshape(-1, width).contiguous() for one in (cos, sin))
+    return kernels.turned(x.flatten(0, 1).contiguous(), cos, sin, sign).view(x.shape)
 
 
 def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -9,3 +9,5 @@ KEYS = 64  # keys of a tile, see `prefill_attention`
 QUERIES = 32  # queries of a block, see `prefill_attention`
 ROWS = 4  # rows of x that a panel of blocks is multiplied with at once, see `gemm_quantized`
 LINES = 256  # rows of x whose sums a kernel's own memory holds
+PANEL = 48  # columns of a panel, see `gemm_bf16`
+LINES_OF_PART = 512  # lines whose sums it holds at once

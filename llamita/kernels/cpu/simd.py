@@ -18,7 +18,7 @@ from llamita.kernels.cpu.pieces import Builder, Value, call_intrinsic
 
 __all__ = ["call_intrinsic", "instructions", "target"]  # what those who import this ask it for, besides its own
 LANES = 16
-STACK = 1 << 17  # bytes that a kernel may work in
+STACK = 3 << 16  # bytes that a kernel may work in
 _F32 = ir.FloatType()
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _FLOATS, _WORDS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)

@@ -97,8 +97,8 @@ def test_every_kernel_equals_the_reference(monkeypatch: pytest.MonkeyPatch, shap
     kernel, dtype, close, has_pairs = KINDS[kind]
     monkeypatch.setattr(trained, "has_pairs", lambda: has_pairs)
     used: list[Kernel] = []
-    run = trained._run
-    monkeypatch.setattr(trained, "_run", lambda one, *args, chunks: used.append(one) or run(one, *args, chunks=chunks))
+    run = trained.run
+    monkeypatch.setattr(trained, "run", lambda one, *args, chunks: used.append(one) or run(one, *args, chunks=chunks))
     out, gradients = attended(trained.attend, shape, dtype)
     assert used == ([trained.WHOLE, kernel] if kind == "pairs" else [kernel])
     if kind == "pairs":

@@ -1,0 +1,236 @@
+"""Sums of products of matrices in bf16, by bf16 dot products, for training; all sums are fp32.
+
+Must equal the sum of torch's products of the rounded sides, up to the order of sums. The left side of a product is
+packed before, by `pack_rows` or `pack_columns`: sixteen lines at a time, and of these a word for every two columns. The
+right side is a matrix as torch has it, in fp32 or bf16. It is rounded and packed a panel at a time, which stays in the
+first-level cache while all lines of the left side are multiplied with it, so no copy of it is ever in memory.
+
+The sums of eight lines and 48 columns fill 24 registers.
+"""
+
+from llamita.kernels.cpu import dtype_io as e
+from llamita.kernels.cpu import simd as v
+from llamita.kernels.cpu.accumulators import Eight, add_products, load_eight_apart, no_eight, store_eight_apart
+from llamita.kernels.cpu.arguments import offsets
+from llamita.kernels.cpu.constants import LINES_OF_PART, PANEL
+from llamita.kernels.cpu.runtime.program import inline, kernel
+from llamita.kernels.cpu.training_arguments import PackLines, SumOfProducts, Term
+
+AT, TERM, PACK = offsets(SumOfProducts), offsets(Term), offsets(PackLines)
+AHEAD = 512  # bytes of a row that are prefetched before they are packed
+BESIDE = 8  # lines that are multiplied at once
+STEPS = 128  # pairs of columns of a panel
+THIRD = 64 * STEPS  # bytes of sixteen columns of a panel
+LINE = 4 * PANEL  # bytes of a line of sums
+PACKED = 3 * THIRD  # of a panel
+SUMS = 2 * PACKED  # where sums lie in the kernel's own memory, after two panels
+NEAR = SUMS + LINE * LINES_OF_PART
+TERM_SIZE = 8 * len(Term._fields)
+
+Sums = tuple[Eight, Eight, Eight]
+
+
+@inline
+def _multiply(left: int, right: int, steps: int, sums: Sums) -> Sums:
+    """Add the products of eight lines with three times sixteen columns."""
+    one, two, three = sums
+    for i in range(0, 64 * steps, 64):
+        one = add_products(one, v.load_words(right + i), left + i, 4)
+        two = add_products(two, v.load_words(right + THIRD + i), left + i, 4)
+        three = add_products(three, v.load_words(right + 2 * THIRD + i), left + i, 4)
+    return one, two, three
+
+
+@inline
+def _load_sums(at: int) -> Sums:
+    return load_eight_apart(at, LINE), load_eight_apart(at + 64, LINE), load_eight_apart(at + 128, LINE)
+
+
+@inline
+def _turn(dtype: int, w: int, stride: int, near: int, to: int) -> None:
+    """Sixteen rows of 32 columns as sixteen columns of pairs."""
+    if dtype == e.BF16:
+        v.transpose(w, stride, to)
+        return
+    for row in range(16):
+        at = w + row * stride
+        v.store_bf16(near + 64 * row, v.load(at))
+        v.store_bf16(near + 64 * row + 32, v.load(at + 64))
+    v.transpose(near, 64, to)
+
+
+@inline
+def _pair(dtype: int, w: int, stride: int, rows: int, to: int) -> None:
+    """Sixteen columns of every two rows as pairs; after an odd number of rows comes one of 0."""
+    for i in range(0, rows, 2):
+        at, low, high = w + i * stride, v.zero_words(), v.zero_words()
+        if dtype == e.BF16:
+            low = v.load_uint16(at)
+            if i + 1 < rows:
+                high = v.load_uint16(at + stride)
+            v.store_words(to, v.or_words(low, v.shl(high, 16)))
+        else:
+            other = v.zero_fp32()
+            if i + 1 < rows:
+                other = v.load(at + stride)
+            v.store_words(to, v.pack_bf16(v.load(at), other))
+        to += 64
+
+
+@inline
+def _pack(term: int, first: int, steps: int, column: int, columns: int, near: int, to: int) -> None:
+    """Up to PANEL columns of the result, of up to sixteen pairs from pair `first` on."""
+    w, stride = v.read(term + TERM.right), v.read(term + TERM.stride)
+    is_wide, rows = v.read(term + TERM.dtype) == e.FP32, min(2 * steps, v.read(term + TERM.length) - 2 * first)
+    size = 4 if is_wide else 2
+    for third in range(min(3, (columns - column) // 16)):
+        its, begin = column + 16 * third, to + THIRD * third
+        if v.read(term + TERM.is_turned):
+            at = w + its * stride + 2 * first * size
+            if is_wide:
+                _turn(e.FP32, at, stride, near, begin)
+            else:
+                _turn(e.BF16, at, stride, near, begin)
+        else:
+            at = w + its * size + 2 * first * stride
+            if is_wide:
+                _pair(e.FP32, at, stride, rows, begin)
+            else:
+                _pair(e.BF16, at, stride, rows, begin)
+
+
+@inline
+def _prefetch(term: int, first: int, column: int) -> None:
+    """Prefetch what `_pack` reads."""
+    stride, size = v.read(term + TERM.stride), 4 if v.read(term + TERM.dtype) == e.FP32 else 2
+    rows, width, at = 32, PANEL * size, v.read(term + TERM.right)
+    if v.read(term + TERM.is_turned):
+        rows, width = PANEL, 32 * size
+        at += column * stride + 2 * first * size
+    else:
+        at += column * size + 2 * first * stride
+    for row in range(rows):
+        for i in range(0, width + 63, 64):
+            v.prefetch_line(at + row * stride + min(i, width - 1))
+
+
+@inline
+def _add_panel(
+    term: int, first: int, steps: int, column: int, columns: int, line: int, lines: int, at: int, is_new: bool
+) -> None:
+    """Add the products of a panel with all lines to the sums, and pack the next panel, a little with each lines.
+
+    Rows of a matrix may be so far apart that few of them fit into the caches at once: they are prefetched just before.
+    """
+    begin, after = first + steps, min(STEPS, v.read(term + TERM.pairs) - first - steps)
+    left, step = v.read(term + TERM.left) + 64 * first, v.read(term + TERM.step)
+    panel = at + first // STEPS % 2 * PACKED
+    other, parts, groups = at + PACKED - first // STEPS % 2 * PACKED, -(-after // 16), -(-lines // BESIDE)
+    if after > 0:
+        _prefetch(term, begin, column)
+    for i in range(0, lines, BESIDE):
+        group = i // BESIDE
+        for part in range(parts * group // groups, parts * (group + 1) // groups):
+            its = begin + 16 * part
+            _pack(term, its, min(16, after - 16 * part), column, columns, at + NEAR, other + 1024 * part)
+            if part + 1 < parts:
+                _prefetch(term, its + 16, column)
+        words, to = left + (line + i) // 16 * step + (line + i) % 16 * 4, at + SUMS + LINE * i
+        sums = (no_eight(), no_eight(), no_eight()) if is_new else _load_sums(to)
+        one, two, three = _multiply(words, panel, steps, sums)
+        store_eight_apart(to, LINE, one)
+        store_eight_apart(to + 64, LINE, two)
+        store_eight_apart(to + 128, LINE, three)
+
+
+@inline
+def _put(dtype: int, adds: int, sums: int, lines: int, out: int, stride: int, columns: int) -> None:
+    for _ in range(lines):
+        for column in range(0, columns, 16):
+            x = v.load(sums + 4 * column)
+            if adds:
+                x = v.add(x, e.wide(dtype, out, column))
+            e.put_wide(dtype, out, column, x)
+        out, sums = out + stride, sums + LINE
+
+
+@inline
+def _add_term(term: int, line: int, lines: int, column: int, columns: int, at: int, is_new: bool) -> bool:
+    """Add a product to the sums, panel by panel; returns whether there are no sums yet."""
+    pairs = v.read(term + TERM.pairs)
+    for first in range(0, min(pairs, STEPS), 16):
+        _pack(term, first, min(16, pairs - first), column, columns, at + NEAR, at + 64 * first)
+    for first in range(0, pairs, STEPS):
+        steps = min(STEPS, pairs - first)
+        if is_new:
+            _add_panel(term, first, steps, column, columns, line, lines, at, True)
+        else:
+            _add_panel(term, first, steps, column, columns, line, lines, at, False)
+        is_new = False
+    return is_new
+
+
+@kernel
+def sum_of_products(at: int, chunk: int) -> None:
+    """A panel of columns of the result, at most LINES_OF_PART lines at a time."""
+    columns, some = v.read(at + AT.columns), v.read(at + AT.lines_of_chunk)
+    across, room, size = -(-columns // PANEL), v.stack(), 4 if v.read(at + AT.dtype) == e.FP32 else 2
+    column, begin = chunk % across * PANEL, chunk // across * some
+    end = min(v.read(at + AT.lines), begin + some)
+    parts = -(-(end - begin) // LINES_OF_PART)
+    most = -(-(end - begin) // (16 * parts)) * 16
+    for line in range(begin, end, most):
+        count, is_new = min(most, end - line), True
+        for number in range(v.read(at + AT.products)):
+            term = v.read(at + AT.terms) + TERM_SIZE * number
+            is_new = _add_term(term, line, count, column, columns, room, is_new)
+        out, wide = v.read(at + AT.out) + size * (line * columns + column), min(PANEL, columns - column)
+        if size == 2:
+            _put(e.BF16, v.read(at + AT.adds), room + SUMS, count, out, size * columns, wide)
+        else:
+            _put(e.FP32, v.read(at + AT.adds), room + SUMS, count, out, size * columns, wide)
+
+
+@inline
+def _pack_rows(dtype: int, at: int, chunk: int) -> None:
+    x, to, columns = v.read(at + PACK.x), v.read(at + PACK.out), v.read(at + PACK.columns)
+    stride, room, line = e.size(dtype) * columns, v.stack(), 16 * chunk
+    count = min(16, v.read(at + PACK.rows) - line)
+    x, to = x + line * stride, to + line * 2 * columns
+    if count == 16 and dtype == e.BF16:
+        for i in range(0, columns // 2, 16):
+            for row in range(16):
+                v.prefetch_line(x + row * stride + 4 * i + AHEAD)
+            v.transpose(x + 4 * i, stride, to + 64 * i)
+        return
+    for i in range(0, columns // 2, 16):
+        for row in range(16):
+            for half in range(2):
+                value = v.zero_fp32()
+                if row < count:
+                    value = e.wide(dtype, x + row * stride, 2 * i + 16 * half)
+                v.store_bf16(room + 64 * row + 32 * half, value)
+        v.transpose(room, 64, to + 64 * i)
+
+
+@kernel
+def pack_rows_fp32(at: int, chunk: int) -> None:
+    """Sixteen rows in fp32 as lines."""
+    _pack_rows(e.FP32, at, chunk)
+
+
+@kernel
+def pack_rows_bf16(at: int, chunk: int) -> None:
+    """Sixteen rows in bf16 as lines."""
+    _pack_rows(e.BF16, at, chunk)
+
+
+@kernel
+def pack_columns_bf16(at: int, chunk: int) -> None:
+    """Columns in bf16 as lines. Those next to each other are in one cache line."""
+    x, rows, columns = v.read(at + PACK.x), v.read(at + PACK.rows), v.read(at + PACK.columns)
+    first, pairs = 4 * chunk, -(-rows // 2)
+    for row in range(0, rows, 64):
+        for group in range(first, min(first + 4, columns // 16)):
+            to = v.read(at + PACK.out) + 64 * (pairs * group + row // 2)
+            _pair(e.BF16, x + 2 * row * columns + 32 * group, 2 * columns, min(64, rows - row), to)
