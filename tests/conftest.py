@@ -18,6 +18,7 @@ import llamita
 from llamita.config import LlamaConfig
 from tests.small import save_small_adapter, save_small_model
 
+gc.disable()  # until all tests are collected: what libraries and tests are made of is never garbage
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("llamita", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("llamita")
@@ -44,9 +45,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what libraries and tests are made of out of every later search for garbage: it is never any."""
-    gc.collect()
+    """Search for garbage from now on, seldom, and not among what libraries and tests are made of."""
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
