@@ -253,7 +253,7 @@ class Sizes(NamedTuple):
 
     row_stride, head_stride, slot_stride: elements of the cache from one row, head or slot to the next. page_bits: a
     page has 2 to this power slots, where rows have page tables. window: tokens that a token sees, its own included.
-    scale: fp32, on the scores. wide: slots of a head in wide_keys and wide_values.
+    scale: fp32, on the scores. wide: slots of a head in wide_keys and wide_values. rows: B.
     """
 
     tokens: Argument
@@ -267,6 +267,7 @@ class Sizes(NamedTuple):
     window: Argument
     scale: Argument
     wide: Argument
+    rows: Argument
 
 
 class Row(NamedTuple):

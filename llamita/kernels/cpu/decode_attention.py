@@ -14,14 +14,17 @@ from llamita.kernels.cpu.cache_rows import head_of, is_in_line, row_of, slot_of,
 from llamita.kernels.cpu.constants import KEYS
 from llamita.kernels.cpu.elementwise import put_rounded
 from llamita.kernels.cpu.functions import exponential
+from llamita.kernels.cpu.interleaved import first_columns, last_columns
 from llamita.kernels.cpu.rotary import rotate
 from llamita.kernels.cpu.runtime.program import inline, kernel
+from llamita.kernels.cpu.weighted_values import fetch, mix_pairs, mix_queries
 
 AT, SIZE, ROW = offsets(Attend), offsets(Sizes), offsets(Row)
 NEVER = -1e30  # less than any score
 QUERIES = 16  # of a key/value head that are worked on at once
 # Where things lie in the kernel's own memory, in bytes; columns are at most 256.
 SCORES, OUT, Q, STATE, NEAR, OFFSETS = 1 << 16, 69632, 86016, 102400, 102656, 103680
+LIST = 8 * KEYS  # bytes of the offsets of a block
 
 
 @inline
@@ -120,82 +123,6 @@ def _weigh(dtype, is_paired, q, keys, first, low, high, width, to, state):
 
 
 @inline
-def _words(values, one, two, has_two, i):
-    """Sixteen columns of two values in bf16, as words."""
-    low = v.load_uint16(values + one + 2 * i)
-    return v.or_words(low, v.shl(v.load_uint16(values + two + 2 * i), 16)) if has_two else low
-
-
-@inline
-def _add_pair(dtype, is_paired, factors, values, one, two, has_two, i, columns, far, sums):
-    """Two values by their factors, or one, onto four sums: of columns `columns` after i and queries `far`."""
-    a, b, c, d = sums
-    if is_paired:
-        a = v.dot_bf16(a, _words(values, one, two, has_two, i + columns[0]), v.broadcast_word(factors + 256 * far[0]))
-        b = v.dot_bf16(b, _words(values, one, two, has_two, i + columns[1]), v.broadcast_word(factors + 256 * far[1]))
-        c = v.dot_bf16(c, _words(values, one, two, has_two, i + columns[2]), v.broadcast_word(factors + 256 * far[2]))
-        d = v.dot_bf16(d, _words(values, one, two, has_two, i + columns[3]), v.broadcast_word(factors + 256 * far[3]))
-        return a, b, c, d
-    if has_two:
-        a, b, c, d = _add_value(dtype, factors + 4, values + two, i, columns, far, (a, b, c, d))
-    return _add_value(dtype, factors, values + one, i, columns, far, (a, b, c, d))
-
-
-@inline
-def _add_value(dtype, factors, value, i, columns, far, sums):
-    a, b, c, d = sums
-    a = v.fma(e.wide(dtype, value, i + columns[0]), v.broadcast(v.read_fp32(factors + 256 * far[0])), a)
-    b = v.fma(e.wide(dtype, value, i + columns[1]), v.broadcast(v.read_fp32(factors + 256 * far[1])), b)
-    c = v.fma(e.wide(dtype, value, i + columns[2]), v.broadcast(v.read_fp32(factors + 256 * far[2])), c)
-    d = v.fma(e.wide(dtype, value, i + columns[3]), v.broadcast(v.read_fp32(factors + 256 * far[3])), d)
-    return a, b, c, d
-
-
-@inline
-def _faded(out, state, columns, far):
-    """Sixteen columns of a query's sum so far, times its factor."""
-    return v.mul(v.load(out + 1024 * far + 4 * columns), v.broadcast(v.read_fp32(state + 8 + 16 * far)))
-
-
-@inline
-def _mix(dtype, is_paired, factors, values, offsets, end, out, state, begin, last, columns, far):
-    """Add `end` values by their factors to four sums at once, for the columns from `begin` to `last`.
-
-    Each sum has sixteen columns: `columns` says which, `far` of which query. The three ways differ in what is read
-    twice: one query with four parts of a value, two with two, four with one.
-    """
-    for i in range(begin, last, 16 + columns[3]):
-        a, b = _faded(out, state, i + columns[0], far[0]), _faded(out, state, i + columns[1], far[1])
-        c, d = _faded(out, state, i + columns[2], far[2]), _faded(out, state, i + columns[3], far[3])
-        size = 4 if is_paired else 8  # bytes of the factors of two values
-        for pair in range(end // 2):
-            one, two = v.read(offsets + 16 * pair), v.read(offsets + 16 * pair + 8)
-            at = factors + size * pair
-            a, b, c, d = _add_pair(dtype, is_paired, at, values, one, two, True, i, columns, far, (a, b, c, d))
-        if end % 2:
-            one, at = v.read(offsets + 8 * (end - 1)), factors + size * (end // 2)
-            a, b, c, d = _add_pair(dtype, is_paired, at, values, one, one, False, i, columns, far, (a, b, c, d))
-        v.store(out + 1024 * far[0] + 4 * (i + columns[0]), a)  # the same again where there are fewer than four
-        v.store(out + 1024 * far[1] + 4 * (i + columns[1]), b)
-        v.store(out + 1024 * far[2] + 4 * (i + columns[2]), c)
-        v.store(out + 1024 * far[3] + 4 * (i + columns[3]), d)
-
-
-@inline
-def _mix_queries(dtype, is_paired, factors, values, offsets, end, out, state, count, width):
-    """Add a block's values by their factors to the sums of one to four queries."""
-    done, last = 0, count - 1
-    if count == 1:
-        done = width // 64 * 64
-        _mix(dtype, is_paired, factors, values, offsets, end, out, state, 0, done, (0, 16, 32, 48), (0, 0, 0, 0))
-    elif count == 2:
-        done = width // 32 * 32
-        _mix(dtype, is_paired, factors, values, offsets, end, out, state, 0, done, (0, 0, 16, 16), (0, 1, 0, 1))
-    far = (0, min(1, last), min(2, last), last)
-    _mix(dtype, is_paired, factors, values, offsets, end, out, state, done, width, (0, 0, 0, 0), far)
-
-
-@inline
 def _begin(dtype, is_paired, at, row, head, begin, count, near):
     """Rotate, scale and round the queries as the cache is rounded, and begin their softmax."""
     sizes = v.read(at + AT.sizes)
@@ -213,36 +140,87 @@ def _begin(dtype, is_paired, at, row, head, begin, count, near):
             if dtype == e.BF16:
                 for column in range(0, width, 16):
                     v.store(to + 4 * column, v.round_bf16(v.load(to + 4 * column)))
-        v.zero_memory(near + OUT + 1024 * i, width // 16)
+        v.zero_memory(near + OUT + 1024 * i, -(-width // 32) * 2)
         v.write_fp32(near + STATE + 16 * i, v.extract_first(v.broadcast(NEVER)))
         v.write_fp32(near + STATE + 16 * i + 4, v.extract_first(v.zero_fp32()))
 
 
 @inline
-def _see(dtype, is_paired, at, row, head, begin, count, near):
-    """The queries `begin` to `begin + count` of a head: block after block of the keys that any of them sees."""
-    sizes, its = v.read(at + AT.sizes), row_of(at, row)
-    group, width, window = v.read(sizes + SIZE.group), v.read(sizes + SIZE.width), v.read(sizes + SIZE.window)
-    size, where = e.size(dtype), e.size(dtype) * head_of(sizes, row, head)
-    keys, values = v.read(at + AT.keys) + where, v.read(at + AT.values) + where
+def _first_block(at, sizes, dtype, chunk):
+    """Of a chunk: its row, its bytes in the cache before its head, and the first and last of its first block's tokens.
+
+    A chunk after the last has no tokens.
+    """
+    heads, group, window = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group), v.read(sizes + SIZE.window)
+    row = min(chunk // heads, v.read(sizes + SIZE.rows) - 1)
+    its, where = row_of(at, row), e.size(dtype) * head_of(sizes, row, chunk % heads)
+    start, queries = v.read(its + ROW.start), v.read(sizes + SIZE.tokens) * group
+    late = start + (min(QUERIES, queries) - 1) // group
+    first = max(0, start - window + 1) // KEYS * KEYS
+    return its, where, first, min(first + KEYS, late + 1) if row == chunk // heads else first
+
+
+@inline
+def _see(dtype, is_paired, at, chunk, begin, count, near):
+    """The queries `begin` to `begin + count` of a head: block after block of the keys that any of them sees.
+
+    Between the work on a block the next one is prefetched, at the end that of the next chunk: the processor does not
+    foresee where a page is. `ahead` is where the next values lie, their offsets, and bytes of each.
+    """
+    sizes = v.read(at + AT.sizes)
+    row, head = chunk // v.read(sizes + SIZE.heads), chunk % v.read(sizes + SIZE.heads)
+    its, group, window = row_of(at, row), v.read(sizes + SIZE.group), v.read(sizes + SIZE.window)
+    width, size = v.read(sizes + SIZE.width), e.size(dtype)
     stride, is_line = size * v.read(sizes + SIZE.slot_stride), is_in_line(its, sizes, 16)
+    where, all_keys, all_values = size * head_of(sizes, row, head), v.read(at + AT.keys), v.read(at + AT.values)
     early, late = v.read(its + ROW.start) + begin // group, v.read(its + ROW.start) + (begin + count - 1) // group
-    columns = width // 2 if is_paired else width
-    for first in range(max(0, early - window + 1) // KEYS * KEYS, late + 1, KEYS):
+    words = width // 2 if is_paired else width  # of a key's columns
+    here, there = near + OFFSETS, near + OFFSETS + LIST
+    start = max(0, early - window + 1) // KEYS * KEYS
+    _find(its, sizes, size, start, late + 1, is_line, here)
+    for first in range(start, late + 1, KEYS):
         end = min(KEYS, late + 1 - first)
-        _find(its, sizes, size, first, first + end, is_line, near + OFFSETS)
-        for i in range(0, end, 16):
-            to, offsets_of = near + 4 * columns * i, near + OFFSETS + 8 * i
-            _transpose_keys(dtype, is_paired, keys, stride, offsets_of, is_line, width, to, near + NEAR)
+        next_its, next_where, next_first, next_end = its, where, first + KEYS, min(first + 2 * KEYS, late + 1)
+        if next_first > late:
+            next_its, next_where, next_first, next_end = _first_block(at, sizes, dtype, chunk + 1)
+        _find(next_its, sizes, size, next_first, next_end, is_line, there)
+        coming = next_end - next_first
+        for i in range(0, KEYS, 16):
+            fetch(all_keys + next_where, there + 8 * i, min(16, max(0, coming - i)), width * size)
+            if i < end:
+                to, offsets_of = near + 4 * words * i, here + 8 * i
+                _transpose_keys(dtype, is_paired, all_keys + where, stride, offsets_of, is_line, width, to, near + NEAR)
         for i in range(count):
             own = v.read(its + ROW.start) + (begin + i) // group
             q, to, state = near + Q + 1024 * i, near + SCORES + 256 * i, near + STATE + 16 * i
             _weigh(dtype, is_paired, q, near, first, max(0, own - window + 1), own, width, to, state)
-        for i in range(0, count, 4):
-            _mix_queries(
-                dtype, is_paired, near + SCORES + 256 * i, values, near + OFFSETS, end,
-                near + OUT + 1024 * i, near + STATE + 16 * i, min(4, count - i), width,
-            )  # fmt: skip
+        ahead = all_values + next_where, there, width * size if coming > 0 else 0
+        together = 2 if is_paired else 4
+        for i in range(0, count, together):
+            factors, out, state = near + SCORES + 256 * i, near + OUT + 1024 * i, near + STATE + 16 * i
+            some = min(together, count - i)
+            if is_paired:
+                mix_pairs(factors, all_values + where, here, end, out, state, some, width, ahead)
+            else:
+                mix_queries(dtype, factors, all_values + where, here, end, out, state, some, width, ahead)
+            ahead = ahead[0], there, 0
+        done = end // 2 * 2
+        fetch(all_values + next_where, there + 8 * done, max(0, coming - done), width * size)
+        here, there = there, here
+
+
+@inline
+def _put(is_paired, sums, inverse, width, to):
+    """Write sums (H,) times the inverse of their softmax's sum."""
+    for i in range(0, width, 32 if is_paired else 16):
+        x = v.load(sums + 4 * i)
+        if is_paired:
+            y = v.load(sums + 4 * i + 64)
+            v.store(to + 4 * i, v.mul(first_columns(x, y), inverse))
+            if i + 32 <= width:
+                v.store(to + 4 * i + 64, v.mul(last_columns(x, y), inverse))
+        else:
+            v.store(to + 4 * i, v.mul(x, inverse))
 
 
 @inline
@@ -255,13 +233,12 @@ def _attend(dtype, is_paired, at, chunk):
     for begin in range(0, tokens * group, QUERIES):
         count = min(QUERIES, tokens * group - begin)
         _begin(dtype, is_paired, at, row, head, begin, count, near)
-        _see(dtype, is_paired, at, row, head, begin, count, near)
+        _see(dtype, is_paired, at, chunk, begin, count, near)
         for i in range(count):
             number = row * tokens + (begin + i) // group
             to = v.read(at + AT.out) + 4 * width * ((number * heads + head) * group + (begin + i) % group)
             inverse = inverse_of(v.broadcast(v.read_fp32(near + STATE + 16 * i + 4)))
-            for column in range(0, width, 16):
-                v.store(to + 4 * column, v.mul(v.load(near + OUT + 1024 * i + 4 * column), inverse))
+            _put(is_paired, near + OUT + 1024 * i, inverse, width, to)
     for token in range(tokens):
         start = ((row * tokens + token) * heads + head) * group * width
         halves, q8_blocks = v.read(at + AT.halves), v.read(at + AT.q8_blocks)

@@ -82,7 +82,7 @@ class SegmentAttention:
         window, scale = config.sliding_window or 1 << 30, bits(config.softmax_scale)
         sizes = Sizes(
             tokens=segment.tokens, heads=self._heads, group=self._group, width=self._width, row_stride=0,
-            head_stride=0, slot_stride=self._width, page_bits=0, window=window, scale=scale, wide=0,
+            head_stride=0, slot_stride=self._width, page_bits=0, window=window, scale=scale, wide=0, rows=segment.rows,
         )  # fmt: skip
         self._sizes = numbers(*sizes)
         self._calls: list[int] = []

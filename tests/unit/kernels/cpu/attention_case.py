@@ -85,7 +85,9 @@ class Case:
         room, rows = self._paged() if self.page else self._contiguous()
         strides = (room.stride(1), room.stride(2), room.stride(3)) if not self.page else (0, room.stride(2), width)
         bits = max(0, self.page.bit_length() - 1)
-        sizes = torch.tensor([self.tokens, keyed, self.heads // keyed, width, *strides, bits, self.window, 0, slots])
+        sizes = torch.tensor(
+            [self.tokens, keyed, self.heads // keyed, width, *strides, bits, self.window, 0, slots, batch]
+        )
         sizes[9:].view(torch.float32)[0] = self.scale
         out = torch.full((batch, self.tokens, self.heads, width), torch.nan)
         wide = torch.full((2, batch * keyed * slots * width), torch.nan)

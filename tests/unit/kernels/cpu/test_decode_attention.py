@@ -46,5 +46,6 @@ def test_padding_is_not_seen_and_gives_zeros() -> None:
 @pytest.mark.skipif(not HAS_PAIRS, reason="this processor has no instruction for pairs of bf16")
 @pytest.mark.parametrize("width", [16, 48, 64])
 def test_pairs_of_bf16_give_the_same_bits(width: int) -> None:
-    for case in (Case([70, 5, 0], 5, width=width), Case([40, 64], 2, width=width, page=4), Case([90], 1, window=7)):
+    paged = [Case([40, 64, 129], 2, width=width, page=page) for page in (4, 16, 64)]
+    for case in (Case([70, 5, 0], 5, width=width), *paged, Case([90], 1, width=width, window=7)):
         assert torch.equal(case.decoded(is_paired=True), case.decoded())
