@@ -87,7 +87,7 @@ class LlamaConfig(AttentionFacts, ConfigFiles):
             "head_dim": self.head_dim or self.hidden_size // self.num_attention_heads,
             "eos_token_id": list(self.eos_token_id) if isinstance(self.eos_token_id, tuple) else self.eos_token_id,
             "dtype": None if self.dtype is None else str(self.dtype).removeprefix("torch."),
-            "attn_implementation": BACKEND_SYNONYMS.get(self.attn_implementation, self.attn_implementation),
+            "attn_implementation": _backend(self.attn_implementation),
             "rope_parameters": _resolve_rope(self, rope_theta, rope_scaling),
             "id2label": _resolve_labels(self.id2label, num_labels),
             "layer_types": resolve_layer_types(self.layer_types, self.num_hidden_layers),
@@ -219,6 +219,12 @@ MAY_BE_NONE = ("pad_token_id", "bos_token_id", "eos_token_id", "pretraining_tp",
 def _is_given(name: str, value: Any) -> bool:
     """Whether a file's null means null, not 'as usual'."""
     return value is not None or name in MAY_BE_NONE
+
+
+def _backend(name: Any) -> str:
+    if not isinstance(name, str):
+        raise UsageError(f"attn_implementation is {quoted(name)}: give the name of one")
+    return BACKEND_SYNONYMS.get(name, name)
 
 
 def _is_extension_unused(config: LlamaConfig, name: str) -> bool:

@@ -17,6 +17,8 @@ from llamita.generation.protocol import LanguageModel
 from llamita.generation.request import Criterion, GenerationRequest, unread
 from llamita.generation.run import GenerationResult, Run
 from llamita.generation.settings import GenerationSettings
+from llamita.model.generation_config import fields_of
+from llamita.sampling.kinds import check_functions
 from llamita.sampling.params import HFProcessor
 from llamita.sampling.per_row import LARGEST
 from llamita.structured.token_tables import TokenTables
@@ -78,14 +80,19 @@ def generate(
     number of most probable alternatives to record.
     prefix: from `LLM.new_prefix`; a text that begins like the last one with it reuses the cache.
     """
-    flags = {**_fields(generation_config), "logits_processor": tuple(logits_processor), **flags}
+    flags = {
+        **fields_of(generation_config),
+        "logits_processor": check_functions("logits_processor", logits_processor),
+        **flags,
+    }
     settings = resolve(flags, checkpoint=model.generation_config, config=model.config)
     request = _request(model, settings, input_ids, attention_mask, inputs_embeds, adapted(past_key_values))
     request.positions = _positions(request, position_ids)
     request.logits_to_keep = 1 if logits_to_keep is None else logits_to_keep
     read = readable(tokenizer)
     request.tables = None if read is None else TokenTables(read)
-    request.criteria, request.assistant = tuple(stopping_criteria), assistant_model
+    request.criteria = check_functions("stopping_criteria", stopping_criteria)
+    request.assistant = assistant_model
     request.negative = (negative_prompt_ids, negative_prompt_attention_mask)
     if prefix is not None:
         _take_prefix(request, prefix)
@@ -176,18 +183,6 @@ def _positions(request: GenerationRequest, position_ids: Tensor | None) -> Tenso
             f"position_ids is {tuple(position_ids.shape)} for an input of {tuple(tokens.shape[:2])}: give one a token"
         )
     return position_ids.to(request.input_ids.device)
-
-
-def _fields(generation_config: Any) -> dict[str, Any]:
-    """The flags of a generation config: a dictionary, an object with to_diff_dict or to_dict, or None."""
-    if generation_config is None or isinstance(generation_config, dict):
-        return dict(generation_config or {})
-    read = getattr(generation_config, "to_diff_dict", None) or generation_config.to_dict
-    return {
-        name: value
-        for name, value in read().items()
-        if name != "transformers_version" and name[0] != "_" and value is not None
-    }
 
 
 def guessed_mask(input_ids: Tensor, settings: GenerationSettings) -> Tensor | None:

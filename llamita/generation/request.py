@@ -106,6 +106,7 @@ class GenerationRequest:
             max_length=self.input_ids.shape[1] + max(self.limits),
             min_length=max(least - embedded, 0) if isinstance(least, int) else least,
         )
+        params.check_rows(len(self.input_ids))
         return params if list(rows) == list(range(len(self.input_ids))) else params.select(rows)
 
     def processor(

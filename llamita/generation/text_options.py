@@ -7,6 +7,7 @@ from typing import Any, TypedDict
 
 from torch import Tensor
 
+from llamita.checks import quoted
 from llamita.config import LlamaConfig
 from llamita.errors import UsageError
 from llamita.generation.prefix_cache import Prefix
@@ -84,10 +85,10 @@ def check(options: TextOptions) -> None:
         nearest = difflib.get_close_matches(min(unknown), TextOptions.__annotations__, n=1, cutoff=0.0)[0]
         raise UsageError(f"there is no option {min(unknown)!r}: did you mean {nearest!r}?")
     if (most := options.get("max_tokens")) is not None and (type(most) is not int or most < 1):
-        raise UsageError(f"max_tokens is {most!r}: it must be a whole number, at least 1")
+        raise UsageError(f"max_tokens is {quoted(most)}: it must be a whole number, at least 1")
     for name in ("logprobs", "prompt_logprobs"):
         if (count := options.get(name)) is not None and (type(count) is not int or count < 0):
-            raise UsageError(f"{name} is {count}: give a count of tokens, 0 tells of those of the text alone")
+            raise UsageError(f"{name} is {quoted(count)}: give a count of tokens, 0 tells of those of the text alone")
     forms = [name for name in FORMS if options.get(name) is not None]
     if forms:
         check_forms(forms, heals=bool(options.get("heal")))

@@ -17,7 +17,7 @@ from llamita.model.familiar import Familiar
 from llamita.model.generation_config import GenerationConfig
 from llamita.model.initial import shapes_only
 from llamita.model.loading import LoadReport, MemoryTensors, Tensors, fill, whole
-from llamita.model.names import check_names, one_device, one_dtype
+from llamita.model.names import check_names, check_save_names, one_device, one_dtype
 from llamita.model.rope import LlamaRotaryEmbedding
 
 
@@ -161,16 +161,19 @@ class ModelFiles(Familiar):
         max_shard_size: int | str = "5GB",
         safe_serialization: bool = True,
         push_to_hub: bool = False,
+        **others: Any,
     ) -> None:
         """Write config.json, safetensors (in shards, with an index, above `max_shard_size`) and generation_config.json.
 
         Each file appears whole or not at all. A tied head is left out; reading puts it back.
-        state_dict: weights to write in place of the model's own. is_main_process: only that one writes.
+        state_dict: weights to write in place of the model's own. is_main_process: only that one writes. others: names
+        of transformers' that ask for nothing here; any other is refused.
         Raises UnsupportedError for a model with adapters, which has other names.
         """
         from llamita.files.write import save_checkpoint, write_json
 
         refuse_upload(push_to_hub)
+        check_save_names(others)
         if not safe_serialization:
             raise UnsupportedError(
                 "llamita writes safetensors only, as a pickled file can run code: leave safe_serialization out"

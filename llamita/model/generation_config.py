@@ -5,8 +5,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from llamita.checks import quoted
 from llamita.config import LlamaConfig
 from llamita.config.files import refuse_upload
+from llamita.errors import UsageError
 
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 FILE = "generation_config.json"
@@ -107,3 +109,20 @@ class GenerationConfig(dict[str, Any]):
         if self.num_beams in (None, 1):
             return "sample" if is_drawn else "greedy_search"
         return "beam_sample" if is_drawn else "beam_search"
+
+
+def fields_of(config: Any) -> dict[str, Any]:
+    """What a generation config says: a mapping, transformers' object of that name, or None, which says nothing.
+
+    Raises UsageError for anything else.
+    """
+    if config is None or (isinstance(config, Mapping) and all(isinstance(name, str) for name in config)):
+        return dict(config or {})
+    read = getattr(config, "to_diff_dict", None) or getattr(config, "to_dict", None)
+    if read is None or isinstance(config, Mapping):
+        raise UsageError(f"generation_config is {quoted(config)}: give a dictionary, or an object of that name")
+    return {
+        name: value
+        for name, value in read().items()
+        if name != "transformers_version" and name[0] != "_" and value is not None
+    }

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from llamita.checks import quoted
 from llamita.config.llama import CHANGEABLE, NEUTRAL, nearest
 from llamita.errors import UnsupportedError, UsageError
 
@@ -37,6 +38,14 @@ REFUSED: Mapping[str, str] = {
     "use_auth_token": "it is token= now",
     "proxies": "set HTTPS_PROXY in the environment",
 }  # fmt: skip
+# Names of save_pretrained: what does nothing here, and what is refused unless it asks for nothing.
+IDLE_TO_SAVE = ("token", "save_peft_format", "save_original_format", "use_auth_token")
+REFUSED_TO_SAVE: Mapping[str, str] = {
+    "variant": "the weights are named as they are read: choose another folder",
+    "save_function": "llamita writes safetensors itself: leave it out",
+    "repo_id": "llamita uploads nothing: save to a folder, then `hf upload organisation/name folder`",
+}
+OWN_TO_SAVE = ("is_main_process", "state_dict", "max_shard_size", "safe_serialization", "push_to_hub")
 WHOLE = ("auto", "balanced", "balanced_low_0", "sequential")  # device maps that leave the choice
 
 
@@ -52,6 +61,16 @@ def check_names(changes: Mapping[str, Any]) -> dict[str, Any]:
                 f"from_pretrained knows no {name!r}, nor has the config such a field{nearest(name, known)}"
             )
     return {name: value for name, value in changes.items() if name in fields}
+
+
+def check_save_names(given: Mapping[str, Any]) -> None:
+    """Raise for further names of a save_pretrained: what is refused, or no name at all."""
+    for name, value in given.items():
+        if name in REFUSED_TO_SAVE and value not in (None, False):
+            raise UnsupportedError(f"{name} is not for llamita: {REFUSED_TO_SAVE[name]}")
+        known = {*IDLE_TO_SAVE, *REFUSED_TO_SAVE, *OWN_TO_SAVE}
+        if name not in known:
+            raise UsageError(f"save_pretrained knows no {name!r}{nearest(name, known)}")
 
 
 def one_dtype(dtype: str | torch.dtype | None, torch_dtype: str | torch.dtype | None) -> str | torch.dtype:
@@ -74,6 +93,8 @@ def one_device(device: str | torch.device | None, device_map: Any) -> str | torc
                 'device_map="cpu"'
             )
         device_map = next(iter(device_map.values()))
+    if not isinstance(device_map, str | int | torch.device):
+        raise UsageError(f"device_map is {quoted(device_map)}: give the name of a device")
     chosen = "auto" if device_map in WHOLE else f"cuda:{device_map}" if isinstance(device_map, int) else device_map
     if device is not None and str(device) != str(chosen):
         raise UsageError(f"device is {device} and device_map {device_map}: they are one thing, give one of them")

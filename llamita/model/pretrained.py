@@ -14,7 +14,7 @@ from llamita.model import plan, vocabulary
 from llamita.model.files import ModelFiles
 from llamita.model.files import chosen_device as chosen_device
 from llamita.model.files import chosen_dtype as chosen_dtype
-from llamita.model.generation_config import GenerationConfig
+from llamita.model.generation_config import GenerationConfig, fields_of
 from llamita.model.initial import initialize_tree
 from llamita.model.loading import LoadReport
 from llamita.model.stored import StoredWeight
@@ -73,8 +73,8 @@ class PreTrainedModel(ModelFiles):
         return self._generation_config
 
     @generation_config.setter
-    def generation_config(self, value: Mapping[str, Any]) -> None:
-        self._generation_config = value if isinstance(value, GenerationConfig) else GenerationConfig(value)
+    def generation_config(self, value: Any) -> None:
+        self._generation_config = value if isinstance(value, GenerationConfig) else GenerationConfig(fields_of(value))
 
     @property
     def base_model(self) -> nn.Module:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from llamita.errors import UsageError
+from llamita.sampling.kinds import KINDS, check_kind
 from llamita.sampling.per_row import EachRow, PerRow, check, check_rows, check_whole, listed
 from llamita.sampling.watermark import WatermarkingConfig
 
@@ -130,6 +131,8 @@ class SamplingParams:
             check(name, getattr(self, name), low=low, high=high, remedy=remedy)
         for name in WHOLE:
             check_whole(name, getattr(self, name))
+        for name in KINDS:
+            check_kind(name, getattr(self, name))
         if 1 in listed(self.mirostat, 1):
             raise UsageError("mirostat is 1: there is only version 2, give 2 or 0")
 

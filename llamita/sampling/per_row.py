@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from llamita.checks import quoted
 from llamita.errors import UsageError
 
 PerRow = float | Sequence[float | None] | Tensor | None  # one number for all rows, or one for each; None is "off"
@@ -29,7 +30,7 @@ def listed(value: PerRow, rows: int, *, off: float = 0.0) -> list[float]:
 
 def _each(value: PerRow, rows: int) -> Sequence[float | None]:
     values = value.tolist() if isinstance(value, Tensor) else value
-    return values if isinstance(values, Sequence) else [values] * rows
+    return values if isinstance(values, Sequence) and not isinstance(values, str | bytes) else [values] * rows
 
 
 def _fitting(number: float) -> float:
@@ -45,7 +46,8 @@ def column(value: PerRow, logits: Tensor) -> float | Tensor:
     if isinstance(value, Tensor) and value.ndim == 0:
         value = value.item()
     if isinstance(value, int | float):
-        return min(max(value, -largest), largest)
+        fitting = min(max(value, -largest), largest)
+        return float(fitting) if abs(fitting) > LARGEST else fitting  # torch takes no larger whole number
     return (
         torch.tensor(listed(value, 1), dtype=torch.float64, device="cpu").clamp(-largest, largest).to(logits)[:, None]
     )
@@ -68,7 +70,7 @@ def check(name: str, value: PerRow, *, low: float, high: float, remedy: str) -> 
     for one in _each(value, 1):
         is_number = isinstance(one, int | float) and not isinstance(one, bool)
         if one is not None and (not is_number or not low <= one <= high or one in (math.inf, -math.inf)):
-            raise UsageError(f"{name} is {one!r}: {remedy}")
+            raise UsageError(f"{name} is {quoted(one)}: {remedy}")
 
 
 def check_whole(name: str, value: PerRow) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llamita.checks import quoted
 from llamita.errors import UsageError
 
 TABLE = 1_000_003  # entries of the table that hashes tokens for "selfhash"
@@ -49,7 +50,10 @@ class WatermarkingConfig:
         """From a dictionary, or any object with these attributes: transformers' own config fits."""
         if isinstance(value, cls):
             return value
-        return cls(**(value if isinstance(value, Mapping) else {f.name: getattr(value, f.name) for f in fields(cls)}))
+        names = [item.name for item in fields(cls)]
+        if isinstance(value, Mapping) and (unknown := [name for name in value if name not in names]):
+            raise UsageError(f"watermarking_config has no {quoted(unknown[0])}: its fields are {', '.join(names)}")
+        return cls(**(value if isinstance(value, Mapping) else {name: getattr(value, name) for name in names}))
 
 
 class Watermark:

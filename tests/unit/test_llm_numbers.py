@@ -26,6 +26,8 @@ def test_extreme_numbers_write_tokens(llm: LLM, seed: int | None) -> None:
         {"temperature": 1e308}, {"repetition_penalty": 1e39}, {"repetition_penalty": 5e-324},
         {"presence_penalty": 1e39}, {"frequency_penalty": -1e39}, {"top_k": 10**30}, {"max_tokens": 2**70},
         {"logprobs": 2**70}, {"top_p": 5e-324},
+        {"temperature": 10**30}, {"repetition_penalty": 10**30}, {"presence_penalty": 10**30},
+        {"frequency_penalty": -(10**400)}, {"temperature": 10**400},
         {"temperature": 1e-30, "presence_penalty": -1e39, "repetition_penalty": 1e39},
     ]  # fmt: skip
     for extreme in extremes:

@@ -10,7 +10,7 @@ import torch
 
 from llamita import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 from llamita.bridge import transformers as peers
-from llamita.errors import NotFoundError, UnsupportedError
+from llamita.errors import NotFoundError, UnsupportedError, UsageError
 from llamita.model.generation_config import GenerationConfig
 
 SIZES = {"vocab_size": 40, "hidden_size": 24, "intermediate_size": 56, "num_hidden_layers": 3}
@@ -110,3 +110,14 @@ def test_the_way_of_writing_has_transformers_word(flags: dict[str, int]) -> None
     assert GenerationConfig(flags).get_generation_mode() == theirs.get_generation_mode().value
     guessed = theirs.get_generation_mode(object()).value if "num_beams" not in flags else "assisted_generation"
     assert GenerationConfig(flags).get_generation_mode(object()) == guessed
+
+
+def test_transformers_object_may_be_assigned() -> None:
+    model = LlamaForCausalLM(CONFIG)
+    model.generation_config = peers.library().GenerationConfig(max_new_tokens=3, eos_token_id=5)
+    assert model.generation_config == {"max_new_tokens": 3, "eos_token_id": 5}
+    assert model.generate(torch.ones(1, 2, dtype=torch.long)).shape[1] <= 5
+    model.generation_config = None
+    assert model.generation_config == {}
+    with pytest.raises(UsageError, match="generation_config is 5: give a dictionary"):
+        model.generation_config = 5

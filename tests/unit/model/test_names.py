@@ -73,6 +73,8 @@ def test_names_that_change_it(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        ({"device_map": [1]}, "device_map is [1]: give the name of a device"),
+        ({"attn_implementation": {"": "eager"}}, "attn_implementation is {'': 'eager'}: give the name"),
         ({"trust_remote_code": True}, "trust_remote_code is not for llamita: llamita runs no code of a checkpoint"),
         ({"load_in_4bit": True}, "load_in_4bit is not for llamita: llamita.load(name, quantize="),
         ({"quantization_config": object()}, "quantization_config is not for llamita: llamita.load(name, quantize="),
@@ -155,11 +157,13 @@ def test_saving_by_the_familiar_names(tied: bool, tmp_path: Path) -> None:
     again = LlamaForCausalLM.from_pretrained(tmp_path)
     assert all(torch.equal(tensor, other[name]) for name, tensor in again.state_dict().items())
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
-    model.save_pretrained(tmp_path / "none", is_main_process=False)
+    model.save_pretrained(tmp_path / "none", is_main_process=False, variant=None, token=None, save_peft_format=True)
     assert not (tmp_path / "none").exists()
     for options, sentence in (
         ({"push_to_hub": True}, "^llamita uploads nothing"),
         ({"safe_serialization": False}, "^llamita writes safetensors only, as a pickled file can run code"),
+        ({"variant": "fp16"}, "^variant is not for llamita"),
+        ({"max_shard_sise": 5}, "^save_pretrained knows no 'max_shard_sise': did you mean 'max_shard_size'"),
     ):
         with pytest.raises(LlamitaError, match=sentence):
             model.save_pretrained(tmp_path / "none", **options)

@@ -1,6 +1,7 @@
 """Whatever numbers settings and weights have, tokens of the vocabulary are written, or one sentence says why not."""
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -164,3 +165,33 @@ def test_half_precision_that_overflows_is_no_number() -> None:
     assert finite(huge) is huge
     with pytest.raises(NotFiniteError, match="too large for their dtype"):
         finite(large * 2)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"temperature": [1.0]}, "temperature lists 1 numbers for 2 rows"),
+    ({"min_length": []}, "min_length lists 0 numbers"),
+    ({"top_k": ""}, "top_k is ''"),
+    ({"logit_bias": 3}, "logit_bias is 3: give a dictionary"),
+    ({"logit_bias": {"a": 1}}, "logit_bias is {'a': 1}: give a dictionary"),
+    ({"sequence_bias": 1}, "sequence_bias is 1: give a list of pairs"),
+    ({"sequence_bias": [[5, 6]]}, "sequence_bias is"),
+    ({"bad_words_ids": [5]}, "bad_words_ids is"),
+    ({"suppress_tokens": "5"}, "suppress_tokens is '5': give a token id"),
+    ({"eos_token_id": 1.5}, "eos_token_id is 1.5: give a token id"),
+    ({"forced_bos_token_id": torch.tensor(5)}, "forced_bos_token_id is"),
+    ({"do_sample": torch.tensor([1, 2])}, "do_sample is"),
+    ({"watermarking_config": 5}, "watermarking_config is 5"),
+    ({"watermarking_config": {"seed": 5}}, "watermarking_config has no 'seed'"),
+    ({"prefix_allowed_tokens_fn": [5]}, "prefix_allowed_tokens_fn is"),
+    ({"logits_processor": len}, "logits_processor is <built-in"),
+    ({"stopping_criteria": [5]}, "stopping_criteria is"),
+    ({"generation_config": {5: 1}}, "generation_config is {5: 1}"),
+    ({"generation_config": 5}, "generation_config is 5"),
+]
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize(("flags", "says"), WRONG, ids=lambda given: str(given)[:40])
+def test_what_is_no_setting_is_said(model: LlamaForCausalLM, flags: dict[str, Any], says: str, beams: int) -> None:
+    with pytest.raises(UsageError, match=re.escape(says)):
+        model.generate(torch.ones(2, 3, dtype=torch.long), max_new_tokens=2, num_beams=beams, **flags)
