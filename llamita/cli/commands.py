@@ -42,7 +42,7 @@ class Session:
                     screen.write(piece)
         finally:
             screen.end_line()
-        if self.chat.is_cut:
+        if self.chat.is_cut and not self.is_quiet:
             terminal.note("(cut at the limit of tokens)")
         if self.keyboard is not None and not self.is_quiet:
             terminal.note(self.meter())

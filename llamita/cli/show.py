@@ -82,7 +82,7 @@ def _print(title: str, line: str, parts: dict[str, list[tuple[str, str]]]) -> No
     with console.capture() as printed:  # rich ends the process with 1 where the reader of a pipe has left
         console.print(Text.assemble((title, "bold green"), (f"  {line}", "")))
         console.print(table)
-    sys.stdout.write(printed.get())
+    sys.stdout.write("\n".join(line.rstrip() for line in printed.get().split("\n")))
 
 
 def headline(card: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ def test_the_card(run: Run, small_path: Path) -> None:
         "greedily",
     ):
         assert fact in outcome.out, outcome.out
+    assert not any(line.endswith(" ") for line in outcome.out.splitlines())
     assert run("show", str(small_path)).out == run("show", "-m", str(small_path)).out == outcome.out
 
 
