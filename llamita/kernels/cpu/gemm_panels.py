@@ -139,7 +139,8 @@ def _store_pair(at: int, pair: Pair) -> None:
 
 
 @inline
-def _prefetch(ahead: tuple[int, int], done: int, count: int) -> None:
+def prefetch(ahead: tuple[int, int], done: int, count: int) -> None:
+    """Prefetch `count` bytes at each of two addresses, of which `done` are, into the second-level cache."""
     for i in range(done, done + count, 64):
         v.prefetch_line(ahead[0] + i)
         v.prefetch_line(ahead[1] + i)
@@ -150,7 +151,7 @@ def _two_tiles(add: Inline, dots_of: Inline) -> Inline:
     def panel(unpacked, count, zero, x, line, sums, ahead, piece):
         a, b, c, d = _load_pair(sums), _load_pair(sums + 128), _load_pair(sums + 256), _load_pair(sums + 384)
         for i in range(count):
-            _prefetch(ahead, i * piece, piece)
+            prefetch(ahead, i * piece, piece)
             dots, more = dots_of(unpacked, zero, x, line)
             scales, seconds = _load_pair(unpacked + SCALES), _load_pair(unpacked + SECONDS)
             a = _add_row(add, dots[0], more[0], x, scales, seconds, a)
@@ -268,7 +269,7 @@ def _one_tile(four: Inline) -> Inline:
     @inline
     def panel(unpacked, count, zero, x, line, sums, ahead, piece):
         for i in range(count):
-            _prefetch(ahead, i * piece, piece)
+            prefetch(ahead, i * piece, piece)
             four(unpacked + i * UNPACKED, zero, x + i * Q8_BLOCK, line, sums)
 
     return panel
@@ -283,7 +284,7 @@ def _matrix_tiles(add: Inline, multiply: Inline) -> Inline:
         near = unpacked + _DOTS
         multiply(x, line, unpacked, near)
         for i in range(count):
-            _prefetch(ahead, i * piece, piece)
+            prefetch(ahead, i * piece, piece)
             # One block ahead: reading what has just been written would wait for the way to memory.
             to = near + ((i + 1) & 1) * _DOTS_OF_BLOCK
             for row in range(matrix_tiles.ROWS):

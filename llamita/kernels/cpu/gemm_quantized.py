@@ -7,6 +7,7 @@ are multiplied, four or sixteen at a time. Between panels the sums are in memory
 """
 
 from llamita.kernels.block_format import BlockFormat, Unpacked
+from llamita.kernels.cpu import gemm_in_registers as in_registers
 from llamita.kernels.cpu import gemm_panels as panels
 from llamita.kernels.cpu import matrix_tiles
 from llamita.kernels.cpu import simd as v
@@ -31,7 +32,7 @@ def multiplier(form: BlockFormat) -> Inline:
     multiply(tiles, skipped, x, lines, blocks, at) returns the address of the sums, in which `place` finds those of a
     row. skipped: bytes between the end of either tile and the one read after it. at: the kernel's own memory.
     """
-    few = _by(form, panels.panel_of(form.layout))
+    few = in_registers.multiplier(form) if in_registers.suits(form.layout) else _by(form, panels.panel_of(form.layout))
     if not panels.HAS_MATRIX_TILES:
         return few
     many = _by(form, panels.matrix_panel_of(form.layout))
@@ -78,6 +79,11 @@ def _by(form: BlockFormat, panel: Panel) -> Inline:
     return multiply
 
 
+def fewest(form: BlockFormat) -> int:
+    """The rows of x from which on they are multiplied together."""
+    return 2 if in_registers.suits(form.layout) else ROWS
+
+
 @inline
 def rows_of_panel(lines: int) -> int:
     """How many rows of x are multiplied at once where there are `lines`."""
@@ -89,4 +95,4 @@ def place(row: int, lines: int) -> int:
     """The address of a row's two vectors of sums."""
     rows = rows_of_panel(lines)
     number = row // rows
-    return 128 * (rows * number + row - min(rows * number, lines - rows))
+    return 128 * (rows * number + row - max(0, min(rows * number, lines - rows)))

@@ -16,7 +16,7 @@ from llamita.kernels.cpu import gemm_quantized as gemm
 from llamita.kernels.cpu import simd as v
 from llamita.kernels.cpu.arguments import Embed, GatedQuantized, LinearQuantized, offsets
 from llamita.kernels.cpu.block_dots import Dots, dots_of, sixteen_columns
-from llamita.kernels.cpu.constants import Q8_BLOCK, ROWS
+from llamita.kernels.cpu.constants import Q8_BLOCK
 from llamita.kernels.cpu.elementwise import quantize_q8
 from llamita.kernels.cpu.functions import silu_times
 from llamita.kernels.cpu.gemm_panels import ROOM, add_offset, add_symmetric, add_two_scales
@@ -130,8 +130,10 @@ def _tile(unpack: Inline, one: Inline, zero: int, size: int, tile: int, x: int, 
 
 
 @inline
-def _linear(unpack: Inline, one: Inline, multiply: Inline, zero: int, size: int, at: int, chunk: int) -> None:
-    """`size`: bytes of eight blocks of a tile."""
+def _linear(
+    unpack: Inline, one: Inline, multiply: Inline, fewest: int, zero: int, size: int, at: int, chunk: int
+) -> None:  # fmt: skip
+    """fewest: rows of x that `multiply` takes. size: bytes of eight blocks of a tile."""
     stream, q8_blocks = v.read(at + LINEAR.stream), v.read(at + LINEAR.q8_blocks)
     out, bias, adds = v.read(at + LINEAR.out), v.read(at + LINEAR.bias), v.read(at + LINEAR.adds)
     n, k, batch = v.read(at + LINEAR.rows), v.read(at + LINEAR.columns), v.read(at + LINEAR.batch)
@@ -140,9 +142,9 @@ def _linear(unpack: Inline, one: Inline, multiply: Inline, zero: int, size: int,
     first, line, bytes_of_tile = chunk // across * lines, blocks * Q8_BLOCK, blocks * size // 8
     count, room = min(batch - first, lines), v.stack()
     q8_blocks, out, begin = q8_blocks + first * line, out + 4 * first * n, chunk % across * tiles * 16
-    for row in range(begin, min(n, begin + 16 * tiles), 32 if count >= ROWS else 16):
+    for row in range(begin, min(n, begin + 16 * tiles), 32 if count >= fewest else 16):
         tile = stream + row // 16 * bytes_of_tile
-        if count >= ROWS:
+        if count >= fewest:
             beside = tile + bytes_of_tile if row + 16 < n else tile
             sums = multiply((tile, beside), bytes_of_tile, q8_blocks, count, blocks, room)
             for i in range(count):
@@ -197,10 +199,10 @@ def linear(form: BlockFormat) -> Compute:
     """The product with a matrix of a format."""
     layout, unpack = form.layout, inline(form.unpack)
     dots, zero, size = dots_of(layout), layout.zero_bits, layout.eight_blocks
-    one, multiply = ONE[layout.algebra](dots), gemm.multiplier(form)
+    one, multiply, fewest = ONE[layout.algebra](dots), gemm.multiplier(form), gemm.fewest(form)
 
     def compute(at: int, chunk: int) -> None:
-        _linear(unpack, one, multiply, zero, size, at, chunk)
+        _linear(unpack, one, multiply, fewest, zero, size, at, chunk)
 
     return compute
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from llamita.kernels.blocks import FORMATS
 from llamita.kernels.cpu.arguments import GatedQuantized, Linear, LinearQuantized, Round
-from llamita.kernels.cpu.constants import DTYPES, LINES, Q8_BLOCK, ROWS
+from llamita.kernels.cpu.constants import DTYPES, LINES, Q8_BLOCK
 from llamita.kernels.cpu.packed_layout import Packed
 from llamita.kernels.cpu.runtime.program import Kernel, Program, named
 
@@ -86,7 +86,7 @@ def add_quantized(
 ) -> int:
     """A packed matrix times q8_blocks of x, into out (batch, N) or onto it."""
     tiles = lines_of_chunk(packed.stream.shape[0], packed.stream.shape[1])
-    tiles += tiles % 2 if batch >= ROWS else 0  # for many rows they are taken in pairs
+    tiles += tiles % 2 if batch > 1 else 0  # for several rows they are taken in pairs
     parts, count = parts_of(batch)
     arguments = LinearQuantized(
         packed.stream, q8_blocks, out, bias, packed.rows, packed.columns, batch, tiles, int(adds), count
