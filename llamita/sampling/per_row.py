@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ def listed(value: PerRow, rows: int, *, off: float = 0.0) -> list[float]:
 
 
 def _each(value: PerRow, rows: int) -> Sequence[float | None]:
-    values = value.tolist() if isinstance(value, Tensor) else value
+    values: Any = value.tolist() if isinstance(value, Tensor) else value
     return values if isinstance(values, Sequence) and not isinstance(values, str | bytes) else [values] * rows
 
 
