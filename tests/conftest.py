@@ -17,6 +17,7 @@ import torch
 import llamita
 from llamita.config import LlamaConfig
 from tests.small import save_small_adapter, save_small_model
+from tests.zygote import Zygote
 
 gc.disable()  # until all tests are collected: what libraries and tests are made of is never garbage
 torch.set_num_threads(1)
@@ -80,6 +81,14 @@ def process_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """What starts processes that have imported torch, and no more."""
+    process = Zygote()
+    yield process
+    process.stop()
 
 
 @pytest.fixture(scope="session")

@@ -6,38 +6,59 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
+
+from tests.architecture.source import ROOT
 
 SERVE = """
-import json, os, signal, socket, sys, traceback, warnings
+import contextlib, json, os, signal, socket, sys, traceback, warnings
 exec(sys.argv[2])
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that end
 orders = socket.socket(fileno=int(sys.argv[1]))
 while True:
-    text, pipes, _, _ = socket.recv_fds(orders, 1 << 18, 1)
+    text, pipes, _, _ = socket.recv_fds(orders, 1 << 18, 4)
     if not text:
         break
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries' threads, which do not run
         is_child = os.fork() == 0
     if not is_child:
-        os.close(pipes[0])
+        for pipe in pipes:
+            os.close(pipe)
         continue
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    code = 0
+    code, answer, *streams = 0, *pipes
     try:
-        os.dup2(pipes[0], 1)
-        os.dup2(pipes[0], 2)
+        for number, stream in enumerate(streams or (os.open(os.devnull, os.O_RDONLY), answer, answer)):
+            os.dup2(stream, number)
         order = json.loads(text)
+        os.chdir(order["folder"])
         os.environ.clear()
         os.environ.update(order["environment"])
         sys.path.insert(0, os.environ["PYTHONPATH"])
         exec(order["script"], {"__name__": "__main__"})
-        print(flush=True)
+    except SystemExit as end:
+        code = end.code or 0
     except BaseException:
         traceback.print_exc()
         code = 1
-    os.write(1, bytes(f"exit {code}", "ascii"))
+    with contextlib.suppress(OSError, ValueError):  # of a pipe whose reader has left
+        sys.stdout.flush()
+    os.write(answer, bytes(f"\\nexit {code}", "ascii"))
     os._exit(code)
+"""
+
+# Needs no library, and so costs milliseconds.
+COMMAND = """#!{python} -IS
+import json, os, socket, sys
+reading, writing = os.pipe()
+script = f"import sys; from llamita.cli.main import main; sys.argv = {{sys.argv!r}}; sys.exit(main())"
+order = {{"script": script, "folder": os.getcwd(), "environment": {{**os.environ, "PYTHONPATH": {path!r}}}}}
+with socket.socket(fileno={orders}) as orders:
+    socket.send_fds(orders, [json.dumps(order).encode()], [writing, 0, 1, 2])
+os.close(writing)
+with os.fdopen(reading) as file:
+    sys.exit(int(file.read().removeprefix("\\nexit ") or 1))
 """
 
 
@@ -50,13 +71,24 @@ class Zygote:
             command = [sys.executable, "-W", "error", "-c", SERVE, str(theirs.fileno()), imports]
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
 
+    @property
+    def orders(self) -> int:
+        """The file descriptor that programs of `write_command` need."""
+        return self._orders.fileno()
+
     def start(self, script: str, environment: Mapping[str, str]) -> int:
         """Run a script in a process of its own; its output comes out of this pipe."""
         reading, writing = os.pipe()
-        order = json.dumps({"script": script, "environment": dict(environment)})
-        socket.send_fds(self._orders, [order.encode()], [writing])
+        order = {"script": script, "folder": str(Path.cwd()), "environment": dict(environment)}
+        socket.send_fds(self._orders, [json.dumps(order).encode()], [writing])
         os.close(writing)
         return reading
+
+    def write_command(self, folder: Path) -> None:
+        """Put a program `llamita` into a folder, which runs the command line in a process that this one forks."""
+        program = folder / "llamita"
+        program.write_text(COMMAND.format(python=sys.executable, path=str(ROOT), orders=self.orders), encoding="utf-8")
+        program.chmod(0o755)
 
     def stop(self) -> None:
         """End it."""
@@ -69,5 +101,5 @@ def result(pipe: int) -> str:
     """What a script printed, once it has ended well."""
     with os.fdopen(pipe) as file:
         printed = file.read()
-    assert printed.endswith("exit 0"), printed
-    return printed.removesuffix("exit 0").strip()
+    assert printed.endswith("\nexit 0"), printed
+    return printed.removesuffix("\nexit 0").strip()

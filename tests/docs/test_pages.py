@@ -1,21 +1,25 @@
-"""What the pages show works: README and docs blocks and every example are run as a reader would run them."""
+"""What the pages show works: README and docs blocks and every example are run as a reader would run them.
 
+A `llamita` of a shell block is a fork of one process that has imported torch, and Python runs in this one.
+"""
+
+import io
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
-import llamita
 from llamita.cli.main import main
 from tests.architecture.source import ROOT
 from tests.docs.blocks import Block, command, read_blocks
-from tests.server.serving import serving
+from tests.zygote import Zygote
 
 README = ROOT / "README.md"
 # Those that ask a server are run against one: tests/server/test_examples.py.
@@ -45,22 +49,15 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("examples", "recipes"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("NO_COLOR", "1")
     return tmp_path
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The address of a server of cria, which the examples named *_client.py ask."""
-    with serving(llamita.load()) as running:
-        yield running.address
-
-
-def run(*arguments: str, folder: Path) -> None:
-    """Run a command with nothing to read; whatever it wrote is shown when it fails."""
-    done = subprocess.run(arguments, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+def run(path: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    """Run a Python file as the main program, with nothing to read."""
+    monkeypatch.setattr(sys, "argv", [str(path), *words])
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    runpy.run_path(str(path), run_name="__main__")
 
 
 def test_readme_has_the_two_commands() -> None:
@@ -74,9 +71,22 @@ def test_left_out_blocks_say_why() -> None:
     assert not [block for block in blocks if block.mark == "not run" and len(block.remark.split()) < 2]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="forks processes")
 @pytest.mark.parametrize("block", blocks_of(*SHELLS))
-def test_shell_block_runs(block: Block, reader: Path) -> None:
-    run("bash", "-euo", "pipefail", "-c", block.text, folder=reader)
+def test_shell_block_runs(block: Block, reader: Path, zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> None:
+    programs = tmp_path_factory.mktemp("programs")
+    zygote.write_command(programs)
+    paths = os.pathsep.join((str(programs), str(Path(sys.executable).parent), os.environ["PATH"]))
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block.text], env=os.environ | {"PATH": paths}, pass_fds=[zygote.orders],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_command_of_the_shell_is_the_one_that_is_tested() -> None:
+    (command,) = [one for one in entry_points(group="console_scripts") if one.name == "llamita"]
+    assert command.load() is main
 
 
 def test_the_readmes_schema_is_filled_with_what_the_readmes_sentence_says(
@@ -91,16 +101,16 @@ def test_the_readmes_schema_is_filled_with_what_the_readmes_sentence_says(
 
 
 @pytest.mark.parametrize("block", blocks_of("python"))
-def test_python_block_runs(block: Block, reader: Path) -> None:
+def test_python_block_runs(block: Block, reader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (reader / "block.py").write_text(block.text, encoding="utf-8")
-    run(sys.executable, "block.py", folder=reader)
+    run(reader / "block.py", monkeypatch)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_example_runs_and_is_short(path: Path, reader: Path, request: pytest.FixtureRequest) -> None:
+@pytest.mark.usefixtures("reader")
+def test_example_runs_and_is_short(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= EXAMPLE_LINES
-    address = [request.getfixturevalue("server")] if path.stem.endswith("_client") else []
-    run(sys.executable, str(path), *address, folder=reader)
+    run(path, monkeypatch)
 
 
 def test_files_to_read_are_there() -> None:

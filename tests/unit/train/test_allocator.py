@@ -1,9 +1,12 @@
 """Freed memory is kept for the next tensor, after the first step of an optimizer."""
 
-import subprocess
+import os
 import sys
 
 import pytest
+
+from tests.architecture.source import ROOT
+from tests.zygote import Zygote, result
 
 CODE = """
 import resource
@@ -34,7 +37,7 @@ print(without, before, faults())
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
-def test_a_freed_tensor_s_pages_are_used_again_after_the_first_step() -> None:
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
-    without, before, kept = map(int, done.stdout.split())
+def test_a_freed_tensor_s_pages_are_used_again_after_the_first_step(zygote: Zygote) -> None:
+    printed = result(zygote.start(CODE, os.environ | {"PYTHONPATH": str(ROOT)}))
+    without, before, kept = map(int, printed.split())
     assert before > without / 4 > kept

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from llamita.train.draft import MANIFEST
 from llamita.train.optim import OPTIMIZERS
 from tests.architecture.source import ROOT
 from tests.unit.train.tiny import RECIPE, go_on, make_rows, make_run, with_optimizer
+from tests.zygote import Zygote, result
 
 POINTS = 30
 
@@ -41,11 +41,9 @@ def test_a_run_stopped_and_resumed_twice_ends_with_the_same_bits(tmp_path: Path,
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.early
-def test_kill_9_anywhere_in_a_save_loses_nothing() -> None:
-    words = [sys.executable, "-m", "tests.unit.train.kills", str(POINTS)]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+def test_kill_9_anywhere_in_a_save_loses_nothing(zygote: Zygote) -> None:
+    script = f"from tests.unit.train import kills; kills.main({POINTS})"
+    found = json.loads(result(zygote.start(script, os.environ | {"PYTHONPATH": str(ROOT)})))
     assert found["killed"] == POINTS
     assert found["calls"] > 10 * POINTS
     assert (found["is_equal"], found["distinct"]) == (True, 1)

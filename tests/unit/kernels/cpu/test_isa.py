@@ -1,8 +1,6 @@
 """The table of instruction sets, kernels for a lesser machine than the host, and names that are refused."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +10,8 @@ from llamita.errors import UnsupportedError, UsageError
 from llamita.kernels.cpu import dot_bytes, isa, lookup
 from llamita.kernels.cpu.runtime import code_cache, compiler
 from llamita.kernels.cpu.runtime.machine_code import Code
+from tests.architecture.source import ROOT
+from tests.zygote import Zygote, result
 
 X86 = isa.host()[0].startswith("x86_64")
 pytestmark = pytest.mark.skipif(not X86, reason="names processors of that kind")
@@ -26,6 +26,12 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     isa._features_of.cache_clear()
     yield
     isa._features_of.cache_clear()  # where LLAMITA_CPU is set, later tests ask for the real host's
+
+
+def run(zygote: Zygote, script: str, **environment: str) -> str:
+    """What a script prints in a process that has not looked at what machine this is, without settings of Numba's."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
+    return result(zygote.start(script, kept | {"PYTHONPATH": str(ROOT)} | environment))
 
 
 @pytest.mark.parametrize(
@@ -73,26 +79,22 @@ def test_code_for_one_machine_is_not_found_for_another(monkeypatch: pytest.Monke
     assert len(prints) == 3
 
 
-def test_the_command_line_says_so_in_a_sentence() -> None:
-    command = [sys.executable, "-m", "llamita", "generate", "-n", "1"]
-    environment = os.environ | {"LLAMITA_CPU": "nonsense"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("llamita: LLAMITA_CPU is 'nonsense'") and done.stderr.count("\n") == 1
+def test_the_command_line_says_so_in_a_sentence(zygote: Zygote) -> None:
+    script = "from llamita.cli.main import main; print(main(['generate', '-n', '1']))"
+    said = run(zygote, script, LLAMITA_CPU="nonsense")
+    assert said.startswith("llamita: LLAMITA_CPU is 'nonsense'") and said.endswith("\n2") and said.count("\n") == 1
 
 
-def test_numba_compiles_for_it() -> None:
+def test_numba_compiles_for_it(zygote: Zygote) -> None:
     script = (
         "from llamita.kernels.cpu import isa, simd; from llamita.kernels.cpu.runtime import program;"
         "assert program.named('runtime.worker', 'work')._compiled();"
         "assert simd.target() == isa.target(), simd.target(); print(simd.target()[1])"
     )
-    environment = os.environ | {"LLAMITA_CPU": "x86-64"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout == "x86-64\n", done.stderr
+    assert run(zygote, script, LLAMITA_CPU="x86-64") == "x86-64"
 
 
-def test_numba_compiles_for_the_processor_whatever_it_compiles_first() -> None:
+def test_numba_compiles_for_the_processor_whatever_it_compiles_first(zygote: Zygote) -> None:
     """What Numba compiles first fixes what it compiles for; and it reads its settings anew when one has changed."""
     script = """
 import os
@@ -105,10 +107,7 @@ from llamita.kernels.cpu.compile_target import target
 assert target()[1:] == isa.target()[1:]
 print(config.CPU_NAME)
 """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
-    command, environment = [sys.executable, "-c", script], kept | {"LLAMITA_CPU": "x86-64-v2"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.strip()) == (0, "x86-64-v2"), done.stderr
+    assert run(zygote, script, LLAMITA_CPU="x86-64-v2") == "x86-64-v2"
 
 
 @pytest.mark.parametrize("row", isa.INSTRUCTION_SETS, ids=lambda row: row.name)
@@ -202,15 +201,11 @@ print(isa.chosen().name, hashlib.sha256(out.numpy().tobytes()).hexdigest(), sep=
 """
 
 
-def test_every_operation_gives_the_same_bits_with_an_instruction_and_without() -> None:
+def test_every_operation_gives_the_same_bits_with_an_instruction_and_without(zygote: Zygote) -> None:
     """This machine, and lesser ones: without FMA the C library's fmaf rounds once, too."""
     said = {}
     for name in ("", "x86-64-v2", "x86-64-v3") if RUNS_AVX2 else ("", "x86-64-v2"):
-        environment = os.environ | {"LLAMITA_CPU": name}
-        command = [sys.executable, "-c", SAME_BITS]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        said[name] = done.stdout.strip().partition(": ")
-        assert done.returncode == 0, done.stderr
+        said[name] = run(zygote, SAME_BITS, LLAMITA_CPU=name).partition(": ")
     assert said["x86-64-v2"][0] == "SSSE3"
     assert len({digest for _, _, digest in said.values()}) == 1, said
 

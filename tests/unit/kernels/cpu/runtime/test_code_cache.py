@@ -4,7 +4,7 @@ import ast
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -92,14 +92,6 @@ def room(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.replace("llamita.kernels", "kernels_under_test"), encoding="utf-8")
     return copy
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    """What starts processes that have imported torch, and no more."""
-    process = Zygote()
-    yield process
-    process.stop()
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ tests.unit.kernels.cpu.runtime.lesser_cases` runs them.
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 
 import pytest
@@ -20,6 +18,7 @@ from llamita.kernels.cpu.runtime.program import kernel
 from tests.architecture.source import ROOT
 from tests.unit.kernels.cpu.launch import launch
 from tests.unit.kernels.cpu.runtime.lesser_cases import CASES
+from tests.zygote import Zygote, result
 
 dot4_anywhere = v.operation(v.Words(v.Words, v.Words, v.Words), v._dot4_anywhere)
 
@@ -76,16 +75,14 @@ LEVELS = (
 
 @pytest.mark.early
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
-def test_kernels_for_a_lesser_processor_equal_the_reference_bit_for_bit(level: Level) -> None:
+def test_kernels_for_a_lesser_processor_equal_the_reference_bit_for_bit(level: Level, zygote: Zygote) -> None:
     """Where this machine has what the processor lacks: if not, it is one of that kind, and so are all its tests."""
     if not isa.has(level.lacks):
         pytest.skip(f"this machine has no {level.lacks} itself")
-    command = [sys.executable, "-m", "tests.unit.kernels.cpu.runtime.lesser_cases", *level.cases]
+    script = f"from tests.unit.kernels.cpu.runtime import lesser_cases; lesser_cases.main(*{level.cases!r})"
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "NUMBA_CPU_"))}
-    environment = kept | {isa.VARIABLE: level.name}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    assert json.loads(done.stdout) == {}
+    environment = kept | {isa.VARIABLE: level.name, "PYTHONPATH": str(ROOT)}
+    assert json.loads(result(zygote.start(script, environment))) == {}
 
 
 def kind(case: str) -> str:
