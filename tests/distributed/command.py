@@ -76,16 +76,16 @@ def staged(folder: Path, begin: list[str]) -> list[dict[str, Any]]:
     return [*stages, *answers(group.start(1, lambda: run(resume)))]
 
 
-def adapter_of(top: Path, count: int) -> str:
-    """The sha256 of an adapter that some ranks have trained."""
+def tuned(top: Path, count: int, method: str, line: str, written: str) -> str:
+    """The sha256 of what some ranks have made of a model, by a method and lines of data."""
     save_small_model(top / "small")
-    data, folder = top / "sums.jsonl", top / f"adapter-{count}"
-    data.write_text('{"prompt": "1+1=", "completion": "2"}\n' * 9, encoding="utf-8")
+    data, folder = top / f"{method}.jsonl", top / f"{method}-{count}"
+    data.write_text(f"{line}\n" * 9, encoding="utf-8")
     words = ["train", str(data), *SMALL[2:], "--batch-tokens", "128", "--steps", "2", "--exact-scaling", "-q"]
-    of = ["--model", str(top / "small"), "--method", "lora", "-o", str(folder)]
+    of = ["--model", str(top / "small"), "--method", method, "-o", str(folder)]
     codes = [one["code"] for one in answers(group.start(count, lambda: run([*words, *of])))]
     assert codes == [0] * count
-    return sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
+    return sha256((folder / written).read_bytes()).hexdigest()
 
 
 def last_step(folder: Path) -> int:
@@ -114,6 +114,9 @@ def check(where: str) -> dict[str, Any]:
         "rewound": rewound(folder),
         "staged": staged(top / "staged", begin[:-2]),
     }
-    found |= {f"adapter {count}": adapter_of(top, count) for count in (1, 2)}
+    for count in (1, 2):
+        adapted = tuned(top, count, "lora", '{"prompt": "1+1=", "completion": "2"}', "adapter_model.safetensors")
+        pair = '{"prompt": "1+1=", "chosen": "2", "rejected": "3"}'  # whose reference all ranks compute together
+        found |= {f"adapter {count}": adapted, f"dpo {count}": tuned(top, count, "full", pair, "model.safetensors")}
     end = str(found["left"] + 2)
     return found | {"resumed": answers(group.start(1, lambda: run([*resume, "--steps", end, "-q"])))}

@@ -80,6 +80,7 @@ def test_one_rank_speaks_for_all(tmp_path: Path) -> None:
     assert "another process trains in" in said([intruder], 2)
 
     assert found["adapter 1"] == found["adapter 2"]
+    assert found["dpo 1"] == found["dpo 2"]
     assert (
         "process 0 has lost another one, which has died: see what that one said, and start again (train: with --resume)"
         in said([found["killed"]], 1)
