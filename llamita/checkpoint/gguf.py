@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -154,6 +155,31 @@ def unread_gguf(
     _check(model, tensors)
     model.generation_config = generation
     return model, tokenizer, tensors
+
+
+def load_part(
+    path: Path,
+    device_mesh: Any,
+    *,
+    dtype: str | torch.dtype,
+    device: str | torch.device,
+    attn_implementation: str | None,
+) -> tuple[LlamaForCausalLM, Tokenizer | None]:
+    """A model that the processes of a mesh share to write: each dequantizes and keeps its own part.
+
+    Raises UnsupportedError where blocks would stay blocks, and what `load_gguf` raises.
+    """
+    from llamita.parallel.tensor import shard_for_writing
+
+    model, tokenizer, tensors = unread_gguf(path, dtype=dtype, attn_implementation=attn_implementation)
+    if str(dtype) == "auto" and any(tensors.is_in_blocks(name) for name in tensors):
+        raise UnsupportedError(
+            f"{path} has weights in blocks, which processes do not share: give a --dtype, such as bfloat16, to "
+            "dequantize them"
+        )
+    shard_for_writing(model, device_mesh)
+    model.read_weights(tensors, device=chosen_device(device), copies=True)
+    return model.eval(), tokenizer
 
 
 def _check(model: LlamaForCausalLM, tensors: GgufTensors) -> None:

@@ -11,7 +11,7 @@ import torch
 from llamita.checkpoint.gguf_names import is_gguf
 from llamita.checkpoint.vocabulary import check_vocabulary
 from llamita.config import LlamaConfig
-from llamita.errors import NotFoundError, UnsupportedError, UsageError
+from llamita.errors import NotFoundError, UsageError
 from llamita.files.checkpoint import open_checkpoint
 from llamita.files.disk import explained, named_path
 from llamita.files.hub import is_gguf_name, resolve, resolve_gguf
@@ -66,11 +66,13 @@ def load_pretrained(
     folder = find(name, revision=revision, offline=offline)
     dtype = DTYPE_SYNONYMS.get(dtype.lower(), dtype.lower()) if isinstance(dtype, str) else dtype
     if is_gguf(folder):
-        from llamita.checkpoint.gguf import load_gguf
+        from llamita.checkpoint import gguf
 
-        if device_mesh is not None:
-            raise UnsupportedError(f"{folder} is a GGUF file, and only folders are sharded: llamita convert writes one")
-        model, tokenizer = load_gguf(folder, dtype=dtype, device=device, attn_implementation=attn_implementation)
+        options: dict[str, Any] = {"dtype": dtype, "device": device, "attn_implementation": attn_implementation}
+        if device_mesh is None:
+            model, tokenizer = gguf.load_gguf(folder, **options)
+        else:
+            model, tokenizer = gguf.load_part(folder, device_mesh, **options)
         return Loaded(model, with_tokens(tokenizer, folder), str(name), folder)
     from llamita.tokenizer.load import load_tokenizer  # brings the tokenizers, which `find` alone has no need of
 

@@ -50,6 +50,13 @@ def test_caches_have_the_heads_of_their_process(written: list[dict[str, Any]]) -
         assert found["static"].startswith("this StaticCache has 2 heads and the model's pass 1: make it by")
 
 
+def test_blocks_of_a_gguf_file_are_shared_once_they_are_dequantized(written: list[dict[str, Any]]) -> None:
+    for found in written:
+        refused, one, sharded = found["gguf"]
+        assert refused.endswith("which processes do not share: give a --dtype, such as bfloat16, to dequantize them")
+        assert sharded == one
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_needs_a_whole_model_is_refused(name: str, written: list[dict[str, Any]]) -> None:
     assert written[0]["refused"][name].startswith(f"{name} is for a model in one process")

@@ -1,11 +1,14 @@
 """What two processes write with one model, next to what one writes."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from llamita.cache import StaticCache
+from llamita.checkpoint.gguf_save import save_gguf
+from llamita.checkpoint.load import load_pretrained
 from llamita.errors import LlamitaError
 from llamita.llm import LLM
 from llamita.loader import load
@@ -43,6 +46,7 @@ def writing(folder: str) -> dict[str, Any]:
             "read": bytes_read(folder, mesh),
             "odd": {cache: (odd(None, cache), odd(mesh, cache)) for cache in (None, "static", "quantized")},
             "static": static_cache(folder, mesh),
+            "gguf": gguf(folder, mesh),
         }
         several = sharded.generate(PROMPTS, **OPTIONS["greedy"])
         assert [one.token_ids for one in several] == [ids for ids, *_ in found["texts"]["greedy"][1]]
@@ -82,6 +86,17 @@ def odd(mesh: Any, cache: str | None) -> Any:
         shard_for_writing(model, mesh)
     ids = torch.arange(10).view(2, 5)
     return model.generate(ids, max_new_tokens=7, do_sample=False, eos_token_id=None, cache_implementation=cache)
+
+
+def gguf(folder: str, mesh: Any) -> tuple[str, list[Any], list[Any]]:
+    """The sentence for blocks that should stay blocks; texts of one process and of two where they are dequantized."""
+    with TemporaryDirectory() as top:
+        small, path = load_pretrained(folder, device="cpu"), Path(top, "small.gguf")
+        save_gguf(small.model, small.tokenizer, path, "q8_0")
+        options: dict[str, Any] = {"dtype": "float32", "device": "cpu"}
+        one, sharded = load(path, kernels="off", **options), load(path, device_mesh=mesh, **options)
+        refused = _error(lambda: load(path, device_mesh=mesh))
+        return refused, texts(one, OPTIONS["seeded"]), texts(sharded, OPTIONS["seeded"])
 
 
 def static_cache(folder: str, mesh: Any) -> str:
