@@ -1,6 +1,7 @@
 """What every test stands on: one thread, fixed seeds, no network, and small models whose axes all differ in size."""
 
 import gc
+import logging
 import os
 
 # Before torch and the hub are imported; processes that tests start inherit it.
@@ -57,6 +58,17 @@ def seed() -> None:
     """Start every test from the same random state, and on one thread: two that share small work mostly wait."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def server_log() -> Iterator[None]:
+    """Give the loggers of a server back as they were: a command lets them write to the stderr of its own test."""
+    loggers = [logging.getLogger(name) for name in ("llamita.server", "uvicorn.error")]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import copy
 import gc
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,10 @@ CLASSES = [{"input_ids": row, "labels": number % 2} for number, row in enumerate
 
 
 @pytest.fixture(autouse=True, scope="module")
-def modules_are_no_garbage() -> Iterator[None]:
+def modules_are_no_garbage() -> None:
     """Each training collects garbage: keep it from searching through all the libraries, half a second each time."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def train(model: Any, folder: Path, data: list[dict[str, Any]] = TEXTS, **options: Any) -> tuple[Any, list[Any]]:
