@@ -1,9 +1,9 @@
 """Products with a plain matrix on processors whose registers hold eight lanes, sixteen of them (AVX2).
 
 Must equal `gemm_tiles.linear` bit for bit. The sixteen lanes of a sum do not meet before its end, so a tile of four
-rows of the matrix and two of x goes over the columns of lanes 0 to 7, then over those of lanes 8 to 15, and its eight
-sums stay in registers. x in bf16 is converted to fp32 once for all rows of the matrix: for each step the second numbers
-of pairs, then the first ones, in the order of the additions.
+rows of the matrix and three of x goes over the columns of lanes 0 to 7, then over those of lanes 8 to 15, and its
+twelve sums stay in registers: as many as hide the time that `fma` takes. x is converted to fp32 once for some rows of
+the matrix: of pairs of bf16 for each step the second numbers, then the first ones, in the order of the additions.
 """
 
 from llamita.kernels.cpu import gemm_tiles as tiles
@@ -13,97 +13,124 @@ from llamita.kernels.cpu.arguments import Linear, offsets
 from llamita.kernels.cpu.runtime.program import Inline, inline
 
 AT = offsets(Linear)
-HEIGHT = 2  # rows of x of a tile
-PANEL = 32  # steps of a panel of columns
+HEIGHT, MOST = 3, 6  # rows of x of a tile, and those for which four rows of the matrix are read once
+PANEL = 24  # steps of a panel of columns: of x and of the matrix both stay in the first-level cache
 PLANE = 128 * PANEL  # bytes of a row of x in fp32
-ROOM, SAVED = 1024, 1024 + HEIGHT * PLANE  # of the kernel's own memory: where x in fp32 is, and where sums are
+MASKS, ROOM = 512, 1024  # of the kernel's own memory: where masks are, where x in fp32 is
+SAVED = ROOM + MOST * PLANE  # and where sums are
 
-Eight = tuple[v.Vector, ...]
+Three = tuple[v.Vector, v.Vector, v.Vector]  # of three rows of x
+Twelve = tuple[Three, Three, Three, Three]  # and four rows of the matrix
 
 
 @inline
-def _widen(x: int, x_stride: int, steps: int, to: int) -> None:
-    """Two rows of pairs of bf16 as fp32: of sixteen pairs the second numbers, then the first."""
-    for row in range(HEIGHT):
+def _widen(is_bf16: bool, x: int, x_stride: int, rows: int, steps: int, to: int) -> None:
+    """Rows of x in fp32; of sixteen pairs of bf16 the second numbers, then the first."""
+    for row in range(rows):
         for i in range(steps):
-            words, at = v.load_words(x + row * x_stride + 64 * i), to + row * PLANE + 128 * i
-            v.store(at, v.high_bf16(words))
-            v.store(at + 64, v.low_bf16(words))
+            if is_bf16:
+                words, at = v.load_words(x + row * x_stride + 64 * i), to + row * PLANE + 128 * i
+                v.store(at, v.high_bf16(words))
+                v.store(at + 64, v.low_bf16(words))
+            else:
+                v.store(to + row * PLANE + 64 * i, v.load(x + row * x_stride + 64 * i))
 
 
 @inline
-def _begin(sums: int, is_first: bool) -> Eight:
+def _three(at: int, step: int, last: int) -> Three:
+    return h.load(at), h.load(at + step), h.load(at + last)
+
+
+@inline
+def _begin(sums: int, is_first: bool) -> Twelve:
     """0, or the sums of an earlier panel."""
     if is_first:
         zero = h.zero()
-        return zero, zero, zero, zero, zero, zero, zero, zero
+        three = zero, zero, zero
+        return three, three, three, three
     return (
-        h.load(sums), h.load(sums + 64), h.load(sums + 128), h.load(sums + 192),
-        h.load(sums + 256), h.load(sums + 320), h.load(sums + 384), h.load(sums + 448),
+        _three(sums, 256, 512), _three(sums + 64, 256, 512),
+        _three(sums + 128, 256, 512), _three(sums + 192, 256, 512),
     )  # fmt: skip
 
 
 @inline
-def _add(sums: Eight, w: tuple[v.Vector, ...], x: int, stride: int) -> Eight:
-    """Add the products of four vectors of the matrix with the vectors of two rows of x."""
-    one, two = h.load(x), h.load(x + stride)
-    a, b, c, d, e, f, g, i = sums
-    p, q, r, s = w
-    return (
-        h.fma(p, one, a), h.fma(q, one, b), h.fma(r, one, c), h.fma(s, one, d),
-        h.fma(p, two, e), h.fma(q, two, f), h.fma(r, two, g), h.fma(s, two, i),
-    )  # fmt: skip
+def _add(sums: Three, w: v.Vector, x: Three) -> Three:
+    """Add the products of a vector of the matrix with those of three rows of x."""
+    return h.fma(w, x[0], sums[0]), h.fma(w, x[1], sums[1]), h.fma(w, x[2], sums[2])
 
 
 @inline
-def _half_bf16(w: int, stride: int, x: int, steps: int, begin: Eight) -> Eight:
+def _half_bf16(masks: int, w: int, stride: int, x: int, last: int, steps: int, begin: Twelve) -> Twelve:
     """Eight lanes of a tile: pairs of bf16 of the matrix, x in fp32."""
-    sums = begin
+    a, b, c, d = begin
     for i in range(steps):
-        at, its_x = w + 64 * i, x + 128 * i
-        p, q = h.load_words(at), h.load_words(at + stride)
-        r, s = h.load_words(at + 2 * stride), h.load_words(at + 3 * stride)
-        sums = _add(sums, (h.high_bf16(p), h.high_bf16(q), h.high_bf16(r), h.high_bf16(s)), its_x, PLANE)
-        sums = _add(sums, (h.low_bf16(p), h.low_bf16(q), h.low_bf16(r), h.low_bf16(s)), its_x + 64, PLANE)
-    return sums
+        at, its, high = w + 64 * i, x + 128 * i, h.again(masks)
+        three = _three(its, PLANE, last)
+        a, b = _add(a, h.load_high_bf16(at, high), three), _add(b, h.load_high_bf16(at + stride, high + 32), three)
+        c = _add(c, h.load_high_bf16(at + 2 * stride, high + 64), three)
+        d = _add(d, h.load_high_bf16(at + 3 * stride, high + 96), three)
+        at = h.again(at)
+        three = _three(its + 64, PLANE, last)
+        a, b = _add(a, h.low_bf16(h.load_words(at)), three), _add(b, h.low_bf16(h.load_words(at + stride)), three)
+        c = _add(c, h.low_bf16(h.load_words(at + 2 * stride)), three)
+        d = _add(d, h.low_bf16(h.load_words(at + 3 * stride)), three)
+    return a, b, c, d
 
 
 @inline
-def _half_fp32(w: int, stride: int, x: int, x_stride: int, steps: int, begin: Eight) -> Eight:
+def _half_fp32(w: int, stride: int, x: int, last: int, steps: int, begin: Twelve) -> Twelve:
     """Eight lanes of a tile in fp32."""
-    sums = begin
+    a, b, c, d = begin
     for i in range(steps):
-        at = w + 64 * i
-        four = (h.load(at), h.load(at + stride), h.load(at + 2 * stride), h.load(at + 3 * stride))
-        sums = _add(sums, four, x + 64 * i, x_stride)
-    return sums
+        at, three = w + 64 * i, _three(x + 64 * i, PLANE, last)
+        a, b = _add(a, h.load(at), three), _add(b, h.load(at + stride), three)
+        c, d = _add(c, h.load(at + 2 * stride), three), _add(d, h.load(at + 3 * stride), three)
+    return a, b, c, d
 
 
 @inline
-def _rows_2(is_bf16, load_w, load_x, add, shape, w, stride, x, out, bias, left, adds, near, panel, sums):
-    """Four rows of the matrix times two rows of x, over a panel of columns from step `panel` on."""
+def _store(twelve: Twelve, to: int) -> None:
+    for three in twelve:
+        h.store(to, three[0])
+        h.store(to + 256, three[1])
+        h.store(to + 512, three[2])
+        to += 64
+
+
+@inline
+def _tile(is_bf16, load_w, load_x, add, shape, w, stride, x, rows, out, bias, left, adds, near, wide, panel, sums):
+    """Four rows of the matrix times two or three rows of x, over a panel of columns from step `panel` on.
+
+    wide: where these rows of x are in fp32. With two rows, the second stands for a third too.
+    """
     size, x_stride, steps, rest, x_rest, n = shape
-    count = min(PANEL, steps - panel)
-    for lanes in range(0, 64, 32):
-        begin = _begin(sums + lanes, panel == 0)
+    count, last = min(PANEL, steps - panel), PLANE * (rows - 1)
+    for lanes in range(0, v.hidden(64), 32):
+        begin, at = _begin(sums + lanes, panel == 0), w + size * panel + lanes
         if is_bf16:
-            eight = _half_bf16(w + size * panel + lanes, stride, near + ROOM + lanes, count, begin)
+            twelve = _half_bf16(near + MASKS, at, stride, wide + lanes, last, count, begin)
         else:
-            eight = _half_fp32(w + size * panel + lanes, stride, x + 64 * panel + lanes, x_stride, count, begin)
-        to = sums + lanes
-        for vector in eight:
-            h.store(to, vector)
-            to += 64
+            twelve = _half_fp32(at, stride, wide + lanes, last, count, begin)
+        _store(twelve, sums + lanes)
     if panel + count < steps:
         return
     if rest:
         tiles.pad(w + size * steps, stride, 4, rest, near)
-        tiles.pad(x + 64 * steps, x_stride, HEIGHT, x_rest, near + 256)
-    for row in range(HEIGHT):
+        tiles.pad(x + 64 * steps, x_stride, rows, x_rest, near + 256)
+    for row in range(rows):
         four = tiles.load_four(sums + 256 * row)
         if rest:
             four = tiles.tile_1(load_w, load_x, add, size, near, 64, near + 256 + 64 * row, 64, 1, 0, four)
         tiles.put_four(four, out + 4 * n * row, bias, left, adds)
+
+
+@inline
+def _height(count: int) -> int:
+    """How many of the rows of x that are left are next, so that none is left alone."""
+    if count >= MOST and count != MOST + 1:
+        return MOST
+    return min(count, HEIGHT if count % 2 else 2)
 
 
 @inline
@@ -120,24 +147,26 @@ def linear(
     end, last = min(n, start + rows), min(batch, line + lines)
     steps, stride, near = k // span, k * element, v.stack()
     shape = (span * element, k * x_element, steps, k % span * element, k % span * x_element, n)
+    h.put_masks(near + MASKS)
     while line < last:
-        height, its_x = HEIGHT if last - line >= HEIGHT else 1, x + line * shape[1]
-        for panel in range(0, max(1, steps) if height == HEIGHT else 1, PANEL):
-            if is_bf16 and height == HEIGHT:
-                _widen(its_x + 64 * panel, shape[1], min(PANEL, steps - panel), near + ROOM)
+        height, its_x = _height(last - line), x + line * shape[1]
+        for panel in range(0, max(1, steps) if height > 1 else 1, PANEL):
+            if height > 1:
+                _widen(is_bf16, its_x + 64 * panel, shape[1], height, min(PANEL, steps - panel), near + ROOM)
             row, sums = start, near + SAVED
             while row < end:
                 left, step = (4, stride) if row + 4 <= end else (1, 0)
                 its, to, its_bias = w + row * stride, out + 4 * (line * n + row), bias + 4 * row if bias else 0
-                if height == HEIGHT:
-                    _rows_2(
-                        is_bf16, load_w, load_x, add, shape, its, step, its_x, to, its_bias, left, adds, near,
-                        panel, sums,
-                    )  # fmt: skip
+                if height > 1:
+                    for i in range(0, height, HEIGHT):
+                        _tile(
+                            is_bf16, load_w, load_x, add, shape, its, step, its_x + i * shape[1], min(height, HEIGHT),
+                            to + 4 * n * i, its_bias, left, adds, near, near + ROOM + i * PLANE, panel, sums + 256 * i,
+                        )  # fmt: skip
                 else:
                     tiles.rows_1(
                         load_w, load_x, add, shape, its, step, 8 * stride, its_x, to, its_bias, left, adds, near
                     )  # fmt: skip
                 row += left
-                sums += 256 * HEIGHT if steps > PANEL else 0
+                sums += 256 * MOST if steps > PANEL else 0
         line += height

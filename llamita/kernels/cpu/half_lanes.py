@@ -22,6 +22,15 @@ def _constant(number: int) -> Any:
     return ir.Constant(_WORDS, [number] * 8)
 
 
+def _put_masks(b: simd.Builder, to: simd.Value) -> None:
+    for start in range(0, MASKS, 32):
+        simd._write(b, b.add(to, simd._I64(start)), _constant(-65536), 32)
+
+
+def _load_high_bf16(b: simd.Builder, at: simd.Value, mask: simd.Value) -> simd.Value:
+    return b.bitcast(b.and_(simd._read(b, at, _WORDS), simd._read(b, mask, _WORDS, 32)), _FLOATS)
+
+
 load = simd.operation(Floats8(i64), lambda b, at: simd._read(b, at, _FLOATS))  # 32 bytes of fp32
 load_words = simd.operation(Words8(i64), lambda b, at: simd._read(b, at, _WORDS))
 store = simd.operation(void(i64, Floats8), lambda b, at, value: simd._write(b, at, value))
@@ -31,3 +40,12 @@ fma = simd.operation(  # x * y + z, rounded once
 )
 low_bf16 = simd.operation(Floats8(Words8), lambda b, x: b.bitcast(b.shl(x, _constant(16)), _FLOATS))  # of pairs
 high_bf16 = simd.operation(Floats8(Words8), lambda b, x: b.bitcast(b.and_(x, _constant(-65536)), _FLOATS))
+# The same of eight pairs at an address, by a mask in memory: a loop that needs all other registers has none for it.
+MASKS = 128  # bytes of four masks
+put_masks = simd.operation(void(i64), _put_masks)
+load_high_bf16 = simd.operation(Floats8(i64, i64), _load_high_bf16)
+# An address that LLVM must not know, nor read before: else it keeps what is read twice, and there is no room for that.
+again = simd.operation(
+    i64(i64),
+    lambda b, at: b.asm(ir.FunctionType(simd._I64, [simd._I64]), "", "=r,0,~{memory}", [at], side_effect=True),
+)
