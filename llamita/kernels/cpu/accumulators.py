@@ -3,6 +3,7 @@
 from llamita.kernels.cpu import simd as v
 from llamita.kernels.cpu.runtime.program import inline
 
+Four = tuple[v.Vector, v.Vector, v.Vector, v.Vector]
 Eight = tuple[v.Vector, v.Vector, v.Vector, v.Vector, v.Vector, v.Vector, v.Vector, v.Vector]
 
 
@@ -79,3 +80,31 @@ def add_products(sums: Eight, pairs: v.Vector, at: int, step: int) -> Eight:
         v.dot_bf16(e, pairs, v.broadcast_word(at + 4 * step)), v.dot_bf16(f, pairs, v.broadcast_word(at + 5 * step)),
         v.dot_bf16(g, pairs, v.broadcast_word(at + 6 * step)), v.dot_bf16(h, pairs, v.broadcast_word(at + 7 * step)),
     )  # fmt: skip
+
+
+@inline
+def _no_four() -> Four:
+    zero = v.zero_fp32()
+    return zero, zero, zero, zero
+
+
+@inline
+def _scaled_four(at: int, factor: v.Vector) -> Four:
+    return (
+        v.mul(v.load(at), factor), v.mul(v.load(at + 64), factor),
+        v.mul(v.load(at + 128), factor), v.mul(v.load(at + 192), factor),
+    )  # fmt: skip
+
+
+@inline
+def _add_columns_of_four(sums: Four, x: v.Vector, at: int, step: int) -> Four:
+    a, b, c, d = sums
+    return (
+        v.fma(v.broadcast(v.read_fp32(at)), x, a), v.fma(v.broadcast(v.read_fp32(at + step)), x, b),
+        v.fma(v.broadcast(v.read_fp32(at + 2 * step)), x, c), v.fma(v.broadcast(v.read_fp32(at + 3 * step)), x, d),
+    )  # fmt: skip
+
+
+# By how many sums registers hold: no sums, load and scale them, add columns to them, write them.
+EIGHT = no_eight, scaled_eight, add_columns, store_eight
+FOUR = _no_four, _scaled_four, _add_columns_of_four, store_eight

@@ -11,8 +11,9 @@ The version `pairs` of each is for a cache in bf16 and a processor with bf16 dot
 """
 
 from llamita.kernels.cpu import dtype_io as e
+from llamita.kernels.cpu import isa
 from llamita.kernels.cpu import simd as v
-from llamita.kernels.cpu.accumulators import add_columns, add_products, no_eight, scaled_eight, store_eight
+from llamita.kernels.cpu.accumulators import EIGHT, FOUR, add_products, no_eight, scaled_eight, store_eight
 from llamita.kernels.cpu.arguments import Attend, Row, Sizes, offsets
 from llamita.kernels.cpu.cache_rows import head_of, row_of, slot_of, store_token
 from llamita.kernels.cpu.constants import KEYS, QUERIES
@@ -23,6 +24,10 @@ from llamita.kernels.cpu.runtime.program import inline, kernel
 
 AT, SIZE, ROW = offsets(Attend), offsets(Sizes), offsets(Row)
 BESIDE = 8  # keys, or columns of values, that are worked on at once
+# The same where registers hold eight lanes, sixteen of them (AVX2): the sums of eight would fill all.
+IS_WIDE = isa.has("avx512f")
+AT_ONCE = BESIDE if IS_WIDE else 4
+no_sums, scaled, add, put = EIGHT if IS_WIDE else FOUR
 
 
 @inline
@@ -133,11 +138,11 @@ def _factors(dtype, is_paired, scores, count, token, most, first, window, is_cut
 def _score_wide(q, keys, start, end, width, to, first, window, is_cut):
     """Products of sixteen queries q (H, 16) with keys fp32 (slots, H); returns the largest of each lane."""
     most, step = v.broadcast(NEVER), 4 * width
-    for token in range(start, end, BESIDE):
-        at, sums = keys + token * step, no_eight()
+    for token in range(start, end, AT_ONCE):
+        at, sums = keys + token * step, no_sums()
         for i in range(0, width, 2):
-            sums = add_columns(sums, v.load(q + 64 * i + 64), at + 4 * i + 4, step)
-            sums = add_columns(sums, v.load(q + 64 * i), at + 4 * i, step)
+            sums = add(sums, v.load(q + 64 * i + 64), at + 4 * i + 4, step)
+            sums = add(sums, v.load(q + 64 * i), at + 4 * i, step)
         most = _keep_scores(sums, most, to + 64 * (token - start), token, first, window, is_cut)
     return most
 
@@ -145,13 +150,13 @@ def _score_wide(q, keys, start, end, width, to, first, window, is_cut):
 @inline
 def _mix_wide(factors, values, start, end, width, fade, sums):
     """Multiply the sums (H, 16) by their factors, and add a tile's values fp32 (slots, H) times theirs."""
-    for i in range(0, width, BESIDE):
-        eight = scaled_eight(sums + 64 * i, fade)
+    for i in range(0, width, AT_ONCE):
+        some = scaled(sums + 64 * i, fade)
         for token in range(start, end, 2):
             at, value = factors + 64 * (token - start), values + 4 * (token * width + i)
-            eight = add_columns(eight, v.load(at + 64), value + 4 * width, 4)
-            eight = add_columns(eight, v.load(at), value, 4)
-        store_eight(sums + 64 * i, eight)
+            some = add(some, v.load(at + 64), value + 4 * width, 4)
+            some = add(some, v.load(at), value, 4)
+        put(sums + 64 * i, some)
 
 
 @inline
