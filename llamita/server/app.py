@@ -19,9 +19,10 @@ from llamita.server.docs import describe
 from llamita.server.metrics import Metrics
 from llamita.server.models import Models, ServedModel
 from llamita.server.openai.routes import OPENAI
-from llamita.server.overload import OverloadCheck
+from llamita.server.overload import Arrivals, OverloadCheck, Refusal
 from llamita.server.page.page import PATHS, page_routes
 from llamita.server.routes import OPERATION, RouteTable
+from llamita.server.routes import Route as ServedRoute
 from llamita.server.served_engine import ServedEngine
 from llamita.server.settings import ServerSettings
 from llamita.server.state import ServerState
@@ -50,6 +51,7 @@ def create_app(models: Sequence[ServedModel], settings: ServerSettings | None = 
     for table in TABLES:
         table.add_to(app)
     app.router.routes.extend(page_routes())
+    app.state.arrivals = _arrivals(state)
     return app
 
 
@@ -72,8 +74,20 @@ def middleware(settings: ServerSettings, metrics: Metrics) -> list[Middleware]:
 
 def _overload_check(engines: Sequence[ServedEngine]) -> Middleware:
     """The innermost: what has no key, or asks by another name, learns nothing of the load."""
-    routes = {route.path: route for table in TABLES for route in table.routes if route.writes}
-    return Middleware(OverloadCheck, engines=engines, routes=routes)
+    return Middleware(OverloadCheck, engines=engines, routes=_writing())
+
+
+def _arrivals(state: ServerState) -> Arrivals:
+    """What connections refuse requests by: the same middlewares around a refusal."""
+    engines, check = state.models.engines, Refusal(state.models.engines, _writing())
+    for one in reversed(middleware(state.settings, state.metrics)):
+        check = one.cls(check, *one.args, **one.kwargs)
+    return Arrivals(check, engines=engines, paths=frozenset(_writing()))
+
+
+def _writing() -> dict[str, ServedRoute]:
+    """The routes that write, by path."""
+    return {route.path: route for table in TABLES for route in table.routes if route.writes}
 
 
 async def _raise_on(_: Request, error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""Connections of HTTP/1.1: not too many, and none that takes for ever to say what it wants (R21)."""
+"""Connections of HTTP/1.1: not too many, none that takes for ever to say what it wants (R21), refused early (R22)."""
 
 import asyncio
 import json
@@ -10,6 +10,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from llamita.server.errors import Failure
 from llamita.server.openai.errors import error_body
+from llamita.server.overload import Arrivals
 from llamita.server.settings import ServerSettings
 
 
@@ -17,12 +18,14 @@ class BoundedConnection(H11Protocol):
     """A connection that is refused where there are too many, and closed where a request's headers do not come.
 
     max_connections: of the server, this one included. header_timeout: seconds from the beginning of the connection, or
-    of a later request, to the end of the headers.
+    of a later request, to the end of the headers. arrivals: refuses those that find no room; None for no such.
     """
 
-    def __init__(self, *args: Any, max_connections: int, header_timeout: float, **named: Any) -> None:
+    def __init__(
+        self, *args: Any, max_connections: int, header_timeout: float, arrivals: Arrivals | None = None, **named: Any
+    ) -> None:
         super().__init__(*args, **named)
-        self._max_connections, self._header_timeout = max_connections, header_timeout
+        self._max_connections, self._header_timeout, self._arrivals = max_connections, header_timeout, arrivals
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -35,7 +38,29 @@ class BoundedConnection(H11Protocol):
             self._wait_for_head()
 
     def data_received(self, data: bytes) -> None:
-        """Read what has come."""
+        """Read what has come; a request for a text after all the others that have come meanwhile."""
+        arrivals = self._arrivals
+        if arrivals is None or not data.startswith(b"POST ") or not self._is_between_requests:
+            self._read(data)
+        elif (answer := arrivals.refusal(data)) is None:
+            arrivals.count += 1
+            self.loop.call_soon(self._read_arrived, data, arrivals)
+        else:
+            self._stop_waiting()
+            self.transport.write(answer)
+            self.on_response_complete()
+
+    @property
+    def _is_between_requests(self) -> bool:
+        """Whether the last request is answered, and of the next one nothing has come."""
+        return self.conn.our_state is self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
+
+    def _read_arrived(self, data: bytes, arrivals: Arrivals) -> None:
+        self._read(data)
+        # After the first step of the request's task, and after that of the task which admits it.
+        self.loop.call_soon(self.loop.call_soon, arrivals.leave)
+
+    def _read(self, data: bytes) -> None:
         super().data_received(data)
         if self.conn.their_state is h11.IDLE:  # it has begun a request, and not said which
             self._wait_for_head()
@@ -57,9 +82,11 @@ class BoundedConnection(H11Protocol):
             self._timer = None
 
 
-def protocol_of(settings: ServerSettings) -> type[asyncio.Protocol]:
+def protocol_of(settings: ServerSettings, arrivals: Arrivals | None = None) -> type[asyncio.Protocol]:
     """What uvicorn makes connections of."""
-    bounds = {"max_connections": settings.max_connections, "header_timeout": settings.header_timeout}
+    bounds = {
+        "max_connections": settings.max_connections, "header_timeout": settings.header_timeout, "arrivals": arrivals,
+    }  # fmt: skip
     return cast("type[asyncio.Protocol]", partial(BoundedConnection, **bounds))
 
 

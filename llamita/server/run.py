@@ -18,6 +18,7 @@ from llamita.server.app import create_app, paths_of
 from llamita.server.connection import protocol_of
 from llamita.server.health import trouble
 from llamita.server.models import ServedModel
+from llamita.server.overload import Arrivals
 from llamita.server.settings import ServerSettings
 from llamita.server.state import LOGGER, ServerState
 
@@ -54,11 +55,13 @@ def _bound(host: str, port: int) -> socket.socket:
     return listener
 
 
-def config_of(app: ASGIApp, settings: ServerSettings, closing: float) -> uvicorn.Config:
-    """uvicorn's configuration. closing: seconds that answers may take when it stops."""
+def config_of(
+    app: ASGIApp, settings: ServerSettings, closing: float, arrivals: Arrivals | None = None
+) -> uvicorn.Config:
+    """uvicorn's configuration. closing: seconds that answers may take when it stops. arrivals: for the connections."""
     return uvicorn.Config(
         app,
-        http=protocol_of(settings),  # of h11, which takes 64 KiB of headers; httptools takes any size
+        http=protocol_of(settings, arrivals),  # of h11, which takes 64 KiB of headers; httptools takes any size
         ws="none",
         lifespan="off",
         log_config=None,
@@ -78,7 +81,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, models: list[ServedModel], settings: ServerSettings) -> None:
         self.app = app = create_app(models, settings)
-        super().__init__(config_of(app, settings, CLOSING))
+        super().__init__(config_of(app, settings, CLOSING, app.state.arrivals))
         self.state: ServerState = app.state.server
         self.exit_code = 0
         self._drain: asyncio.Task[None] | None = None
