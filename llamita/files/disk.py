@@ -27,6 +27,8 @@ def explained(action: str, path: Path) -> Iterator[None]:
         raise NotFoundError(f"cannot {action} {path}: {what} does not exist") from error
     except PermissionError as error:
         raise AccessError(f"cannot {action} {path}: permission denied, check its owner and mode") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"cannot {action} {path}: it is a folder, name a file") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise LlamitaError(f"cannot {action} {path}: the disk is full, free some space and try again") from error

@@ -99,7 +99,7 @@ def test_receipts(run: Run, write: Callable[..., Path]) -> None:
 
 BAD: dict[str, tuple[list[str], list[str], int, str]] = {
     "missing": (["none.jsonl", "out.jsonl"], [], 3, "cannot read none.jsonl"),
-    "folder": ([".", "out.jsonl"], [], 1, "is a directory"),
+    "folder": ([".", "out.jsonl"], [], 2, "it is a folder, name a file"),
     "output folder": (["in.jsonl", "no/out.jsonl"], [], 3, "the folder no does not exist"),
     "no json": ([*FILES], ["nonsense\n"], 1, "in.jsonl: line 2 is no JSON"),
     "twice": ([*FILES], [line("a")], 1, "line 2 has the custom_id 'a' of line 1"),

@@ -83,6 +83,8 @@ def one_sentence(err: str) -> bool:
         (["chat", "hello", "-n", "0"], 2, "max_tokens is 0"),
         (["chat", "hello", "-t", "-1"], 2, "temperature is -1"),
         (["chat", "hello", "--stop", ""], 2, "a stop string is empty"),
+        (["eval", "--text", "."], 2, "cannot read .: it is a folder, name a file"),
+        (["train", "--recipe", "."], 2, "cannot read .: it is a folder, name a file"),
         (["train", "-o", ""], 2, "the output is '': name a folder"),
         (["train", "rewind", "--step", "1", "-o", "-"], 2, "the output is '-': name a folder"),
         (["finetune", "-o", " "], 2, "the output is ' ': name a folder"),

@@ -59,7 +59,7 @@ def test_broken_json_is_one_sentence(tmp_path: Path, content: bytes, message: st
 def test_missing_files_and_folders(tmp_path: Path):
     with pytest.raises(NotFoundError, match="it does not exist"):
         read_text(tmp_path / "absent")
-    with pytest.raises(LlamitaError, match=r"cannot read .*: is a directory"):
+    with pytest.raises(LlamitaError, match=r"cannot read .*: it is a folder, name a file"):
         read_text(tmp_path)
 
 
@@ -88,9 +88,9 @@ def test_errors_name_the_file_that_is_meant_and_not_its_draft(tmp_path: Path) ->
     with pytest.raises(NotFoundError, match=r"cannot write .*no/a\.txt: the folder .*no does not exist$"):
         write_text(tmp_path / "no" / "a.txt", "a")
     (tmp_path / "config.json").mkdir()
-    with pytest.raises(LlamitaError, match=r"cannot write .*/config\.json: is a directory$"):
+    with pytest.raises(LlamitaError, match=r"cannot write .*/config\.json: it is a folder"):
         LlamaConfig().save_pretrained(tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     (tmp_path / "model.safetensors").mkdir()
-    with pytest.raises(LlamitaError, match=r"cannot write .*/model\.safetensors: is a directory$"):
+    with pytest.raises(LlamitaError, match=r"cannot write .*/model\.safetensors: it is a folder"):
         save_checkpoint({"a": torch.ones(1)}, tmp_path)

@@ -100,7 +100,7 @@ def test_a_full_disk() -> None:
 def test_a_file_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="folder"):
         BatchOutput.open(tmp_path / "none" / "out.jsonl", IDS)
-    with pytest.raises(LlamitaError, match="directory"):
+    with pytest.raises(LlamitaError, match="it is a folder, name a file"):
         BatchOutput.open(tmp_path, IDS)
 
 
