@@ -18,6 +18,7 @@ from llamita.kernels.cpu.training_arguments import PackLines, SumOfProducts, Ter
 
 AT, TERM, PACK = offsets(SumOfProducts), offsets(Term), offsets(PackLines)
 AHEAD = 512  # bytes of a row that are prefetched before they are packed
+ROWS_AHEAD = 16  # rows of the result that are prefetched before they are written
 BESIDE = 8  # lines that are multiplied at once
 STEPS = 128  # pairs of columns of a panel
 THIRD = 64 * STEPS  # bytes of sixteen columns of a panel
@@ -146,6 +147,8 @@ def _add_panel(
 @inline
 def _put(dtype: int, adds: int, sums: int, lines: int, out: int, stride: int, columns: int) -> None:
     for _ in range(lines):
+        for i in range(0, e.size(dtype) * columns, 64):  # rows of a wide result are each in a page of their own
+            v.prefetch_line(out + ROWS_AHEAD * stride + i)
         for column in range(0, columns, 16):
             x = v.load(sums + 4 * column)
             if adds:
