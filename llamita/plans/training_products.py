@@ -90,7 +90,7 @@ class Gated:
 
 def is_known(x: Tensor, factors: Sequence[Factors]) -> bool:
     """Whether our kernels know products of x (..., K) in bf16 with these matrices."""
-    if compute_dtype(x) != HALVES or x.dtype not in READ or not kernels.is_real(x) or not kernels.has_pairs():
+    if compute_dtype(x) != HALVES or x.dtype not in READ or not kernels.is_real(x) or not kernels.has_products():
         return False
     return all(map(_is_known, factors))
 

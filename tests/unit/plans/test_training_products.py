@@ -11,6 +11,7 @@ from llamita.adapters.config import LoraConfig
 from llamita.adapters.frozen import keep_in_halves
 from llamita.adapters.lora import add_lora, lora_layers
 from llamita.config import LlamaConfig
+from llamita.kernels.cpu import training as kernels
 from llamita.model.factors import Factors
 from llamita.model.llama import LlamaForCausalLM
 from llamita.plans import training
@@ -71,6 +72,7 @@ def test_is_as_near_to_fp32_as_autocast(monkeypatch: pytest.MonkeyPatch, config:
         return products(source, factors, *own)
 
     monkeypatch.setattr(training, "products", counted)
+    monkeypatch.setattr(kernels, "has_products", lambda: True)
     (exact, expected), (loss, gradients), (found, fast_gradients) = (
         trained(plain, autocast=False), trained(plain), trained(fast)
     )  # fmt: skip
@@ -95,4 +97,14 @@ def test_what_is_not_known_is_left_to_torch(monkeypatch: pytest.MonkeyPatch, con
         for layer in lora_layers(model).values():
             layer.pairs["default"].register_forward_hook(lambda *_: None)
     monkeypatch.setattr(training, "products", None)
+    monkeypatch.setattr(kernels, "has_products", lambda: True)
     trained(model, autocast=odd != "fp32")
+
+
+def test_torch_multiplies_where_it_is_the_faster(monkeypatch: pytest.MonkeyPatch, config: LlamaConfig) -> None:
+    model = made(config, "full")
+    training.enable(model, list(model.model.layers), config)
+    monkeypatch.setattr(kernels, "has_products", lambda: False)
+    monkeypatch.setattr(training, "products", None)
+    loss, _ = trained(model)
+    assert loss > 0
