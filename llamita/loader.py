@@ -41,7 +41,8 @@ def load(
 
     That is a repository's id, or one of its GGUF files by quantization or name: org/name:Q4_K_M, org/name:file.gguf.
     draft: a smaller model of the same tokens, named in the same way, which guesses ahead and changes no answer.
-    adapter: the folder of a LoRA adapter, ours or peft's, which is merged into the weights before anything else.
+    adapter: the folder of a LoRA adapter, ours or peft's, which is merged into the weights before anything else; layers
+    that a GGUF file has in blocks are taken out of them for it (`quantize` puts them back).
     adapters: folders of others by name, for the requests of an engine: `llm.engine().submit(..., adapter=name)`. Each
     is merged into a copy that shares all weights but the adapted ones, so it writes as the model loaded with it.
     quantize: "q8_0", "q4_k" or another recipe of `llamita.quant.recipes`, or one's own mapping of globs to formats.
@@ -96,10 +97,12 @@ def _merged(loaded: Loaded, adapter: str | Path, *, is_copy: bool = False) -> Lo
     """The model, or a copy, with an adapter in its weights; the layers are plain again, so the kernels know them."""
     from llamita.adapters.copies import shared_copy
     from llamita.adapters.files import adapter_digest, load_adapter
-    from llamita.adapters.lora import merge_and_unload
+    from llamita.adapters.lora import dequantize_adapted, merge_and_unload
 
     model = shared_copy(loaded.model) if is_copy else loaded.model
+    dtype = model.dtype
     load_adapter(model, adapter)
+    dequantize_adapted(model, dtype)
     merge_and_unload(model)
     return replace(loaded, model=model, adapter=adapter_digest(adapter))
 

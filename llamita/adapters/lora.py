@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from llamita.adapters.config import ALL_LINEAR, LoraConfig
 from llamita.adapters.layer import LoraLayer, base_of, pair_kind
 from llamita.adapters.pair import LoraPair
 from llamita.errors import UnsupportedError, UsageError
-from llamita.model.stored import StoredWeight
+from llamita.model.stored import StoredMatrix, StoredWeight
 from llamita.model.surgery import replace
 
 
@@ -137,6 +138,17 @@ def merge_and_unload(model: nn.Module) -> None:
         layer.merge()
         layer.unmerged = None
         _put(model, name, layer.base_layer)
+
+
+def dequantize_adapted(model: nn.Module, dtype: torch.dtype) -> None:
+    """Take quantized linear layers with adapters out of their blocks, in which merging would round once more."""
+    for layer in lora_layers(model).values():
+        base = layer.base_layer
+        if isinstance(base, StoredWeight) and hasattr(base, "bias"):  # an embedding has none
+            plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+            plain.weight = nn.Parameter(cast("StoredMatrix", base.matrix).dequantize(dtype), requires_grad=False)
+            plain.bias = cast("nn.Parameter", base.bias)
+            layer.base_layer = plain.train(base.training)
 
 
 def _pair(layer: nn.Module, target: str, config: LoraConfig, like: Tensor) -> LoraPair:

@@ -12,7 +12,7 @@ from llamita.adapters.lora import add_lora, merge_and_unload
 from llamita.checkpoint.load import load_pretrained
 from llamita.model.fingerprint import fingerprint
 from llamita.model.llama import LlamaForCausalLM
-from llamita.quant.surgery import quantize
+from llamita.quant.surgery import is_quantized, quantize
 from llamita.tokenizer.save import save_tokenizer
 
 MERGED = "merged"  # the folder of the model with the adapter in its weights, in the folder of the adapter
@@ -57,6 +57,8 @@ def export_adapter(model: LlamaForCausalLM, folder: Path, *, base: str, merge: b
     save_adapter(model, folder)
     if merge:
         loaded = load_pretrained(base)
+        if is_quantized(loaded.model):  # by a GGUF file; a folder holds no blocks
+            loaded = load_pretrained(base, dtype=loaded.model.dtype)
         load_adapter(loaded.model, folder)
         merge_and_unload(loaded.model)
         loaded.model.save_pretrained(folder / MERGED)

@@ -7,6 +7,7 @@ import torch
 
 import llamita
 from llamita import LlamaForCausalLM
+from llamita.checkpoint.gguf_save import save_gguf
 from llamita.errors import NotFoundError, UnsupportedError
 from llamita.kernels.cuda import operations
 from llamita.loader import KERNELS, _prepare
@@ -14,6 +15,7 @@ from llamita.model import plan
 from llamita.model.fingerprint import fingerprint
 from llamita.plans.cuda.layers import unsupported_reason
 from llamita.quant.surgery import is_quantized
+from llamita.train.method import export_adapter
 
 
 @pytest.fixture
@@ -86,6 +88,25 @@ def test_an_adapter_is_merged_and_the_kernels_write(small_path: Path, tmp_path: 
     assert fingerprint(merged) != fingerprint(plain)
     torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=1e-3, atol=1e-3)
     assert (merged(ids).logits - plain(ids).logits).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_an_adapter_of_a_gguf_file_takes_its_layers_out_of_their_blocks(tmp_path: Path) -> None:
+    loaded = llamita.load("cria", dtype="float32", kernels="off")
+    ids = torch.tensor([loaded.tokenizer.encode("The cat sat on the old chair.")])
+    path = save_gguf(loaded.model, loaded.tokenizer, tmp_path / "cria.gguf", "q8_0")
+    llamita.add_lora(loaded.model, llamita.LoraConfig(r=4, target_modules=["q_proj", "down_proj"]))
+    for parameter in loaded.model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+    export_adapter(loaded.model, tmp_path / "adapter", base=str(path), merge=True)
+    wanted = loaded.model(ids).logits
+    plain, adapted, merged = (
+        float((llamita.load(name, adapter=adapter, kernels="off").model(ids).logits - wanted).norm() / wanted.norm())
+        for name, adapter in ((path, None), (path, tmp_path / "adapter"), (tmp_path / "adapter" / "merged", None))
+    )
+    assert plain > 0.4
+    assert max(adapted, merged) < plain / 3  # what 8 bits of the other layers, and of these before, make of it
 
 
 def test_an_adapter_comes_before_quantization(small_path: Path, tmp_path: Path) -> None:
