@@ -61,7 +61,9 @@ class ConfigFiles(ABC):
         except OSError as error:
             fresh.unlink(missing_ok=True)
             kind = AccessError if isinstance(error, PermissionError) else LlamitaError
-            raise kind(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
+            is_folder = isinstance(error, IsADirectoryError)
+            why = "it is a folder, name a file" if is_folder else (error.strerror or str(error)).lower()
+            raise kind(f"cannot write {path}: {why}") from error
 
 
 def refuse_upload(push_to_hub: bool) -> None:

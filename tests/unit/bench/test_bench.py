@@ -298,7 +298,9 @@ def test_the_command_prints_json_and_leaves_out_what_a_peer_has_not(capsys: pyte
     )
     (row,) = read["rows"]
     assert (row["test"], row["shape"], row["format"], row["system"]) == ("pp4", "tiny", "q8_0", "llamita")
-    assert captured.err == "pp4 tiny q8_0: llamita\n"
+    name, figure = captured.err.splitlines()
+    assert name == "pp4 tiny q8_0: llamita"
+    assert figure == f"{name} {row['median']:,.3f} tok/s"
 
 
 @pytest.mark.parametrize(

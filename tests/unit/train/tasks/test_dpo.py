@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from llamita.data.documents import IGNORED, Document
-from llamita.data.loader import take
-from llamita.data.packing import pack
+from llamita.data.loader import Loader, take
+from llamita.data.packing import Rows, pack
 from llamita.errors import UsageError
 from llamita.model.llama import LlamaForCausalLM
 from llamita.train.recipe import Recipe
 from llamita.train.reference import with_reference
+from llamita.train.run import Run
 from llamita.train.tasks.dpo import LOSSES, dpo, read_pairs, with_baseline
 from llamita.train.tasks.preference_losses import PAIR_LOSSES, Pairs, kto
 from llamita.train.tasks.task import Compute, TaskOptions
@@ -25,6 +26,11 @@ def runs(model: LlamaForCausalLM) -> Compute:
     return lambda compute, batch: compute(model, batch)
 
 
+def referred(rows: Rows, reference: LlamaForCausalLM) -> Rows:
+    """The rows with what a run whose model is the reference gives them."""
+    return with_reference(rows, Run(reference, [], Loader(rows, seed=0), 1), RECIPE)
+
+
 def counts(pair: Document) -> list[int]:
     """How many tokens of each text of a pair are learned."""
     parts = pair.targets.split([pair.starts[1], len(pair) - pair.starts[1]])
@@ -36,7 +42,7 @@ def counts(pair: Document) -> list[int]:
 def test_packed_pairs_give_the_loss_of_pairs_alone(loss: str, is_free: bool) -> None:
     model, reference, options = make_model(1), make_model(2), TaskOptions(loss=loss, is_reference_free=is_free)
     task, documents = dpo(options), make_pairs()
-    rows = with_reference(make_rows(), reference, RECIPE) if task.needs_reference else make_rows()
+    rows = referred(make_rows(), reference) if task.needs_reference else make_rows()
     alone = [[*summed(model, one), *summed(reference, one)] for one in documents]
     ours, theirs = (torch.stack([torch.stack(pair[at : at + 2]) for pair in alone]) for at in (0, 2))
     theirs = theirs if task.needs_reference else torch.zeros_like(theirs)
@@ -50,7 +56,7 @@ def test_packed_pairs_give_the_loss_of_pairs_alone(loss: str, is_free: bool) -> 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_step_does_not_depend_on_how_it_is_cut(loss: str) -> None:
     model, task = make_model(1), dpo(TaskOptions(loss=loss, beta=0.5))
-    batch = whole(with_reference(make_rows(rated=loss == "kto"), make_model(2), RECIPE))
+    batch = whole(referred(make_rows(rated=loss == "kto"), make_model(2)))
     gradients = []
     for micro_rows in (len(batch.inputs), 2, 1):
         model.zero_grad()
@@ -80,7 +86,7 @@ def test_no_gradient_crosses_pairs() -> None:
 def test_kto_is_the_paper_s_over_the_whole_step() -> None:
     model, reference, options = make_model(1), make_model(2), TaskOptions(loss="kto", beta=0.5)
     task, documents = dpo(options), make_pairs(rated=True)
-    batch = whole(with_reference(make_rows(rated=True), reference, RECIPE))
+    batch = whole(referred(make_rows(rated=True), reference))
     ratios = torch.stack(
         [torch.stack(summed(model, one)) - torch.stack(summed(reference, one)) for one in documents]
     )  # (answers, own and another prompt's)
@@ -96,7 +102,7 @@ def test_kto_is_the_paper_s_over_the_whole_step() -> None:
 
 def test_the_model_at_the_start_has_no_margin() -> None:
     model = make_model()
-    rows = with_reference(make_rows(), model, RECIPE)
+    rows = referred(make_rows(), model)
     found = read_pairs(model, whole(rows))
     assert rows.reference is not None
     assert found.margin.abs().max() <= 1e-14  # sums of other shapes may be of another order
