@@ -132,7 +132,8 @@ class Products(torch.autograd.Function):
     def backward(ctx: Any, *d_outs: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The gradients of all tensors."""
         count, factors = ctx.source.count, ctx.factors
-        own, middles = ctx.saved_tensors[:count], list(ctx.saved_tensors[count:])
+        saved = ctx.saved_tensors  # once: recompute gives each tensor one time
+        own, middles = saved[:count], list(saved[count:])
         pulls = [_Pull(one, flat(d_out).to(HALVES), middles) for one, d_out in zip(factors, d_outs, strict=True)]
         d_own: tuple[Tensor | None, ...] = (None,) * count
         if any(ctx.needs_input_grad[2 : 2 + count]):

@@ -14,7 +14,7 @@ from llamita.config import LlamaConfig
 from llamita.kernels.cpu import training as kernels
 from llamita.model.factors import Factors
 from llamita.model.llama import LlamaForCausalLM
-from llamita.plans import training
+from llamita.plans import recompute, training
 from llamita.plans.training_products import Source, products
 from llamita.quant.surgery import quantize
 
@@ -80,6 +80,20 @@ def test_is_as_near_to_fp32_as_autocast(monkeypatch: pytest.MonkeyPatch, config:
     renamed = {name.replace(".base_layer.weight", ".weight"): one for name, one in fast_gradients.items()}
     assert abs(found - exact) < max(2 * abs(loss - exact), 2e-3)
     assert 0 < distance(renamed, expected) < max(1.3 * distance(gradients, expected), 0.01)
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_recomputed_layers_have_the_same_gradients(
+    monkeypatch: pytest.MonkeyPatch, config: LlamaConfig, kind: str
+) -> None:  # fmt: skip
+    monkeypatch.setattr(kernels, "has_products", lambda: True)
+    kept = made(config, kind)
+    again = copy.deepcopy(kept)
+    for model in (kept, again):
+        training.enable(model, list(model.model.layers), config)
+    recompute.enable(again, list(again.model.layers))
+    (loss, wanted), (found, gradients) = trained(kept), trained(again)
+    assert found == loss and distance(gradients, wanted) == 0
 
 
 @pytest.mark.parametrize("odd", ["dropout", "two adapters", "a hook", "a side of 40", "fp32"])
