@@ -18,7 +18,7 @@ from llamita.attention.mask import Mask, document_starts
 from llamita.kernels.cpu.arguments import AttentionGradients, WholeAttention, bits
 from llamita.kernels.cpu.constants import KEYS
 from llamita.kernels.cpu.runtime.program import Kernel, named
-from llamita.kernels.cpu.training import has_pairs, is_real, run
+from llamita.kernels.cpu.training import has_pairs, is_known, run
 
 COLUMNS, WIDEST = 32, 128  # what the kernel's heads are a multiple of, and their largest size
 
@@ -49,7 +49,7 @@ def _is_known(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> bool:
         return False
     if mask.queries != mask.keys or mask.first or not isinstance(mask.offset, int) or mask.offset:
         return False
-    return is_real(q)
+    return is_known(q)
 
 
 class Attended(torch.autograd.Function):

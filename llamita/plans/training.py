@@ -240,7 +240,7 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
     """x (B, T, heads, H) turned by angles (B, T, 1, H) times a sign, by our kernel where it knows it."""
     rows, tokens, _, width = x.shape
     is_known = x.dtype == torch.bfloat16 and cos.dtype == torch.float32 and not width % COLUMNS
-    if not (is_known and cos.shape[-1] == width and kernels.is_real(x) and kernels.has_pairs()):
+    if not (is_known and cos.shape[-1] == width and kernels.is_known(x) and kernels.has_pairs()):
         return turned(x, cos, sin if sign > 0 else -sin)
     cos, sin = (one.expand(rows, tokens, 1, width).reshape(-1, width).contiguous() for one in (cos, sin))
     return kernels.turned(x.flatten(0, 1).contiguous(), cos, sin, sign).view(x.shape)

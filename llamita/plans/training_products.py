@@ -90,14 +90,14 @@ class Gated:
 
 def is_known(x: Tensor, factors: Sequence[Factors]) -> bool:
     """Whether our kernels know products of x (..., K) in bf16 with these matrices."""
-    if compute_dtype(x) != HALVES or x.dtype not in READ or not kernels.is_real(x) or not kernels.has_products():
+    if compute_dtype(x) != HALVES or x.dtype not in READ or not kernels.is_known(x) or not kernels.has_products():
         return False
     return all(map(_is_known, factors))
 
 
 def _is_known(factors: Factors) -> bool:
     read = [one for one in (factors.weight, *(factors.pair or ())) if one is not None]
-    is_plain = all(one.dtype in READ and one.is_contiguous() and kernels.is_real(one) for one in read)
+    is_plain = all(one.dtype in READ and one.is_contiguous() and kernels.is_known(one) for one in read)
     return is_plain and not any(side % COLUMNS for side in factors.shape)
 
 

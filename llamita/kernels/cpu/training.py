@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from llamita.kernels.cpu.arguments import bits
 from llamita.kernels.cpu.constants import DTYPES, LINES_OF_PART, NUMBERS, PANEL
@@ -62,9 +64,16 @@ def has_products() -> bool:
     return has_pairs() and not isa.has("amx-bf16")
 
 
-def is_real(x: Tensor) -> bool:
-    """Whether a tensor has memory that kernels can read: it is on the CPU, and nobody traces it."""
-    return x.device.type == "cpu" and type(x.data) is Tensor and not torch.compiler.is_compiling() and has_kernels()
+def is_known(x: Tensor) -> bool:
+    """Whether kernels take a tensor: it is on the CPU, has memory or is a shape alone, and nobody traces it."""
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or not has_kernels():
+        return False
+    return type(x.data) is Tensor or (is_shape(x) and get_proxy_mode() is None)
+
+
+def is_shape(x: object) -> bool:
+    """Whether a tensor is a fake one, of a step whose memory is estimated: results are made, and no kernel runs."""
+    return isinstance(x, Tensor) and isinstance(x.data, FakeTensor)
 
 
 class Lines(NamedTuple):
@@ -105,6 +114,8 @@ def products(*terms: tuple[Lines, Right], dtype: torch.dtype, out: Tensor | None
     if dtype != torch.float32 and out is None and any(one.pairs > _LONG for one, _ in terms):
         return products(*terms, dtype=torch.float32).to(dtype)  # parts are added in fp32
     found = torch.empty(left.lines, columns, dtype=dtype) if out is None else out
+    if is_shape(found):
+        return found
     panels, adds, program = -(-columns // PANEL), out is not None, Program()
     parts = -(-left.lines // (_SHORT if panels < _FEW else LINES_OF_PART))
     some = -(-left.lines // (16 * parts)) * 16
@@ -191,7 +202,9 @@ def softmax_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def run(kernel: Kernel, arguments: Sequence[Tensor | int | None], *, chunks: int) -> None:
-    """Call one kernel."""
+    """Call one kernel, where its tensors have memory."""
+    if any(map(is_shape, arguments)):
+        return
     program = Program()
     program.add(kernel, arguments, chunks=chunks)
     program.run()

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from llamita.adapters.lora import add_lora
 from llamita.bench.peak_memory import peak_bytes
 from llamita.config import LlamaConfig
 from llamita.data.documents import IGNORED
@@ -16,6 +17,7 @@ from llamita.model.llama import LlamaForCausalLM
 from llamita.train import memory, savings
 from llamita.train.live_tensors import LiveTensors
 from llamita.train.loop import train
+from llamita.train.method import METHODS
 from llamita.train.recipe import Recipe
 from llamita.train.run import Run
 from llamita.train.tasks import token_loss
@@ -24,18 +26,23 @@ CONFIG = LlamaConfig(
     vocab_size=608, hidden_size=96, intermediate_size=264, num_attention_heads=6, num_key_value_heads=2,
     num_hidden_layers=3, max_position_embeddings=64,
 )  # fmt: skip
+BY_32 = CONFIG.replace(hidden_size=128, intermediate_size=352, num_attention_heads=4)  # which our kernels know
 RECIPE = Recipe(
     task="pretrain", length=64, batch_tokens=512, micro_rows=8, precision="fp32", optimizer="adamw", steps=2
 )
 
 
-def measured(recipe: Recipe) -> int:
+def measured(recipe: Recipe, config: LlamaConfig = CONFIG) -> int:
     """The peak of the tensors of a real run."""
     tokens = torch.arange(24 * 64, dtype=torch.int32).reshape(24, 64) % 608
     documents = (torch.arange(64, dtype=torch.int32) // 40).expand(24, -1).contiguous()
     loader = Loader(Rows(tokens, tokens.where(tokens != IGNORED, 0), documents), seed=0)
     with LiveTensors() as live:
-        model = LlamaForCausalLM(CONFIG).train()
+        model = LlamaForCausalLM(config).train()
+        for weight in model.parameters():  # as if of a checkpoint in bf16
+            weight.data.copy_(weight.data.bfloat16())
+        if METHODS[recipe.method].is_adapter:
+            add_lora(model, recipe.lora)
         savings.prepare(model, recipe)
         run = Run(model, savings.optimizers(model, recipe), loader, recipe.steps or 1)
         for _ in train(run, recipe, held_out=[], should_stop=lambda: False):
@@ -53,6 +60,13 @@ def test_the_estimate_is_within_ten_percent_of_a_run(change: dict[str, Any], mon
     monkeypatch.setattr(token_loss, "LOGITS", 608 * 150)
     recipe = replace(RECIPE, **change)
     assert memory.estimate(CONFIG, recipe).peak == pytest.approx(measured(recipe), rel=0.1)
+
+
+@pytest.mark.parametrize("change", [{}, {"recompute": "full"}, {"method": "lora", "model": "any"}], ids=str)
+def test_the_estimate_knows_what_our_products_take(change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_loss, "LOGITS", 608 * 150)
+    recipe = replace(RECIPE, precision="bf16", **change)
+    assert memory.estimate(BY_32, recipe).peak == pytest.approx(measured(recipe, BY_32), rel=0.03)
 
 
 def test_the_parts_are_what_they_are_called() -> None:
