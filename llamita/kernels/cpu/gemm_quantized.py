@@ -1,9 +1,10 @@
-"""GEMM of a quantized matrix with many rows of x: blocks are unpacked once for all of them.
+"""GEMM of a quantized matrix with several rows of x.
 
 Must equal what `gemv_quantized` makes of each row alone, to the last bit.
 
-Two neighbouring tiles are unpacked, a panel of blocks at a time. They stay in the first-level cache while all rows of x
-are multiplied, four or sixteen at a time. Between panels the sums are in memory.
+Two neighbouring tiles are multiplied, a panel of blocks at a time, which stays in the first-level cache for all rows of
+x: four or sixteen of them at once. Codes of 8 and 4 bits are unpacked in registers where there is VNNI
+(`gemm_in_registers`), others once for all rows (`gemm_panels`). Between panels the sums are in memory.
 """
 
 from llamita.kernels.block_format import BlockFormat, Unpacked
