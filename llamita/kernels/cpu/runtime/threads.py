@@ -15,6 +15,7 @@ SPAN = 0.02  # seconds that runs are watched before a decision: several turns of
 RUNS = 4  # runs that are watched at least
 BETTER = 0.9  # of the mean time of a run, below which another number of threads is the better one
 SHARE = 1 / 200  # of the time, which trials may lose
+DEAR = 0.1  # seconds that a trial may lose before they are saved up
 SLOWER = 1.5  # times the mean before, beyond which other processes came, and a trial of fewer threads is due
 
 
@@ -79,7 +80,8 @@ class Pace:
     At the end of a run all threads wait for the last. If other processes use the cores, the system now and then
     suspends a thread for milliseconds, and fewer threads, or one, are faster. So other numbers are tried from time to
     time, one after the other. A trial ends when it has lost the time of a run. The next trial waits until that loss is
-    less than `SHARE` of the time; a trial of fewer threads does not wait if runs have become slower.
+    less than `SHARE` of the time; a trial of fewer threads does not wait if runs have become slower. Where a run takes
+    longer than `DEAR`, as that of a long prompt, the rest is saved up before.
     """
 
     def __init__(self, most: int) -> None:
@@ -110,7 +112,7 @@ class Pace:
         before = self._mean or mean
         self._mean = (before + mean) / 2
         fewer = [number for number in self._others if number < self._chosen]
-        due = self._others if self._credit >= 0 else fewer if mean > SLOWER * before else []
+        due = self._others if self._credit >= max(0.0, mean - DEAR) else fewer if mean > SLOWER * before else []
         if due:
             self._credit = max(self._credit, 0.0)
             self.threads = due[0]

@@ -54,6 +54,12 @@ def test_trials_cost_less_than_a_hundredth_on_an_idle_machine(most: int, work: f
     assert len(runs) > 1  # what costs so little is tried
 
 
+def test_a_few_long_prompts_are_no_trial() -> None:
+    pace = Pace(2)
+    assert run(pace, idle(3.0), 60.0).keys() == {2}  # as of 512 tokens of a model of 1b
+    assert run(pace, idle(3.0), 600.0)[1] <= 3
+
+
 def test_one_thread_has_no_other_to_try() -> None:
     assert run(Pace(1), idle(SHORT), 1.0).keys() == {1}
 
