@@ -180,8 +180,7 @@ def _head_of(rows: Tensor, weight: Tensor | None, matrix: Any, dtype: torch.dtyp
     """The head's products by our kernels where they know them, else by torch."""
     one = matrix if weight is None else weight
     is_known = kernels.is_known(rows) and kernels.has_products() and not any(side % COLUMNS for side in one.shape)
-    if weight is not None and is_known:
-        is_known = weight.dtype in kernels.READ and weight.is_contiguous() and kernels.is_known(weight)
+    is_known = is_known and (weight is None or kernels.reads(weight))
     kind = _KernelHead if dtype == torch.bfloat16 and is_known and rows.dtype in kernels.READ else _Head
     return kind(weight, matrix, dtype)
 

@@ -97,8 +97,7 @@ def is_known(x: Tensor, factors: Sequence[Factors]) -> bool:
 
 def _is_known(factors: Factors) -> bool:
     read = [one for one in (factors.weight, *(factors.pair or ())) if one is not None]
-    is_plain = all(one.dtype in READ and one.is_contiguous() and kernels.is_known(one) for one in read)
-    return is_plain and not any(side % COLUMNS for side in factors.shape)
+    return all(map(kernels.reads, read)) and not any(side % COLUMNS for side in factors.shape)
 
 
 def products(source: Source, factors: Sequence[Factors], *own: Tensor) -> tuple[Tensor, ...]:

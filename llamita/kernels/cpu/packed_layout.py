@@ -21,7 +21,7 @@ from llamita.kernels.block_format import COLUMNS, TILE, Layout
 from llamita.kernels.blocks import FORMATS
 from llamita.kernels.cpu.arguments import Dequantize
 from llamita.kernels.cpu.constants import NUMBERS
-from llamita.kernels.cpu.runtime.program import Program, named
+from llamita.kernels.cpu.runtime.program import call, named
 from llamita.kernels.quantized_blocks import QuantizedBlocks
 
 DEQUANTIZED = (torch.float32, torch.bfloat16)  # what kernels write
@@ -71,9 +71,7 @@ def dequantize(packed: Packed, dtype: torch.dtype) -> Tensor:
     own = dtype if dtype in DEQUANTIZED else torch.float32
     out = torch.empty(packed.rows, packed.columns, dtype=own, device="cpu")
     arguments = Dequantize(packed.stream, out, packed.rows, packed.columns, NUMBERS[own])
-    program = Program()
-    program.add(named("block_kernels", f"dequantize_{packed.format_name}"), arguments, chunks=len(packed.stream))
-    program.run()
+    call(named("block_kernels", f"dequantize_{packed.format_name}"), arguments, chunks=len(packed.stream))
     return out.to(dtype)
 
 

@@ -8,7 +8,7 @@ from llamita.kernels.blocks import FORMATS
 from llamita.kernels.cpu.arguments import Pack
 from llamita.kernels.cpu.packed_layout import Packed
 from llamita.kernels.cpu.runtime.huge_pages import advise
-from llamita.kernels.cpu.runtime.program import Program, named
+from llamita.kernels.cpu.runtime.program import call, named
 
 KERNELS = {name: named("block_kernels", f"pack_{name}") for name in FORMATS}
 _CHUNK = 1 << 17  # bytes of the stream that a thread writes at once, and a tile at least
@@ -28,9 +28,6 @@ def repack(raw: Tensor, name: str, order: Tensor | None = None) -> Packed:
     if order is not None:  # what else is in it would be read from anywhere
         order = order.to(torch.int64).contiguous()
         assert order.shape == (rows,) and (not rows or 0 <= int(order.min()) <= int(order.max()) < rows)
-    program = Program()
-    program.add(
-        KERNELS[name], Pack(raw.contiguous(), order, stream, rows, blocks, tiles), chunks=-(-stream.shape[0] // tiles)
-    )
-    program.run()
+    arguments = Pack(raw.contiguous(), order, stream, rows, blocks, tiles)
+    call(KERNELS[name], arguments, chunks=-(-stream.shape[0] // tiles))
     return Packed(stream, format_name=name, rows=rows, columns=blocks * form.block)

@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from llamita.kernels.cpu.arguments import bits
 from llamita.kernels.cpu.constants import DTYPES, LINES_OF_PART, NUMBERS, PANEL
-from llamita.kernels.cpu.runtime.program import Kernel, Program, named, unsupported_reason
+from llamita.kernels.cpu.runtime.program import Kernel, Program, call, named, unsupported_reason
 from llamita.kernels.cpu.training_arguments import (
     GateGradients,
     NormGradients,
@@ -69,6 +69,11 @@ def is_known(x: Tensor) -> bool:
     if x.device.type != "cpu" or torch.compiler.is_compiling() or not has_kernels():
         return False
     return type(x.data) is Tensor or (is_shape(x) and get_proxy_mode() is None)
+
+
+def reads(matrix: Tensor) -> bool:
+    """Whether products read a matrix as it lies."""
+    return matrix.dtype in READ and matrix.is_contiguous() and is_known(matrix)
 
 
 def is_shape(x: object) -> bool:
@@ -205,6 +210,4 @@ def run(kernel: Kernel, arguments: Sequence[Tensor | int | None], *, chunks: int
     """Call one kernel, where its tensors have memory."""
     if any(map(is_shape, arguments)):
         return
-    program = Program()
-    program.add(kernel, arguments, chunks=chunks)
-    program.run()
+    call(kernel, arguments, chunks=chunks)

@@ -185,6 +185,13 @@ class Program:
         return self._pace if most > 1 else None
 
 
+def call(kernel: Kernel, arguments: Sequence[torch.Tensor | int | None], *, chunks: int) -> None:
+    """Run one kernel, as `Program.add` takes it."""
+    program = Program()
+    program.add(kernel, arguments, chunks=chunks)
+    program.run()
+
+
 def _number(argument: torch.Tensor | int | None) -> int:
     return argument.data_ptr() if isinstance(argument, torch.Tensor) else argument or 0
 
