@@ -24,13 +24,10 @@ class Factors:
     @property
     def shape(self) -> tuple[int, int]:
         """(N, K)."""
-        rows, columns = self.matrix.shape if self.weight is None and self.matrix is not None else self._weight.shape
+        own = self.matrix if self.weight is None else self.weight
+        assert own is not None
+        rows, columns = own.shape
         return rows, columns
-
-    @property
-    def _weight(self) -> Tensor:
-        assert self.weight is not None
-        return self.weight
 
 
 @runtime_checkable
