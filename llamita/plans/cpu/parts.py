@@ -102,8 +102,14 @@ def _is_own(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a module is called as every other, and its class has the very functions that its source has."""
     if type(module).__call__ is not nn.Module.__call__:
         return False
-    names = ("forward", *STEPS.get(kind, ()))
-    return all(getattr(type(module), one) is getattr(kind, one) and _is_of_source(kind, one) for one in names)
+    return all(
+        getattr(type(module), one) is getattr(kind, one) and _is_of_source(kind, one) for one in functions_of(kind)
+    )
+
+
+def functions_of(kind: type[nn.Module]) -> tuple[str, ...]:
+    """The functions of a class that a pass depends on."""
+    return ("forward", *STEPS.get(kind, ()))
 
 
 def _is_of_source(kind: type[nn.Module], name: str) -> bool:

@@ -9,7 +9,7 @@ from torch.nn.modules import module as torch_module
 
 from llamita.kernels.cpu.packed_layout import Packed
 from llamita.model.stored import StoredWeight
-from llamita.plans.cpu.parts import STEPS
+from llamita.plans.cpu.parts import functions_of
 
 # Of each module that has them: what a pass depends on, other than modules, parameters and buffers.
 FACTS = ("config", "variance_epsilon", "attention_factor", "layer_idx", "head_dim", "act_fn", "max_norm", "matrix")
@@ -24,11 +24,11 @@ class Watch:
     def __init__(self, model: nn.Module) -> None:
         self._modules = list(model.modules())
         self._types = [type(module) for module in self._modules]
-        functions = [(kind, one) for kind in dict.fromkeys(self._types) for one in ("__call__", *_functions(kind))]
+        functions = [(kind, one) for kind in dict.fromkeys(self._types) for one in ("__call__", *functions_of(kind))]
         self._classes, self._called = [kind for kind, _ in functions], [one for _, one in functions]
         self._functions = [*map(getattr, self._classes, self._called)]
         inner = self._modules[1:]  # the model's own forward is the plan
-        patchable = [(vars(module), one) for module in inner for one in _functions(type(module))]
+        patchable = [(vars(module), one) for module in inner for one in functions_of(type(module))]
         self._instances, self._patches = [instance for instance, _ in patchable], [one for _, one in patchable]
         self._holders = list(_holders(self._modules))
         self._held = [dict(holder) for holder in self._holders]
@@ -67,8 +67,3 @@ def _holders(modules: list[nn.Module]) -> Iterator[dict[str, Any]]:
         yield from (held for held in (module._modules, module._parameters, module._buffers) if held)
         if isinstance(module, StoredWeight) and isinstance(packed := module.kernel_view(), Packed):
             yield from (vars(module.matrix), vars(packed))
-
-
-def _functions(kind: type[nn.Module]) -> tuple[str, ...]:
-    """The functions of a class that a pass depends on."""
-    return ("forward", *STEPS.get(kind, ()))
