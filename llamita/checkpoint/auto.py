@@ -6,10 +6,10 @@ from typing import Any, NoReturn
 from llamita.checkpoint.gguf_names import is_gguf
 from llamita.checkpoint.load import find, with_tokens
 from llamita.config import LlamaConfig
-from llamita.errors import UnsupportedError, UsageError
+from llamita.errors import UsageError
 from llamita.files.hub import resolve
 from llamita.model.llama import LlamaForCausalLM
-from llamita.model.names import IDLE, REFUSED, check_names
+from llamita.model.names import IDLE, REFUSED, check_names, refuse
 from llamita.tokenizer.protocol import Tokenizer
 
 
@@ -76,8 +76,7 @@ class AutoTokenizer(Door):
     ) -> Tokenizer:
         """The tokenizer of a folder, of a name on the hub, or of a GGUF file; "cria" is the embedded model's."""
         for name, value in options.items():
-            if name in REFUSED and value not in (None, False):
-                raise UnsupportedError(f"{name} is not for llamita: {REFUSED[name]}")
+            refuse(name, value, REFUSED)
             if name not in IDLE and name not in REFUSED:
                 raise UsageError(f"AutoTokenizer.from_pretrained knows no {name!r}: leave it out")
         if any((subfolder, token, cache_dir)):

@@ -53,8 +53,7 @@ def check_names(changes: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a config among the further names of a call; raises for what is refused, or no name at all."""
     fields = {*CHANGEABLE, *NEUTRAL, "label2id"} - {"extra"}
     for name, value in changes.items():
-        if name in REFUSED and value not in (None, False):
-            raise UnsupportedError(f"{name} is not for llamita: {REFUSED[name]}")
+        refuse(name, value, REFUSED)
         if name not in fields and name not in REFUSED and name not in IDLE:
             known = {*fields, *OWN, *IDLE, *REFUSED}
             raise UsageError(
@@ -65,12 +64,17 @@ def check_names(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_save_names(given: Mapping[str, Any]) -> None:
     """Raise for further names of a save_pretrained: what is refused, or no name at all."""
+    known = {*IDLE_TO_SAVE, *REFUSED_TO_SAVE, *OWN_TO_SAVE}
     for name, value in given.items():
-        if name in REFUSED_TO_SAVE and value not in (None, False):
-            raise UnsupportedError(f"{name} is not for llamita: {REFUSED_TO_SAVE[name]}")
-        known = {*IDLE_TO_SAVE, *REFUSED_TO_SAVE, *OWN_TO_SAVE}
+        refuse(name, value, REFUSED_TO_SAVE)
         if name not in known:
             raise UsageError(f"save_pretrained knows no {name!r}{nearest(name, known)}")
+
+
+def refuse(name: str, value: Any, reasons: Mapping[str, str]) -> None:
+    """Raise UnsupportedError for a name with a reason against it, unless its value asks for nothing."""
+    if name in reasons and value not in (None, False):
+        raise UnsupportedError(f"{name} is not for llamita: {reasons[name]}")
 
 
 def one_dtype(dtype: str | torch.dtype | None, torch_dtype: str | torch.dtype | None) -> str | torch.dtype:
