@@ -1,6 +1,7 @@
 """What the settings must be that are no numbers: token ids, lists of them, tables, functions."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -31,23 +32,24 @@ def _is_token(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _are_tokens(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes) and all(map(_is_token, value))
+def _is_list_of(is_one: Callable[[Any], bool], value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes) and all(map(is_one, value))
+
+
+_are_tokens = partial(_is_list_of, _is_token)
 
 
 def _is_key(value: Any) -> bool:
     return _is_token(value) or (isinstance(value, str) and value.isascii() and value.removeprefix("-").isdigit())
 
 
-def _are_lists(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes) and all(map(_are_tokens, value))
+def _is_bias(pair: Any) -> bool:
+    return isinstance(pair, Sequence) and len(pair) == 2 and _are_tokens(pair[0]) and isinstance(pair[1], Real)
 
 
 def _are_biases(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(_are_tokens(tokens) and isinstance(bias, Real) for tokens, bias in value.items())
-    pairs = isinstance(value, Sequence) and all(isinstance(pair, Sequence) and len(pair) == 2 for pair in value)
-    return pairs and all(_are_tokens(tokens) and isinstance(bias, Real) for tokens, bias in value)
+    pairs = value.items() if isinstance(value, Mapping) else value
+    return isinstance(value, Mapping | Sequence) and all(map(_is_bias, pairs))
 
 
 def _is_table(value: Any) -> bool:
@@ -65,7 +67,7 @@ KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "forced_bos_token_id": _TOKENS,
     "forced_eos_token_id": _TOKENS,
     "eos_token_id": _TOKENS,
-    "bad_words_ids": (_are_lists, "give a list of lists of token ids"),
+    "bad_words_ids": (partial(_is_list_of, _are_tokens), "give a list of lists of token ids"),
     "sequence_bias": (_are_biases, "give a list of pairs of token ids and a number, such as [[[5, 6], -2.0]]"),
     "logit_bias": (_is_table, "give a dictionary from token ids to numbers"),
     "watermarking_config": (
