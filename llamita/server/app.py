@@ -1,6 +1,6 @@
 """The server's application: routes, and the middlewares around them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from fastapi import FastAPI
@@ -28,6 +28,7 @@ from llamita.server.settings import ServerSettings
 from llamita.server.state import ServerState
 
 TABLES: tuple[RouteTable, ...] = (OPERATION, OPENAI, ANTHROPIC)  # what the server has: one table for each part
+WRITING: Mapping[str, ServedRoute] = {route.path: route for table in TABLES for route in table.routes if route.writes}
 
 
 def create_app(models: Sequence[ServedModel], settings: ServerSettings | None = None) -> FastAPI:
@@ -74,20 +75,15 @@ def middleware(settings: ServerSettings, metrics: Metrics) -> list[Middleware]:
 
 def _overload_check(engines: Sequence[ServedEngine]) -> Middleware:
     """The innermost: what has no key, or asks by another name, learns nothing of the load."""
-    return Middleware(OverloadCheck, engines=engines, routes=_writing())
+    return Middleware(OverloadCheck, engines=engines, routes=WRITING)
 
 
 def _arrivals(state: ServerState) -> Arrivals:
     """What connections refuse requests by: the same middlewares around a refusal."""
-    engines, check = state.models.engines, Refusal(state.models.engines, _writing())
+    engines, check = state.models.engines, Refusal(state.models.engines, WRITING)
     for one in reversed(middleware(state.settings, state.metrics)):
         check = one.cls(check, *one.args, **one.kwargs)
-    return Arrivals(check, engines=engines, paths=frozenset(_writing()))
-
-
-def _writing() -> dict[str, ServedRoute]:
-    """The routes that write, by path."""
-    return {route.path: route for table in TABLES for route in table.routes if route.writes}
+    return Arrivals(check, engines=engines, paths=frozenset(WRITING))
 
 
 async def _raise_on(_: Request, error: Exception) -> Response:

@@ -23,13 +23,12 @@ class OverloadCheck:
 
     def __init__(self, app: ASGIApp, *, engines: Sequence[ServedEngine], routes: Mapping[str, Route]) -> None:
         self._app, self._engines, self._routes = app, engines, routes
+        self._refusal = Refusal(engines, routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         writes = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._routes
-        if writes and all(engine.is_full for engine in self._engines):
-            scope["route"] = self._routes[scope["path"]]  # as the router would, for the metrics
-            raise self._engines[0].overloaded()
-        await self._app(scope, receive, send)
+        is_refused = writes and all(engine.is_full for engine in self._engines)
+        await (self._refusal if is_refused else self._app)(scope, receive, send)
 
 
 class Arrivals:
@@ -70,13 +69,13 @@ class Arrivals:
 
 
 class Refusal:
-    """What the middlewares are around for a request that is refused."""
+    """The application as it is for a request that is refused: it raises that all engines are full."""
 
     def __init__(self, engines: Sequence[ServedEngine], routes: Mapping[str, Route]) -> None:
         self._engines, self._routes = engines, routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["route"] = self._routes[scope["path"]]
+        scope["route"] = self._routes[scope["path"]]  # as the router would, for the metrics
         raise self._engines[0].overloaded()
 
 
