@@ -28,13 +28,16 @@ class Cache(ABC):
     def update(self, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """Store k and v (B, K, T, H) of one layer; returns those of all slots to attend to, (B, K, S, H)."""
 
-    @abstractmethod
     def append_positions(self, positions: Tensor) -> Tensor:
         """Store the positions (B, T) of a pass, before its first update; returns those of the visible slots, (B, S)."""
+        if self.positions is not None:
+            positions = torch.cat((self.positions, positions), dim=1)
+        self.positions = positions
+        return positions
 
-    @abstractmethod
     def visible_range(self, queries: int) -> tuple[int, int]:
-        """The slots that a pass of `queries` tokens attends to: the number of the first, and their count."""
+        """The slots that a pass of `queries` tokens attends to (by default all): number of the first, and count."""
+        return 0, self.length + queries
 
     def relative_positions(self, positions: Tensor) -> Tensor:
         """Positions of the text (B, T) as positions among the tokens that the cache holds: mostly the same."""

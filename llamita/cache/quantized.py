@@ -81,17 +81,6 @@ class QuantizedCache(Cache):
             self._quantize(layer, leaving)
         return in_sight
 
-    def append_positions(self, positions: Tensor) -> Tensor:
-        """Append the positions (B, T); returns all (B, S)."""
-        if self.positions is not None:
-            positions = torch.cat((self.positions, positions), dim=1)
-        self.positions = positions
-        return positions
-
-    def visible_range(self, queries: int) -> tuple[int, int]:
-        """All slots: from the first, the stored and the new ones."""
-        return 0, self.length + queries
-
     @property
     def length(self) -> int:
         """Tokens seen so far."""

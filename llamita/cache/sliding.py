@@ -31,10 +31,9 @@ class SlidingWindowCache(Cache):
 
     def append_positions(self, positions: Tensor) -> Tensor:
         """Append the positions (B, T); returns those of the visible slots (B, S)."""
-        if self.positions is not None:
-            positions = torch.cat((self.positions, positions), dim=1)
-        self.positions = self._trimmed(positions, 1)
-        return positions
+        in_sight = super().append_positions(positions)
+        self.positions = self._trimmed(in_sight, 1)
+        return in_sight
 
     @property
     def most_stored(self) -> int:
