@@ -105,28 +105,3 @@ def side_by_side(rows: Sequence[Sequence[int]], *, fill: int, device: torch.devi
     longest = max(map(len, rows), default=0)
     padded = [[*row, *[fill] * (longest - len(row))] for row in rows]
     return torch.tensor(padded, dtype=torch.long, device=device).view(len(rows), longest)
-
-
-def compute_transition_scores(
-    sequences: Tensor,
-    scores: Sequence[Tensor],
-    beam_indices: Tensor | None = None,
-    normalize_logits: bool = False,
-) -> Tensor:
-    """The score of every written token, (B, new); 0 after the end of a beam.
-
-    sequences: (B, T + new). scores: (rows, V) a step. beam_indices: (B, new), the row of each token; None where rows
-    keep their order. normalize_logits: turn the scores into log-probabilities first.
-    """
-    if beam_indices is None:
-        rows = torch.arange(scores[0].shape[0], device=sequences.device)
-        beam_indices = rows[:, None].expand(-1, len(scores))
-    ended = beam_indices < 0  # (B, new)
-    longest = int((~ended).sum(-1).max())
-    ended, rows = ended[:, :longest], beam_indices[:, :longest].clamp(min=0).long()
-    written = sequences[:, sequences.shape[1] - longest :]
-    columns = []
-    for step in range(longest):
-        table = scores[step].log_softmax(-1) if normalize_logits else scores[step]
-        columns.append(table[rows[:, step], written[:, step]])
-    return torch.stack(columns, dim=1).masked_fill(ended, 0.0)

@@ -10,7 +10,7 @@ from llamita.bridge import transformers as peers
 from llamita.config import LlamaConfig
 from llamita.generation.beam import BeamRunner, beam_steps, untouched
 from llamita.generation.beam_search import BeamSearch, filler
-from llamita.generation.outputs import ScoreRecorder, compute_transition_scores
+from llamita.generation.outputs import ScoreRecorder
 from llamita.model.llama import LlamaForCausalLM
 from llamita.sampling.history import History
 from llamita.sampling.params import SamplingParams
@@ -102,7 +102,9 @@ def check(ours: Any, theirs: Any, ids: Tensor, mask: Tensor, flags: dict[str, An
         assert streamed == best.tolist()
     for normalize in (False, True):
         arguments = (reference.sequences, reference.scores, reference.beam_indices, normalize)
-        torch.testing.assert_close(compute_transition_scores(*arguments), theirs.compute_transition_scores(*arguments))
+        torch.testing.assert_close(
+            ours.compute_transition_scores(*arguments), theirs.compute_transition_scores(*arguments)
+        )
 
 
 @pytest.mark.parametrize("flags", CASES, ids=str)

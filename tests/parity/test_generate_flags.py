@@ -11,7 +11,6 @@ from llamita import QuantizedCache
 from llamita.bridge import transformers as peers
 from llamita.config import LlamaConfig
 from llamita.errors import LlamitaError, UsageError
-from llamita.generation.outputs import compute_transition_scores
 from llamita.model.llama import LlamaForCausalLM
 
 FLAGS: list[dict[str, Any]] = [
@@ -113,7 +112,7 @@ def test_outputs(pair: tuple[LlamaForCausalLM, Any], way: dict[str, Any]) -> Non
                 for a, b in zip(step, peer_step, strict=True):
                     torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
     indices = ours.get("beam_indices")
-    mine = compute_transition_scores(ours.sequences, ours.scores, indices, normalize_logits=True)
+    mine = pair[0].compute_transition_scores(ours.sequences, ours.scores, indices, normalize_logits=True)
     peer = pair[1].compute_transition_scores(
         theirs.sequences, theirs.scores, theirs.get("beam_indices"), normalize_logits=True
     )

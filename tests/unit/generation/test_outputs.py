@@ -11,7 +11,6 @@ from llamita.generation.outputs import (
     GenerateBeamDecoderOnlyOutput,
     GenerateDecoderOnlyOutput,
     ScoreRecorder,
-    compute_transition_scores,
     side_by_side,
 )
 from llamita.model.llama import LlamaForCausalLM
@@ -57,13 +56,6 @@ def test_a_prompt_read_in_chunks(tiny_config: LlamaConfig) -> None:
     alone = model(ids[1:, 3:]).logits[0, :-1].log_softmax(-1)
     torch.testing.assert_close(found.chosen[1, 3:], alone.gather(-1, ids[1, 4:, None])[:, 0])
     torch.testing.assert_close(found.top_logprobs[1, 3:], alone.topk(2).values)
-
-
-def test_transition_scores_of_rows_that_stayed() -> None:
-    scores = tuple(torch.randn(2, 5) for _ in range(3))
-    sequences = torch.tensor([[9, 0, 1, 2], [9, 4, 3, 0]])
-    expected = [[float(scores[step][row, sequences[row, 1 + step]]) for step in range(3)] for row in range(2)]
-    assert compute_transition_scores(sequences, scores).tolist() == expected
 
 
 def test_records() -> None:
