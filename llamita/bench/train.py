@@ -1,6 +1,6 @@
 """Training: tokens per second and peak memory of whole steps, each system in its better precision, and equal losses."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from time import perf_counter
@@ -29,7 +29,6 @@ METHODS = ("full", "lora", "qlora")
 PRECISIONS = ("fp32", "bf16")
 RATE, CLIP, BETAS = 3e-4, 1.0, (0.9, 0.95)
 CURVE = (50, 2, 48)  # steps, rows and tokens of a row of the loss curves
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)

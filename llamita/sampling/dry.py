@@ -12,7 +12,6 @@ from llamita.tokenizer.protocol import Tokenizer
 
 LOG_OF_LARGEST = 88.7228391  # ln of the largest fp32: no penalty overflows
 TAIL = 20  # the most tokens of a breaker after its first (llama.cpp's number)
-STRINGS = ("\n", ":", '"', "*")  # default sequence breakers
 
 
 def penalise_continuation(

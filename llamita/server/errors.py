@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -97,11 +97,6 @@ def is_unforeseen(error: BaseException) -> bool:
 def refused(message: str, *, param: str | None = None, code: str | None = None, status: int = 400) -> RequestError:
     """The error to raise for a request that is wrong."""
     return RequestError(Failure(status, message, code=code, param=param))
-
-
-def with_param(failure: Failure, param: str) -> Failure:
-    """The same failure, of one field."""
-    return replace(failure, param=param)
 
 
 def _invalid(error: ValidationError) -> Failure:
