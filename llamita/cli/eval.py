@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -150,13 +149,8 @@ def _scored_task(llm: "LLM", task: "Task", args: argparse.Namespace) -> "TaskSco
 @contextmanager
 def _progress(what: str, args: argparse.Namespace) -> Iterator[Callable[[int, int], None]]:
     """A status line on a terminal, which says how far the scoring of something is."""
-    from rich.console import Console
-
-    if args.quiet or not terminal.has_color(sys.stderr):
-        yield lambda done, total: None
-        return
-    with Console(stderr=True).status(f"scoring {what}") as status:
-        yield lambda done, total: status.update(f"scoring {what}: {done} of {total}")
+    with terminal.waiting(f"scoring {what}", is_quiet=args.quiet) as say:
+        yield lambda done, total: say(f"scoring {what}: {done} of {total}")
 
 
 def _text_facts(score: "TextScore", path: str | None) -> dict[str, Any]:

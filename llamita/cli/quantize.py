@@ -2,10 +2,8 @@
 
 import argparse
 import json
-import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -18,7 +16,7 @@ from llamita.files.disk import named_path
 
 if TYPE_CHECKING:
     from llamita.checkpoint.load import Loaded
-    from llamita.quant.report import Cost, LayerCost, Progress
+    from llamita.quant.report import Cost, LayerCost
 
 NAME = "quantize"
 HELP = "store a model in fewer bits, and measure the cost"
@@ -156,20 +154,12 @@ def _quantized(args: argparse.Namespace, name: str, text: str, tokens: int) -> "
         length=min(loaded.model.config.max_position_embeddings, MAX_LENGTH),
         max_tokens=tokens,
     )
-    with _progress(name, is_quiet=args.quiet) as progress:
+    with terminal.waiting(name, is_quiet=args.quiet) as say:
+
+        def progress(stage: str, done: int, total: int) -> None:
+            say(f"{name}: {stage}, {done} of {total}")
+
         return quantize_and_count(loaded.model, name, cut, progress), loaded
-
-
-@contextmanager
-def _progress(name: str, *, is_quiet: bool) -> "Iterator[Progress]":
-    """Show progress on a terminal while the work lasts."""
-    if is_quiet or not terminal.has_color(sys.stderr):
-        yield lambda stage, done, total: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(f"[dim]{name}[/dim]", spinner="dots", spinner_style="dim") as status:
-        yield lambda stage, done, total: status.update(f"[dim]{name}: {stage}, {done} of {total}[/dim]")
 
 
 def _facts(name: str, cost: "Cost") -> dict[str, Any]:

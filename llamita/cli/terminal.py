@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -101,12 +101,13 @@ def restore() -> None:
 
 
 @contextmanager
-def waiting(message: str, *, is_quiet: bool = False) -> Iterator[None]:
-    """Say what is being waited for, on a terminal and only as long as it lasts."""
+def waiting(message: str, *, is_quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Say what is being waited for, on a terminal and only as long as it lasts; what it gives takes other words."""
     if is_quiet or not has_color(sys.stderr):
-        yield
+        yield lambda words: None
         return
     from rich.console import Console
+    from rich.text import Text
 
-    with Console(stderr=True).status(f"[dim]{message}[/dim]", spinner="dots", spinner_style="dim"):
-        yield
+    with Console(stderr=True).status(Text(message, "dim"), spinner="dots", spinner_style="dim") as status:
+        yield lambda words: status.update(Text(words, "dim"))
