@@ -93,9 +93,7 @@ class ModelFiles(Familiar):
         config = config.replace(**changes)
         config = config.replace(dtype=chosen_dtype(one_dtype(dtype, torch_dtype), config, tensors))
         on = chosen_device(one_device(device, device_map))
-        if method := config.extra.get("quantization_config"):
-            kind = method.get("quant_method", "an unnamed method") if isinstance(method, dict) else method
-            raise UnsupportedError(f"this checkpoint is quantized by {shortened(kind)}: give one of plain weights")
+        check_plain(config)
         model = cls.without_weights(config)
         if device_mesh is not None:
             from llamita.parallel.tensor import shard_for_writing
@@ -105,12 +103,7 @@ class ModelFiles(Familiar):
             shard(model)
         model.read_weights(tensors, device=on, copies=shard is not None)
         report = model.eval().load_report
-        if report.mismatched_keys and not ignore_mismatched_sizes:
-            raise UsageError(
-                f"{name} does not fit its config: {report}; ignore_mismatched_sizes=True starts these at random"
-            )
-        if str(report):
-            warnings.warn(f"loading {name}: {report}", stacklevel=2)
+        check_fit(report, name, ignore_mismatched_sizes=ignore_mismatched_sizes)
         model.name_or_path = "" if name is None else str(name)
         model.generation_config = read_generation_config(path, model.generation_config)
         if deterministic:
@@ -203,6 +196,23 @@ class ModelFiles(Familiar):
         return model.to(getattr(torch, name) if isinstance(name, str) else name)
 
 
+def check_plain(config: LlamaConfig) -> None:
+    """Raise UnsupportedError for a checkpoint that another library quantized."""
+    if method := config.extra.get("quantization_config"):
+        kind = method.get("quant_method", "an unnamed method") if isinstance(method, dict) else method
+        raise UnsupportedError(f"this checkpoint is quantized by {shortened(kind)}: give one of plain weights")
+
+
+def check_fit(report: LoadReport, name: object, *, ignore_mismatched_sizes: bool) -> None:
+    """Warn of what did not fit. Raises UsageError for shapes that differ, unless these may start at random."""
+    if report.mismatched_keys and not ignore_mismatched_sizes:
+        raise UsageError(
+            f"{name} does not fit its config: {report}; ignore_mismatched_sizes=True starts these at random"
+        )
+    if str(report):
+        warnings.warn(f"loading {name}: {report}", stacklevel=3)
+
+
 def config_folder(config: Any) -> Path:
     """The folder that holds the config which `config=` names; raises UsageError for what is no name."""
     from llamita.files.hub import resolve
@@ -217,7 +227,10 @@ def config_folder(config: Any) -> Path:
 
 
 def opened(folder: Path, use_safetensors: bool | None) -> Tensors:
-    """The weights in a folder, of the format that is asked for."""
+    """The weights in a folder, of the format that is asked for.
+
+    Raises NotFoundError without safetensors that are asked for, UnsupportedError to read others where there are some.
+    """
     from llamita.files.checkpoint import open_checkpoint
 
     has_safetensors = any(folder.glob("*.safetensors"))
@@ -229,7 +242,10 @@ def opened(folder: Path, use_safetensors: bool | None) -> Tensors:
 
 
 def chosen_dtype(dtype: str | torch.dtype, config: LlamaConfig, tensors: Any) -> str:
-    """The name of the dtype to load in: the one asked for, or for "auto" the config's, or the files' own."""
+    """The name of the dtype to load in: the one asked for, or for "auto" the config's, or the files' own.
+
+    Raises UsageError for an unknown one.
+    """
     name = str(dtype).removeprefix("torch.")
     if name == "auto":
         own = (str(tensors.dtype(name)).removeprefix("torch.") for name in tensors.names)

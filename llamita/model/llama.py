@@ -185,8 +185,7 @@ class LlamaForCausalLM(LlamaPreTrainedModel):
 
         labels: (B, T), -100 where nothing is to be learnt, moved by one here; or `shift_labels`, moved already.
         logits_to_keep: 0 for all positions, n for the last n, or an index: 1-D of positions, 2-D (B, kept) of
-        positions per row, 2-D bool (B, T), whose
-        logits (kept, V) lie end to end.
+        positions per row, 2-D bool (B, T), whose logits (kept, V) lie end to end.
         num_items_in_batch: divide the summed loss by this rather than take the mean.
         """
         targets = losses.targets(labels, shifted)
