@@ -37,7 +37,10 @@ class SinkCache(SlidingWindowCache):
         return in_sight
 
     def mask_columns(self, padding: Tensor, queries: int) -> Tensor:
-        """The columns of a mask (B, tokens so far) of the visible slots, the sinks included."""
+        """The columns of a mask (B, tokens so far) of the visible slots, the sinks included.
+
+        Raises ValueError where a row has padding among the sinks.
+        """
         if not bool(padding[:, : self.sinks].all()):
             raise ValueError(
                 f"a sink cache keeps the first {self.sinks} slots, and a row has padding there: give rows of one length"

@@ -37,7 +37,10 @@ class StaticCache(Cache):
         self._filled = torch.zeros(len(self.keys), dtype=torch.long, device=device)  # per layer
 
     def update(self, k: Tensor, v: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Append k and v (B, K, T, H) to the filled slots; returns all slots (B, K, capacity, H)."""
+        """Append k and v (B, K, T, H) to the filled slots; returns all slots (B, K, capacity, H).
+
+        Raises UsageError for another number of heads than it was made for.
+        """
         if k.shape[1] != self.keys[layer].shape[1]:
             raise UsageError(
                 f"this StaticCache has {self.keys[layer].shape[1]} heads and the model's pass {k.shape[1]}: make it by "
@@ -50,7 +53,10 @@ class StaticCache(Cache):
         return self.keys[layer], self.values[layer]
 
     def append_positions(self, positions: Tensor) -> Tensor:
-        """Append the positions (B, T) to the filled slots; returns those of all slots (B, capacity)."""
+        """Append the positions (B, T) to the filled slots; returns those of all slots (B, capacity).
+
+        Raises ValueError where it was made without room for positions.
+        """
         if self.positions is None:
             raise ValueError(
                 "this StaticCache was made for a rotary type of fixed frequencies: pass it the model's config"

@@ -137,7 +137,10 @@ def check_weights(folder: Path, config: LlamaConfig) -> None:
 
 
 def find(name: str | Path | None = None, *, revision: str | None = None, offline: bool = False) -> Path:
-    """The folder or the GGUF file of a model by its name, fetched from the hub where it has to be."""
+    """The folder or the GGUF file of a model by its name, fetched from the hub where it has to be.
+
+    Raises NotFoundError for one that is not there, or is not to be had offline, and AccessError.
+    """
     if name is None or str(name) == EMBEDDED:
         return _embedded()
     if is_gguf_name(str(name)):

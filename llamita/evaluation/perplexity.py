@@ -100,10 +100,15 @@ def score_text(
 
 
 def start_token(tokenizer: Tokenizer) -> int:
-    """The id that the first token of a text is predicted from: BOS, or EOS where there is none, as in lm-eval."""
+    """The id that the first token of a text is predicted from: BOS, or EOS where there is none, as in lm-eval.
+
+    Raises UsageError for a tokenizer with neither.
+    """
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if start is None:
-        raise UsageError("this tokenizer has neither a BOS nor an EOS token, so a text has no beginning")
+        raise UsageError(
+            "this tokenizer has neither a BOS nor an EOS token to begin a text: name one in tokenizer_config.json"
+        )
     return start
 
 

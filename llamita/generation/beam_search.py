@@ -187,7 +187,10 @@ class BeamSearch:
         self.is_over = not bool(self._open.any()) or are_full or bool(hits.all())
 
     def best(self, returned: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each prompt the `returned` best: token ids and origins (B * returned, new), scores (B * returned,)."""
+        """Of each prompt the `returned` best: token ids and origins (B * returned, new), scores (B * returned,).
+
+        Raises UsageError for more than there are beams.
+        """
         if not 1 <= returned <= self.beams:
             raise UsageError(f"num_return_sequences is {returned}, of {self.beams} beams: give at most num_beams")
         best = self.finished.take(torch.arange(returned, device=self.eos.device).expand(self.batch, -1))

@@ -81,7 +81,7 @@ def logprobs_through(
     """The log-probabilities of tokens (B, T) after hidden states (B, T, D).
 
     At most `chunk` rows of logits are in memory at a time. A hidden state predicts the next token: pass
-    `hidden_states[:, :-1]` and `input_ids[:, 1:]`.
+    `hidden_states[:, :-1]` and `input_ids[:, 1:]`. Raises UsageError for a chunk below 1.
     """
     if chunk < 1:
         raise UsageError(f"chunk is {chunk}: it must be at least 1 token")

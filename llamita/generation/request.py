@@ -243,7 +243,7 @@ def left_padded(
 
 
 def unread(inputs: Tensor, attention_mask: Tensor | None, cache: Cache | None) -> Tensor:
-    """The part of ids (B, T) or embeddings (B, T, D) that the cache lacks."""
+    """The part of ids (B, T) or embeddings (B, T, D) that the cache lacks; UsageError where that is nothing."""
     if cache is None or (attention_mask is not None and attention_mask.shape[1] != inputs.shape[1]):
         return inputs
     if cache.length >= inputs.shape[1]:

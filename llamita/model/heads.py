@@ -88,7 +88,7 @@ class LlamaForSequenceClassification(LlamaHead):
         )
 
     def last_tokens(self, input_ids: Tensor | None, attention_mask: Tensor | None, logits: Tensor) -> Tensor | int:
-        """Where each sequence ends: (B,), or one place for all."""
+        """Where each sequence ends: (B,), or one place for all; ValueError for several without a pad_token_id."""
         pad = self.config.pad_token_id
         if pad is None and logits.shape[0] != 1:
             raise ValueError("Cannot handle batch sizes > 1 if no padding token is defined.")
@@ -226,7 +226,7 @@ class LlamaForEmbedding(LlamaHead):
     ) -> EmbeddingOutput:
         """Embeddings (B, D) of the tokens that the attention mask (B, T) shows, of unit length if `normalize`.
 
-        pooling: "mean", "last" or "first" of them. Sums run in fp32.
+        pooling: "mean", "last" or "first" of them; UsageError for another. Sums run in fp32.
         """
         if pooling not in POOLING:
             raise UsageError(f"pooling {pooling!r} is unknown: use one of {', '.join(POOLING)}")

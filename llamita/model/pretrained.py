@@ -182,7 +182,10 @@ class PreTrainedModel(ModelFiles):
         every_n_layers: int = 1,
         offload: bool = False,
     ) -> None:
-        """Keep only the input of every n-th layer and compute the rest again in the backward pass."""
+        """Keep only the input of every n-th layer and compute the rest again in the backward pass.
+
+        Raises UnsupportedError for offload, and UsageError for other options than use_reentrant.
+        """
         if offload:
             raise UnsupportedError("recompute keeps what it saves on the model's device: leave offload out")
         options = dict(gradient_checkpointing_kwargs or {})

@@ -7,7 +7,10 @@ from llamita.errors import UsageError
 
 
 def new_size(current: int, asked: int | None, pad_to_multiple_of: int | None) -> int:
-    """The number of tokens to resize to: what was asked, rounded up to a multiple."""
+    """The number of tokens to resize to: what was asked, rounded up to a multiple.
+
+    Raises UsageError for sizes and multiples below 1.
+    """
     size = current if asked is None else asked
     if size < 1:
         raise UsageError(f"new_num_tokens is {size}: a vocabulary needs at least 1 token")

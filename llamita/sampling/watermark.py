@@ -47,7 +47,10 @@ class WatermarkingConfig:
 
     @classmethod
     def of(cls, value: Any) -> "WatermarkingConfig":
-        """From a dictionary, or any object with these attributes: transformers' own config fits."""
+        """From a dictionary, or any object with these attributes: transformers' own config fits.
+
+        Raises UsageError for another key.
+        """
         if isinstance(value, cls):
             return value
         names = [item.name for item in fields(cls)]

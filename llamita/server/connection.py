@@ -1,4 +1,4 @@
-"""Connections of HTTP/1.1: not too many, none that takes for ever to say what it wants (R21), refused early (R22)."""
+"""Connections of HTTP/1.1: not too many, none that takes for ever to say what it wants, refused early."""
 
 import asyncio
 import json

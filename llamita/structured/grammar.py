@@ -32,7 +32,10 @@ class Grammar:
 
 
 def json_schema(schema: Mapping[str, Any] | str) -> Grammar:
-    """A grammar of the JSON texts that match a schema, which is a dictionary or its JSON text."""
+    """A grammar of the JSON texts that match a schema, which is a dictionary or its JSON text.
+
+    Raises UsageError for a schema that cannot be read or kept to.
+    """
     from llguidance import LLMatcher
 
     text = schema_text(schema)
@@ -46,7 +49,7 @@ def json_schema(schema: Mapping[str, Any] | str) -> Grammar:
 def regex(pattern: str) -> Grammar:
     """A grammar of the texts that a regular expression fully matches.
 
-    pattern: in Rust's syntax, which has no look-around and no backreferences.
+    pattern: in Rust's syntax, which has no look-around and no backreferences. Raises UsageError for another.
     """
     from llguidance import LLMatcher
 
@@ -54,14 +57,20 @@ def regex(pattern: str) -> Grammar:
 
 
 def lark(grammar: str) -> Grammar:
-    """A context-free grammar in llguidance's dialect of Lark; `start` is its first rule."""
+    """A context-free grammar in llguidance's dialect of Lark; `start` is its first rule.
+
+    Raises UsageError for a grammar that cannot be read.
+    """
     from llguidance import LLMatcher
 
     return Grammar(validate(LLMatcher.grammar_from_lark(_bounded("grammar", grammar))))
 
 
 def choice(texts: Sequence[str]) -> Grammar:
-    """A grammar of exactly these texts."""
+    """A grammar of exactly these texts.
+
+    Raises UsageError for no texts, and for an empty one.
+    """
     if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text for text in texts):
         raise UsageError("a choice is a list of texts: give at least one, and none that is empty")
     return lark("start: CHOICE\nCHOICE: " + " | ".join(quoted(text) for text in texts))

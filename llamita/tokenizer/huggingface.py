@@ -80,7 +80,10 @@ class HuggingFaceTokenizer:
         return sealed.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Text of ids; bytes that are no UTF-8 become U+FFFD, and spaces are never tidied up."""
+        """Text of ids; bytes that are no UTF-8 become U+FFFD, and spaces are never tidied up.
+
+        Raises UsageError for what are no ids.
+        """
         try:
             return self._library.decode(ids, skip_special_tokens=skip_special_tokens)
         except (OverflowError, TypeError) as error:
