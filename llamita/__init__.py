@@ -95,50 +95,30 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
 ]
 
 
-# Names that people know from other libraries, and what to use here.
-_INSTEAD = {
-    "LlamaTokenizer": "AutoTokenizer.from_pretrained(name)",
-    "LlamaTokenizerFast": "AutoTokenizer.from_pretrained(name)",
-    "PreTrainedTokenizerFast": "AutoTokenizer.from_pretrained(name)",
-    "AutoModel": "LlamaModel",
-    "AutoModelForSequenceClassification": "LlamaForSequenceClassification",
-    "AutoModelForTokenClassification": "LlamaForTokenClassification",
-    "AutoModelForQuestionAnswering": "LlamaForQuestionAnswering",
-    "MistralForCausalLM": "LlamaForCausalLM, which reads Mistral's files",
-    "MistralConfig": 'LlamaConfig with model_type="mistral"',
-    "GenerationConfig": "a dictionary: model.generate(ids, generation_config={...})",
-    "SamplingParams": "the options of llamita.load(name).generate",
-    "BitsAndBytesConfig": 'llamita.load(name, quantize="q8_0")',
-    "TextStreamer": "llamita.load(name).stream(text), or transformers' own with model.generate",
-    "TextIteratorStreamer": "llamita.load(name).stream(text), or transformers' own with model.generate",
-    "StoppingCriteria": "a function (ids, scores) -> bool in stopping_criteria=[...], or stop_strings",
-    "LogitsProcessor": "a function (ids, scores) -> scores in logits_processor=[...]",
-    "pipeline": "transformers.pipeline with a model of llamita's, or llamita.load(name).generate(text)",
-    "Trainer": "transformers.Trainer with llamita.bridge.trainable.trainable(model)",
-    "TrainingArguments": "transformers.TrainingArguments",
-    "get_peft_model": "llamita.add_lora(model, llamita.LoraConfig(r=8)), or peft.get_peft_model",
-    "PeftModel": "llamita.load_adapter(model, folder), or peft.PeftModel",
-    "Llama": "llamita.load(path)",
-    "set_seed": "torch.manual_seed, or seed= of generate",
-    "generate": "llamita.load(name).generate(text)",
-    "chat": "llamita.load(name).chat(messages)",
-    "from_pretrained": "llamita.load(name), or LlamaForCausalLM.from_pretrained(name)",
-}
-
-
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
+    if _is_imported():  # `from llamita import name` would lose the words of an AttributeError
+        raise ImportError(f"cannot import name {name!r} from 'llamita'{_advice(name)}", name=name)
     raise AttributeError(f"module 'llamita' has no attribute {name!r}{_advice(name)}")
 
 
-def _advice(name: str) -> str:
-    from difflib import get_close_matches
+def _is_imported() -> bool:
+    """Whether the caller of this module's `__getattr__` is an import statement."""
+    import dis
+    import sys
 
-    if name in _INSTEAD:
-        return f": use {_INSTEAD[name]}"
-    near = [] if name.startswith("_") else get_close_matches(name, _HOME, n=1, cutoff=0.75)
-    return f": did you mean {near[0]!r}?" if near else ""
+    caller = sys._getframe(2)
+    return caller.f_code.co_code[caller.f_lasti] == dis.opmap["IMPORT_FROM"]
+
+
+def _advice(name: str) -> str:
+    from llamita.checks import nearest
+    from llamita.habits import NAMES
+
+    if name in NAMES:
+        return f": use {NAMES[name]}"
+    return "" if name.startswith("_") else nearest(name, _HOME, cutoff=0.75)
 
 
 def __dir__() -> list[str]:

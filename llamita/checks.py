@@ -1,10 +1,11 @@
 """Checks of single values: each passes in silence or raises a UsageError that says the name, the value and the rule."""
 
+import difflib
 import json
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from llamita.errors import UsageError
@@ -29,6 +30,24 @@ def shortened(text: object, most: int = MAX_QUOTED) -> str:
     """A text in one line of at most `most` characters."""
     line = " ".join(str(text).split())
     return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """ ": did you mean ...?" for a name that is misspelled, nothing for one like none of the known."""
+    found = difflib.get_close_matches(name, sorted(known), n=1, cutoff=cutoff)
+    return f": did you mean {found[0]!r}?" if found else ""
+
+
+def remedy(name: str, table: Mapping[str, Collection[str]], known: Collection[str]) -> str:
+    """The end of a sentence that refuses a name: the advice of a table, the nearest of the known names, or all."""
+    if said := advice(name, table):
+        return f": {said}"
+    return nearest(name, known) or f": leave it out, or take one of {', '.join(known)}"
+
+
+def advice(name: str, table: Mapping[str, Collection[str]]) -> str | None:
+    """What a table of advice and the names that it is for says to a name; None where that is nothing."""
+    return next((said for said, names in table.items() if name in names), None)
 
 
 def parsed_json(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Never, Unpack, cast, overload
 
 import torch
 
 from llamita.checkpoint.load import Loaded
-from llamita.errors import UnsupportedError
+from llamita.errors import UnsupportedError, UsageError
 from llamita.generation import text_options
 from llamita.generation.completion import Completion, Stream, completion_of
 from llamita.generation.logprobs import note_prompt_logprobs
@@ -39,10 +39,13 @@ class LLM:
 
     def __init__(
         self,
-        loaded: Loaded,
+        loaded: Loaded | None = None,
         draft: LlamaForCausalLM | None = None,
         adapters: Mapping[str, Loaded] = MappingProxyType({}),
+        **others: Never,
     ) -> None:
+        if not isinstance(loaded, Loaded) or others:
+            raise UsageError('llamita.load makes an LLM: llamita.load("org/name").generate("Once upon a time")')
         self.model, self.tokenizer, self.name = loaded.model, loaded.tokenizer, loaded.name
         self.draft, self.adapter, self.adapters = draft, loaded.adapter, tuple(adapters)
         self._is_sharded = "tensor" in plans.active(loaded.model)

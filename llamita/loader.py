@@ -3,13 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Never, cast
 
 import torch
 from torch import Tensor
 
 from llamita.checkpoint.load import Loaded, load_pretrained
+from llamita.checks import remedy
 from llamita.errors import UnsupportedError, UsageError
+from llamita.habits import LOADING
 from llamita.llm import LLM
 from llamita.model.llama import LlamaForCausalLM
 
@@ -36,6 +38,7 @@ def load(
     compile: str = "off",
     deterministic: bool = False,
     device_mesh: "DeviceMesh | None" = None,
+    **others: Never,
 ) -> LLM:
     """A model ready to write: "cria" or None for the embedded one, a folder, a .gguf file, or a name on the hub.
 
@@ -55,8 +58,11 @@ def load(
     device_mesh: processes over whose `tp` dim the model is sharded; each loads its own part, calls the LLM in the same
     way and gets the same text, that of one process (`llamita.parallel.tensor`).
     See `llamita.checkpoint.load.load_pretrained` for the options and errors, and `llamita.load_adapter` for those of
-    adapters.
+    adapters. Raises UsageError for other options, which says what is written instead of those of other libraries.
     """
+    for other in others:
+        known = [option for option in load.__annotations__ if option not in ("others", "return")]
+        raise UsageError(f"load has no option {other!r}{remedy(other, LOADING, known)}")
     options: dict[str, Any] = {"dtype": dtype, "device": device, "offline": offline}
     options["attn_implementation"] = attn_implementation
     if kernels not in ("auto", "off"):

@@ -61,6 +61,16 @@ def test_unknown_name_is_an_attribute_error() -> None:
         llamita.Llama4  # noqa: B018
 
 
+@pytest.mark.parametrize("name", ["SamplingParams", "LlamaForCausalM", "pipeline"])
+def test_the_advice_for_a_name_is_told_by_an_import_too(name: str) -> None:
+    with pytest.raises(AttributeError) as told:
+        getattr(llamita, name)
+    with pytest.raises(ImportError) as imported:
+        exec(f"from llamita import {name}")
+    assert str(imported.value).partition(":")[2] == str(told.value).partition(":")[2] != ""
+    assert not hasattr(llamita, name)
+
+
 def test_version_is_the_package_s() -> None:
     assert f'version = "{llamita.__version__}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 

@@ -1,13 +1,12 @@
 """The facts of a Llama: shapes, rotary positions, token ids, under the names of Hugging Face's config.json."""
 
-import difflib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, InitVar, dataclass, field, fields, replace
 from typing import Any, ClassVar, cast
 
 from llamita import checks
-from llamita.checks import quoted
+from llamita.checks import nearest, quoted
 from llamita.config.attention import AttentionFacts
 from llamita.config.files import ConfigFiles
 from llamita.config.layers import repeated_layer_types, resolve_layer_types
@@ -258,12 +257,6 @@ def _assign(self: LlamaConfig, name: str, value: Any) -> None:
 
 
 setattr(LlamaConfig, "__setattr__", _assign)  # noqa: B010  (in the class body a frozen dataclass refuses it)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """ ": did you mean ...?" for a name that is misspelled, nothing for one like none of the known."""
-    found = difflib.get_close_matches(name, sorted(known), n=1)
-    return f": did you mean {found[0]!r}?" if found else ""
 
 
 def _renamed(changes: Mapping[str, Any]) -> dict[str, Any]:

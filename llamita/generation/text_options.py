@@ -1,18 +1,18 @@
 """The options of `LLM` and the engine, in OpenAI's words, and the requests that they mean."""
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import InitVar, dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, fields, replace
 from typing import Any, TypedDict
 
 from torch import Tensor
 
-from llamita.checks import quoted
+from llamita.checks import quoted, remedy
 from llamita.config import LlamaConfig
 from llamita.errors import UsageError
 from llamita.generation.prefix_cache import Prefix
 from llamita.generation.request import Criterion, GenerationRequest, left_padded
 from llamita.generation.settings import GenerationSettings
+from llamita.habits import WRITING
 from llamita.model.llama import LlamaForCausalLM
 from llamita.sampling.sampler import seeds_of
 from llamita.structured.forms import FORMS, check_forms
@@ -82,8 +82,7 @@ SETTINGS = (*DRAWING, "repetition_penalty", "presence_penalty", "frequency_penal
 def check(options: TextOptions) -> None:
     """Raise UsageError for an unknown option, and for some that are wrong whatever the model."""
     if unknown := options.keys() - TextOptions.__annotations__.keys():
-        nearest = difflib.get_close_matches(min(unknown), TextOptions.__annotations__, n=1, cutoff=0.0)[0]
-        raise UsageError(f"there is no option {min(unknown)!r}: did you mean {nearest!r}?")
+        raise _unknown(min(unknown))
     if (most := options.get("max_tokens")) is not None and (type(most) is not int or most < 1):
         raise UsageError(f"max_tokens is {quoted(most)}: it must be a whole number, at least 1")
     for name in ("logprobs", "prompt_logprobs"):
@@ -92,6 +91,14 @@ def check(options: TextOptions) -> None:
     forms = [name for name in FORMS if options.get(name) is not None]
     if forms:
         check_forms(forms, heals=bool(options.get("heal")))
+
+
+def _unknown(name: str) -> UsageError:
+    """The error for an option that there is not: what to do instead, or which one may have been meant."""
+    settings = {item.name for item in fields(GenerationSettings)}
+    here = {f"llm.model.generate(ids, {name}=...) takes it, as in transformers": settings}
+    known = TextOptions.__annotations__
+    return UsageError(f"there is no option {name!r}{remedy(name, {**WRITING, **here}, known)}")
 
 
 def are_of_engine(options: TextOptions, config: LlamaConfig) -> bool:

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from llamita.checks import quoted
-from llamita.config.llama import CHANGEABLE, NEUTRAL, nearest
+from llamita.checks import nearest, quoted
+from llamita.config.llama import CHANGEABLE, NEUTRAL
 from llamita.errors import UnsupportedError, UsageError
 
 # Names of from_pretrained's own signature, to be meant by one that is misspelled.
@@ -78,7 +78,7 @@ def refuse(name: str, value: Any, reasons: Mapping[str, str]) -> None:
 
 
 def one_dtype(dtype: str | torch.dtype | None, torch_dtype: str | torch.dtype | None) -> str | torch.dtype:
-    """The dtype asked for under its new or its old name; "auto" where there is neither."""
+    """The dtype asked for under its new or its old name; "auto" for neither. Raises UsageError where they differ."""
     given = {str(one).removeprefix("torch."): one for one in (dtype, torch_dtype) if one is not None}
     if len(given) > 1:
         raise UsageError(f"dtype is {dtype} and torch_dtype {torch_dtype}: they are one thing, give one of them")
@@ -86,7 +86,10 @@ def one_dtype(dtype: str | torch.dtype | None, torch_dtype: str | torch.dtype | 
 
 
 def one_device(device: str | torch.device | None, device_map: Any) -> str | torch.device:
-    """The device asked for by name or by a map of one device; "auto" where there is neither."""
+    """The device asked for by name or by a map of one device; "auto" where there is neither.
+
+    Raises UsageError where they differ, and UnsupportedError for a map of several devices.
+    """
     if device_map is None:
         return "auto" if device is None else device
     if isinstance(device_map, Mapping):

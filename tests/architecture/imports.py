@@ -11,7 +11,7 @@ from tests.architecture.source import Function, Module
 ROWS: tuple[frozenset[str], ...] = tuple(
     frozenset(row.split())
     for row in (
-        "errors checks config families presets cria __version__",
+        "errors checks habits config families presets cria __version__",
         "kernels files",
         "attention cache tokenizer",
         "context",

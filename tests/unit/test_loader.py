@@ -8,7 +8,7 @@ import torch
 import llamita
 from llamita import LlamaForCausalLM
 from llamita.checkpoint.gguf_save import save_gguf
-from llamita.errors import NotFoundError, UnsupportedError
+from llamita.errors import NotFoundError, UnsupportedError, UsageError
 from llamita.kernels.cuda import operations
 from llamita.loader import KERNELS, _prepare
 from llamita.model import plan
@@ -117,3 +117,24 @@ def test_an_adapter_comes_before_quantization(small_path: Path, tmp_path: Path) 
     assert is_quantized(model)
     with pytest.raises(NotFoundError, match="has no adapter_config"):
         llamita.load(small_path, adapter=small_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("load_in_4bit", "load has no option 'load_in_4bit': write quantize, such as quantize=\"q8_0\""),
+        ("n_ctx", "a cache grows as it fills"),
+        ("quantise", "did you mean 'quantize'?"),
+        ("zebra", "leave it out, or take one of name, dtype, device, "),
+    ],
+)
+def test_options_of_other_libraries_are_answered(name: str, says: str) -> None:
+    with pytest.raises(UsageError) as told:
+        llamita.load(**{name: 1})  # type: ignore[arg-type]
+    assert says in str(told.value)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_an_llm_is_made_by_load(named: bool) -> None:
+    with pytest.raises(UsageError, match=r"^llamita\.load makes an LLM"):
+        llamita.LLM(model="cria") if named else llamita.LLM("cria")  # type: ignore[arg-type]  # as in vLLM
