@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 NAME = "replay"
 HELP = "write the answer of a receipt again, and say whether it is the same"
 EXAMPLES = """\
+  llamita replay
   llamita replay receipt.json -p "Once upon a time"
   llamita replay answer.json --request request.json
   llamita replay answer.json --request request.json -m org/name --threads 1
@@ -23,9 +25,10 @@ EXAMPLES = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The receipt, the prompt that it is of, and the model."""
-    parser.add_argument("receipt", help="a JSON file: a receipt, or an answer of llamita serve with one in it")
+    what = "a JSON file: a receipt, or an answer of llamita serve with one in it (default: that of a story of cria's)"
+    parser.add_argument("receipt", nargs="?", help=what)
     parser.add_argument("--choice", type=int, default=0, metavar="N", help="which of an answer's texts (default: 0)")
-    group = parser.add_mutually_exclusive_group(required=True)
+    group = parser.add_mutually_exclusive_group()
     group.add_argument("-p", "--prompt", metavar="TEXT", help="the text that was continued")
     group.add_argument(
         "--request", metavar="FILE", help="the request as it was sent: JSON with messages or a prompt (text, or ids)"
@@ -36,8 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Replay; 0 where tokens and log-probabilities are the same, 1 and what differs where they are not."""
-    values = _read(args.receipt)
-    request = None if args.request is None else _read(args.request)
+    if args.receipt is None:
+        values = request = _published(args)
+    else:
+        values, request = _read(args.receipt), None if args.request is None else _read(args.request)
+        if args.prompt is None and request is None:
+            raise UsageError("a receipt has no text in it: give the prompt with -p, or what was sent with --request")
     llm = model.load(args)
     from llamita.engine.receipt import Receipt, differences, replay
     from llamita.generation.text_options import TextModel
@@ -50,12 +57,22 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"is_equal": is_equal, "differences": found, "text": completion.text}, ensure_ascii=False))
         return 0 if is_equal else 1
+    if args.receipt is None and not args.quiet:
+        terminal.show(f"{values['prompt']}{completion.text}\n\n")
     for line in found:
         terminal.warn(line)
     what = "tokens" if receipt.logprobs is None else "tokens and log-probabilities"
     count = len(completion.token_ids)
     print(f"the same {what}: {count} of {count}" if is_equal else f"other {what} than in the receipt")
     return 0 if is_equal else 1
+
+
+def _published(args: argparse.Namespace) -> Any:
+    """A receipt that comes with cria, and its prompt. Raises UsageError for options that are of another one."""
+    if name := next((name for name in ("prompt", "request", "model", "adapter") if name in args.given), None):
+        raise UsageError(f"--{name} is for a receipt of your own: name its file, llamita replay FILE --{name} ...")
+    args.model = args.adapter = None
+    return json.loads((files("llamita") / "cria" / "receipt.json").read_text(encoding="utf-8"))
 
 
 def _read(path: str) -> Any:

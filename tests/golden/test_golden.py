@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.golden.records import FOLDER, RECORDS
+from tests.golden.records import FOLDER, RECEIPT, RECORDS, receipt
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -12,3 +12,7 @@ def test_text_is_as_recorded(name: str) -> None:
 
 def test_nothing_is_recorded_in_vain() -> None:
     assert {path.name for path in FOLDER.glob("*.txt")} == RECORDS.keys()
+
+
+def test_the_published_receipt_is_that_of_this_machine_too() -> None:
+    assert receipt() == RECEIPT.read_text(encoding="utf-8"), "if this is meant: make golden"

@@ -87,3 +87,15 @@ def test_bad_input(
     words = [str(asked / word) if word.endswith("json") or word == "." else word for word in words]
     assert main(["replay", *words, "-m", str(small_path)]) == code
     assert message in capsys.readouterr().err
+
+
+def test_a_published_story_is_written_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, small_path: Path
+) -> None:
+    monkeypatch.setenv("LLAMITA_MODEL", str(small_path))
+    assert main(["replay"]) == 0
+    story, verdict = capsys.readouterr().out.rsplit("\n\n", 1)
+    assert story.startswith("Once upon a time,") and verdict.startswith("the same tokens and log-probabilities: ")
+    assert main(["replay", "-p", "Once"]) == 2
+    assert "name its file" in capsys.readouterr().err
+    assert main(["replay", "receipt.json"]) != 0
