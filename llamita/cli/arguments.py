@@ -36,6 +36,7 @@ TAKES = {
     "batch": WRITES,
     "replay": ("adapter", *WRITES),
     "show": ("adapter", "offline"),
+    "tokenize": ("offline",),
     "convert": ("dtype", "quantize", "offline"),
     "quantize": ("device", "dtype", "attn", "offline"),
     "verify": ("threads", "offline"),

@@ -97,7 +97,7 @@ VERBS: Mapping[str, tuple[str, ...]] = {
     "write llamita bench": ("benchmark", "perf", "speed"),
     "write llamita train rewind --step N": ("rewind",),
     "write llamita eval": ("perplexity", "ppl", "evaluate", "score", "lm-eval", "lm_eval"),
-    "/tokens shows them in llamita chat": ("tokenize", "tokens", "detokenize"),
+    "write llamita tokenize": ("tokens", "tokenizer", "tokenise"),
 }
 
 

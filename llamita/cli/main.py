@@ -15,6 +15,7 @@ VERBS = {
     "generate": "continue a text",
     "chat": "talk with a model",
     "show": "describe a model without loading it",
+    "tokenize": "show the tokens of a text",
     "convert": "write a GGUF file or a folder",
     "quantize": "store a model in fewer bits",
     "verify": "compare with transformers, number by number",
