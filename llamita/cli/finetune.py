@@ -42,6 +42,21 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "reward": {"task": "reward", "method": "full", "lr": 1e-3},
     "grpo": {"task": "grpo", "method": "lora", "lr": 2e-3, "length": 48, "batch_tokens": 192, "max_tokens": 16},
 }
+TEXTS: Mapping[str, str] = {
+    "data": (
+        ".jsonl or .parquet with messages, prompt and completion, or text; pairs for dpo and reward; hf:NAME for a "
+        "dataset of Hugging Face (default: a task that cria cannot do)"
+    ),
+    "model": "adapt this checkpoint (default: cria)",
+    "method": "lora, dora, qlora or full; or dpo, reward or grpo, which are tasks too (default: lora)",
+    "minutes": "how long, where --steps is not given (default: 2)",
+    "length": "tokens of a row (default: 128; grpo 48)",
+    "optimizer": "adamw (default), adamw8bit, muon, lion or adafactor",
+    "lr": "learning rate (default: of adamw 5e-3 for lora, dora, qlora, 2e-3 dpo, grpo, 1e-3 full, reward)",
+    "held_out": "of the documents to measure on (default: 0.05)",
+    "batch_tokens": "tokens of a step (default: 1024; grpo 192)",
+    "max_tokens": "of grpo: the most tokens of an answer (default: 16)",
+}
 # The built-in data of a task, and the settings with which it is learned in a minute or two of two cores.
 PRACTICE: Mapping[str, Mapping[str, Any]] = {
     "auto": {"data": ("built-in:swap",), "steps": 80},
@@ -181,4 +196,4 @@ def _has_color() -> bool:
     return terminal.has_color(sys.stderr)
 
 
-FINETUNE = train.Verb(NAME, "finetuned", _settings, _begin, _end)
+FINETUNE = train.Verb(NAME, "finetuned", _settings, _begin, _end, TEXTS)

@@ -2,9 +2,9 @@
 
 import argparse
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ class Verb:
 
     output: the folder that it writes by default. settings: what the options do not say. begin, end: called before the
     first step and after the last, with the session and `is_quiet`; end also gets what begin returned, after the
-    session.
+    session. texts: the help of the data and of settings that are not as in `llamita train`.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Verb:
     settings: Callable[[argparse.Namespace], dict[str, Any]]
     begin: Callable[..., Any]
     end: Callable[..., None]
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 def add_arguments(parser: argparse.ArgumentParser, verb: Verb | None = None) -> None:
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser, verb: Verb | None = None) -> 
         "text, or .jsonl or .parquet with text, prompt and completion, or messages; hf:NAME for a dataset of Hugging "
         "Face (default: this Python's docstrings)"
     )
-    parser.add_argument("data", nargs="*", metavar="FILE", help=what)
+    parser.add_argument("data", nargs="*", metavar="FILE", help=verb.texts.get("data", what))
     parser.add_argument(
         "-o", "--output", metavar="FOLDER", help=f"the folder to write (default: {verb.output}, or the next)"
     )
@@ -75,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser, verb: Verb | None = None) -> 
         "--step", type=int, metavar="N", help="after the word rewind: the step of the run in -o to write, exactly"
     )
     parser.add_argument("--recipe", metavar="FILE", help="a TOML file of the settings below; options overrule it")
-    train_settings.add_options(parser)
+    train_settings.add_options(parser, verb.texts)
 
 
 def run(args: argparse.Namespace, verb: Verb | None = None) -> int:

@@ -1,6 +1,7 @@
 """The settings of a recipe as options of `llamita train` and `llamita finetune`."""
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from llamita.errors import UsageError
@@ -71,10 +72,11 @@ SETTINGS: dict[str, tuple[type, str, str]] = {
 }
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """An option for each setting."""
+def add_options(parser: argparse.ArgumentParser, texts: Mapping[str, str]) -> None:
+    """An option for each setting; texts: the help of those that the verb takes otherwise."""
     group = parser.add_argument_group("settings")
     for name, (kind, metavar, text) in SETTINGS.items():
+        text = texts.get(name, text)
         option = f"--{name.replace('_', '-')}"
         if kind is bool:
             group.add_argument(option, action="store_true", default=None, help=text)
