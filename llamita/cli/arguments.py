@@ -114,6 +114,17 @@ class _Store(argparse._StoreAction):
             namespace.words = {*getattr(namespace, "words", ()), self.dest}
 
 
+class _Append(argparse._AppendAction):
+    """Adds a value to those that the words give; what the environment gives is overruled by the first of them."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        if getattr(namespace, self.dest, None) is self.default:
+            setattr(namespace, self.dest, None)
+        super().__call__(parser, namespace, values, option)
+
+
 class Parser(argparse.ArgumentParser):
     """One verb's options, and those that every verb has.
 
@@ -131,6 +142,7 @@ class Parser(argparse.ArgumentParser):
         )
         self.verb = verb
         self.register("action", None, _Store)
+        self.register("action", "append", _Append)
         machine = self.add_argument_group("model and machine")
         for name in TAKES[verb]:
             machine.add_argument(f"--{name}", **SHARED[name])

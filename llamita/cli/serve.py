@@ -26,9 +26,9 @@ HELP = "serve a model over HTTP, as OpenAI's clients know it"
 EXAMPLES = """\
   llamita serve
   llamita serve --open
-  llamita serve -m path/to/model --port 8000
-  llamita serve -m org/name -m path/to/model.gguf --alias large --alias small
-  llamita serve -m org/name --adapter sql=path/to/adapter --adapter tone=other/adapter
+  llamita serve path/to/model --port 8000
+  llamita serve org/name path/to/model.gguf --alias large --alias small
+  llamita serve org/name --adapter sql=path/to/adapter --adapter tone=other/adapter
   llamita serve --host 0.0.0.0 --api-key-file keys.txt
   llamita serve --replicas 4
   torchrun --nproc-per-node 2 -m llamita serve --tp 2
@@ -38,7 +38,7 @@ PORT = 8080
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which models, where, for whom, and how much at once."""
-    served.add_models(parser)
+    served.add_models(parser, is_positional=True)
     group = parser.add_argument_group("address and access")
     group.add_argument("--host", default="127.0.0.1", help="the address to listen at; 0.0.0.0 is every one")
     group.add_argument("--port", type=int, metavar="N", help=f"the port (default: {PORT}, or the next free one)")

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from llamita.server.models import ServedModel
 
 
-def add_models(parser: argparse.ArgumentParser) -> None:
-    """Which models, and what requests call them."""
-    what = "cria (the default), a folder, a .gguf file, or org/name on the hub; repeatable"
-    parser.add_argument("-m", "--model", action="append", metavar="MODEL", help=what)
+def add_models(parser: argparse.ArgumentParser, *, is_positional: bool = False) -> None:
+    """Which models, by -m or also by their bare names, and what requests call them."""
+    what = "cria (the default), a folder, a .gguf file, or org/name on the hub; "
+    if is_positional:
+        parser.add_argument("model", nargs="*", default=argparse.SUPPRESS, help=f"{what}one or several")
+    same = "the same, as an option; repeatable" if is_positional else f"{what}repeatable"
+    parser.add_argument("-m", "--model", action="append", metavar="MODEL", help=same)
     parser.add_argument(
         "--alias", action="append", metavar="NAME", help="the name of a model in requests, one each (default: its own)"
     )
