@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer what is piped in, or what is typed until /bye or Ctrl-D; lines that begin with / are commands."""
-    model.look_for_a_name(args.message)
+    model.look_for_a_name(args.message, is_quiet=args.quiet)
     first = [] if args.message is None else [Said(stdin.checked(args.message, "message"))]
     session = Session(_conversation(args), is_quiet=args.quiet)
     with suppress(EOFError):  # /bye

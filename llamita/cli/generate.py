@@ -73,7 +73,7 @@ def _run(args: argparse.Namespace, mesh: "DeviceMesh | None") -> int:
     """The same steps in every process of a mesh, of which the first reads and prints."""
 
     def asked() -> tuple[str, int]:
-        model.look_for_a_name(args.prompt)
+        model.look_for_a_name(args.prompt, is_quiet=args.quiet)
         return read_prompt(args.prompt), model.chosen_seed(args)
 
     prompt, seed = ranks.from_first(asked, mesh)
@@ -88,11 +88,11 @@ def _run(args: argparse.Namespace, mesh: "DeviceMesh | None") -> int:
         _print_object(stream, llm, seed, clock)
     else:
         _print_text(stream, llm, prompt, args, clock, is_colored=is_colored)
-    _report(stream.completion, llm, seed, args, clock)
+    _report(stream.completion, seed, args, clock)
     return 0
 
 
-def _report(completion: "Completion", llm: "LLM", seed: int, args: argparse.Namespace, clock: "Clock") -> None:
+def _report(completion: "Completion", seed: int, args: argparse.Namespace, clock: "Clock") -> None:
     """Print on stderr what the answer itself does not say: a cut form, statistics, the seed."""
     if structured_flags.options(args) and completion.finish_reason == "length" and not args.quiet:
         terminal.warn("the answer was cut at its limit of tokens, before its form was complete: give more with -n")

@@ -2,8 +2,47 @@
 
 from collections.abc import Collection, Mapping
 
-# Our option -> what others call it. Underscores are read as dashes before.
+from llamita.checks import advice
+
+# Our option -> what others call it. Underscores are read as dashes before. A verb's first row counts.
 SAME: Mapping[str, tuple[str, ...]] = {
+    "--lr": ("--learning-rate",),
+    "--steps": ("--max-steps", "--max-iters", "--iters", "--num-steps", "--train-steps"),
+    "--batch-tokens": ("--batch-size", "--train-batch-size", "--gradient-accumulation-steps", "--total-batch-size"),
+    "--micro-rows": ("--per-device-train-batch-size", "--micro-batch-size", "--device-batch-size"),
+    "--length": (
+        *("--max-seq-length", "--max-seq-len", "--seq-len", "--block-size", "--cutoff-len", "--sequence-len"),
+        *("--max-length", "-c", "--ctx-size", "--context-length"),
+    ),
+    "--warmup": ("--warmup-steps", "--warmup-ratio", "--warmup-iters"),
+    "--schedule": ("--lr-scheduler-type", "--lr-scheduler", "--scheduler"),
+    "--save-every": ("--save-steps", "--save-interval"),
+    "--evaluate-every": ("--eval-steps", "--eval-interval", "--eval-every", "--steps-per-eval"),
+    "--keep-checkpoints": ("--save-total-limit",),
+    "--precision bf16": ("--bf16",),
+    "--precision": ("--fp16", "--mixed-precision", "--dtype", "--torch-dtype"),
+    "--rank": ("--lora-r", "--lora-rank", "-r"),
+    "--alpha": ("--lora-alpha",),
+    "--targets": ("--target-modules", "--lora-target", "--lora-target-modules"),
+    "--method qlora": ("--load-in-4bit", "--load-in-8bit", "--quantize", "--quantization", "--qlora", "--bits"),
+    "--method lora": ("--lora", "--use-lora", "--peft", "--use-peft"),
+    "--method": ("--fine-tune-type", "--finetuning-type", "--peft-type", "--train-type"),
+    "--recompute full": ("--gradient-checkpointing", "--grad-checkpoint", "--activation-checkpointing"),
+    "--clip": ("--max-grad-norm", "--grad-clip", "--clip-grad-norm"),
+    "--optimizer": ("--optim",),
+    "--held-out": ("--val-split", "--val-set-size", "--validation-split", "--test-size"),
+    "--shape": ("--n-layer", "--num-layers", "--dim", "--hidden-size", "--n-embd", "--preset"),
+    "--resume": ("--resume-from-checkpoint", "--resume-from"),
+    "--tensorboard": ("--report-to", "--wandb", "--logging-dir"),
+    "--output": ("--output-dir", "--out-dir", "--save-dir", "--out-file", "--output-file", "-of"),
+    "--tp": ("-tp", "--tensor-parallel-size"),
+    "--replicas": ("-dp", "--data-parallel-size", "--workers"),
+    "--adapter": ("--lora", "--lora-modules", "--lora-scaled", "--lora-path", "--enable-lora", "--adapter-path"),
+    "--speculative-tokens": ("--num-speculative-tokens", "--speculative-config", "--draft-max", "--draft-n"),
+    "--log-level debug": ("--verbose", "-v", "-lv", "--log-verbosity"),
+    "--log-level": ("--uvicorn-log-level",),
+    "--log-level warning": ("--disable-log-requests", "--no-enable-log-requests", "--disable-log-stats"),
+    "--logprobs": ("--n-probs", "--top-logprobs"),
     "--alias": ("-a", "--served-model-name"),
     "--attn": ("--attn-implementation", "--attention-backend", "-fa", "--flash-attn"),
     "--device cpu": ("--cpu", "--no-gpu", "--use-cpu"),
@@ -28,13 +67,13 @@ SAME: Mapping[str, tuple[str, ...]] = {
         *("-hf", "-hfr", "--hf-repo", "--hf", "-mu", "--model-url", "--model-path", "--model-id", "--model-name"),
         *("--model-name-or-path", "--pretrained-model-name-or-path", "--checkpoint", "--ckpt", "--ckpt-dir"),
     ),
-    "--quantize": ("--quantization", "--quant", "--load-in-8bit", "--load-in-4bit"),
+    "--quantize": ("--quantization", "--quant", "--load-in-8bit", "--load-in-4bit", "--bits"),
     "--quiet": ("--log-disable", "--no-display-prompt", "--silent"),
     "--regex": ("--guided-regex", "--pattern"),
     "--choice": ("--guided-choice", "--choices"),
     "--repeat-penalty": ("--repetition-penalty",),
     "--seed": ("--random-seed", "--rng-seed"),
-    "--stats": ("--verbose", "-v", "--timings"),
+    "--stats": ("--verbose", "-v", "--timings", "--perf"),
     "--stop": ("-r", "--reverse-prompt", "--antiprompt", "--stop-sequence", "--stop-sequences", "--stop-strings"),
     "--system": ("-sys", "--system-prompt", "--system-message", "--sys"),
     "--temperature": ("--temp", "-temp"),
@@ -76,6 +115,46 @@ NEEDLESS: Mapping[str, tuple[str, ...]] = {
     "beams are for Python: model.generate(ids, num_beams=4)": ("--num-beams", "--beams", "--beam-width"),
     "revisions are for Python: llamita.load(name, revision=...)": ("--revision", "--branch"),
     "llamita serve listens, leave it out": ("--host", "--port", "--api-key"),
+    "name the files of the data as words, llamita finetune data.jsonl": (
+        *("--dataset", "--dataset-name", "--data", "--data-path", "--train-file", "--train-data", "--dataset-dir"),
+    ),
+    "say how long by --minutes or --steps": ("--num-train-epochs", "--epochs", "--num-epochs", "--n-epochs"),
+    "adapters are trained without dropout, leave it out": ("--lora-dropout",),
+    "every step is shown and logged, leave it out": ("--logging-steps", "--log-interval", "--log-every"),
+    "documents are always packed, leave it out": ("--packing", "--sample-packing"),
+    "torchrun starts processes, which share a model by FSDP2, leave it out": (
+        *("--fsdp", "--deepspeed", "--ddp", "--num-processes", "--num-gpus", "--nproc-per-node"),
+    ),
+    "nothing is uploaded, hf upload org/name FOLDER does that": ("--push-to-hub", "--hub-model-id", "--hf-path"),
+    "AdamW's betas are 0.9 and 0.95, leave it out": ("--adam-beta1", "--adam-beta2", "--adam-epsilon"),
+    "tool calls are always read, and held to their schemas, leave it out": (
+        *("--enable-auto-tool-choice", "--tool-call-parser", "--tool-parser-plugin"),
+    ),
+    "texts that begin alike always share their cache, leave it out": (
+        *("--enable-prefix-caching", "--no-enable-prefix-caching", "--cache-reuse", "--prompt-cache", "--keep"),
+    ),
+    "requests always run together, leave it out": ("-cb", "--cont-batching", "--enable-chunked-prefill"),
+    "the page, /metrics and /v1/embeddings are always there, leave it out": (
+        *("--embedding", "--embeddings", "--metrics", "--webui", "--no-webui", "--slots", "--props"),
+    ),
+    "the cache has the dtype of the model, leave it out": (
+        *("--kv-cache-dtype", "-ctk", "-ctv", "--cache-type-k", "--cache-type-v"),
+    ),
+    "put a proxy with TLS in front": ("--ssl-keyfile", "--ssl-certfile", "--ssl-key-file", "--ssl-cert-file"),
+    "rotary settings are the checkpoint's own, leave it out": (
+        *("--rope-scaling", "--rope-freq-base", "--rope-freq-scale", "--rope-scale", "--yarn-ext-factor"),
+    ),
+    "nothing is compiled unless --compile says so, leave it out": ("--enforce-eager",),
+    "models go to the cache of the hub, which HF_HOME names": ("--download-dir", "--cache-dir", "--models-dir"),
+    "--unload-idle MINUTES of llamita serve unloads a model": ("--keep-alive",),
+    "the shell writes escapes, $'a\\nb'": ("-e", "--escape"),
+    'a message of several lines stands between """ and """': ("-mli", "--multiline-input"),
+    "a text ends with the checkpoint's end tokens, leave it out": ("--ignore-eos",),
+    "it is for Python: llm.model.generate has transformers' settings, mirostat, DRY and XTC": (
+        *("--mirostat", "--mirostat-ent", "--mirostat-lr", "--typical", "--typical-p", "--xtc-probability"),
+        *("--xtc-threshold", "--dry-multiplier", "--dry-base", "--top-nsigma", "--repeat-last-n", "--logit-bias"),
+        *("--samplers", "--sampling-seq", "--no-repeat-ngram-size", "--num-return-sequences"),
+    ),
 }
 # What others call a verb -> what to write.
 VERBS: Mapping[str, tuple[str, ...]] = {
@@ -109,7 +188,7 @@ def option(name: str, own: Collection[str]) -> str | None:
     for ours, theirs in SAME.items():
         if dashed in theirs and ours.partition(" ")[0] in own:
             return f"write {ours}"
-    return _advice(NEEDLESS, dashed)
+    return advice(dashed, NEEDLESS)
 
 
 def renamed(name: str) -> str:
@@ -120,8 +199,4 @@ def renamed(name: str) -> str:
 
 def verb(name: str) -> str | None:
     """What to write instead of a verb of other programs."""
-    return _advice(VERBS, name)
-
-
-def _advice(table: Mapping[str, tuple[str, ...]], name: str) -> str | None:
-    return next((advice for advice, names in table.items() if name in names), None)
+    return advice(name, VERBS)

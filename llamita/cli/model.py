@@ -78,10 +78,12 @@ def _look_for_mistakes(arguments: argparse.Namespace) -> None:
         terminal.warn(f"-s {system[:60]} gives a system message, the seed is --seed")
 
 
-def look_for_a_name(text: str | None) -> None:
-    """Raise UsageError where a text is the name of a model that lies here."""
+def look_for_a_name(text: str | None, *, is_quiet: bool) -> None:
+    """Raise UsageError where a text is the name of a model that lies here; warn of one that looks like a hub's."""
     if text and names.is_model(text):
         raise UsageError(f"{text} is a model, not a text: name it with -m {text}")
+    if text and not is_quiet and names.ON_HUB.fullmatch(text):
+        terminal.warn(f"{text} is read as a text: if it is a model, write -m {text}")
 
 
 def chosen_seed(arguments: argparse.Namespace) -> int:

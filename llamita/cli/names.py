@@ -11,6 +11,8 @@ ADDRESSES = ("hf://", *(f"{scheme}{host}" for host in HOSTS for scheme in ("http
 WITHIN = re.compile(
     r"([^/]+/[^/?#:]+)(?:/(?:blob|resolve|tree)/([^/]+))?(?:/([^?#]+\.gguf))?/?(?::([\w.-]+))?(?:[?#].*)?"
 )
+# A text that nobody means as one: org/name, with a digit, as nearly every model's name has one.
+ON_HUB = re.compile(r"[A-Za-z][\w-]*/(?=[\w.-]*\d)(?=[\w.-]*[A-Za-z])[\w.-]+(?::[\w.-]+)?")
 OLLAMA = re.compile(r"(?:ollama\.com/library/|library/)?[a-z0-9][\w.-]*:[\w.-]+")
 
 

@@ -1,13 +1,14 @@
 """What users of other programs type is answered with what it is called here."""
 
 import importlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from llamita.cli import arguments, habits, main, names
+from llamita.cli import arguments, finetune, habits, main, names, serve
 from llamita.errors import NotFoundError
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.test_errors import one_sentence
@@ -48,6 +49,17 @@ def threads() -> Iterator[None]:
         ("server", "write llamita serve"),
         ("serve --ctx-size 4096", "write --max-model-len"),
         ("serve --parallel 4", "write --max-num-seqs"),
+        ("serve --tensor-parallel-size 2", "write --tp"),
+        ("serve --enable-auto-tool-choice", "tool calls are always read"),
+        ("serve --lora-modules a=b", "write --adapter"),
+        ("serve -ctk q8_0", "dtype of the model"),
+        ("finetune --learning_rate 1e-4", "write --lr"),
+        ("finetune --batch-size 8", "write --batch-tokens"),
+        ("finetune --max-steps 8", "write --steps"),
+        ("finetune --load-in-4bit", "write --method qlora"),
+        ("finetune --dataset a.jsonl", "llamita finetune data.jsonl"),
+        ("train --num-train-epochs 3", "--minutes or --steps"),
+        ("generate --mirostat 2", "llm.model.generate"),
         ("info", "write llamita show"),
         ("benchmark", "write llamita bench"),
     ],
@@ -152,3 +164,26 @@ def test_a_chat_begins_with_the_message_given(run: Run) -> None:
     assert run("chat", "Hi", *flags).out == run("chat", *flags, stdin="Hi\n").out
     assert run("chat", "Hi", *flags, stdin="And you?\n").out == run("chat", *flags, stdin="Hi\nAnd you?\n").out
     assert run("chat", " ", *flags).code == 2
+
+
+def test_a_text_that_is_a_models_name_is_asked_about(run: Run) -> None:
+    flags = ("-n", "2", "-t", "0")
+    assert "if it is a model, write -m org/Llama-1B" in run("generate", "org/Llama-1B", *flags).err
+    assert run("generate", "km/h or miles/h", *flags).err == run("generate", "org/Llama-1B", *flags, "-q").err == ""
+
+
+def test_serve_takes_models_as_words_too(run: Run) -> None:
+    parser = arguments.Parser("serve", "serve")
+    serve.add_arguments(parser)
+    environment = {"LLAMITA_MODEL": "other"}
+    for words in (["a", "b", "--port", "3"], ["-m", "a", "-m", "b"]):
+        assert parser.read(words, environment).model == ["a", "b"]  # what the environment says is overruled
+    assert parser.read([], environment).model == ["other"]
+    assert "model is given twice" in run("serve", "a", "-m", "b").err
+
+
+def test_the_help_of_finetune_has_its_own_defaults() -> None:
+    for name, value in finetune.DEFAULTS.items():
+        said = f"{value:g}" if isinstance(value, float) else str(value)
+        assert re.search(rf"default: {said}\b|{said} \(default\)", finetune.TEXTS[name]), name
+    assert {name for said in finetune.METHODS.values() for name in said} <= {*finetune.TEXTS, "task"}
