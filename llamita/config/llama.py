@@ -10,7 +10,8 @@ from llamita.checks import nearest, quoted
 from llamita.config.attention import AttentionFacts
 from llamita.config.files import ConfigFiles
 from llamita.config.layers import repeated_layer_types, resolve_layer_types
-from llamita.config.rope import RopeConfig, parse
+from llamita.config.rope import RopeConfig, old_scaling, parse
+from llamita.config.spelling import OTHER_NAMES, renamed
 from llamita.errors import UnsupportedError, UsageError
 from llamita.families import FAMILIES, defaults_of
 
@@ -72,7 +73,7 @@ class LlamaConfig(AttentionFacts, ConfigFiles):
     attn_implementation: str = "sdpa"
     numerics: str = "hf"
     extra: Mapping[str, Any] = field(default_factory=dict)
-    attribute_map: ClassVar[Mapping[str, str]] = {"torch_dtype": "dtype", "_attn_implementation": "attn_implementation"}
+    attribute_map: ClassVar[Mapping[str, str]] = OTHER_NAMES
     rope_theta: InitVar[float | None] = None
     rope_scaling: InitVar[Mapping[str, Any] | None] = None
     num_labels: InitVar[int | None] = None
@@ -123,7 +124,7 @@ class LlamaConfig(AttentionFacts, ConfigFiles):
 
         Raises UsageError for a name that is no field, with the nearest one.
         """
-        changes = _renamed(changes)
+        changes = renamed(changes)
         if "num_hidden_layers" in changes:
             changes.setdefault("layer_types", repeated_layer_types(self.layer_types, changes["num_hidden_layers"]))
         known = {*CHANGEABLE, *self.extra, *NEUTRAL}
@@ -165,7 +166,7 @@ class LlamaConfig(AttentionFacts, ConfigFiles):
         values = {name: getattr(self, name) for name in names if not _is_extension_unused(self, name)}
         values["rope_parameters"] = self.rope_parameters.to_dict()
         values["rope_theta"] = self.rope_parameters.rope_theta
-        values["rope_scaling"] = _old_scaling(self.rope_parameters)
+        values["rope_scaling"] = old_scaling(self.rope_parameters)
         values["torch_dtype"] = self.dtype
         if self.layer_types is not None:
             values["layer_types"] = list(self.layer_types)
@@ -196,7 +197,7 @@ class LlamaConfig(AttentionFacts, ConfigFiles):
 # Readable under their other names, too. Set here: in the class body they would be the defaults of the arguments.
 setattr(LlamaConfig, "rope_theta", property(lambda self: self.rope_parameters.rope_theta))  # noqa: B010
 setattr(LlamaConfig, "num_labels", property(lambda self: len(self.id2label)))  # noqa: B010
-setattr(LlamaConfig, "rope_scaling", property(lambda self: _old_scaling(self.rope_parameters)))  # noqa: B010
+setattr(LlamaConfig, "rope_scaling", property(lambda self: old_scaling(self.rope_parameters)))  # noqa: B010
 
 NOT_IN_FILES = ("attn_implementation", "numerics", "extra", "label2id")
 CHANGEABLE = {item.name for item in fields(LlamaConfig)} | {"rope_theta", "rope_scaling", "num_labels"}
@@ -231,16 +232,6 @@ def _is_extension_unused(config: LlamaConfig, name: str) -> bool:
     return name in EXTENSIONS and is_neutral
 
 
-def _old_scaling(rope: RopeConfig) -> dict[str, Any] | None:
-    """`rope_scaling` as readers before transformers 5 want it: the oldest accept exactly {type, factor}."""
-    if rope.rope_type == "default":
-        return None
-    values = {key: value for key, value in rope.to_dict().items() if key != "rope_theta"}
-    if rope.rope_type in ("linear", "dynamic"):
-        return {"type": values.pop("rope_type"), **values}
-    return values
-
-
 def _assign(self: LlamaConfig, name: str, value: Any) -> None:
     """Set one of the fields that may be, checked as everything is."""
     name = self.attribute_map.get(name, name)
@@ -257,20 +248,6 @@ def _assign(self: LlamaConfig, name: str, value: Any) -> None:
 
 
 setattr(LlamaConfig, "__setattr__", _assign)  # noqa: B010  (in the class body a frozen dataclass refuses it)
-
-
-def _renamed(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Changes by the fields' own names, the labels in one of their three spellings."""
-    changes = {LlamaConfig.attribute_map.get(name, name): value for name, value in changes.items()}
-    numbers = changes.pop("label2id", None)
-    if numbers is not None and "id2label" not in changes:
-        changes["id2label"] = {index: label for label, index in checks.mapping("label2id", numbers).items()}
-    if "id2label" in changes:
-        count, labels = changes.pop("num_labels", None), checks.labels(changes["id2label"])
-        if count not in (None, len(labels)):
-            raise UsageError(f"num_labels is {count}, and id2label names {len(labels)}: give one of them")
-        changes["num_labels"] = None
-    return changes
 
 
 def _resolve_rope(config: LlamaConfig, theta: float | None, scaling: Mapping[str, Any] | None) -> RopeConfig:

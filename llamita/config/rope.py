@@ -157,3 +157,13 @@ def parse(values: Mapping[str, Any]) -> RopeConfig:
 def _is_rope(value: Any) -> bool:
     """Whether a value is itself an object of rotary keys, as models with a rotation per layer type have them."""
     return isinstance(value, Mapping) and value.keys() <= {*KNOWN, "type"}
+
+
+def old_scaling(rope: RopeConfig) -> dict[str, Any] | None:
+    """`rope_scaling` as readers before transformers 5 want it: the oldest accept exactly {type, factor}."""
+    if rope.rope_type == "default":
+        return None
+    values = {key: value for key, value in rope.to_dict().items() if key != "rope_theta"}
+    if rope.rope_type in ("linear", "dynamic"):
+        return {"type": values.pop("rope_type"), **values}
+    return values
