@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, InitVar, dataclass, field, fields, replace
+from functools import wraps
 from typing import Any, ClassVar, cast
 
 from llamita import checks
@@ -39,7 +40,8 @@ class LlamaConfig(AttentionFacts, ConfigFiles):
     `attn_implementation` and `numerics` choose how this process computes and are not written to files.
     Keys that Llama does not know are kept in `extra`, readable as attributes, and written back.
     The fields of `ASSIGNABLE`, which shape no weight, may be assigned, as trainers do.
-    Raises UsageError (a ValueError) for impossible or contradictory values.
+    Raises UsageError (a ValueError) for impossible or contradictory values, and for names that are no fields, unless
+    they are given with a `model_type`, as a whole config.json.
     """
 
     vocab_size: int = 32000
@@ -150,14 +152,7 @@ class LlamaConfig(AttentionFacts, ConfigFiles):
         """Read the object of a config.json, old or new; keys that Llama does not know go to `extra`."""
         values = {**defaults_of(values.get("model_type")), **values}
         values = {key: value for key, value in values.items() if key not in NOT_IN_FILES}
-        if "torch_dtype" in values:
-            values.setdefault("dtype", values["torch_dtype"])
-            del values["torch_dtype"]
-        if "id2label" in values:
-            values.pop("num_labels", None)
-        extra = {key: value for key, value in values.items() if key not in CHANGEABLE}
-        given = {key: value for key, value in values.items() if key in CHANGEABLE and _is_given(key, value)}
-        config = cls(**given, extra=extra)
+        config = cls(**_arguments(values))
         return config.replace(**changes) if changes else config
 
     def to_dict(self) -> dict[str, Any]:
@@ -214,6 +209,28 @@ NEUTRAL: Mapping[str, Any] = {
 }  # fmt: skip
 EXTENSIONS = ("sliding_window", "attention_scale", "layer_types", "problem_type")  # written where they say something
 MAY_BE_NONE = ("pad_token_id", "bos_token_id", "eos_token_id", "pretraining_tp", "sliding_window", "dtype")
+
+
+def _init(self: LlamaConfig, **given: Any) -> None:
+    """Make a config of its fields, or of all keys of a config.json, one of which is `model_type`."""
+    unknown = given.keys() - CHANGEABLE - NEUTRAL.keys() - {*OTHER_NAMES, "label2id"}
+    if unknown and "model_type" not in given:
+        near = nearest(min(unknown), CHANGEABLE) or ": LlamaConfig.from_dict takes any key"
+        raise UsageError(f"LlamaConfig has no field {min(unknown)!r}{near}")
+    _of_fields(self, **(given if given.keys() <= CHANGEABLE else _arguments(given)))
+
+
+_of_fields = LlamaConfig.__init__
+setattr(LlamaConfig, "__init__", wraps(_of_fields)(_init))  # noqa: B010
+
+
+def _arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that the object of a config.json gives; keys that Llama does not know are in `extra`."""
+    labels = {"num_labels"} if "id2label" in values else set[str]()
+    values = renamed({key: value for key, value in values.items() if key not in labels})
+    extra = {key: value for key, value in values.items() if key not in CHANGEABLE}
+    given = {key: value for key, value in values.items() if key in CHANGEABLE and _is_given(key, value)}
+    return {**given, "extra": {**given.get("extra", {}), **extra}}
 
 
 def _is_given(name: str, value: Any) -> bool:

@@ -10,8 +10,9 @@ OTHER_NAMES: Mapping[str, str] = {"torch_dtype": "dtype", "_attn_implementation"
 
 
 def renamed(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Changes by the fields' own names, the labels in one of their three spellings."""
-    changes = {OTHER_NAMES.get(name, name): value for name, value in changes.items()}
+    """Changes by the fields' own names, which win over the others; the labels in one of their three spellings."""
+    others = {OTHER_NAMES[name]: value for name, value in changes.items() if name in OTHER_NAMES}
+    changes = others | {name: value for name, value in changes.items() if name not in OTHER_NAMES}
     numbers = changes.pop("label2id", None)
     if numbers is not None and "id2label" not in changes:
         changes["id2label"] = {index: label for label, index in checks.mapping("label2id", numbers).items()}

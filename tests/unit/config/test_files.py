@@ -57,6 +57,25 @@ def test_what_every_config_of_transformers_answers() -> None:
     assert not {"return_dict", "is_encoder_decoder"} & ours.to_dict().keys()
 
 
+@pytest.mark.parametrize("changes", [{}, {"rope_scaling": {"type": "linear", "factor": 4.0}}, {"num_labels": 3}])
+def test_a_config_is_made_of_its_own_keys(changes: dict[str, Any]) -> None:
+    config = LlamaConfig.from_dict({**SMALL, **changes, "dtype": "bfloat16", "auto_map": {"a": "b"}})
+    assert LlamaConfig(**config.to_dict()) == config
+    theirs = transformers.LlamaConfig(**SMALL, **copy.deepcopy(changes), bos_token_id=7)
+    assert LlamaConfig(**theirs.to_dict()) == LlamaConfig.from_dict(theirs.to_dict())
+    assert transformers.LlamaConfig(**config.to_dict()).hidden_size == 24
+    assert LlamaConfig(**SMALL, torch_dtype=torch.float16, _attn_implementation="eager") == LlamaConfig(
+        **SMALL, dtype="float16", attn_implementation="eager"
+    )
+    assert LlamaConfig(**SMALL, torch_dtype="float16", dtype="float32").dtype == "float32"
+    assert LlamaConfig(**SMALL, label2id={"a": 0}, return_dict=False).extra == {"return_dict": False}
+    assert LlamaConfig(**SMALL, label2id={"a": 0}).id2label == {0: "a"}
+    with pytest.raises(UsageError, match=r"^LlamaConfig has no field 'hiden_size': did you mean 'hidden_size'\?$"):
+        LlamaConfig(hiden_size=8)  # type: ignore[call-arg]
+    with pytest.raises(UsageError, match=r"^LlamaConfig has no field 'qqq': LlamaConfig.from_dict takes any key$"):
+        LlamaConfig(qqq=8)  # type: ignore[call-arg]
+
+
 def test_labels_have_three_spellings() -> None:
     config, names = LlamaConfig(**SMALL), {0: "no", 1: "yes", 2: "so"}
     numbers = {"no": 0, "yes": 1, "so": 2}
