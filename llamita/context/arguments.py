@@ -1,5 +1,7 @@
 """The one place where forward's familiar arguments become a context."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from llamita.cache.cache import Cache
 from llamita.context.cached import Cached
 from llamita.context.causal import Causal
 from llamita.context.packed import documents_of
+from llamita.errors import UsageError
 
 
 def from_arguments(
@@ -26,8 +29,9 @@ def from_arguments(
 
     attention_mask: (B, past + T), 1 for real tokens; or 4-D, bool or additive, passed through to the backend.
     position_ids: (B | 1, T); counted from the mask when absent, so that left padding is right by default. Positions
-    that start again, without a mask or a cache, mean packed documents.
+    that start again, without a mask or a cache, mean packed documents. Raises UsageError for what is no tensor.
     """
+    check_tensors(attention_mask=attention_mask, position_ids=position_ids)
     batch, queries = embeds.shape[:2]
     offset = 0 if cache is None else cache.offset
     first, keys = (0, queries) if cache is None else cache.visible_range(queries)
@@ -54,6 +58,14 @@ def from_arguments(
     if cache is None:
         return Causal(position_ids, mask, backend=attend, scale=scale, dropout=dropout)
     return Cached(position_ids, mask, cache, backend=attend, scale=scale, dropout=dropout)
+
+
+def check_tensors(**given: object) -> None:
+    """Raise UsageError for an argument that is neither a tensor nor None."""
+    for name, value in given.items():
+        if value is not None and not isinstance(value, Tensor):
+            advice = "unpack it with **" if isinstance(value, Mapping) else f"pass torch.tensor({name})"
+            raise UsageError(f"{name} is a {type(value).__name__}, not a tensor: {advice}")
 
 
 def _positions(embeds: Tensor, attention_mask: Tensor | None, offset: int | Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from llamita.cache.cache import Cache
 from llamita.cache.foreign import ForeignCache, adapted
+from llamita.context.arguments import check_tensors
 from llamita.errors import UsageError
 from llamita.generation.hf_flags import resolve
 from llamita.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
@@ -80,6 +81,14 @@ def generate(
     number of most probable alternatives to record.
     prefix: from `LLM.new_prefix`; a text that begins like the last one with it reuses the cache.
     """
+    check_tensors(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        inputs_embeds=inputs_embeds,
+        position_ids=position_ids,
+        negative_prompt_ids=negative_prompt_ids,
+        negative_prompt_attention_mask=negative_prompt_attention_mask,
+    )
     flags = {
         **fields_of(generation_config),
         "logits_processor": check_functions("logits_processor", logits_processor),
@@ -143,7 +152,9 @@ def _request(
     _check_ids(input_ids, settings, model.config.vocab_size)
     device = model.device
     input_ids = input_ids.to(device) if input_ids is not None else given.new_empty((len(given), 0), dtype=torch.long)
-    if attention_mask is None and inputs_embeds is None:
+    if attention_mask is not None:
+        _check_mask(attention_mask, given)
+    elif inputs_embeds is None:
         attention_mask = guessed_mask(input_ids, settings)
     embedded = 0 if inputs_embeds is None else inputs_embeds.shape[1]
 
@@ -161,6 +172,15 @@ def _request(
         cache=cache,
         repeats_hf_draws=True,
     )
+
+
+def _check_mask(mask: Tensor, given: Tensor) -> None:
+    """Raise UsageError for a mask that does not cover the input (B, T, ...)."""
+    rows, tokens = given.shape[:2]
+    if mask.ndim != 2 or mask.shape[0] != rows or mask.shape[1] < tokens:
+        raise UsageError(
+            f"attention_mask is {tuple(mask.shape)} for an input of {(rows, tokens)}: give one number a token"
+        )
 
 
 def _take_prefix(request: GenerationRequest, prefix: Prefix) -> None:

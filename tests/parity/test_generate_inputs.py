@@ -289,3 +289,34 @@ def test_stop_strings_that_name_special_tokens(small_path: Path, way: dict[str, 
             plain = peers.library().LogitsProcessorList([dictated])
             theirs = {**flags, "logits_processor": plain, "eos_token_id": 255}
             assert mine.tolist() == reference.generate(prompt, tokenizer=peer, stop_strings=stop, **theirs).tolist()
+
+
+NO_TENSORS: dict[str, Any] = {
+    "input_ids": [[5, 6, 7]],
+    "attention_mask": [[1, 1, 1]],
+    "position_ids": [[0, 1, 2]],
+    "inputs_embeds": [[[0.5]]],
+    "negative_prompt_ids": [[4]],
+    "negative_prompt_attention_mask": [[1]],
+}
+
+
+@pytest.mark.parametrize("name", NO_TENSORS)
+def test_what_is_no_tensor_is_refused(pair: Pair, name: str) -> None:
+    ids = torch.tensor([[5, 6, 7]])
+    with pytest.raises(UsageError, match=rf"^{name} is a list, not a tensor: pass torch\.tensor\({name}\)$"):
+        pair[0].generate(**{"input_ids": ids, name: NO_TENSORS[name]})
+    if name in ("attention_mask", "position_ids"):
+        for model in (pair[0], fuse(LlamaForCausalLM(pair[0].config.replace(head_dim=16)).eval())):
+            with pytest.raises(UsageError, match=rf"^{name} is a list, not a tensor"), torch.no_grad():
+                model(ids, **{name: NO_TENSORS[name]})
+    with pytest.raises(UsageError, match=r"^input_ids is a dict, not a tensor: unpack it with \*\*$"):
+        pair[0].generate({"input_ids": ids})
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 7), (3, 7), (2, 6), (2, 1, 7, 7)])
+def test_a_mask_that_does_not_cover_the_input_is_refused(pair: Pair, ids: Tensor, shape: tuple[int, ...]) -> None:
+    with pytest.raises(
+        UsageError, match=r"^attention_mask is \(.*\) for an input of \(2, 7\): give one number a token"
+    ):
+        pair[0].generate(ids, attention_mask=torch.ones(shape), max_new_tokens=1)
