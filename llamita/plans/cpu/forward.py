@@ -124,7 +124,7 @@ class FusedForward(plan.StandIn):
         if not _are_ids(ids):
             return None
         plan = self._current()
-        if plan is None or plan.watch.is_hooked() or any(map(self.module.config.extra.get, ASK_MORE)):
+        if plan is None or plan.watch.is_observed() or any(map(self.module.config.extra.get, ASK_MORE)):
             return None
         return plan
 
@@ -142,7 +142,7 @@ class FusedForward(plan.StandIn):
 
     def _logits(self, ids: Tensor, mask: Tensor | None, cache: GrowingCache, keep: int | Tensor) -> Tensor | None:
         """The logits (B, kept, V) in fp32, or None where the pass is not one for kernels."""
-        if cache.unrotated or not isinstance(keep, int):
+        if cache.unrotated or not isinstance(keep, int) or not isinstance(mask, Tensor | None):
             return None
         config, plan = self.module.config, self._kernel_plan(ids)
         if plan is None:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llamita.attention import eager, sdpa
 from llamita.config import LlamaConfig
 from llamita.kernels.cpu.linear import PLAIN
 from llamita.kernels.cpu.runtime import program
@@ -14,7 +15,9 @@ from llamita.model.layers import LlamaAttention, LlamaDecoderLayer, LlamaMLP, Ll
 from llamita.model.llama import LlamaForCausalLM, LlamaModel
 from llamita.model.parts import LEAVES, NORMS, unknown
 from llamita.model.plan import is_replaced
+from llamita.model.pretrained import PreTrainedModel
 from llamita.model.rope import LlamaRotaryEmbedding
+from llamita.plans.cpu.called import Called
 from llamita.plans.cpu.weights import packed_of
 
 PACKAGE = __name__.partition(".")[0]
@@ -38,6 +41,8 @@ STEPS: Mapping[type[nn.Module], tuple[str, ...]] = {
 
 def unsupported_reason(model: LlamaForCausalLM) -> str | None:
     """The reason why the kernels cannot run a model, or None."""
+    if (name := CALLED.replaced()) is not None:
+        return f"the function {name} was replaced, and the kernels would bypass it"
     return _of_config(model) or next(_of_modules(model), None) or program.unsupported_reason()
 
 
@@ -110,6 +115,21 @@ def _is_own(module: nn.Module, kind: type[nn.Module]) -> bool:
 def functions_of(kind: type[nn.Module]) -> tuple[str, ...]:
     """The functions of a class that a pass depends on."""
     return ("forward", *STEPS.get(kind, ()))
+
+
+# What torch's pass looks up while it runs, wherever that is.
+CALLED = Called(
+    {
+        nn.Module: ("__call__", "_wrapped_call_impl", "_call_impl"),
+        **{kind: functions_of(kind) for kind in (nn.Linear, nn.Embedding, *STEPS)},
+        PreTrainedModel: ("finish",),
+        LlamaForCausalLM: ("forward",),
+        LlamaModel: ("forward", "_context", "_cache", "_wanted"),
+        sdpa: ("attend",),
+        eager: ("attend",),
+        F: ("silu",),  # models have it from the start, but plans look it up
+    }
+)
 
 
 def _is_of_source(kind: type[nn.Module], name: str) -> bool:

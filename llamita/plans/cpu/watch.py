@@ -1,7 +1,7 @@
 """Detect, in every pass and within microseconds, that a model has changed since its plan was made."""
 
 from collections.abc import Iterator
-from operator import getitem
+from operator import attrgetter, getitem
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,14 +9,16 @@ from torch.nn.modules import module as torch_module
 
 from llamita.kernels.cpu.packed_layout import Packed
 from llamita.model.stored import StoredWeight
-from llamita.plans.cpu.parts import functions_of
+from llamita.plans.cpu.called import is_in_mode
+from llamita.plans.cpu.parts import CALLED, functions_of
 
 # Of each module that has them: what a pass depends on, other than modules, parameters and buffers.
 FACTS = ("config", "variance_epsilon", "attention_factor", "layer_idx", "head_dim", "act_fn", "max_norm", "matrix")
+shape_of, dtype_of = attrgetter("shape"), attrgetter("dtype")
 
 
 class Watch:
-    """Stores a model's modules, their classes, functions, tensors and attributes, and the addresses of the tensors.
+    """Stores a model's modules, their classes, functions, tensors and attributes, and what the tensors are.
 
     Not the values of the tensors: kernels read these again in every pass. Every comparison is one loop in C.
     """
@@ -36,16 +38,20 @@ class Watch:
         self._owners, self._names = [owner for owner, _ in facts], [name for _, name in facts]
         self._facts = [owner[name] for owner, name in facts]
         self._tensors = [x for held in self._held for x in held.values() if isinstance(x, Tensor) and x.numel()]
-        self._addresses, self._sizes = [*map(Tensor.data_ptr, self._tensors)], [*map(Tensor.numel, self._tensors)]
+        self._addresses, self._kinds = [*map(Tensor.data_ptr, self._tensors)], [*map(type, self._tensors)]
+        self._shapes, self._dtypes = [*map(shape_of, self._tensors)], [*map(dtype_of, self._tensors)]
         self._hooks = [hooks for module in inner for hooks in (module._forward_hooks, module._forward_pre_hooks)]
         self._hooks += [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
 
-    def is_hooked(self) -> bool:
-        """Whether a module has hooks, which read or change what goes through it."""
-        return any(self._hooks)
+    def is_observed(self) -> bool:
+        """Whether hooks of a module, or a mode of torch, read or change what goes through the model."""
+        return any(self._hooks) or is_in_mode()
 
     def has_changed(self) -> bool:
-        """Whether a module, a function, a tensor or an attribute is another one, or a tensor has another address."""
+        """Whether a module, a function, a tensor or an attribute is another one, or a tensor lies in other memory.
+
+        Memory that is read as another shape or dtype is another, too.
+        """
         try:
             return (
                 [*map(type, self._modules)] != self._types
@@ -54,8 +60,11 @@ class Watch:
                 or [*map(getattr, self._classes, self._called)] != self._functions
                 or [*map(getitem, self._owners, self._names)] != self._facts
                 or [*map(Tensor.data_ptr, self._tensors)] != self._addresses
-                or [*map(Tensor.numel, self._tensors)] != self._sizes
+                or [*map(shape_of, self._tensors)] != self._shapes
+                or [*map(dtype_of, self._tensors)] != self._dtypes
+                or [*map(type, self._tensors)] != self._kinds
                 or not all(map(Tensor.is_contiguous, self._tensors))
+                or CALLED.has_changed()
             )
         except (RuntimeError, KeyError, AttributeError, TypeError):  # what was there is gone, or cannot be compared
             return True

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import cache, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -366,6 +366,46 @@ def test_every_other_change(change: str) -> None:
     for _ in range(2):
         torch.testing.assert_close(logits(model), wanted, rtol=0, atol=close * float(wanted.abs().max()))
     assert change in SAME or wanted.shape != before.shape or float((wanted - before).abs().max()) > 1e-3
+
+
+class Followed(nn.Parameter):
+    """A parameter that sees what is done with it."""
+
+    seen: ClassVar[list[str]] = []
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        cls.seen.append(function.__name__)
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_memory_may_be_read_as_another_dtype(dtype: torch.dtype) -> None:
+    model = fuse(deepcopy(original("plain")).to(dtype))
+    before, other = logits(model), {torch.float16: torch.bfloat16, torch.bfloat16: torch.float16}[dtype]
+    for parameter in model.parameters():
+        parameter.data.mul_(0.5)
+        parameter.data = parameter.data.view(other)  # same address, same size
+    assert model.dtype == other
+    assert torch.equal(logits(model), logits(fuse(unfuse(deepcopy(model)))))
+    assert not torch.equal(logits(model), before)
+
+
+def test_memory_may_be_read_as_another_shape_or_class() -> None:
+    model = running("plain")
+    up = model.model.layers[0].mlp.up_proj
+    weight = up.weight.data  # pyright: ignore
+    up.weight.data = weight.view(64, 96)  # pyright: ignore
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        logits(model)
+    up.weight.data = weight  # pyright: ignore
+    before = logits(model)
+    up.weight.__class__ = Followed  # pyright: ignore
+    Followed.seen.clear()
+    assert torch.equal(logits(model), plainly(model))
+    assert Followed.seen.count("linear") == 2
+    up.weight.__class__ = nn.Parameter  # pyright: ignore
+    assert torch.equal(logits(model), before)
 
 
 def test_a_quantized_layer_may_become_a_plain_one_and_another_again() -> None:
