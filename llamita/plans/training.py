@@ -28,6 +28,7 @@ from llamita.model.chunked_loss import is_plain
 from llamita.model.factors import Factors, factors_of
 from llamita.model.layers import LlamaDecoderLayer, LlamaRMSNorm, at_least_fp32
 from llamita.model.parts import NAMES, PRODUCTS, SILU, LayerParts, parts_of
+from llamita.plans.cpu.parts import CALLED
 from llamita.plans.training_products import Gated, Given, Normed, is_known, products
 
 
@@ -55,6 +56,7 @@ class TrainedLayer(plan.StandIn):
     def __init__(self, layer: nn.Module, config: LlamaConfig) -> None:
         super().__init__(layer)
         self.parts = parts_of(layer, config, plan="the training plan")
+        self.made_of = self._made_of()
 
     def __call__(self, hidden_states: Tensor, rotation: Rotation, context: Context) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
@@ -69,11 +71,14 @@ class TrainedLayer(plan.StandIn):
         return self.plain(hidden_states, rotation, context)
 
     def _is_current(self) -> bool:
-        """Whether the layer's parts are those of the beginning, and nothing else runs when they are called."""
-        found = {part: self.module.get_submodule(name) for part, name in NAMES.items()}
-        if any(getattr(self.parts, part) is not module for part, module in found.items()):
-            return False
-        return not any(map(plan.has_hooks, found.values()))
+        """Whether the layer is made as in the beginning, and nothing else runs when its parts are called."""
+        found = self._made_of()
+        return found == self.made_of and not any(plan.has_hooks(one) for one, _ in found) and not CALLED.has_changed()
+
+    def _made_of(self) -> list[tuple[nn.Module, type[nn.Module]]]:
+        """What a pass goes through, and the classes, which may change."""
+        found = [self.module.get_submodule(name) for name in ("self_attn", "mlp", *NAMES.values())]
+        return [(one, type(one)) for one in found]
 
 
 def forward_by_kernels(

@@ -1,11 +1,13 @@
 """Layers with written-out backward passes equal the plain ones, keep less, and step back for what they do not know."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -13,6 +15,7 @@ from llamita.attention import trained as attention
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError
 from llamita.model import plan
+from llamita.model.layers import LlamaMLP
 from llamita.model.llama import LlamaForCausalLM
 from llamita.plans import training
 
@@ -114,22 +117,58 @@ def test_frozen_weights_get_no_gradient(tiny_config: LlamaConfig) -> None:
     assert all(torch.allclose(gradients[name], own, atol=1e-4) for name, own in expected.items())
 
 
-@pytest.mark.parametrize("change", ["a part is swapped", "a part has a hook", "no gradients"])
+class Louder(LlamaMLP):
+    """A feed-forward of another class, on the same matrices."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Twice as much."""
+        return 2 * super().forward(hidden_states)
+
+
+def swap_part(layer: nn.Module) -> None:
+    layer.set_submodule("mlp.up_proj", nn.Sequential(layer.get_submodule("mlp.up_proj"), nn.Tanh()))
+
+
+def swap_class(layer: nn.Module) -> None:
+    layer.get_submodule("mlp").__class__ = Louder
+
+
+def hook(name: str) -> Callable[[nn.Module], object]:
+    return lambda layer: layer.get_submodule(name).register_forward_hook(lambda module, _, out: 2 * out)
+
+
+CHANGES: dict[str, Callable[[nn.Module], object]] = {
+    "a part is swapped": swap_part,
+    "a part has another class": swap_class,
+    **{f"{name} has a hook": hook(name) for name in ("self_attn.q_proj", "self_attn", "mlp", "input_layernorm")},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_what_it_does_not_know_runs_plainly(tiny_config: LlamaConfig, change: str) -> None:
     plain, fast = twins(tiny_config)
-    seen: list[int] = []
+    before = trained(plain)[0]
     for model in (plain, fast):
-        layer = model.model.layers[1]
-        if change == "a part is swapped":
-            layer.set_submodule("mlp.up_proj", nn.Sequential(layer.get_submodule("mlp.up_proj"), nn.Tanh()))
-        if change == "a part has a hook":
-            layer.get_submodule("self_attn.q_proj").register_forward_hook(lambda *_: seen.append(1))
-    if change == "no gradients":
-        with torch.no_grad():
-            assert torch.equal(fast(IDS).logits, plain(IDS).logits)
-        return
+        CHANGES[change](model.model.layers[1])
+    expected = trained(plain)[0]
+    assert torch.equal(trained(fast)[0], expected)
+    assert not torch.equal(expected, before)
+
+
+@pytest.mark.parametrize(("owner", "name"), [(F, "linear"), (F, "silu"), (LlamaMLP, "forward"), (torch, "rsqrt")])
+def test_functions_that_are_replaced_are_called(
+    tiny_config: LlamaConfig, owner: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, fast = twins(tiny_config)
+    own = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *arguments, **named: 2 * own(*arguments, **named))
     assert torch.equal(trained(fast)[0], trained(plain)[0])
-    assert len(seen) == (2 if change == "a part has a hook" else 0)
+
+
+def test_without_gradients_it_is_the_plain_model(tiny_config: LlamaConfig) -> None:
+    plain, fast = twins(tiny_config)
+    with torch.no_grad():
+        assert torch.equal(fast(IDS).logits, plain(IDS).logits)
 
 
 def test_a_model_of_another_activation_is_refused(tiny_config: LlamaConfig) -> None:
