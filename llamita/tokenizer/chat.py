@@ -9,6 +9,7 @@ from llamita.tokenizer import chat_formats
 from llamita.tokenizer.messages import Message, checked
 from llamita.tokenizer.protocol import Tokenizer
 
+REASONING = ("reasoning_content", "thinking", "reasoning")  # the first is what most templates read
 PRIVATE_USE = range(0xF0000, 0xFFFFE)
 
 
@@ -31,7 +32,7 @@ def render(
     """
     from llamita.tokenizer.template import render as rendered
 
-    plain = [_without_nulls(message) for message in checked(messages)]
+    plain = [_reasoned(_without_nulls(message)) for message in checked(messages)]
     if continue_final_message:
         mark = _unused(template, _characters([messages, tools, variables]))
         plain[-1] = _marked(plain[-1], mark + " ")
@@ -184,6 +185,12 @@ def _tokens(tokenizer: Tokenizer) -> dict[str, str | None]:
 
 def _without_nulls(message: Message) -> dict[str, Any]:
     return {name: value for name, value in message.items() if value is not None}
+
+
+def _reasoned(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose reasoning has the names under which templates read it, whichever it came by."""
+    reasoning = next((message[name] for name in REASONING if name in message), None)
+    return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
 def _characters(value: Any) -> set[str]:

@@ -73,6 +73,14 @@ def test_tools_are_transformers(llama_3: Path):
     assert encode_chat(tokenizer, TOOL_CHAT, tools=[TOOL], **variables) == expected
 
 
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking", "reasoning"])
+def test_reasoning_is_read_under_every_name(llama_3: Path, name: str):
+    template = "{% for m in messages %}{{ m.reasoning_content }}|{{ m.thinking }}|{{ m | tojson }}{% endfor %}"
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", name: "so"}]
+    expected = reference(llama_3).apply_chat_template(chat, chat_template=template, tokenize=False)
+    assert render(template, chat) == expected
+
+
 def test_the_tool_template_is_taken_for_tools(llama_3: Path):
     templates = [{"name": "default", "template": "none"}, {"name": "tool_use", "template": "{{ tools[0].name }}"}]
     write(llama_3, tokenizer_config={"chat_template": templates})
