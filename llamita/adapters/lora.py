@@ -126,7 +126,7 @@ def unmerge_adapters(model: nn.Module) -> None:
 def unload_adapters(model: nn.Module) -> None:
     """Take all adapters off: the plain layers are back, frozen, with the merged weights if they are merged."""
     for name, layer in lora_layers(model).items():
-        _put(model, name, layer.base_layer)
+        put(model, name, layer.base_layer)
 
 
 def merge_and_unload(model: nn.Module) -> None:
@@ -137,7 +137,7 @@ def merge_and_unload(model: nn.Module) -> None:
     for name, layer in _mergeable_layers(model).items():
         layer.merge()
         layer.unmerged = None
-        _put(model, name, layer.base_layer)
+        put(model, name, layer.base_layer)
 
 
 def dequantize_adapted(model: nn.Module, dtype: torch.dtype) -> None:
@@ -164,11 +164,12 @@ def _layer(model: nn.Module, target: str) -> LoraLayer:
     layer = model.get_submodule(target)
     if not isinstance(layer, LoraLayer):
         layer = LoraLayer(layer).train(layer.training)
-        _put(model, target, layer)
+        put(model, target, layer)
     return layer
 
 
-def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
+def put(model: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put a layer in the place of the one of this name."""
     owner, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(owner), leaf, layer)
 

@@ -18,7 +18,7 @@ from llamita.files.hub import is_gguf_name, resolve, resolve_gguf
 from llamita.model.files import read_generation_config
 from llamita.model.initial import shapes_only
 from llamita.model.llama import LlamaForCausalLM
-from llamita.model.loading import check_complete
+from llamita.model.loading import Seen, check_complete
 from llamita.tokenizer.protocol import Tokenizer
 
 EMBEDDED = "cria"
@@ -92,11 +92,11 @@ def load_pretrained(
 
 def unread(
     name: str | Path, *, dtype: str, device: torch.device, offline: bool = False
-) -> tuple[LlamaForCausalLM, Tokenizer, Callable[[LlamaForCausalLM], None]] | None:
+) -> tuple[LlamaForCausalLM, Tokenizer, Callable[..., None]] | None:
     """A model without its weights, its tokenizer, and what reads them to a device once the model is sharded.
 
-    The blocks of a GGUF file are dequantized, one matrix at a time. None for weights that another library quantized.
-    Raises what `load_pretrained` raises.
+    That takes the model, and `seen` of `llamita.model.loading.fill`. The blocks of a GGUF file are dequantized, one
+    matrix at a time. None for weights that another library quantized. Raises what `load_pretrained` raises.
     """
     folder = find(name, offline=offline)
     if is_gguf(folder):
@@ -104,7 +104,11 @@ def unread(
 
         model, words, weights = unread_gguf(folder, dtype=dtype)
         model.name_or_path = str(name)
-        return model, with_tokens(words, folder), lambda model: model.read_weights(weights, device=device, copies=True)
+
+        def dequantize(model: LlamaForCausalLM, seen: Seen | None = None) -> None:
+            model.read_weights(weights, device=device, copies=True, seen=seen)
+
+        return model, with_tokens(words, folder), dequantize
     from llamita.tokenizer.load import load_tokenizer
 
     config = LlamaConfig.from_pretrained(folder)
@@ -116,9 +120,9 @@ def unread(
     model = LlamaForCausalLM.without_weights(config.replace(dtype=dtype))
     model.name_or_path, model.generation_config = str(name), read_generation_config(folder, model.generation_config)
 
-    def read(model: LlamaForCausalLM) -> None:
+    def read(model: LlamaForCausalLM, seen: Seen | None = None) -> None:
         with open_checkpoint(folder) as tensors:
-            model.read_weights(tensors, device=device, copies=True)
+            model.read_weights(tensors, device=device, copies=True, seen=seen)
 
     return model, tokenizer, read
 

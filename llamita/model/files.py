@@ -16,7 +16,7 @@ from llamita.errors import NotFoundError, UnsupportedError, UsageError
 from llamita.model.familiar import Familiar
 from llamita.model.generation_config import GenerationConfig
 from llamita.model.initial import shapes_only
-from llamita.model.loading import LoadReport, MemoryTensors, Tensors, fill, whole
+from llamita.model.loading import LoadReport, MemoryTensors, Seen, Tensors, fill, whole
 from llamita.model.names import check_names, check_save_names, one_device, one_dtype
 from llamita.model.rope import LlamaRotaryEmbedding
 
@@ -118,15 +118,19 @@ class ModelFiles(Familiar):
         with shapes_only():
             return cast("Any", cls)(config)
 
-    def read_weights(self, tensors: Tensors, *, device: torch.device, copies: bool = False) -> None:
+    def read_weights(
+        self, tensors: Tensors, *, device: torch.device, copies: bool = False, seen: Seen | None = None
+    ) -> None:
         """Give a model without weights those of a checkpoint, in the config's dtype; others are initialized at random.
 
         Of a sharded model each process reads its own part. copies: that has memory of its own, for training; otherwise
-        it may be the file's own pages. What did not fit is in `load_report`.
+        it may be the file's own pages. seen: as `fill` says. What did not fit is in `load_report`.
         """
         model, dtype = cast("Any", self), getattr(torch, str(self.config.dtype))
         std, fit = self.config.initializer_range, partial(self.fit, copies=copies)
-        self.load_report = fill(model, tensors, tied=model.tied_weights, std=std, dtype=dtype, device=device, fit=fit)
+        self.load_report = fill(
+            model, tensors, tied=model.tied_weights, std=std, dtype=dtype, device=device, fit=fit, seen=seen
+        )
         self.complete(device)
 
     @property

@@ -20,11 +20,42 @@ def fingerprint(model: PreTrainedModel) -> str:
     """
     digest = _of_settings(model)
     for name, weight in weights_of(model):
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        flat = weight.reshape(-1)
-        step = max(1, flat.numel() // SAMPLE)
-        digest.update(_bytes(flat[::step][:SAMPLE]))
+        _add_sample(digest, name, weight.shape, _sample(weight))
     return digest.hexdigest()
+
+
+class UnreadFingerprint:
+    """The `fingerprint` of a model on the meta device, from its weights as they are read.
+
+    `seen` is told each of them; in between adapters may be added, and the model sharded.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._digest, self._tied = _of_settings(model), dict(model.tied_weights)
+        self._shapes = {name: weight.shape for name, weight in weights_of(model)}
+        self._dtype = getattr(torch, str(model.config.dtype))
+        self._samples: dict[str, Tensor] = {}
+
+    def seen(self, name: str, weight: Tensor) -> None:
+        """Take the sample of a whole weight."""
+        self._samples[name] = _sample(weight).to(self._dtype, copy=True)  # the file may be closed before `value`
+
+    def value(self) -> str:
+        """The fingerprint, once all weights were seen."""
+        digest = self._digest.copy()
+        for name, shape in self._shapes.items():
+            _add_sample(digest, name, shape, self._samples[self._tied.get(name, name)])
+        return digest.hexdigest()
+
+
+def _sample(weight: Tensor) -> Tensor:
+    flat = weight.reshape(-1)
+    return flat[:: max(1, flat.numel() // SAMPLE)][:SAMPLE]
+
+
+def _add_sample(digest: "hashlib._Hash", name: str, shape: torch.Size, sample: Tensor) -> None:
+    digest.update(f"{name} {tuple(shape)} {sample.dtype}".encode())
+    digest.update(_bytes(sample))
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from llamita.errors import BrokenFileError
 from llamita.model.initial import initialize
 
 PREFIXES = ("model", "transformer")  # what checkpoints call the model below a head
+Seen = Callable[[str, Tensor], None]
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)  # buffers that transformers before 4.31 wrote
 
 
@@ -105,11 +106,12 @@ def fill(
     dtype: torch.dtype,
     device: torch.device,
     fit: Callable[..., Tensor] = whole,
+    seen: Seen | None = None,
 ) -> LoadReport:
     """Give every parameter of a model on the meta device its tensor, or a first value.
 
     tied: name of a tied weight -> name of the weight it shares; the model itself ties them. fit: makes a parameter of
-    a weight, as `whole` does.
+    a weight, as `whole` does. seen: is told every name with its whole weight, before it fits.
     Raises BrokenFileError for ties that the file contradicts.
     """
     sources = _sources(tensors.names, [*model.state_dict(), *tied])  # of a stage of a model only one twin may be here
@@ -120,7 +122,10 @@ def fill(
             continue
         source = _source(name, sources, tied)
         if source is not None and tensors.shape(source) == tuple(parameter.shape):
-            put(model, name, fit(tensors.load(source), parameter, dtype=dtype, device=device))
+            weight = tensors.load(source)
+            if seen is not None:
+                seen(name, weight)
+            put(model, name, fit(weight, parameter, dtype=dtype, device=device))
             continue
         if source is None:
             report.missing_keys.append(name)
@@ -129,6 +134,8 @@ def fill(
         owner, _, leaf = name.rpartition(".")
         fresh = torch.empty(parameter.shape, dtype=dtype, device=device)
         initialize(model.get_submodule(owner), leaf, fresh, std=std)
+        if seen is not None:
+            seen(name, fresh)
         put(model, name, fit(fresh, parameter, dtype=dtype, device=device))
     return report
 
@@ -202,6 +209,8 @@ def _unexpected(names: list[str], sources: Mapping[str, str], tied: Mapping[str,
 
 
 def put(model: nn.Module, name: str, tensor: Tensor) -> None:
-    """Make a tensor the parameter of this name."""
+    """Make a tensor the parameter of this name, frozen where the one before it is."""
     owner, _, leaf = name.rpartition(".")
-    model.get_submodule(owner).register_parameter(leaf, nn.Parameter(tensor))
+    module = model.get_submodule(owner)
+    before = module._parameters.get(leaf)
+    module.register_parameter(leaf, nn.Parameter(tensor, before is None or before.requires_grad))

@@ -1,6 +1,6 @@
 """Which weights a run trains: all of them, or an adapter of frozen ones (LoRA, DoRA, QLoRA)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +9,9 @@ import torch
 from llamita.adapters.config import LoraConfig
 from llamita.adapters.files import load_adapter, save_adapter
 from llamita.adapters.lora import add_lora, merge_and_unload
+from llamita.adapters.unread import first_values, taken_off
 from llamita.checkpoint.load import load_pretrained
-from llamita.model.fingerprint import fingerprint
+from llamita.model.fingerprint import UnreadFingerprint, fingerprint
 from llamita.model.llama import LlamaForCausalLM
 from llamita.quant.surgery import is_quantized, quantize
 from llamita.tokenizer.save import save_tokenizer
@@ -47,6 +48,25 @@ def adapt(model: LlamaForCausalLM, config: LoraConfig, *, block_format: str | No
         torch.manual_seed(seed)
         add_lora(model, config)
     return base
+
+
+def adapt_unread(
+    model: LlamaForCausalLM, config: LoraConfig, read: Callable[..., None], *, seed: int, device: torch.device
+) -> Callable[[LlamaForCausalLM], str]:
+    """Must equal `adapt` of a model whose weights are still to come: what reads them, and returns the fingerprint.
+
+    read: gives the plain model its weights, see `llamita.checkpoint.load.unread`. The model may be sharded in between.
+    """
+    base = UnreadFingerprint(model)
+    add_lora(model, config)
+
+    def read_base(model: LlamaForCausalLM) -> str:
+        with taken_off(model):
+            read(model, seen=base.seen)
+        first_values(model, seed=seed, device=device)
+        return base.value()
+
+    return read_base
 
 
 def export_adapter(model: LlamaForCausalLM, folder: Path, *, base: str, merge: bool) -> None:

@@ -168,12 +168,12 @@ def start(
     *,
     processes: DeviceMesh | None = None,
     base: str = "",
-    read: Callable[[LlamaForCausalLM], None] | None = None,
+    read: Callable[[LlamaForCausalLM], str | None] | None = None,
 ) -> Run:
     """A run at its first step: the model is sharded where there are several processes, and torch takes the threads.
 
     recipe: steps and threads may be left open, for trial steps of the run. read: gives a model without weights this
-    process's part of them, once it is sharded.
+    process's part of them, once it is sharded, and returns the fingerprint of those that are frozen.
     """
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)  # their number decides the order of sums, and so the bits
@@ -183,13 +183,19 @@ def start(
         shard_for_training(model, tensor)
     if processes is not None and mesh.dim(processes, "pp") is not None:
         return _staged(recipe, passes, loader, processes, base=base, read=read)
-    _shard(passes, model, ranks, recipe, read)
+    base = _shard(passes, model, ranks, recipe, read) or base
     optimizers = savings.optimizers(model, recipe)
     return Run(model, optimizers, loader, recipe.steps or 0, base=base, ranks=ranks, sharded=passes)
 
 
 def _staged(
-    recipe: Recipe, passes: Pass, loader: Source, processes: DeviceMesh, *, base: str, read: Callable[..., None] | None
+    recipe: Recipe,
+    passes: Pass,
+    loader: Source,
+    processes: DeviceMesh,
+    *,
+    base: str,
+    read: Callable[..., str | None] | None,
 ) -> Run:
     """A run of this process's stage of a model, which is cut here."""
     model, ranks = cast("LlamaForCausalLM", passes.model), DataRanks(processes)
@@ -205,11 +211,13 @@ def _staged(
 
 
 def _shard(
-    root: nn.Module, model: LlamaForCausalLM, ranks: DataRanks, recipe: Recipe, read: Callable[..., None] | None
-) -> None:
-    """Shard the weights where several ranks share rows, and read them; then optimizers hold what they have become."""
+    root: nn.Module, model: LlamaForCausalLM, ranks: DataRanks, recipe: Recipe, read: Callable[..., str | None] | None
+) -> str | None:
+    """Shard the weights where several ranks share rows, and read them; then optimizers hold what they have become.
+
+    Returns what `read` does.
+    """
     if ranks.sharding is not None:
         reduce_scatter = TreeReduceScatter() if recipe.exact_scaling else None
         shard(root, model.model.layers, ranks.sharding, reduce_scatter=reduce_scatter)
-    if read is not None:
-        mesh.together(lambda: read(model))
+    return None if read is None else mesh.together(lambda: read(model))

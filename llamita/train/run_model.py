@@ -13,19 +13,20 @@ from llamita.errors import UsageError
 from llamita.model.llama import LlamaForCausalLM
 from llamita.tokenizer.load import load_tokenizer
 from llamita.tokenizer.protocol import Tokenizer
-from llamita.train.method import METHODS, adapt
+from llamita.train.method import METHODS, adapt, adapt_unread
 from llamita.train.recipe import Recipe
 from llamita.train.shapes import config_of, first_weights
-from llamita.train.tasks.reward import with_reward_head
+from llamita.train.tasks.reward import first_head, with_reward_head
 
-Read = Callable[[LlamaForCausalLM], None]
+Read = Callable[[LlamaForCausalLM], str | None]
 
 
 @dataclass(frozen=True)
 class RunModel:
     """A model with what is trained of it, its tokenizer, and the fingerprint of what is frozen.
 
-    read: gives a model on the meta device its weights, of a sharded one each process its own part; None: it has them.
+    read: gives a model on the meta device its weights, of a sharded one each process its own part, and returns the
+    fingerprint of frozen ones; None: it has them.
     """
 
     model: LlamaForCausalLM
@@ -35,9 +36,9 @@ class RunModel:
 
     def with_weights(self) -> "RunModel":
         """The same with all its weights, in this process."""
-        if self.read is not None:
-            self.read(self.model)
-        return replace(self, read=None)
+        if self.read is None:
+            return self
+        return replace(self, base=self.read(self.model) or "", read=None)
 
 
 def run_model(recipe: Recipe, tokenizer: Path, device: torch.device, *, offline: bool) -> RunModel:
@@ -48,8 +49,16 @@ def run_model(recipe: Recipe, tokenizer: Path, device: torch.device, *, offline:
     found = _new(recipe, tokenizer, device) if recipe.model is None else _pretrained(recipe, device, offline=offline)
     if recipe.task != "reward":
         return found
-    found = found.with_weights()
-    return replace(found, model=cast("LlamaForCausalLM", with_reward_head(found.model, seed=recipe.seed)))
+    model, read = with_reward_head(found.model, seed=recipe.seed), found.read
+    if read is not None:
+        read = partial(_read_with_head, read=read, seed=recipe.seed, device=device)
+    return replace(found, model=cast("LlamaForCausalLM", model), read=read)
+
+
+def _read_with_head(model: LlamaForCausalLM, *, read: Read, seed: int, device: torch.device) -> None:
+    with torch.random.fork_rng():  # a checkpoint of a language model has no such head, which is then drawn
+        read(model)
+    first_head(model, seed=seed, device=device)
 
 
 def _new(recipe: Recipe, folder: Path, device: torch.device) -> RunModel:
@@ -60,18 +69,22 @@ def _new(recipe: Recipe, folder: Path, device: torch.device) -> RunModel:
 
 def _pretrained(recipe: Recipe, device: torch.device, *, offline: bool) -> RunModel:
     assert recipe.model is not None
-    method = METHODS[recipe.method]
-    later = None if method.is_adapter else unread(recipe.model, dtype="float32", device=device, offline=offline)
+    method, lora, seed = METHODS[recipe.method], recipe.lora, recipe.seed
+    # Blocks are no parameters, which processes would share: each has all of them.
+    later = None if method.is_quantized else unread(recipe.model, dtype="float32", device=device, offline=offline)
     if later is not None:
         model, tokenizer, read = later
-        found = RunModel(model, tokenizer, read=read)
-    else:
-        loaded = load_pretrained(recipe.model, dtype="float32", device=device, offline=offline)
-        found = RunModel(loaded.model, loaded.tokenizer)
-    most = found.model.config.max_position_embeddings
+        _check_length(recipe, model)
+        if method.is_adapter:
+            read = adapt_unread(model, lora, read, seed=seed, device=device)
+        return RunModel(model, tokenizer, read=read)
+    loaded = load_pretrained(recipe.model, dtype="float32", device=device, offline=offline)
+    _check_length(recipe, loaded.model)
+    base = adapt(loaded.model, lora, block_format=recipe.base_format, seed=seed)
+    return RunModel(loaded.model, loaded.tokenizer, base=base)
+
+
+def _check_length(recipe: Recipe, model: LlamaForCausalLM) -> None:
+    most = model.config.max_position_embeddings
     if recipe.length > most:
         raise UsageError(f"length is {recipe.length}, but {recipe.model} reads at most {most} tokens: lower --length")
-    if not method.is_adapter:
-        return found
-    block_format = recipe.base_format if method.is_quantized else None
-    return replace(found, base=adapt(found.model, recipe.lora, block_format=block_format, seed=recipe.seed))

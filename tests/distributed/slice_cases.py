@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch._dynamo  # the first step of an optimizer imports it
@@ -24,9 +24,12 @@ from llamita.parallel.mesh import Degrees, arranged
 from llamita.parallel.shard import local
 from llamita.train import run, savings, session
 from llamita.train.measure import resolved
+from llamita.train.method import adapt
 from llamita.train.recipe import Recipe
 from llamita.train.run import Run
+from llamita.train.run_model import run_model
 from llamita.train.shapes import first_weights
+from llamita.train.tasks.reward import with_reward_head
 from tests.distributed import group
 from tests.distributed.work import RECIPE, take_steps
 from tests.small import save_small_model
@@ -39,6 +42,14 @@ DEGREES = {
     "dp_shard 2, tied": (2, Degrees()), "tp 2": (2, Degrees(tp=2)), "2 x 2, tied": (4, Degrees(tp=2)),
     "pp 2": (2, Degrees(pp=2)), "pp 3, tied": (3, Degrees(pp=3)), "pp 2 x 2, tied": (4, Degrees(pp=2)),
 }  # fmt: skip
+
+
+# What is trained of a model that is read in parts.
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {"method": "lora", "targets": "embed_tokens,q_proj"},
+    "dora": {"method": "dora"},
+    "reward": {"task": "reward"},
+}
 
 
 def begun(mesh: Any, degrees: Degrees, model: LlamaForCausalLM, read: Any = None) -> Run:
@@ -78,6 +89,26 @@ def blocks(mesh: Any, degrees: Degrees, path: Path) -> bool:
     return late.keys() == early.keys() and all(torch.equal(local(late[name]), local(early[name])) for name in late)
 
 
+def adapted(mesh: Any, changes: dict[str, Any], folder: Path) -> dict[str, bool]:
+    """Whether processes that read their parts of a frozen base, or of a reward model, have those of a whole one."""
+    recipe = replace(RECIPE, model=str(folder), **changes)
+    found, whole = run_model(recipe, folder, CPU, offline=True), load_pretrained(folder, dtype="float32").model
+    if recipe.task == "reward":
+        base, whole = "", cast("LlamaForCausalLM", with_reward_head(whole, seed=recipe.seed))
+    else:
+        base = adapt(whole, recipe.lora, block_format=None, seed=recipe.seed)
+    loader = Loader(make_rows(), seed=7)
+    early = run.start(recipe, whole, loader, processes=mesh, base=base)
+    late = run.start(recipe, found.model, loader, processes=mesh, read=found.read)
+    own, others = (dict(one.model.named_parameters()) for one in (late, early))
+    return {
+        "is unread": found.read is not None,
+        "weights": own.keys() == others.keys() and all(torch.equal(local(w), local(own[n])) for n, w in others.items()),
+        "trained": late.weights().keys() == early.weights().keys(),
+        "base": late.base == early.base,
+    }
+
+
 def reading(mesh: Any, degrees: Degrees, folder: Path, load: Callable[..., Any]) -> dict[str, float]:
     """What a process reads of a file, the peak of its memory, and what of that is its own; in parts of the file's size.
 
@@ -112,13 +143,13 @@ def sharded(mesh: Any, degrees: Degrees, folder: Path) -> Run:
     return begun(mesh, degrees, found[0], found[2])
 
 
-def plain(mesh: Any, degrees: Degrees, folder: Path) -> Run:
+def plain(mesh: Any, degrees: Degrees, folder: Path, method: str = "full") -> Run:
     """A run whose recipe leaves open what trial steps decide."""
     text = folder / f"text-{distributed.get_rank()}.txt"
     text.write_text("the cat sat on the mat. " * 99, encoding="utf-8")
     recipe = Recipe(
         data=(str(text),), model=str(folder), minutes=0.01, precision="fp32", length=16, batch_tokens=32,
-        optimizer="adamw",
+        optimizer="adamw", method=method, rank=4,
     )  # fmt: skip
     return session.begin(recipe, folder / "out", processes=mesh).run
 
@@ -150,6 +181,8 @@ def check() -> dict[str, Any]:
         path = save_gguf(small.model, small.tokenizer, folder / "small.gguf", "q8_0")
         for name, degrees in {"dp_shard 2": Degrees(), "tp 2": Degrees(tp=2), "pp 2": Degrees(pp=2)}.items():
             found[f"blocks, {name}"] = group.on(2, partial(blocks, degrees=degrees, path=path))
+        for name, changes in METHODS.items():
+            found[f"adapted, {name}"] = group.on(2, partial(adapted, changes=changes, folder=folder))
         config = LlamaForCausalLM.from_pretrained(folder).config.replace(vocab_size=4097, **LARGE)
         LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
         ways: dict[str, tuple[Callable[..., Any], Degrees]] = {
@@ -158,6 +191,7 @@ def check() -> dict[str, Any]:
             "tp 2": (sharded, Degrees(tp=2)),
             "pp 2": (sharded, Degrees(pp=2)),
             "plain": (plain, Degrees()),
+            "lora": (partial(plain, method="lora"), Degrees()),
             "written": (written, Degrees(tp=2)),
         }
         for name, (load, degrees) in ways.items():

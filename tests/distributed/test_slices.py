@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tests.distributed.slice_cases import DEGREES
+from tests.distributed.slice_cases import DEGREES, METHODS
 from tests.distributed.test_distributed import launched
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes with gloo, and asks Linux for memory")
@@ -20,10 +20,15 @@ def test_each_process_reads_its_part() -> None:
     for name in ("dp_shard 2", "tp 2", "pp 2"):
         assert found.pop(f"blocks, {name}") == [True, True]
 
+    for name in METHODS:
+        answer = {"is unread": True, "weights": True, "trained": True, "base": True}
+        assert found.pop(f"adapted, {name}") == [answer, answer]
+
     # A bf16 file, read as fp32: whole it takes twice its size. The vocabulary is odd, and norms are small.
     whole = found.pop("read, whole")
     plain = found.pop("read, plain")  # which takes trial steps besides
-    assert all(0.49 < one["read"] < 0.52 for one in plain), plain
+    lora = found.pop("read, lora")
+    assert all(0.49 < one["read"] < 0.52 for one in (*plain, *lora)), (plain, lora)
     assert found.keys() == {"read, dp_shard 2", "read, tp 2", "read, pp 2", "read, written"}
     for ranks in found.values():
         for one, all_of_it in zip(ranks, whole, strict=True):

@@ -13,6 +13,8 @@ from llamita.data.records import Record
 from llamita.model.heads import LlamaForSequenceClassification
 from llamita.model.initial import shapes_only
 from llamita.model.llama import LlamaForCausalLM
+from llamita.model.loading import put
+from llamita.model.pretrained import PreTrainedModel
 from llamita.tokenizer.protocol import Tokenizer
 from llamita.train.tasks.preferences import pair_documents
 from llamita.train.tasks.task import Task, TaskOptions
@@ -33,16 +35,25 @@ def reward(options: TaskOptions) -> Task:
 
 
 def with_reward_head(model: LlamaForCausalLM, *, seed: int) -> LlamaForSequenceClassification:
-    """A classifier of one label on the layers of a language model; its head begins with the seed's numbers."""
+    """A classifier of one label on the layers of a language model; its head begins with the seed's numbers.
+
+    Where the model is on the meta device, so is the head: `first_head` gives it these once it is read.
+    """
     with shapes_only():
         classifier = LlamaForSequenceClassification(model.config.replace(num_labels=1))
     classifier.model = model.model
-    classifier.score = torch.nn.Linear(model.config.hidden_size, 1, bias=False)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        classifier.score.weight.normal_(0.0, model.config.initializer_range, generator=generator)
-    classifier.score.to(model.device, model.dtype)
+    if model.device.type != "meta":
+        first_head(classifier, seed=seed, device=model.device)
     return classifier
+
+
+def first_head(classifier: PreTrainedModel, *, seed: int, device: torch.device) -> None:
+    """Give a reward model's head the seed's numbers; of a sharded one each process keeps its own part."""
+    empty, generator = classifier.get_parameter("score.weight"), torch.Generator().manual_seed(seed)
+    weight = torch.empty(empty.shape, device="cpu").normal_(
+        0.0, classifier.config.initializer_range, generator=generator
+    )
+    put(classifier, "score.weight", classifier.fit(weight, empty, dtype=classifier.dtype, device=device, copies=True))
 
 
 def rewards(model: LlamaForSequenceClassification, batch: Batch) -> tuple[Tensor, Tensor]:
