@@ -18,7 +18,7 @@ from llamita.errors import UsageError
 from llamita.model.llama import LlamaForCausalLM
 from llamita.parallel.gradients import Gradients
 from llamita.parallel.mesh import dim
-from llamita.parallel.shard import Pass, local, whole
+from llamita.parallel.shard import Pass, align_gradient, local, whole
 from llamita.parallel.stages import Received, cut, is_tied
 from llamita.parallel.tensor import TOKENS, own_part
 
@@ -231,9 +231,7 @@ class StageGradients(Gradients):
         if weight is None or pipeline.stage not in (0, pipeline.count - 1):
             return
         assert weight.grad is not None, "both stages compute with the tied weight"
-        if isinstance(weight, DTensor):  # the embedding's gradient may be cut in another way, or be a sum to come
-            weight.grad = cast("DTensor", weight.grad).redistribute(placements=weight.placements)
-        own = local(weight.grad)
+        own = align_gradient(weight)
         other, peer = torch.empty_like(own), pipeline.rank_of(pipeline.count - 1 - pipeline.stage)
         messages = [(distributed.isend, own), (distributed.irecv, other)]
         ops = [distributed.P2POp(kind, tensor, peer, group=pipeline.group) for kind, tensor in messages]

@@ -74,6 +74,17 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def align_gradient(weight: Tensor) -> Tensor:
+    """Let a weight's gradient be cut as the weight is: under tensor parallelism it may be cut otherwise, or be a sum.
+
+    Returns this rank's part of it.
+    """
+    assert weight.grad is not None
+    if isinstance(weight, DTensor) and isinstance(weight.grad, DTensor) and weight.grad.placements != weight.placements:
+        weight.grad = weight.grad.redistribute(placements=weight.placements)
+    return local(weight.grad)
+
+
 def sharded_as(model: Tensor, tensor: Tensor) -> Tensor:
     """A tensor that every rank has whole, in shards as another one of its shape is; nothing is sent. Shards stay."""
     if not isinstance(model, DTensor) or isinstance(tensor, DTensor):

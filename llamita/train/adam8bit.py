@@ -5,11 +5,14 @@ a C++ compiler; fake tensors cannot go through it either. This one has its codes
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Shard
 from torch.optim import Optimizer
+
+from llamita.parallel.shard import align_gradient, local, sharded_as
 
 BLOCK = 256  # numbers with one scale
 SMALLEST = 4096  # numbers of a weight whose states are quantized
@@ -55,7 +58,7 @@ class AdamW8bit(Optimizer):
     """AdamW whose two moments take a byte and 1/64 for each number; those of small weights are fp32.
 
     A weight is small with fewer than 4096 numbers, or with a number that blocks of 256 do not fill. At most 2**20
-    numbers are in fp32 at once.
+    numbers are in fp32 at once. Shards move by the bits of the whole weight, where no block is `is_cut`.
     """
 
     def __init__(self, groups: Any, *, lr: float, betas: tuple[float, float], eps: float = 1e-8) -> None:
@@ -79,22 +82,24 @@ class AdamW8bit(Optimizer):
                 name: tensor.clone() if name == "step" else tensor.to(weight.device, copy=True)
                 for name, tensor in state.items()
             }
+            for name in self.state[weight].keys() & {f"{name}.scales" for name in MOMENTS}:
+                scales = no_scales(weight)
+                self.state[weight][name] = sharded_as(scales, self.state[weight][name].view(scales.shape))
 
     def _begin(self, weight: Tensor) -> dict[str, Tensor]:
         state = self.state[weight]
         state["step"] = torch.tensor(0.0)
         for name in MOMENTS:
-            if weight.numel() < SMALLEST or weight.numel() % BLOCK:
+            if _is_small(weight):
                 state[name] = torch.zeros_like(weight, dtype=torch.float32)
             else:
                 state[f"{name}.codes"] = torch.zeros_like(weight, dtype=torch.uint8)
-                state[f"{name}.scales"] = torch.zeros(weight.numel() // BLOCK, device=weight.device)
+                state[f"{name}.scales"] = no_scales(weight)
         return state
 
     def _step(self, weight: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
         state["step"] += 1
-        assert weight.grad is not None
-        numbers, gradient = weight.view(-1), weight.grad.reshape(-1)
+        numbers, gradient = local(weight).view(-1), align_gradient(weight).reshape(-1)
         values = {name: torch.tensor(VALUES[name], device=weight.device) for name in MOMENTS}
         for start in range(0, len(numbers), CHUNK):
             part = slice(start, start + CHUNK)
@@ -103,14 +108,44 @@ class AdamW8bit(Optimizer):
             moments = []
             for name, beta, new in zip(MOMENTS, group["betas"], (slopes, slopes.square()), strict=True):
                 if name in state:
-                    moments.append(state[name].view(-1)[part].lerp_(new, 1 - beta))
+                    moments.append(local(state[name]).view(-1)[part].lerp_(new, 1 - beta))
                     continue
-                codes, scales = state[f"{name}.codes"].view(-1)[part], state[f"{name}.scales"][blocks]
+                codes, scales = (local(state[f"{name}.{one}"]).view(-1) for one in ("codes", "scales"))
+                codes, scales = codes[part], scales[blocks]
                 moments.append(dequantized(codes, scales, values[name]).lerp_(new, 1 - beta))
                 for old, now in zip((codes, scales), quantized(moments[-1], values[name]), strict=True):
                     old.copy_(now)
             mean, square = moments
             _move(numbers[part], mean, square, state["step"], group)
+
+
+def no_scales(weight: Tensor) -> Tensor:
+    """The scales of a weight's blocks, 0; those of a sharded weight (..., C) are sharded as it is.
+
+    They lie one after another, or (..., C / 256) where blocks fill rows, so that any cut between rows is one of them.
+    """
+    shape, columns = torch.Size([weight.numel() // BLOCK]), weight.shape[-1]
+    if isinstance(weight, DTensor) and columns % BLOCK == 0:
+        shape = torch.Size([*weight.shape[:-1], columns // BLOCK])
+    return sharded_as(weight, torch.zeros(shape, device=local(weight).device))
+
+
+def is_cut(weight: Tensor) -> bool:
+    """Whether a shard of a weight ends within a block."""
+    if _is_small(weight) or not isinstance(weight, DTensor):
+        return False
+    rows, columns = weight.shape[0], weight.shape[-1]
+    pairs = zip(weight.placements, weight.device_mesh.shape, strict=True)
+    cuts = [(cast("Shard", placement).dim, size) for placement, size in pairs if hasattr(placement, "dim")]
+    if len(cuts) == 1 and cuts[0][0] == 0 and rows % cuts[0][1] == 0:  # as many numbers on each rank
+        return weight.numel() // cuts[0][1] % BLOCK > 0
+    for dim, size in cuts:
+        columns = -(-columns // size) if dim == weight.ndim - 1 else columns
+    return columns % BLOCK > 0
+
+
+def _is_small(weight: Tensor) -> bool:
+    return weight.numel() < SMALLEST or weight.numel() % BLOCK > 0
 
 
 def _move(numbers: Tensor, mean: Tensor, square: Tensor, step: Tensor, group: dict[str, Any]) -> None:

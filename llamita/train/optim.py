@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from llamita.errors import UnsupportedError
-from llamita.train.adam8bit import AdamW8bit
+from llamita.train.adafactor import Adafactor
+from llamita.train.adam8bit import BLOCK, AdamW8bit, is_cut
 from llamita.train.muon import Muon
 
 BETAS = (0.9, 0.95)
@@ -82,7 +83,7 @@ def _lion(model: nn.Module, lr: float, weight_decay: float) -> list[Optimizer]:
 
 def _adafactor(model: nn.Module, lr: float, weight_decay: float) -> list[Optimizer]:
     """The second moments of a matrix as a row and a column: the least memory (arXiv:1804.04235)."""
-    return [torch.optim.Adafactor(_groups(trained(model), weight_decay), lr=lr)]
+    return [Adafactor(_groups(trained(model), weight_decay), lr=lr)]
 
 
 OPTIMIZERS: Mapping[str, Build] = {
@@ -101,18 +102,26 @@ RATES: Mapping[str, float] = {
 }  # where the recipe gives none
 
 
-# Those that cannot train weights in shards, and why.
-WHOLE: Mapping[str, str] = {
-    "adafactor": "needs whole matrices",  # torch's takes norms of columns in place, which DTensor refuses
-    "adamw8bit": "has scales for blocks of whole weights",  # in shards, the blocks would be others
-}
+def check_sharded(name: str, model: nn.Module) -> None:
+    """Raise UnsupportedError for a sharded model with a weight that an optimizer cannot move in shards."""
+    if name != "adamw8bit":
+        return
+    others = ", ".join(other for other in OPTIMIZERS if other != name)
+    for own, weight in model.named_parameters():
+        if weight.requires_grad and is_cut(weight):
+            raise UnsupportedError(
+                f"adamw8bit has a scale for {BLOCK} numbers, and the processes' parts of {own} {tuple(weight.shape)} "
+                f"do not end where such blocks do: use one of {others}"
+            )
 
 
-def check_sharded(name: str) -> None:
-    """Raise UnsupportedError for an optimizer that cannot train weights in shards."""
-    if name in WHOLE:
-        others = ", ".join(other for other in OPTIMIZERS if other not in WHOLE)
-        raise UnsupportedError(f"{name} {WHOLE[name]}, and several processes shard them: use one of {others}")
+def check_exact(name: str, size: int) -> None:
+    """Raise UnsupportedError for an optimizer whose bits depend on the number of ranks."""
+    if name == "adafactor" and size > 1:
+        raise UnsupportedError(
+            f"adafactor adds squares of columns over {size} processes, in an order that their number decides: leave "
+            "--exact-scaling out, or use another --optimizer"
+        )
 
 
 def build(name: str, model: nn.Module, *, lr: float, weight_decay: float, is_exact: bool = False) -> list[Optimizer]:

@@ -153,12 +153,11 @@ def check_ranks(recipe: Recipe, ranks: DataRanks) -> None:
     ranks.check_rows(recipe.rows)
     if recipe.exact_scaling:
         check_tree(ranks, rows=recipe.rows, micro_rows=recipe.micro_rows)
+        optim.check_exact(recipe.optimizer, ranks.size)
     check_length(recipe.length, recipe.cp)
     rows = recipe.rows // ranks.size
     micro_batches = -(-rows // min(rows, recipe.micro_rows))
     check_micro_batches(micro_batches, recipe.pp, recipe.pp_schedule, rows=rows)
-    if ranks.size > 1 or recipe.is_cut:
-        optim.check_sharded(recipe.optimizer)
 
 
 def start(
@@ -220,4 +219,5 @@ def _shard(
     if ranks.sharding is not None:
         reduce_scatter = TreeReduceScatter() if recipe.exact_scaling else None
         shard(root, model.model.layers, ranks.sharding, reduce_scatter=reduce_scatter)
+    optim.check_sharded(recipe.optimizer, model)
     return None if read is None else mesh.together(lambda: read(model))

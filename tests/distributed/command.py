@@ -104,7 +104,7 @@ def check(where: str) -> dict[str, Any]:
         "three": answers(group.start(3, lambda: run([*begin, "--steps", "4"]))),
         "no option": answers(group.start(2, lambda: run(["train", "--learning-rate", "1"]))),
         "no file": answers(group.start(2, lambda: run(["train", str(top / "none.txt"), *SMALL]))),
-        "adafactor": answers(group.start(2, lambda: run([*begin, "--optimizer", "adafactor"]))),
+        "adafactor": answers(group.start(2, lambda: run([*begin, "--exact-scaling", "--optimizer", "adafactor"]))),
         "uneven": answers(group.start(2, lambda: run([*begin, "--exact-scaling", "--micro-rows", "3"]))),
         "is empty": not folder.exists(),
         "stopped": stopped(folder, [*begin, "--steps", "100000"]),

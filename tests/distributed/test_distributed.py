@@ -24,7 +24,7 @@ def launched(module: str, *words: str) -> dict[str, Any]:
 
 @pytest.mark.early
 def test_any_number_of_ranks_trains_as_one_process_does() -> None:
-    found = launched("work", "parity", "scaling", "resume")
+    found = launched("work", "parity", "scaling", "resume", "optimizers")
 
     # 20 steps in fp64, with accumulation, clipping, ragged masks, dropout, and recomputed or written-out layers.
     assert found["parity"].keys() == {"recompute 2", "recompute 3", "savings 2"}
@@ -43,6 +43,18 @@ def test_any_number_of_ranks_trains_as_one_process_does() -> None:
     assert resume["apart"] <= 1e-12
     assert resume["tokens"][0] == resume["tokens"][1]
     assert resume["exact"]  # 2, 1 and 4 ranks with --exact-scaling: the tensors of the uninterrupted process
+
+    # Adafactor's means of whole rows and columns, and AdamW's blocks of 8 bits.
+    optimizers = found["optimizers"]
+    refused = optimizers.pop("refused")
+    assert optimizers.keys() == {"adafactor", "adamw8bit"}
+    assert all(one["taken over"] and one["apart"] <= 1e-12 for one in optimizers.values()), optimizers
+    assert optimizers["adamw8bit"]["same"]
+    assert (
+        "the processes' parts of model.layers.0.mlp.gate_proj.weight (16, 272) do not end where such blocks do"
+        in refused[0]
+    )
+    assert "adafactor adds squares of columns over 2 processes, in an order that their number decides" in refused[1]
 
 
 @pytest.mark.early
@@ -69,7 +81,7 @@ def test_one_rank_speaks_for_all(tmp_path: Path) -> None:
     )
     assert "there is no option --learning-rate" in said(found["no option"], 2)
     assert re.fullmatch("llamita: cannot read .*none.txt: it does not exist\n", said(found["no file"], 3))
-    assert "adafactor needs whole matrices, and several processes shard them: use" in said(found["adafactor"], 6)
+    assert "adafactor adds squares of columns over 2 processes" in said(found["adafactor"], 6)
     assert "2 processes x 3 rows: set --micro-rows to a divisor of 2\n" in said(found["uneven"], 2)
     assert found["is empty"], "what is wrong with the settings leaves no folder"
 

@@ -159,8 +159,50 @@ def resume() -> dict[str, Any]:
         }
 
 
-def _part_of_run(mesh: Any, recipe: Recipe, folder: Path, until: int) -> dict[str, Any]:
-    one = make_run(mesh, recipe)
+# Rows are of whole blocks of 256 numbers, or two processes have as many blocks each.
+WIDE = {
+    "config": CONFIG.replace(hidden_size=256, intermediate_size=80, num_hidden_layers=1, head_dim=128),
+    "dtype": torch.float32,
+}
+
+
+def optimizers() -> dict[str, Any]:
+    """Optimizers that know more of a weight than its parts: 2 ranks, then one, next to one alone; and a refusal."""
+    adafactor, eight = (replace(EXACT, optimizer=name, steps=3) for name in ("adafactor", "adamw8bit"))
+    adafactor = replace(adafactor, exact_scaling=False, lr=0.01)
+    cases: dict[str, tuple[Recipe, dict[str, Any]]] = {
+        "adafactor": (adafactor, {"config": UNTIED}), "adamw8bit": (eight, WIDE),
+    }  # fmt: skip
+    found = dict[str, Any]()
+    with tempfile.TemporaryDirectory() as top:
+        for name, (recipe, kind) in cases.items():
+            parts = [
+                group.on(
+                    count, lambda mesh, at=at, n=n, r=recipe, k=kind: _part_of_run(mesh, r, Path(top, at), n, **k)
+                )[0]
+                for at, count, n in ((f"{name} whole", 1, 3), (name, 2, 2), (name, 1, 3))
+            ]
+            one, other = (state.weights(Path(top, at)) for at in (f"{name} whole", name))
+            found[name] = {
+                "taken over": parts[2]["restored"] == parts[1]["saved"],
+                "same": parts[2]["saved"] == parts[0]["saved"],
+                "apart": max(float((one[key] - other[key]).abs().max()) for key in one),
+            }
+    cut = WIDE | {"config": WIDE["config"].replace(hidden_size=272, intermediate_size=16)}
+    wrong = (eight, replace(adafactor, exact_scaling=True))
+    return found | {"refused": group.on(2, lambda mesh: [_refusal(mesh, recipe, cut) for recipe in wrong])[0]}
+
+
+def _refusal(mesh: Any, recipe: Recipe, kind: dict[str, Any]) -> str:
+    try:
+        make_run(mesh, recipe, **kind)
+    except LlamitaError as error:
+        return str(error)
+    return ""
+
+
+def _part_of_run(mesh: Any, recipe: Recipe, folder: Path, until: int, **kind: Any) -> dict[str, Any]:
+    one = make_run(mesh, recipe, **kind)
     restored, saved = gone_on(one, folder, lambda: take_steps(one, recipe, until), lambda: digest(one))
     return {"restored": restored, "saved": saved, "tokens": one.tokens}
 
@@ -298,7 +340,14 @@ def _saving(mesh: Any, folder: Path) -> dict[str, Any]:
     return {**found, "left": sorted(path.name for path in folder.iterdir()), "newest": state.newest(folder).name}
 
 
-CHECKS = {"parity": parity, "scaling": scaling, "resume": resume, "kills": kills, "saving": saving}
+CHECKS = {
+    "parity": parity,
+    "optimizers": optimizers,
+    "scaling": scaling,
+    "resume": resume,
+    "kills": kills,
+    "saving": saving,
+}
 
 
 def check(*names: str) -> dict[str, Any]:
