@@ -45,6 +45,7 @@ SETTINGS: dict[str, tuple[type, str, str]] = {
     "lr": (float, "RATE", "learning rate (default: 2e-2 for muon, 2e-3 adamw, adamw8bit, 2e-4 lion, 1e-2 adafactor)"),
     "rates": (str, "GLOB=SHARE", "of the learning rate, for weights by their names, with commas (default: none)"),
     "weight_decay": (float, "X", "of matrices only (default: 0)"),
+    "z_loss": (float, "X", "of pretrain and sft: add this times the square of log Z to each token's loss (default: 0)"),
     "schedule": (str, "NAME", "wsd (default), cosine, linear or constant"),
     "warmup": (float, "SHARE", "of the steps in which the rate rises (default: 0.04)"),
     "clip": (float, "NORM", "the largest norm of a gradient, 0 for no clipping (default: 1)"),

@@ -23,30 +23,31 @@ from llamita.model.stored import StoredWeight
 
 
 def chunked_cross_entropy(
-    hidden_states: Tensor, head: nn.Module, targets: Tensor, *, chunk: int, num_items: Tensor | int | None = None
-) -> Tensor:
+    hidden_states: Tensor, head: nn.Module, targets: Tensor, *, chunk: int, num_items: Tensor | int | None = None,
+    z_loss: float = 0.0,
+) -> Tensor:  # fmt: skip
     """Cross-entropy of `head(hidden_states)` without ever holding the logits of more than `chunk` tokens.
 
     hidden_states (..., D), head D -> V, targets (...). The loss is in fp32, or in fp64 where the hidden states are.
     Sums run in another order than in the loss of all logits: 1e-6 relative in fp32, 1e-12 in fp64; with bf16 logits the
     head's gradient is rounded to bf16 once a chunk. A head that is neither a plain nn.Linear nor a stored matrix
-    computes its logits twice. Raises UsageError in a second backward pass of the same loss.
+    computes its logits twice. z_loss: how many times the square of each token's log Z, the logarithm of its softmax's
+    denominator, is added (PaLM, arXiv:2204.02311). Raises UsageError in a second backward pass of the same loss.
     """
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}: it must be at least 1 token")
     rows, targets = hidden_states.flatten(0, -2), targets.reshape(-1).to(hidden_states.device)
     if is_plain(head):
         weight = head.get_parameter("weight")
-        total: Any = Summed.apply(rows, weight, targets, chunk, torch.is_grad_enabled(), None)
+        total: Any = Summed.apply(rows, weight, targets, chunk, torch.is_grad_enabled(), None, z_loss)
     elif is_stored(head):
-        total = Summed.apply(
-            rows, None, targets, chunk, torch.is_grad_enabled(), cast("StoredWeight[Any]", head).matrix
-        )
+        matrix = cast("StoredWeight[Any]", head).matrix
+        total = Summed.apply(rows, None, targets, chunk, torch.is_grad_enabled(), matrix, z_loss)
     elif len(rows) <= chunk:
-        total = _summed(head, rows, targets)
+        total = _summed(head, rows, targets, z_loss)
     else:
         parts = zip(rows.split(chunk), targets.split(chunk), strict=True)
-        total = torch.stack([checkpoint(_summed, head, *part, use_reentrant=False) for part in parts]).sum()
+        total = torch.stack([checkpoint(_summed, head, *part, z_loss, use_reentrant=False) for part in parts]).sum()
     return total / ((targets != IGNORED).sum() if num_items is None else num_items)
 
 
@@ -64,8 +65,12 @@ def is_stored(head: nn.Module) -> bool:
     return isinstance(head, StoredWeight) and getattr(head, "bias", None) is None and not has_hooks(head)
 
 
-def _summed(head: nn.Module, rows: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(at_least_fp32(head(rows)), targets, ignore_index=IGNORED, reduction="sum")
+def _summed(head: nn.Module, rows: Tensor, targets: Tensor, z_loss: float) -> Tensor:
+    logits = at_least_fp32(head(rows))
+    loss = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+    if z_loss:
+        loss = loss + z_loss * torch.where(targets != IGNORED, logits.logsumexp(-1).square(), 0.0).sum()
+    return loss
 
 
 class Summed(torch.autograd.Function):
@@ -73,8 +78,9 @@ class Summed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, weight: Tensor | None, targets: Tensor, chunk: int, has_backward: bool, matrix: Any
-    ) -> Tensor:
+        ctx: Any, rows: Tensor, weight: Tensor | None, targets: Tensor, chunk: int, has_backward: bool, matrix: Any,
+        z_loss: float,
+    ) -> Tensor:  # fmt: skip
         """The loss; `has_backward` says whether gradients are wanted. Products run in autocast's dtype, if it is on.
 
         matrix: the head as a stored matrix, where there is no weight.
@@ -88,7 +94,7 @@ class Summed(torch.autograd.Function):
             d_weight = torch.zeros_like(weight, dtype=_sum_dtype(dtype))
         total = torch.zeros((), dtype=_sum_dtype(dtype), device=rows.device)
         with torch.autocast(device, enabled=False):
-            head = _head_of(rows, weight, matrix, dtype)
+            head = _head_of(rows, weight, matrix, dtype, z_loss)
             for first in range(0, len(rows), chunk):
                 part = slice(first, first + chunk)
                 logits = head.logits(rows[part])
@@ -111,14 +117,14 @@ class Summed(torch.autograd.Function):
         (scale,), (d_rows, d_weight) = gradients, ctx.gradients
         ctx.gradients = None
         found = [None if one is None else one.mul_(scale) for one in (d_rows, d_weight)]
-        return *found, None, None, None, None
+        return *found, None, None, None, None, None
 
 
 class _Head:
     """The products of a head (V, D), in a dtype."""
 
-    def __init__(self, weight: Tensor | None, matrix: Any, dtype: torch.dtype) -> None:
-        self.stored, self.dtype, self.own = matrix, dtype, weight
+    def __init__(self, weight: Tensor | None, matrix: Any, dtype: torch.dtype, z_loss: float) -> None:
+        self.stored, self.dtype, self.own, self.z_loss = matrix, dtype, weight, z_loss
 
     @cached_property
     def weight(self) -> Tensor:
@@ -133,7 +139,7 @@ class _Head:
 
     def softmax(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `_chunk`."""
-        return _chunk(logits, targets)
+        return _chunk(logits, targets, self.z_loss)
 
     def d_rows(self, d_logits: Tensor) -> Tensor:
         """The gradient (n, D) of rows from that of logits (n, V)."""
@@ -164,8 +170,17 @@ class _KernelHead(_Head):
     def softmax(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `_chunk`; the gradient takes the logits' place."""
         is_learned = targets != IGNORED
+        if not self.z_loss:
+            losses, totals = kernels.softmax_gradient(logits, targets)
+            return torch.where(is_learned, losses, 0.0).sum(), logits, (is_learned / totals)[:, None]
+        index = torch.where(is_learned, targets, 0)[:, None]
+        own = logits.gather(1, index)[:, 0].float()
         losses, totals = kernels.softmax_gradient(logits, targets)
-        return torch.where(is_learned, losses, 0.0).sum(), logits, (is_learned / totals)[:, None]
+        logarithms = losses + own
+        factor = 1 + 2 * self.z_loss * logarithms
+        logits.scatter_add_(1, index, (totals - totals / factor)[:, None].to(logits.dtype))  # it is multiplied later
+        losses = losses + self.z_loss * logarithms.square()
+        return torch.where(is_learned, losses, 0.0).sum(), logits, (is_learned * factor / totals)[:, None]
 
     def d_rows(self, d_logits: Tensor) -> Tensor:
         """The gradient (n, D) of rows from that of logits (n, V)."""
@@ -176,16 +191,16 @@ class _KernelHead(_Head):
         kernels.products((kernels.columns_of(d_logits), Right(rows.to(self.dtype))), dtype=total.dtype, out=total)
 
 
-def _head_of(rows: Tensor, weight: Tensor | None, matrix: Any, dtype: torch.dtype) -> _Head:
+def _head_of(rows: Tensor, weight: Tensor | None, matrix: Any, dtype: torch.dtype, z_loss: float) -> _Head:
     """The head's products by our kernels where they know them, else by torch."""
     one = matrix if weight is None else weight
     is_known = kernels.is_known(rows) and kernels.has_products() and not any(side % COLUMNS for side in one.shape)
     is_known = is_known and (weight is None or kernels.reads(weight))
     kind = _KernelHead if dtype == torch.bfloat16 and is_known and rows.dtype in kernels.READ else _Head
-    return kind(weight, matrix, dtype)
+    return kind(weight, matrix, dtype, z_loss)
 
 
-def _chunk(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _chunk(logits: Tensor, targets: Tensor, z_loss: float) -> tuple[Tensor, Tensor, Tensor]:
     """The summed loss of a chunk's logits, and its gradient to them as (n, V) times (n, 1).
 
     The softmax's denominators are left to the factor, which costs a pass over (n, D) rather than (n, V).
@@ -193,13 +208,18 @@ def _chunk(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     dtype, logits = logits.dtype, at_least_fp32(logits)
     is_learned = (targets != IGNORED)[:, None]
     index = torch.where(is_learned, targets[:, None], 0)
-    logits -= logits.amax(-1, keepdim=True)
+    most = logits.amax(-1, keepdim=True)
+    logits -= most
     of_target = logits.gather(1, index)
     exp = logits.exp_()
     total = exp.sum(-1, keepdim=True)
-    loss = torch.where(is_learned, total.log() - of_target, 0.0).sum()
+    losses = total.log() - of_target
+    if z_loss:
+        logarithms = total.log() + most
+        losses += z_loss * logarithms.square()
+        exp *= 1 + 2 * z_loss * logarithms
     exp.scatter_add_(1, index, -total)
-    return loss, exp.to(dtype), is_learned / total
+    return torch.where(is_learned, losses, 0.0).sum(), exp.to(dtype), is_learned / total
 
 
 def _sum_dtype(dtype: torch.dtype) -> torch.dtype:

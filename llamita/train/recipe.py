@@ -46,6 +46,7 @@ class Recipe:
     `rslora` are its LoraConfig; qlora has the frozen weights in blocks of `base_format`. merge: also write the model
     with the adapter in its weights.
     rates: shares of the rate for weights by their names, as "GLOB=SHARE,GLOB=SHARE" (see `rates`).
+    z_loss: of pretrain and sft, how many times the square of log Z is added to the loss.
     loss, beta, label_smoothing, reference_free, reward, group, max_tokens, kl: of the tasks dpo and grpo, see
     `llamita.train.tasks.task.TaskOptions`. rollouts: exact (sampled by the trainer's arithmetic) or plain (faster).
     weights: fp32, or bf16 with fp32 copies that the optimizer moves. recompute: what layers compute again in the
@@ -76,6 +77,7 @@ class Recipe:
     lr: float | None = None
     rates: str = ""
     weight_decay: float = 0.0
+    z_loss: float = 0.0
     schedule: str = "wsd"
     warmup: float = 0.04
     clip: float = 1.0
@@ -126,6 +128,12 @@ class Recipe:
             raise UsageError(f"method is {self.method}, which adapts a trained model: name one with --model")
         if self.task == "reward" and self.method != "full":
             raise UsageError(f"method is {self.method}, and a reward model has a head to train: take --method full")
+        if self.z_loss and self.task not in TOKEN_TASKS:
+            raise UsageError(f"z_loss is of pretrain and sft, and the task is {self.task}: leave --z-loss out")
+        if self.z_loss and self.tp > 1:
+            raise UsageError(
+                f"z_loss needs all logits of a token, and --tp {self.tp} shards them: leave one of the two out"
+            )
         check_degrees(self)
         if self.batch_tokens < self.length:
             raise UsageError(
@@ -173,6 +181,7 @@ class Recipe:
     def training_task(self) -> Task:
         """The task with its options; a recipe's task "auto" has to be decided first."""
         options = TaskOptions(
+            z_loss=self.z_loss,
             loss=self.loss,
             beta=self.beta,
             label_smoothing=self.label_smoothing,
@@ -204,7 +213,7 @@ class Recipe:
 
 
 DEGREES = ("tp", "cp", "pp")
-SHARDED_TASKS = ("auto", "pretrain", "sft")  # whose losses know logits that are sharded
+TOKEN_TASKS = ("auto", "pretrain", "sft")  # whose losses are of tokens: they know logits that are sharded, and z_loss
 
 
 def check_degrees(recipe: Recipe) -> None:
@@ -218,9 +227,9 @@ def check_degrees(recipe: Recipe) -> None:
                 f"method is {recipe.method} and {name} is {size}: adapters are trained by data parallelism alone, "
                 f"leave --{name} out"
             )
-        if size > 1 and recipe.task not in SHARDED_TASKS:
+        if size > 1 and recipe.task not in TOKEN_TASKS:
             raise UsageError(
-                f"task is {recipe.task} and {name} is {size}: only {' and '.join(SHARDED_TASKS[1:])} are trained by "
+                f"task is {recipe.task} and {name} is {size}: only {' and '.join(TOKEN_TASKS[1:])} are trained by "
                 f"processes that share a model, leave --{name} out"
             )
 
@@ -242,7 +251,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 BOUNDS: Mapping[str, tuple[float, float]] = {
     "vocab_size": (SMALLEST, 2**20),
     "steps": (1, 10**9), "minutes": (0.01, 10**5), "batch_tokens": (1, 2**31), "length": (2, 2**20),
-    "micro_rows": (1, 2**20), "lr": (1e-12, 10.0), "weight_decay": (0.0, 10.0), "warmup": (0.0, 1.0),
+    "micro_rows": (1, 2**20), "lr": (1e-12, 10.0), "weight_decay": (0.0, 10.0), "z_loss": (0.0, 1.0),
+    "warmup": (0.0, 1.0),
     "clip": (0.0, 1e9), "seed": (0, 2**63 - 1), "held_out": (0.0, 0.5), "evaluate_every": (1, 10**9),
     "save_every": (1, 10**9), "keep_checkpoints": (1, 10**9),
     "rank": (1, 2**20), "recompute_every": (1, 2**20), "alpha": (1e-6, 1e9),

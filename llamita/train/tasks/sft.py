@@ -1,6 +1,7 @@
 """Supervised fine-tuning: completions and the assistant's messages are learned, and prompts are not."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from llamita.data.documents import Document, make_documents
 from llamita.data.records import Record
@@ -17,5 +18,5 @@ def _documents(records: Sequence[Record], tokenizer: Tokenizer) -> list[Document
 
 
 def sft(options: TaskOptions) -> Task:
-    """The task; it has no options."""
-    return Task(documents=_documents, loss=token_losses)
+    """The task, with z_loss."""
+    return Task(documents=_documents, loss=partial(token_losses, z_loss=options.z_loss))

@@ -15,15 +15,17 @@ from llamita.tokenizer.protocol import Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class TaskOptions:
-    """The settings of tasks that learn from preferences or rewards.
+    """The settings of tasks.
 
-    loss: one of `llamita.train.tasks.preference_losses`. beta: how strongly the model is held to the reference; the
-    weight of orpo's odds ratio. label_smoothing: the share of pairs that may be the wrong way around.
+    z_loss: of pretrain and sft, see `llamita.model.chunked_loss`.
+    Of preferences: loss, one of `llamita.train.tasks.preference_losses`. beta: how strongly the model is held to the
+    reference; the weight of orpo's odds ratio. label_smoothing: the share of pairs that may be the wrong way around.
     is_reference_free: compare with no reference model.
     Of grpo: reward, see `llamita.train.tasks.rewards`. group: answers to each prompt. max_tokens: of an answer. kl: the
     weight of the divergence from the base model. length: tokens of a row.
     """
 
+    z_loss: float = 0.0
     loss: str = "dpo"
     beta: float = 0.1
     label_smoothing: float = 0.0

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llamita.errors import UsageError
+from llamita.kernels.cpu import training as kernels
 from llamita.model.chunked_loss import chunked_cross_entropy, is_plain
 from llamita.model.loss import IGNORED
 from llamita.quant.linear import QuantizedLinear
@@ -81,6 +82,36 @@ def test_is_near_in_other_dtypes(dtype: torch.dtype, autocast: bool, close: floa
     assert abs(float(ours[0] - theirs[0])) < 1e-5
     for one, other in zip(ours[1:], theirs[1:], strict=True):
         assert float((one - other).norm() / other.norm()) < close
+
+
+def with_squares(head: nn.Module, targets: Tensor, z_loss: float) -> Callable[[Tensor], Tensor]:
+    """The plain loss with the squares of log Z."""
+
+    def loss(rows: Tensor) -> Tensor:
+        squares = head(rows).double().logsumexp(-1)[targets != IGNORED].square()
+        return plain(head, targets, 1.0)(rows) + z_loss * squares.sum()
+
+    return loss
+
+
+@pytest.mark.parametrize("head_of", [plain_head, other_head])
+def test_z_loss_adds_the_squares_of_log_z(head_of: Head) -> None:
+    rows, targets = data(torch.float64)
+    head = head_of().double()
+    ours = found(rows, head, lambda x: chunked_cross_entropy(x, head, targets, chunk=7, num_items=1, z_loss=0.03))
+    theirs = found(rows, head, with_squares(head, targets, 0.03))
+    assert all(float((one - other).abs().max()) < 1e-12 for one, other in zip(ours, theirs, strict=True))
+
+
+def test_z_loss_by_our_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "has_products", lambda: True)
+    head, targets = nn.Linear(64, 96, bias=False), torch.randint(0, 96, (N,))
+    targets[3] = IGNORED
+    rows = 3 * torch.randn(N, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = found(rows, head, lambda x: chunked_cross_entropy(x, head, targets, chunk=7, num_items=1, z_loss=0.03))
+    theirs = found(rows, head, with_squares(head, targets, 0.03))
+    assert all(float((one - other).norm() / other.norm()) < 1e-2 for one, other in zip(ours, theirs, strict=True))
 
 
 def test_a_frozen_head_and_frozen_rows_get_no_gradient() -> None:

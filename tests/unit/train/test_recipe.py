@@ -39,6 +39,11 @@ def test_every_setting_has_an_option_and_its_default_is_said() -> None:
         ({"lr": 11}, "lr is 11"),
         ({"schedule": "step"}, "schedule is 'step': use one of wsd, cosine, linear, constant"),
         ({"optimizer": "sgd"}, "use one of adamw, adamw8bit, muon, lion, adafactor"),
+        ({"z_loss": 0.1, "task": "grpo"}, "z_loss is of pretrain and sft, and the task is grpo: leave --z-loss out"),
+        (
+            {"z_loss": 0.1, "tp": 2},
+            "z_loss needs all logits of a token, and --tp 2 shards them: leave one of the two out",
+        ),
         ({"length": 4096}, "batch_tokens is 1024, less than one row of 4096"),
     ],
 )
