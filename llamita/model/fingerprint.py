@@ -27,7 +27,7 @@ def fingerprint(model: PreTrainedModel) -> str:
 class UnreadFingerprint:
     """The `fingerprint` of a model on the meta device, from its weights as they are read.
 
-    `seen` is told each of them; in between adapters may be added, and the model sharded.
+    `seen` is given each of them; in between adapters may be added, and the model sharded.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:

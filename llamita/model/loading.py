@@ -111,7 +111,7 @@ def fill(
     """Give every parameter of a model on the meta device its tensor, or a first value.
 
     tied: name of a tied weight -> name of the weight it shares; the model itself ties them. fit: makes a parameter of
-    a weight, as `whole` does. seen: is told every name with its whole weight, before it fits.
+    a weight, as `whole` does. seen: is given every name with its whole weight, before it fits.
     Raises BrokenFileError for ties that the file contradicts.
     """
     sources = _sources(tensors.names, [*model.state_dict(), *tied])  # of a stage of a model only one twin may be here
