@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from functools import lru_cache
 
 from llamita.errors import UsageError
 
@@ -27,11 +28,12 @@ worker.join()
 TOO_LONG = f"the grammar takes more than {SECONDS} s to compile: make it simpler"
 
 
+@lru_cache(maxsize=128)  # clients send the same schema with every request
 def validate(source: str) -> str:
     """Return the grammar once it has compiled, with success or an error, in time and within the stack.
 
     llguidance bounds most of its own work; intersections of many patterns and very deep rules go past its bounds.
-    Costs the start of a process, some 50 ms.
+    Costs the start of a process, some 50 ms, unless the same grammar has passed before.
     Raises UsageError where it takes more than 2 seconds of the processor, or ends the process.
     """
     command = [sys.executable, "-I", "-c", PROGRAM]
