@@ -14,7 +14,7 @@ from llamita import __version__
 from llamita.server.access import HostCheck, KeyCheck
 from llamita.server.anthropic.routes import ANTHROPIC
 from llamita.server.body import BodyLimit
-from llamita.server.boundary import Boundary
+from llamita.server.boundary import Boundary, ErrorBody
 from llamita.server.docs import describe
 from llamita.server.metrics import Metrics
 from llamita.server.models import Models, ServedModel
@@ -28,6 +28,7 @@ from llamita.server.settings import ServerSettings
 from llamita.server.state import ServerState
 
 TABLES: tuple[RouteTable, ...] = (OPERATION, OPENAI, ANTHROPIC)  # what the server has: one table for each part
+ERROR_BODIES: Mapping[str, ErrorBody] = {table.prefix: table.error_body for table in TABLES}
 WRITING: Mapping[str, ServedRoute] = {route.path: route for table in TABLES for route in table.routes if route.writes}
 
 
@@ -64,9 +65,8 @@ def paths_of(app: FastAPI) -> set[str]:
 def middleware(settings: ServerSettings, metrics: Metrics) -> list[Middleware]:
     """What surrounds the routes, the outermost first: errors, host names, keys and the size of bodies."""
     open_paths = {path for table in TABLES for path in table.open_paths} | PATHS
-    error_bodies = {table.prefix: table.error_body for table in TABLES}
     return [
-        Middleware(Boundary, error_bodies=error_bodies, metrics=metrics),
+        Middleware(Boundary, error_bodies=ERROR_BODIES, metrics=metrics),
         Middleware(HostCheck, settings=settings),
         Middleware(KeyCheck, settings=settings, open_paths=open_paths),
         Middleware(BodyLimit, most=settings.max_body_bytes),

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Any
 from uuid import uuid4
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,11 +25,10 @@ _OWN_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
 class Boundary:
-    """Middleware around everything. error_bodies: by the beginning of the path, the longest first that fits."""
+    """Middleware around everything. error_bodies: see `error_body_of`."""
 
     def __init__(self, app: ASGIApp, *, error_bodies: Mapping[str, ErrorBody], metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
-        self._error_bodies = sorted(error_bodies.items(), key=lambda entry: -len(entry[0]))
+        self._app, self._metrics, self._error_bodies = app, metrics, error_bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -57,13 +57,12 @@ class Boundary:
             self._metrics.count_rejected(failure.code or str(failure.status))
         if answer.status:  # it has begun and cannot be changed: the connection is closed
             raise error
-        body = dumped(self._body(scope["path"])(failure, answer.request_id)).encode()
-        await answer.send({"type": "http.response.start", "status": failure.status, "headers": _headers(failure, body)})
+        body = dumped(error_body_of(self._error_bodies, scope["path"])(failure, answer.request_id)).encode()
+        headers = _headers(failure, body)
+        if isinstance(error, HTTPException):  # which methods a path takes
+            headers += [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
+        await answer.send({"type": "http.response.start", "status": failure.status, "headers": headers})
         await answer.send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
-
-    def _body(self, path: str) -> ErrorBody:
-        fitting = (body for beginning, body in self._error_bodies if path.startswith(beginning))
-        return next(fitting, self._error_bodies[-1][1])
 
     def _note(self, scope: Scope, answer: "_Answer", seconds: float) -> None:
         route = getattr(scope.get("route"), "path", None)
@@ -91,6 +90,15 @@ class _Answer:
             own = [(name, self.request_id.encode()) for name in ID_HEADERS]
             message = {**message, "headers": [*message.get("headers", ()), *own]}
         await self._send(message)
+
+
+def error_body_of(error_bodies: Mapping[str, ErrorBody], path: str) -> ErrorBody:
+    """How errors of a path are written. error_bodies: by the beginning of paths, of which the longest that fits counts.
+
+    What is no path is written as all paths that fit no other are.
+    """
+    fitting = [beginning for beginning in error_bodies if path.startswith(beginning)]
+    return error_bodies[max(fitting, key=len)] if fitting else error_bodies[min(error_bodies, key=len)]
 
 
 def request_id_of(scope: Scope) -> str:

@@ -2,14 +2,16 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
 from functools import partial
+from http import HTTPStatus
 from typing import Any, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from llamita.server.boundary import ErrorBody, error_body_of
 from llamita.server.errors import Failure
-from llamita.server.openai.errors import error_body
 from llamita.server.overload import Arrivals
 from llamita.server.settings import ServerSettings
 
@@ -18,21 +20,29 @@ class BoundedConnection(H11Protocol):
     """A connection that is refused where there are too many, and closed where a request's headers do not come.
 
     max_connections: of the server, this one included. header_timeout: seconds from the beginning of the connection, or
-    of a later request, to the end of the headers. arrivals: refuses those that find no room; None for no such.
+    of a later request, to the end of the headers. error_bodies: how errors are written, by path. arrivals: refuses
+    those that find no room; None for no such.
     """
 
     def __init__(
-        self, *args: Any, max_connections: int, header_timeout: float, arrivals: Arrivals | None = None, **named: Any
+        self,
+        *args: Any,
+        max_connections: int,
+        header_timeout: float,
+        error_bodies: Mapping[str, ErrorBody],
+        arrivals: Arrivals | None = None,
+        **named: Any,
     ) -> None:
         super().__init__(*args, **named)
         self._max_connections, self._header_timeout, self._arrivals = max_connections, header_timeout, arrivals
+        self._error_bodies = error_bodies
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, or refuse it."""
         super().connection_made(transport)
         if len(self.connections) > self._max_connections:
-            transport.write(_refusal(self._max_connections))
+            transport.write(self._refusal())
             transport.close()
         else:
             self._wait_for_head()
@@ -67,6 +77,25 @@ class BoundedConnection(H11Protocol):
         else:
             self._stop_waiting()
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP as all that is wrong is answered; where an answer has begun, hang up."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.write(self._last(Failure(400, f"this is no HTTP/1.1: {msg}", code="invalid_http")))
+        self.transport.close()
+
+    def _refusal(self) -> bytes:
+        message = f"there are {self._max_connections} connections already, which is the limit: try again later"
+        failure = Failure(503, message, "server_error", "too_many_connections")
+        return self._last(failure, "retry-after: 1", "x-should-retry: true")
+
+    def _last(self, failure: Failure, *headers: str) -> bytes:
+        """The last answer of a connection."""
+        is_known = self.conn.our_state is h11.SEND_RESPONSE  # the request, whose body is what is wrong
+        write = error_body_of(self._error_bodies, self.scope["path"] if is_known else "")
+        body, phrase = json.dumps(write(failure, "")).encode(), HTTPStatus(failure.status).phrase
+        lines = [f"HTTP/1.1 {failure.status} {phrase}", "content-type: application/json", "connection: close"]
+        return "\r\n".join([*lines, *headers, f"content-length: {len(body)}", "", ""]).encode() + body
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._stop_waiting()
@@ -82,18 +111,12 @@ class BoundedConnection(H11Protocol):
             self._timer = None
 
 
-def protocol_of(settings: ServerSettings, arrivals: Arrivals | None = None) -> type[asyncio.Protocol]:
+def protocol_of(
+    settings: ServerSettings, error_bodies: Mapping[str, ErrorBody], arrivals: Arrivals | None = None
+) -> type[asyncio.Protocol]:
     """What uvicorn makes connections of."""
     bounds = {
-        "max_connections": settings.max_connections, "header_timeout": settings.header_timeout, "arrivals": arrivals,
+        "max_connections": settings.max_connections, "header_timeout": settings.header_timeout,
+        "error_bodies": error_bodies, "arrivals": arrivals,
     }  # fmt: skip
     return cast("type[asyncio.Protocol]", partial(BoundedConnection, **bounds))
-
-
-def _refusal(most: int) -> bytes:
-    message = f"there are {most} connections already, which is the limit: try again later"
-    failure = Failure(503, message, "server_error", "too_many_connections")
-    body = json.dumps(error_body(failure)).encode()
-    lines = ["HTTP/1.1 503 Service Unavailable", "content-type: application/json", "connection: close"]
-    lines += ["retry-after: 1", "x-should-retry: true", f"content-length: {len(body)}", "", ""]
-    return "\r\n".join(lines).encode() + body

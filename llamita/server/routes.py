@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route as HeadRoute
 
 from llamita.server import docs, health, tokens
 from llamita.server.errors import Failure
@@ -43,6 +44,8 @@ class Route:
             tags=[tag],
             openapi_extra=extra,
         )
+        if self.body is None:  # as HTTP wants it of all that can be got; a route of its own stands in no schema
+            app.router.routes.append(HeadRoute(self.path, self.handler, methods=["HEAD"], include_in_schema=False))
 
 
 @dataclass(frozen=True)

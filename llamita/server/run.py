@@ -14,7 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from llamita.errors import AccessError, UsageError
-from llamita.server.app import create_app, paths_of
+from llamita.server.app import ERROR_BODIES, create_app, paths_of
 from llamita.server.connection import protocol_of
 from llamita.server.health import trouble
 from llamita.server.models import ServedModel
@@ -61,7 +61,9 @@ def config_of(
     """uvicorn's configuration. closing: seconds that answers may take when it stops. arrivals: for the connections."""
     return uvicorn.Config(
         app,
-        http=protocol_of(settings, arrivals),  # of h11, which takes 64 KiB of headers; httptools takes any size
+        http=protocol_of(
+            settings, ERROR_BODIES, arrivals
+        ),  # of h11, which takes 64 KiB of headers; httptools takes any size
         ws="none",
         lifespan="off",
         log_config=None,
