@@ -1,5 +1,6 @@
 """Conversations of every dialect, once they are messages and tools as chat templates read them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,11 +21,17 @@ def conversation_ids(
 
     continues: the last message is the beginning of the answer.
     """
-    texts = (message.get("content") for message in messages)
-    if sum(len(text) for text in texts if isinstance(text, str)) > model.most_prompt_characters:
+    if _characters(messages, tools) > model.most_prompt_characters:
         raise model.too_long("more characters than fit", "messages")
     ids = encode_chat(model.texts.tokenizer, messages, tools=tools or None, continue_final_message=continues)
     return model.checked_ids(ids, "messages")
+
+
+def _characters(messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool]) -> int:
+    """How many characters a template has to write at least: contents, and calls and tools as JSON."""
+    calls = [message["tool_calls"] for message in messages if "tool_calls" in message]
+    data = json.dumps([*calls, *tools], ensure_ascii=False) if calls or tools else ""
+    return len(data) + sum(len(message.get("content") or "") for message in messages)
 
 
 def force_call(options: TextOptions, tools: Sequence[Tool], name: str) -> None:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from llamita.generation.text_options import TextOptions
-from llamita.server.body import StrictModel
+from llamita.server.body import StrictModel, at_most, bounded
 from llamita.server.errors import refused
 
 MOST_N = 8
@@ -15,7 +15,7 @@ BiasKey = Annotated[str, Field(max_length=10)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 ChoiceText = Annotated[str, Field(min_length=1, max_length=1024)]
 Text = Annotated[str, Field(max_length=2_000_000)]
-ToolName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")]
+ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 PLAIN = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed")
 FORMS = ("regex", "choice", "grammar")
 
@@ -58,10 +58,10 @@ class SamplingRequest(RequestModel):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
-    logit_bias: Annotated[dict[BiasKey, Bias], Field(max_length=1024)] | None = None
+    stop: Stop | Annotated[list[Stop], bounded(16)] | None = None
+    logit_bias: Annotated[dict[BiasKey, Bias], BeforeValidator(at_most(1024))] | None = None
     regex: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
-    choice: Annotated[list[ChoiceText], Field(min_length=1, max_length=256)] | None = None
+    choice: Annotated[list[ChoiceText], bounded(256, least=1)] | None = None
     grammar: Annotated[str, Field(min_length=1, max_length=65_536)] | None = None
     cache_salt: Annotated[str, Field(max_length=256)] | None = None
     priority: Annotated[int, Field(ge=-1000, le=1000)] | None = None

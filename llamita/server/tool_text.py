@@ -11,10 +11,10 @@ from llamita.structured.tool_calls import PYTHON_TAG, ToolCall
 TAG = "<function="
 OPENINGS = ("{", "[", PYTHON_TAG)  # an answer that begins so is a call, or is shown when it is over
 # What stands before the arguments of a call, in the formats whose arguments are JSON.
-_TAGGED = re.compile(r"<function=(?P<name>[^>\s]{1,64})>\s*(?=\{)")
+_TAGGED = re.compile(r"<function=(?P<name>[^>\s]{1,128})>\s*(?=\{)")
 _NAMED = re.compile(
     rf'[\s;}}]*(?:{re.escape(PYTHON_TAG)})?\s*\{{\s*(?:"type"\s*:\s*"function"\s*,\s*)?'
-    r'"name"\s*:\s*"(?P<name>[^"\\]{1,64})"\s*,\s*"(?:parameters|arguments)"\s*:\s*(?=\{)'
+    r'"name"\s*:\s*"(?P<name>[^"\\]{1,128})"\s*,\s*"(?:parameters|arguments)"\s*:\s*(?=\{)'
 )
 
 

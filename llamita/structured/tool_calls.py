@@ -15,8 +15,8 @@ from llamita.structured.grammar import BLANK, Grammar, lark, quoted, schema_text
 Tool = Mapping[str, Any]
 LONGEST = 100_000  # characters of one text with calls
 PYTHON_TAG = "<|python_tag|>"
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
-_TAGGED = re.compile(r"<function=([^>\s]{1,64})>")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_TAGGED = re.compile(r"<function=([^>\s]{1,128})>")
 _NAMES = {"true": True, "false": False, "null": None}  # models write JSON's constants in pythonic calls too
 
 
@@ -75,7 +75,6 @@ def _pythonic(text: str) -> Iterator[ToolCall]:
         if None in names or len(set(names)) < len(names):
             raise ValueError("an argument has no name, or one that is taken")
         arguments = {str(word.arg): ast.literal_eval(_Literal().visit(word.value)) for word in call.keywords}
-        json.dumps(arguments)  # raises TypeError for values that JSON has not, such as sets and bytes
         name = ast.unparse(call.func)
         if not _is_python(name):
             raise ValueError("a call of what is no name")
@@ -92,7 +91,13 @@ class _Literal(ast.NodeTransformer):
 def _call(name: Any, arguments: Any) -> ToolCall:
     if not isinstance(name, str) or not isinstance(arguments, dict):
         raise ValueError("a call is a name and an object")
+    check_arguments(arguments)
     return ToolCall(name, arguments)
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Raise TypeError for values that JSON has not, ValueError for infinity, NaN, and letters that no file can have."""
+    json.dumps(arguments, allow_nan=False, ensure_ascii=False).encode()
 
 
 READERS: Mapping[str, Callable[[str], Iterator[ToolCall]]] = {"{": _json, "[": _pythonic}
@@ -167,7 +172,7 @@ def _python_value(schema: Any, definitions: Mapping[str, Any]) -> str:
 def _name(function: Tool) -> str:
     name = function.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise UsageError(f"a tool is named {name!r}: use letters, digits and _ . - (64 at most)")
+        raise UsageError(f"a tool is named {name!r}: use letters, digits and _ . - (128 at most)")
     return name
 
 

@@ -5,10 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from llamita.server.body import StrictModel
-from llamita.server.sampling_request import Text, ToolName
+from llamita.server.body import StrictModel, bounded
+from llamita.server.sampling_request import Text
 
 KINDS = "a block is a text, a tool_use or a tool_result: the models read nothing else"
+ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]  # twice as long as OpenAI's
 Id = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -37,7 +38,7 @@ class ToolResultBlock(StrictModel):
 
     type: Literal["tool_result"]
     tool_use_id: Id
-    content: Text | Annotated[list[TextBlock], Field(max_length=1024)] | None = None
+    content: Text | Annotated[list[TextBlock], bounded(1024)] | None = None
 
     def for_template(self) -> dict[str, Any]:
         """The message as chat templates read it."""
@@ -68,7 +69,7 @@ class MessageParam(StrictModel):
     """A turn of a conversation."""
 
     role: Literal["user", "assistant"]
-    content: Text | Annotated[list[Block], Field(max_length=1024)]
+    content: Text | Annotated[list[Block], bounded(1024)]
 
     def for_template(self) -> list[dict[str, Any]]:
         """The turn as messages of chat templates: results of tools are messages of their own."""

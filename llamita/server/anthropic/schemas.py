@@ -4,10 +4,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from llamita.server.anthropic.blocks import MessageParam, TextBlock, text_of
-from llamita.server.body import StrictModel
+from llamita.server.anthropic.blocks import MessageParam, TextBlock, ToolName, text_of
+from llamita.server.body import StrictModel, bounded
 from llamita.server.errors import refused
-from llamita.server.sampling_request import RequestModel, SamplingRequest, Stop, Text, ToolName
+from llamita.server.sampling_request import RequestModel, SamplingRequest, Stop, Text
 
 
 class ToolParam(StrictModel):
@@ -60,9 +60,9 @@ class CountRequest(RequestModel):
     }
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
-    messages: Annotated[list[MessageParam], Field(min_length=1, max_length=1024)]
-    system: Text | Annotated[list[TextBlock], Field(max_length=1024)] | None = None
-    tools: Annotated[list[ToolParam], Field(max_length=128)] | None = None
+    messages: Annotated[list[MessageParam], bounded(1024, least=1)]
+    system: Text | Annotated[list[TextBlock], bounded(1024)] | None = None
+    tools: Annotated[list[ToolParam], bounded(128)] | None = None
     tool_choice: ToolChoice | None = None
 
     @model_validator(mode="after")
@@ -95,5 +95,5 @@ class MessageRequest(SamplingRequest, CountRequest):
     """The body of /v1/messages. Our own sampling fields, such as seed, work too (`extra_body` of the SDK)."""
 
     max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)]
-    stop_sequences: Annotated[list[Stop], Field(max_length=16)] | None = None
+    stop_sequences: Annotated[list[Stop], bounded(16)] | None = None
     output_config: OutputConfig | None = None

@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from llamita.server.body import StrictModel
+from llamita.server.body import StrictModel, bounded
 from llamita.server.errors import refused
 from llamita.server.sampling_request import Text, ToolName
+from llamita.structured.tool_calls import check_arguments
 
 SYNONYMS = {"developer": "system", "function": "tool"}
 
@@ -39,9 +40,9 @@ class ChatMessage(StrictModel):
     """A turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=1024)] | None = None
+    content: Text | Annotated[list[TextPart], bounded(1024, least=1)] | None = None
     name: Annotated[str, Field(max_length=256)] | None = None
-    tool_calls: Annotated[list[CalledTool], Field(max_length=64)] | None = None
+    tool_calls: Annotated[list[CalledTool], bounded(64)] | None = None
     tool_call_id: Annotated[str, Field(max_length=256)] | None = None
 
     def for_template(self) -> dict[str, Any]:
@@ -93,7 +94,7 @@ class AllowedToolSet(StrictModel):
     """Some of the tools: those that may be called, or one of which must be."""
 
     mode: Literal["auto", "required"]
-    tools: Annotated[list[ToolChoice], Field(min_length=1, max_length=128)]
+    tools: Annotated[list[ToolChoice], bounded(128, least=1)]
 
 
 class AllowedTools(StrictModel):
@@ -112,6 +113,7 @@ def called(call_id: str, function: CalledFunction, param: str = "messages") -> d
     """A call as templates read it. Raises RequestError where its arguments are no JSON object."""
     try:
         arguments = json.loads(function.arguments or "{}")
+        check_arguments(arguments)
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):

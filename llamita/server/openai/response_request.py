@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from llamita.server.body import StrictModel
+from llamita.server.body import StrictModel, at_most, bounded
 from llamita.server.conversation import REQUIRED, Tool, allowed
 from llamita.server.openai.messages import (
     SYNONYMS,
@@ -20,7 +20,7 @@ from llamita.server.sampling_request import SamplingRequest, Text, ToolName
 LOGPROBS = "message.output_text.logprobs"
 KINDS = "an item is a message, a function_call, a function_call_output or reasoning; nothing is kept here to refer to"
 STATELESS = "this server keeps no responses: send the whole conversation as input"
-Parts = Annotated[list[TextPart], Field(min_length=1, max_length=1024)]
+Parts = Annotated[list[TextPart], bounded(1024, least=1)]
 
 
 class MessageItem(StrictModel):
@@ -101,7 +101,7 @@ class AllowedTools(StrictModel):
 
     type: Literal["allowed_tools"]
     mode: Literal["none", "auto", "required"] = "auto"
-    tools: Annotated[list[NamedTool], Field(min_length=1, max_length=128)]
+    tools: Annotated[list[NamedTool], bounded(128, least=1)]
 
 
 class TextFormat(StrictModel):
@@ -137,16 +137,16 @@ class ResponseRequest(SamplingRequest):
     }
     HARMLESS: ClassVar = {"truncation": ("disabled",), "background": (False,)}
 
-    input: Text | Annotated[list[Item], Field(min_length=1, max_length=1024)]
+    input: Text | Annotated[list[Item], bounded(1024, least=1)]
     instructions: Text | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
-    tools: Annotated[list[ResponseTool], Field(max_length=128)] | None = None
+    tools: Annotated[list[ResponseTool], bounded(128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedTools | None = None
     parallel_tool_calls: bool | None = None
     text: TextSettings | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    include: Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=16)] | None = None
-    metadata: dict[str, Annotated[str, Field(max_length=512)]] | None = None
+    include: Annotated[list[Annotated[str, Field(max_length=256)]], bounded(16)] | None = None
+    metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)]], BeforeValidator(at_most(16))] | None = None
     safety_identifier: Annotated[str, Field(max_length=64)] | None = None
     prompt_cache_key: Annotated[str, Field(max_length=64)] | None = None
 

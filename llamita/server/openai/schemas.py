@@ -5,13 +5,13 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from llamita.server.body import StrictModel
+from llamita.server.body import StrictModel, bounded
 from llamita.server.conversation import REQUIRED, Tool, allowed
 from llamita.server.openai.messages import AllowedTools, ChatMessage, ChatTool, ToolChoice, tool_data
 from llamita.server.sampling_request import MOST_N, SamplingRequest, StreamOptions, Text
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=2_000_000)]
+TokenIds = Annotated[list[TokenId], bounded(2_000_000, least=1)]
 MOST_PROMPTS = 64
 
 
@@ -57,7 +57,7 @@ class ChatRequest(SamplingRequest):
     }
     HARMLESS: ClassVar = {"modalities": (["text"],), "function_call": ("none",), "functions": ([],)}
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1024)]
+    messages: Annotated[list[ChatMessage], bounded(1024, least=1)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_N)] | None = 1
@@ -65,7 +65,7 @@ class ChatRequest(SamplingRequest):
     logprobs: bool | None = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[ChatTool], Field(max_length=128)] | None = None
+    tools: Annotated[list[ChatTool], bounded(128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | AllowedTools | None = None
     parallel_tool_calls: bool | None = None
     continue_final_message: bool | None = False
@@ -108,8 +108,8 @@ class CompletionRequest(SamplingRequest):
     prompt: (
         Text
         | TokenIds
-        | Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS)]
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[Text], bounded(MOST_PROMPTS, least=1)]
+        | Annotated[list[TokenIds], bounded(MOST_PROMPTS, least=1)]
     )
     max_tokens: Annotated[int, Field(ge=1)] | None = 16
     n: Annotated[int, Field(ge=1, le=MOST_N)] | None = 1
