@@ -34,7 +34,8 @@ class RequestModel(StrictModel):
     def _check_unsupported(self) -> Self:
         for name, value in (self.model_extra or {}).items():
             if name in self.UNSUPPORTED and value is not None and value not in self.HARMLESS.get(name, ()):
-                raise ValueError(f"{name} is not supported: {self.UNSUPPORTED[name]}")
+                text = f"{name} is not supported: {self.UNSUPPORTED[name]}"
+                raise refused(text, param=name, code="unsupported_parameter")
         return self
 
 

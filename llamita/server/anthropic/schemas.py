@@ -57,7 +57,9 @@ class CountRequest(RequestModel):
     UNSUPPORTED: ClassVar = {
         "mcp_servers": "the server opens no connections",
         "container": "the server runs no code",
+        "output_format": "it is called output_config.format now",
     }
+    HARMLESS: ClassVar = {"mcp_servers": ([],)}
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     messages: Annotated[list[MessageParam], bounded(1024, least=1)]

@@ -15,6 +15,7 @@ from llamita.server.openai.messages import (
     text_of,
     tool_data,
 )
+from llamita.server.openai.other_servers import NOT_HERE, NOTHING
 from llamita.server.sampling_request import SamplingRequest, Text, ToolName
 
 LOGPROBS = "message.output_text.logprobs"
@@ -128,6 +129,7 @@ class ResponseRequest(SamplingRequest):
     """The body of /v1/responses; of a request to /v1/responses/input_tokens too."""
 
     UNSUPPORTED: ClassVar = {
+        **NOT_HERE,
         "previous_response_id": STATELESS,
         "conversation": STATELESS,
         "background": STATELESS,
@@ -135,7 +137,7 @@ class ResponseRequest(SamplingRequest):
         "truncation": "prompts are never cut: send less",
         "context_management": "prompts are never cut: send less",
     }
-    HARMLESS: ClassVar = {"truncation": ("disabled",), "background": (False,)}
+    HARMLESS: ClassVar = {**NOTHING, "truncation": ("disabled",), "background": (False,)}
 
     input: Text | Annotated[list[Item], bounded(1024, least=1)]
     instructions: Text | None = None

@@ -8,11 +8,13 @@ from pydantic import Field, model_validator
 from llamita.server.body import StrictModel, bounded
 from llamita.server.conversation import REQUIRED, Tool, allowed
 from llamita.server.openai.messages import AllowedTools, ChatMessage, ChatTool, ToolChoice, tool_data
+from llamita.server.openai.other_servers import NOT_HERE, NOTHING
 from llamita.server.sampling_request import MOST_N, SamplingRequest, StreamOptions, Text
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 TokenIds = Annotated[list[TokenId], bounded(2_000_000, least=1)]
 MOST_PROMPTS = 64
+MOST_INPUTS = 2048  # OpenAI's limit; clients send hundreds at once
 
 
 class JsonSchemaFormat(StrictModel):
@@ -28,11 +30,14 @@ class ResponseFormat(StrictModel):
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None  # llama.cpp's, of type json_object
 
     @model_validator(mode="after")
     def _check_schema(self) -> Self:
         if (self.type == "json_schema") != (self.json_schema is not None):
             raise ValueError("json_schema belongs to type json_schema, which needs it")
+        if self.schema_ is not None and self.type != "json_object":
+            raise ValueError("schema belongs into json_schema, or next to type json_object")
         return self
 
     @property
@@ -40,13 +45,16 @@ class ResponseFormat(StrictModel):
         """The engine's option, None for any text."""
         if self.json_schema is not None:
             return self.json_schema.schema_
-        return {"type": "object"} if self.type == "json_object" else None
+        if self.type == "json_object":
+            return {"type": "object"} if self.schema_ is None else self.schema_
+        return None
 
 
 class ChatRequest(SamplingRequest):
     """The body of /v1/chat/completions."""
 
     UNSUPPORTED: ClassVar = {
+        **NOT_HERE,
         "functions": "it is called tools now",
         "function_call": "it is called tool_choice now",
         "audio": "the models write text alone",
@@ -54,8 +62,14 @@ class ChatRequest(SamplingRequest):
         "web_search_options": "the server opens no connections",
         "chat_template": "the template is the checkpoint's",
         "chat_template_kwargs": "the template is the checkpoint's",
+        "add_generation_prompt": "a message of the assistant is gone on from by continue_final_message",
+        "documents": "put them into a message",
+        "echo": "a conversation is no text to repeat",
     }
-    HARMLESS: ClassVar = {"modalities": (["text"],), "function_call": ("none",), "functions": ([],)}
+    HARMLESS: ClassVar = {
+        **NOTHING, "modalities": (["text"],), "function_call": ("none", "auto"), "functions": ([],),
+        "chat_template_kwargs": ({},), "echo": (False,), "documents": ([],), "add_generation_prompt": (True,),
+    }  # fmt: skip
 
     messages: Annotated[list[ChatMessage], bounded(1024, least=1)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -73,7 +87,7 @@ class ChatRequest(SamplingRequest):
     @model_validator(mode="after")
     def _check_pairs(self) -> Self:
         check_stream(self.stream_options, self.stream)
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs to be true")
         if self.tool_choice not in (None, "none", "auto") and not self.tools:
             raise ValueError("tool_choice needs tools")
@@ -103,7 +117,8 @@ class ChatRequest(SamplingRequest):
 class CompletionRequest(SamplingRequest):
     """The body of /v1/completions."""
 
-    UNSUPPORTED: ClassVar = {"suffix": "the models only go on from a text", "best_of": "ask for n texts and choose"}
+    UNSUPPORTED: ClassVar = {**NOT_HERE, "suffix": "the models only go on from a text"}
+    HARMLESS: ClassVar = {**NOTHING, "suffix": ("",)}
 
     prompt: (
         Text
@@ -114,12 +129,15 @@ class CompletionRequest(SamplingRequest):
     max_tokens: Annotated[int, Field(ge=1)] | None = 16
     n: Annotated[int, Field(ge=1, le=MOST_N)] | None = 1
     stream_options: StreamOptions | None = None
+    best_of: Annotated[int, Field(ge=1, le=MOST_N)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = False
 
     @model_validator(mode="after")
     def _check_pairs(self) -> Self:
         check_stream(self.stream_options, self.stream)
+        if self.best_of not in (None, self.n or 1):
+            raise ValueError("best_of is not supported but as n: ask for n texts and choose")
         if self.stream and self.echo and self.logprobs is not None:
             raise ValueError("logprobs of an echoed prompt are not streamed: leave out stream, or echo")
         if len(self.prompts) * (self.n or 1) > MOST_PROMPTS:
@@ -140,8 +158,8 @@ class EmbeddingRequest(StrictModel):
     input: (
         Text
         | TokenIds
-        | Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS)]
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[Text], bounded(MOST_INPUTS, least=1)]
+        | Annotated[list[TokenIds], bounded(MOST_INPUTS, least=1)]
     )
     encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None
