@@ -77,6 +77,7 @@ OPERATION = RouteTable(
         Route("/docs", docs.docs),
         Route("/tokenize", tokens.tokenize, tokens.TokenizeRequest),
         Route("/detokenize", tokens.detokenize, tokens.DetokenizeRequest),
+        Route("/apply-template", tokens.apply_template, tokens.TemplateRequest),
     ),
     error_body,
     open_paths=frozenset({"/health", "/ready"}),

@@ -1,42 +1,76 @@
-"""/tokenize and /detokenize: text to ids and back, without writing anything."""
+"""/tokenize, /detokenize and /apply-template: text to ids and back, without writing anything."""
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from llamita.server.body import StrictModel
+from llamita.server.body import StrictModel, bounded
+from llamita.server.conversation import conversation_ids
 from llamita.server.errors import refused
+from llamita.server.models import ServedModel
+from llamita.server.openai.messages import ChatMessage, ChatTool, tool_data
+from llamita.server.openai.schemas import TokenId
 from llamita.server.state import model_of, parsed
+
+Name = Annotated[str, Field(max_length=256)] | None
+Messages = Annotated[list[ChatMessage], bounded(1024, least=1)]
+Tools = Annotated[list[ChatTool], bounded(128)] | None
 
 
 class TokenizeRequest(StrictModel):
-    """A text to tokenize, by vLLM's names or llama.cpp's; without a model, for the first one."""
+    """A text to tokenize, by vLLM's names or llama.cpp's, or a conversation; without a model, for the first one."""
 
-    model: Annotated[str, Field(max_length=256)] | None = None
-    prompt: Annotated[str, Field(max_length=2_000_000, validation_alias=AliasChoices("prompt", "content"))]
+    model: Name = None
+    prompt: str | None = Field(None, max_length=2_000_000, validation_alias=AliasChoices("prompt", "content"))
+    messages: Messages | None = None
+    tools: Tools = None
+    continue_final_message: bool = False
     add_special_tokens: bool = Field(True, validation_alias=AliasChoices("add_special_tokens", "add_special"))
     with_pieces: bool = False
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give prompt or messages, one of them")
+        return self
+
+
+class TemplateRequest(StrictModel):
+    """A conversation to write as the model reads it; without a model, for the first one."""
+
+    model: Name = None
+    messages: Messages
+    tools: Tools = None
+    continue_final_message: bool = False
 
 
 class DetokenizeRequest(StrictModel):
     """Ids to turn into text; without a model, of the first one."""
 
-    model: Annotated[str, Field(max_length=256)] | None = None
-    tokens: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(max_length=1_000_000)]
+    model: Name = None
+    tokens: Annotated[list[TokenId], bounded(1_000_000)]
 
 
 async def tokenize(request: Request) -> Response:
-    """The ids of a text."""
+    """The ids of a text, or of a conversation."""
     asked = await parsed(request, TokenizeRequest)
     model = await model_of(request, asked.model)
-    tokenizer = model.texts.tokenizer
-    ids = await asyncio.to_thread(tokenizer.encode, asked.prompt, add_special_tokens=asked.add_special_tokens)
+    ids = await asyncio.to_thread(_ids, model, asked)
     texts = model.texts.tables.texts
     tokens = [{"id": i, "piece": texts.of(i)} for i in ids] if asked.with_pieces else ids
     return JSONResponse({"tokens": tokens, "count": len(ids), "max_model_len": model.texts.context_length})
+
+
+async def apply_template(request: Request) -> Response:
+    """The text of a conversation as the model reads it, control tokens included."""
+    asked = await parsed(request, TemplateRequest)
+    model = await model_of(request, asked.model)
+    ids = await asyncio.to_thread(_conversation, model, asked)
+    text = await asyncio.to_thread(model.texts.tokenizer.decode, ids, skip_special_tokens=False)
+    return JSONResponse({"prompt": text})
 
 
 async def detokenize(request: Request) -> Response:
@@ -48,3 +82,15 @@ async def detokenize(request: Request) -> Response:
         raise refused(f"a token id is outside the vocabulary of {size}", param="tokens")
     text = await asyncio.to_thread(model.texts.tokenizer.decode, asked.tokens, skip_special_tokens=False)
     return JSONResponse({"prompt": text, "content": text})
+
+
+def _ids(model: ServedModel, asked: TokenizeRequest) -> list[int]:
+    if asked.prompt is None:
+        return _conversation(model, asked)
+    return model.texts.tokenizer.encode(asked.prompt, add_special_tokens=asked.add_special_tokens)
+
+
+def _conversation(model: ServedModel, asked: TokenizeRequest | TemplateRequest) -> list[int]:
+    messages = [message.for_template() for message in asked.messages or ()]
+    tools = [tool_data(tool.function) for tool in asked.tools or ()]
+    return conversation_ids(model, messages, tools, continues=asked.continue_final_message)

@@ -18,6 +18,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": "Hi"}]},
     "/tokenize": {"prompt": "Hi"},
     "/detokenize": {"tokens": [1]},
+    "/apply-template": {"messages": [{"role": "user", "content": "Hi"}]},
 }
 TEXTS = st.text(max_size=8) | st.sampled_from(["user", "text", "function", "auto", "json_object", "type", "a" * 300])
 NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.integers(-2, 12)
@@ -41,7 +42,7 @@ def test_every_post_is_fuzzed(server: Running) -> None:
 
 
 @pytest.mark.parametrize("path", REQUIRED)
-def test_r33_no_value_of_a_field_is_a_5xx(server: Running, path: str) -> None:
+def test_r33_ts9_no_value_of_a_field_is_a_5xx(server: Running, path: str) -> None:
     names = fields_of(server.get("/openapi.json").json(), path)
 
     @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])

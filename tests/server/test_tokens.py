@@ -1,0 +1,36 @@
+"""/tokenize, /detokenize and /apply-template: what the model reads, without an answer."""
+
+from typing import Any
+
+from llamita.llm import LLM
+from tests.server.serving import Running
+
+TALK: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi <|eot_id|> there"}]
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+
+
+def test_a_text_comes_back(server: Running, cria: LLM) -> None:
+    for name in ("prompt", "content"):
+        found = server.post("/tokenize", {name: "Once upon a time é😀"}).json()
+        assert found["tokens"] == cria.tokenizer.encode("Once upon a time é😀")
+        assert found["count"] == len(found["tokens"])
+    plain = server.post("/tokenize", {"prompt": "Once", "add_special_tokens": False}).json()["tokens"]
+    assert server.post("/detokenize", {"tokens": plain}).json()["content"] == "Once"
+    pieces = server.post("/tokenize", {"prompt": "Once", "with_pieces": True}).json()["tokens"]
+    assert "".join(one["piece"] for one in pieces).endswith("Once")
+
+
+def test_a_conversation_is_what_a_chat_reads(server: Running) -> None:
+    talk: dict[str, Any] = {"messages": TALK, "tools": [TOOL]}
+    ids = server.post("/tokenize", talk).json()
+    answer = server.post("/v1/chat/completions", {"model": "cria", "max_tokens": 1, **talk})
+    assert ids["count"] == answer.json()["usage"]["prompt_tokens"]
+    text = server.post("/apply-template", talk).json()["prompt"]
+    assert server.post("/detokenize", {"tokens": ids["tokens"]}).json()["content"] == text
+    assert "Be brief." in text
+
+
+def test_a_conversation_may_go_on_from_its_last_message(server: Running) -> None:
+    talk: dict[str, Any] = {"messages": [*TALK, {"role": "assistant", "content": "Well,"}]}
+    assert server.post("/apply-template", {**talk, "continue_final_message": True}).json()["prompt"].endswith("Well,")
+    assert not server.post("/apply-template", talk).json()["prompt"].endswith("Well,")
