@@ -1,6 +1,7 @@
 """/v1/messages with the official client: whole and streamed answers, tools, stops, errors, keys, and counts."""
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -251,6 +252,13 @@ def test_broken_json_is_an_error_of_this_dialect(server: Running) -> None:
     answer = httpx.post(f"{server.address}/v1/messages", content=b"{", headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["type"]) == (400, "error")
     assert httpx.get(f"{server.address}/v1/messages").json()["error"]["type"] == "invalid_request_error"
+
+
+def test_models_are_listed_for_this_client_too(client: anthropic.Anthropic) -> None:
+    (model,) = client.models.list()
+    assert (model.id, model.display_name, model.type, model.lifecycle) == ("cria", "cria", "model", "active")
+    assert abs(model.created_at.timestamp() - time.time()) < 86_400
+    assert client.models.retrieve("cria") == model
 
 
 def test_x_api_key_is_a_key(cria: LLM) -> None:
