@@ -54,7 +54,7 @@ def test_any_bytes(tokenizer, data: list[int]):
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=NAMES)
 @given(text=st.text(max_size=30))
-def test_text_never_comes_with_half_a_character(tokenizer, text: str):
+def test_r10_text_never_comes_with_half_a_character(tokenizer, text: str):
     ids = tokenizer.encode(text)
     whole, pieces = streamed(tokenizer, ids, True)
     assert whole == tokenizer.decode(ids)

@@ -38,7 +38,7 @@ def test_adapters_are_listed_with_their_model(adapted: Running) -> None:
     assert adapted.get("/ready").status_code == 200
 
 
-def test_the_answers_of_a_crowd_are_those_of_each_adapter_alone(
+def test_r36_the_answers_of_a_crowd_are_those_of_each_adapter_alone(
     adapted: Running, small_path: Path, adapter: Path, other_adapter: Path
 ) -> None:
     folders = dict(zip(NAMES, (None, adapter, other_adapter), strict=True))

@@ -57,7 +57,7 @@ def test_chat_stream_is_the_whole_answer_in_pieces(client: openai.OpenAI) -> Non
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
 
 
-def test_n_choices_differ_and_can_be_had_again(client: openai.OpenAI) -> None:
+def test_r7_n_choices_differ_and_can_be_had_again(client: openai.OpenAI) -> None:
     options: Any = {"model": "cria", "messages": HELLO, "max_tokens": 12, "temperature": 1.5, "seed": 1, "n": 3}
     texts = [choice.message.content for choice in client.chat.completions.create(**options).choices]
     pieces = ["", "", ""]
@@ -68,7 +68,7 @@ def test_n_choices_differ_and_can_be_had_again(client: openai.OpenAI) -> None:
     assert len(set(texts)) > 1
 
 
-def test_chat_logprobs_spell_the_text(client: openai.OpenAI) -> None:
+def test_r12_chat_logprobs_spell_the_text(client: openai.OpenAI) -> None:
     options: Any = {"model": "cria", "messages": HELLO, "max_tokens": 8, "temperature": 0}
     (choice,) = client.chat.completions.create(**options, logprobs=True, top_logprobs=3).choices
     assert choice.logprobs is not None
@@ -83,7 +83,7 @@ def test_chat_logprobs_spell_the_text(client: openai.OpenAI) -> None:
         assert sum(map(math.exp, top)) <= 1 + 1e-6
 
 
-def test_stop_and_limit_end_an_answer(client: openai.OpenAI) -> None:
+def test_r9_stop_and_limit_end_an_answer(client: openai.OpenAI) -> None:
     options: Any = {"model": "cria", "messages": HELLO, "temperature": 0}
     (free,) = client.chat.completions.create(**options).choices
     text = free.message.content or ""
@@ -262,7 +262,7 @@ def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
     assert caught.value.code == "model_not_found"
 
 
-def test_errors_are_of_the_client_s_classes(client: openai.OpenAI) -> None:
+def test_r4_errors_are_of_the_client_s_classes(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as wrong:
         client.chat.completions.create(model="cria", messages=HELLO, temperature=3)
     assert (wrong.value.param, wrong.value.type) == ("temperature", "invalid_request_error")
@@ -275,7 +275,7 @@ def test_errors_are_of_the_client_s_classes(client: openai.OpenAI) -> None:
     assert long.value.code == "context_length_exceeded"
 
 
-def test_a_prompt_read_before_is_counted_as_cached(client: openai.OpenAI) -> None:
+def test_r2_a_prompt_read_before_is_counted_as_cached(client: openai.OpenAI) -> None:
     prompt = "The quick brown fox jumps over the lazy dog, and then the dog sleeps until the evening comes."
     options: Any = {"model": "cria", "prompt": prompt, "max_tokens": 4, "temperature": 0}
     cold, warm = client.completions.create(**options), client.completions.create(**options)

@@ -60,7 +60,7 @@ def test_whatever_needs_it_loads_it(idle: Running, path: str, body: dict[str, An
     assert idle.post(path, body).status_code == 200
 
 
-def test_a_crowd_loads_it_once_and_is_not_cut_off(idle: Running) -> None:
+def test_r36_a_crowd_loads_it_once_and_is_not_cut_off(idle: Running) -> None:
     wait_until(lambda: not engine_of(idle).is_loaded, "the unloading")
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda n: idle.post("/v1/completions", completion(max_tokens=60, seed=n)), range(8)))

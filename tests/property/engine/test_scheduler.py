@@ -124,4 +124,4 @@ class Machine(RuleBasedStateMachine):
 
 
 Machine.TestCase.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
-TestAnyOrder = Machine.TestCase
+TestR5AnyOrder = Machine.TestCase

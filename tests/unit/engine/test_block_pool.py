@@ -57,7 +57,7 @@ def test_blocks_are_counted() -> None:
     pool.check_integrity([])
 
 
-def test_a_digest_that_meets_other_tokens_is_no_match() -> None:
+def test_ts13_a_digest_that_meets_other_tokens_is_no_match() -> None:
     pool = BlockPool(4, 2)
     (block, *_) = stored(pool, [1, 2])
     pool.blocks[block].tokens = (1, 3)  # as if sha256 had collided

@@ -85,7 +85,7 @@ def test_r2_a_second_request_reads_only_the_end_of_its_prompt(fast: LLM) -> None
         assert other.metrics.cached_tokens == 0
 
 
-def test_t_s13_salts_are_never_shared(fast: LLM) -> None:
+def test_ts13_salts_are_never_shared(fast: LLM) -> None:
     with checked(fast.engine()) as engine:
         for salt in ("a", "b", "a"):
             handle = engine.submit("a long enough prompt for a block", max_tokens=2, cache_salt=salt)
@@ -119,7 +119,7 @@ def test_r6_aborts_at_any_time(fast: LLM) -> None:
         assert engine.stats.free_blocks == engine.stats.blocks
 
 
-def test_pieces_join_to_the_text(fast: LLM) -> None:
+def test_r9_pieces_join_to_the_text(fast: LLM) -> None:
     with fast.engine() as engine:
         options: Any = {"max_tokens": 30, "temperature": 1.0, "seed": 2, "logprobs": 1}
         assert "".join(engine.submit("Once", **options)) == engine.submit("Once", **options).result(60).text
@@ -135,7 +135,7 @@ def test_pieces_join_to_the_text(fast: LLM) -> None:
         asyncio.run(read())
 
 
-def test_prompt_logprobs(fast: LLM) -> None:
+def test_r12_prompt_logprobs(fast: LLM) -> None:
     with fast.engine() as engine:
         whole = engine.submit("Once upon", max_tokens=2, prompt_logprobs=2, temperature=0.0).result(60)
     assert whole.prompt_logprobs == fast.generate("Once upon", max_tokens=2, prompt_logprobs=2).prompt_logprobs
@@ -168,7 +168,7 @@ def test_r13_a_fault_is_of_one_request(fast: LLM, monkeypatch: pytest.MonkeyPatc
         assert engine.is_alive
 
 
-def test_r13_a_model_that_fails_for_one_row_fails_for_it_alone(fast: LLM) -> None:
+def test_r13_r14_a_model_that_fails_for_one_row_fails_for_it_alone(fast: LLM) -> None:
     with checked(fast.engine()) as engine:
         run, bad_ids = engine._core.runner._pass, fast.tokenizer.encode("x")
 
@@ -186,7 +186,7 @@ def test_r13_a_model_that_fails_for_one_row_fails_for_it_alone(fast: LLM) -> Non
     assert texts == [fast.generate(letter, max_tokens=3, temperature=0.0).text for letter in "abc"]
 
 
-def test_logits_that_are_not_finite(small_path: Path) -> None:
+def test_r13_logits_that_are_not_finite(small_path: Path) -> None:
     llm = llamita.load(small_path, dtype="float32")
     with torch.no_grad():
         llm.model.model.norm.weight[0] = float("nan")
@@ -194,7 +194,7 @@ def test_logits_that_are_not_finite(small_path: Path) -> None:
         engine.submit("a", max_tokens=3).result(60)
 
 
-def test_a_defect_of_the_engine_reaches_everybody(fast: LLM) -> None:
+def test_r26_a_defect_of_the_engine_reaches_everybody(fast: LLM) -> None:
     engine = fast.engine()
     engine._core.scheduler.schedule = lambda: 1 / 0  # pyright: ignore[reportAttributeAccessIssue]
     handle = engine.submit("a")
@@ -247,7 +247,7 @@ def test_wrong_requests_are_refused_at_submission(fast: LLM) -> None:
         assert engine.stats.waiting == 0
 
 
-def test_close_lets_requests_end_or_aborts_them(fast: LLM) -> None:
+def test_r28_close_lets_requests_end_or_aborts_them(fast: LLM) -> None:
     engine = fast.engine()
     handle = engine.submit("a", max_tokens=50, temperature=0.0)
     engine.close(None)

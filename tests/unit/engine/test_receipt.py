@@ -37,7 +37,7 @@ def written(llm: LLM, **options: Any) -> Receipt:
         return Receipt.from_dict(json.loads(json.dumps(engine.receipt(handle).to_dict())))
 
 
-def test_every_receipt_of_a_busy_engine_replays_alone(llm: LLM) -> None:
+def test_r1_every_receipt_of_a_busy_engine_replays_alone(llm: LLM) -> None:
     with llm.engine(SMALL) as engine:
         asked = requests(20, 5, longest=90, most=30)
         handles = [engine.submit(prompt, **options) for prompt, options in asked]

@@ -54,7 +54,7 @@ def adapters_of_steps(engine: Engine) -> list[int]:
     return counts
 
 
-def test_each_answer_is_that_of_its_adapter_alone(llm: LLM, alone: dict[str | None, LLM]) -> None:
+def test_r36_each_answer_is_that_of_its_adapter_alone(llm: LLM, alone: dict[str | None, LLM]) -> None:
     asked = [(prompt, {**options, "logprobs": 2}) for prompt, options in requests(18, 5, longest=60, most=20)]
     with llm.engine(SMALL) as engine:
         counts = adapters_of_steps(engine)
@@ -74,7 +74,7 @@ def test_each_answer_is_that_of_its_adapter_alone(llm: LLM, alone: dict[str | No
         assert again == completion
 
 
-def test_adapters_differ_and_share_no_cache(llm: LLM) -> None:
+def test_ts13_adapters_differ_and_share_no_cache(llm: LLM) -> None:
     prompt = "The same prompt of several blocks, asked of each"
     with llm.engine() as engine:
         for _ in range(2):

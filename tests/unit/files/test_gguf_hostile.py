@@ -113,7 +113,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("content", "message"), CASES.values(), ids=CASES)
-def test_one_sentence(content: bytes, message: str, tmp_path: Path) -> None:
+def test_ts4_one_sentence(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.gguf"
     path.write_bytes(content)
     tracemalloc.start()

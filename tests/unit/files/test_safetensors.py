@@ -81,7 +81,7 @@ def complaint(folder: Path, content: bytes, name: str = "model.safetensors") -> 
         (pickle.dumps({"a": 1}, protocol=2), "a pickle"),
     ],
 )
-def test_a_hostile_safetensors_file_is_one_sentence(tmp_path: Path, content: bytes, message: str):
+def test_ts3_a_hostile_safetensors_file_is_one_sentence(tmp_path: Path, content: bytes, message: str):
     assert message in complaint(tmp_path, content)
 
 
@@ -102,7 +102,7 @@ def test_a_changed_byte_is_a_clear_error_or_another_value(place: int, byte: int)
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_a_pickle_runs_nothing(tmp_path: Path, protocol: int):
+def test_ts1_a_pickle_runs_nothing(tmp_path: Path, protocol: int):
     trace = tmp_path / "trace"
 
     class Touching:

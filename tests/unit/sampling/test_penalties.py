@@ -23,7 +23,7 @@ def texts(length: int, *, different: int = 5, rows: int = 5, seed: int = 0) -> T
     return torch.randint(0, different, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
-def test_presence_and_frequency_are_openais(logits: Tensor) -> None:
+def test_r8_presence_and_frequency_are_openais(logits: Tensor) -> None:
     continuation = texts(12)
     continuation[1, :4] = NO_TOKEN
     presence, frequency = [0.5, 0.0, -1.0, 2.0, 0.0], [0.1, 0.7, 0.0, -0.2, 0.0]

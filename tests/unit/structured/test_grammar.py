@@ -278,14 +278,14 @@ REFUSED: dict[str, Callable[[], Grammar]] = {
 
 
 @pytest.mark.parametrize("message", REFUSED)
-def test_refused_in_one_sentence(message: str) -> None:
+def test_ts7_refused_in_one_sentence(message: str) -> None:
     with pytest.raises(UsageError, match=f"^{message}") as caught:
         Constraint(REFUSED[message](), Vocabulary(tokenizer_of("byte-level")))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
 
 
-def test_a_row_that_meets_a_limit_on_its_way_ends_alone() -> None:
+def test_r11_ts7_a_row_that_meets_a_limit_on_its_way_ends_alone() -> None:
     tokenizer = tokenizer_of("byte-level")
     vocabulary = Vocabulary(tokenizer)
     doubled = 'start: a{1000}\na: b{1000}\nb: c{1000}\nc: "x"'

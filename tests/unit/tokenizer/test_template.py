@@ -100,7 +100,7 @@ def test_the_dialect_equals_transformers():
         "{{ lipsum() }}{{ cycler.__init__.__globals__.os.popen('id') }}",
     ],
 )  # fmt: skip
-def test_hostile_templates_end_with_one_sentence(template: str):
+def test_ts5_ts6_hostile_templates_end_with_one_sentence(template: str):
     with pytest.raises((UsageError, BrokenFileError), match="the chat template") as caught:
         render(template, HELLO)
     assert "\n" not in str(caught.value)
