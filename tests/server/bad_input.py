@@ -3,8 +3,15 @@
 import json
 from typing import Any
 
+from llamita.server.openai.other_servers import NOT_HERE
+
 NAN, INFINITY = float("nan"), float("inf")
 DEEP = b"[" * 2000 + b"]" * 2000
+
+# The rest of a body that is good everywhere, but for what comes before it.
+GOOD = (
+    b""""messages": [{"role": "user", "content": "a"}], "max_tokens": 1, "prompt": "a", "input": "a", "tokens": [1]}"""
+)
 
 # Whole bodies, the same for every endpoint.
 BODIES: dict[str, bytes] = {
@@ -20,6 +27,11 @@ BODIES: dict[str, bytes] = {
     "long number": b'{"model": "cria", "n": ' + b"1" * 5000 + b"}",
     "half a surrogate": b'{"model": "cria", "prompt": "\\ud800", "input": "\\ud800", "messages": [{"role": "\\ud8"}]}',
     "trailing": b'{"model": "cria"} {}',
+    "twice": b'{"model": "cria", "model": "cria", ' + GOOD,
+    "twice inside": b'{"model": "cria", "metadata": {"a": 1, "a": 2}, ' + GOOD,
+    "nan": b'{"model": "cria", "unknown": [NaN], ' + GOOD,
+    "infinity": b'{"model": "cria", "unknown": {"a": -Infinity}, ' + GOOD,
+    "too large a number": b'{"model": "cria", "tools": [{"x": 1e999}], ' + GOOD,
 }
 MODELS: list[Any] = [None, 123, "", "../../etc/passwd", "a" * 10_000, "unknown", "cria\0", ["cria"]]
 NUMBERS: dict[str, list[Any]] = {
@@ -73,6 +85,12 @@ def shared(base: dict[str, Any]) -> list[dict[str, Any]]:
     return [*found, {**base, "regex": "a", "choice": ["a"]}]
 
 
+def called(arguments: str) -> list[dict[str, Any]]:
+    """A conversation in which a function was called with these arguments."""
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return [{"role": "user", "content": "a"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+
+
 def chats() -> list[dict[str, Any]]:
     """Wrong bodies of /v1/chat/completions."""
     base = {"model": "cria", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
@@ -86,6 +104,8 @@ def chats() -> list[dict[str, Any]]:
         [{"role": "user", "content": "a " * 5000}],
         [{"role": "user", "content": "a" * 1_000_000}],
         [{"role": "tool", "content": "a"}],
+        *(called(arguments) for arguments in ('{"a": "\\ud800"}', '{"\\ud800": 1}', '{"a": NaN}', '{"a": 1e999}')),
+        called(json.dumps({"a": "a" * 1_000_000})), called('{"a":' + "[" * 900 + "]" * 900 + "}"),
         [{"role": "user", "content": "a", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "{}"}}]}],
         [{"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "["}}]}],
         [{"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "[]"}}]}],
@@ -95,12 +115,14 @@ def chats() -> list[dict[str, Any]]:
         [tool] * 1000, "f", [1], [{}], [{"type": "retrieval"}],
         *([{"type": "function", "function": {"name": name}}] for name in ("a b", "a\n", "", 1, "a" * 65, "é")),
         [{"type": "function", "function": {"name": "f", "parameters": "x"}}],
+        [{"type": "function", "function": {"name": "f", "description": "a" * 1_000_000}}],
     ]  # fmt: skip
     forced: list[Any] = [
         {"type": 123}, {"type": "object", "properties": 5}, {"$ref": "http://169.254.169.254/"}, nested(400)
     ]  # fmt: skip
     formats: list[Any] = [
         "json", {"type": "sound"}, {"type": "json_schema"}, {"type": "json_object", "json_schema": {"schema": {}}},
+        {"type": "json_object", "schema": {"type": "hiccup"}}, {"type": "text", "schema": {}},
         *({"type": "json_schema", "json_schema": {"name": "a", "schema": schema}} for schema in SCHEMAS),
     ]  # fmt: skip
     found = shared(base)
@@ -118,6 +140,7 @@ def chats() -> list[dict[str, Any]]:
         found.append({**base, "tools": [one], "tool_choice": "required"})
     found += [{**base, "tool_choice": "required"}, {**base, "stream_options": {"include_usage": True}}]
     found += [{**base, "functions": [{}]}, {**base, "audio": {}}, {**base, "chat_template": "{{ 1 }}"}]
+    found += [{**base, name: 2} for name in NOT_HERE]
     found.append({**base, "chat_template_kwargs": {"chat_template": "{% for i in range(9**9) %}{% endfor %}"}})
     return [*found, {**base, "response_format": formats[-1], "regex": "a"}, {**base, "prediction": 1, "n": 0}]
 
@@ -134,6 +157,7 @@ def completions() -> list[dict[str, Any]]:
     found += [{**base, "max_tokens": value} for value in (0, -1, 1e9, NAN, 10**9, "1", True)]
     found += [{**base, "logprobs": value} for value in (21, -1, True, 1.5)]
     found += [{**base, "suffix": "a"}, {**base, "best_of": 2}, {**base, "prompt": ["a"] * 60, "n": 2}]
+    found += [{**base, name: 2} for name in NOT_HERE]
     return [*found, {**base, "stream_options": {}}, {**base, "echo": True, "logprobs": 1, "stream": True}]
 
 
@@ -181,8 +205,14 @@ def tokens() -> list[dict[str, Any]]:
         {"prompt": 1},
         {"prompt": ["a"]},
         {"prompt": "a", "add_special_tokens": 1},
+        {"prompt": "a", "messages": [{"role": "user", "content": "a"}]},
         {"prompt": "a", "model": "b"},
     ]
+
+
+def conversations() -> list[dict[str, Any]]:
+    """Wrong bodies of /apply-template."""
+    return [{"messages": one["messages"]} for one in chats() if one["messages"] != [{"role": "user", "content": "Hi"}]]
 
 
 def ids() -> list[dict[str, Any]]:
@@ -199,6 +229,7 @@ ENDPOINTS = {
     "/v1/embeddings": embeddings,
     "/tokenize": tokens,
     "/detokenize": ids,
+    "/apply-template": conversations,
 }
 
 

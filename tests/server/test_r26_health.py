@@ -1,9 +1,12 @@
 """R26, R27: health tells the truth while an engine works, hangs, and is dead."""
 
 import threading
+from typing import Any
 
 import pytest
 
+from llamita.engine.limits import EngineLimits
+from llamita.engine.runner import StepRunner
 from llamita.llm import LLM
 from tests.server.serving import chat, connected, raw_request, serving, wait_until
 
@@ -33,6 +36,28 @@ def test_r26_an_engine_that_was_idle_has_not_stalled(cria: LLM) -> None:
         while not handle.is_over:
             ages.append(engine.stats.step_age)
         assert max(ages, default=0) < 500
+
+
+def test_r27_a_long_prompt_holds_up_no_other_answer(cria: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those who watch over the server; and the event loop is not the engine's thread."""
+    reading, seen = threading.Event(), threading.Event()
+    run = StepRunner.run
+
+    def slowly(*given: Any) -> Any:
+        reading.set()
+        seen.wait(60)  # a step that lasts as long as the others ask
+        return run(*given)
+
+    with serving(cria, limits=EngineLimits(max_num_batched_tokens=64)) as server, connected(server.port) as connection:
+        monkeypatch.setattr(StepRunner, "run", slowly)
+        connection.sendall(raw_request("/v1/completions", {"model": "cria", "prompt": [300] * 400, "max_tokens": 1}))
+        assert reading.wait(60)
+        for path in ("/health", "/ready", "/metrics", "/v1/models", "/"):
+            assert server.get(path).status_code == 200
+        assert server.post("/tokenize", {"prompt": "a"}).status_code == 200
+        assert (server.in_flight, server.model.engine.stats.running) == (1, 1)
+        seen.set()
+        assert connection.recv(12) == b"HTTP/1.1 200"
 
 
 @pytest.mark.parametrize("stream", [True, False])

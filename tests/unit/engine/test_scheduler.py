@@ -52,7 +52,23 @@ def test_a_step_leaves_a_token_for_whoever_writes() -> None:
     assert counts(of) == [(1, 1), (2, 1), (3, 1)]
 
 
-def test_seats_are_given_by_priority_then_by_arrival() -> None:
+def test_r23_short_requests_are_written_while_a_long_prompt_is_read() -> None:
+    """The budget is the steps' length: a first token within three steps is at most three times that of no load."""
+    of = scheduler(600, seats=16, budget=128)
+    of.add(Request(text(2000, 0)))
+    counts(of)
+    shorts = [Request(text(8, first)) for first in range(1, 11)]
+    for one in shorts:
+        of.add(one)
+    begun: list[int] = []
+    for _ in range(3):
+        begun += [first for first, _ in counts(of) if first and first not in begun]
+    assert begun == list(range(1, 11))  # all of them, in the order in which they came
+    assert all(one.num_tokens > one.num_prompt_tokens for one in shorts)
+    assert of.running[0].num_missing > 1000
+
+
+def test_r23_r24_seats_are_given_by_priority_then_by_arrival() -> None:
     of = scheduler(seats=2)
     for first, priority in ((1, 0), (2, 1), (3, -1), (4, 0)):
         of.add(Request(text(2, first), priority=priority))

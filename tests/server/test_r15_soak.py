@@ -1,0 +1,66 @@
+"""R15: a minute's worth of mixed requests leaves nothing behind; `python -m tests.server.soak` does it for ten."""
+
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import psutil
+
+from llamita.engine.limits import EngineLimits
+from llamita.llm import LLM
+from tests.server.serving import Running, chat, serving, wait_until
+
+REQUESTS, WORKERS = 80, 8
+MOST_GROWTH = 40e6  # bytes of memory: a request that kept its sequence and its text would keep far more in all
+BAD: list[dict[str, Any]] = [{"temperature": 9}, {"messages": []}, {"response_format": {"type": "sound"}}]
+
+
+def one(server: Running, number: int) -> None:
+    """A request of some kind: whole, streamed, left, several texts, with a form, of ids, or bad."""
+    chance = random.Random(number)
+    fields: dict[str, Any] = {"max_tokens": chance.randint(1, 24), "temperature": 1, "seed": number}
+    text = "Tell me of " + " and ".join(chance.choices(["a fox", "the sea", "Mia", "a hat"], k=chance.randint(1, 9)))
+    match chance.randint(0, 6):
+        case 0:
+            server.post("/v1/chat/completions", chat(text, **fields))
+        case 1:
+            server.post("/v1/chat/completions", chat(text, **fields, stream=True, n=2))
+        case 2:
+            server.post("/v1/chat/completions", chat(text, **fields, regex="[a-z]{3}"))
+        case 3:
+            server.post("/v1/chat/completions", chat(text) | BAD[number % len(BAD)])
+        case 4:
+            server.post("/v1/completions", {"model": "cria", "prompt": [300, number], **fields})
+        case 5:
+            server.post("/v1/embeddings", {"model": "cria", "input": text})
+        case _:
+            body = chat(text, max_tokens=400, stream=chance.random() < 0.5)
+            with suppress(httpx.TimeoutException):
+                httpx.post(f"{server.address}/v1/chat/completions", json=body, timeout=0.05, trust_env=False)
+
+
+def soak(server: Running, first: int) -> None:
+    with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(lambda number: one(server, number), range(first, first + REQUESTS)))
+    wait_until(lambda: server.in_flight == 0, "the end of the requests")
+
+
+def test_r15_nothing_is_left_of_many_requests(cria: LLM) -> None:
+    process = psutil.Process()
+    limits = EngineLimits(max_num_seqs=4, num_blocks=70)  # few, so that some are preempted
+    with serving(cria, limits=limits) as server:
+        soak(server, 0)  # buffers, threads and compiled grammars that stay
+        before = process.memory_info().rss, process.num_fds(), threading.active_count()
+        soak(server, REQUESTS)
+        server.client.get("/health")
+        after = process.memory_info().rss, process.num_fds(), threading.active_count()
+        assert after[0] - before[0] < MOST_GROWTH
+        assert after[1] <= before[1] + WORKERS
+        assert after[2] <= before[2]
+        stats = server.model.engine.stats
+        assert (stats.running, stats.waiting, stats.free_blocks) == (0, 0, stats.blocks)
+        server.model.engine.call(server.model.engine._core.scheduler.check_integrity).result(60)
+        assert server.get("/health").status_code == 200
