@@ -60,8 +60,9 @@ class Mask:
 
     @property
     def is_plain_causal(self) -> bool:
-        """Whether order alone decides, so that a kernel's own causal flag (T = S) or no mask at all (T = 1) says it.
+        """Whether order alone decides, so that a kernel's own causal flag (T > 1) or no mask at all (T = 1) says it.
 
+        Where T > 1, the first T keys are then those to attend to: a cache of fixed size has empty slots after them.
         True in the cases in which transformers drops the mask under sdpa, as bit-equality with it asks for.
         """
         if "plain" not in self.prepared:
@@ -99,16 +100,25 @@ class Mask:
         return torch.where(self.visible, torch.zeros((), device=self.device, dtype=dtype), lowest)
 
     def _is_plain_causal(self) -> bool:
-        if self.given is not None or self.documents is not None or isinstance(self.offset, Tensor):
+        if self.given is not None or self.documents is not None:
             return False
         if self.window is not None and self.keys >= self.window:
             return False
+        if isinstance(self.offset, Tensor):
+            return self.queries > 1 and not torch.compiler.is_compiling() and self._begins_slots()
         if self.queries not in (1, self.keys):
             return False
         if self.padding is None:
             return True
         # Reading the values would break a graph being compiled.
         return not torch.compiler.is_compiling() and bool(self.padding.all())
+
+    def _begins_slots(self) -> bool:
+        """Whether the first tokens of a cache of fixed size are read, and no padding."""
+        if bool(self.offset):
+            return False
+        new = self.queries
+        return self.padding is None or bool(self.padding[:, :new].all() and not self.padding[:, new:].any())
 
     def _visible(self) -> Tensor:
         if self.given is not None:

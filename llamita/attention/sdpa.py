@@ -18,6 +18,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, *, scale: float, dropout
     """
     heads, length = q.shape[1:3]
     dense = None if mask.is_plain_causal else _dense(mask, q)
+    if dense is None and length > 1:
+        k, v = k[:, :, :length], v[:, :, :length]  # not the empty slots of a cache of fixed size
     grouped = heads != k.shape[1] and dense is None and q.shape[-1] <= LARGEST_GROUPED_HEAD
     if heads != k.shape[1] and not grouped:
         if length == 1:

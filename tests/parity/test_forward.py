@@ -196,22 +196,24 @@ def test_tied_embeddings_and_their_gradient(backend: str) -> None:
     assert_same(ours.lm_head.weight.grad, theirs.lm_head.weight.grad)
 
 
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
 @pytest.mark.parametrize("padding", [False, True])
-def test_static_cache(padding: bool) -> None:
-    ours, theirs = pair()
+def test_static_cache(padding: bool, backend: str) -> None:
+    ours, theirs = pair(backend=backend)
     x = tokens(length=12)
     mask = torch.ones_like(x)
     if padding:
         mask[1, :3] = 0
     positions = verify.positions_from(mask)
     assert positions is not None
-    mine = StaticCache(ours.config, batch=4, capacity=16)
-    their = transformers.StaticCache(config=theirs.config, max_cache_len=16)
-    for start, stop in ((0, 9), (9, 10), (10, 12)):
-        call: dict[str, Any] = {"attention_mask": mask[:, :stop]}
-        a = ours(x[:, start:stop], past_key_values=mine, **call).logits
-        b = theirs(x[:, start:stop], past_key_values=their, position_ids=positions[:, start:stop], **call).logits
-        torch.testing.assert_close(a, b, rtol=0, atol=rounding(ours.config, b))
+    for masks in ([], [mask[:, :9], mask[:, :10], mask])[padding:]:
+        mine = StaticCache(ours.config, batch=4, capacity=16)
+        their = transformers.StaticCache(config=theirs.config, max_cache_len=16)
+        for (start, stop), seen in zip(((0, 9), (9, 10), (10, 12)), masks or [None] * 3, strict=True):
+            call: dict[str, Any] = {"attention_mask": seen}
+            a = ours(x[:, start:stop], past_key_values=mine, **call).logits
+            b = theirs(x[:, start:stop], past_key_values=their, position_ids=positions[:, start:stop], **call).logits
+            assert_same(a, b)
     whole = ours(x, attention_mask=mask).logits[:, -1]
     torch.testing.assert_close(a[:, -1], whole, rtol=0, atol=rounding(ours.config, whole))
 
