@@ -39,10 +39,9 @@ REFUSED: Mapping[str, str] = {
     "proxies": "set HTTPS_PROXY in the environment",
 }  # fmt: skip
 # Names of save_pretrained: what does nothing here, and what is refused unless it asks for nothing.
-IDLE_TO_SAVE = ("token", "save_peft_format", "save_original_format", "use_auth_token")
+IDLE_TO_SAVE = ("token", "save_peft_format", "save_original_format", "use_auth_token", "save_function")
 REFUSED_TO_SAVE: Mapping[str, str] = {
     "variant": "the weights are named as they are read: choose another folder",
-    "save_function": "llamita writes safetensors itself: leave it out",
     "repo_id": "llamita uploads nothing: save to a folder, then `hf upload organisation/name folder`",
 }
 OWN_TO_SAVE = ("is_main_process", "state_dict", "max_shard_size", "safe_serialization", "push_to_hub")
