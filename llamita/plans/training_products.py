@@ -4,7 +4,8 @@ Equals `llamita.plans.training` up to the rounding of bf16. Nothing is kept but 
 the r columns between their matrices. Weights in fp32, or in blocks, are rounded where a product reads them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any, ClassVar, Protocol, cast
 
 import torch
@@ -19,6 +20,7 @@ from llamita.model.factors import Factors
 
 Own = Sequence[Tensor]
 HALVES = torch.bfloat16
+ROWS = 16  # what the ranks of adapters are filled up to a multiple of
 
 
 class Source(Protocol):
@@ -115,15 +117,16 @@ class Products(torch.autograd.Function):
         """tensors: the source's own, then of each product W, A and B, which its factors have too."""
         own = tensors[: source.count]
         x = source.make(own)
-        lines, outs, middles = kernels.rows_of(x), list[Tensor](), list[Tensor]()
-        for one in factors:
-            middle = None
-            if one.pair is not None:
-                middle = kernels.products((lines, Right(_padded(one.pair[0]), True)), dtype=HALVES)
-                middles.append(middle)
-            outs.append(_product(one, x, lines, middle).view(*own[0].shape[:-1], -1))
+        lines, places = kernels.rows_of(x), _places(factors)
+        middle, middles = None, None
+        if downs := [_padded(one.pair[0]) for one in factors if one.pair is not None]:
+            middle = kernels.products((lines, Right(_joined(downs, 0), True)), dtype=HALVES)
+            middles = _lines(middle)
+        outs = [
+            _product(*one, x, lines, middles).view(*own[0].shape[:-1], -1) for one in zip(factors, places, strict=True)
+        ]
         ctx.source, ctx.factors = source, factors
-        ctx.save_for_backward(*own, *middles)
+        ctx.save_for_backward(*own, middle)
         return tuple(outs)
 
     @staticmethod
@@ -131,53 +134,65 @@ class Products(torch.autograd.Function):
     def backward(ctx: Any, *d_outs: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The gradients of all tensors."""
         count, factors = ctx.source.count, ctx.factors
-        saved = ctx.saved_tensors  # once: recompute gives each tensor one time
-        own, middles = saved[:count], list(saved[count:])
-        pulls = [_Pull(one, flat(d_out).to(HALVES), middles) for one, d_out in zip(factors, d_outs, strict=True)]
+        *own, middle = ctx.saved_tensors  # once: recompute gives each tensor one time
+        found = [flat(one).to(HALVES) for one in d_outs]
+        lines, d_middle = [kernels.rows_of(one) for one in found], None
+        if middle is not None:
+            parts = [
+                kernels.products((one, Right(_scaled(of, ROWS))), dtype=HALVES)
+                for one, of in zip(lines, factors, strict=True)
+                if of.pair is not None
+            ]
+            d_middle = _joined(parts, 1)
         d_own: tuple[Tensor | None, ...] = (None,) * count
         if any(ctx.needs_input_grad[2 : 2 + count]):
-            terms = [term for pull in pulls for term in pull.terms()]
-            x, d_own = ctx.source.back(kernels.products(*terms, dtype=ctx.source.dtype), own)
+            d_input = kernels.products(*_terms(factors, lines, d_middle), dtype=ctx.source.dtype)
+            x, d_own = ctx.source.back(d_input, own)
         else:
             x = ctx.source.make(own)
-        wanted = ctx.needs_input_grad[2 + count :]
-        d_matrices = [one for i, pull in enumerate(pulls) for one in pull.gradients(x, wanted[3 * i : 3 * i + 3])]
-        return None, None, *d_own, *d_matrices
+        wanted = ctx.needs_input_grad[2 + count :: 3]
+        return None, None, *d_own, *_gradients(factors, x, found, wanted, middle, d_middle)
 
 
-class _Pull:
-    """The backward pass of a product, from the gradient bf16 (n, N) of its result."""
+def _places(factors: Sequence[Factors]) -> list[slice]:
+    """Of each product, the columns of its adapter among those of all: as many as its rank, a multiple of ROWS, or 0."""
+    ranks = [0 if one.pair is None else -(-len(one.pair[0]) // ROWS) * ROWS for one in factors]
+    ends = list(accumulate(ranks))
+    return [slice(end - rank, end) for end, rank in zip(ends, ranks, strict=True)]
 
-    def __init__(self, factors: Factors, d_out: Tensor, middles: list[Tensor]) -> None:
-        self.factors, self.d_out, self.lines = factors, d_out, kernels.rows_of(d_out)
-        self.middle = None if factors.pair is None else middles.pop(0)
-        self.d_middle: Tensor | None = None
-        if factors.pair is not None:
-            self.d_middle = kernels.products((self.lines, Right(_scaled(factors))), dtype=HALVES)
 
-    def terms(self) -> list[tuple[Lines, Right]]:
-        """The products whose sum is the gradient of the input."""
-        weight, matrix = self.factors.weight, self.factors.matrix
+def _terms(
+    factors: Sequence[Factors], lines: Sequence[Lines], d_middle: Tensor | None
+) -> Iterator[tuple[Lines, Right]]:
+    """The products whose sum is the gradient of the input, from those of the results and of what is between A and B."""
+    middles = None if d_middle is None else _lines(d_middle)
+    for one, own, place in zip(factors, lines, _places(factors), strict=True):
+        weight = one.weight
         if weight is None:
-            assert matrix is not None
-            weight = matrix.dequantize(HALVES)
-        found = [(self.lines, Right(weight))]
-        if self.factors.pair is not None and self.d_middle is not None:
-            found.append((kernels.rows_of(self.d_middle), Right(_padded(self.factors.pair[0]))))
-        return found
+            assert one.matrix is not None
+            weight = one.matrix.dequantize(HALVES)
+        yield own, Right(weight)
+        if one.pair is not None and middles is not None:
+            yield middles.part(place), Right(_padded(one.pair[0]))
 
-    def gradients(self, x: Tensor, wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
-        """The gradients of W, A and B, from the input."""
-        weight = self.factors.weight
-        d_weight = d_down = d_up = None
-        if wanted[0] and weight is not None:
-            d_weight = _transposed_product(self.d_out, x).to(weight.dtype)
-        if self.factors.pair is not None and self.middle is not None and self.d_middle is not None:
-            down, up = self.factors.pair
-            rank = len(down)
-            d_down = _transposed_product(self.d_middle, x)[:rank].to(down.dtype)
-            d_up = _transposed_product(self.middle, self.d_out)[:rank].t().mul(self.factors.scaling).to(up.dtype)
-        return d_weight, d_down, d_up
+
+def _gradients(
+    factors: Sequence[Factors], x: Tensor, d_outs: Sequence[Tensor], wanted: Sequence[bool], middle: Tensor | None,
+    d_middle: Tensor | None,
+) -> Iterator[Tensor | None]:  # fmt: skip
+    """The gradients of W, A and B of each product, from its input and the gradient bf16 (n, N) of its result."""
+    d_downs = None if d_middle is None else _transposed_product(d_middle, x)
+    for one, d_out, is_wanted, place in zip(factors, d_outs, wanted, _places(factors), strict=True):
+        weight = one.weight
+        yield _transposed_product(d_out, x).to(weight.dtype) if is_wanted and weight is not None else None
+        if one.pair is None or middle is None or d_downs is None:
+            yield from (None, None)
+            continue
+        down, up = one.pair
+        rank = len(down)
+        yield d_downs[place][:rank].to(down.dtype)
+        d_up = _transposed_product(middle[:, place].contiguous(), d_out)[:rank]
+        yield d_up.t().mul(one.scaling).to(up.dtype)
 
 
 def flat(x: Tensor) -> Tensor:
@@ -185,16 +200,16 @@ def flat(x: Tensor) -> Tensor:
     return x.flatten(0, -2).contiguous()
 
 
-def _product(factors: Factors, x: Tensor, lines: Lines, middle: Tensor | None) -> Tensor:
-    """x (n, K), which is also given as lines, times W, and `middle` (n, r) times B: bf16 (n, N)."""
+def _product(factors: Factors, place: slice, x: Tensor, lines: Lines, middles: Lines | None) -> Tensor:
+    """x (n, K), which is also given as lines, times W, and its columns of `middles` times B: bf16 (n, N)."""
     terms, out = list[tuple[Lines, Right]](), None
     if factors.weight is not None:
         terms.append((lines, Right(factors.weight, True)))
     else:
         assert factors.matrix is not None
         out = factors.matrix.linear(x)
-    if middle is not None:
-        terms.append((kernels.rows_of(middle), Right(_scaled(factors), True)))
+    if factors.pair is not None and middles is not None:
+        terms.append((middles.part(place), Right(_scaled(factors, COLUMNS), True)))
     return kernels.products(*terms, dtype=HALVES, out=out) if terms else cast("Tensor", out)
 
 
@@ -203,13 +218,23 @@ def _transposed_product(left: Tensor, right: Tensor) -> Tensor:
     return kernels.products((kernels.columns_of(left), Right(right)), dtype=torch.float32)
 
 
+def _lines(x: Tensor) -> Lines:
+    """The rows of x (n, R), with columns of 0 to a multiple of COLUMNS."""
+    return kernels.rows_of(F.pad(x, (0, -x.shape[1] % COLUMNS)))
+
+
+def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
+
+
 def _padded(down: Tensor) -> Tensor:
-    """A (r, K) with rows of 0, to a multiple of COLUMNS."""
-    return F.pad(down.detach(), (0, 0, 0, -len(down) % COLUMNS))
+    """A (r, K) with rows of 0, to a multiple of ROWS."""
+    missing = -len(down) % ROWS
+    return F.pad(down.detach(), (0, 0, 0, missing)) if missing else down.detach()
 
 
-def _scaled(factors: Factors) -> Tensor:
-    """B (N, r) times the scaling, with columns of 0, to a multiple of COLUMNS."""
+def _scaled(factors: Factors, multiple: int) -> Tensor:
+    """B (N, r) times the scaling, in bf16, with columns of 0 to a multiple."""
     assert factors.pair is not None
-    up = factors.pair[1].detach()
-    return F.pad(up * factors.scaling, (0, -up.shape[1] % COLUMNS))
+    up = (factors.pair[1].detach() * factors.scaling).to(HALVES)
+    return F.pad(up, (0, -up.shape[1] % multiple))

@@ -43,6 +43,14 @@ def _multiply(left: int, right: int, steps: int, sums: Sums) -> Sums:
 
 
 @inline
+def _multiply_few(left: int, right: int, steps: int, sums: Eight) -> Eight:
+    """Add the products of eight lines with sixteen columns."""
+    for i in range(0, 64 * steps, 64):
+        sums = add_products(sums, v.load_words(right + i), left + i, 4)
+    return sums
+
+
+@inline
 def _load_sums(at: int) -> Sums:
     return load_eight_apart(at, LINE), load_eight_apart(at + 64, LINE), load_eight_apart(at + 128, LINE)
 
@@ -137,6 +145,10 @@ def _add_panel(
             if part + 1 < parts:
                 _prefetch(term, its + 16, column)
         words, to = left + (line + i) // 16 * step + (line + i) % 16 * 4, at + SUMS + LINE * i
+        if columns - column <= 16:  # as of an adapter
+            few = no_eight() if is_new else load_eight_apart(to, LINE)
+            store_eight_apart(to, LINE, _multiply_few(words, panel, steps, few))
+            continue
         sums = (no_eight(), no_eight(), no_eight()) if is_new else _load_sums(to)
         one, two, three = _multiply(words, panel, steps, sums)
         store_eight_apart(to, LINE, one)

@@ -82,11 +82,20 @@ def is_shape(x: object) -> bool:
 
 
 class Lines(NamedTuple):
-    """The packed left side of a product, see PackLines: `lines` of them, with `pairs` pairs of columns."""
+    """The packed left side of a product, see PackLines: `lines` of them, with `pairs` pairs of columns from `first` on.
+
+    every: the pairs of a line in memory.
+    """
 
     packed: Tensor
     lines: int
     pairs: int
+    every: int
+    first: int = 0
+
+    def part(self, columns: slice) -> "Lines":
+        """Some columns, from an even one on, an even number of them."""
+        return self._replace(first=columns.start // 2, pairs=(columns.stop - columns.start) // 2)
 
 
 class Right(NamedTuple):
@@ -101,7 +110,7 @@ def rows_of(x: Tensor) -> Lines:
     rows, columns = x.shape
     packed = torch.empty(-(-rows // 16) * 16 * columns, dtype=torch.bfloat16)
     run(_PACK_ROWS[x.dtype], PackLines(x, packed, rows, columns), chunks=-(-rows // 16))
-    return Lines(packed, rows, columns // 2)
+    return Lines(packed, rows, columns // 2, columns // 2)
 
 
 def columns_of(x: Tensor) -> Lines:
@@ -109,7 +118,7 @@ def columns_of(x: Tensor) -> Lines:
     rows, columns = x.shape
     packed = torch.empty(columns * -(-rows // 2) * 2, dtype=torch.bfloat16)
     run(_PACK_COLUMNS, PackLines(x, packed, rows, columns), chunks=-(-columns // 64))
-    return Lines(packed, columns, -(-rows // 2))
+    return Lines(packed, columns, -(-rows // 2), -(-rows // 2))
 
 
 def products(*terms: tuple[Lines, Right], dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
@@ -152,10 +161,8 @@ def _term(left: Lines, right: Right, first: int, pairs: int) -> Term:
     size, stride = matrix.element_size(), matrix.stride(0) * matrix.element_size()
     at = matrix.data_ptr() + 2 * first * (size if is_turned else stride)
     length = len(matrix) if is_turned else min(2 * pairs, len(matrix) - 2 * first)
-    return Term(
-        left.packed.data_ptr() + 64 * first, 64 * left.pairs, pairs, at, stride, length, NUMBERS[matrix.dtype],
-        int(is_turned),
-    )  # fmt: skip
+    lines = left.packed.data_ptr() + 64 * (left.first + first)
+    return Term(lines, 64 * left.every, pairs, at, stride, length, NUMBERS[matrix.dtype], int(is_turned))
 
 
 def norm(x: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -67,6 +67,16 @@ def test_a_sum_of_products_onto_what_is_there(dtype: torch.dtype) -> None:
     assert distance(out, wanted) < (CLOSE if dtype == torch.float32 else 4e-3)
 
 
+def test_a_product_with_some_of_the_columns() -> None:
+    """As of several adapters side by side: sixteen columns from an even one on."""
+    x, weight, more = torch.randn(37, 64).bfloat16(), torch.randn(16, 32), torch.randn(16, 16)
+    weight[:, 16:] = 0  # which is read, and not added
+    lines = training.rows_of(x).part(slice(16, 32))
+    found = training.products((lines, Right(weight, True)), (lines, Right(more)), dtype=torch.float32)
+    wanted = x[:, 16:32].double() @ (rounded(weight[:, :16]).t() + rounded(more))
+    assert distance(found, wanted) < CLOSE
+
+
 @pytest.mark.parametrize("is_turned", [False, True])
 def test_what_is_too_long_is_added_in_parts(monkeypatch: pytest.MonkeyPatch, is_turned: bool) -> None:
     monkeypatch.setattr(training, "_LONG", 16)
