@@ -1,5 +1,6 @@
 """Where the rows of a pass stand, for kernels that read a cache themselves."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,16 +13,19 @@ class BatchLayout:
 
     start: int64 (B,), the number of the first new token, counted from the row's own first; below 0 for padding.
     first: int64 (B,), the slot of the row's token 0, where its tokens lie in slots next to each other.
-    Either is an int where it is the same for all rows.
     tables: None for that; else int64 (B, entries), the row's pages in order. origin: int64 (B,), the entry of token 0.
+    Start, first and origin are ints where they are the same for all rows.
     page_size: slots of a page, a power of two.
+    spans: for rows of any lengths in one row of ids: how many new tokens each row has, and the index of the first of
+    them. None where the ids are (B, T).
     """
 
     start: Tensor | int
     first: Tensor | int = 0
     tables: Tensor | None = None
-    origin: Tensor | None = None
+    origin: Tensor | int = 0
     page_size: int = 1
+    spans: tuple[Sequence[int], Sequence[int]] | None = None
 
     def later(self, tokens: int) -> "BatchLayout":
         """The layout of the same pass without its first `tokens` tokens."""

@@ -51,29 +51,22 @@ class Paged:
         return torch.cat(parts)[None]
 
     @cached_property
-    def segments(self) -> list[tuple[list[int], int]]:
-        """Rows next to each other of one level, with as many new tokens: their numbers, and the tokens of each."""
-        found: list[tuple[list[int], int]] = []
-        for row, count in enumerate(self.counts):
-            if found and found[-1][1] == count and self._levels[row] == self._levels[row - 1]:
-                found[-1][0].append(row)
-            else:
-                found.append(([row], count))
-        return found
-
-    @property
     def layouts(self) -> list[BatchLayout]:
-        """Where the rows of each segment stand, for kernels."""
-        return [self._layout(rows) for rows, _ in self.segments]
+        """Where the rows of each level stand, the lowest first, for kernels."""
+        if len(set(self._levels)) == 1:
+            return [self._layout(range(len(self.counts)))]
+        levels = list(enumerate(self._levels))
+        return [self._layout([row for row, own in levels if own == level]) for level in sorted(set(self._levels))]
 
     def _layout(self, rows: Sequence[int]) -> BatchLayout:
-        longest = max(len(self.tables[row]) for row in rows)
-        padded = [[*self.tables[row], *[0] * (longest - len(self.tables[row]))] for row in rows]
-        starts = [self.starts[row] for row in rows]
-        tables, starts, zeros = (
-            torch.tensor(one, dtype=torch.int64, device="cpu") for one in (padded, starts, [0] * len(rows))
+        own = [self.tables[row] for row in rows]
+        longest = max(map(len, own))
+        padded = [[*table, *[0] * (longest - len(table))] for table in own]
+        starts, counts, firsts = (
+            tuple(numbers[row] for row in rows) for numbers in (self.starts, self.counts, self._firsts)
         )
-        return BatchLayout(starts, zeros, tables, zeros, self.pages.block_size)
+        tables, starts = (torch.tensor(one, dtype=torch.int64, device="cpu") for one in (padded, starts))
+        return BatchLayout(starts, 0, tables, 0, self.pages.block_size, (counts, firsts))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation, *, layer: int) -> Tensor:
         """Rotate, store and attend: q (1, T, N, H), k and v (1, T, K, H) -> (1, T, N, H)."""
@@ -87,7 +80,7 @@ class Paged:
             out.append(self._attend(q[:, :, own], *seen, mask, scale=self.scale, dropout=0.0))
         return torch.cat(out, dim=1)
 
-    @property
+    @cached_property
     def _firsts(self) -> list[int]:
         return list(accumulate(self.counts[:-1], initial=0))
 

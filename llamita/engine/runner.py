@@ -85,9 +85,8 @@ class StepRunner:
 
     def _pass(self, model: LanguageModel, parts: Sequence[list[Row]]) -> list[Outcome]:
         """The logits (rows, V) of what comes after the rows of each part."""
-        # Rows of one length and level next to each other are attended to together.
         rows = [(number, row) for number, part in enumerate(parts) for row in part]
-        rows.sort(key=lambda one: (len(one[1].token_ids), one[1].level))
+        rows.sort(key=lambda one: one[1].level)  # rows see what those of lower levels write
         with self.together("logits", [row for _, row in rows]):
             logits = self.logits(model, [row for _, row in rows])
         if len(rows) == len(parts):

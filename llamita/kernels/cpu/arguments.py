@@ -29,10 +29,10 @@ class Embed(NamedTuple):
 
 
 class Norm(NamedTuple):
-    """RMSNorm of the last `kept` of the `tokens` tokens of each row of x fp32 (B, T, D). A chunk is one of them.
+    """RMSNorm of rows of x fp32 (T, D). A chunk is a row of out fp32 (n, D).
 
-    weight (D,), of the dtype of this number; epsilon fp32. out: fp32 (B, kept, D). halves and q8_blocks: None, or where
-    the same goes in bf16 and as q8_blocks, for which D is a multiple of 32.
+    weight (D,), of the dtype of this number; epsilon fp32. which: int64 (n,), the rows of x; None for all in order.
+    halves and q8_blocks: None, or where the same goes in bf16 and as q8_blocks, for which D is a multiple of 32.
     """
 
     x: Argument
@@ -42,8 +42,7 @@ class Norm(NamedTuple):
     q8_blocks: Argument
     columns: Argument
     epsilon: Argument
-    tokens: Argument
-    kept: Argument
+    which: Argument
     dtype: Argument
 
 
@@ -117,10 +116,10 @@ class Linear(NamedTuple):
 class Attend(NamedTuple):
     """Attention of new tokens over a cache, for `decode_attention` and `prefill_attention`.
 
-    q (B, T, N, H), k and v (B, T, K, H): fp32, not rotated. cosines, sines: (B * T, H/2). keys, values: the cache.
-    rows: int64 (B, 4), see Row. out: fp32 (B, T, N, H). sizes: see Sizes. wide_keys, wide_values: (B * K, wide, H), the
-    visible keys and values in the order that `prefill_attention` reads, for it alone. halves and q8_blocks of out are
-    for `decode_attention` alone (see Norm).
+    q (T, N, H), k and v (T, K, H): fp32 of all new tokens, not rotated. cosines, sines: (T, H/2). keys, values: the
+    cache. rows: int64 (B, 8), see Row. out: fp32 (T, N, H). sizes: see Sizes. halves and q8_blocks: of out (see Norm).
+    For `prefill_attention` alone: blocks, int64 (n, 2), a row and the number of a token of it, with which a block of
+    queries begins; tiles, int64 (n, 2), the same of 64 keys; wide_keys, wide_values: what rows see, see Row.
     """
 
     q: Argument
@@ -135,6 +134,8 @@ class Attend(NamedTuple):
     sizes: Argument
     halves: Argument
     q8_blocks: Argument
+    blocks: Argument
+    tiles: Argument
     wide_keys: Argument
     wide_values: Argument
 
@@ -249,14 +250,16 @@ class GatedQuantized(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """What all layers of a pass share: tokens T of a row, key/value heads K, query heads of each, head size H.
+    """What all layers of a pass share: rows B of `decode_attention`, key/value heads K, query heads of each, head
+    size H.
 
     row_stride, head_stride, slot_stride: elements of the cache from one row, head or slot to the next. page_bits: a
     page has 2 to this power slots, where rows have page tables. window: tokens that a token sees, its own included.
-    scale: fp32, on the scores. wide: slots of a head in wide_keys and wide_values. rows: B.
+    scale: fp32, on the scores. blocks, queries: how many blocks of queries there are, and tokens of one, for
+    `prefill_attention`.
     """
 
-    tokens: Argument
+    rows: Argument
     heads: Argument
     group: Argument
     width: Argument
@@ -266,18 +269,24 @@ class Sizes(NamedTuple):
     page_bits: Argument
     window: Argument
     scale: Argument
-    wide: Argument
-    rows: Argument
+    blocks: Argument
+    queries: Argument
 
 
 class Row(NamedTuple):
     """Where a row of a pass stands.
 
     start: the number of its first new token, counted from its own first; below 0 where that is padding. first: the slot
-    of its token 0. table: the address of its page table, int64, or 0.
+    of its token 0. table: the address of its page table, int64, or 0. tokens: new ones. offset: the number of the first
+    of them among those of the pass. row: its number in the cache. wide: the element where its keys (K, slots, H) begin
+    in wide_keys, and its values in wide_values; slots: a multiple of 64, enough for all its tokens.
     """
 
     start: Argument
     first: Argument
     table: Argument
-    unused: Argument
+    tokens: Argument
+    offset: Argument
+    row: Argument
+    wide: Argument
+    slots: Argument

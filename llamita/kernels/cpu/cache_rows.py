@@ -7,7 +7,7 @@ from llamita.kernels.cpu.rotary import rotate
 from llamita.kernels.cpu.runtime.program import inline
 
 AT, SIZE, ROW = offsets(Attend), offsets(Sizes), offsets(Row)
-ROW_BYTES = 32
+ROW_BYTES = 64
 
 
 @inline
@@ -17,9 +17,9 @@ def row_of(at: int, row: int) -> int:
 
 
 @inline
-def head_of(sizes: int, row: int, head: int) -> int:
+def head_of(sizes: int, its: int, head: int) -> int:
     """The element where a key/value head of a row begins in the cache."""
-    return row * v.read(sizes + SIZE.row_stride) + head * v.read(sizes + SIZE.head_stride)
+    return v.read(its + ROW.row) * v.read(sizes + SIZE.row_stride) + head * v.read(sizes + SIZE.head_stride)
 
 
 @inline
@@ -39,13 +39,13 @@ def is_in_line(its: int, sizes: int, count: int) -> bool:
 
 
 @inline
-def store_token(dtype: int, at: int, row: int, head: int, token: int) -> None:
-    """Rotate the key of a new token, and put it and its value into the cache."""
-    sizes, its = v.read(at + AT.sizes), row_of(at, row)
-    tokens, heads, width = v.read(sizes + SIZE.tokens), v.read(sizes + SIZE.heads), v.read(sizes + SIZE.width)
-    number, half = row * tokens + token, width // 2
+def store_token(dtype: int, at: int, its: int, head: int, token: int) -> None:
+    """Rotate the key of a row's new token, and put it and its value into the cache."""
+    sizes = v.read(at + AT.sizes)
+    heads, width = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.width)
+    number, half = v.read(its + ROW.offset) + token, width // 2
     slot = slot_of(its, sizes, v.read(its + ROW.start) + token)
-    to, new = head_of(sizes, row, head) + slot * v.read(sizes + SIZE.slot_stride), 4 * (number * heads + head) * width
+    to, new = head_of(sizes, its, head) + slot * v.read(sizes + SIZE.slot_stride), 4 * (number * heads + head) * width
     cosines, sines = v.read(at + AT.cosines) + 4 * half * number, v.read(at + AT.sines) + 4 * half * number
     one = v.extract_first(v.broadcast(1.0))
     rotate(v.read(at + AT.k) + new, cosines, sines, half, one, dtype, v.read(at + AT.keys), to)

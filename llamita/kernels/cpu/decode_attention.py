@@ -123,13 +123,13 @@ def _weigh(dtype, is_paired, q, keys, first, low, high, width, to, state):
 
 
 @inline
-def _begin(dtype, is_paired, at, row, head, begin, count, near):
+def _begin(dtype, is_paired, at, its, head, begin, count, near):
     """Rotate, scale and round the queries as the cache is rounded, and begin their softmax."""
     sizes = v.read(at + AT.sizes)
-    tokens, heads, group = v.read(sizes + SIZE.tokens), v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group)
+    heads, group = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group)
     width, scale = v.read(sizes + SIZE.width), v.read_fp32(sizes + SIZE.scale)
     for i in range(count):
-        number = row * tokens + (begin + i) // group
+        number = v.read(its + ROW.offset) + (begin + i) // group
         x = v.read(at + AT.q) + 4 * width * ((number * heads + head) * group + (begin + i) % group)
         cosines, sines = v.read(at + AT.cosines) + 2 * width * number, v.read(at + AT.sines) + 2 * width * number
         to = near + Q + 1024 * i
@@ -153,8 +153,9 @@ def _first_block(at, sizes, dtype, chunk):
     """
     heads, group, window = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group), v.read(sizes + SIZE.window)
     row = min(chunk // heads, v.read(sizes + SIZE.rows) - 1)
-    its, where = row_of(at, row), e.size(dtype) * head_of(sizes, row, chunk % heads)
-    start, queries = v.read(its + ROW.start), v.read(sizes + SIZE.tokens) * group
+    its = row_of(at, row)
+    where = e.size(dtype) * head_of(sizes, its, chunk % heads)
+    start, queries = v.read(its + ROW.start), v.read(its + ROW.tokens) * group
     late = start + (min(QUERIES, queries) - 1) // group
     first = max(0, start - window + 1) // KEYS * KEYS
     return its, where, first, min(first + KEYS, late + 1) if row == chunk // heads else first
@@ -168,11 +169,11 @@ def _see(dtype, is_paired, at, chunk, begin, count, near):
     foresee where a page is. `ahead` is where the next values lie, their offsets, and bytes of each.
     """
     sizes = v.read(at + AT.sizes)
-    row, head = chunk // v.read(sizes + SIZE.heads), chunk % v.read(sizes + SIZE.heads)
-    its, group, window = row_of(at, row), v.read(sizes + SIZE.group), v.read(sizes + SIZE.window)
+    its, head = row_of(at, chunk // v.read(sizes + SIZE.heads)), chunk % v.read(sizes + SIZE.heads)
+    group, window = v.read(sizes + SIZE.group), v.read(sizes + SIZE.window)
     width, size = v.read(sizes + SIZE.width), e.size(dtype)
     stride, is_line = size * v.read(sizes + SIZE.slot_stride), is_in_line(its, sizes, 16)
-    where, all_keys, all_values = size * head_of(sizes, row, head), v.read(at + AT.keys), v.read(at + AT.values)
+    where, all_keys, all_values = size * head_of(sizes, its, head), v.read(at + AT.keys), v.read(at + AT.values)
     early, late = v.read(its + ROW.start) + begin // group, v.read(its + ROW.start) + (begin + count - 1) // group
     words = width // 2 if is_paired else width  # of a key's columns
     here, there = near + OFFSETS, near + OFFSETS + LIST
@@ -226,21 +227,22 @@ def _put(is_paired, sums, inverse, width, to):
 @inline
 def _attend(dtype, is_paired, at, chunk):
     sizes, near = v.read(at + AT.sizes), v.stack()
-    tokens, heads, group = v.read(sizes + SIZE.tokens), v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group)
-    width, row, head = v.read(sizes + SIZE.width), chunk // heads, chunk % heads
+    heads, group, width = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group), v.read(sizes + SIZE.width)
+    its, head = row_of(at, chunk // heads), chunk % heads
+    tokens, offset = v.read(its + ROW.tokens), v.read(its + ROW.offset)
     for token in range(tokens):
-        store_token(dtype, at, row, head, token)
+        store_token(dtype, at, its, head, token)
     for begin in range(0, tokens * group, QUERIES):
         count = min(QUERIES, tokens * group - begin)
-        _begin(dtype, is_paired, at, row, head, begin, count, near)
+        _begin(dtype, is_paired, at, its, head, begin, count, near)
         _see(dtype, is_paired, at, chunk, begin, count, near)
         for i in range(count):
-            number = row * tokens + (begin + i) // group
+            number = offset + (begin + i) // group
             to = v.read(at + AT.out) + 4 * width * ((number * heads + head) * group + (begin + i) % group)
             inverse = inverse_of(v.broadcast(v.read_fp32(near + STATE + 16 * i + 4)))
             _put(is_paired, near + OUT + 1024 * i, inverse, width, to)
     for token in range(tokens):
-        start = ((row * tokens + token) * heads + head) * group * width
+        start = ((offset + token) * heads + head) * group * width
         halves, q8_blocks = v.read(at + AT.halves), v.read(at + AT.q8_blocks)
         put_rounded(v.read(at + AT.out) + 4 * start, start, group * width, halves, q8_blocks)
 

@@ -98,8 +98,8 @@ def _scale_row(dtype, x, weight, factor, width, to):
 def norm(at: int, chunk: int) -> None:
     """RMSNorm. Squares are added as columns of a product are; the root and its inverse are fp64, rounded once."""
     x, weight, out = v.read(at + NORM.x), v.read(at + NORM.weight), v.read(at + NORM.out)
-    width, tokens, kept = v.read(at + NORM.columns), v.read(at + NORM.tokens), v.read(at + NORM.kept)
-    x += 4 * width * (chunk // kept * tokens + tokens - kept + chunk % kept)
+    width, which = v.read(at + NORM.columns), v.read(at + NORM.which)
+    x += 4 * width * (v.read(which + 8 * chunk) if which else chunk)
     squares = v.zero_fp32()
     for i in range(0, width, 16):
         value = v.load_some(x + 4 * i, min(16, width - i))

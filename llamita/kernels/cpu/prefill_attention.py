@@ -3,8 +3,9 @@
 Must equal reference.attention bit for bit, and so `decode_attention`. One softmax goes over all blocks of keys
 (arXiv:2205.14135), so nothing of the size T * S is ever stored. Three kernels, with the same arguments (`Attend`):
 
-1. store: rotate the new queries and keys; keys and values go into the cache. A chunk is a token of a row.
-2. spread: copy a row's keys and values from the cache, from its first token on, to where 3 reads. A chunk is 64 tokens.
+1. store: rotate the new queries and keys; keys and values go into the cache. A chunk is a block of queries.
+2. spread: copy a row's keys and values from the cache, from its first token on, to where 3 reads. A chunk is a tile of
+   64 tokens of a key/value head.
 3. attend: a chunk is a block of queries of a head. A lane is a query: what is read of keys and values serves all lanes.
 
 The version `pairs` of each is for a cache in bf16 and a processor with bf16 dot products; it gives the same bits.
@@ -18,6 +19,7 @@ from llamita.kernels.cpu.arguments import Attend, Row, Sizes, offsets
 from llamita.kernels.cpu.cache_rows import head_of, row_of, slot_of, store_token
 from llamita.kernels.cpu.constants import KEYS, QUERIES
 from llamita.kernels.cpu.decode_attention import NEVER, inverse_of
+from llamita.kernels.cpu.elementwise import put_rounded
 from llamita.kernels.cpu.functions import exponential
 from llamita.kernels.cpu.rotary import rotate
 from llamita.kernels.cpu.runtime.program import inline, kernel
@@ -31,31 +33,40 @@ no_sums, scaled, add, put = EIGHT if IS_WIDE else FOUR
 
 
 @inline
+def _row_of(at, list, number):
+    """Of the entry of a list: the row and the token."""
+    entry = list + 16 * number
+    return row_of(at, v.read(entry)), v.read(entry + 8)
+
+
+@inline
 def _store(dtype, at, chunk):
     sizes = v.read(at + AT.sizes)
-    tokens, heads, group = v.read(sizes + SIZE.tokens), v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group)
+    its, begin = _row_of(at, v.read(at + AT.blocks), chunk)
+    heads, group = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group)
     width, scale = v.read(sizes + SIZE.width), v.read_fp32(sizes + SIZE.scale)
-    cosines, sines = v.read(at + AT.cosines) + 2 * width * chunk, v.read(at + AT.sines) + 2 * width * chunk
-    for head in range(heads * group):
-        x = v.read(at + AT.q) + 4 * width * (chunk * heads * group + head)
-        rotate(x, cosines, sines, width // 2, scale, e.FP32, x, 0)
-    for head in range(heads):
-        store_token(dtype, at, chunk // tokens, head, chunk % tokens)
+    for token in range(begin, min(begin + v.read(sizes + SIZE.queries), v.read(its + ROW.tokens))):
+        number = v.read(its + ROW.offset) + token
+        cosines, sines = v.read(at + AT.cosines) + 2 * width * number, v.read(at + AT.sines) + 2 * width * number
+        for head in range(heads * group):
+            x = v.read(at + AT.q) + 4 * width * (number * heads * group + head)
+            rotate(x, cosines, sines, width // 2, scale, e.FP32, x, 0)
+        for head in range(heads):
+            store_token(dtype, at, its, head, token)
 
 
 @inline
 def _spread(dtype, is_paired, at, chunk):
     sizes = v.read(at + AT.sizes)
-    tokens, heads, width = v.read(sizes + SIZE.tokens), v.read(sizes + SIZE.heads), v.read(sizes + SIZE.width)
-    slots, across = v.read(sizes + SIZE.wide), v.read(sizes + SIZE.wide) // KEYS
-    both, first = chunk // across, chunk % across * KEYS
-    its, stride = row_of(at, both // heads), v.read(sizes + SIZE.slot_stride)
-    filled, start = v.read(its + ROW.start) + tokens, head_of(sizes, both // heads, both % heads)
+    heads, width, stride = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.width), v.read(sizes + SIZE.slot_stride)
+    its, first = _row_of(at, v.read(at + AT.tiles), chunk // heads)
+    head, slots = chunk % heads, v.read(its + ROW.slots)
+    filled, start = v.read(its + ROW.start) + v.read(its + ROW.tokens), head_of(sizes, its, head)
     for token in range(first, first + KEYS):
         of = -1
         if token < filled:
             of = start + stride * slot_of(its, sizes, token)
-        place = (both * slots + token) * width
+        place = v.read(its + ROW.wide) + (head * slots + token) * width
         for i in range(0, width, 16):
             if is_paired:
                 _spread_pairs(at, of, place, token, width, i)
@@ -189,23 +200,34 @@ def _mix_pairs(factors, values, start, end, width, early, late, sums):
 
 
 @inline
-def _put(sums, total, width, count, out, step, near):
-    """Sums (H, 16) over their totals, as the first `count` rows of out, `step` bytes apart. near: 1 KB to work in."""
-    inverse = inverse_of(total)
+def _put(sums, total, width, count, at, start, step, near):
+    """Sums (H, 16) over their totals, as the first `count` rows of out, `step` elements apart, from element `start` on.
+
+    near: 1 KB to work in.
+    """
+    inverse, out = inverse_of(total), v.read(at + AT.out) + 4 * start
     for i in range(0, width, 16):
         v.transpose(sums + 64 * i, 64, near)
         for lane in range(count):
-            v.store(out + lane * step + 4 * i, v.mul(v.load(near + 64 * lane), v.broadcast(v.extract(inverse, lane))))
+            x = v.mul(v.load(near + 64 * lane), v.broadcast(v.extract(inverse, lane)))
+            v.store(out + 4 * (lane * step + i), x)
+    halves, q8_blocks = v.read(at + AT.halves), v.read(at + AT.q8_blocks)
+    for lane in range(count):
+        put_rounded(out + 4 * lane * step, start + lane * step, width, halves, q8_blocks)
 
 
 @inline
 def _place(at, chunk, queries):
-    """Of a chunk: row, head, its first query, how many it has, and the bytes before its first query's q or out."""
+    """Of a chunk: row, head, its first query, how many it has, and the elements before its first query's q or out.
+
+    The blocks of one head follow each other, as they read the same keys and values.
+    """
     sizes = v.read(at + AT.sizes)
-    tokens, width = v.read(sizes + SIZE.tokens), v.read(sizes + SIZE.width)
-    across, every = -(-tokens // queries), v.read(sizes + SIZE.heads) * v.read(sizes + SIZE.group)
-    row, head, begin = chunk // across // every, chunk // across % every, chunk % across * queries
-    return row, head, begin, min(queries, tokens - begin), 4 * width * ((row * tokens + begin) * every + head)
+    count, every = v.read(sizes + SIZE.blocks), v.read(sizes + SIZE.heads) * v.read(sizes + SIZE.group)
+    its, begin = _row_of(at, v.read(at + AT.blocks), chunk % count)
+    head, number = chunk // count, v.read(its + ROW.offset) + begin
+    some = min(queries, v.read(its + ROW.tokens) - begin)
+    return its, head, begin, some, v.read(sizes + SIZE.width) * (number * every + head)
 
 
 @inline
@@ -224,17 +246,17 @@ def _turn_columns(x, step, count, width, to, near):
 def _attend_wide(dtype, at, chunk):
     """Sixteen queries over keys and values in fp32."""
     sizes = v.read(at + AT.sizes)
-    row, head, begin, count, place = _place(at, chunk, 16)
+    its, head, begin, count, place = _place(at, chunk, 16)
     heads, group = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group)
-    width, window, slots = v.read(sizes + SIZE.width), v.read(sizes + SIZE.window), v.read(sizes + SIZE.wide)
-    first = v.read(row_of(at, row) + ROW.start) + begin
-    skip = 4 * (row * heads + head // group) * slots * width
+    width, window, slots = v.read(sizes + SIZE.width), v.read(sizes + SIZE.window), v.read(its + ROW.slots)
+    first = v.read(its + ROW.start) + begin
+    skip = 4 * (v.read(its + ROW.wide) + head // group * slots * width)
     keys, values = v.read(at + AT.wide_keys) + skip, v.read(at + AT.wide_values) + skip
-    q, step = v.stack(), 4 * heads * group * width
+    q, step = v.stack(), heads * group * width
     sums = q + 64 * width
     scores = sums + 64 * width
     near = scores + 64 * KEYS
-    _turn_columns(v.read(at + AT.q) + place, step, count, width, q, near)
+    _turn_columns(v.read(at + AT.q) + 4 * place, 4 * step, count, width, q, near)
     if dtype == e.BF16:
         for i in range(width):
             v.store(q + 64 * i, v.round_bf16(v.load(q + 64 * i)))
@@ -250,26 +272,26 @@ def _attend_wide(dtype, at, chunk):
         total = v.fma(total, fade, added)
         _mix_wide(scores, values, start, end, width, fade, sums)
         most, start = new, end
-    _put(sums, total, width, count, v.read(at + AT.out) + place, step, near)
+    _put(sums, total, width, count, at, place, step, near)
 
 
 @inline
 def _attend_pairs(at, chunk):
     """Thirty-two queries over keys in bf16 and values in pairs of tokens."""
     sizes = v.read(at + AT.sizes)
-    row, head, begin, count, place = _place(at, chunk, QUERIES)
+    its, head, begin, count, place = _place(at, chunk, QUERIES)
     heads, group = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group)
-    width, window, slots = v.read(sizes + SIZE.width), v.read(sizes + SIZE.window), v.read(sizes + SIZE.wide)
-    first = v.read(row_of(at, row) + ROW.start) + begin
-    skip = 2 * (row * heads + head // group) * slots * width
+    width, window, slots = v.read(sizes + SIZE.width), v.read(sizes + SIZE.window), v.read(its + ROW.slots)
+    first = v.read(its + ROW.start) + begin
+    skip = 2 * (v.read(its + ROW.wide) + head // group * slots * width)
     keys, values = v.read(at + AT.wide_keys) + skip, v.read(at + AT.wide_values) + skip
-    q, step = v.stack(), 4 * heads * group * width
+    q, step = v.stack(), heads * group * width
     scores = q + 64 * width
     near = scores + 128 * KEYS
     sums = near + 1024
     for half in range(2):  # the columns lie where the sums will be
-        x, turned = v.read(at + AT.q) + place + 16 * half * step, sums
-        _turn_columns(x, step, max(0, min(16, count - 16 * half)), width, turned, near)
+        x, turned = v.read(at + AT.q) + 4 * (place + 16 * half * step), sums
+        _turn_columns(x, 4 * step, max(0, min(16, count - 16 * half)), width, turned, near)
         for i in range(width // 2):
             word = v.pack_bf16(v.load(turned + 128 * i), v.load(turned + 128 * i + 64))
             v.store_words(q + 128 * i + 64 * half, word)
@@ -289,10 +311,9 @@ def _attend_pairs(at, chunk):
         last = v.fma(last, after, added)
         _mix_pairs(scores, values, start, end, width, fade, after, sums)
         early, late, start = one, two, end
-    out = v.read(at + AT.out) + place
-    _put(sums, total, width, min(16, count), out, step, near)
+    _put(sums, total, width, min(16, count), at, place, step, near)
     if count > 16:
-        _put(sums + 64 * width, last, width, count - 16, out + 16 * step, step, near)
+        _put(sums + 64 * width, last, width, count - 16, at, place + 16 * step, step, near)
 
 
 @kernel

@@ -1,4 +1,4 @@
-"""The attention kernels of a pass, by segments of rows: the only kernels that know caches and positions."""
+"""The attention kernels of a pass over rows of any lengths: the only kernels that know caches and positions."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -11,8 +11,8 @@ from torch import Tensor
 from llamita.config import LlamaConfig
 from llamita.context.batch import BatchLayout
 from llamita.kernels.cpu import linear
-from llamita.kernels.cpu.arguments import Attend, Sizes, bits
-from llamita.kernels.cpu.constants import DTYPES, KEYS, Q8_BLOCK, QUERIES
+from llamita.kernels.cpu.arguments import Attend, Row, Sizes, bits
+from llamita.kernels.cpu.constants import DTYPES, KEYS, QUERIES
 from llamita.kernels.cpu.runtime.program import Program, named
 from llamita.plans.cpu.workspace import Workspace, empty, numbers
 
@@ -23,16 +23,9 @@ PREFILL = {torch.float32: named("prefill_attention", "prefill_fp32")}
 PREFILL |= {torch.float16: PREFILL[torch.float32], torch.bfloat16: named("prefill_attention", "prefill_bf16")}
 DECODE_PAIRS = named("decode_attention", "attend_pairs")
 SPREAD_PAIRS, PREFILL_PAIRS = named("prefill_attention", "spread_pairs"), named("prefill_attention", "prefill_pairs")
-SIZE = Sizes(*range(len(Sizes._fields)))  # where each stands
+SIZE, ROW = Sizes(*range(len(Sizes._fields))), Row(*range(len(Row._fields)))  # where each stands
 Buffers = Sequence[tuple[Tensor, Tensor]]
 FEW_QUERIES = 8  # tokens of a row up to which the kernel for decoding is the faster
-
-
-class Segment(NamedTuple):
-    """Rows of a pass that have as many new tokens each: B rows of T tokens."""
-
-    rows: int
-    tokens: int
 
 
 class Activations(NamedTuple):
@@ -42,21 +35,25 @@ class Activations(NamedTuple):
     halves: Tensor | None
     q8_blocks: Tensor | None
 
-    def of_rows(self, start: int, end: int) -> "Activations":
-        """Those of some rows."""
-        size = self.floats.shape[1] // 32 * Q8_BLOCK
-        return Activations(
-            self.floats[start:end],
-            None if self.halves is None else self.halves[start:end],
-            None if self.q8_blocks is None else self.q8_blocks[start * size : end * size],
-        )
+
+class Calls:
+    """The calls of one kernel, one in each layer, which all have as many chunks."""
+
+    def __init__(self, program: Program) -> None:
+        self._program, self.numbers, self._chunks = program, list[int](), 0
+
+    def resize(self, chunks: int) -> None:
+        """Let each have this number of chunks."""
+        if chunks != self._chunks:
+            self._chunks = chunks
+            self._program.resize(self.numbers, chunks)
 
 
-class SegmentAttention:
-    """The attention kernels of one segment, in all layers of a program.
+class RaggedAttention:
+    """The attention kernels of a pass of T tokens, in all layers of a program, whatever rows these are of.
 
-    first: the number of its first token among those of the pass, `count` of which are its own. positions: int64 of all
-    tokens of the pass, whose part it writes.
+    Rows of few new tokens go to `decode_attention`, the others to `prefill_attention`. Where rows see what others write
+    in the same pass, each level has one of these. positions: int64 (T,), which it writes for its rows' tokens.
     """
 
     def __init__(
@@ -64,91 +61,121 @@ class SegmentAttention:
         config: LlamaConfig,
         workspace: Workspace,
         program: Program,
-        segment: Segment,
         *,
-        first: int,
         positions: Tensor,
         dtype: torch.dtype,
     ) -> None:
         self._workspace, self._program, self._dtype = workspace, program, dtype
-        self.segment, self.first, self.count = segment, first, segment.rows * segment.tokens
         self._heads, self._width = config.num_key_value_heads, config.head_dim
         self._group = config.num_attention_heads // self._heads
         self._is_paired = dtype == torch.bfloat16 and multiplies_pairs()
-        self._rows = empty(segment.rows, 4, dtype=torch.int64).zero_()  # a `Row` of each
-        mine = positions[first : first + self.count].numpy().reshape(segment)
-        self._standing, self._positions = self._rows.numpy(), mine
-        self._steps, self._numbers = np.arange(segment.tokens), np.arange(segment.rows)
+        self._queries = QUERIES if self._is_paired else 16  # of a block
+        self._positions, self._tokens = positions.numpy(), len(positions)
+        self._rows = empty(self._tokens, len(Row._fields), dtype=torch.int64).zero_()  # a `Row` of each
+        self._blocks = empty(self._tokens, 2, dtype=torch.int64)
+        self._spans: tuple[Sequence[int], Sequence[int]] | None = None
         window, scale = config.sliding_window or 1 << 30, bits(config.softmax_scale)
         sizes = Sizes(
-            tokens=segment.tokens, heads=self._heads, group=self._group, width=self._width, row_stride=0,
-            head_stride=0, slot_stride=self._width, page_bits=0, window=window, scale=scale, wide=0, rows=segment.rows,
+            rows=0, heads=self._heads, group=self._group, width=self._width, row_stride=0, head_stride=0,
+            slot_stride=self._width, page_bits=0, window=window, scale=scale, blocks=0, queries=self._queries,
         )  # fmt: skip
         self._sizes = numbers(*sizes)
-        self._calls: list[int] = []
-        self._spreads: list[int] = []
-        self._wide_at = 0  # the address of the buffers that the program knows
+        self._size_numbers = self._sizes.numpy()
+        self._decode, self._store, self._spread, self._prefill = (Calls(program) for _ in range(4))
+        self._tiles = empty(0, 2, dtype=torch.int64)
+        self._wide: list[Tensor] = []  # the buffers that the program knows
         self._known: Callable[[], Tensor | None] = lambda: None  # keys that the program knows; they may go
 
     def add(self, q: Tensor, k: Tensor, v: Tensor, angles: tuple[Tensor, Tensor], out: Activations) -> None:
-        """Add the kernels of a layer: q (rows, N * H), k and v (rows, K * H), cosines and sines, of the whole pass."""
-        end = self.first + self.count
-        q, k, v, cosines, sines = (x[self.first : end] for x in (q, k, v, *angles))
-        mine = out.of_rows(self.first, end)
-        arguments = Attend(q, k, v, cosines, sines, None, None, self._rows, mine.floats, self._sizes, *[None] * 4)
-        if self.segment.tokens <= FEW_QUERIES:
-            is_rounded = mine.q8_blocks is None or self._group * self._width % 32 == 0
-            if is_rounded:
-                arguments = arguments._replace(halves=mine.halves, q8_blocks=mine.q8_blocks)
-            kernel = DECODE_PAIRS if self._is_paired else DECODE[self._dtype]
-            self._calls.append(self._program.add(kernel, arguments, chunks=self.segment.rows * self._heads))
-            if is_rounded:
-                return
-        else:
-            self._prefill(arguments)
-        if mine.halves is not None or mine.q8_blocks is not None:
-            linear.add_round(self._program, mine.floats, halves=mine.halves, q8_blocks=mine.q8_blocks)
+        """Add the kernels of a layer: q (T, N * H), k and v (T, K * H), cosines and sines."""
+        is_rounded = out.q8_blocks is None or self._width % 32 == 0
+        rounded = (out.halves, out.q8_blocks) if is_rounded else (None, None)
+        arguments = Attend(
+            q, k, v, *angles, None, None, self._rows, out.floats, self._sizes, *rounded, self._blocks, None, None, None
+        )
+        kernels = [(self._decode, DECODE[self._dtype], DECODE_PAIRS)]
+        if self._tokens > FEW_QUERIES:
+            kernels += [
+                (self._store, STORE[self._dtype], STORE[self._dtype]),
+                (self._spread, SPREAD[self._dtype], SPREAD_PAIRS),
+                (self._prefill, PREFILL[self._dtype], PREFILL_PAIRS),
+            ]
+        for calls, plain, paired in kernels:
+            kernel = paired if self._is_paired else plain
+            calls.numbers.append(self._program.add(kernel, arguments, chunks=0, beside=calls is self._store))
+        if not is_rounded:
+            linear.add_round(self._program, out.floats, halves=out.halves, q8_blocks=out.q8_blocks)
 
-    def _prefill(self, arguments: Attend) -> None:
-        """The kernels for many tokens."""
-        spread, attend, queries = SPREAD[self._dtype], PREFILL[self._dtype], 16
-        if self._is_paired:
-            spread, attend, queries = SPREAD_PAIRS, PREFILL_PAIRS, QUERIES
-        rows, tokens = self.segment
-        calls = [
-            self._program.add(STORE[self._dtype], arguments, chunks=rows * tokens),
-            self._program.add(spread, arguments),
-            self._program.add(attend, arguments, chunks=rows * self._heads * self._group * -(-tokens // queries)),
-        ]
-        self._calls += calls
-        self._spreads.append(calls[1])
-
-    def stand(self, layout: BatchLayout) -> None:
-        """Write the positions and slots of the new tokens, for the kernels."""
+    def stand(self, layout: BatchLayout, rows: int, tokens: int) -> None:
+        """Write where the rows stand, for the kernels. rows, tokens: B and T, where the layout has no spans."""
+        spans = layout.spans or ((tokens,) * rows, range(0, rows * tokens, tokens))
+        if spans != self._spans:
+            self._spans = spans
+            self._divide(*map(np.array, spans))
         standing = self._standing
-        standing[:, 0], standing[:, 1], standing[:, 2] = _values(layout.start), _values(layout.first), 0
-        if layout.tables is not None and layout.origin is not None:
+        starts = standing[:, ROW.start]
+        starts[:], standing[:, ROW.first] = self._sorted(layout.start), self._sorted(layout.first)
+        if layout.tables is None:
+            standing[:, ROW.table] = 0
+        else:
             self._tables, entries = layout.tables, layout.tables.shape[1]
-            begin = self._numbers * entries + _values(layout.origin)
-            standing[:, 2] = layout.tables.data_ptr() + 8 * begin
-            self._sizes[SIZE.page_bits] = layout.page_size.bit_length() - 1
-        np.add(standing[:, :1], self._steps, out=self._positions)
-        if isinstance(layout.start, Tensor) and standing[:, 0].min() < 0:
-            np.maximum(self._positions, 0, out=self._positions)
-        if self._spreads:
-            self._widen(-(-(int(standing[:, 0].max()) + self.segment.tokens) // KEYS) * KEYS)
+            begin = standing[:, ROW.row] * entries + self._sorted(layout.origin)
+            standing[:, ROW.table] = layout.tables.data_ptr() + 8 * begin
+            self._size_numbers[SIZE.page_bits] = layout.page_size.bit_length() - 1
+        row, step, number = self._new
+        self._positions[number] = np.maximum(starts[row] + step, 0)  # below 0 is padding
+        if self._few < len(standing):
+            self._list_tiles(standing[self._few :])
 
-    def _widen(self, slots: int) -> None:
-        """Allocate the buffers into which `prefill_attention` copies keys and values of the cache."""
-        heads = self.segment.rows * self._heads
-        wide = [self._workspace.buffer(f"wide {name}", heads, slots, self._width) for name in ("keys", "values")]
-        if slots == int(self._sizes[SIZE.wide]) and self._wide_at == wide[0].data_ptr():
+    def _sorted(self, numbers: Tensor | int) -> np.ndarray | int:
+        """Numbers of the rows in the order of the kernels."""
+        return numbers.numpy()[self._order] if isinstance(numbers, Tensor) else numbers
+
+    def _divide(self, counts: np.ndarray, offsets: np.ndarray) -> None:
+        """Give each kernel its rows, those of few new tokens first: these counts of them, from these numbers on."""
+        is_few = counts <= FEW_QUERIES
+        self._few = few = int(is_few.sum())
+        self._order = order = np.argsort(~is_few, kind="stable") if 0 < few < len(counts) else slice(None)
+        self._standing = standing = self._rows.numpy()[: len(counts)]
+        standing[:, ROW.row] = np.arange(len(counts))[order]
+        standing[:, ROW.tokens], standing[:, ROW.offset] = counts, offsets = counts[order], offsets[order]
+        row = np.repeat(np.arange(len(counts)), counts)  # of each new token
+        step = np.arange(len(row)) - (counts.cumsum() - counts)[row]
+        self._new = row, step, offsets[row] + step
+        self._size_numbers[SIZE.rows] = few
+        self._decode.resize(few * self._heads)
+        if self._prefill.numbers:
+            self._list_blocks(counts[few:])
+
+    def _list_blocks(self, counts: np.ndarray) -> None:
+        """List the blocks of queries of the rows of many new tokens."""
+        blocks = _entries(counts, self._queries, self._few)
+        self._blocks.numpy()[: len(blocks)], self._size_numbers[SIZE.blocks] = blocks, len(blocks)
+        self._store.resize(len(blocks))
+        self._prefill.resize(len(blocks) * self._heads * self._group)
+        self._spread.resize(0)
+
+    def _list_tiles(self, many: np.ndarray) -> None:
+        """List the tiles of keys that the rows of many new tokens see."""
+        slots = np.maximum(-(-(many[:, ROW.start] + many[:, ROW.tokens]) // KEYS) * KEYS, 0)
+        sizes = slots * self._heads * self._width
+        many[:, ROW.slots], many[:, ROW.wide] = slots, sizes.cumsum() - sizes
+        tiles = _entries(slots, KEYS, self._few)
+        self._spread.resize(len(tiles) * self._heads)
+        if len(tiles):
+            self._widen(tiles, int(sizes.sum()))
+
+    def _widen(self, tiles: np.ndarray, size: int) -> None:
+        """Write the tiles, and allocate the buffers into which keys and values of the cache are copied."""
+        if len(self._tiles) < len(tiles):
+            self._tiles = empty(2 * len(tiles), 2, dtype=torch.int64)
+        self._tiles[: len(tiles)] = torch.from_numpy(tiles)
+        needed = [self._tiles, *(self._workspace.buffer(f"wide {name}", size) for name in ("keys", "values"))]
+        if [one.data_ptr() for one in needed] == [one.data_ptr() for one in self._wide]:
             return
-        self._sizes[SIZE.wide], self._wide, self._wide_at = slots, wide, wide[0].data_ptr()
-        for number in self._calls:
-            self._program.change(number, wide_keys=wide[0], wide_values=wide[1])
-        for number in self._spreads:
-            self._program.change(number, chunks=heads * slots // KEYS)
+        self._wide = needed
+        for number in (*self._spread.numbers, *self._prefill.numbers):
+            self._program.change(number, tiles=needed[0], wide_keys=needed[1], wide_values=needed[2])
 
     def move(self, buffers: Buffers) -> None:
         """Put the buffers' addresses into the program if they have changed; those of all layers change at once."""
@@ -156,18 +183,18 @@ class SegmentAttention:
             return
         rows, heads, capacity, width = buffers[0][0].shape
         assert all(x.shape[2] == capacity and x.dtype == self._dtype for layer in buffers for x in layer)
-        self._sizes[SIZE.row_stride] = 0 if rows == 1 else heads * capacity * width
-        self._sizes[SIZE.head_stride] = capacity * width
-        calls = len(self._calls) // len(buffers)  # of a layer
-        for layer, (keys, values) in enumerate(buffers):
-            for number in self._calls[layer * calls : (layer + 1) * calls]:
+        self._size_numbers[SIZE.row_stride] = 0 if rows == 1 else heads * capacity * width
+        self._size_numbers[SIZE.head_stride] = capacity * width
+        for calls in (self._decode, self._store, self._spread, self._prefill):
+            for number, (keys, values) in zip(calls.numbers, buffers, strict=False):
                 self._program.change(number, keys=keys, values=values)
         self._known = ref(buffers[0][0])
 
 
-def _values(numbers: Tensor | int) -> np.ndarray | int:
-    """Numbers for NumPy, whose calls cost less than torch's: a pass makes several for every segment."""
-    return numbers.numpy() if isinstance(numbers, Tensor) else numbers
+def _entries(lengths: np.ndarray, step: int, first: int) -> np.ndarray:
+    """Rows, numbered from `first` on, of these lengths, in pieces of `step`: of each the row, and where it begins."""
+    pieces = [(first + row, begin) for row, length in enumerate(lengths.tolist()) for begin in range(0, length, step)]
+    return np.array(pieces, dtype=np.int64).reshape(-1, 2)
 
 
 def multiplies_pairs() -> bool:

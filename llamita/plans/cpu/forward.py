@@ -16,7 +16,6 @@ from llamita.kernels.cpu.runtime.huge_pages import collapse
 from llamita.model import plan
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.outputs import CausalLMOutputWithPast
-from llamita.plans.cpu.attention import Segment
 from llamita.plans.cpu.parts import unsupported_reason
 from llamita.plans.cpu.passes import ModelParts, Pass, check_ids
 from llamita.plans.cpu.watch import Watch
@@ -25,7 +24,7 @@ from llamita.plans.cpu.workspace import Workspace
 
 ASK_MORE = ("output_attentions", "output_hidden_states")  # what a config may ask for in every pass
 MOST_AT_ONCE = 512  # tokens, all rows together, that a long prompt is read by
-PROGRAMS = 64  # shapes of passes whose programs are kept
+PROGRAMS = 160  # numbers of tokens whose programs are kept: those of an engine's steps, 1 to 128, and some more
 
 
 def fuse(model: LlamaForCausalLM) -> LlamaForCausalLM:
@@ -183,7 +182,7 @@ class _Plan:
 
     def __init__(self, model: LlamaForCausalLM) -> None:
         self._workspace = Workspace()
-        self._passes: dict[tuple[object, ...], Pass] = {}
+        self._passes: dict[tuple[int, int], Pass] = {}
         self.watch = Watch(model)
         self.dtype, self.layers = model.dtype, len(model.model.layers)
         self._parts = ModelParts.of(model)
@@ -197,24 +196,24 @@ class _Plan:
             part = ids[:, start : start + size]
             wanted = max(0, min(part.shape[1], start + part.shape[1] - (tokens - kept)))
             cache.reserve(part.shape[1])
-            reader = self._pass((Segment(rows, part.shape[1]),), max(1, wanted))
-            made = reader.run(part, cache.buffers, [layout.later(start)])
+            ends = range(part.shape[1], part.numel() + 1, part.shape[1])
+            last = [number for end in ends for number in range(end - max(1, wanted), end)]
+            made = self._pass(part.numel()).run(part, cache.buffers, [layout.later(start)], last)
             if wanted:
-                logits.append(made)
+                logits.append(made.view(rows, wanted, -1))
         return logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
 
     def read_paged(self, ids: Tensor, context: Paged) -> Tensor:
         """The logits (1, B, V) of the last token of each row of a paged cache."""
-        segments = tuple(Segment(len(rows), tokens) for rows, tokens in context.segments)
-        logits = self._pass(segments, 1).run(ids, context.pages.buffers, context.layouts)
-        return logits.transpose(0, 1)
+        layouts, last = context.layouts, context.last.tolist()
+        return self._pass(ids.numel(), len(layouts)).run(ids, context.pages.buffers, layouts, last)[None]
 
-    def _pass(self, segments: tuple[Segment, ...], kept: int) -> Pass:
-        """The program for this shape; the `PROGRAMS` last used ones are stored."""
-        key = (segments, kept)
+    def _pass(self, tokens: int, levels: int = 1) -> Pass:
+        """The program for `tokens` tokens, of any rows; the `PROGRAMS` last used ones are stored."""
+        key = (tokens, levels)
         made = self._passes.pop(key, None)
         if made is None:
-            made = Pass(self._parts, self._workspace, segments, kept=kept, dtype=self.dtype)
+            made = Pass(self._parts, self._workspace, tokens, dtype=self.dtype, levels=levels)
         self._passes[key] = made
         if len(self._passes) > PROGRAMS:
             del self._passes[next(iter(self._passes))]

@@ -1,7 +1,6 @@
 """A pass of any number of tokens through a whole Llama, as one program of kernels."""
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from llamita.kernels.cpu.runtime.program import Program, named
 from llamita.model.layers import LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.parts import LayerParts, parts_of
-from llamita.plans.cpu.attention import Activations, Buffers, Segment, SegmentAttention
+from llamita.plans.cpu.attention import Activations, Buffers, RaggedAttention
 from llamita.plans.cpu.weights import packed_of
 from llamita.plans.cpu.workspace import Workspace, empty, numbers
 
@@ -42,50 +41,60 @@ class ModelParts(NamedTuple):
 
 
 class Pass:
-    """The program for segments of rows of new tokens, with logits for the last `kept` of each row.
+    """The program for a number of new tokens, whatever rows they are of and whichever of them are asked for logits.
 
-    The result for a token does not depend on the segments, on kept, or on how the cache was filled:
-    kernels/reference.py is the definition. Values between kernels are fp32; they are rounded to bf16 or q8_blocks for
-    matrices that need that.
+    The result for a token does not depend on the others, or on how the cache was filled: kernels/reference.py is the
+    definition. Values between kernels are fp32; they are rounded to bf16 or q8_blocks for matrices that need that.
+    levels: how many kinds of rows there are, which see what those before them write.
     """
 
     def __init__(
         self,
         parts: ModelParts,
         workspace: Workspace,
-        segments: Sequence[Segment],
+        tokens: int,
         *,
-        kept: int,
         dtype: torch.dtype,
+        levels: int = 1,
     ) -> None:
-        self._config, self._workspace, self._kept = parts.model.config, workspace, kept
-        counts = [rows * tokens for rows, tokens in segments]
-        self._count, self._rows = sum(counts), sum(rows for rows, _ in segments)
+        self._config, self._workspace, self._count, self._model = parts.model.config, workspace, tokens, parts.model
         self._program, self._buffers = Program(), dict[tuple[object, ...], Tensor]()
-        self._positions = empty(self._count, dtype=torch.int64)
-        self._segments = [
-            SegmentAttention(
-                self._config, workspace, self._program, segment, first=first, positions=self._positions, dtype=dtype
-            )
-            for segment, first in zip(segments, accumulate(counts, initial=0), strict=False)
+        self._positions, self._wanted = empty(tokens, dtype=torch.int64), empty(tokens, dtype=torch.int64)
+        self._attention = [
+            RaggedAttention(self._config, workspace, self._program, positions=self._positions, dtype=dtype)
+            for _ in range(levels)
         ]
+        self._heads: dict[int, Program] = {}
         self._build(parts)
 
-    def run(self, ids: Tensor, buffers: Buffers, layouts: Sequence[BatchLayout]) -> Tensor:
-        """The logits (B, kept, V) in fp32 of ids, whose keys and values go into the cache's buffers.
+    def run(self, ids: Tensor, buffers: Buffers, layouts: Sequence[BatchLayout], wanted: Sequence[int]) -> Tensor:
+        """The logits (n, V) in fp32 of some tokens of ids, whose keys and values go into the cache's buffers.
 
-        ids: those of all rows one after the other, in the order of the segments. buffers: (keys, values) of each layer,
-        (B, K, slots, H); (1, K, slots, H) where the rows share all slots. layouts: one of each segment.
+        ids: (B, T), or (1, T) of rows of any lengths. buffers: (keys, values) of each layer, (B, K, slots, H);
+        (1, K, slots, H) where the rows share all slots. layouts: one of each level. wanted: their numbers.
         """
         ids = ids.contiguous()
-        logits = empty(self._rows, self._kept, self._config.vocab_size)
-        for segment, layout in zip(self._segments, layouts, strict=True):
-            segment.move(buffers)
-            segment.stand(layout)
+        logits = empty(len(wanted), self._config.vocab_size)
+        for attention, layout in zip(self._attention, layouts, strict=True):
+            attention.move(buffers)
+            attention.stand(layout, *ids.shape)
+        self._ask(len(wanted))
+        self._wanted.numpy()[: len(wanted)] = wanted
         self._program.change(self._ids, ids=ids.data_ptr())
         self._program.change(self._head, out=logits.data_ptr())
         self._program.run()
         return logits
+
+    def _ask(self, count: int) -> None:
+        """Let the program's end be that for the logits of `count` tokens."""
+        if count == self._asked:
+            return
+        if count not in self._heads:
+            self._heads[count] = Program()
+            self._add_head(self._heads[count], count)
+        for number, of in ((self._head - 1, 1), (self._head, 2)):
+            self._program.replace(number, self._heads[count], of)
+        self._asked = count
 
     # Building
 
@@ -109,8 +118,14 @@ class Pass:
         self._program.add(ANGLES, angles, chunks=rows, beside=True)
         for layer in parts.layers:
             self._layer(layer)
-        last = self._last(model.model.norm, model.lm_head)
-        self._head = self._linear(model.lm_head, last, self._x)
+        self._asked, self._head = 1, self._add_head(self._program, 1)
+
+    def _add_head(self, program: Program, count: int) -> int:
+        """Add the norm and the product for the logits of `count` tokens; returns the number of the latter."""
+        norm, head = self._model.model.norm, self._model.lm_head
+        out = self._activations("normed", torch.Size((count, norm.weight.numel())), (head,))
+        self._add_norm(program, norm, out, self._wanted)
+        return self._linear(head, out, self._x, program=program)
 
     def _widen(self, biases: Sequence[Tensor]) -> None:
         """Cast the biases to fp32 at the start of every run: a single copy would miss their changes."""
@@ -136,8 +151,8 @@ class Pass:
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, reader: nn.Module) -> Activations:
         """Attention of the new tokens, in the dtype that the output projection reads."""
         out = self._activations("attended", q.shape, (reader,))
-        for segment in self._segments:
-            segment.add(q, k, v, (self._cosines, self._sines), out)
+        for attention in self._attention:
+            attention.add(q, k, v, (self._cosines, self._sines), out)
         return out
 
     def _gated(self, mlp: LayerParts, x: Activations) -> Activations:
@@ -162,44 +177,41 @@ class Pass:
     def _norm(self, norm: LlamaRMSNorm, readers: Sequence[nn.Module]) -> Activations:
         """Normalize the residual stream for its readers."""
         out = self._activations("normed", torch.Size((self._count, norm.weight.numel())), readers)
-        self._add_norm(norm, self._x, out, Segment(self._count, 1), 1)
+        self._add_norm(self._program, norm, out, None)
         return out
 
-    def _last(self, norm: LlamaRMSNorm, head: nn.Module) -> Activations:
-        """Normalize the last `kept` tokens of each row."""
-        out = self._activations("normed", torch.Size((self._rows * self._kept, norm.weight.numel())), (head,))
-        done = 0
-        for each in self._segments:
-            size = each.segment.rows * self._kept
-            mine = out.of_rows(done, done + size)
-            self._add_norm(norm, self._x[each.first : each.first + each.count], mine, each.segment, self._kept)
-            done += size
-        return out
-
-    def _add_norm(self, norm: LlamaRMSNorm, x: Tensor, out: Activations, segment: Segment, kept: int) -> None:
-        """Normalize the last `kept` tokens of each row of x (B * T, D)."""
+    def _add_norm(self, program: Program, norm: LlamaRMSNorm, out: Activations, which: Tensor | None) -> None:
+        """Normalize the tokens of x with these numbers, or all."""
         weight, width = norm.weight.detach(), norm.weight.numel()
+        epsilon = bits(norm.variance_epsilon)
         arguments = Norm(
-            x, weight, out.floats, out.halves, out.q8_blocks, width, bits(norm.variance_epsilon), segment.tokens, kept,
-            NUMBERS[weight.dtype],
-        )  # fmt: skip
-        self._program.add(NORM, arguments, chunks=segment.rows * kept)
+            self._x, weight, out.floats, out.halves, out.q8_blocks, width, epsilon, which, NUMBERS[weight.dtype]
+        )
+        program.add(NORM, arguments, chunks=len(out.floats))
 
     def _linear(
-        self, module: nn.Module, x: Activations, out: Tensor, *, adds: bool = False, beside: bool = False
+        self,
+        module: nn.Module,
+        x: Activations,
+        out: Tensor,
+        *,
+        adds: bool = False,
+        beside: bool = False,
+        program: Program | None = None,
     ) -> int:
         """One matrix product, which reads x in the dtype that the matrix needs."""
+        program = self._program if program is None else program
         packed, bias = packed_of(module), module.bias
         bias = self._biases[id(bias)] if isinstance(bias, Tensor) else None
         if packed is not None:
             assert x.q8_blocks is not None
             rows = len(x.floats)
-            return linear.add_quantized(self._program, packed, x.q8_blocks, out, bias, rows, adds=adds, beside=beside)
+            return linear.add_quantized(program, packed, x.q8_blocks, out, bias, rows, adds=adds, beside=beside)
         assert isinstance(module, nn.Linear)
         weight = module.weight.detach()
         read = x.halves if linear.input_dtype(weight) == torch.bfloat16 else x.floats
         assert read is not None
-        return linear.add_plain(self._program, weight, read, out, bias, adds=adds, beside=beside)
+        return linear.add_plain(program, weight, read, out, bias, adds=adds, beside=beside)
 
     def _activations(self, name: str, shape: torch.Size, readers: Sequence[nn.Module]) -> Activations:
         """Buffers for the input of these matrices."""

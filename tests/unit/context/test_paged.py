@@ -6,6 +6,7 @@ import torch
 from llamita.cache.dynamic import DynamicCache
 from llamita.cache.paged import PagedCache
 from llamita.config import LlamaConfig
+from llamita.context.batch import BatchLayout
 from llamita.context.paged import Paged
 from llamita.model.llama import LlamaForCausalLM
 
@@ -41,18 +42,26 @@ def test_ragged_rows(model: LlamaForCausalLM, size: int) -> None:
             torch.testing.assert_close(found, torch.stack(alone), rtol=1e-5, atol=1e-5)
 
 
-def test_segments_are_rows_of_one_length(tiny_config: LlamaConfig) -> None:
+def test_a_layout_has_the_rows_of_a_level(tiny_config: LlamaConfig) -> None:
     pages = PagedCache(tiny_config, num_blocks=10, block_size=4, dtype=torch.float32, device="cpu")
     context = paged(pages, tiny_config, [3, 0, 8], [1, 1, 4])
-    assert context.segments == [([0, 1], 1), ([2], 4)]
     assert context.positions.tolist() == [[3, 0, 8, 9, 10, 11]]
     assert context.last.tolist() == [0, 1, 5]
-    first, second = context.layouts
-    assert [torch.as_tensor(layout.start).tolist() for layout in (first, second)] == [[3, 0], [8]]
-    assert first.tables is not None
-    assert second.tables is not None
-    assert first.tables.tolist() == [[5, 2, 9], [1, 0, 0]]
-    assert second.tables.tolist() == [TABLES[2]]
+    assert [standing(layout) for layout in context.layouts] == [
+        ([3, 0, 8], [1, 1, 4], [0, 1, 2], [[5, 2, 9, 0], [1, 0, 0, 0], TABLES[2]])
+    ]
+    scale = tiny_config.softmax_scale
+    context = Paged(pages, starts=[3, 0, 8], counts=[1, 1, 4], tables=TABLES, scale=scale, levels=[1, 0, 1])
+    assert [standing(layout) for layout in context.layouts] == [
+        ([0], [1], [1], [[1, 0]]), ([3, 8], [1, 4], [0, 2], [[5, 2, 9, 0], TABLES[2]])
+    ]  # fmt: skip
+
+
+def standing(layout: BatchLayout) -> tuple[object, ...]:
+    """Starts, counts, first tokens and page tables of a layout."""
+    assert layout.spans is not None
+    assert layout.tables is not None
+    return torch.as_tensor(layout.start).tolist(), *map(list, layout.spans), layout.tables.tolist()
 
 
 def test_blocks_are_copied_up_to_a_token(tiny_config: LlamaConfig) -> None:

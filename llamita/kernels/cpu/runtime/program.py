@@ -154,11 +154,28 @@ class Program:
         """Change arguments of a call, by the names of its struct; the caller must keep tensors alive."""
         row, fields = self._rows[number], self._structs[number]._fields
         for name, argument in arguments.items():
-            row[ARGUMENTS + fields.index(name)] = _number(argument)
+            place = ARGUMENTS + fields.index(name)
+            row[place] = _number(argument)
+            if self._table is not None:
+                self._numbers[number, place] = row[place]
         if chunks is not None:
-            row[CHUNKS] = chunks
+            self.resize([number], chunks)
+
+    def resize(self, numbers: Sequence[int], chunks: int) -> None:
+        """Change the number of chunks of several calls."""
+        for number in numbers:
+            self._rows[number][CHUNKS] = chunks
         if self._table is not None:
-            self._numbers[number, : BYTES + 1] = row
+            self._numbers[numbers, CHUNKS] = chunks
+
+    def replace(self, number: int, other: "Program", of: int) -> None:
+        """Put another program's call in the place of one, which waits for the same; the caller keeps that program."""
+        waits_for = self._rows[number][FROM]
+        self._rows[number] = [*other._rows[of]]
+        self._rows[number][FROM] = waits_for
+        self._structs[number] = other._structs[of]
+        if self._table is not None:
+            self._numbers[number, : BYTES + 1] = self._rows[number]
 
     def run(self, threads: int | None = None) -> None:
         """Make all calls. threads: None takes torch's number, or fewer where that is faster."""

@@ -70,27 +70,37 @@ class Case:
     def prefilled(self, *, is_paired: bool = False, threads: int = 1) -> Tensor:
         """What prefill_attention makes of it."""
         arguments, out = self._arguments()
-        batch, slots = len(self.starts), int(arguments.sizes[10])
-        call(STORE[self.dtype], arguments, chunks=batch * self.tokens, threads=threads)
         spread, attend, queries = SPREAD[self.dtype], PREFILL[self.dtype], 16
         if is_paired:
             spread, attend, queries = p.spread_pairs, p.prefill_pairs, QUERIES
-        call(spread, arguments, chunks=batch * self.keyed * slots // KEYS, threads=threads)
-        call(attend, arguments, chunks=batch * self.heads * -(-self.tokens // queries), threads=threads)
+        batch = range(len(self.starts))
+        blocks = torch.tensor([[row, begin] for row in batch for begin in range(0, self.tokens, queries)])
+        tiles = torch.tensor([[row, first] for row in batch for first in range(0, self._slots(row), KEYS)])
+        sizes = torch.cat((arguments.sizes[:10], torch.tensor([len(blocks), queries])))
+        arguments = arguments._replace(blocks=blocks, tiles=tiles, sizes=sizes)
+        call(STORE[self.dtype], arguments, chunks=len(blocks), threads=threads)
+        call(spread, arguments, chunks=len(tiles) * self.keyed, threads=threads)
+        call(attend, arguments, chunks=len(blocks) * self.heads, threads=threads)
         return out
+
+    def _slots(self, row: int) -> int:
+        """The tokens of a row, up to the end of a tile."""
+        return max(0, -(-(self.starts[row] + self.tokens) // KEYS) * KEYS)
 
     def _arguments(self) -> tuple[Attend, Tensor]:
         batch, width, keyed = len(self.starts), self.width, self.keyed
-        slots = -(-(max(self.starts) + self.tokens) // KEYS) * KEYS
-        room, rows = self._paged() if self.page else self._contiguous()
+        room, standing = self._paged() if self.page else self._contiguous()
+        wide = [self._slots(row) * keyed * width for row in range(batch)]
+        rows = torch.tensor([
+            [*standing[row], self.tokens, row * self.tokens, row, sum(wide[:row]), self._slots(row)]
+            for row in range(batch)
+        ])  # fmt: skip
         strides = (room.stride(1), room.stride(2), room.stride(3)) if not self.page else (0, room.stride(2), width)
         bits = max(0, self.page.bit_length() - 1)
-        sizes = torch.tensor(
-            [self.tokens, keyed, self.heads // keyed, width, *strides, bits, self.window, 0, slots, batch]
-        )
+        sizes = torch.tensor([batch, keyed, self.heads // keyed, width, *strides, bits, self.window, 0])
         sizes[9:].view(torch.float32)[0] = self.scale
         out = torch.full((batch, self.tokens, self.heads, width), torch.nan)
-        wide = torch.full((2, batch * keyed * slots * width), torch.nan)
+        copied = torch.full((2, sum(wide)), torch.nan)
         arguments = Attend(
             self.q.clone(),
             self.k,
@@ -103,12 +113,14 @@ class Case:
             sizes,
             None,
             None,
-            wide[0],
-            wide[1],
+            None,
+            None,
+            copied[0],
+            copied[1],
         )
         return arguments, out
 
-    def _contiguous(self) -> tuple[Tensor, Tensor]:
+    def _contiguous(self) -> tuple[Tensor, list[list[int]]]:
         """Keys and values (2, B, K, capacity, H) with the rows' tokens behind paddings, and where rows stand."""
         end = max(self.starts) + 3  # where the new tokens go, in all rows
         room = torch.full((2, len(self.starts), self.keyed, end + self.tokens + 1, self.width), torch.nan).to(
@@ -118,10 +130,10 @@ class Case:
         for row, start in enumerate(self.starts):
             first = end - start
             room[:, row, :, first : first + max(0, start)] = self.before[row].transpose(1, 2)
-            rows.append([start, first, 0, 0])
-        return room, torch.tensor(rows)
+            rows.append([start, first, 0])
+        return room, rows
 
-    def _paged(self) -> tuple[Tensor, Tensor]:
+    def _paged(self) -> tuple[Tensor, list[list[int]]]:
         """Keys and values (2, 1, K, slots, H) in pages in any order, and where rows stand."""
         counts = [-(-(start + self.tokens) // self.page) for start in self.starts]
         order = torch.randperm(sum(counts))
@@ -132,5 +144,5 @@ class Case:
             for token in range(start):
                 slot = int(table[token // self.page]) * self.page + token % self.page
                 room[:, 0, :, slot] = before[:, token]
-            rows.append([start, 0, table.data_ptr(), 0])
-        return room, torch.tensor(rows)
+            rows.append([start, 0, table.data_ptr()])
+        return room, rows

@@ -45,20 +45,20 @@ def test_embed(dtype: torch.dtype, width: int) -> None:
 def test_norm(dtype: torch.dtype, width: int, scale: float) -> None:
     x, weight = torch.randn(3, 1, width) * scale, torch.randn(width).to(dtype)
     before, (out, behind) = x.clone(), guarded(3, 1, width)
-    call(elementwise.norm, Norm(x, weight, out, None, None, width, 1e-5, 1, 1, NUMBERS[dtype]), chunks=3)
+    call(elementwise.norm, Norm(x, weight, out, None, None, width, 1e-5, None, NUMBERS[dtype]), chunks=3)
     assert torch.equal(out, reference.norm(x, weight, 1e-5)) and bool(out.isfinite().all())
     assert bool((behind == 9).all()) and torch.equal(x, before)
 
 
-@pytest.mark.parametrize("kept", [1, 2, 4])
-def test_norm_reads_the_last_tokens_only_and_rounds(kept: int) -> None:
-    x, weight = torch.randn(3, 4, 96), torch.randn(96)
-    out, blocks = torch.empty(3, kept, 96), blocks_of(3 * kept, 96)
-    halves, behind = guarded(3, kept, 96, dtype=torch.bfloat16)
-    call(elementwise.norm, Norm(x, weight, out, halves, blocks, 96, 1e-5, 4, kept, 0), chunks=3 * kept)
-    assert torch.equal(out, reference.norm(x[:, -kept:].contiguous(), weight, 1e-5))
+@pytest.mark.parametrize("which", [[11], [3, 0, 7], list(range(12))], ids=len)
+def test_norm_reads_the_rows_it_is_told_and_rounds(which: list[int]) -> None:
+    x, weight, numbers = torch.randn(12, 96), torch.randn(96), torch.tensor(which)
+    out, blocks = torch.empty(len(which), 96), blocks_of(len(which), 96)
+    halves, behind = guarded(len(which), 96, dtype=torch.bfloat16)
+    call(elementwise.norm, Norm(x, weight, out, halves, blocks, 96, 1e-5, numbers, 0), chunks=len(which))
+    assert torch.equal(out, reference.norm(x[numbers], weight, 1e-5))
     assert torch.equal(halves, out.bfloat16()) and bool((behind == 9).all())
-    assert_blocks(blocks, out.flatten(0, 1))
+    assert_blocks(blocks, out)
 
 
 @pytest.mark.parametrize("size", [1, 15, 16, 31, 32, 100, 1000])

@@ -70,7 +70,7 @@ def prefilled(dtype: torch.dtype) -> Pairs:
 def between() -> Pairs:
     """Norm, gate, angles, embedding and what is rounded."""
     x, weight, out = torch.randn(3, 1, 100) * 5, torch.randn(100).half(), torch.empty(3, 1, 100)
-    call(elementwise.norm, Norm(x, weight, out, None, None, 100, 1e-5, 1, 1, NUMBERS[FP16]), chunks=3)
+    call(elementwise.norm, Norm(x, weight, out, None, None, 100, 1e-5, None, NUMBERS[FP16]), chunks=3)
     yield out, reference.norm(x, weight, 1e-5)
     first, second, gated = torch.randn(1000) * 20, torch.randn(1000), torch.empty(1000)
     halves = torch.empty(1000, dtype=BF16)

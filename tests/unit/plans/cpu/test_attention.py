@@ -1,0 +1,60 @@
+"""Rows of any lengths in one pass: each has the logits that it has alone, bit for bit, whatever pass came before."""
+
+import random
+
+import pytest
+import torch
+
+from llamita.cache.paged import PagedCache
+from llamita.context.paged import Paged
+from llamita.model.llama import LlamaForCausalLM
+from llamita.plans.cpu import fuse
+from llamita.quant.surgery import quantize
+from tests.unit.plans.cpu.models import plain
+
+BLOCK = 16
+# Of each row, the tokens of the passes that read it; 0 where it has none in a pass.
+PASSES = [[1, 30, 9, 70], [1, 1, 1, 1], [0, 2, 40, 8], [5, 1, 0, 33], [1, 0, 33, 1]]
+FORMS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "q8_0": torch.bfloat16}
+
+
+def model_of(form: str) -> LlamaForCausalLM:
+    """A fused model."""
+    model = plain(hidden_size=96, num_attention_heads=6, num_key_value_heads=2, head_dim=32, sliding_window=50)
+    model = model.to(FORMS[form])
+    if form == "q8_0":
+        quantize(model, form)
+    return fuse(model)
+
+
+def logits_of(model: LlamaForCausalLM, pages: PagedCache, rows: list[tuple[int, list[int], list[int]]]) -> torch.Tensor:
+    """The logits of what follows each row: of its start, its new tokens and its table."""
+    starts, tokens, tables = zip(*rows, strict=True)
+    counts, scale = [len(new) for new in tokens], model.config.softmax_scale
+    window = model.config.sliding_window
+    context = Paged(pages, starts=starts, counts=counts, tables=tables, scale=scale, window=window)
+    ids = torch.tensor([[token for new in tokens for token in new]])
+    return model(ids, context=context, logits_to_keep=context.last).logits[0]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@torch.no_grad()
+def test_rows_of_any_lengths_in_one_pass(form: str) -> None:
+    model, dice = model_of(form), random.Random(3)
+    config = model.config
+    together, alone = (
+        PagedCache(config, num_blocks=40, block_size=BLOCK, dtype=FORMS[form], device="cpu") for _ in "ab"
+    )
+    order = dice.sample(range(40), 40)
+    tables, starts = [order[10 * row : 10 * row + 10] for row in range(4)], [0] * 4
+    for counts in PASSES:
+        rows = [
+            (starts[row], dice.choices(range(config.vocab_size), k=count), tables[row])
+            for row, count in enumerate(counts)
+            if count
+        ]
+        found = logits_of(model, together, rows)
+        assert torch.equal(found, torch.cat([logits_of(model, alone, [row]) for row in rows]))
+        starts = [start + count for start, count in zip(starts, counts, strict=True)]
+    for mine, its in zip(together.buffers, alone.buffers, strict=True):
+        assert torch.equal(torch.stack(mine), torch.stack(its))
