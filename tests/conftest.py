@@ -4,8 +4,10 @@ import gc
 import logging
 import os
 
-# Before torch and the hub are imported; processes that tests start inherit it.
+# Before torch and the hub are imported; processes that tests start inherit it. Threads that wait sleep: where two
+# processes run tests, one that spins takes the processor from the other.
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+os.environ["OMP_WAIT_POLICY"] = "passive"
 
 from collections.abc import Iterator
 from pathlib import Path
