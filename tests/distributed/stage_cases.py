@@ -29,7 +29,7 @@ from tests.distributed import group
 from tests.distributed.tensor_cases import CONFIG, largest, model_of
 from tests.distributed.work import gone_on
 
-LENGTH, ROWS, STEPS, FEW = 14, 6, 20, 3
+LENGTH, ROWS, STEPS, FEW, RESUMED = 14, 6, 20, 2, 3
 RECIPE = Recipe(
     task="pretrain", optimizer="adamw", precision="fp32", lr=2e-3, steps=STEPS, threads=1, micro_rows=2, length=LENGTH,
     batch_tokens=ROWS * LENGTH, weight_decay=0.1, rates="*.0.*.q_proj.weight=1.5,model.norm.weight=2",
@@ -50,7 +50,7 @@ TWENTY = ("1f1b",)
 
 
 # A run that is saved and resumed: by how many processes, shared how, until which step.
-PARTS = ((2, Degrees(pp=2), 1), (1, Degrees(), 2), (4, Degrees(pp=2, dp_shard=2), FEW))
+PARTS = ((2, Degrees(pp=2), 1), (1, Degrees(), 2), (4, Degrees(pp=2, dp_shard=2), RESUMED))
 
 
 class Steps:
@@ -106,13 +106,15 @@ def weights_of(run: Run) -> dict[str, Tensor]:
 
 
 def reference(is_tied: bool) -> dict[int, tuple[Any, dict[str, Tensor]]]:
-    """What one process computes in few steps, and in twenty."""
+    """What one process computes in few steps, in those of the run that is resumed, and in twenty."""
 
     def work(found: Any) -> Any:
         run = make_run(RECIPE, found, is_tied=is_tied)
-        few = take_steps(run, RECIPE, FEW), weights_of(run)
-        later = take_steps(run, RECIPE, STEPS)
-        return {FEW: few, STEPS: ([*few[0][:-1], *later], weights_of(run))}
+        seen, found = list[tuple[float, float]](), {}
+        for steps in (FEW, RESUMED, STEPS):
+            seen = [*seen[:-1], *take_steps(run, RECIPE, steps)]
+            found[steps] = seen, weights_of(run)
+        return found
 
     return group.on(1, work)[0]
 
@@ -185,5 +187,5 @@ def check(*names: str) -> dict[str, Any]:
     found = {name: compare(name, STEPS if name in TWENTY else FEW, tied, is_tied=True) for name in names}
     if "1f1b" in names:
         found["untied"] = compare("1f1b", FEW, reference(False), is_tied=False)
-        found["resumed"] = resumed(tied[FEW][1])
+        found["resumed"] = resumed(tied[RESUMED][1])
     return found

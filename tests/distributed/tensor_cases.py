@@ -3,7 +3,7 @@
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from llamita.config import LlamaConfig
 from llamita.data.loader import Batch, Loader
@@ -50,7 +50,7 @@ def model_of(changes: dict[str, Any], dtype: torch.dtype = torch.float64) -> Lla
     return model.to(dtype)
 
 
-def trained(model: LlamaForCausalLM, ranks: DataRanks | None = None) -> list[tuple[float, float]]:
+def trained(model: LlamaForCausalLM, steps: int, ranks: DataRanks | None = None) -> list[tuple[float, float]]:
     """Loss and gradient norm of each step of AdamW, with accumulation and clipping, by the steps of the loop.
 
     Last comes the loss of rows that are held out, twice.
@@ -59,16 +59,16 @@ def trained(model: LlamaForCausalLM, ranks: DataRanks | None = None) -> list[tup
     if ranks.mesh is not None:
         shard(root, model.model.layers, ranks.mesh)
     optimizers, loader, seen = optim.build("adamw", model, lr=2e-3, weight_decay=0.1), cast("Loader", None), []
-    run = Run(model, optimizers, loader, STEPS, ranks=ranks, sharded=root)
+    run = Run(model, optimizers, loader, steps, ranks=ranks, sharded=root)
     task, gradients = RECIPE.training_task(), gradients_of(run, RECIPE)
     with sharded_loss(model):
-        for step in range(STEPS):
+        for step in range(steps):
             loss = backward(run, task, batch(step), RECIPE, gradients)
             seen.append((loss, gradients.clip(1.0)))
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
-        held_out, _ = evaluate(run, task, [batch(STEPS), batch(STEPS + 1)], RECIPE.precision)
+        held_out, _ = evaluate(run, task, [batch(steps), batch(steps + 1)], RECIPE.precision)
     return [*seen, (held_out, held_out)]
 
 
@@ -81,8 +81,19 @@ def largest(pairs: Any) -> float:
     )
 
 
-def training(*names: str) -> dict[str, Any]:
-    """How far 20 steps are from those of one process, by variant; and what share of the weights a process keeps.
+def alone(changes: dict[str, Any], steps: int) -> tuple[list[tuple[float, float]], list[torch.Tensor]]:
+    """What one process has seen and made in some steps, which the first computes and tells the others."""
+    found = []
+    if distributed.get_rank() == 0:
+        model = model_of(changes)
+        found = [trained(model, steps), [weight.detach() for weight in model.parameters()]]
+    told = [found]
+    distributed.broadcast_object_list(told)
+    return told[0][0], told[0][1]
+
+
+def training(count: str, *names: str) -> dict[str, Any]:
+    """How far some steps are from those of one process, by variant; and what share of the weights a process keeps.
 
     Two processes shard each matrix, and where there are more they share the rows.
     """
@@ -90,15 +101,16 @@ def training(*names: str) -> dict[str, Any]:
     with processes(Degrees(tp=2)) as mesh:
         assert mesh is not None
         for name in names:
-            one, sharded = model_of(VARIANTS[name]), model_of(VARIANTS[name])
+            (seen, weights), sharded = alone(VARIANTS[name], int(count)), model_of(VARIANTS[name])
             shard_for_training(sharded, mesh)
             if name in RECOMPUTED:
                 sharded.gradient_checkpointing_enable()
-            steps = zip(trained(one), trained(sharded, DataRanks(mesh)), strict=True)
+            steps = zip(seen, trained(sharded, int(count), DataRanks(mesh)), strict=True)
             found[name] = {
                 "steps": largest(pair for ours in steps for pair in zip(*ours, strict=True)),
-                "weights": largest((a, whole(b)) for a, b in zip(one.parameters(), sharded.parameters(), strict=True)),
-                "kept": sum(local(weight).numel() for weight in sharded.parameters()) / one.num_parameters(),
+                "weights": largest((a, whole(b)) for a, b in zip(weights, sharded.parameters(), strict=True)),
+                "kept": sum(local(weight).numel() for weight in sharded.parameters())
+                / sum(weight.numel() for weight in weights),
                 "tied": sharded.lm_head.weight is sharded.model.embed_tokens.weight,
             }
     return found

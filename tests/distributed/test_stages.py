@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes
 
 @pytest.mark.early
 def test_stages_and_combinations_equal_one_process() -> None:
-    """Twenty steps in fp64 of 1f1b, three of the others: tied weights, accumulation, clipping, packing, masks."""
+    """Twenty steps in fp64 of 1f1b, two of the others: tied weights, accumulation, clipping, packing, masks."""
     found = launched("stage_cases", *CASES)
     resumed = found.pop("resumed")
     assert found.keys() == {*CASES, "untied"}
