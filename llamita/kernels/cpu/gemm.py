@@ -5,6 +5,7 @@ Must equal reference.product bit for bit, so a row's result does not depend on t
 
 from llamita.kernels.cpu import gemm_narrow as narrow
 from llamita.kernels.cpu import gemm_tiles as tiles
+from llamita.kernels.cpu import gemm_wide as wide
 from llamita.kernels.cpu import isa
 from llamita.kernels.cpu.runtime.program import kernel
 
@@ -15,7 +16,7 @@ IS_WIDE = isa.has("avx512f")  # whether a register holds sixteen lanes, and ther
 def linear_fp32(at: int, chunk: int) -> None:
     """A matrix in fp32, x in fp32."""
     if IS_WIDE:
-        tiles.linear(tiles.floats_of, tiles.floats_of, tiles.add_floats, 16, 4, 4, at, chunk)
+        wide.linear(tiles.floats_of, tiles.floats_of, tiles.add_floats, 16, 4, 4, at, chunk)
     else:
         narrow.linear(False, tiles.floats_of, tiles.floats_of, tiles.add_floats, 16, 4, 4, at, chunk)
 
@@ -24,7 +25,7 @@ def linear_fp32(at: int, chunk: int) -> None:
 def linear_bf16(at: int, chunk: int) -> None:
     """A matrix in bf16, x in bf16."""
     if IS_WIDE:
-        tiles.linear(tiles.words_of, tiles.words_of, tiles.add_words, 32, 2, 2, at, chunk)
+        wide.linear(tiles.words_of, tiles.words_of, tiles.add_words, 32, 2, 2, at, chunk)
     else:
         narrow.linear(True, tiles.words_of, tiles.words_of, tiles.add_words, 32, 2, 2, at, chunk)
 
@@ -32,4 +33,4 @@ def linear_bf16(at: int, chunk: int) -> None:
 @kernel
 def linear_fp16(at: int, chunk: int) -> None:
     """A matrix in fp16, x in fp32."""
-    tiles.linear(tiles.halves_of, tiles.floats_of, tiles.add_floats, 16, 2, 4, at, chunk)
+    wide.linear(tiles.halves_of, tiles.floats_of, tiles.add_floats, 16, 2, 4, at, chunk)

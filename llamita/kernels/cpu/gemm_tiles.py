@@ -72,12 +72,14 @@ def store_four(at: int, sums: Four) -> None:
 
 
 @inline
-def _weights(load: Inline, w: int, stride: int) -> Four:
+def weights(load: Inline, w: int, stride: int) -> Four:
+    """The same columns of four rows of the matrix."""
     return load(w), load(w + stride), load(w + 2 * stride), load(w + 3 * stride)
 
 
 @inline
-def _add(add: Inline, sums: Four, w: Four, x: v.Vector) -> Four:
+def add_four(add: Inline, sums: Four, w: Four, x: v.Vector) -> Four:
+    """Add the products of four vectors of the matrix with one of x."""
     a, b, c, d = sums
     return add(a, w[0], x), add(b, w[1], x), add(c, w[2], x), add(d, w[3], x)
 
@@ -100,37 +102,10 @@ def tile_1(
     """Four rows of the matrix times one row of x: `steps` times as many columns as a vector holds."""
     a = begin
     for i in range(steps):
-        weights = _weights(load_w, w + size * i, stride)
+        its = weights(load_w, w + size * i, stride)
         _prefetch(w + size * i, stride, ahead)
-        a = _add(add, a, weights, load_x(x + 64 * i))
+        a = add_four(add, a, its, load_x(x + 64 * i))
     return a
-
-
-@inline
-def _tile_2(load_w, load_x, add, size, w, stride, x, x_stride, steps, ahead, begin):
-    """The same with two rows of x."""
-    a, b = begin
-    for i in range(steps):
-        weights = _weights(load_w, w + size * i, stride)
-        _prefetch(w + size * i, stride, ahead)
-        a = _add(add, a, weights, load_x(x + 64 * i))
-        b = _add(add, b, weights, load_x(x + 64 * i + x_stride))
-    return a, b
-
-
-@inline
-def _tile_6(load_w, load_x, add, size, w, stride, x, x_stride, steps, ahead, begin):
-    """The same with six: here products are the limit, so nothing is prefetched."""
-    a, b, c, d, e, f = begin
-    for i in range(steps):
-        weights, at = _weights(load_w, w + size * i, stride), x + 64 * i
-        a = _add(add, a, weights, load_x(at))
-        b = _add(add, b, weights, load_x(at + x_stride))
-        c = _add(add, c, weights, load_x(at + 2 * x_stride))
-        d = _add(add, d, weights, load_x(at + 3 * x_stride))
-        e = _add(add, e, weights, load_x(at + 4 * x_stride))
-        f = _add(add, f, weights, load_x(at + 5 * x_stride))
-    return a, b, c, d, e, f
 
 
 @inline
@@ -155,8 +130,13 @@ def put_wide(to: int, value: v.Vector, bias: int, adds: int) -> None:
 
 @inline
 def put_four(sums: Four, out: int, bias: int, left: int, adds: int) -> None:
+    """Add up the lanes of four sums, and write them, or fewer at the end of the matrix."""
+    put_quad(v.reduce_add_4(sums[0], sums[1], sums[2], sums[3]), out, bias, left, adds)
+
+
+@inline
+def put_quad(total: v.Vector, out: int, bias: int, left: int, adds: int) -> None:
     """Write four sums, or fewer at the end of the matrix."""
-    total = v.reduce_add_4(sums[0], sums[1], sums[2], sums[3])
     if left >= 4:
         if bias:
             total = v.add_quads(total, v.load_quad(bias))
@@ -190,91 +170,3 @@ def rows_1(
         pad(x + 64 * steps, x_stride, 1, x_rest, near + 256)
         a = tile_1(load_w, load_x, add, size, near, 64, near + 256, 64, 1, 0, a)
     put_four(a, out, bias, left, adds)
-
-
-@inline
-def _rows_2(load_w, load_x, add, shape, w, stride, ahead, x, out, bias, left, adds, near):
-    """The same with two rows of x."""
-    size, x_stride, steps, rest, x_rest, n = shape
-    both = _tile_2(load_w, load_x, add, size, w, stride, x, x_stride, steps, ahead, (zeros(), zeros()))
-    if rest:
-        pad(w + size * steps, stride, 4, rest, near)
-        pad(x + 64 * steps, x_stride, 2, x_rest, near + 256)
-        both = _tile_2(load_w, load_x, add, size, near, 64, near + 256, 64, 1, 0, both)
-    for sums in both:
-        put_four(sums, out, bias, left, adds)
-        out += 4 * n
-
-
-@inline
-def _load_6(at):
-    return (
-        load_four(at),
-        load_four(at + 256),
-        load_four(at + 512),
-        load_four(at + 768),
-        load_four(at + 1024),
-        load_four(at + 1280),
-    )
-
-
-@inline
-def _rows_6(load_w, load_x, add, shape, w, stride, ahead, x, out, bias, left, adds, near, panel, saved):
-    """The same with six rows of x, over one panel of the columns, from step `panel` on."""
-    size, x_stride, steps, rest, x_rest, n = shape
-    count = min(PANEL, steps - panel)
-    begin = _load_6(saved) if panel else (zeros(), zeros(), zeros(), zeros(), zeros(), zeros())
-    at, its_x = w + size * panel, x + 64 * panel
-    six = _tile_6(load_w, load_x, add, size, at, stride, its_x, x_stride, count, ahead, begin)
-    if panel + count < steps:
-        for sums in six:
-            store_four(saved, sums)
-            saved += 256
-        return
-    if rest:
-        pad(w + size * steps, stride, 4, rest, near)
-        pad(x + 64 * steps, x_stride, 6, x_rest, near + 256)
-        six = _tile_6(load_w, load_x, add, size, near, 64, near + 256, 64, 1, 0, six)
-    for sums in six:
-        put_four(sums, out, bias, left, adds)
-        out += 4 * n
-
-
-@inline
-def linear(
-    load_w: Inline, load_x: Inline, add: Inline, span: int, element: int, x_element: int, at: int, chunk: int
-) -> None:
-    """span: columns of a step. element, x_element: bytes of a column of the matrix and of x."""
-    w, x, out, bias = v.read(at + AT.weight), v.read(at + AT.x), v.read(at + AT.out), v.read(at + AT.bias)
-    n, k, batch, adds = v.read(at + AT.rows), v.read(at + AT.columns), v.read(at + AT.batch), v.read(at + AT.adds)
-    rows, lines = v.read(at + AT.rows_of_chunk), v.read(at + AT.batch_of_chunk)
-    across = -(-n // rows)
-    start, line = chunk % across * rows, chunk // across * lines
-    end, last = min(n, start + rows), min(batch, line + lines)
-    steps, stride, near = k // span, k * element, v.stack()
-    shape = (span * element, k * x_element, steps, k % span * element, k % span * x_element, n)
-    while line < last:
-        count = last - line
-        height = WIDE if count >= WIDE else (2 if count >= 2 else 1)
-        for panel in range(0, max(1, steps) if height == WIDE else 1, PANEL):
-            row, saved = start, near + 1024
-            while row < end:
-                is_whole = row + 4 <= end
-                left, step = (4, stride) if is_whole else (1, 0)
-                its, its_x, to = w + row * stride, x + line * shape[1], out + 4 * (line * n + row)
-                its_bias = bias + 4 * row if bias else 0
-                if height == WIDE:
-                    _rows_6(
-                        load_w, load_x, add, shape, its, step, 8 * stride, its_x, to, its_bias, left, adds, near,
-                        panel, saved,
-                    )  # fmt: skip
-                elif height == 2:
-                    _rows_2(
-                        load_w, load_x, add, shape, its, step, 8 * stride, its_x, to, its_bias, left, adds, near
-                    )  # fmt: skip
-                else:
-                    rows_1(
-                        load_w, load_x, add, shape, its, step, 8 * stride, its_x, to, its_bias, left, adds, near
-                    )  # fmt: skip
-                row, saved = row + left, saved + 256 * WIDE
-        line += height

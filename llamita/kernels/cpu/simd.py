@@ -112,6 +112,14 @@ def _reduce_add_4(b: Builder, x: Value, y: Value, z: Value, w: Value) -> Value:
     return b.fadd(_shuffled(b, pairs, pairs, [0, 2, 4, 6]), _shuffled(b, pairs, pairs, [1, 3, 5, 7]))
 
 
+def _merge(b: Builder, x: Value, y: Value, size: int) -> Value:
+    """A step of `_reduce_add` for two vectors at once: sums of x are in lanes without the bit `size`, y's with it."""
+    is_first = [not lane & size for lane in range(LANES)]
+    stay = [lane if first else LANES + lane for lane, first in enumerate(is_first)]
+    move = [lane ^ size if first else LANES + (lane ^ size) for lane, first in enumerate(is_first)]
+    return b.fadd(_shuffled(b, x, y, stay), _shuffled(b, x, y, move))
+
+
 def _some(b: Builder, count: Value) -> Value:
     """The mask of the first `count` lanes."""
     return b.icmp_signed("<", ir.Constant(_WORDS, list(range(LANES))), _spread(b, b.trunc(count, _I32)))
@@ -253,6 +261,16 @@ fma = operation(  # x * y + z, rounded once
 )
 reduce_add = operation(f32(Floats), _reduce_add)  # the sum of the lanes
 reduce_add_4 = operation(Quads(Floats, Floats, Floats, Floats), _reduce_add_4)  # the sums of four vectors
+merge_8 = operation(Floats(Floats, Floats), lambda b, x, y: _merge(b, x, y, 8))
+merge_4 = operation(Floats(Floats, Floats), lambda b, x, y: _merge(b, x, y, 4))
+merge_2 = operation(Floats(Floats, Floats), lambda b, x, y: _merge(b, x, y, 2))
+merge_1 = operation(Floats(Floats, Floats), lambda b, x, y: _merge(b, x, y, 1))
+first_quad = operation(Quads(Floats), lambda b, x: _shuffled(b, x, x, [0, 1, 2, 3]))  # of sixteen lanes
+second_quad = operation(Quads(Floats), lambda b, x: _shuffled(b, x, x, [4, 5, 6, 7]))
+third_quad = operation(Quads(Floats), lambda b, x: _shuffled(b, x, x, [8, 9, 10, 11]))
+fourth_quad = operation(Quads(Floats), lambda b, x: _shuffled(b, x, x, [12, 13, 14, 15]))
+first_evens = operation(Quads(Floats), lambda b, x: _shuffled(b, x, x, [0, 2, 4, 6]))
+last_evens = operation(Quads(Floats), lambda b, x: _shuffled(b, x, x, [8, 10, 12, 14]))
 reduce_max = operation(f32(Floats), lambda b, x: call_intrinsic(b, "llvm.vector.reduce.fmax.v16f32", _F32, x))
 reduce_add_words = operation(
     i64(Words), lambda b, x: b.sext(call_intrinsic(b, "llvm.vector.reduce.add.v16i32", _I32, x), _I64)

@@ -20,12 +20,12 @@ SHAPES = [
     (36, 64, 1),
     (33, 1100, 14),
     (10, 2050, 7),
-    (6, 8230, 7),
+    (6, 8230, 13),
 ]
 
 
 def product(
-    weight: Tensor, x: Tensor, bias: Tensor | None = None, *, rows: int = 8, lines: int = 8, adds: Tensor | None = None
+    weight: Tensor, x: Tensor, bias: Tensor | None = None, *, rows: int = 8, lines: int = 16, adds: Tensor | None = None
 ) -> Tensor:
     """What the kernel makes of x (B, K), in chunks of so many rows of the matrix and of x."""
     (n, k), batch = weight.shape, len(x)
