@@ -39,12 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Replay; 0 where tokens and log-probabilities are the same, 1 and what differs where they are not."""
-    if args.receipt is None:
-        values = request = _published(args)
-    else:
-        values, request = _read(args.receipt), None if args.request is None else _read(args.request)
-        if args.prompt is None and request is None:
-            raise UsageError("a receipt has no text in it: give the prompt with -p, or what was sent with --request")
+    values, request = _published(args) if args.receipt is None else _given(args)
     llm = model.load(args)
     from llamita.engine.receipt import Receipt, differences, replay
     from llamita.generation.text_options import TextModel
@@ -67,12 +62,20 @@ def run(args: argparse.Namespace) -> int:
     return 0 if is_equal else 1
 
 
-def _published(args: argparse.Namespace) -> Any:
+def _given(args: argparse.Namespace) -> tuple[Any, Any]:
+    """What holds the receipt, and the request or None. Raises UsageError without a prompt."""
+    if args.prompt is None and args.request is None:
+        raise UsageError("a receipt has no text in it: give the prompt with -p, or what was sent with --request")
+    return _read(args.receipt), None if args.request is None else _read(args.request)
+
+
+def _published(args: argparse.Namespace) -> tuple[Any, Any]:
     """A receipt that comes with cria, and its prompt. Raises UsageError for options that are of another one."""
     if name := next((name for name in ("prompt", "request", "model", "adapter") if name in args.given), None):
         raise UsageError(f"--{name} is for a receipt of your own: name its file, llamita replay FILE --{name} ...")
     args.model = args.adapter = None
-    return json.loads((files("llamita") / "cria" / "receipt.json").read_text(encoding="utf-8"))
+    values = json.loads((files("llamita") / "cria" / "receipt.json").read_text(encoding="utf-8"))
+    return values, values
 
 
 def _read(path: str) -> Any:
