@@ -38,7 +38,7 @@ TAKES = {
     "show": ("adapter", "offline"),
     "tokenize": ("offline",),
     "convert": ("dtype", "quantize", "offline"),
-    "quantize": ("device", "dtype", "attn", "offline"),
+    "quantize": ("threads", "device", "dtype", "attn", "offline"),
     "verify": ("threads", "offline"),
     "train": ("device", "offline"),
     "finetune": ("device", "offline"),

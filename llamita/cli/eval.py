@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Load, score, print."""
     _check(args)
+    model.wait_asleep()
     with errors.leaving_at_once(), terminal.waiting("loading torch", is_quiet=args.quiet):
         harness = _harness() if args.lm_eval else None
         tasks, text = _tasks(args), _text(args)  # before the model, which may be large

@@ -21,6 +21,24 @@ if TYPE_CHECKING:
 HOT = 4  # a temperature from which a text is noise
 
 
+def set_threads(count: int | None) -> None:
+    """Import torch, and let it compute with this number of threads; None leaves its own."""
+    if count is not None:
+        checks.threads("--threads", count)
+    import torch
+
+    if count is not None:
+        torch.set_num_threads(count)
+
+
+def wait_asleep() -> None:
+    """Let threads of torch that wait sleep, for verbs of many short products; called before torch is imported.
+
+    As they wait by default, they take the processor from those that compute where other programs are busy.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 def load(arguments: argparse.Namespace, mesh: "DeviceMesh | None" = None) -> "LLM":
     """The model of -m, as --device, --dtype and --attn want it; importing torch is part of the wait."""
     _look_for_mistakes(arguments)
@@ -34,20 +52,15 @@ def load_named(
     mesh: "DeviceMesh | None" = None,
 ) -> "LLM":
     """A model by its name, as the arguments want it. adapters, mesh (device_mesh): see `llamita.load`."""
-    if arguments.threads is not None:
-        checks.threads("--threads", arguments.threads)
     warnings.showwarning = terminal.warn
     warnings.simplefilter("ignore", DeprecationWarning)
     if arguments.quiet or not sys.stderr.isatty():
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     message = f"loading {name or 'cria'}"
     with errors.leaving_at_once(), terminal.waiting(message, is_quiet=arguments.quiet):
-        import torch
-
+        set_threads(arguments.threads)
         from llamita import loader
 
-        if arguments.threads is not None:
-            torch.set_num_threads(arguments.threads)
         return loader.load(
             name,
             dtype=arguments.dtype,

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from llamita.checkpoint.gguf_names import is_gguf
-from llamita.cli import arguments, errors, terminal
+from llamita.cli import arguments, errors, model, terminal
 from llamita.cli.show import size
 from llamita.errors import NotFoundError, UsageError
 from llamita.files.disk import named_path
@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Quantize, print the cost, and write the file."""
+    model.wait_asleep()
     names, output = _wanted(args)
     text = _text(args.text) if _tokens(args, output) else ""
     costs = {}
@@ -136,6 +137,7 @@ def _text(path: str | None) -> str:
 def _quantized(args: argparse.Namespace, name: str, text: str, tokens: int) -> "tuple[Cost, Loaded]":
     warnings.showwarning = terminal.warn
     with errors.leaving_at_once(), terminal.waiting(f"loading {args.model or 'cria'}", is_quiet=args.quiet):
+        model.set_threads(args.threads)
         from llamita.checkpoint.load import load_pretrained
 
         loaded = load_pretrained(

@@ -14,8 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from llamita import checks
-from llamita.cli import errors, terminal
+from llamita.cli import errors, model, terminal
 from llamita.errors import UsageError
 from llamita.files.disk import named_path, read_text
 
@@ -67,12 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print every comparison and its largest difference; returns 1 if a number that must be equal is not."""
+    model.wait_asleep()
     with errors.leaving_at_once(), terminal.waiting("loading torch", is_quiet=args.quiet):
-        import torch
-
-        if args.threads is not None:
-            checks.threads("--threads", args.threads)
-            torch.set_num_threads(args.threads)
+        model.set_threads(args.threads)
     if args.every_instruction_set and not args.arithmetic:
         raise UsageError("--every-instruction-set belongs to --arithmetic: give both")
     _check_chain(args)

@@ -70,6 +70,7 @@ def one_sentence(err: str) -> bool:
         (["generate", "a", "--threads", "100000"], 2, "--threads is 100000: it must be at most 4096"),
         (["generate", "a", "--threads", str(10**30)], 2, "--threads is 1000"),
         (["verify", "--threads", "100000"], 2, "--threads is 100000"),
+        (["quantize", "--threads", "100000"], 2, "--threads is 100000"),
         (["bench", "decode", "--threads", "100000"], 2, "--threads is 100000"),
         (["generate", "a", "--device", "meta"], 2, "device 'meta' holds no weights"),
         (["generate", "a", "--choice", "\udcff"], 2, "the grammar is not UTF-8 text"),
