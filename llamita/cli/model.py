@@ -60,8 +60,10 @@ def load_named(
     with errors.leaving_at_once(), terminal.waiting(message, is_quiet=arguments.quiet):
         set_threads(arguments.threads)
         from llamita import loader
+        from llamita.kernels.cpu.runtime import code_cache
 
-        return loader.load(
+        folder, count = code_cache.kept()
+        llm = loader.load(
             name,
             dtype=arguments.dtype,
             device=arguments.device,
@@ -76,6 +78,18 @@ def load_named(
             deterministic=arguments.deterministic,
             device_mesh=mesh,
         )
+    if count == 0 and sys.stderr.isatty() and not arguments.quiet:
+        _announce_compilation(llm, is_cached=folder is not None)
+    return llm
+
+
+def _announce_compilation(llm: "LLM", *, is_cached: bool) -> None:
+    """Say why the first text takes longer, where no kernels were cached."""
+    from llamita.plans.cpu import is_fused
+
+    if is_fused(llm.model):
+        again = "kept for the next time" if is_cached else "not kept, as there is no home folder"
+        terminal.note(f"(kernels are compiled for this processor, which takes some ten seconds, and {again})")
 
 
 def _look_for_mistakes(arguments: argparse.Namespace) -> None:

@@ -32,6 +32,9 @@ def explained(action: str, path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise LlamitaError(f"cannot {action} {path}: the disk is full, free some space and try again") from error
+        if error.errno == errno.EFBIG:
+            why = "it is larger than the file system or a limit (ulimit -f) allows, write elsewhere or raise that"
+            raise LlamitaError(f"cannot {action} {path}: {why}") from error
         reason = error.strerror or str(error)
         raise LlamitaError(f"cannot {action} {path}: {reason[:1].lower()}{reason[1:]}") from error
 

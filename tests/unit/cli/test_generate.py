@@ -2,12 +2,14 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import llamita
+from llamita.kernels.cpu.runtime import code_cache
 from llamita.llm import LLM
 from tests.unit.cli.conftest import Run
 
@@ -190,3 +192,18 @@ def test_penalties_and_min_p_are_handed_on(run: Run, llm: LLM) -> None:
 def test_heal_lets_the_answer_begin_inside_a_word(run: Run, cria_path: Path) -> None:
     outcome = run("generate", "Once upon a ti", "-m", str(cria_path), "-n", "3", "-t", "0", "--heal")
     assert outcome.out.startswith("me")
+
+
+@pytest.mark.parametrize(
+    ("kept", "says"), [((Path("kernels"), 0), "kept for the next time"), ((None, 0), "no home"), ((None, 1), "")]
+)
+def test_a_first_text_says_what_it_waits_for(
+    run: Run, monkeypatch: pytest.MonkeyPatch, kept: tuple[Path | None, int], says: str
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(code_cache, "kept", lambda: kept)
+    told = run("generate", "abc", *FLAGS).err
+    assert says in told and ("kernels are compiled for this processor" in told) == bool(says)
+    assert "kernels" not in run("generate", "abc", *FLAGS, "-q").err
