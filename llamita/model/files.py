@@ -68,7 +68,7 @@ class ModelFiles(Familiar):
         shard: called with the model while it has no weights, to shard it (`llamita.parallel`, or FSDP2's fully_shard);
         each process then reads its own part of what that leaves.
         deterministic: batch-invariant mode, see `llamita.plans.invariant`; attn_implementation is then its own.
-        output_loading_info: return (model, report as a dict of lists) instead.
+        output_loading_info: return (model, report as transformers' dict of sets) instead.
         changes: fields of the config, such as num_labels=3 or use_cache=False; `llamita.model.names` says of the other
         names of transformers which do nothing here, and which are refused.
         Raises NotFoundError, BrokenFileError, UnsupportedError (quantized weights), UsageError (shapes that differ, a
@@ -110,7 +110,7 @@ class ModelFiles(Familiar):
             from llamita.plans.invariant import invariant
 
             invariant(cast("Any", model))
-        return cast("Self", (model, vars(report))) if output_loading_info else model
+        return cast("Self", (model, report.to_dict())) if output_loading_info else model
 
     @classmethod
     def without_weights(cls, config: LlamaConfig) -> Self:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,10 @@ class LoadReport:
     missing_keys: list[str] = field(default_factory=list)
     unexpected_keys: list[str] = field(default_factory=list)
     mismatched_keys: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, set[Any] | list[str]]:
+        """The report as transformers' `output_loading_info=True` gives it: sets of names, and no error messages."""
+        return {**{name: set(found) for name, found in vars(self).items()}, "error_msgs": []}
 
     def __str__(self) -> str:
         parts = []
