@@ -23,36 +23,46 @@ class Peer(transformers.PreTrainedModel):
         nn.Module.__init__(self)
 
 
-class LlamaModel(llama.LlamaModel, Peer):  # pyright: ignore
+class Outputs(PreTrainedModel):
+    """A first base class, which gives transformers' records: its Trainer takes no others for dictionaries."""
+
+    def finish(self, output: Any, return_dict: bool | None) -> Any:
+        """The output as it was asked for, a record under transformers' class of the same name."""
+        output = super().finish(output, return_dict)
+        kind = getattr(transformers.modeling_outputs, type(output).__name__, None)
+        return output if kind is None else kind(**dict(output.items()))
+
+
+class LlamaModel(Outputs, llama.LlamaModel, Peer):  # pyright: ignore
     """llamita.LlamaModel, and a transformers.PreTrainedModel."""
 
 
-class LlamaForCausalLM(llama.LlamaForCausalLM, Peer):  # pyright: ignore
+class LlamaForCausalLM(Outputs, llama.LlamaForCausalLM, Peer):  # pyright: ignore
     """llamita.LlamaForCausalLM, and a transformers.PreTrainedModel."""
 
 
-class LlamaForSequenceClassification(heads.LlamaForSequenceClassification, Peer):  # pyright: ignore
+class LlamaForSequenceClassification(Outputs, heads.LlamaForSequenceClassification, Peer):  # pyright: ignore
     """llamita.LlamaForSequenceClassification, and a transformers.PreTrainedModel."""
 
 
-class LlamaForTokenClassification(heads.LlamaForTokenClassification, Peer):  # pyright: ignore
+class LlamaForTokenClassification(Outputs, heads.LlamaForTokenClassification, Peer):  # pyright: ignore
     """llamita.LlamaForTokenClassification, and a transformers.PreTrainedModel."""
 
 
-class LlamaForQuestionAnswering(heads.LlamaForQuestionAnswering, Peer):  # pyright: ignore
+class LlamaForQuestionAnswering(Outputs, heads.LlamaForQuestionAnswering, Peer):  # pyright: ignore
     """llamita.LlamaForQuestionAnswering, and a transformers.PreTrainedModel."""
 
 
-class LlamaForReward(heads.LlamaForReward, Peer):  # pyright: ignore
+class LlamaForReward(Outputs, heads.LlamaForReward, Peer):  # pyright: ignore
     """llamita.LlamaForReward, and a transformers.PreTrainedModel."""
 
 
-class LlamaForEmbedding(heads.LlamaForEmbedding, Peer):  # pyright: ignore
+class LlamaForEmbedding(Outputs, heads.LlamaForEmbedding, Peer):  # pyright: ignore
     """llamita.LlamaForEmbedding, and a transformers.PreTrainedModel."""
 
 
 KINDS: dict[type, Any] = {
-    kind.__bases__[0]: kind
+    kind.__bases__[1]: kind
     for kind in (
         LlamaModel,
         LlamaForCausalLM,

@@ -103,6 +103,21 @@ def test_what_a_trainer_saves_is_a_checkpoint(tied: bool, tmp_path: Path) -> Non
     assert trainer.state.global_step == 4
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_predictions_are_those_of_transformers(smoothing: float, tmp_path: Path) -> None:
+    ours, theirs = pair(tmp_path / "start")
+    found = []
+    for model in (trainable(ours), theirs):
+        trainer, _ = train(model, tmp_path / "run", label_smoothing_factor=smoothing)
+        found.append(trainer.predict(TEXTS[:4]))
+    mine, expected = found
+    assert (mine.predictions == expected.predictions).all() and mine.predictions.shape == (4, 12, 260)
+    assert mine.metrics["test_loss"] == expected.metrics["test_loss"]
+    output = ours(IDS)
+    assert type(output) is type(theirs(IDS)) and list(output) == ["logits"]
+    assert isinstance(ours(IDS, return_dict=False), tuple)
+
+
 def test_a_trainer_aligns_the_ends_of_texts(tmp_path: Path) -> None:
     ours, theirs = pair(tmp_path / "start")
     tokenizer = transformers.PreTrainedTokenizerFast(
