@@ -133,7 +133,8 @@ def test_plans_cross(first: str, second: str, original: LlamaForCausalLM) -> Non
             other.apply(model)
         assert str(refusal.value).count("\n") == 0 and len(str(refusal.value)) < 260
         assert plan.active(model) == one.names
-        assert_close(model, wanted, one)
+        with torch.compiler.set_stance("force_eager"):  # the slot is looked at: test_compile compiles
+            assert_close(model, wanted, one)
     for case in (one, other):
         case.remove(model)
     if "cuda" in plan.active(model):
