@@ -1,9 +1,6 @@
 """A model that two processes share writes what one process writes."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,33 +59,15 @@ def test_what_needs_a_whole_model_is_refused(name: str, written: list[dict[str, 
     assert written[0]["refused"][name].startswith(f"{name} is for a model in one process")
 
 
-def test_the_command_line_writes_the_same(small_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_writes_the_same(small_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The first process reads what is piped in and prints; a seed that is not given is drawn once for both."""
-    words = [
-        "generate",
-        "-m",
-        str(small_path),
-        "-n",
-        "20",
-        "-t",
-        "0.8",
-        "--kernels",
-        "off",
-        "--device",
-        "cpu",
-        "--json",
-    ]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "llamita"]
-    done = subprocess.run(
-        [*command, *words, "--tp", "2"],
-        input="Once upon", capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert len(lines) == 1
-    seed = json.loads(lines[0])["seed"]
-    assert main([*words, "-p", "Once upon", "--seed", str(seed)]) == 0
-    assert capsys.readouterr().out.strip() == lines[0]
+    words = f"generate -m {small_path} -n 20 -t 0.8 --kernels off --device cpu --json".split()
+    first, second = launch("tests.distributed.writing_cases:commanded", 2, tmp_path, *words, "--tp", "2")
+    assert first["code"] == 0, first
+    assert second == {"code": 0, "out": "", "err": ""}
+    (line,) = first["out"].splitlines()
+    assert main([*words, "-p", "Once upon", "--seed", str(json.loads(line)["seed"])]) == 0
+    assert capsys.readouterr().out.strip() == line
 
 
 def test_several_processes_are_asked_for_in_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,8 @@
 """What two processes write with one model, next to what one writes."""
 
+import io
+import os
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +19,7 @@ from llamita.model.llama import LlamaForCausalLM
 from llamita.parallel.mesh import Degrees, processes
 from llamita.parallel.shard import local
 from llamita.parallel.tensor import shard_for_writing
+from tests.distributed import command
 from tests.distributed.tensor_cases import model_of
 
 PROMPTS = ["Once upon a time", "The little llama was"]
@@ -51,6 +55,13 @@ def writing(folder: str) -> dict[str, Any]:
         several = sharded.generate(PROMPTS, **OPTIONS["greedy"])
         assert [one.token_ids for one in several] == [ids for ids, *_ in found["texts"]["greedy"][1]]
         return found
+
+
+def commanded(*words: str) -> dict[str, Any]:
+    """What a command line says, into which "Once upon" is piped; processes but the first have another text there."""
+    piped = b"Once upon" if os.environ["RANK"] == "0" else b"Nobody reads this"
+    sys.stdin = io.TextIOWrapper(io.BytesIO(piped))
+    return command.run([*words])
 
 
 def texts(llm: LLM, options: dict[str, Any]) -> list[Any]:
