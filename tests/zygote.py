@@ -2,10 +2,12 @@
 
 import json
 import os
+import select
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.architecture.source import ROOT
@@ -32,6 +34,8 @@ while True:
         for number, stream in enumerate(streams or (os.open(os.devnull, os.O_RDONLY), answer, answer)):
             os.dup2(stream, number)
         order = json.loads(text)
+        if order.get("names_itself"):
+            os.write(answer, b"%d\\n" % os.getpid())
         os.chdir(order["folder"])
         os.environ.clear()
         os.environ.update(order["environment"])
@@ -62,6 +66,42 @@ with os.fdopen(reading) as file:
 """
 
 
+class Forked:
+    """A command line in a process of its own, with what of `subprocess.Popen` tests need; it can be read once."""
+
+    def __init__(self, answer: int, stdout: int, stderr: int) -> None:
+        self._answer = os.fdopen(answer)
+        self.stdout, self.stderr = os.fdopen(stdout), os.fdopen(stderr)
+        self.pid, self.returncode = int(self._answer.readline()), None
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, if the process has not ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def poll(self) -> int | None:
+        """Its exit code if it has ended: minus SIGKILL's number where it could not say one."""
+        return self._ended(0.0)
+
+    def wait(self, seconds: float) -> int:
+        """Its exit code, once it has ended."""
+        code = self._ended(seconds)
+        assert code is not None, "it does not end"
+        return code
+
+    def _ended(self, seconds: float) -> int | None:
+        if self.returncode is None and select.select([self._answer], [], [], seconds)[0]:
+            said = self._answer.read()
+            self.returncode = int(said.removeprefix("\nexit ")) if said else -signal.SIGKILL
+        return self.returncode
+
+    def close(self) -> None:
+        """Kill it, if it has not ended, and close what it was read from."""
+        self.send_signal(signal.SIGKILL)
+        for stream in (self._answer, self.stdout, self.stderr):
+            stream.close()
+
+
 class Zygote:
     """The process that forks. imports: the statement of what it imports; it must start no thread."""
 
@@ -83,6 +123,18 @@ class Zygote:
         socket.send_fds(self._orders, [json.dumps(order).encode()], [writing])
         os.close(writing)
         return reading
+
+    def open(self, words: Sequence[str]) -> Forked:
+        """Run the command line, with nothing to read."""
+        script = f"import sys; from llamita.cli.main import main; sys.argv = {['llamita', *words]!r}; sys.exit(main())"
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        order = {"script": script, "folder": str(Path.cwd()), "environment": environment, "names_itself": True}
+        (answer, *outputs), pipes = zip(*(os.pipe() for _ in range(3)), strict=True)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        socket.send_fds(self._orders, [json.dumps(order).encode()], [pipes[0], nothing, *pipes[1:]])
+        for descriptor in (nothing, *pipes):
+            os.close(descriptor)
+        return Forked(answer, *outputs)
 
     def write_command(self, folder: Path) -> None:
         """Put a program `llamita` into a folder, which runs the command line in a process that this one forks."""

@@ -3,11 +3,8 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import pytest
 
 from llamita.cli.main import main
 from tests.server.serving import PATIENCE
+from tests.zygote import Forked, Zygote
 
 REQUESTS = 60
 KILLS = (1, 9, 30)  # lines that the output has when the process is killed
@@ -35,21 +33,11 @@ def words(folder: Path, model: Path, output: str) -> list[str]:
     return ["batch", *files, "-m", str(model), "--alias", "m", "--max-num-seqs", "2"]
 
 
-@contextmanager
-def started(words: list[str]) -> Iterator[subprocess.Popen]:
-    process = subprocess.Popen([sys.executable, "-m", "llamita", *words], stderr=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def wait_for_lines(path: Path, count: int, process: subprocess.Popen) -> None:
+def wait_for_lines(path: Path, count: int, process: Forked) -> None:
     """Wait until a process has added so many lines."""
     until = time.monotonic() + PATIENCE
     while not (path.exists() and path.read_bytes().count(b"\n") >= count):
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < until
         time.sleep(0.002)
 
@@ -64,19 +52,19 @@ def texts(path: Path) -> dict[str, Any]:
 
 @pytest.mark.early
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no signals to kill with")
-def test_kill_and_go_on(folder: Path, small_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kill_and_go_on(folder: Path, small_path: Path, zygote: Zygote, capsys: pytest.CaptureFixture[str]) -> None:
     out = folder / "out.jsonl"
     for count in KILLS:
-        with started(words(folder, small_path, "out.jsonl")) as process:
+        with closing(zygote.open(words(folder, small_path, "out.jsonl"))) as process:
             wait_for_lines(out, count, process)
             process.send_signal(signal.SIGKILL)
             assert process.wait(PATIENCE) == -signal.SIGKILL
         assert count <= out.read_bytes().count(b"\n") < REQUESTS
-    with started(words(folder, small_path, "out.jsonl")) as process:
+    with closing(zygote.open(words(folder, small_path, "out.jsonl"))) as process:
         wait_for_lines(out, KILLS[-1] + 5, process)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 130
+        said = process.stderr.read()
+        assert process.wait(PATIENCE) == 130
     done = out.read_bytes().count(b"\n")
     assert f"interrupted: {done} of {REQUESTS} requests are in {out}; the same command goes on from there" in said
     assert main(words(folder, small_path, "out.jsonl")) == 0
