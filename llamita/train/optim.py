@@ -71,10 +71,11 @@ def _muon(model: nn.Module, lr: float, weight_decay: float) -> list[Optimizer]:
     matrices = [w for name, w in model.named_parameters() if w.requires_grad and w.ndim == 2 and ".layers." in name]
     inside = {id(weight) for weight in matrices}
     rest = [weight for weight in trained(model) if id(weight) not in inside]
-    muon = Muon(matrices, lr=lr, weight_decay=weight_decay)
-    if not rest:  # of an adapter, whose weights are all matrices of layers
-        return [muon]
-    return [muon, torch.optim.AdamW(_groups(rest, weight_decay), lr=lr * ADAMW_SHARE, betas=BETAS, fused=True)]
+    # An adapter may have matrices of layers alone, or none of them.
+    found: list[Optimizer] = [Muon(matrices, lr=lr, weight_decay=weight_decay)] if matrices else []
+    if rest:
+        found.append(torch.optim.AdamW(_groups(rest, weight_decay), lr=lr * ADAMW_SHARE, betas=BETAS, fused=True))
+    return found
 
 
 def _lion(model: nn.Module, lr: float, weight_decay: float) -> list[Optimizer]:

@@ -4,7 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from llamita.adapters.config import LoraConfig
+from llamita.adapters.lora import add_lora
 from llamita.model.llama import LlamaForCausalLM
+from llamita.train.muon import Muon
 from llamita.train.optim import OPTIMIZERS, Lion, build, keep_own, set_rate
 from tests.unit.train.tiny import CONFIG
 
@@ -26,6 +29,13 @@ def test_muon_takes_the_matrices_of_the_layers_and_adamw_the_rest() -> None:
     assert names == {name for name, weight in model.named_parameters() if "proj" in name}
     assert set_rate([muon, adamw], 0.5) == 0.05
     assert [group["lr"] for group in adamw.param_groups] == [0.0125, 0.0125]
+
+
+@pytest.mark.parametrize(("target", "kinds"), [("q_proj", [Muon]), ("embed_tokens", [torch.optim.AdamW])])
+def test_an_adapter_may_have_matrices_of_layers_alone_or_none(target: str, kinds: list[type]) -> None:
+    model = LlamaForCausalLM(CONFIG)
+    add_lora(model, LoraConfig(target_modules=[target]))
+    assert [type(one) for one in build("muon", model, lr=0.1, weight_decay=0.0)] == kinds
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
