@@ -172,7 +172,9 @@ def _asked(args: argparse.Namespace, verb: Verb) -> "tuple[Recipe, Path]":
     if args.resume:
         return resumed_recipe(folder, options), folder
     _check_free(folder)
-    return make_recipe(options), folder
+    recipe = make_recipe(options)
+    train_settings.check_needed(recipe, args.given)
+    return recipe, folder
 
 
 def _absolute(name: str, value: Any) -> Any:

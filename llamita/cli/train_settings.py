@@ -1,13 +1,35 @@
 """The settings of a recipe as options of `llamita train` and `llamita finetune`."""
 
 import argparse
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 from llamita.errors import UsageError
 
+if TYPE_CHECKING:
+    from llamita.train.recipe import Recipe
+
 # Settings of which one decides what the other would.
 RIVALS = (("model", "shape"), ("model", "tokenizer"), ("steps", "minutes"))
+# Settings that do something in some recipes alone: which, when, and what to give for them. Data may decide the task.
+NEEDS: "tuple[tuple[tuple[str, ...], Callable[[Recipe], bool], str], ...]" = (
+    (("rank", "alpha", "targets", "rslora", "merge"), lambda recipe: recipe.method != "full", "--method lora"),
+    (("base_format",), lambda recipe: recipe.method == "qlora", "--method qlora"),
+    (("vocab_size",), lambda recipe: recipe.model is None and recipe.tokenizer == "new", "--tokenizer new"),
+    (
+        ("loss", "beta", "label_smoothing", "reference_free"),
+        lambda recipe: recipe.task in ("auto", "dpo"),
+        "--task dpo",
+    ),
+    (("label_smoothing",), lambda recipe: recipe.loss == "dpo", "--loss dpo"),
+    (
+        ("reward", "group", "max_tokens", "kl", "rollouts"),
+        lambda recipe: recipe.task in ("auto", "grpo"),
+        "--task grpo",
+    ),
+    (("recompute_every",), lambda recipe: recipe.recompute != "none", "--recompute"),
+    (("pp_schedule",), lambda recipe: recipe.pp > 1, "--pp"),
+)
 # The options that are settings of a recipe: option -> (type, metavar, help)
 SETTINGS: dict[str, tuple[type, str, str]] = {
     "model": (str, "MODEL", "start from this checkpoint (default: from random weights, see --shape)"),
@@ -94,3 +116,11 @@ def without_rivals(options: dict[str, Any], given: set[str]) -> dict[str, Any]:
         overruled = other if one in given else one if other in given else None
         options = {name: value for name, value in options.items() if name != overruled}
     return options
+
+
+def check_needed(recipe: "Recipe", given: Collection[str]) -> None:
+    """Raise UsageError for an option of the command line that does nothing in a recipe."""
+    for names, is_needed, other in NEEDS:
+        if (name := next((name for name in names if name in given), None)) and not is_needed(recipe):
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} does nothing without {other}: give that too, or leave {option} out")

@@ -68,6 +68,8 @@ def test_a_run_goes_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (("sums.jsonl", "--length", "512"), "reads at most 128 tokens: lower --length"),
         (("sums.jsonl", "--method", "dpo"), "is no pair: give the fields prompt, chosen and rejected"),
         (("sums.jsonl", "--method", "reward", "--rank", "0"), "rank is 0: it must be from 1"),
+        (("sums.jsonl", "--method", "reward", "--rank", "3"), "--rank does nothing without --method lora"),
+        (("sums.jsonl", "--base-format", "q4_0"), "--base-format does nothing without --method qlora"),
         (("empty.jsonl",), "has no text to train on"),
         (("same.jsonl", "--method", "dpo"), "same.jsonl:1 has the same text as chosen and as rejected"),
         (("long.jsonl",), "long.jsonl:1 has 302 tokens, a row 128: shorten it"),

@@ -105,6 +105,13 @@ def test_an_adapter_is_trained_and_used(run: Run, small_path: Path) -> None:
         ),
         (("book.txt", "--steps", "3", "--minutes", "1"), 2, "--minutes does nothing with --steps"),
         (("book.txt", "--model", "cria", "--shape", "nano"), 2, "--shape does nothing with --model"),
+        (("book.txt", "--vocab-size", "300"), 2, "--vocab-size does nothing without --tokenizer new: give that too"),
+        (
+            ("book.txt", "--rank", "3"),
+            2,
+            "--rank does nothing without --method lora: give that too, or leave --rank out",
+        ),
+        (("book.txt", "--task", "pretrain", "--label-smoothing", "0.1"), 2, "--label-smoothing does nothing without"),
         (("book.txt", "--threads", "0"), 2, "threads is 0: it must be from 1"),
         (("book.txt", "--task", "sft", "--steps", "1"), 2, "has no prompt, which sft needs"),
         (("book.txt", "--method", "lora"), 2, "method is lora, which adapts a trained model: name one with --model"),
