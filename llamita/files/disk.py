@@ -29,6 +29,8 @@ def explained(action: str, path: Path) -> Iterator[None]:
         raise AccessError(f"cannot {action} {path}: permission denied, check its owner and mode") from error
     except IsADirectoryError as error:
         raise UsageError(f"cannot {action} {path}: it is a folder, name a file") from error
+    except NotADirectoryError as error:
+        raise UsageError(f"cannot {action} {path}: a folder of this path is a file, name another path") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise LlamitaError(f"cannot {action} {path}: the disk is full, free some space and try again") from error
@@ -63,7 +65,7 @@ def read_text(path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BrokenFileError(f"{path} is not UTF-8 text (byte {error.start}): download it again") from error
+        raise BrokenFileError(f"{path} is not UTF-8 text (byte {error.start}): convert or download it again") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -128,6 +128,8 @@ class Recipe:
             raise UsageError(f"method is {self.method}, which adapts a trained model: name one with --model")
         if self.task == "reward" and self.method != "full":
             raise UsageError(f"method is {self.method}, and a reward model has a head to train: take --method full")
+        if self.loss == "ipo" and not self.beta:
+            raise UsageError("beta is 0, and the loss ipo divides by it: give one above 0")
         if self.z_loss and self.task not in TOKEN_TASKS:
             raise UsageError(f"z_loss is of pretrain and sft, and the task is {self.task}: leave --z-loss out")
         if self.z_loss and self.tp > 1:

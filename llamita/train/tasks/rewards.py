@@ -78,7 +78,22 @@ def find_reward(name: str) -> tuple[Reward, str | None]:
         found = getattr(_module(module), function)
     except (ImportError, AttributeError) as error:
         raise NotFoundError(f"reward {name} is not there ({error}): give module:function of a file here") from error
-    return found, None
+    return _named(name, found), None
+
+
+def _named(name: str, function: Any) -> Reward:
+    """A function of the user's as a reward, which raises UsageError where it fails."""
+
+    def reward(text: str, fields: Mapping[str, Any]) -> float:
+        try:
+            return float(function(text, fields))
+        except Exception as error:
+            raise UsageError(
+                f"reward {name} failed ({type(error).__name__}: {error}): make it take the text and the record's "
+                "fields, and return a number"
+            ) from error
+
+    return reward
 
 
 def _module(name: str) -> Any:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llamita.config import LlamaConfig
-from llamita.errors import AccessError, BrokenFileError, LlamitaError, NotFoundError
+from llamita.errors import AccessError, BrokenFileError, LlamitaError, NotFoundError, UsageError
 from llamita.files.disk import explained, read_json, read_text
 from llamita.files.write import save_checkpoint, write_json, write_text
 
@@ -59,6 +59,9 @@ def test_broken_json_is_one_sentence(tmp_path: Path, content: bytes, message: st
 def test_missing_files_and_folders(tmp_path: Path):
     with pytest.raises(NotFoundError, match="it does not exist"):
         read_text(tmp_path / "absent")
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"cannot read .*: a folder of this path is a file, name another path"):
+        read_text(tmp_path / "file" / "absent")
     with pytest.raises(LlamitaError, match=r"cannot read .*: it is a folder, name a file"):
         read_text(tmp_path)
 

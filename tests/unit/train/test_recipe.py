@@ -39,6 +39,7 @@ def test_every_setting_has_an_option_and_its_default_is_said() -> None:
         ({"lr": 11}, "lr is 11"),
         ({"schedule": "step"}, "schedule is 'step': use one of wsd, cosine, linear, constant"),
         ({"optimizer": "sgd"}, "use one of adamw, adamw8bit, muon, lion, adafactor"),
+        ({"loss": "ipo", "beta": 0.0}, "beta is 0, and the loss ipo divides by it: give one above 0"),
         ({"z_loss": 0.1, "task": "grpo"}, "z_loss is of pretrain and sft, and the task is grpo: leave --z-loss out"),
         (
             {"z_loss": 0.1, "tp": 2},

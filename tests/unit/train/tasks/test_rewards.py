@@ -36,6 +36,15 @@ def test_a_field_that_is_no_schema_or_pattern_is_refused_at_the_start(name: str,
         check_fields(name, fields, "a.jsonl:1")
 
 
+@pytest.mark.parametrize("name", ["os:system", "json:dumps", "os:name"])
+def test_a_function_that_is_no_reward_is_named(name: str) -> None:
+    reward, _ = find_reward(name)
+    with pytest.raises(
+        UsageError, match=rf"^reward {name} failed \(.*\): make it take the text and the record's fields"
+    ):
+        reward("a", {"b": 1})
+
+
 def test_a_function_of_a_file_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("scores.py").write_text("def short(text, fields):\n    return -len(text) * fields['weight']\n")
