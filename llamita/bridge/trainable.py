@@ -10,6 +10,7 @@ from llamita.model.pretrained import PreTrainedModel
 
 try:
     import transformers
+    from transformers import modeling_outputs
 except ImportError:
     raise UnsupportedError("transformers is not installed: pip install 'llamita[bridge]'") from None
 
@@ -29,7 +30,7 @@ class Outputs(PreTrainedModel):
     def finish(self, output: Any, return_dict: bool | None) -> Any:
         """The output as it was asked for, a record under transformers' class of the same name."""
         output = super().finish(output, return_dict)
-        kind = getattr(transformers.modeling_outputs, type(output).__name__, None)
+        kind = getattr(modeling_outputs, type(output).__name__, None)
         return output if kind is None else kind(**dict(output.items()))
 
 
@@ -86,4 +87,6 @@ def trainable(model: M) -> M:
             known = ", ".join(kind.__name__ for kind in KINDS)
             raise UsageError(f"{type(model).__name__} is no class of llamita's: make one of {known} trainable")
         model.__class__ = KINDS[type(model)]
+    if model.name_or_path:
+        model.config.update({"_name_or_path": model.name_or_path})  # what peft's card of an adapter calls its base
     return model

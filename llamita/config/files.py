@@ -48,7 +48,9 @@ class ConfigFiles(ABC):
 
     def to_json_string(self, use_diff: bool = True) -> str:
         """The config as JSON: with `use_diff` only what is not as usual."""
-        return json.dumps(self.to_diff_dict() if use_diff else self.to_dict(), indent=2, sort_keys=True) + "\n"
+        values = self.to_diff_dict() if use_diff else self.to_dict()
+        values.pop("_name_or_path", None)  # where a model came from is no part of its copy
+        return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
     def to_json_file(self, json_file_path: str | Path, use_diff: bool = True) -> None:
         """Write `to_json_string` to a file, replacing it in one step."""

@@ -67,7 +67,10 @@ def test_lora_as_on_transformers_to_the_bit(tied: bool, options: dict[str, Any],
     expected = life(theirs, transformers.LlamaForCausalLM, start, tmp_path / "theirs", options)
     assert len(mine) == len(expected)
     assert all(map(torch.equal, mine, expected))
-    # Each reads the other's adapter; the file names the model that it is for.
+    # The card and the file name the model that an adapter is for; each reads the other's adapter.
+    card = (tmp_path / "ours" / "adapter" / "README.md").read_text()
+    assert (f"base_model: {start}" in card) == isinstance(ours, transformers.PreTrainedModel)
+    assert "_name_or_path" not in (tmp_path / "ours" / "merged" / "config.json").read_text()
     named = peft.PeftConfig.from_pretrained(str(tmp_path / "ours" / "adapter")).base_model_name_or_path
     assert named == str(start)
     with torch.no_grad():
