@@ -105,7 +105,9 @@ class Mask:
         if self.window is not None and self.keys >= self.window:
             return False
         if isinstance(self.offset, Tensor):
-            return self.queries > 1 and not torch.compiler.is_compiling() and self._begins_slots()
+            # Read on CPUs alone: a CUDA graph that is recorded holds for later tokens, too.
+            is_read = self.queries > 1 and self.device.type == "cpu" and not torch.compiler.is_compiling()
+            return is_read and self._begins_slots()
         if self.queries not in (1, self.keys):
             return False
         if self.padding is None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from llamita.attention.mask import Mask
 
@@ -81,6 +82,26 @@ def test_a_row_without_anything_sees_everything_where_kernels_need_it() -> None:
 )
 def test_plain_causal(queries: int, keys: int, given: dict[str, Any], expected: bool) -> None:
     assert Mask(queries, keys, device=CPU, **given).is_plain_causal is expected
+
+
+FIRST = torch.arange(8)[None] < 3  # three tokens in eight slots
+
+
+@pytest.mark.parametrize(
+    ("offset", "device", "padding", "expected"),
+    [
+        (0, "cpu", None, True),
+        (0, "cpu", FIRST, True),
+        (0, "cpu", FIRST & (torch.arange(8) > 0), False),
+        (0, "cpu", torch.ones(1, 8, dtype=torch.bool), False),
+        (3, "cpu", None, False),
+        (0, "meta", None, False),  # as on CUDA: a graph that is recorded may not depend on the length
+    ],
+)
+def test_the_beginning_of_a_static_cache(offset: int, device: str, padding: Tensor | None, expected: bool) -> None:
+    start = torch.tensor(offset, device=device)
+    assert Mask(3, 8, device=torch.device(device), offset=start, padding=padding).is_plain_causal == expected
+    assert not Mask(1, 8, device=torch.device(device), offset=start, padding=padding).is_plain_causal
 
 
 def test_a_given_bool_mask_stays_and_an_additive_one_loses_its_infinities() -> None:
