@@ -45,17 +45,21 @@ class Pair:
         return self.counter.frame_count
 
     @torch.no_grad()
-    def read(self, ids: Tensor, caches: tuple[Cache, Cache] | None = None, mask: Tensor | None = None) -> None:
+    def read(
+        self, ids: Tensor, caches: tuple[Cache, Cache] | None = None, mask: Tensor | None = None, close: float = 0.0
+    ) -> None:
         """Let both read, and compare all they say."""
         outputs = [
             model(ids, attention_mask=mask, past_key_values=cache, use_cache=cache is not None)
             for model, cache in zip((self.compiled, self.plain), caches or (None, None), strict=True)
         ]
-        assert torch.equal(outputs[0].logits, outputs[1].logits)
+        torch.testing.assert_close(outputs[0].logits, outputs[1].logits, rtol=0, atol=close)
 
     def read_on(self, make: MakeCache, rows: int, *, left: int = 0) -> None:
         """Let both read a text in passes, each on a cache of its own."""
         caches = make(self.plain.config, rows), make(self.plain.config, rows)
+        # A graph cannot read that a static cache is empty, and masks its slots: sdpa rounds otherwise with a mask.
+        close = 1e-5 if isinstance(caches[0], StaticCache) and not left else 0.0
         seen = 0
         for count in PASSES:
             seen += count
@@ -63,10 +67,10 @@ class Pair:
             if left:
                 mask = torch.ones(rows, seen, dtype=torch.long)
                 mask[0, :left] = 0
-            self.read(tokens(rows, count), caches, mask)
+            self.read(tokens(rows, count), caches, mask, close)
         assert caches[0].length == caches[1].length == sum(PASSES)
         for ours, theirs in zip(*caches, strict=True):
-            assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=close)
 
 
 def tokens(rows: int, count: int) -> Tensor:
