@@ -41,10 +41,18 @@ def loss_of(model: Any, inputs: Tensor, targets: Tensor, positions: Tensor) -> T
 def reference(model: Any, loader: Loader) -> list[float]:
     """The losses of peft's model: one row after another, AdamW, clipping and the schedule written out."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=PLAIN.rate, betas=(0.9, 0.95), weight_decay=PLAIN.weight_decay)
+    groups = [  # matrices alone decay
+        {
+            "params": [one for one in weights if (one.ndim > 1) == is_matrix],
+            "weight_decay": PLAIN.weight_decay * is_matrix,
+        }
+        for is_matrix in (True, False)
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=PLAIN.rate, betas=(0.9, 0.95))
     losses = []
     for step in range(20):
-        optimizer.param_groups[0]["lr"] = PLAIN.rate * share(PLAIN.schedule, step, steps=20, warmup=PLAIN.warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = PLAIN.rate * share(PLAIN.schedule, step, steps=20, warmup=PLAIN.warmup)
         batch = loader.next(PLAIN.rows)
         loss = loss_of(model, batch.inputs, batch.targets, batch.positions) / batch.learned
         optimizer.zero_grad()
@@ -55,12 +63,23 @@ def reference(model: Any, loader: Loader) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("options", [{}, {"use_rslora": True}], ids=["lora", "rslora"])
+OPTIONS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
+    "patterns": {"rank_pattern": {"layers.0.self_attn.q_proj": 5, "up_proj": 1}, "alpha_pattern": {"v_proj": 9}},
+    "embeddings": {"target_modules": ["embed_tokens", "lm_head", "layers.1.*.?_proj"]},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_twenty_steps_equal_peft_s(options: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(1)
     LlamaForCausalLM(NO_DROPOUT.replace(tie_word_embeddings=False)).save_pretrained(tmp_path / "base")
     model = LlamaForCausalLM.from_pretrained(tmp_path / "base")
-    adapt(model, LoraConfig(r=3, lora_alpha=5, target_modules="all-linear", **options), block_format=None, seed=7)
+    adapt(
+        model, LoraConfig(r=3, lora_alpha=5, **{"target_modules": "all-linear", **options}), block_format=None, seed=7
+    )
     save_adapter(model, tmp_path / "start")
     base = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "base")
     theirs = peft.PeftModel.from_pretrained(base, str(tmp_path / "start"), is_trainable=True)
