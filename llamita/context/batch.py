@@ -13,7 +13,7 @@ class BatchLayout:
 
     start: int64 (B,), the number of the first new token, counted from the row's own first; below 0 for padding.
     first: int64 (B,), the slot of the row's token 0, where its tokens lie in slots next to each other.
-    tables: None for that; else int64 (B, entries), the row's pages in order. origin: int64 (B,), the entry of token 0.
+    tables: None for that; else int64 (n,), the pages of each row in order. origin: int64 (B,), the entry of token 0.
     Start, first and origin are ints where they are the same for all rows.
     page_size: slots of a page, a power of two.
     spans: for rows of any lengths in one row of ids: how many new tokens each row has, and the index of the first of
@@ -58,6 +58,7 @@ class BatchLayout:
         if bool((old.any(1) & (padding > 0)).any()) or bool((new.int().diff(dim=1) > 0).sum(1).gt(padding > 0).any()):
             return None
         seen = old.sum(1)
+        rows = torch.arange(len(shown), device="cpu")
         # In the order of: hidden slots of the cache, none of which anybody asks for; those that are seen; the new ones.
         order = torch.cat((old.int().argsort(dim=1, stable=True), slots[cached:].expand(len(shown), -1)), dim=1)
-        return cls(seen - padding, 0, order.contiguous(), cached - seen + padding)
+        return cls(seen - padding, 0, order.flatten(), rows * order.shape[1] + cached - seen + padding)

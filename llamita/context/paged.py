@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,8 +20,8 @@ class Paged:
 
     starts: how many tokens of each row are stored already. counts: how many new ones it has. tables: its blocks in
     order, enough for the new tokens too. Every row attends by itself, so that its numbers do not depend on the others'.
-    last: int64 (B,), the index of each row's last token, for logits_to_keep. levels: rows see what rows of lower levels
-    write to their blocks in this pass; None where no block is written by two rows.
+    levels: rows see what rows of lower levels write to their blocks in this pass; None where no block is written by two
+    rows. run: None, or what passes have in common between which nobody else changes the model.
     """
 
     cache = None  # forward has none to return
@@ -36,13 +37,18 @@ class Paged:
         window: int | None = None,
         backend: str = "sdpa",
         levels: Sequence[int] | None = None,
+        run: object | None = None,
     ) -> None:
         self.pages, self.starts, self.counts, self.tables = pages, list(starts), list(counts), tables
-        self.scale, self.window = scale, window
+        self.scale, self.window, self.run, self._backend = scale, window, run, backend
         self._levels = [0] * len(self.counts) if levels is None else levels
         self.device = pages.buffers[0][0].device
-        self.last = torch.tensor(list(accumulate(self.counts)), device=self.device) - 1
-        self._attend = attention_backend(backend)
+        self.last_tokens = [end - 1 for end in accumulate(self.counts)]
+
+    @cached_property
+    def last(self) -> Tensor:
+        """The index of each row's last token, for logits_to_keep: int64 (B,)."""
+        return torch.from_numpy(np.array(self.last_tokens)).to(self.device)
 
     @cached_property
     def positions(self) -> Tensor:
@@ -50,7 +56,7 @@ class Paged:
         parts = [torch.arange(a, a + n, device=self.device) for a, n in zip(self.starts, self.counts, strict=True)]
         return torch.cat(parts)[None]
 
-    @cached_property
+    @property
     def layouts(self) -> list[BatchLayout]:
         """Where the rows of each level stand, the lowest first, for kernels."""
         if len(set(self._levels)) == 1:
@@ -60,29 +66,29 @@ class Paged:
 
     def _layout(self, rows: Sequence[int]) -> BatchLayout:
         own = [self.tables[row] for row in rows]
-        longest = max(map(len, own))
-        padded = [[*table, *[0] * (longest - len(table))] for table in own]
         starts, counts, firsts = (
-            tuple(numbers[row] for row in rows) for numbers in (self.starts, self.counts, self._firsts)
+            [numbers[row] for row in rows] for numbers in (self.starts, self.counts, self._firsts)
         )
-        tables, starts = (torch.tensor(one, dtype=torch.int64, device="cpu") for one in (padded, starts))
-        return BatchLayout(starts, 0, tables, 0, self.pages.block_size, (counts, firsts))
+        tables = np.fromiter(chain.from_iterable(own), dtype=np.int64, count=sum(map(len, own)))
+        origins = np.array([0, *accumulate(map(len, own[:-1]))])
+        starts, tables, origins = (torch.from_numpy(one) for one in (np.array(starts), tables, origins))
+        return BatchLayout(starts, 0, tables, origins, self.pages.block_size, (counts, firsts))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation, *, layer: int) -> Tensor:
         """Rotate, store and attend: q (1, T, N, H), k and v (1, T, K, H) -> (1, T, N, H)."""
         q, k, v = rotation(q).transpose(1, 2), rotation(k).transpose(1, 2), v.transpose(1, 2)
-        keys, values = self.pages.buffers[layer]
+        attend, (keys, values) = attention_backend(self._backend), self.pages.buffers[layer]
         out: list[Tensor] = []
         for first, count, (slots, mask) in zip(self._firsts, self.counts, self._rows, strict=True):
             own, new = slice(first, first + count), slots[len(slots) - count :]
             keys[:, :, new], values[:, :, new] = k[:, :, own].to(keys.dtype), v[:, :, own].to(values.dtype)
             seen = keys[:, :, slots].to(q.dtype), values[:, :, slots].to(q.dtype)
-            out.append(self._attend(q[:, :, own], *seen, mask, scale=self.scale, dropout=0.0))
+            out.append(attend(q[:, :, own], *seen, mask, scale=self.scale, dropout=0.0))
         return torch.cat(out, dim=1)
 
     @cached_property
     def _firsts(self) -> list[int]:
-        return list(accumulate(self.counts[:-1], initial=0))
+        return [0, *(number + 1 for number in self.last_tokens[:-1])]
 
     @cached_property
     def _rows(self) -> list[tuple[Tensor, Mask]]:

@@ -38,10 +38,10 @@ class Command(NamedTuple):
 class Engine:
     """Writes many texts at once over a paged cache with continuous batching (vLLM's scheduling).
 
-    `submit` may be called from any thread; all work on the model is done by the engine's own thread. A request that
-    fails ends alone. Close it, or use it in a `with` block. followers: the other processes of a model that several
-    share. Raises UnsupportedError for models whose rotation depends on the length of the text, and MemoryShortError
-    where the cache does not fit.
+    `submit` may be called from any thread; all work on the model is done by the engine's own thread. While it writes,
+    only what `call` is given may change the model. A request that fails ends alone. Close it, or use it in a `with`
+    block. followers: the other processes of a model that several share. Raises UnsupportedError for models whose
+    rotation depends on the length of the text, and MemoryShortError where the cache does not fit.
     """
 
     def __init__(
@@ -289,4 +289,5 @@ class Engine:
             if is_waiting:  # an engine without work has not stalled
                 self._core.last_step = monotonic()
             command.run()
+            self._core.runner.begin_run()  # what it called may have changed the model
             is_waiting = False

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from llamita.engine.block_pool import BlockPool
@@ -14,7 +13,7 @@ from llamita.engine.handle import RequestHandle, wake
 from llamita.engine.limits import EngineLimits, pages_of
 from llamita.engine.live import LiveRequest
 from llamita.engine.proposer import Proposer, most_in_step
-from llamita.engine.runner import StepRunner
+from llamita.engine.runner import Logits, StepRunner, first_rows
 from llamita.engine.scheduler import Request, Scheduled, Scheduler, Step
 from llamita.errors import AbortedError
 from llamita.generation.completion import completion_of
@@ -154,8 +153,8 @@ class EngineCore:
         self._note_scheduled(step)
         guesses = self._guesses(step)
         parts = list(zip(step.scheduled, self.runner.run(step, guesses), strict=True))
-        self.scheduler.update(Step([part for part, outcome in parts if isinstance(outcome, Tensor)], []))
-        rows: list[tuple[LiveRequest, Tensor]] = []
+        self.scheduler.update(Step([part for part, outcome in parts if isinstance(outcome, Logits)], []))
+        rows: list[tuple[LiveRequest, Logits]] = []
         for part, outcome in parts:
             if isinstance(outcome, Exception):
                 self.end(self._live[part.request], outcome)
@@ -174,13 +173,13 @@ class EngineCore:
         found = {part.request: self._live[part.request].guesses(most, size) for part in step.scheduled if part.is_last}
         return {request: guesses for request, guesses in found.items() if guesses}
 
-    def _write(self, rows: list[tuple[LiveRequest, Tensor]], guesses: Mapping[Request, list[int]]) -> None:
-        """Choose the next tokens of each request by its logits (1 + guesses, V), and hand over what became of it."""
-        tokens = sample([live.sampler for live, _ in rows], torch.cat([logits[:1] for _, logits in rows]))
+    def _write(self, rows: list[tuple[LiveRequest, Logits]], guesses: Mapping[Request, list[int]]) -> None:
+        """Choose the next tokens of each request by its logits, and hand over what became of it."""
+        tokens = sample([live.sampler for live, _ in rows], first_rows([logits for _, logits in rows]))
         readers = [self._take(live, token) for (live, _), token in zip(rows, tokens, strict=True)]
         for live, logits in rows:
-            if len(logits) > 1:
-                readers += self._take_guessed(live, guesses[live.request], logits[1:])
+            if len(logits.rows) > 1:
+                readers += self._take_guessed(live, guesses[live.request], logits.of_pass[logits.rows[1:]])
         wake([reader for reader in dict.fromkeys(readers) if reader is not None])
 
     def _take_guessed(

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,23 @@ from llamita.generation.protocol import LanguageModel
 if TYPE_CHECKING:
     from llamita.parallel.followers import Followers
 
-Outcome = Tensor | Exception
+
+class Logits(NamedTuple):
+    """The fp32 logits (rows, V) of a pass, and the numbers of a part's own rows: of what follows it and its guesses."""
+
+    of_pass: Tensor
+    rows: Sequence[int]
+
+
+Outcome = Logits | Exception
+
+
+def first_rows(parts: Sequence[Logits]) -> Tensor:
+    """The logits (B, V) of what follows each part; no copy of those of a pass where all of its rows are asked for."""
+    whole, numbers = parts[0].of_pass, [one.rows[0] for one in parts]
+    if any(one.of_pass is not whole for one in parts):
+        return torch.stack([one.of_pass[one.rows[0]] for one in parts])
+    return whole if numbers == [*range(len(whole))] else whole[numbers]
 
 
 class Row(NamedTuple):
@@ -39,6 +56,11 @@ class StepRunner:
         self, models: Mapping[str | None, LanguageModel], pages: PagedCache, followers: "Followers | None" = None
     ) -> None:
         self.models, self.pages, self.followers = models, pages, followers
+        self._run: object | None = None
+
+    def begin_run(self) -> None:
+        """Say that nobody else changes a model from now on until this is called again, so that steps need not look."""
+        self._run = object()
 
     @contextmanager
     def together(self, name: str, *values: Any) -> Iterator[None]:
@@ -60,8 +82,8 @@ class StepRunner:
 
     @torch.no_grad()
     def run(self, step: Step, guesses: Mapping[Request, Sequence[int]] = MappingProxyType({})) -> list[Outcome]:
-        """For each part of a step the fp32 logits (1 + n, V) of the token that follows it, and of those that follow
-        each of its n guesses; or the error that it ended in.
+        """For each part of a step the logits of the token that follows it, and of those that follow each of its
+        guesses; or the error that it ended in.
 
         Where a pass of several requests fails, each of them is tried alone: nobody fails for another.
         """
@@ -84,16 +106,17 @@ class StepRunner:
             return [self._tried(model, [part])[0] for part in parts]
 
     def _pass(self, model: LanguageModel, parts: Sequence[list[Row]]) -> list[Outcome]:
-        """The logits (rows, V) of what comes after the rows of each part."""
-        rows = [(number, row) for number, part in enumerate(parts) for row in part]
-        rows.sort(key=lambda one: one[1].level)  # rows see what those of lower levels write
-        with self.together("logits", [row for _, row in rows]):
-            logits = self.logits(model, [row for _, row in rows])
-        if len(rows) == len(parts):
-            order = {number: at for at, (number, _) in enumerate(rows)}
-            return [logits[order[number], None] for number in range(len(parts))]
-        own = [[at for at, (other, _) in enumerate(rows) if other == number] for number in range(len(parts))]
-        return [logits[mine] for mine in own]
+        """The logits of what comes after the rows of each part."""
+        # Rows see what those of lower levels write.
+        levels = range(max(map(len, parts)))
+        placed = [(number, part[level]) for level in levels for number, part in enumerate(parts) if level < len(part)]
+        rows = [row for _, row in placed]
+        with self.together("logits", rows):
+            logits = self.logits(model, rows)
+        own: list[list[int]] = [[] for _ in parts]
+        for at, (number, _) in enumerate(placed):
+            own[number].append(at)
+        return [Logits(logits, mine) for mine in own]
 
     def logits(self, model: LanguageModel, rows: Sequence[Row]) -> Tensor:
         """The fp32 logits (rows, V) of what comes after each row, in one pass."""
@@ -107,8 +130,11 @@ class StepRunner:
             window=config.sliding_window,
             backend=config.attn_implementation,
             levels=[row.level for row in rows],
+            run=self._run,
         )
-        given = torch.tensor([[token for row in rows for token in row.token_ids]], device=model.device)
+        # From NumPy, as torch reads lists of numbers several times more slowly.
+        given = torch.from_numpy(np.array([token for row in rows for token in row.token_ids]))[None]
+        given = given.to(context.device)
         return model(given, context=context, logits_to_keep=context.last, return_dict=True).logits[0].float()
 
 
@@ -116,5 +142,7 @@ def _rows(part: Scheduled, guesses: Sequence[int]) -> list[Row]:
     """The tokens of a part as one row, and each of its guesses as a row after it."""
     blocks = part.request.block_ids
     first = Row(blocks, part.start, part.new_token_ids, 0)
+    if not guesses:
+        return [first]
     end = part.start + part.num_tokens
     return [first, *(Row(blocks, end + n, [token], n + 1) for n, token in enumerate(guesses))]

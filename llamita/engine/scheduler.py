@@ -192,7 +192,8 @@ class Scheduler:
             self._preempt(victim)
             if victim is request:
                 return False
-        request.block_ids += self.pool.allocate(missing)
+        if missing:
+            request.block_ids += self.pool.allocate(missing)
         return True
 
     def _missing_blocks(self, request: Request, tokens: int) -> int:

@@ -115,12 +115,9 @@ class RaggedAttention:
         standing = self._standing
         starts = standing[:, ROW.start]
         starts[:], standing[:, ROW.first] = self._sorted(layout.start), self._sorted(layout.first)
-        if layout.tables is None:
-            standing[:, ROW.table] = 0
-        else:
-            self._tables, entries = layout.tables, layout.tables.shape[1]
-            begin = standing[:, ROW.row] * entries + self._sorted(layout.origin)
-            standing[:, ROW.table] = layout.tables.data_ptr() + 8 * begin
+        standing[:, ROW.table], self._tables = 0, layout.tables
+        if layout.tables is not None:
+            standing[:, ROW.table] = layout.tables.data_ptr() + 8 * self._sorted(layout.origin)
             self._size_numbers[SIZE.page_bits] = layout.page_size.bit_length() - 1
         row, step, number = self._new
         self._positions[number] = np.maximum(starts[row] + step, 0)  # below 0 is padding

@@ -66,13 +66,14 @@ class FusedForward(plan.StandIn):
     def __init__(self, model: LlamaForCausalLM) -> None:
         super().__init__(model)
         self._plan: _Plan | None = None
+        self._run: tuple[object, _Plan] | None = None  # of paged passes, for which the plan is known to fit
         self._lock = Lock()  # a step works in buffers of its own
 
     def __getstate__(self) -> LlamaForCausalLM:
         return self.module  # a copy of the model makes its own plan
 
     def __setstate__(self, model: LlamaForCausalLM) -> None:
-        self.module, self._plan, self._lock = model, None, Lock()
+        self.module, self._plan, self._run, self._lock = model, None, None, Lock()
 
     def __call__(
         self,
@@ -129,15 +130,23 @@ class FusedForward(plan.StandIn):
 
     def _paged_logits(self, ids: Tensor, context: Paged, keep: int | Tensor) -> Tensor | None:
         """The logits (1, B, V) of each row's last token in a paged cache, or None where the pass is not for kernels."""
-        plan, buffers = self._kernel_plan(ids), context.pages.buffers
+        plan = self._plan_of_run(context, ids)
         if plan is None or keep is not context.last or ids.numel() > MOST_AT_ONCE:
-            return None
-        if (len(buffers), buffers[0][0].dtype, buffers[0][0].device.type) != (plan.layers, plan.dtype, "cpu"):
             return None
         ids = ids.long()
         check_ids(ids, self.module.config.vocab_size)
         with self._lock:
             return plan.read_paged(ids, context)
+
+    def _plan_of_run(self, context: Paged, ids: Tensor) -> "_Plan | None":
+        """The plan for a paged cache; it is the one before for the passes of a run, as nothing has changed since."""
+        if context.run is None or (context.run, self._plan) != self._run:
+            self._run, plan, buffers = None, self._kernel_plan(ids), context.pages.buffers
+            keys = buffers[0][0]
+            if plan is None or (len(buffers), keys.dtype, keys.device.type) != (plan.layers, plan.dtype, "cpu"):
+                return None
+            self._run = context.run, plan
+        return self._plan
 
     def _logits(self, ids: Tensor, mask: Tensor | None, cache: GrowingCache, keep: int | Tensor) -> Tensor | None:
         """The logits (B, kept, V) in fp32, or None where the pass is not one for kernels."""
@@ -205,8 +214,9 @@ class _Plan:
 
     def read_paged(self, ids: Tensor, context: Paged) -> Tensor:
         """The logits (1, B, V) of the last token of each row of a paged cache."""
-        layouts, last = context.layouts, context.last.tolist()
-        return self._pass(ids.numel(), len(layouts)).run(ids, context.pages.buffers, layouts, last)[None]
+        layouts = context.layouts
+        program = self._pass(ids.numel(), len(layouts))
+        return program.run(ids, context.pages.buffers, layouts, context.last_tokens)[None]
 
     def _pass(self, tokens: int, levels: int = 1) -> Pass:
         """The program for `tokens` tokens, of any rows; the `PROGRAMS` last used ones are stored."""

@@ -16,7 +16,7 @@ from llamita.model.layers import LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.parts import LayerParts, parts_of
 from llamita.plans.cpu.attention import Activations, Buffers, RaggedAttention
-from llamita.plans.cpu.weights import packed_of
+from llamita.plans.cpu.weights import CPU, packed_of
 from llamita.plans.cpu.workspace import Workspace, empty, numbers
 
 EMBED = {dtype: named("elementwise", f"embed_{name}") for dtype, name in DTYPES.items()}
@@ -74,7 +74,7 @@ class Pass:
         (1, K, slots, H) where the rows share all slots. layouts: one of each level. wanted: their numbers.
         """
         ids = ids.contiguous()
-        logits = empty(len(wanted), self._config.vocab_size)
+        logits = torch.empty(len(wanted), self._config.vocab_size, dtype=torch.float32, device=CPU)
         for attention, layout in zip(self._attention, layouts, strict=True):
             attention.move(buffers)
             attention.stand(layout, *ids.shape)

@@ -12,9 +12,9 @@ def slots_of(layout: BatchLayout, row: int, tokens: int) -> list[int]:
     """The slots of a row's tokens, from its first to the last of the new ones."""
     start, first = (int(x) if isinstance(x, int) else int(x[row]) for x in (layout.start, layout.first))
     count = start + tokens
-    if layout.tables is None or layout.origin is None:
+    if layout.tables is None:
         return [first + i for i in range(count)]
-    entries = layout.tables[row, int(layout.origin[row]) :]
+    entries = layout.tables[int(torch.as_tensor(layout.origin)[row]) :]
     return [int(entries[i]) for i in range(count)]
 
 

@@ -9,6 +9,7 @@ from llamita.cache.paged import PagedCache
 from llamita.context.paged import Paged
 from llamita.model.llama import LlamaForCausalLM
 from llamita.plans.cpu import fuse
+from llamita.plans.cpu.watch import Watch
 from llamita.quant.surgery import quantize
 from tests.unit.plans.cpu.models import plain
 
@@ -27,12 +28,15 @@ def model_of(form: str) -> LlamaForCausalLM:
     return fuse(model)
 
 
-def logits_of(model: LlamaForCausalLM, pages: PagedCache, rows: list[tuple[int, list[int], list[int]]]) -> torch.Tensor:
+Rows = list[tuple[int, list[int], list[int]]]
+
+
+def logits_of(model: LlamaForCausalLM, pages: PagedCache, rows: Rows, run: object | None = None) -> torch.Tensor:
     """The logits of what follows each row: of its start, its new tokens and its table."""
     starts, tokens, tables = zip(*rows, strict=True)
     counts, scale = [len(new) for new in tokens], model.config.softmax_scale
     window = model.config.sliding_window
-    context = Paged(pages, starts=starts, counts=counts, tables=tables, scale=scale, window=window)
+    context = Paged(pages, starts=starts, counts=counts, tables=tables, scale=scale, window=window, run=run)
     ids = torch.tensor([[token for new in tokens for token in new]])
     return model(ids, context=context, logits_to_keep=context.last).logits[0]
 
@@ -58,3 +62,20 @@ def test_rows_of_any_lengths_in_one_pass(form: str) -> None:
         starts = [start + count for start, count in zip(starts, counts, strict=True)]
     for mine, its in zip(together.buffers, alone.buffers, strict=True):
         assert torch.equal(torch.stack(mine), torch.stack(its))
+
+
+@torch.no_grad()
+def test_the_passes_of_a_run_look_once_for_changes_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, looks = model_of("bfloat16"), list[bool]()
+    pages = PagedCache(model.config, num_blocks=1, block_size=BLOCK, dtype=torch.bfloat16, device="cpu")
+    has_changed = Watch.has_changed
+    monkeypatch.setattr(Watch, "has_changed", lambda watch: (looks.append(has_changed(watch)), looks[-1])[1])
+    before, counts = logits_of(model, pages, [(0, [5], [0])]), list[int]()
+    run = object()
+    for given in (run, run, run, object(), None, None):
+        assert torch.equal(logits_of(model, pages, [(0, [5], [0])], given), before)
+        counts.append(len(looks))
+    assert counts == [1, 1, 1, 2, 3, 4]
+    model.lm_head.weight = torch.nn.Parameter(-model.lm_head.weight)
+    assert torch.equal(logits_of(model, pages, [(0, [5], [0])], object()), -before)
+    assert looks == [False, False, False, False, True]
