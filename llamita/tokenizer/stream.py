@@ -6,6 +6,7 @@ from llamita.tokenizer.protocol import Tokenizer
 
 # A UTF-8 character has at most 4 bytes and a token at least one, so text is settled by the last 4 tokens.
 CONTEXT = 4
+MOST = 12  # tokens that are decoded again before they are cut to the context, which costs one more decoding
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
@@ -43,8 +44,10 @@ class StreamDecoder:
         text = self._decode()
         partial = text.endswith("\ufffd")  # Only this one can still become a character.
         piece = text[self._taken : len(text) - partial]
-        self._ids = self._ids[-CONTEXT:]
-        self._taken = len(self._decode()) - partial
+        if len(self._ids) > MOST:
+            self._ids = self._ids[-CONTEXT:]
+            text = self._decode()
+        self._taken = len(text) - partial
         return piece
 
     def _decode(self) -> str:
