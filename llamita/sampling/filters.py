@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llamita.sampling import top_p as top_p_rows
 from llamita.sampling.finite import NEVER
 from llamita.sampling.per_row import PerRow, column, is_given, listed, mapped
 from llamita.sampling.token_masks import among
 
-TOP_P_TOKENS = 256  # top-p first looks at this many of the most probable tokens, and sorts all only if need be
-SORTED_AT_ONCE = 4096  # tokens
-TOP_P_DOUBT = 5e-5  # how much fp32 sums of probabilities may differ with their order
+PART = 16  # every 16th logit is looked at before all are
 COLD = 1e-8  # below this temperature quotients may be too large for fp32
 OUT = np.float32(-math.inf)  # the logit of a removed token, for NumPy
 TOP_H_TOKENS = 100  # top-h takes the entropy of this many most probable tokens (transformers' number)
@@ -92,7 +91,7 @@ def keep_top_k(logits: Tensor, top_k: PerRow, *, min_tokens_to_keep: int = 1) ->
         count = min(max(int(top_k), min_tokens_to_keep), most)
         if _suits_numpy(logits):  # the same numbers, found in less time
             rows = logits.detach().numpy()
-            return torch.from_numpy(np.where(rows < np.partition(rows, most - count)[:, most - count, None], OUT, rows))
+            return torch.from_numpy(np.where(rows < _least_of_most(rows, count), OUT, rows))
         return logits.masked_fill(logits < logits.topk(count).values[:, -1:], -math.inf)
     counts = [min(max(int(k), min_tokens_to_keep), most) for k in listed(top_k, len(logits))]
     likeliest = logits.topk(max(counts)).values  # (B, K)
@@ -107,10 +106,13 @@ def keep_top_p(logits: Tensor, top_p: PerRow, *, min_tokens_to_keep: int = 1) ->
     Among equal tokens at the border the sort decides; it is ascending, as in transformers, so that the choice is too.
     """
     rest = column(mapped(top_p, lambda p: 1 - p), logits)
-    if _suits_numpy(logits) and (kept := _few_of(logits, rest, min_tokens_to_keep)) is not None:
+    if _suits_numpy(logits) and (kept := top_p_rows.keep_among_few(logits, rest, min_tokens_to_keep)) is not None:
         return kept
-    look = _least_of_sorted if _suits_numpy(logits) else _least_of_top
+    look = top_p_rows.least_logit if _suits_numpy(logits) else top_p_rows.least_of_top
     if (least := look(logits, rest, min_tokens_to_keep)) is not None:
+        if _suits_numpy(logits):
+            rows = logits.detach().numpy()
+            return torch.from_numpy(np.where(rows < least.numpy(), OUT, rows))
         return logits.masked_fill(logits < least, -math.inf)
     ascending, order = logits.sort()
     removed = ascending.softmax(-1).cumsum(-1) <= rest
@@ -123,11 +125,11 @@ def keep_top_p(logits: Tensor, top_p: PerRow, *, min_tokens_to_keep: int = 1) ->
 def keep_top_k_and_p(logits: Tensor, top_k: int, top_p: float) -> Tensor | None:
     """Apply top-k and then top-p to one row (1, V), at the cost of one filter; None where both must run in turn."""
     most = logits.shape[-1]
-    if not _suits_numpy(logits) or top_k >= most or top_k > TOP_P_TOKENS:
+    if not _suits_numpy(logits) or top_k >= most or top_k > top_p_rows.TOKENS:
         return None
     row = logits.detach().numpy()[0]
-    last = np.partition(row, most - top_k)[most - top_k]
-    return _cut(row, row[row >= last], 1 - top_p, min_tokens_to_keep=1)
+    last = _least_of_most(row[None], top_k)[0, 0]
+    return top_p_rows.cut(row, row[row >= last], 1 - top_p, min_tokens_to_keep=1)
 
 
 @_filter(off=0, is_on=lambda min_p: min_p > 0)
@@ -199,69 +201,16 @@ def _suits_numpy(logits: Tensor) -> bool:
     return logits.is_cpu and logits.dtype == torch.float32
 
 
-def _few_of(logits: Tensor, rest: float | Tensor, min_tokens_to_keep: int) -> Tensor | None:
-    """`keep_top_p` of one row in which another filter has left few tokens; None for other rows, and in doubt."""
-    if len(logits) > 1 or not isinstance(rest, float):
-        return None
-    row = logits.detach().numpy()[0]
-    left = row[row > -math.inf]
-    return _cut(row, left, rest, min_tokens_to_keep=min_tokens_to_keep) if len(left) <= TOP_P_TOKENS else None
-
-
-def _cut(row: np.ndarray, left: np.ndarray, rest: float, *, min_tokens_to_keep: int) -> Tensor | None:
-    """Apply top-p to the logits `left` (n,), a row's largest, and remove all others of the row (V,): (1, V).
-
-    `left` is sorted in place.
-    None where rounding would decide, as the sums are not those of the whole row, and where there is nothing to keep.
-    """
-    left.sort()
-    if not len(left) or not np.isfinite(left[-1]):
-        return None
-    with np.errstate(over="ignore"):  # a logit far below the largest counts as 0
-        sums = np.exp(left - left[-1]).cumsum(dtype=np.float64)
-    limit, doubt = rest * sums[-1], TOP_P_DOUBT * sums[-1]
-    count = min(int(sums.searchsorted(limit, "right")), len(left) - min_tokens_to_keep)
-    if count < 0 or not all(abs(near - limit) > doubt for near in sums[max(count - 1, 0) : count + 1].tolist()):
-        return None
-    if count and left[count - 1] == left[count]:  # the sort of the whole row decides
-        kept = torch.from_numpy(np.where(row < left[0], OUT, row)[None])
-        return kept.index_fill(1, kept.sort().indices[0, : len(row) - len(left) + count], -math.inf)
-    return torch.from_numpy(np.where(row < left[count], OUT, row)[None])
-
-
-def _least_of_sorted(logits: Tensor, rest: float | Tensor, min_tokens_to_keep: int) -> Tensor | None:
-    """The least logit (B, 1) that `keep_top_p` keeps: by the same sums, but with NumPy's sort, which is a lot faster.
-
-    None where equal logits meet at the border: there torch's order of them decides.
-    """
-    ascending = np.sort(logits.detach().numpy(), axis=-1)
-    sums = torch.from_numpy(ascending).softmax(-1).cumsum(-1).numpy()
-    rests = rest[:, 0].tolist() if isinstance(rest, Tensor) else [rest] * len(sums)
-    most = sums.shape[1] - min_tokens_to_keep
-    removed = [min(int(row.searchsorted(np.float32(one), "right")), most) for row, one in zip(sums, rests, strict=True)]
-    if any(count > 0 and row[count - 1] == row[count] for row, count in zip(ascending, removed, strict=True)):
-        return None
-    return torch.from_numpy(ascending[range(len(removed)), removed])[:, None]
-
-
-def _least_of_top(logits: Tensor, rest: float | Tensor, min_tokens_to_keep: int) -> Tensor | None:
-    """The least logit (B, 1) that `keep_top_p` keeps, without its sort of the whole vocabulary.
-
-    None where the most probable tokens do not decide it: they do not reach the share, or a tie or rounding decides.
-    None too for a small vocabulary, where the sort is faster.
-    """
-    if logits.shape[-1] <= SORTED_AT_ONCE:
-        return None
-    share = 1 - rest
-    top = logits.topk(min(TOP_P_TOKENS, logits.shape[-1])).values  # (B, K), falling
-    likely = (top - logits.logsumexp(-1, keepdim=True)).exp()
-    before = likely.cumsum(-1) - likely
-    kept = (before < share).sum(-1, keepdim=True).clamp(min=min_tokens_to_keep)
-    is_far = ((before - share).abs() > TOP_P_DOUBT).all(-1, keepdim=True)
-    last = kept.clamp(max=top.shape[1] - 1)
-    least = top.gather(-1, last - 1)
-    is_told = is_far & (kept == last) & (least > top.gather(-1, last))
-    return least if bool(is_told.all()) else None
+def _least_of_most(rows: np.ndarray, count: int) -> np.ndarray:
+    """The last of the `count` largest of each row (B, V): (B, 1). Those of a part of a row are no larger."""
+    part = rows[:, ::PART]
+    if 2 * count > part.shape[1]:
+        return np.partition(rows, rows.shape[1] - count)[:, -count, None]
+    found = np.empty((len(rows), 1), dtype=rows.dtype)
+    for number, (row, least) in enumerate(zip(rows, np.partition(part, part.shape[1] - count)[:, -count], strict=True)):
+        left = row[(row >= least).nonzero()[0]]
+        found[number] = np.partition(left, len(left) - count)[-count]
+    return found
 
 
 def _lots(chances: Sequence[float], generators: Sequence[torch.Generator] | None) -> list[bool]:

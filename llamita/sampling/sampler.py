@@ -20,6 +20,8 @@ from llamita.sampling.processors import PROCESSORS, BatchSettings, with_top_k_an
 Seed = int | Sequence[int] | Sequence[torch.Generator] | None
 COMMON = frozenset(SAMPLING) - {"mirostat", "xtc_probability"}  # filters that read nothing but logits
 BELOW_1 = 1 - 2**-52
+SMALL = 4096  # tokens of a vocabulary, whose sums cost less than to look for those that may be drawn
+FEW = 1 / 8  # of the vocabulary, up to which the tokens that may be drawn are taken out first
 LARGEST = 1e30  # of logits raised by settings: later processors at most divide them, so they stay finite
 
 
@@ -188,9 +190,13 @@ def draw(logits: Tensor, generators: Sequence[torch.Generator] | None = None) ->
     if not likely.is_cpu:
         rows = zip(likely, generators, strict=True)
         return torch.cat([pick(row, generator) for row, generator in rows])
-    reached = likely.cumsum(-1, dtype=torch.float64).numpy()
     numbers = [torch.rand(1, dtype=torch.float64, generator=one, device="cpu").item() for one in generators]
-    chosen = [_found(sums, number) for sums, number in zip(reached, numbers, strict=True)]
+    is_left = likely.numpy() > 0
+    if likely.shape[-1] <= SMALL or np.count_nonzero(is_left) > FEW * is_left.size:
+        reached = likely.cumsum(-1, dtype=torch.float64).numpy()
+        chosen = [_found(sums, number) for sums, number in zip(reached, numbers, strict=True)]
+    else:
+        chosen = [_found_in_few(*one) for one in zip(likely.numpy(), is_left, numbers, strict=True)]
     return torch.tensor(chosen, device="cpu")
 
 
@@ -214,6 +220,14 @@ def _found(sums: np.ndarray, number: float) -> int:
     if not 0 < sums[-1] < math.inf:
         refuse()
     return int(sums.searchsorted(number * sums[-1] * BELOW_1, "right"))
+
+
+def _found_in_few(weights: np.ndarray, is_left: np.ndarray, number: float) -> int:
+    """The token at a random number's share of a row (V,) of which most are 0: these add nothing to the same sums."""
+    at = is_left.nonzero()[0]
+    if not len(at):
+        refuse()
+    return int(at[_found(weights[at].cumsum(dtype=np.float64), number)])
 
 
 def generators(seed: Seed, rows: int, device: torch.device | str) -> list[torch.Generator] | None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from llamita.sampling import filters
+from llamita.sampling import filters, top_p
 from llamita.sampling.filters import exclude_top_choices
 from llamita.sampling.mirostat import Mirostat, keep_unsurprising, surprise
 from llamita.sampling.per_row import EachRow, PerRow, column, listed, mapped
@@ -55,10 +55,11 @@ def test_filters_leave_the_least_number_of_tokens(
             assert kept.gather(1, logits.topk(4).indices).all()
 
 
-@pytest.mark.parametrize("look", ["_least_of_sorted", "_least_of_top"])
+@pytest.mark.parametrize("look", ["least_logit", "least_of_sorted", "least_of_top"])
 def test_top_p_is_the_same_with_and_without_torchs_sort(look: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filters, "SORTED_AT_ONCE", 0)
-    monkeypatch.setattr(filters, "_least_of_sorted", getattr(filters, look))
+    monkeypatch.setattr(top_p, "SORTED_AT_ONCE", 0)
+    told_by = getattr(top_p, look)
+    monkeypatch.setattr(top_p, "least_logit", told_by)
     cases = [torch.randn(3, 700) * spread for spread in (0.01, 1.0, 4.0, 30.0)]
     cases += [cases[1].round(), cases[2].masked_fill(cases[2] < 1.5, -math.inf), torch.zeros(3, 700)]
     shares = [0.0, 0.2, [0.5, 0.9, 0.99], 0.9999, 1 / 700]
@@ -68,9 +69,9 @@ def test_top_p_is_the_same_with_and_without_torchs_sort(look: str, monkeypatch: 
     quick = [filters.keep_top_p(case, share, min_tokens_to_keep=least) for case, share, least in settings]
     rests = [column(mapped(share, lambda p: 1 - p), case) for case, share, _ in settings]
     looked = zip(settings, rests, strict=True)
-    told = sum(getattr(filters, look)(case, rest, least) is not None for (case, _, least), rest in looked)
+    told = sum(told_by(case, rest, least) is not None for (case, _, least), rest in looked)
     assert 15 < told < len(settings) - 5
-    monkeypatch.setattr(filters, "_least_of_sorted", lambda *_: None)
+    monkeypatch.setattr(top_p, "least_logit", lambda *_: None)
     for (case, share, least), result in zip(settings, quick, strict=True):
         assert torch.equal(result, filters.keep_top_p(case, share, min_tokens_to_keep=least))
 
