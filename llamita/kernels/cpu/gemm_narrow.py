@@ -121,7 +121,7 @@ def _tile(is_bf16, load_w, load_x, add, shape, w, stride, x, rows, out, bias, le
     for row in range(rows):
         four = tiles.load_four(sums + 256 * row)
         if rest:
-            four = tiles.tile_1(load_w, load_x, add, size, near, 64, near + 256 + 64 * row, 64, 1, 0, four)
+            four = tiles.tile_1(load_w, load_x, add, size, near, 64, near + 256 + 64 * row, 1, 0, four)
         tiles.put_four(four, out + 4 * n * row, bias, left, adds)
 
 
@@ -165,7 +165,7 @@ def linear(
                         )  # fmt: skip
                 else:
                     tiles.rows_1(
-                        load_w, load_x, add, shape, its, step, 8 * stride, its_x, to, its_bias, left, adds, near
+                        load_w, load_x, add, shape, its, step, its_x, to, its_bias, left, adds, near
                     )  # fmt: skip
                 row += left
                 sums += 256 * MOST if steps > PANEL else 0

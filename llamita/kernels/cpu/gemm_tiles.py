@@ -3,8 +3,7 @@
 Must equal reference.product bit for bit. The order of sums: sixteen lanes take the columns in turn, in bf16 two at a
 time, and one tree adds the lanes at the end.
 
-Four rows of the matrix are multiplied with one, two or six rows of x at a time: the sums of six fill 24 of the 32
-registers of AVX-512. Columns are taken in panels where there are many, so that six rows of x stay in the caches.
+Four rows of the matrix are multiplied with one row of x here, with several in `gemm_wide` and `gemm_narrow`.
 """
 
 from llamita.kernels.cpu import simd as v
@@ -12,8 +11,7 @@ from llamita.kernels.cpu.arguments import Linear, offsets
 from llamita.kernels.cpu.runtime.program import Inline, inline
 
 AT = offsets(Linear)
-WIDE = 6  # rows of x of the largest tile
-PANEL = 128  # steps of a panel of columns
+AHEAD = 1 << 15  # bytes between what one row of x is multiplied with and what is prefetched then
 
 Four = tuple[v.Vector, v.Vector, v.Vector, v.Vector]  # of four rows of the matrix
 # Bytes of a step of the matrix and of a row of x, steps, bytes of the matrix and of x after the last step, N.
@@ -85,25 +83,20 @@ def add_four(add: Inline, sums: Four, w: Four, x: v.Vector) -> Four:
 
 
 @inline
-def _prefetch(w: int, stride: int, ahead: int) -> None:
-    """Prefetch the same columns of later rows: with few rows of x, memory is the limit.
-
-    It goes to the second-level cache: four long rows and the next four do not fit the first.
-    """
-    for i in range(4):
-        v.prefetch_line(w + i * stride + ahead)
-
-
-@inline
 def tile_1(
-    load_w: Inline, load_x: Inline, add: Inline, size: int, w: int, stride: int, x: int, x_stride: int, steps: int,
-    ahead: int, begin: Four,
+    load_w: Inline, load_x: Inline, add: Inline, size: int, w: int, stride: int, x: int, steps: int, ahead: int,
+    begin: Four,
 ) -> Four:  # fmt: skip
-    """Four rows of the matrix times one row of x: `steps` times as many columns as a vector holds."""
+    """Four rows of the matrix times one row of x: `steps` times as many columns as a vector holds.
+
+    Memory is the limit, so what comes later is prefetched in the order of addresses, from `ahead` on. It goes to the
+    second-level cache: four long rows and the next four do not fit the first.
+    """
     a = begin
     for i in range(steps):
         its = weights(load_w, w + size * i, stride)
-        _prefetch(w + size * i, stride, ahead)
+        for line in range(4):
+            v.prefetch_line(ahead + 4 * size * i + 64 * line)
         a = add_four(add, a, its, load_x(x + 64 * i))
     return a
 
@@ -159,14 +152,14 @@ def pad(at: int, stride: int, rows: int, size: int, to: int) -> None:
 
 @inline
 def rows_1(
-    load_w: Inline, load_x: Inline, add: Inline, shape: Shape, w: int, stride: int, ahead: int, x: int, out: int,
-    bias: int, left: int, adds: int, near: int,
+    load_w: Inline, load_x: Inline, add: Inline, shape: Shape, w: int, stride: int, x: int, out: int, bias: int,
+    left: int, adds: int, near: int,
 ) -> None:  # fmt: skip
     """Four rows of the matrix times one row of x, to the end."""
     size, x_stride, steps, rest, x_rest, _ = shape
-    a = tile_1(load_w, load_x, add, size, w, stride, x, x_stride, steps, ahead, zeros())
+    a = tile_1(load_w, load_x, add, size, w, stride, x, steps, w + AHEAD, zeros())
     if rest:
         pad(w + size * steps, stride, 4, rest, near)
         pad(x + 64 * steps, x_stride, 1, x_rest, near + 256)
-        a = tile_1(load_w, load_x, add, size, near, 64, near + 256, 64, 1, 0, a)
+        a = tile_1(load_w, load_x, add, size, near, 64, near + 256, 1, 0, a)
     put_four(a, out, bias, left, adds)

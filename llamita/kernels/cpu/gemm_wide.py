@@ -210,7 +210,7 @@ def linear(
                     )  # fmt: skip
                 else:
                     tiles.rows_1(
-                        load_w, load_x, add, shape, its, step, 8 * stride, its_x, its_to, its_bias, left, adds, near
+                        load_w, load_x, add, shape, its, step, its_x, its_to, its_bias, left, adds, near
                     )  # fmt: skip
                 row, saved, ahead = row + left, saved + 256 * WIDE, ahead + 64 * lines * steps
         line, later = line + height, ahead
