@@ -34,8 +34,12 @@ while True:
         for number, stream in enumerate(streams or (os.open(os.devnull, os.O_RDONLY), answer, answer)):
             os.dup2(stream, number)
         order = json.loads(text)
-        if order.get("names_itself"):
-            os.write(answer, b"%d\\n" % os.getpid())
+        if is_watched := order.get("is_watched", False):
+            if pid := os.fork():  # it may end in any way: this process tells who it is, waits, and tells the code
+                os.write(answer, b"%d\\n" % pid)
+                os.write(answer, b"%d" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+                os._exit(0)
+            os.close(answer)
         os.chdir(order["folder"])
         os.environ.clear()
         os.environ.update(order["environment"])
@@ -48,7 +52,8 @@ while True:
         code = 1
     with contextlib.suppress(OSError, ValueError):  # of a pipe whose reader has left
         sys.stdout.flush()
-    os.write(answer, bytes(f"\\nexit {code}", "ascii"))
+    if not is_watched:
+        os.write(answer, bytes(f"\\nexit {code}", "ascii"))
     os._exit(code)
 """
 
@@ -80,7 +85,7 @@ class Forked:
             os.kill(self.pid, number)
 
     def poll(self) -> int | None:
-        """Its exit code if it has ended: minus SIGKILL's number where it could not say one."""
+        """Its exit code if it has ended: minus a signal's number if that ended it."""
         return self._ended(0.0)
 
     def wait(self, seconds: float) -> int:
@@ -91,8 +96,7 @@ class Forked:
 
     def _ended(self, seconds: float) -> int | None:
         if self.returncode is None and select.select([self._answer], [], [], seconds)[0]:
-            said = self._answer.read()
-            self.returncode = int(said.removeprefix("\nexit ")) if said else -signal.SIGKILL
+            self.returncode = int(self._answer.read())
         return self.returncode
 
     def close(self) -> None:
@@ -128,7 +132,7 @@ class Zygote:
         """Run the command line, with nothing to read."""
         script = f"import sys; from llamita.cli.main import main; sys.argv = {['llamita', *words]!r}; sys.exit(main())"
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        order = {"script": script, "folder": str(Path.cwd()), "environment": environment, "names_itself": True}
+        order = {"script": script, "folder": str(Path.cwd()), "environment": environment, "is_watched": True}
         (answer, *outputs), pipes = zip(*(os.pipe() for _ in range(3)), strict=True)
         nothing = os.open(os.devnull, os.O_RDONLY)
         socket.send_fds(self._orders, [json.dumps(order).encode()], [pipes[0], nothing, *pipes[1:]])

@@ -4,18 +4,16 @@ import asyncio
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 import psutil
 import pytest
 
 from llamita.llm import LLM
-from tests.architecture.source import ROOT
 from tests.server.serving import PATIENCE, Running, chat, connected, raw_request, serving, wait_until
+from tests.zygote import Forked, Zygote
 
 ENDLESS = {"temperature": 1, "logit_bias": {"2041": -100, "2045": -100, "2046": -100}}  # no end token
 
@@ -65,20 +63,15 @@ def test_r28_answers_that_take_too_long_end_with_an_error(cria: LLM) -> None:
 
 
 @contextmanager
-def process(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def process(zygote: Zygote, port: str) -> Iterator[tuple[Forked, str]]:
     """`llamita serve` as a process of its own, and its address."""
-    command = [sys.executable, "-m", "llamita", "serve", "-q", *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as started:
-        try:
-            assert started.stdout is not None
-            yield started, started.stdout.readline().strip()
-        finally:
-            started.kill()
+    with closing(zygote.open(["serve", "-q", "--port", port])) as started:
+        yield started, started.stdout.readline().strip()
 
 
 @pytest.mark.early
-def test_r28_the_process_ends_well_and_another_takes_its_port() -> None:
-    with process("--port", "0") as (first, address):
+def test_r28_the_process_ends_well_and_another_takes_its_port(zygote: Zygote) -> None:
+    with process(zygote, "0") as (first, address):
         port = address.rpartition(":")[2]
         children = psutil.Process(first.pid).children(recursive=True)
         assert children == []
@@ -89,9 +82,8 @@ def test_r28_the_process_ends_well_and_another_takes_its_port() -> None:
             first.send_signal(signal.SIGTERM)
             assert b"data: [DONE]" in read_all(connection)
         assert first.wait(PATIENCE) == 0
-        assert first.stderr is not None
         assert "Traceback" not in first.stderr.read()
-    with process("--port", port) as (second, again):
+    with process(zygote, port) as (second, again):
         assert again == address
         with connected(int(port)) as connection:  # the second signal does not wait for anybody
             connection.sendall(raw_request("/v1/chat/completions", chat(**ENDLESS, stream=True)))
