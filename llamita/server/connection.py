@@ -80,7 +80,7 @@ class BoundedConnection(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP as all that is wrong is answered; where an answer has begun, hang up."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            self.transport.write(self._last(Failure(400, f"this is no HTTP/1.1: {msg}", code="invalid_http")))
+            self.transport.write(self._last(Failure(400, "this is no HTTP/1.1 request", code="invalid_http")))
         self.transport.close()
 
     def _refusal(self) -> bytes:
