@@ -82,7 +82,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
         ("--draft-model cria -m cria -m cria", 2, "--draft-model is of one model"),
         ("--draft-model /no/such/draft --offline", 3, "/no/such/draft"),
         ("--temperature 1", 2, "--temperature"),
-        ("org/name", 2, "name a model by -m org/name"),
+        ("org/name", 3, "org/name is not in the local cache"),
         ("--kv-blocks 99999999999", 5, "99999999999 blocks of 16 tokens does not fit the memory"),
     ],
 )
