@@ -63,7 +63,6 @@ class RequestHandle:
         lock = threading.RLock()
         self._changed, self._ended = threading.Condition(lock), threading.Condition(lock)
         self._deltas: deque[Delta] = deque()
-        self._is_awaited = False  # by a thread
         self._completion: Completion | None = None
         self._error: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -99,9 +98,7 @@ class RequestHandle:
         """The pieces of the text as they are written."""
         while True:
             with self._changed:
-                self._is_awaited = True
                 self._changed.wait_for(lambda: self._deltas or self.is_over)
-                self._is_awaited = False
                 delta = self._take()
             if delta is None:
                 self._outcome()
@@ -131,8 +128,7 @@ class RequestHandle:
         """Hand over what a step wrote; returns the future that a reader waits for, to be set in the reader's loop."""
         with self._changed:
             self._deltas.append(delta)
-            if self._is_awaited:
-                self._changed.notify_all()
+            self._changed.notify_all()
             return self._waiter
 
     def end(self, outcome: Completion | BaseException) -> asyncio.Future[None] | None:
