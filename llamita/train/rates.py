@@ -1,4 +1,4 @@
-"""Other learning rates for some weights, by their names: "*.q_proj.weight=0.5,model.embed_tokens.weight=0.3"."""
+"""Learning rates of trained models by their size, and of some weights by their names: "*.q_proj.weight=0.5"."""
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -11,6 +11,19 @@ from llamita.checks import quoted
 from llamita.errors import UsageError
 
 Shares = Sequence[tuple[str, float]]  # a glob of names, and the share of the learning rate
+# AdamW's rates for a trained model of hidden size 2048: by method, and of tasks that need smaller steps.
+BY_METHOD: Mapping[str, float] = {"lora": 5e-4, "dora": 5e-4, "qlora": 5e-4, "full": 5e-5}
+BY_TASK: Mapping[str, float] = {"dpo": 0.1, "grpo": 0.1, "reward": 0.4}  # shares
+
+
+def rate_of_trained(task: str, method: str, hidden_size: int) -> float:
+    """AdamW's rate for a model that has been trained before; smaller models take larger steps.
+
+    Source: "LoRA Without Regret" (Thinking Machines, 2025): for Llama (2000 / hidden size) ** 0.78, ten times as much
+    for adapters as for all weights.
+    """
+    rate = BY_METHOD[method] * BY_TASK.get(task, 1.0) * (2048 / hidden_size) ** 0.78
+    return float(f"{rate:.2g}")
 
 
 def parsed_rates(text: str) -> Shares:

@@ -3,7 +3,7 @@
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from math import prod
 from pathlib import Path
 from types import NoneType
@@ -19,7 +19,7 @@ from llamita.parallel.pipeline import PP_SCHEDULES
 from llamita.tokenizer.train import SMALLEST
 from llamita.train.method import METHODS
 from llamita.train.optim import OPTIMIZERS, RATES
-from llamita.train.rates import parsed_rates
+from llamita.train.rates import parsed_rates, rate_of_trained
 from llamita.train.schedule import SCHEDULES
 from llamita.train.tasks import TASKS, Task, TaskOptions
 from llamita.train.tasks.dpo import LOSSES
@@ -38,8 +38,8 @@ class Recipe:
 
     data: files; none are the docstrings of this Python. model: a checkpoint to start from; without one, `shape` is
     started at random, with the tokenizer of `tokenizer`, or with "new" one of `vocab_size` tokens, which is trained on
-    the data. steps: None are as many as `minutes` allow.
-    lr: None is the optimizer's own default. threads: None are as many as are fastest.
+    the data. steps: None are as many as `minutes` allow. threads: None are as many as are fastest.
+    lr: None is the optimizer's own default; of AdamW and a checkpoint, that of its size (`rate_of_trained`).
     clean: steps of `llamita.data.cleaning` that the data goes through, with commas.
     warmup, held_out: shares of the steps and of the documents.
     method: all weights (full), or an adapter: `rank`, `alpha`, `targets` (names or globs, commas between them) and
@@ -179,6 +179,12 @@ class Recipe:
     def rate(self) -> float:
         """The full learning rate."""
         return RATES[self.optimizer] if self.lr is None else self.lr
+
+    def with_rate(self, hidden_size: int) -> "Recipe":
+        """The recipe with a rate for its trained model, where it has none and AdamW takes it; else this one."""
+        if self.model is None or self.lr is not None or self.optimizer not in ("adamw", "adamw8bit"):
+            return self
+        return replace(self, lr=rate_of_trained(self.task, self.method, hidden_size))
 
     def training_task(self) -> Task:
         """The task with its options; a recipe's task "auto" has to be decided first."""

@@ -287,6 +287,7 @@ def _prepare(recipe: Recipe, folder: Path, processes: DeviceMesh | None, *, devi
         layers_of(found.model.config.num_hidden_layers, recipe.pp)
         records, cleaned = _records(recipe, offline=offline)
         known, task, rows, apart = _rows(recipe, found.tokenizer, records)
+        known = known.with_rate(found.model.config.hidden_size)
         if processes is None or processes.size() == 1:  # of several, each reads its own part once they share the model
             found = found.with_weights()
         if task.samples:

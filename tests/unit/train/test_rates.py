@@ -1,5 +1,8 @@
 """Learning rates by the names of weights."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +10,7 @@ from torch import nn
 from llamita.errors import UsageError
 from llamita.train import optim
 from llamita.train.rates import parsed_rates, set_shares
+from llamita.train.recipe import make_recipe
 
 
 class Tiny(nn.Module):
@@ -63,3 +67,19 @@ def test_a_glob_that_fits_no_weight_is_refused() -> None:
     model = nn.ModuleDict({"model": Tiny()})
     with pytest.raises(UsageError, match="'k_proj', which no weight of this model is named"):
         set_shares(optim.build("adamw", model, lr=0.1, weight_decay=0.0), model, parsed_rates("k_proj=1"), lr=0.1)
+
+
+def test_a_trained_model_takes_smaller_steps_the_larger_it_is() -> None:
+    recipe = make_recipe({"model": "some", "method": "lora", "optimizer": "adamw"}, source="here")
+
+    assert recipe.with_rate(2048).rate == 5e-4
+    assert recipe.with_rate(256).rate == 2.5e-3
+    assert replace(recipe, method="full").with_rate(4096).rate == pytest.approx(2.9e-5)
+    assert replace(recipe, task="dpo").with_rate(2048).rate == 5e-5
+
+
+@pytest.mark.parametrize("change", [{"model": None}, {"lr": 1e-2}, {"optimizer": "muon"}])
+def test_a_new_model_a_given_rate_and_other_optimizers_keep_theirs(change: dict[str, Any]) -> None:
+    recipe = replace(make_recipe({"model": "some", "optimizer": "adamw"}, source="here"), **change)
+
+    assert recipe.with_rate(4096) is recipe
