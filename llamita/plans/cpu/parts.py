@@ -41,9 +41,12 @@ STEPS: Mapping[type[nn.Module], tuple[str, ...]] = {
 
 def unsupported_reason(model: LlamaForCausalLM) -> str | None:
     """The reason why the kernels cannot run a model, or None."""
-    if (name := CALLED.replaced()) is not None:
-        return f"the function {name} was replaced, and the kernels would bypass it"
-    return _of_config(model) or next(_of_modules(model), None) or program.unsupported_reason()
+    return _of_config(model) or next(_of_modules(model), None) or _of_functions() or program.unsupported_reason()
+
+
+def _of_functions() -> str | None:
+    name = CALLED.replaced()
+    return None if name is None else f"the function {name} was replaced, and the kernels would bypass it"
 
 
 def _of_config(model: LlamaForCausalLM) -> str | None:
@@ -69,7 +72,7 @@ def _of_modules(model: LlamaForCausalLM) -> Iterator[str]:
             yield f"{name} is a {type(module).__name__} that the kernels do not know"
         is_patched = name and (is_replaced(module) or not vars(module).keys().isdisjoint(STEPS.get(kind, ())))
         if is_patched or not _is_own(module, kind if packed is None else type(module)):
-            yield f"the forward of {name or 'the model'} is not its class's own, and the kernels would pass it by"
+            yield f"the forward of {name or 'the model'} is not its class's own, and the kernels would bypass it"
         for fact, value in _facts(name, model.config).items():
             if vars(module).get(fact) != value:
                 yield f"{name}.{fact} is {vars(module).get(fact)}, and the kernels know {value}"

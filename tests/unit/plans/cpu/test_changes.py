@@ -174,9 +174,8 @@ def test_every_class_may_be_patched(kind: str, monkeypatch: pytest.MonkeyPatch) 
             patch.setattr(one, "forward", louder(one.forward, one is LlamaRotaryEmbedding))
             assert_follows(model, before, kind, one.__name__, is_plain=True)
             fresh = deepcopy(original(kind))
-            assert "forward of" in (
-                unsupported_reason(fresh) or ""
-            )  # nor is one taken for ours that was patched before
+            # nor is one taken for ours that was patched before
+            assert "forward of" in (unsupported_reason(fresh) or "")
         assert float((logits(model) - before).abs().max()) <= CLOSE[kind] * float(before.abs().max())
 
 
