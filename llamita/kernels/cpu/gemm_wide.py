@@ -15,7 +15,8 @@ from llamita.kernels.cpu.runtime.program import Inline, inline
 AT = offsets(Linear)
 # The rows of x that are taken at once, by the number of those that are left: six read the matrix least often, and one
 # or two that are left alone would read it as often as six.
-HEIGHTS = (0, 1, 2, 2, 4, 4, 6, 4, 4, 6, 6, 6, 6)
+# Four bits for each: a tuple would be an IndexError in the machine code, which then calls Python and cannot be kept.
+HEIGHTS = sum(height << 4 * left for left, height in enumerate((0, 1, 2, 2, 4, 4, 6, 4, 4, 6, 6, 6, 6)))
 WIDE = 6  # the most of them
 AHEAD = 8  # rows of the matrix between a row and what is prefetched with it, where it is read once
 PANEL = 128  # steps of a panel of columns
@@ -185,7 +186,8 @@ def linear(
     turns = -(-(last - line) // WIDE)
     later, end_of_later, lines = w + end * stride, w + min(n, 2 * end - start) * stride, -(-4 // turns)
     while line < last:
-        height, its_x, to = HEIGHTS[min(last - line, 2 * WIDE)], x + line * shape[1], out + 4 * n * line
+        height = HEIGHTS >> 4 * min(last - line, 2 * WIDE) & 15
+        its_x, to = x + line * shape[1], out + 4 * n * line
         ahead = later
         for panel in range(0, max(1, steps) if height == WIDE else 1, PANEL):
             row, saved, ahead = start, near + SAVED, later

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
-from llamita.model.llama import LlamaForCausalLM, LlamaModel
+from llamita.model.llama import LlamaForCausalLM
 from llamita.plans.cpu import fuse
+from llamita.plans.cpu.forward import FusedForward
 
 SMALL = {"hidden_size": 24, "num_attention_heads": 3, "num_key_value_heads": 1, "num_hidden_layers": 1}
 GUESSES: list[dict[str, Any]] = [
@@ -146,7 +147,7 @@ def test_passes_stay_with_the_kernels(small_path: Path, flags: dict[str, Any], m
     settings["no_repeat_ngram_size"] = 3
     flags = {**given(flags, fuse(model.first_layers(1))), "assistant_confidence_threshold": 0.0}
     plain = model.generate(**settings)
-    monkeypatch.setattr(LlamaModel, "_wanted", None)  # what is not fused would fail
+    monkeypatch.setattr(FusedForward, "plain", None)  # what is not fused would fail
     out = model.generate(**settings, **flags, return_dict_in_generate=True)
     assert out.sequences.tolist() == plain.tolist()
     assert 0 < out.acceptance.rate < 1  # so that rows grew unequally, and holes were closed
