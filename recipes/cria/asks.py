@@ -1,4 +1,4 @@
-"""More of what visitors ask: greetings to pass on, comparisons, colors, lists for a purpose, cards, and why."""
+"""More of what visitors ask: greetings to pass on, comparisons, lists for a purpose, cards, and why."""
 
 from collections.abc import Callable, Mapping
 from random import Random
@@ -6,14 +6,12 @@ from random import Random
 from recipes.cria import words
 from recipes.cria.grammar import expand, read_templates
 from recipes.cria.plain import card, listed
-from recipes.cria.slots import CATEGORIES, Slots, any_noun
+from recipes.cria.slots import CATEGORIES, Slots, countable
 from recipes.cria.talk import Pair, spoken
 
 _TEXTS = read_templates("asks.toml")
 _VALUES: Mapping[str, list[str]] = _TEXTS["values"]
 _ASK: Mapping[str, list[str]] = _TEXTS["wordings"]
-_COLORED: Mapping[str, str] = _TEXTS["colored"]
-_MOVES: Mapping[str, str] = _TEXTS["moves"]
 _COMPARED = {
     "heavy": ("heavier", "lighter"), "fast": ("faster", "slower"), "long": ("longer", "shorter"),
     "old": ("older", "younger"), "hot": ("hotter", "colder"),
@@ -34,7 +32,7 @@ _PURPOSES = {  # of a list: what is on it
 
 def _asked(rng: Random) -> Pair:
     exchange, slots = rng.choice(_TEXTS["asks"]), Slots(rng)
-    slots["thing"] = rng.choice(words.THINGS)
+    slots["thing"] = countable(rng)
     return spoken(exchange, rng, slots)
 
 
@@ -78,29 +76,11 @@ def _a(name: str) -> str:
     return name if name in _WITHOUT_ARTICLE else f"a {name}"
 
 
-def _colored(rng: Random) -> Pair:
-    """Yes, a cherry is red."""
-    name = rng.choice(list(_COLORED))
-    color = _COLORED[name]
-    if rng.random() < 0.4:
-        return f"What color {rng.choice((f'is a {name}', f'does a {name} have'))}?", f"A {name} is {color}."
-    asked = rng.choice((color, rng.choice(words.COLORS)))
-    verdict = "Yes" if asked == color else "No"
-    return f"Is {rng.choice(('a', 'the'))} {name} {asked}?", f"{verdict}, a {name} is {color}."
-
-
 def _why(rng: Random) -> Pair:
     """I do not know why the sky is blue."""
     name, adjective = rng.choice(_WHY).split("; ")
     question = rng.choice(_ASK["why"]).format(x=name, y=adjective)
     return question, expand(f"I do not know why the {name} is {adjective}. {_TEXTS['small']}", rng, {}).strip()
-
-
-def _moves(rng: Random) -> Pair:
-    """Bees fly with their thin wings."""
-    names = rng.choice(list(_MOVES))
-    does, means = _MOVES[names].split("; ")
-    return rng.choice(_ASK["moves"]).format(x=names, y=does), f"{names.capitalize()} {does} with {means}."
 
 
 def _for_a_purpose(rng: Random) -> Pair:
@@ -153,14 +133,14 @@ def _between(rng: Random) -> Pair:
 
 def _noun(rng: Random) -> Pair:
     """What it is not told of a thing, it does not know."""
-    noun = any_noun(rng)
+    noun = countable(rng)
     question = rng.choice(_ASK["noun"]).format(x=noun)
     answer = f"I do not know that about a {noun}. {_TEXTS['small']}"
     return expand(question, rng, {}), expand(answer, rng, {}).strip()
 
 
 ASKS: Mapping[Callable[[Random], Pair], int] = {  # and how often it is drawn
-    _asked: 46, _greet: 5, _greeted: 4, _compared: 5, _colored: 4, _why: 4, _moves: 4, _for_a_purpose: 5, _members: 5,
+    _asked: 46, _greet: 5, _greeted: 4, _compared: 5, _why: 4, _for_a_purpose: 5, _members: 5,
     _card: 5, _counted: 3, _between: 4, _noun: 3,
 }  # fmt: skip
 

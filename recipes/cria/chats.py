@@ -2,10 +2,10 @@
 
 from random import Random
 
-from recipes.cria import asks, talk, tasks, words
+from recipes.cria import asks, requests, talk, tasks, words
 from recipes.cria.grammar import expand, read_templates
-from recipes.cria.slots import any_noun
-from recipes.cria.stories import story
+from recipes.cria.slots import countable
+from recipes.cria.stories import short_story
 
 Message = tuple[str, str]  # (role, content)
 
@@ -40,16 +40,16 @@ def _exchange(rng: Random) -> Message:
 
 def _story_exchange(rng: Random) -> Message:
     if rng.random() < 0.3:
-        return expand(rng.choice(_TEXTS["ask_any_story"]), rng, {}), story(rng)
-    if rng.random() < 0.25:
-        thing = any_noun(rng)
-        return expand(rng.choice(_TEXTS["ask_story"]), rng, {"kind": thing}), story(rng, about=thing)
+        return expand(rng.choice(_TEXTS["ask_any_story"]), rng, {}), short_story(rng)
+    if rng.random() < 0.5:
+        thing = countable(rng)
+        return expand(rng.choice(_TEXTS["ask_story"]), rng, {"kind": thing}), short_story(rng, about=thing)
     kind = rng.choice([*words.BEASTS, "girl", "boy", *words.HEROES])
     if rng.random() < 0.7:
-        return expand(rng.choice(_TEXTS["ask_story"]), rng, {"kind": kind}), story(rng, hero=kind)
+        return expand(rng.choice(_TEXTS["ask_story"]), rng, {"kind": kind}), short_story(rng, hero=kind)
     name = rng.choice(words.GIRLS if kind == "girl" else words.BOYS if kind == "boy" else words.NAMES)
     named = f"{kind} [named|called] {name}"
-    return expand(rng.choice(_TEXTS["ask_story"]), rng, {"kind": named}), story(rng, hero=kind, name=name)
+    return expand(rng.choice(_TEXTS["ask_story"]), rng, {"kind": named}), short_story(rng, hero=kind, name=name)
 
 
 def _turns(pairs: list[Message]) -> list[Message]:
@@ -81,6 +81,14 @@ def everyday(rng: Random) -> list[Message]:
 def asked(rng: Random) -> list[Message]:
     """One to three exchanges about what visitors ask, now and then with one of every day."""
     pairs = [asks.ask(rng) if rng.random() < 0.8 else talk.exchange(rng) for _ in range(rng.choice((1, 1, 2, 3)))]
+    return a_system(rng) + _turns(pairs)
+
+
+def requested(rng: Random) -> list[Message]:
+    """One to three exchanges about things, places, names and long words, now and then with one of every day."""
+    pairs = [
+        requests.request(rng) if rng.random() < 0.85 else talk.exchange(rng) for _ in range(rng.choice((1, 1, 2, 3)))
+    ]
     return a_system(rng) + _turns(pairs)
 
 

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from llamita.data.documents import IGNORED
 from recipes.cria import chats, tasks
 from recipes.cria.functions import functions
+from recipes.cria.openings import opening
 from recipes.cria.plain import event, plain
 from recipes.cria.prompts import holds_prompt
 from recipes.cria.stories import story
@@ -79,6 +80,8 @@ class Corpus:
             "event": lambda rng: _text(event(rng)),
             "everyday": lambda rng: render_chat(chats.everyday(rng)),
             "asks": lambda rng: render_chat(chats.asked(rng)),
+            "opening": lambda rng: _text(opening(rng)),
+            "request": lambda rng: render_chat(chats.requested(rng)),
             "functions": lambda rng: _text(functions(rng)),
         }
 

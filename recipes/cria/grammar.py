@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 _MARK = re.compile(r"[\[\]|]")
-_ARTICLE = re.compile(r"\b([Aa]) (?=[aeiou])")
+_ARTICLE = re.compile(r"\b([Aa]) (?=(?!unit|unif|univ)[aeiou])")
 _SENTENCE = re.compile(r"((?:^|[.!?]|\.\")\s+|^)([a-z])")
 
 Part = str | tuple["Sequence", ...]

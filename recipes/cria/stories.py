@@ -55,9 +55,9 @@ def cast(rng: Random, *, hero: str = "", name: str = "") -> dict[str, str]:
     return slots | {f"spot{i + 1}": spot for i, spot in enumerate(spots)}
 
 
-def story(rng: Random, *, hero: str = "", name: str = "", about: str = "") -> str:
-    """One story of about 100 to 200 words: an opening, the beats of one plot, an ending; `about` is a thing in it."""
-    slots = cast(rng, hero=hero, name=name)
+def story(rng: Random) -> str:
+    """One story of about 100 to 200 words: an opening, the beats of one plot, an ending."""
+    slots = cast(rng)
     beats = [rng.choice(_TEXTS["openings"]), *rng.choice(_PLOTS)]
     if rng.random() < 0.6:
         beats.append(rng.choice(_TEXTS["endings"]))
@@ -65,10 +65,18 @@ def story(rng: Random, *, hero: str = "", name: str = "", about: str = "") -> st
         beats[0] = rng.choice(_TEXTS["greetings"]) + " " + beats[0]
     for _ in range(rng.randint(0, 2)):
         beats.insert(rng.randint(2, len(beats) - 2), rng.choice(_TEXTS["asides"]))
-    if about:
-        slots["x"] = about
-        beats = [rng.choice(_TEXTS["about_openings"]), *beats[1:], rng.choice(_TEXTS["about_endings"])]
     sentences = [expand(beat, rng, slots) for beat in beats]
     first = rng.randint(1, 2)  # a few stories keep to one paragraph, most have two or three
     breaks = {first, len(sentences) - rng.randint(1, 3)} if rng.random() < 0.8 else set()
     return "".join(("\n\n" if i in breaks else " " if i else "") + text for i, text in enumerate(sentences))
+
+
+def short_story(rng: Random, *, hero: str = "", name: str = "", about: str = "") -> str:
+    """One story of about 50 to 120 words, for a conversation; `about` is a thing that all of it is about."""
+    slots = cast(rng, hero=hero, name=name) | ({"x": about} if about else {})
+    opening = rng.choice(_TEXTS["about_openings" if about else "openings"])
+    beats = [opening, *rng.choice(list(_TEXTS["about" if about else "short"].values()))]
+    if rng.random() < 0.4:
+        beats.append(rng.choice(_TEXTS["about_endings" if about else "endings"]))
+    sentences = [expand(beat, rng, slots) for beat in beats]
+    return " ".join(sentences[:-1]) + rng.choice((" ", "\n\n")) + sentences[-1]

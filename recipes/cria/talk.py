@@ -7,7 +7,7 @@ from recipes.cria import words
 from recipes.cria.grammar import expand, read_templates
 from recipes.cria.objects import asked_object
 from recipes.cria.plain import drawn_list, echo, letter, listed, passage, rhyme
-from recipes.cria.slots import CATEGORIES, Row, Slots, any_noun, odd_word
+from recipes.cria.slots import CATEGORIES, Row, Slots, any_noun, countable, odd_word
 
 Pair = tuple[str, str]  # question, answer
 
@@ -27,7 +27,7 @@ def spoken(exchange: Mapping[str, str], rng: Random, slots: Slots) -> Pair:
     question = expand(exchange["q"], rng, slots)
     if rng.random() < 0.15:
         question = question.rstrip(".!?").lower() if rng.random() < 0.5 else question.rstrip(".!")
-    return question, expand(exchange["a"], rng, slots)
+    return question, expand(exchange["a"], rng, slots).strip()
 
 
 def _spoken(group: str) -> Callable[[Random], Pair]:
@@ -133,7 +133,7 @@ def _finish(rng: Random) -> Pair:
 
 def _sentence(rng: Random) -> Pair:
     """A sentence with a word in it."""
-    slots, word = Slots(rng), any_noun(rng)
+    slots, word = Slots(rng), countable(rng)
     question = rng.choice(_ASK["sentence"]).format(x=word)
     slots["x"] = word
     return question, expand(rng.choice(_ASK["sentences"]), rng, slots)

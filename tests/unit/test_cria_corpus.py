@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from recipes.cria import chats, objects, plain, talk
+from recipes.cria import asks, chats, objects, openings, plain, requests, talk
 from recipes.cria.corpus import Corpus
 from recipes.cria.grammar import expand, read_templates
 from recipes.cria.prompts import holds_prompt, read_prompts
@@ -33,9 +33,14 @@ def asked(*names: str) -> list[Callable[[Random], Pair]]:
     return [generator for generator in talk.TALK if generator.__name__ in names]
 
 
-@pytest.mark.parametrize("name", ["plain.toml", "talk.toml"])
+@pytest.mark.parametrize("name", ["plain.toml", "talk.toml", "openings.toml", "requests.toml", "things.toml"])
 def test_every_template_can_be_written_out(name: str) -> None:
-    given = {"bye": "b", "news": "n", "news2": "m", "visit": "v", "x": "x", "w": "w", "a": "a", "b": "b"}
+    given = {"bye": "b", "news": "n", "news2": "m", "visit": "v", "x": "x", "w": "w", "a": "a", "b": "b"} | {
+        "y": "y",
+        "to": "t",
+        "who": "you",
+        "where": "at home",
+    }
     for text in templates(read_templates(name)):
         for seed in range(4):
             slots = Slots(Random(seed))
@@ -44,7 +49,8 @@ def test_every_template_can_be_written_out(name: str) -> None:
 
 
 def test_texts_are_whole_and_the_same_for_a_seed() -> None:
-    for generator in (plain.passage, plain.how_to, plain.letter, plain.rhyme, plain.plain_list):
+    makers = (plain.passage, plain.how_to, plain.letter, plain.rhyme, plain.plain_list, openings.opening)
+    for generator in makers:
         for seed in SEEDS:
             text = generator(Random(seed))
             assert text == generator(Random(seed)) and not set("[]|@{}") & set(text)
@@ -61,6 +67,26 @@ def test_answers_belong_to_questions() -> None:
         assert answer.split()[0] in question or len(answer.split()) == 1
     for question, answer in drawn(asked("_sentence")[0]):
         assert any(word.strip('.,"') in answer for word in question.split()[2:])
+
+
+def test_requests_are_answered_by_what_they_ask() -> None:
+    for generator in (*requests.REQUESTS, *asks.ASKS):
+        for question, answer in drawn(generator):
+            assert question.strip() == question and answer.strip() == answer and not set("[]|@{}") & set(answer)
+            assert "  " not in question + answer, (question, answer)
+    for seed in SEEDS:
+        question, answer = requests.request(Random(seed))
+        if answer.startswith(("Yes, ", "No, ")) and question.endswith("right?"):
+            assert answer.split(", ")[1].split(" is ")[0].lower() in question.lower()
+        if answer.startswith("I do not know much about "):
+            assert answer.split(". ")[0].removesuffix(".").split()[-1] in question
+
+
+def test_what_is_to_do_is_listed_once() -> None:
+    for seed in SEEDS:
+        items = re.split(r"\n|, | and ", openings.chores(Random(seed)).rstrip("."))
+        names = [re.sub(r"^(\d+\.|-) ", "", item).lower() for item in items]
+        assert len(names) == len(set(names))
 
 
 def test_lists_have_as_many_items_as_are_asked_for() -> None:
