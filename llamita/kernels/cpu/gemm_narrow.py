@@ -140,11 +140,8 @@ def linear(
 ) -> None:  # fmt: skip
     """span: columns of a step. element, x_element: bytes of a column of the matrix and of x."""
     w, x, out, bias = v.read(at + AT.weight), v.read(at + AT.x), v.read(at + AT.out), v.read(at + AT.bias)
-    n, k, batch, adds = v.read(at + AT.rows), v.read(at + AT.columns), v.read(at + AT.batch), v.read(at + AT.adds)
-    rows, lines = v.read(at + AT.rows_of_chunk), v.read(at + AT.batch_of_chunk)
-    across = -(-n // rows)
-    start, line = chunk % across * rows, chunk // across * lines
-    end, last = min(n, start + rows), min(batch, line + lines)
+    n, k, adds = v.read(at + AT.rows), v.read(at + AT.columns), v.read(at + AT.adds)
+    start, end, line, last = tiles.part_of(at, chunk)
     steps, stride, near = k // span, k * element, v.stack()
     shape = (span * element, k * x_element, steps, k % span * element, k % span * x_element, n)
     h.put_masks(near + MASKS)

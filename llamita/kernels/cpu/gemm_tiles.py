@@ -70,6 +70,16 @@ def store_four(at: int, sums: Four) -> None:
 
 
 @inline
+def part_of(at: int, chunk: int) -> tuple[int, int, int, int]:
+    """The part of a product that a chunk is: its first row of the matrix, the one after its last, and so of x."""
+    n, batch = v.read(at + AT.rows), v.read(at + AT.batch)
+    rows, lines = v.read(at + AT.rows_of_chunk), v.read(at + AT.batch_of_chunk)
+    across = -(-n // rows)
+    start, line = chunk % across * rows, chunk // across * lines
+    return start, min(n, start + rows), line, min(batch, line + lines)
+
+
+@inline
 def weights(load: Inline, w: int, stride: int) -> Four:
     """The same columns of four rows of the matrix."""
     return load(w), load(w + stride), load(w + 2 * stride), load(w + 3 * stride)

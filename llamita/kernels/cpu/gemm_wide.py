@@ -174,11 +174,8 @@ def linear(
 ) -> None:
     """span: columns of a step. element, x_element: bytes of a column of the matrix and of x."""
     w, x, out, bias = v.read(at + AT.weight), v.read(at + AT.x), v.read(at + AT.out), v.read(at + AT.bias)
-    n, k, batch, adds = v.read(at + AT.rows), v.read(at + AT.columns), v.read(at + AT.batch), v.read(at + AT.adds)
-    rows, height = v.read(at + AT.rows_of_chunk), v.read(at + AT.batch_of_chunk)
-    across = -(-n // rows)
-    start, line = chunk % across * rows, chunk // across * height
-    end, last = min(n, start + rows), min(batch, line + height)
+    n, k, adds = v.read(at + AT.rows), v.read(at + AT.columns), v.read(at + AT.adds)
+    start, end, line, last = tiles.part_of(at, chunk)
     steps, rest, stride, near = k // span, k % span, k * element, v.stack()
     shape: Shape = (span * element, k * x_element, steps, rest * element, rest * x_element, n)
     # Where the matrix is read once, the same columns of later rows are prefetched; else the next chunk, evenly with all
