@@ -12,8 +12,7 @@ import torch
 from tokenizers import Tokenizer
 
 from llamita.tokenizer.load import load_tokenizer
-from llamita.train import optim, savings, state
-from llamita.train.rates import parsed_rates, set_shares
+from llamita.train import savings, state
 from llamita.train.run import Run
 from llamita.train.session import INSIDE, Session
 from llamita.train.shapes import new_model
@@ -47,9 +46,7 @@ def begin(recipe: CriaRecipe) -> Session:
     torch.set_num_threads(settings.threads or 1)
     model = new_model(settings.shape, tokenizer, length=settings.length, seed=settings.seed)
     savings.prepare(model, settings)
-    optimizers = optim.build(settings.optimizer, model, lr=settings.rate, weight_decay=settings.weight_decay)
-    set_shares(optimizers, model, parsed_rates(settings.rates), lr=settings.rate)
-    run = Run(model.train(), optimizers, CorpusSource(recipe, library), settings.steps or 1)
+    run = Run(model.train(), savings.optimizers(model, settings), CorpusSource(recipe, library), settings.steps or 1)
     if state.has_checkpoint(recipe.run / INSIDE):
         state.restore(run, recipe.run / INSIDE)
     apart = Corpus(recipe.mix, seed=settings.seed, held_out=True)
