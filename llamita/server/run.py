@@ -61,9 +61,8 @@ def config_of(
     """uvicorn's configuration. closing: seconds that answers may take when it stops. arrivals: for the connections."""
     return uvicorn.Config(
         app,
-        http=protocol_of(
-            settings, ERROR_BODIES, arrivals
-        ),  # of h11, which takes 64 KiB of headers; httptools takes any size
+        # Of h11, which takes 64 KiB of headers; httptools takes any size.
+        http=protocol_of(settings, ERROR_BODIES, arrivals),
         ws="none",
         lifespan="off",
         log_config=None,
