@@ -71,10 +71,24 @@ def cache_bytes(config: LlamaConfig, tokens: int) -> float:
     return 2.0 * 2 * config.num_hidden_layers * heads * config.head_dim * tokens
 
 
+@dataclass(frozen=True, kw_only=True)
+class Operations:
+    """Additions and multiplications of a model: of a token in all layers, of its logits, of a query with one key."""
+
+    layers: float
+    logits: float
+    pair: float
+
+    @classmethod
+    def of(cls, config: LlamaConfig) -> "Operations":
+        """Count them, in all layers together."""
+        logits, all_weights = config.vocab_size * config.hidden_size, weights(config, "fp32").read / 4
+        width = config.num_attention_heads * config.head_dim
+        pair = 4.0 * config.num_hidden_layers * width
+        return cls(layers=2.0 * (all_weights - logits), logits=2.0 * logits, pair=pair)
+
+
 def prompt_operations(config: LlamaConfig, tokens: int) -> float:
     """The additions and multiplications of a prefill that computes only the last token's logits."""
-    head = config.vocab_size * config.hidden_size
-    inner = weights(config, "fp32").read / 4 - head  # all weights of the layers
-    width = config.num_attention_heads * config.head_dim
-    attention = 4.0 * config.num_hidden_layers * width * tokens * (tokens + 1) / 2  # causal: half of all pairs
-    return 2.0 * (inner * tokens + head) + attention
+    each, pairs = Operations.of(config), tokens * (tokens + 1) / 2  # causal: half of all pairs
+    return each.layers * tokens + each.logits + each.pair * pairs

@@ -7,9 +7,10 @@ import torch
 
 from llamita.bench import fairness, gemm, models, replays, serve
 from llamita.bench.compare import Settings
+from llamita.bench.formats import Operations, prompt_operations
 from llamita.bench.ours import OwnSession, fused
 from llamita.bench.shapes import shape
-from llamita.bench.workload import Cost, Workload
+from llamita.bench.workload import Cost, Need, Workload
 from llamita.engine.limits import EngineLimits
 
 SETTINGS = Settings(shape="tiny", formats=["fp32"], systems=["llamita"], repeats=1, threads=1)
@@ -23,6 +24,8 @@ def test_rows_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
     assert all(row.median > 0 for row in found.rows)
     assert [row.of_limit is None for row in found.rows] == [False, True, False, True]
+    assert found.rows[0].of_limit == found.rows[0].median / found.limits["1 at once in fp32"][0]
+    assert {"memory read", "products in fp32, as attention's"} < found.limits.keys()
 
 
 def test_a_workload_is_the_same_for_the_same_seed_and_shares_beginnings() -> None:
@@ -36,10 +39,33 @@ def test_a_workload_is_the_same_for_the_same_seed_and_shares_beginnings() -> Non
     assert work.beginning().written <= 4 * 8
 
 
+def test_what_texts_need_is_what_is_counted_token_by_token() -> None:
+    texts = [(5, 0, 3), (7, 4, 1), (2, 1, 6)]
+    computed = asked = pairs = read = 0
+    for prompt, cached, written in texts:
+        for token in range(cached, prompt + written - 1):
+            computed, pairs = computed + 1, pairs + token + 1
+            asked += token >= prompt - 1
+            read += token if token >= prompt else cached * (token == cached)
+    assert Need.of(texts) == Need(computed, asked, pairs, read)
+
+
 def test_the_least_time_is_of_reading_or_of_products() -> None:
-    cost = Cost(read=100.0, operations=3.0)
-    assert cost.seconds(2, computed=10, written=4, memory=50.0, rate=1e9) == 4 / 2 * 100 / 50
-    assert cost.seconds(2, computed=10, written=4, memory=1e9, rate=7.0) == 14 * 3 / 7
+    cost = Cost(weights=100.0, cached=7.0, operations=Operations(layers=3.0, logits=5.0, pair=2.0))
+    need = Need(computed=10, asked=4, pairs=30, read=20)
+    fast = {"memory": 1e9, "rate": 1e9, "attention_rate": 1e9}
+    assert cost.seconds(need, 2, **fast | {"memory": 50.0}) == (2 * 100 + 20 * 7) / 50
+    assert cost.seconds(need, 2, **fast | {"rate": 7.0}) == pytest.approx((10 * 3 + 4 * 5) / 7)
+    assert cost.seconds(need, 2, **fast | {"rate": 7.0, "attention_rate": 8.0}) == (10 * 3 + 4 * 5) / 7 + 30 * 2 / 8
+
+
+@pytest.mark.parametrize(("format", "itemsize"), [("fp32", 4), ("q8_0", 2)])
+def test_the_cost_of_a_prompt_and_a_token_is_a_prefills(format: str, itemsize: int) -> None:
+    config, rate = shape("tiny"), 1e6
+    cost = Cost.of(config, format)
+    least = cost.seconds(Need.of([(9, 0, 1)]), 1, memory=1e99, rate=rate, attention_rate=rate)
+    assert least == pytest.approx(prompt_operations(config, 9) / rate)
+    assert cost.cached == itemsize * 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
 
 
 def test_our_session_writes_what_is_asked() -> None:
