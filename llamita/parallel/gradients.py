@@ -51,7 +51,10 @@ class Gradients:
 
     def clip(self, most: float) -> float:
         """Scale the sum down to a norm of at most `most`; returns the norm of before, of all ranks together."""
-        return float(whole(nn.utils.clip_grad_norm_(self.weights, most)))
+        gradients = [weight.grad for weight in self.weights if weight.grad is not None]
+        norm = whole(nn.utils.get_total_norm(gradients))
+        scale_down(gradients, norm, most)
+        return float(norm)
 
 
 class TreeGradients(Gradients):
@@ -86,10 +89,9 @@ class TreeGradients(Gradients):
         """Scale the sum down, by a norm whose order of additions does not depend on the shards either."""
         gradients = [weight.grad for weight in self.weights if weight.grad is not None]
         total = sum((_sum_of_squares(gradient) for gradient in gradients), torch.zeros(()))
-        norm = float(total.sqrt())
-        for gradient in gradients:
-            local(gradient).mul_(min(1.0, most / (norm + 1e-6)))  # as torch's clip_grad_norm_ does
-        return norm
+        norm = total.sqrt()
+        scale_down(gradients, norm, most)
+        return float(norm)
 
     def _join(self) -> None:
         (height, left), (_, right) = self._open[-2:]
@@ -113,6 +115,16 @@ class TreeReduceScatter:
         received = torch.empty_like(input_tensor)
         distributed.all_to_all_single(received, input_tensor, group=group)
         output_tensor.copy_(_halved(received.view(group.size(), -1)))
+
+
+def scale_down(gradients: Sequence[Tensor], norm: Tensor, most: float) -> None:
+    """Scale gradients of a norm () down to at most `most`, as torch's clip_grad_norm_ does; each rank scales its parts.
+
+    By DTensors each process would first plan, for half a second, that no number is sent.
+    """
+    share = (most / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in map(local, gradients):
+        gradient.mul_(share.to(gradient.device))
 
 
 def check_tree(ranks: DataRanks, *, rows: int, micro_rows: int) -> None:

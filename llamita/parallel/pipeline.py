@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from llamita.errors import UsageError
 from llamita.model.llama import LlamaForCausalLM
-from llamita.parallel.gradients import Gradients
+from llamita.parallel.gradients import Gradients, scale_down
 from llamita.parallel.mesh import dim
 from llamita.parallel.shard import Pass, align_gradient, local, whole
 from llamita.parallel.stages import Received, cut, is_tied
@@ -96,10 +96,8 @@ class Stage(nn.Module):
                 torch.manual_seed(torch.initial_seed() + self.stage)  # other dropout than in the stages before
                 embedding.put(self._joined(received, part))
             if self.is_last:
-                return whole(self.whole_pass(work.compute, part))
-            states = local(self.whole_pass(_hidden_states, part)).to(self.dtype).contiguous()
-            # FSDP2 watches what a module gives, and warns of a view: of a DTensor its part is one.
-            return states.clone() if states._is_view() else states
+                return _own(whole(self.whole_pass(work.compute, part)))
+            return _own(local(self.whole_pass(_hidden_states, part)).to(self.dtype).contiguous())
 
     def shape(self, part: Rows) -> torch.Size:
         """The shape of the hidden states of a micro-batch: (B, T, D)."""
@@ -246,11 +244,9 @@ class StageGradients(Gradients):
         counted = [weight.grad for weight in self.weights if weight.grad is not None and weight is not skipped]
         square = torch.tensor(float(whole(nn.utils.get_total_norm(counted))) ** 2, dtype=torch.float64)
         distributed.all_reduce(square, group=self.pipeline.group)
-        norm = float(square.sqrt())
-        if (share := most / (norm + 1e-6)) < 1:  # as torch's clip_grad_norm_ does
-            for gradient in gradients:
-                local(gradient).mul_(share)
-        return norm
+        norm = square.sqrt()
+        scale_down(gradients, norm, most)
+        return float(norm)
 
 
 def check_micro_batches(count: int, pp: int, schedule: str, *, rows: int) -> None:
@@ -268,6 +264,11 @@ def _hidden_states(model: LlamaForCausalLM, part: Rows) -> Tensor:
     """What a stage gives of a micro-batch: (B, T, D)."""
     out = model.model(part.inputs, position_ids=part.positions, use_cache=False, return_dict=True)
     return out.last_hidden_state
+
+
+def _own(given: Tensor) -> Tensor:
+    """What a stage gives, in memory of its own: FSDP2 warns of views, and what comes of a DTensor is one."""
+    return given.clone() if given._is_view() else given
 
 
 def _even(parts: Sequence[Rows]) -> list[Rows]:
