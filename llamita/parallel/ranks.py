@@ -28,7 +28,7 @@ class DataRanks:
     """The data-parallel ranks of a mesh, or a single process (None).
 
     mesh: the dim `dp_shard`, None for a single rank. rank: this one's number among the `size` ranks. context: the dim
-    `cp`, whose ranks have parts of the same rows. sharding: what FSDP2 shards over: of two dims, the second.
+    `cp`, whose ranks have parts of the same rows. sharding: what FSDP2 shards over: both, as one dim.
     """
 
     def __init__(self, mesh: DeviceMesh | None = None) -> None:
@@ -36,7 +36,8 @@ class DataRanks:
         self.context = dim(mesh, "cp")
         self.sharding = self.mesh or self.context
         if mesh is not None and self.mesh is not None and self.context is not None:
-            self.sharding = mesh["dp_shard", "cp"]
+            # Of two dims FSDP2 would shard over the second alone, and keep copies over the first.
+            self.sharding = mesh["dp_shard", "cp"]._flatten("dp_shard_cp")
         self.rank = 0 if self.mesh is None else self.mesh.get_local_rank()
         self.size = 1 if self.mesh is None else self.mesh.size()
 
