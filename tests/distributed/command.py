@@ -69,11 +69,17 @@ def rewound(folder: Path) -> dict[str, Any]:
     return {"rewinding": rewinding, "codes": codes, "same": same}
 
 
-def staged(folder: Path, begin: list[str]) -> list[dict[str, Any]]:
-    """Train in two stages, and go on with the whole model in one process."""
-    stages = answers(group.start(2, lambda: run([*begin, "--pp", "2", "--steps", "2", "-q", "-o", str(folder)])))
-    resume = ["train", "--resume", "--pp", "1", "--steps", "3", "-q", "-o", str(folder)]
-    return [*stages, *answers(group.start(1, lambda: run(resume)))]
+def staged(folder: Path, begin: list[str]) -> dict[str, Any]:
+    """Train on eight processes that share stages, rows and batches, and go on with the whole model in one process."""
+    whole, words = folder.with_name("whole"), [*begin, "--schedule", "constant", "--optimizer", "adamw", "-q"]
+    shared = [*words, "--pp", "2", "--cp", "2", "--steps", "2", "-o", str(folder)]
+    resume = ["train", "--resume", "--pp", "1", "--cp", "1", "--steps", "3", "-q", "-o", str(folder)]
+    ranks = answers(group.start(8, lambda: run(shared)))
+    ranks += answers(group.start(1, lambda: run(resume)))
+    ranks += answers(group.start(1, lambda: run([*words, "--steps", "3", "-o", str(whole)])))
+    logs = [read_log(path / "training" / "metrics.jsonl") for path in (folder, whole)]
+    apart = [abs(one.loss - other.loss) for one, other in zip(*logs, strict=True)]
+    return {"ranks": ranks, "apart": max(apart)}
 
 
 def tuned(top: Path, count: int, method: str, line: str, written: str) -> str:

@@ -18,7 +18,7 @@ from llamita.data.loader import Batch
 from llamita.parallel import mesh
 from llamita.parallel.mesh import Degrees
 from llamita.parallel.ranks import DataRanks
-from llamita.parallel.shard import whole
+from llamita.parallel.shard import local, whole
 from llamita.parallel.tensor import sharded_loss
 from llamita.train import savings
 from llamita.train.check_loss import check_loss
@@ -41,13 +41,15 @@ CASES: dict[str, tuple[int, Degrees, dict[str, Any]]] = {
     "gpipe": (2, Degrees(pp=2), {"pp_schedule": "gpipe", "recompute": "full"}),
     "three stages": (3, Degrees(pp=3), {}),
     "pp x dp_shard": (4, Degrees(pp=2, dp_shard=2), {}),
-    "pp x tp": (4, Degrees(pp=2, tp=2), {}),
-    "pp x cp": (4, Degrees(pp=2, cp=2), {}),
     "tp x cp": (4, Degrees(tp=2, cp=2), {}),
     "cp x dp_shard": (4, Degrees(cp=2, dp_shard=2), {}),
+    "pp x cp x tp": (8, Degrees(pp=2, cp=2, tp=2), {}),
+    "pp x dp_shard x cp": (8, Degrees(pp=2, dp_shard=2, cp=2), {}),
+    "dp_shard x cp x tp": (8, Degrees(dp_shard=2, cp=2, tp=2), {"micro_rows": 1}),
 }
 TWENTY = ("1f1b",)
-
+# Of eight processes the steps alone: each plans, for tens of milliseconds, every operation of DTensors.
+STEPS_ALONE = ("pp x cp x tp", "dp_shard x cp x tp")
 
 # A run that is saved and resumed: by how many processes, shared how, until which step.
 PARTS = ((2, Degrees(pp=2), 1), (1, Degrees(), 2), (4, Degrees(pp=2, dp_shard=2), RESUMED))
@@ -86,7 +88,7 @@ def make_run(recipe: Recipe, found: Any, *, is_tied: bool) -> Run:
 
 
 def take_steps(run: Run, recipe: Recipe, until: int) -> list[tuple[float, float]]:
-    """Loss and gradient norm of each step; last comes the loss of rows that are held out, twice."""
+    """Loss and gradient norm of each step."""
     task, gradients, seen = recipe.training_task(), gradients_of(run, recipe), []
     with sharded_loss(run.model):
         while run.step < until:
@@ -96,8 +98,14 @@ def take_steps(run: Run, recipe: Recipe, until: int) -> list[tuple[float, float]
                 optimizer.step()
                 optimizer.zero_grad()
             run.step += 1
-        held_out, _ = evaluate(run, task, [batch(STEPS), batch(STEPS + 1), batch(STEPS + 2)], recipe.precision)
-    return [*seen, (held_out, held_out)]
+    return seen
+
+
+def held_out_loss(run: Run, recipe: Recipe) -> float:
+    """The loss of rows that are held out."""
+    batches = [batch(STEPS), batch(STEPS + 1), batch(STEPS + 2)]
+    with sharded_loss(run.model):
+        return evaluate(run, recipe.training_task(), batches, recipe.precision)[0]
 
 
 def weights_of(run: Run) -> dict[str, Tensor]:
@@ -105,15 +113,15 @@ def weights_of(run: Run) -> dict[str, Tensor]:
     return {name: whole(weight).clone() for name, weight in run.weights().items()}
 
 
-def reference(is_tied: bool) -> dict[int, tuple[Any, dict[str, Tensor]]]:
+def reference(is_tied: bool) -> dict[int, tuple[Any, dict[str, Tensor], float]]:
     """What one process computes in few steps, in those of the run that is resumed, and in twenty."""
 
     def work(found: Any) -> Any:
         run = make_run(RECIPE, found, is_tied=is_tied)
         seen, found = list[tuple[float, float]](), {}
         for steps in (FEW, RESUMED, STEPS):
-            seen = [*seen[:-1], *take_steps(run, RECIPE, steps)]
-            found[steps] = seen, weights_of(run)
+            seen = [*seen, *take_steps(run, RECIPE, steps)]
+            found[steps] = seen, weights_of(run), held_out_loss(run, RECIPE)
         return found
 
     return group.on(1, work)[0]
@@ -125,16 +133,22 @@ def recipe_of(degrees: Degrees) -> Recipe:
 
 
 def shared(name: str, steps: int, *, is_tied: bool) -> list[Any]:
-    """What each process of a case computes: losses and norms, and the weights that it knows."""
+    """What each process of a case computes: losses and norms, the weights that it knows, and the held-out loss.
+
+    Last comes the share of the numbers of these weights that it keeps.
+    """
     count, degrees, changes = CASES[name]
     recipe = replace(recipe_of(degrees), **changes)
 
     def work(found: Any) -> Any:
         run = make_run(recipe, mesh.arranged(found, degrees), is_tied=is_tied)
-        if run.pipeline is None:
+        is_more = name not in STEPS_ALONE
+        if run.pipeline is None and is_more:
             check_loss(run, recipe)
         seen = take_steps(run, recipe, steps)
-        return seen, weights_of(run)
+        held_out, weights = held_out_loss(run, recipe) if is_more else None, weights_of(run)
+        sizes = [(local(one).numel(), one.numel()) for one in run.weights().values()]
+        return seen, weights, held_out, sum(own for own, _ in sizes) / sum(size for _, size in sizes)
 
     return group.on(count, work)
 
@@ -142,13 +156,15 @@ def shared(name: str, steps: int, *, is_tied: bool) -> list[Any]:
 def compare(name: str, steps: int, one: Any, *, is_tied: bool) -> dict[str, Any]:
     """How far the processes of a case are from one, and whether they have all weights between them."""
     ranks = shared(name, steps, is_tied=is_tied)
-    (seen, weights), figures = one[steps], ranks[0][0]
-    kept = [sum(weight.numel() for weight in known.values()) for _, known in ranks]
+    (seen, weights, loss), (figures, _, held_out, _) = one[steps], ranks[0]
+    kept = [sum(weight.numel() for weight in known.values()) for _, known, *_ in ranks]
+    pairs = [pair for ours in zip(seen, figures, strict=True) for pair in zip(*ours, strict=True)]
     return {
-        "steps": largest(pair for ours in zip(seen, figures, strict=True) for pair in zip(*ours, strict=True)),
-        "weights": max(largest((weights[key], weight) for key, weight in known.items()) for _, known in ranks),
-        "same": all(found == figures for found, _ in ranks),
-        "all": {key for _, known in ranks for key in known} == weights.keys(),
+        "steps": largest([*pairs, (loss, loss if held_out is None else held_out)]),
+        "weights": max(largest((weights[key], weight) for key, weight in known.items()) for _, known, *_ in ranks),
+        "same": all((found, last) == (figures, held_out) for found, _, last, _ in ranks),
+        "all": {key for _, known, *_ in ranks for key in known} == weights.keys(),
+        "kept": max(share for *_, share in ranks),
         "share": max(kept) / sum(weight.numel() for weight in weights.values()),
     }
 

@@ -105,8 +105,11 @@ def test_one_rank_speaks_for_all(tmp_path: Path) -> None:
     assert len(rewound["same"]) >= 5
     assert all(rewound["same"])
 
-    assert [rank["code"] for rank in found["staged"]] == [0, 0, 0]  # two stages, then the whole model in one process
-    assert [rank["out"] for rank in found["staged"]] == [f"{tmp_path / 'staged'}\n", "", f"{tmp_path / 'staged'}\n"]
+    staged = found["staged"]  # two stages, two parts of each row and two of each batch, then the whole in one process
+    ends = [f"{tmp_path / 'staged'}\n", f"{tmp_path / 'staged'}\n", f"{tmp_path / 'whole'}\n"]
+    assert [rank["code"] for rank in staged["ranks"]] == [0] * 10
+    assert [rank["out"] for rank in staged["ranks"]] == [ends[0], *[""] * 7, *ends[1:]]
+    assert staged["apart"] < 2e-6
 
     assert found["resumed"] == [{"code": 0, "out": f"{tmp_path / 'run'}\n", "err": ""}]
     assert (tmp_path / "run" / "model.safetensors").is_file()

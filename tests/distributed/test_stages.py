@@ -23,6 +23,8 @@ def test_stages_and_combinations_equal_one_process() -> None:
         assert one["all"], f"the processes of {name} have all weights"
     assert found["three stages"]["share"] < 0.4
     assert found["untied"]["share"] < 0.7
+    assert found["cp x dp_shard"]["kept"] < 0.27, "FSDP2 shards over both, and keeps no copies"
+    assert found["dp_shard x cp x tp"]["kept"] < 0.15
 
     # Two stages, one process, two stages of two processes each: each takes over the tensors as they were saved.
     assert resumed["taken over"] == [True, True]
