@@ -66,6 +66,7 @@ LOADING: Mapping[str, Collection[str]] = {
 # What to do -> options of `generate`.
 WRITING: Mapping[str, Collection[str]] = {
     "write max_tokens": ("max_new_tokens", "max_length", "num_predict", "n_predict", "max_completion_tokens"),
+    "write min_tokens": ("min_new_tokens", "min_length"),
     "write temperature": ("temp",),
     "write repetition_penalty": ("repeat_penalty",),
     "write stop": ("stop_strings", "stop_sequences", "antiprompt"),
@@ -87,7 +88,7 @@ WRITING: Mapping[str, Collection[str]] = {
         *("skip_special_tokens", "return_full_text", "echo"),
     ),
     "a text ends with the checkpoint's end tokens: logit_bias={token_id: -1e9} forbids one": (
-        *("ignore_eos", "min_tokens", "min_new_tokens", "eos_token_id", "stop_token_ids"),
+        *("ignore_eos", "eos_token_id", "stop_token_ids"),
     ),
     "a cache grows as it fills: leave it out": ("num_ctx", "n_ctx", "max_model_len", "cache_prompt", "use_cache"),
     "prompts of one call are written together: leave it out": ("batch_size", "use_tqdm"),

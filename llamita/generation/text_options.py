@@ -24,7 +24,8 @@ from llamita.tokenizer.protocol import Tokenizer
 class TextOptions(TypedDict, total=False):
     """How to write; what is not given comes from the checkpoint's generation_config.json.
 
-    max_tokens: the most new tokens; without it the text may fill the context. temperature: 0 is greedy; any of
+    max_tokens: the most new tokens; without it the text may fill the context. min_tokens: no end token is written
+    before this many others; a stop string ends the text anyway. temperature: 0 is greedy; any of
     temperature, top_k (0 keeps all), top_p (1 keeps all) and min_p makes it draw. seed: the same seed gives the same
     text; one number for all prompts, or one each. stop: texts that end the answer and are not part of it.
     repetition_penalty counts prompt and answer, presence_penalty and frequency_penalty (OpenAI's) the answer alone.
@@ -37,6 +38,7 @@ class TextOptions(TypedDict, total=False):
     """
 
     max_tokens: int | None
+    min_tokens: int | None
     temperature: float | None
     top_p: float | None
     top_k: int | None
@@ -85,12 +87,24 @@ def check(options: TextOptions) -> None:
         raise _unknown(min(unknown))
     if (most := options.get("max_tokens")) is not None and (type(most) is not int or most < 1):
         raise UsageError(f"max_tokens is {quoted(most)}: it must be a whole number, at least 1")
+    _check_least(options, most)
     for name in ("logprobs", "prompt_logprobs"):
         if (count := options.get(name)) is not None and (type(count) is not int or count < 0):
             raise UsageError(f"{name} is {quoted(count)}: give a count of tokens, 0 tells of those of the text alone")
     forms = [name for name in FORMS if options.get(name) is not None]
     if forms:
         check_forms(forms, heals=bool(options.get("heal")))
+
+
+def _check_least(options: TextOptions, most: int | None) -> None:
+    if (least := options.get("min_tokens")) is None:
+        return
+    if type(least) is not int or least < 0:
+        raise UsageError(f"min_tokens is {quoted(least)}: it must be a whole number, 0 or above")
+    if most is not None and least > most:
+        raise UsageError(f"min_tokens is {least} and max_tokens {most}: the least must be at most the most")
+    if least and (form := next((name for name in FORMS if options.get(name) is not None), None)):
+        raise UsageError(f"min_tokens is {least}, and {form} says when the answer is over: give one of them")
 
 
 def _unknown(name: str) -> UsageError:
@@ -146,6 +160,7 @@ def settings_of(
         eos_token_id=list(tokenizer.eos_token_ids),
         pad_token_id=tokenizer.pad_token_id or 0,
         stop_strings=options.get("stop"),
+        min_new_tokens=options.get("min_tokens") or None,
         token_healing=reads_on and bool(options.get("heal")),
     )
 

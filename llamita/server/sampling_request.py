@@ -16,7 +16,10 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 ChoiceText = Annotated[str, Field(min_length=1, max_length=1024)]
 Text = Annotated[str, Field(max_length=2_000_000)]
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
-PLAIN = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed")
+PLAIN = (
+    "min_tokens", "temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
+    "seed",
+)  # fmt: skip
 FORMS = ("regex", "choice", "grammar")
 
 
@@ -50,6 +53,7 @@ class SamplingRequest(RequestModel):
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     stream: bool | None = False
+    min_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     user: Annotated[str, Field(max_length=1024)] | None = None

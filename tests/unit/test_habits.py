@@ -16,7 +16,7 @@ from llamita.habits import LOADING, NAMES, WRITING
         ("sampling_params", "its fields are options of their own"),
         ("no_repeat_ngram_size", "llm.model.generate(ids, no_repeat_ngram_size=...) takes it, as in transformers"),
         ("temperatur", "there is no option 'temperatur': did you mean 'temperature'?"),
-        ("zebra", "there is no option 'zebra': leave it out, or take one of max_tokens, temperature, "),
+        ("zebra", "there is no option 'zebra': leave it out, or take one of max_tokens, min_tokens, "),
     ],
 )
 def test_an_unknown_option_is_answered(name: str, says: str) -> None:

@@ -17,7 +17,7 @@ from llamita.kernels.cpu.runtime.program import Program
 from llamita.llm import LLM
 from llamita.model.fingerprint import fingerprint
 from llamita.structured import tool_calls
-from tests.small import CONFIG, save_small_model
+from tests.small import CONFIG, END, save_small_model
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,16 @@ def test_stop_texts_and_end_tokens(llm: LLM) -> None:
     stopped = llm.generate("abc", max_tokens=30, temperature=1.0, seed=7, stop=[stop, "never to be seen"])
     assert (stopped.finish_reason, stopped.stop_reason) == ("stop", stop)
     assert stopped.text == whole.text[: whole.text.index(stop)]
+
+
+@pytest.mark.parametrize("way", [{"temperature": 0.0}, {"temperature": 2.0, "seed": 3}])
+def test_a_text_has_its_least_tokens(llm: LLM, way: dict[str, Any]) -> None:
+    ended = {"logit_bias": {END: 100.0}, "max_tokens": 9, **way}  # the end token is the likeliest
+    assert llm.generate("abc", **ended).finish_reason == "stop"
+    least = llm.generate("abc", min_tokens=4, **ended)
+    assert (len(least.token_ids), least.finish_reason) == (5, "stop")  # the end token is the fifth
+    assert [len(one.token_ids) for one in llm.generate(["abc", "b"], min_tokens=4, **ended)] == [5, 5]
+    assert llm.generate("x" * 125, min_tokens=50, temperature=0.0).finish_reason == "length"
 
 
 def test_the_context_ends_a_text(llm: LLM) -> None:
@@ -164,6 +174,10 @@ def test_the_checkpoint_gives_defaults(llm: LLM, monkeypatch: pytest.MonkeyPatch
         ("a", {"seed": 1.5}, "seed is 1.5"),
         ("a", {"max_tokens": 1.5}, "max_tokens is 1.5"),
         ("a", {"max_tokens": "3"}, "max_tokens is '3'"),
+        ("a", {"min_tokens": -1}, "min_tokens is -1"),
+        ("a", {"min_tokens": True}, "min_tokens is True"),
+        ("a", {"min_tokens": 4, "max_tokens": 3}, "min_tokens is 4 and max_tokens 3"),
+        ("a", {"min_tokens": 4, "regex": "a+"}, "min_tokens is 4, and regex says"),
         ("a", {"logprobs": 0.5}, "logprobs is 0.5"),
         ("a", {"logit_bias": {5: math.nan}}, "the bias of 5 is nan"),
         ("a", {"logit_bias": {10**30: 1.0}}, "outside the vocabulary of 260"),

@@ -60,6 +60,17 @@ def test_an_unseeded_request_has_a_seed_in_its_receipt(llm: LLM) -> None:
         assert differences(one, replay(one, texts_of(llm), llm.tokenizer.encode("Once upon"))[1]) == []
 
 
+def test_the_least_tokens_are_in_the_receipt_as_far_as_the_context_has_room(llm: LLM) -> None:
+    for prompt, most in (("Once upon", 4), ("x" * 125, 2)):
+        with llm.engine() as engine:
+            handle = engine.submit(prompt, min_tokens=4, temperature=0.0, logit_bias={257: 100.0})
+            handle.result(60)
+            receipt = engine.receipt(handle)
+        assert receipt.options["min_tokens"] == most
+        _, again = replay(receipt, texts_of(llm), handle.prompt_token_ids)
+        assert differences(receipt, again) == []
+
+
 def test_settings_of_the_checkpoint_are_in_the_receipt(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llm.model, "generation_config", {"do_sample": True, "temperature": 1.3, "top_k": 5})
     receipt = written(llm, max_tokens=12)

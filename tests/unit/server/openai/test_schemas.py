@@ -25,8 +25,18 @@ def test_the_least_request_leaves_all_to_the_model() -> None:
 
 
 def test_options_have_the_engine_s_names() -> None:
-    given = chat('"temperature": 0.5, "top_k": -1, "stop": "a", "logit_bias": {"3": 1}, "seed": 7, "regex": "a"')
-    expected = {"temperature": 0.5, "top_k": 0, "stop": "a", "logit_bias": {3: 1.0}, "seed": 7, "regex": "a"}
+    given = chat(
+        '"min_tokens": 3, "temperature": 0.5, "top_k": -1, "stop": "a", "logit_bias": {"3": 1}, "seed": 7, "regex": "a"'
+    )
+    expected = {
+        "min_tokens": 3,
+        "temperature": 0.5,
+        "top_k": 0,
+        "stop": "a",
+        "logit_bias": {3: 1.0},
+        "seed": 7,
+        "regex": "a",
+    }
     assert given.sampling_options(10) == expected
 
 
