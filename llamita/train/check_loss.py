@@ -49,7 +49,7 @@ def check_loss(run: Run, recipe: Recipe) -> LossCheck:
         raise UsageError("--check-loss computes a batch on the whole model, and --pp cuts it in stages: leave one out")
     position, rng = run.loader.position, torch.get_rng_state()
     run.model.eval()
-    task = recipe.training_task()
+    task = run.task or recipe.training_task()
     batch = next_batch(run, task, recipe)
     with sharded_loss(run.model):
         loss = backward(run, task, batch, recipe, gradients_of(run, recipe))

@@ -9,10 +9,12 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+from llamita.checks import parsed_json, quoted
 from llamita.errors import NotFoundError, UsageError
 from llamita.structured.grammar import Grammar, json_schema, matches
 
 Reward = Callable[[str, Mapping[str, Any]], float]
+LARGEST = 1e15  # of a reward: its square in fp32 can still be added over a group
 
 
 def exact(text: str, fields: Mapping[str, Any]) -> float:
@@ -31,7 +33,7 @@ def json_object(text: str, fields: Mapping[str, Any]) -> float:
     Properties must come in the order of the schema, in which structured output writes them.
     """
     try:
-        value = json.loads(text)
+        value = parsed_json(text)
     except ValueError:
         return 0.0
     if "schema" in fields:
@@ -86,12 +88,15 @@ def _named(name: str, function: Any) -> Reward:
 
     def reward(text: str, fields: Mapping[str, Any]) -> float:
         try:
-            return float(function(text, fields))
+            found = float(function(text, fields))
         except Exception as error:
             raise UsageError(
                 f"reward {name} failed ({type(error).__name__}: {error}): make it take the text and the record's "
                 "fields, and return a number"
             ) from error
+        if not abs(found) <= LARGEST:  # NaN too, of which nothing would be learned, in silence
+            raise UsageError(f"reward {name} gave {found} for {quoted(text)}: make it a number of at most {LARGEST:g}")
+        return found
 
     return reward
 

@@ -11,6 +11,7 @@ import torch
 from llamita.data.documents import IGNORED
 from llamita.errors import UsageError
 from llamita.train import state
+from llamita.train.check_loss import check_loss
 from llamita.train.draft import MANIFEST
 from llamita.train.recipe import Recipe
 from llamita.train.rollouts import Rollout
@@ -72,6 +73,12 @@ def test_exact_rollouts_have_the_trainer_s_log_probabilities(recipe: Recipe, tmp
     assert all(0 <= one["reward"] <= 1 for one in figures)
     assert 0 <= figures[-1][HELD_OUT] <= 1
     assert any(line.grad_norm > 0 for line in lines)  # so the later steps compare trained weights
+
+
+def test_the_loss_of_sampled_answers_can_be_checked(recipe: Recipe, tmp_path: Path) -> None:
+    session = begin(replace(recipe, method="full", group=6), tmp_path / "out")
+    found = check_loss(session.run, session.recipe)
+    assert found.gradient_difference < 1e-6 < found.largest_gradient
 
 
 def test_a_resumed_run_samples_the_same_answers(recipe: Recipe, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ def test_the_built_in_rewards() -> None:
     texts = ('{"name": "Mia", "age": 3}', '{"name": "Mia"}', "[1]", "{")
     assert [json_object(text, {"keys": ["name", "age"]}) for text in texts] == [1, 0, 0, 0]
     assert json_object('{"name": "Mia"}', {}) == 1
+    assert json_object("[" * 5000, {}) == 0  # deeper than Python reads
 
 
 def test_json_fits_a_schema() -> None:
@@ -43,6 +44,17 @@ def test_a_function_that_is_no_reward_is_named(name: str) -> None:
         UsageError, match=rf"^reward {name} failed \(.*\): make it take the text and the record's fields"
     ):
         reward("a", {"b": 1})
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e308"])
+def test_a_reward_of_which_nothing_is_learned_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("scores.py").write_text(f"def bad(text, fields):\n    return float('{value}')\n")
+    reward, _ = find_reward("scores:bad")
+    with pytest.raises(UsageError, match=r"^reward scores:bad gave \S+ for 'an answer': make it a number of at most"):
+        reward("an answer", {})
 
 
 def test_a_function_of_a_file_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
