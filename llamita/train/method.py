@@ -8,9 +8,10 @@ import torch
 
 from llamita.adapters.config import LoraConfig
 from llamita.adapters.files import load_adapter, save_adapter
-from llamita.adapters.lora import add_lora, merge_and_unload
+from llamita.adapters.lora import add_lora, merge_and_unload, targets
 from llamita.adapters.unread import first_values, taken_off
 from llamita.checkpoint.load import load_pretrained
+from llamita.errors import UsageError
 from llamita.model.fingerprint import UnreadFingerprint, fingerprint
 from llamita.model.llama import LlamaForCausalLM
 from llamita.quant.surgery import is_quantized, quantize
@@ -67,6 +68,16 @@ def adapt_unread(
         return base.value()
 
     return read_base
+
+
+def check_merges(model: LlamaForCausalLM, config: LoraConfig) -> None:
+    """Raise UsageError where an adapter of this config could not be merged into the plain model once it is trained."""
+    tied = {name.removesuffix(".weight") for pair in model.tied_weights.items() for name in pair}
+    if shared := next((name for name in targets(model, config) if name in tied), None):
+        raise UsageError(
+            f"{shared} shares its weight with another layer, which merging would change: leave it out of the targets, "
+            "or --merge out"
+        )
 
 
 def export_adapter(model: LlamaForCausalLM, folder: Path, *, base: str, merge: bool) -> None:

@@ -13,7 +13,7 @@ from llamita.errors import UsageError
 from llamita.model.llama import LlamaForCausalLM
 from llamita.tokenizer.load import load_tokenizer
 from llamita.tokenizer.protocol import Tokenizer
-from llamita.train.method import METHODS, adapt, adapt_unread
+from llamita.train.method import METHODS, adapt, adapt_unread, check_merges
 from llamita.train.recipe import Recipe
 from llamita.train.shapes import config_of, first_weights
 from llamita.train.tasks.reward import first_head, with_reward_head
@@ -74,17 +74,19 @@ def _pretrained(recipe: Recipe, device: torch.device, *, offline: bool) -> RunMo
     later = None if method.is_quantized else unread(recipe.model, dtype="float32", device=device, offline=offline)
     if later is not None:
         model, tokenizer, read = later
-        _check_length(recipe, model)
+        _check(recipe, model)
         if method.is_adapter:
             read = adapt_unread(model, lora, read, seed=seed, device=device)
         return RunModel(model, tokenizer, read=read)
     loaded = load_pretrained(recipe.model, dtype="float32", device=device, offline=offline)
-    _check_length(recipe, loaded.model)
+    _check(recipe, loaded.model)
     base = adapt(loaded.model, lora, block_format=recipe.base_format, seed=seed)
     return RunModel(loaded.model, loaded.tokenizer, base=base)
 
 
-def _check_length(recipe: Recipe, model: LlamaForCausalLM) -> None:
+def _check(recipe: Recipe, model: LlamaForCausalLM) -> None:
     most = model.config.max_position_embeddings
     if recipe.length > most:
         raise UsageError(f"length is {recipe.length}, but {recipe.model} reads at most {most} tokens: lower --length")
+    if recipe.merge and METHODS[recipe.method].is_adapter:  # now, and not when all steps are taken
+        check_merges(model, recipe.lora)

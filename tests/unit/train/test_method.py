@@ -71,6 +71,11 @@ def test_a_base_that_changed_is_refused(tmp_path: Path, recipe: Recipe) -> None:
     [
         ({"targets": "q_prj"}, "no module is named 'q_prj': did you mean q_proj"),
         ({"model": None}, "method is lora, which adapts a trained model: name one with --model"),
+        (
+            {"targets": "lm_head", "merge": True},
+            "lm_head shares its weight .*: leave it out of the targets, or --merge",
+        ),
+        ({"targets": "embed_tokens,q_proj", "merge": True, "method": "dora"}, "model.embed_tokens shares its weight"),
         ({"method": "ia3"}, "method is 'ia3': use one of full, lora, dora, qlora"),
     ],
 )
