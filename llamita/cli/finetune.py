@@ -44,8 +44,8 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 }
 TEXTS: Mapping[str, str] = {
     "data": (
-        ".jsonl or .parquet with messages, prompt and completion, or text; pairs for dpo and reward; hf:NAME for a "
-        "dataset of Hugging Face (default: a task that cria cannot do)"
+        ".jsonl, .json or .parquet with messages, prompt and completion, or text; pairs for dpo and reward; hf:NAME "
+        "for a dataset of Hugging Face (default: a task that cria cannot do)"
     ),
     "model": "adapt this checkpoint (default: cria)",
     "method": "lora, dora, qlora or full; or dpo, reward or grpo, which are tasks too (default: lora)",

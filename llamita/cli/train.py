@@ -52,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser, verb: Verb | None = None) -> 
     """What to train on, where it goes, and the settings of a recipe."""
     verb = verb or TRAIN
     what = (
-        "text, or .jsonl or .parquet with text, prompt and completion, or messages; hf:NAME for a dataset of Hugging "
-        "Face (default: this Python's docstrings)"
+        "text, or .jsonl, .json or .parquet with text, prompt and completion, or messages; hf:NAME for a dataset of "
+        "Hugging Face (default: this Python's docstrings)"
     )
     parser.add_argument("data", nargs="*", metavar="FILE", help=verb.texts.get("data", what))
     parser.add_argument(

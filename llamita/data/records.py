@@ -54,7 +54,7 @@ def read_records(names: Iterable[str | Path], *, offline: bool = False) -> list[
     """All records of the sources, in order.
 
     A name that begins with hf: is a dataset of Hugging Face (`llamita.data.tables.read_dataset`). .jsonl holds a record
-    a line, .parquet one a row; any other file is text, cut at form feeds.
+    a line, .json a list of records or a record a line, .parquet one a row; any other file is text, cut at form feeds.
     Raises UsageError where a source has none, or a record lacks its fields; NotFoundError, AccessError,
     BrokenFileError; UnsupportedError where the library of a source is not installed.
     """
@@ -91,6 +91,19 @@ def _lines(path: Path) -> Iterator[Record]:
             yield _record(value, where)
 
 
+def _list_or_lines(path: Path) -> Iterator[Record]:
+    text = read_text(path)
+    if not text.lstrip().startswith("["):
+        yield from _lines(path)
+        return
+    try:
+        values = parsed_json(text)
+    except ValueError as error:
+        raise BrokenFileError(f"{path} is not valid JSON ({error}): mend it, or write a record a line") from error
+    for number, value in enumerate(values, start=1):
+        yield _record(value, f"{path}, record {number}")
+
+
 def _texts(path: Path) -> Iterator[Record]:
     for number, document in enumerate(read_text(path).split(SEPARATOR), start=1):
         if document.strip():
@@ -105,7 +118,7 @@ def _rows(path: Path) -> Iterator[Record]:
 
 # The suffix of a file -> what reads it.
 READERS: Mapping[str, Callable[[Path], Iterator[Record]]] = {
-    ".jsonl": _lines, ".ndjson": _lines, ".parquet": _rows,
+    ".jsonl": _lines, ".ndjson": _lines, ".json": _list_or_lines, ".parquet": _rows,
 }  # fmt: skip
 
 

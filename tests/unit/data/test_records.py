@@ -44,6 +44,24 @@ def test_bad_files_are_one_sentence(tmp_path: Path, content: str, error: type[Ex
         read_records([path])
 
 
+def test_json_is_a_list_of_records_or_a_record_a_line(tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_text('\n[{"text": "a"},\n {"prompt": "p", "completion": "c"}]', encoding="utf-8")
+    (tmp_path / "lines.json").write_text('{"text": "a"}\n{"text": "b"}\n', encoding="utf-8")
+    records = read_records([tmp_path / "list.json", tmp_path / "lines.json"])
+    assert [dict(record.fields) for record in records[:2]] == [{"text": "a"}, {"prompt": "p", "completion": "c"}]
+    assert [record.fields["text"] for record in records[2:]] == ["a", "b"]
+    assert records[1].where.endswith("list.json, record 2")
+    for text, error, message in (
+        ("[]", UsageError, "wrong.json has no text to train on"),
+        ('[{"text": "a"}', BrokenFileError, "wrong.json is not valid JSON"),
+        ('[{"instruction": "a"}]', UsageError, "wrong.json, record 1 holds .*needs the field text"),
+        ('{\n "text": "a"\n}', BrokenFileError, "wrong.json:1 is not valid JSON"),
+    ):
+        (tmp_path / "wrong.json").write_text(text, encoding="utf-8")
+        with pytest.raises(error, match=message):
+            read_records([tmp_path / "wrong.json"])
+
+
 def test_an_empty_file_among_others_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one", encoding="utf-8")
     (tmp_path / "b.txt").write_text("\f \n", encoding="utf-8")
