@@ -29,6 +29,7 @@ NEEDS: "tuple[tuple[tuple[str, ...], Callable[[Recipe], bool], str], ...]" = (
     ),
     (("recompute_every",), lambda recipe: recipe.recompute != "none", "--recompute"),
     (("pp_schedule",), lambda recipe: recipe.pp > 1, "--pp"),
+    (("pp_stages",), lambda recipe: recipe.pp_schedule == "interleaved", "--pp-schedule interleaved"),
 )
 # The options that are settings of a recipe: option -> (type, metavar, help)
 SETTINGS: dict[str, tuple[type, str, str]] = {
@@ -86,7 +87,8 @@ SETTINGS: dict[str, tuple[type, str, str]] = {
     "tp": (int, "N", "tensor parallel: processes of torchrun that share each matrix (default: 1)"),
     "cp": (int, "N", "context parallel: processes of torchrun that share each row (default: 1)"),
     "pp": (int, "N", "pipeline parallel: stages of layers, each on processes of its own (default: 1)"),
-    "pp_schedule": (str, "NAME", "of micro-batches in the stages: 1f1b (default) or gpipe"),
+    "pp_schedule": (str, "NAME", "of micro-batches in the stages: 1f1b (default), gpipe or interleaved"),
+    "pp_stages": (int, "N", "of interleaved: stages that each process has (default: 2)"),
     "exact_scaling": (
         bool,
         "",

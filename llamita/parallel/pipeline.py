@@ -4,8 +4,8 @@ Schedules and messages are torch.distributed.pipelining's. Only hidden states an
 reads the same batch, and so knows positions and targets.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
@@ -16,15 +16,17 @@ from torch.distributed.tensor import DTensor
 
 from llamita.errors import UsageError
 from llamita.model.llama import LlamaForCausalLM
+from llamita.parallel.context import pass_of
 from llamita.parallel.gradients import Gradients, scale_down
 from llamita.parallel.mesh import dim
 from llamita.parallel.shard import Pass, align_gradient, local, whole
-from llamita.parallel.stages import Received, cut, is_tied
+from llamita.parallel.stages import Received, cut, is_tied, view
 from llamita.parallel.tensor import TOKENS, own_part
 
 # The names of schedules, here and in torch. gpipe: all forward passes first (arXiv:1811.06965). 1f1b: a backward pass
 # after each forward pass, with activations of at most as many micro-batches as stages in memory (arXiv:1806.03377).
-PP_SCHEDULES: Mapping[str, str] = {"1f1b": "1F1B", "gpipe": "GPipe"}
+# interleaved: the same, and each process has several stages, so that it waits less (arXiv:2104.04473).
+PP_SCHEDULES: Mapping[str, str] = {"1f1b": "1F1B", "gpipe": "GPipe", "interleaved": "Interleaved1F1B"}
 
 T = TypeVar("T")
 
@@ -121,17 +123,22 @@ class Stage(nn.Module):
 
 
 class Pipeline:
-    """The stages of a model on the processes of the `pp` dim, and the way of micro-batches through them."""
+    """The stages of a model on the processes of the `pp` dim, and the way of micro-batches through them.
 
-    def __init__(self, whole_pass: Pass, mesh: DeviceMesh, schedule: str) -> None:
-        """Cuts the model of the pass, which is whole; FSDP2 may then shard `root`. schedule: one of PP_SCHEDULES."""
+    With several stages a process, its first ones come before the second ones of all others.
+    """
+
+    def __init__(self, model: LlamaForCausalLM, mesh: DeviceMesh, schedule: str, *, stages_each: int = 1) -> None:
+        """Cuts the model, which is whole; FSDP2 may then shard each of `roots`. schedule: one of PP_SCHEDULES."""
         own = mesh["pp"]
-        self.mesh, self.schedule = mesh, schedule
-        self.group, self.stage, self.count = own.get_group(), own.get_local_rank(), own.size()
-        model = cast("LlamaForCausalLM", whole_pass.model)
+        self.model, self.schedule = model, schedule
+        self.group, self.rank, self.size = own.get_group(), own.get_local_rank(), own.size()
         self.num_parameters, self.is_tied = model.num_parameters(), is_tied(model)
-        cut(model, self.stage, self.count)
-        self.root = Stage(whole_pass, self.stage, self.count, mesh)
+        count = self.size * stages_each
+        stages = range(self.rank, count, self.size)
+        cut(model, stages, count)
+        views = [pass_of(view(model, stage, count), dim(mesh, "cp")) for stage in stages]
+        self.roots = [Stage(one, stage, count, mesh) for one, stage in zip(views, stages, strict=True)]
         self._schedules: dict[Any, Any] = {}
 
     def train(
@@ -144,66 +151,92 @@ class Pipeline:
 
         around: the context of a part's pass, by its number.
         """
-        return self._told(self._run(Work(compute, _even(parts), around), has_backward=True), _numbers)
+        work, found = Work(compute, _even(parts), around), list[Tensor]()
+        schedule, numbers = self._made(work.parts), torch.arange(len(work.parts))
+        given = (numbers,) if self.rank == 0 else ()
+        with self._doing(work):
+            try:
+                schedule.step(*given, number=numbers, target=numbers, losses=found, return_outputs=False)
+            except RuntimeError as error:
+                raise error.__cause__ or error from None  # torch wraps what a pass raises, and shows its arguments
+        return self._told([loss.item() for loss in found])
 
+    @torch.no_grad()
     def measure(self, compute: Callable[..., Tensor], part: Rows) -> Tensor:
         """What `compute(model, part)` returns, on every stage, without gradients."""
-        found = self._run(Work(compute, [part], lambda number: nullcontext()), has_backward=False)
-        return torch.tensor(self._told(found, lambda tensors: tensors[0].tolist()), dtype=torch.float64)
+        number, out = torch.zeros(1, dtype=torch.long), torch.empty(0)
+        with self._doing(Work(compute, [part], lambda number: nullcontext())):
+            for root in self.roots:
+                out = root(number if root.stage == 0 else self._sent(root, part), number)
+                if not root.is_last:
+                    distributed.send(out, self.rank_of(root.stage + 1), group=self.group)
+        return torch.tensor(self._told(out.tolist()), dtype=torch.float64)
 
     @property
     def tied(self) -> Tensor | None:
         """The weight of the embedding, which first and last stage both have where the head shares it."""
-        return self.root.model.model.embed_tokens.weight if self.is_tied else None
+        return self.model.model.embed_tokens.weight if self.is_tied else None
 
     @property
     def is_twin(self) -> bool:
-        """Whether this stage's `tied` is a copy of the first stage's."""
-        return self.is_tied and self.stage == self.count - 1
+        """Whether this process's `tied` is a copy of that of the first stage's process."""
+        return self.is_tied and self.rank == self.size - 1
 
     def rank_of(self, stage: int) -> int:
         """The process of a stage whose other coordinates are those of this one."""
-        return distributed.get_global_rank(self.group, stage)
+        return distributed.get_global_rank(self.group, stage % self.size)
 
-    def _run(self, work: Work, *, has_backward: bool) -> list[Tensor]:
-        """What the last stage computes of each part; nothing in the others."""
-        count = len(work.parts)
-        schedule, numbers, found = self._made(work.parts, has_backward), torch.arange(count), list[Tensor]()
-        given = (numbers,) if self.stage == 0 else ()
-        run = schedule.step if has_backward else schedule.eval
-        self.root.work = work
+    @contextmanager
+    def _doing(self, work: Work) -> Iterator[None]:
+        """Tell all stages of this process what to do."""
+        for root in self.roots:
+            root.work = work
         try:
-            run(*given, number=numbers, target=numbers, losses=found, return_outputs=False)
-        except RuntimeError as error:
-            raise error.__cause__ or error from None  # torch wraps what a pass raises, and shows its arguments
+            yield
         finally:
-            self.root.work = None
-        return found
+            for root in self.roots:
+                root.work = None
 
-    def _made(self, parts: Sequence[Rows], has_backward: bool) -> Any:
+    def _sent(self, root: Stage, part: Rows) -> Tensor:
+        """The hidden states that the stage before sends."""
+        received = torch.empty(root.example(part).shape, dtype=root.dtype, device=self.model.device)
+        distributed.recv(received, self.rank_of(root.stage - 1), group=self.group)
+        return received
+
+    def _made(self, parts: Sequence[Rows]) -> Any:
         """torch's schedule for micro-batches of this number and shape; its buffers are kept for the next time."""
-        key = (len(parts), parts[0].inputs.shape, has_backward)
+        key = (len(parts), parts[0].inputs.shape)
         if key not in self._schedules:
-            from torch.distributed import pipelining  # here, as it loads torch's compiler
+            from torch.distributed.pipelining.schedules import (  # here, as it loads torch's compiler
+                PipelineScheduleSingle,
+                get_schedule_class,
+            )
 
-            root, example = self.root, self.root.example(parts[0])
-            number, loss = torch.zeros(1, dtype=torch.long), torch.zeros((), device="meta")
-            stage = pipelining.PipelineStage(
-                root, self.stage, self.count, root.model.device, group=self.group,
-                input_args=number if self.stage == 0 else example, output_args=loss if root.is_last else example,
-            )  # fmt: skip
-            kind = pipelining.schedules.get_schedule_class(PP_SCHEDULES[self.schedule if has_backward else "gpipe"])
+            kind: Any = get_schedule_class(PP_SCHEDULES[self.schedule])
+            stages = [self._staged(root, parts[0]) for root in self.roots]
+            given: Any = stages[0] if issubclass(kind, PipelineScheduleSingle) else stages
             self._schedules[key] = kind(
-                stage, n_microbatches=len(parts), loss_fn=lambda output, target: output, scale_grads=False
+                given, n_microbatches=len(parts), loss_fn=lambda output, target: output, scale_grads=False
             )
         return self._schedules[key]
 
-    def _told(self, found: list[Tensor], answer: Callable[[list[Tensor]], T]) -> T:
-        """What the last stage answers, in all of them."""
-        box = [answer(found) if self.root.is_last else None]
-        source = self.rank_of(self.count - 1)
+    def _staged(self, root: Stage, part: Rows) -> Any:
+        """torch's stage of one of this process's, for micro-batches of the shape of a part."""
+        from torch.distributed.pipelining import PipelineStage
+
+        example, number = root.example(part), torch.zeros(1, dtype=torch.long)
+        given, loss = (number if root.stage == 0 else example), torch.zeros((), device="meta")
+        return PipelineStage(
+            root, root.stage, root.count, self.model.device, group=self.group,
+            input_args=given, output_args=loss if root.is_last else example,
+        )  # fmt: skip
+
+    def _told(self, found: T) -> T:
+        """What the process of the last stage has found, in all of them."""
+        box = [found]
+        source = self.rank_of(self.size - 1)
         distributed.broadcast_object_list(box, src=source, group=self.group, device=torch.device("cpu"))
-        return cast("T", box[0])
+        return box[0]
 
 
 class StageGradients(Gradients):
@@ -226,11 +259,11 @@ class StageGradients(Gradients):
     def finish(self) -> None:
         """Add the two gradients of a tied weight: of the embedding in the first stage, of the head in the last."""
         pipeline, weight = self.pipeline, self.pipeline.tied
-        if weight is None or pipeline.stage not in (0, pipeline.count - 1):
+        if weight is None or pipeline.rank not in (0, pipeline.size - 1):
             return
         assert weight.grad is not None, "both stages compute with the tied weight"
         own = align_gradient(weight)
-        other, peer = torch.empty_like(own), pipeline.rank_of(pipeline.count - 1 - pipeline.stage)
+        other, peer = torch.empty_like(own), pipeline.rank_of(pipeline.size - 1 - pipeline.rank)
         messages = [(distributed.isend, own), (distributed.irecv, other)]
         ops = [distributed.P2POp(kind, tensor, peer, group=pipeline.group) for kind, tensor in messages]
         for work in distributed.batch_isend_irecv(ops):
@@ -250,13 +283,22 @@ class StageGradients(Gradients):
 
 
 def check_micro_batches(count: int, pp: int, schedule: str, *, rows: int) -> None:
-    """Raise UsageError where a step has too few micro-batches for a schedule. rows: of a process in a step."""
+    """Raise UsageError where a schedule does not know what to do with the micro-batches of a step.
+
+    rows: of a process in a step.
+    """
     if pp > 1 and schedule == "1f1b" and count < pp:
         most = rows // pp
         remedy = f"set --micro-rows to {most}" if most else f"raise --batch-tokens so that it has {pp} rows"
         raise UsageError(
             f"--pp {pp} by the schedule 1f1b needs {pp} micro-batches in a step, and there are {count}: {remedy}, "
             "or take --pp-schedule gpipe"
+        )
+    if pp > 1 and schedule == "interleaved" and count % (rounds := max(1, count // pp)):
+        raise UsageError(
+            f"--pp {pp} by the schedule interleaved takes {count // rounds} micro-batches at once, and {count} in a "
+            f"step are no multiple: set --batch-tokens and --micro-rows so that they are {pp * rounds}, or take "
+            "--pp-schedule 1f1b"
         )
 
 
@@ -275,7 +317,3 @@ def _even(parts: Sequence[Rows]) -> list[Rows]:
     """Micro-batches of one size, as the messages are: one that has fewer rows gets some that learn nothing."""
     most = max(map(len, parts))
     return [part if len(part) == most else part.padded(most) for part in parts]
-
-
-def _numbers(tensors: list[Tensor]) -> list[float]:
-    return [tensor.item() for tensor in tensors]

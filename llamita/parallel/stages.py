@@ -4,14 +4,18 @@ The first stage has the embedding, the last one the norm and the head. What anot
 weight keeps its full name, and the model's own forward runs a stage.
 """
 
+import copy
+from collections.abc import Collection
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from llamita.errors import UsageError
 from llamita.model import surgery
 from llamita.model.llama import LlamaForCausalLM
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Elsewhere(nn.Module):
@@ -42,20 +46,42 @@ class Received(nn.Module):
         return self._waiting.pop()
 
 
-def cut(model: LlamaForCausalLM, stage: int, count: int) -> None:
-    """Keep one of a model's stages; the weights of the others are freed, or never read where they are still to come.
+def cut(model: LlamaForCausalLM, stages: Collection[int], count: int) -> None:
+    """Keep some of a model's stages; the weights of the others are freed, or never read where they are still to come.
 
     Raises UsageError for too few layers.
     """
-    number = len(model.model.layers)
-    own, is_last = layers_of(number, count)[stage], stage == count - 1
+    number, is_last = len(model.model.layers), count - 1 in stages
+    shares = layers_of(number, count)
+    own = {layer for stage in stages for layer in shares[stage]}
     away = [f"model.layers.{layer}" for layer in range(number) if layer not in own]
-    if stage:
+    if 0 not in stages:
         weight = model.lm_head.get_parameter("weight") if is_last and is_tied(model) else None
-        surgery.replace(model, "model.embed_tokens", lambda module: Received(weight))
+        surgery.replace(model, "model.embed_tokens", lambda module: _received(module, weight))
     if not is_last:
         away += ["model.norm", "lm_head"]
     surgery.replace(model, away, lambda module: Elsewhere())
+
+
+def view(model: LlamaForCausalLM, stage: int, count: int) -> LlamaForCausalLM:
+    """One of the stages that a process keeps of a model, as a model of the same layers, norm, head and embedding."""
+    found = _with_own_modules(model)
+    found.model = _with_own_modules(model.model)
+    found.model.layers = _with_own_modules(model.model.layers)
+    cut(found, [stage], count)
+    return found
+
+
+def _with_own_modules(module: M) -> M:
+    """A copy whose modules may be replaced; they are still those of the original."""
+    found = copy.copy(module)
+    vars(found)["_modules"] = dict(module._modules)
+    return found
+
+
+def _received(module: nn.Module, weight: nn.Parameter | None) -> nn.Module:
+    """What stands in the place of an embedding, or what does so already: its weight may be sharded later."""
+    return module if isinstance(module, Received) and weight is not None else Received(weight)
 
 
 def is_tied(model: LlamaForCausalLM) -> bool:
@@ -69,7 +95,9 @@ def layers_of(layers: int, stages: int) -> list[range]:
     Raises UsageError for fewer layers than stages.
     """
     if layers < stages:
-        raise UsageError(f"pp is {stages}, and the model has {layers} layers: give at most --pp {layers}")
+        raise UsageError(
+            f"a model of {layers} layers has no {stages} stages: lower --pp, or --pp-stages of interleaved"
+        )
     share, more = divmod(layers, stages)
     starts = [stage * share + min(stage, more) for stage in range(stages + 1)]
     return [range(start, stop) for start, stop in pairwise(starts)]

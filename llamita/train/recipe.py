@@ -53,8 +53,8 @@ class Recipe:
     backward pass, in every `recompute_every`-th. offload: what waits in the CPU's memory.
     optimizer_step: after the backward pass, or for each weight in it. clip: 0 clips nothing.
     exact_scaling: 1, 2, 4, ... processes give the same bits. tp: processes that share each matrix. cp: those
-    that share each row. pp: stages of layers, each on its processes; pp_schedule: the order of micro-batches in them.
-    The rest share the rows of a batch.
+    that share each row. pp: those that have stages of layers, one each, or `pp_stages` by the schedule interleaved;
+    pp_schedule: the order of micro-batches in the stages. The rest share the rows of a batch.
     micro_rows: rows of one forward pass; gradients of several are summed. evaluate_every, save_every: in steps.
     keep_checkpoints: how many of the newest stay.
     Raises UsageError for a value that is impossible, with the reason.
@@ -113,6 +113,7 @@ class Recipe:
     cp: int = 1
     pp: int = 1
     pp_schedule: str = "1f1b"
+    pp_stages: int = 2
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
@@ -169,6 +170,11 @@ class Recipe:
     def is_cut(self) -> bool:
         """Whether several processes share each matrix or each row."""
         return self.tp * self.cp > 1
+
+    @property
+    def stages(self) -> int:
+        """How many stages the layers are in."""
+        return self.pp * self.pp_stages if self.pp > 1 and self.pp_schedule == "interleaved" else self.pp
 
     @property
     def rows(self) -> int:
@@ -266,6 +272,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "rank": (1, 2**20), "recompute_every": (1, 2**20), "alpha": (1e-6, 1e9),
     "beta": (0.0, 1e6), "label_smoothing": (0.0, 0.5), "group": (2, 4096), "max_tokens": (1, 2**20), "kl": (0.0, 1e6),
     "threads": (1, MOST_THREADS), "tp": (1, 4096), "cp": (1, 4096), "pp": (1, 4096),
+    "pp_stages": (2, 4096),
 }  # fmt: skip
 
 

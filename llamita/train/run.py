@@ -1,6 +1,6 @@
 """A run: the model, its optimizers, the loader and the steps done; all that a checkpoint holds."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import InitVar, dataclass, field
 from functools import cached_property
 from typing import cast
@@ -16,7 +16,7 @@ from llamita.model.llama import LlamaForCausalLM
 from llamita.parallel import mesh
 from llamita.parallel.context import check_length, pass_of
 from llamita.parallel.gradients import TreeReduceScatter, check_tree
-from llamita.parallel.pipeline import Pipeline, check_micro_batches
+from llamita.parallel.pipeline import Pipeline, Stage, check_micro_batches
 from llamita.parallel.ranks import DataRanks
 from llamita.parallel.shard import Pass, shard, sharded_as
 from llamita.parallel.tensor import shard_for_training
@@ -34,8 +34,8 @@ class Run:
     steps: of the whole run, 0 while that is open. task: None is that of the recipe.
     base: the fingerprint of the frozen weights of an adapter, which checkpoints leave out.
     ranks: those that share each batch. root: the model's passes, which are `sharded` where there are several ranks.
-    pipeline: where the model is one stage of several; names: those of the weights of all stages, numbers: for each
-    optimizer, those of this stage's weights among all that it would have in one process.
+    pipeline: where the model has some of several stages; names: those of the weights of all stages, numbers: for each
+    optimizer, those of the weights here among all that it would have in one process.
     """
 
     model: LlamaForCausalLM
@@ -177,40 +177,45 @@ def start(
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)  # their number decides the order of sums, and so the bits
     ranks = DataRanks(processes)
-    passes = pass_of(model.train(), ranks.context)
+    model.train()
     if (tensor := mesh.dim(processes, "tp")) is not None:
         shard_for_training(model, tensor)
     if processes is not None and mesh.dim(processes, "pp") is not None:
-        return _staged(recipe, passes, loader, processes, base=base, read=read)
-    base = _shard(passes, model, ranks, recipe, read) or base
+        return _staged(recipe, model, loader, processes, base=base, read=read)
+    passes = pass_of(model, ranks.context)
+    base = _shard([passes], model, ranks, recipe, read) or base
     optimizers = savings.optimizers(model, recipe)
     return Run(model, optimizers, loader, recipe.steps or 0, base=base, ranks=ranks, sharded=passes)
 
 
 def _staged(
     recipe: Recipe,
-    passes: Pass,
+    model: LlamaForCausalLM,
     loader: Source,
     processes: DeviceMesh,
     *,
     base: str,
     read: Callable[..., str | None] | None,
 ) -> Run:
-    """A run of this process's stage of a model, which is cut here."""
-    model, ranks = cast("LlamaForCausalLM", passes.model), DataRanks(processes)
+    """A run of this process's stages of a model, which is cut here."""
+    ranks = DataRanks(processes)
     optimizers = savings.optimizers(model, recipe)  # of the whole model, so that their groups are those of one process
     names = {id(weight): name for name, weight in model.named_parameters()}
-    pipeline = Pipeline(passes, processes, recipe.pp_schedule)
-    _shard(pipeline.root, model, ranks, recipe, read)
+    pipeline = Pipeline(model, processes, recipe.pp_schedule, stages_each=recipe.stages // recipe.pp)
+    _shard(pipeline.roots, model, ranks, recipe, read)
     numbers = optim.keep_own(optimizers, names, dict(model.named_parameters()))
     return Run(
         model, optimizers, loader, recipe.steps or 0, base=base, ranks=ranks, pipeline=pipeline,
-        names=tuple(names.values()), numbers=numbers, sharded=pipeline.root,
+        names=tuple(names.values()), numbers=numbers, sharded=nn.ModuleList(pipeline.roots),
     )  # fmt: skip
 
 
 def _shard(
-    root: nn.Module, model: LlamaForCausalLM, ranks: DataRanks, recipe: Recipe, read: Callable[..., str | None] | None
+    roots: Sequence[Pass | Stage],
+    model: LlamaForCausalLM,
+    ranks: DataRanks,
+    recipe: Recipe,
+    read: Callable[..., str | None] | None,
 ) -> str | None:
     """Shard the weights where several ranks share rows, and read them; then optimizers hold what they have become.
 
@@ -218,6 +223,8 @@ def _shard(
     """
     if ranks.sharding is not None:
         reduce_scatter = TreeReduceScatter() if recipe.exact_scaling else None
-        shard(root, model.model.layers, ranks.sharding, reduce_scatter=reduce_scatter)
+        for root in roots:
+            layers = cast("LlamaForCausalLM", root.model).model.layers
+            shard(root, layers, ranks.sharding, reduce_scatter=reduce_scatter)
     optim.check_sharded(recipe.optimizer, model)
     return None if read is None else mesh.together(lambda: read(model))

@@ -284,7 +284,7 @@ def _prepare(recipe: Recipe, folder: Path, processes: DeviceMesh | None, *, devi
         at = own if recipe.model is not None or recipe.tokenizer == NEW else find(recipe.tokenizer, offline=offline)
         found = run_model(recipe, at, on, offline=offline)
         check_sizes(found.model.config, recipe.tp)
-        layers_of(found.model.config.num_hidden_layers, recipe.pp)
+        layers_of(found.model.config.num_hidden_layers, recipe.stages)
         records, cleaned = _records(recipe, offline=offline)
         known, task, rows, apart = _rows(recipe, found.tokenizer, records)
         known = known.with_rate(found.model.config.hidden_size)

@@ -34,25 +34,31 @@ RECIPE = Recipe(
     task="pretrain", optimizer="adamw", precision="fp32", lr=2e-3, steps=STEPS, threads=1, micro_rows=2, length=LENGTH,
     batch_tokens=ROWS * LENGTH, weight_decay=0.1, rates="*.0.*.q_proj.weight=1.5,model.norm.weight=2",
 )  # fmt: skip
-LAYERS = {"num_hidden_layers": 3}
+LAYERS = {"num_hidden_layers": 4}
+INTERLEAVED = {"pp_schedule": "interleaved"}
 # What the ranks run: their number, how they share the work, and what else is different from the one process.
 CASES: dict[str, tuple[int, Degrees, dict[str, Any]]] = {
     "1f1b": (2, Degrees(pp=2), {}),
     "gpipe": (2, Degrees(pp=2), {"pp_schedule": "gpipe", "recompute": "full"}),
+    "interleaved": (2, Degrees(pp=2), INTERLEAVED),
     "three stages": (3, Degrees(pp=3), {}),
     "pp x dp_shard": (4, Degrees(pp=2, dp_shard=2), {}),
     "tp x cp": (4, Degrees(tp=2, cp=2), {}),
     "cp x dp_shard": (4, Degrees(cp=2, dp_shard=2), {}),
-    "pp x cp x tp": (8, Degrees(pp=2, cp=2, tp=2), {}),
+    "pp x cp x tp": (8, Degrees(pp=2, cp=2, tp=2), INTERLEAVED),
     "pp x dp_shard x cp": (8, Degrees(pp=2, dp_shard=2, cp=2), {}),
     "dp_shard x cp x tp": (8, Degrees(dp_shard=2, cp=2, tp=2), {"micro_rows": 1}),
 }
-TWENTY = ("1f1b",)
+TWENTY = ("1f1b", "interleaved")
 # Of eight processes the steps alone: each plans, for tens of milliseconds, every operation of DTensors.
 STEPS_ALONE = ("pp x cp x tp", "dp_shard x cp x tp")
 
 # A run that is saved and resumed: by how many processes, shared how, until which step.
-PARTS = ((2, Degrees(pp=2), 1), (1, Degrees(), 2), (4, Degrees(pp=2, dp_shard=2), RESUMED))
+PARTS: tuple[tuple[int, Degrees, dict[str, Any], int], ...] = (
+    (2, Degrees(pp=2), INTERLEAVED, 1),
+    (1, Degrees(), {}, 2),
+    (4, Degrees(pp=2, dp_shard=2), INTERLEAVED, RESUMED),
+)
 
 
 class Steps:
@@ -80,7 +86,7 @@ def batch(step: int) -> Batch:
 
 
 def make_run(recipe: Recipe, found: Any, *, is_tied: bool) -> Run:
-    """A run of a model of three layers, as a session makes it."""
+    """A run of a model of four layers, as a session makes it."""
     model = model_of(LAYERS | {"tie_word_embeddings": is_tied})
     check_ranks(recipe, DataRanks(found))
     savings.prepare(model, recipe)
@@ -177,9 +183,11 @@ def resumed(weights: dict[str, Tensor]) -> dict[str, Any]:
     return {"taken over": taken, "apart": largest((weights[name], parts[-1][1][name]) for name in weights)}
 
 
-def _part(folder: Path, count: int, degrees: Degrees, until: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _part(
+    folder: Path, count: int, degrees: Degrees, changes: dict[str, Any], until: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """All tensors of a checkpoint after it was read, and of the one that is then written."""
-    recipe = recipe_of(degrees)
+    recipe = replace(recipe_of(degrees), **changes)
 
     def work(found: Any) -> Any:
         run = make_run(recipe, mesh.arranged(found, degrees), is_tied=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from llamita.config import LlamaConfig
 from llamita.errors import UsageError
 from llamita.model.llama import LlamaForCausalLM
-from llamita.parallel.stages import Received, cut, layers_of
+from llamita.parallel.stages import Received, cut, layers_of, view
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,9 @@ def test_the_first_stages_have_one_layer_more(layers: int, stages: int, shares: 
 
 
 def test_fewer_layers_than_stages_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"^pp is 4, and the model has 3 layers: give at most --pp 3$"):
+    with pytest.raises(
+        UsageError, match=r"^a model of 3 layers has no 4 stages: lower --pp, or --pp-stages of interleaved$"
+    ):
         layers_of(3, 4)
 
 
@@ -33,7 +35,7 @@ def test_stages_are_the_model_and_weights_keep_their_names(is_tied: bool, count:
     stages = [copy.deepcopy(model) for _ in range(count)]
     states: Any = None
     for number, stage in enumerate(stages):
-        cut(stage, number, count)
+        cut(stage, [number], count)
         states = run(stage, states, ids, positions)
     assert torch.equal(states, model(ids, position_ids=positions, use_cache=False).logits)
 
@@ -44,6 +46,24 @@ def test_stages_are_the_model_and_weights_keep_their_names(is_tied: bool, count:
     twins = {name for one in kept for name in one if sum(name in other for other in kept) > 1}
     assert twins == ({"model.embed_tokens.weight"} if is_tied else set())
     assert (stages[-1].lm_head.weight is stages[-1].model.embed_tokens.weight) == is_tied
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_several_stages_of_a_process_are_views_of_the_weights_it_keeps(is_tied: bool, tiny_config: LlamaConfig) -> None:
+    model = LlamaForCausalLM(tiny_config.replace(tie_word_embeddings=is_tied, num_hidden_layers=4))
+    ids, positions = torch.randint(97, (2, 9)), torch.arange(9)[None]
+    processes, states = [copy.deepcopy(model), copy.deepcopy(model)], cast("Any", None)
+    views = []
+    for number, process in enumerate(processes):
+        cut(process, (number, number + 2), 4)
+        views.append([view(process, number + 2 * turn, 4) for turn in range(2)])
+    for stage in (views[0][0], views[1][0], views[0][1], views[1][1]):
+        states = run(stage, states, ids, positions)
+    assert torch.equal(states, model(ids, position_ids=positions, use_cache=False).logits)
+    for process, own in zip(processes, views, strict=True):
+        parts = [{id(weight) for weight in one.parameters()} for one in own]
+        assert not parts[0] & parts[1]
+        assert parts[0] | parts[1] == {id(weight) for weight in process.parameters()}
 
 
 def run(stage: LlamaForCausalLM, states: Tensor, ids: Tensor, positions: Tensor) -> Tensor:
