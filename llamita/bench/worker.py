@@ -7,6 +7,8 @@ from multiprocessing.connection import Connection
 
 from llamita.bench.peak_memory import peak_bytes
 
+LEFT = (KeyboardInterrupt, EOFError, ConnectionError)  # the bench has ended, or its terminal has said so
+
 
 def serve(pipe: Connection) -> None:
     """Prepare a run, then run it on each order until the other side closes. Errors are sent as strings."""
@@ -16,7 +18,7 @@ def serve(pipe: Connection) -> None:
         run = getattr(import_module(module), function)(*arguments)
         while True:
             pipe.send(run() if pipe.recv() == "run" else peak_bytes(run))
-    except (KeyboardInterrupt, EOFError, ConnectionResetError):
+    except LEFT:
         return
     except ModuleNotFoundError as error:
         _send_error(
@@ -28,8 +30,8 @@ def serve(pipe: Connection) -> None:
 
 def _send_error(pipe: Connection, message: str) -> None:
     """Send an error and wait until the other side closes, so that it can read the error."""
-    pipe.send(message)
-    with suppress(KeyboardInterrupt, EOFError, ConnectionResetError):
+    with suppress(*LEFT):
+        pipe.send(message)
         while True:
             pipe.recv()
 

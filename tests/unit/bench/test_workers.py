@@ -1,11 +1,13 @@
 """Processes that take turns, and what they say when they cannot."""
 
 from collections import deque
+from multiprocessing import Pipe
 
 import pytest
 import torch
 
 from llamita.bench.peak_memory import peak_bytes
+from llamita.bench.worker import serve
 from llamita.bench.workers import ProcessPerTurn, Worker, in_turn, workers
 from llamita.errors import LlamitaError
 from tests.unit.bench.jobs import counting, dying, failing, failing_later, threads
@@ -32,6 +34,15 @@ def test_a_worker_that_fails_says_why(prepare: object) -> None:
 def test_a_worker_that_dies_is_told_of() -> None:
     with workers(dying, {"llamita": ()}, threads=1) as systems, pytest.raises(LlamitaError, match="exit code 3"):
         systems["llamita"].measure("run")
+
+
+@pytest.mark.parametrize("job", [("counting", ()), ("failing_later", ("no such luck",))])
+def test_a_worker_whose_bench_was_killed_ends_quietly(job: tuple[str, tuple[str, ...]]) -> None:
+    theirs, ours = Pipe()
+    theirs.send((f"tests.unit.bench.jobs:{job[0]}", job[1]))
+    theirs.send("run")
+    theirs.close()
+    serve(ours)
 
 
 def test_a_worker_keeps_its_job_and_a_fresh_one_begins_anew() -> None:
