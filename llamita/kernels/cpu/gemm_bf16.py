@@ -28,18 +28,32 @@ SUMS = 2 * PACKED  # where sums lie in the kernel's own memory, after two panels
 NEAR = SUMS + LINE * LINES_OF_PART
 TERM_SIZE = 8 * len(Term._fields)
 
-Sums = tuple[Eight, Eight, Eight]
+Line = tuple[v.Vector, v.Vector, v.Vector]  # 48 columns
+Sums = tuple[Line, Line, Line, Line, Line, Line, Line, Line]
+
+
+@inline
+def _add_line(sums: Line, right: Line, at: int) -> Line:
+    """Add the products of a pair of a line with pairs of 48 columns."""
+    pair = v.broadcast_word(at)
+    return v.dot_bf16(sums[0], right[0], pair), v.dot_bf16(sums[1], right[1], pair), v.dot_bf16(sums[2], right[2], pair)
 
 
 @inline
 def _multiply(left: int, right: int, steps: int, sums: Sums) -> Sums:
-    """Add the products of eight lines with three times sixteen columns."""
-    one, two, three = sums
+    """Add the products of eight lines with 48 columns.
+
+    One line after the other: for 24 sums and more than one pair of a line there are too few registers.
+    """
+    a, b, c, d, e, f, g, h = sums
     for i in range(0, 64 * steps, 64):
-        one = add_products(one, v.load_words(right + i), left + i, 4)
-        two = add_products(two, v.load_words(right + THIRD + i), left + i, 4)
-        three = add_products(three, v.load_words(right + 2 * THIRD + i), left + i, 4)
-    return one, two, three
+        at, place = left + i, right + i
+        its = v.load_words(place), v.load_words(place + THIRD), v.load_words(place + 2 * THIRD)
+        a, b = _add_line(a, its, at), _add_line(b, its, at + 4)
+        c, d = _add_line(c, its, at + 8), _add_line(d, its, at + 12)
+        e, f = _add_line(e, its, at + 16), _add_line(f, its, at + 20)
+        g, h = _add_line(g, its, at + 24), _add_line(h, its, at + 28)
+    return a, b, c, d, e, f, g, h
 
 
 @inline
@@ -51,8 +65,36 @@ def _multiply_few(left: int, right: int, steps: int, sums: Eight) -> Eight:
 
 
 @inline
+def _no_line() -> Line:
+    return v.zero_fp32(), v.zero_fp32(), v.zero_fp32()
+
+
+@inline
+def _no_sums() -> Sums:
+    no = _no_line()
+    return no, no, no, no, no, no, no, no
+
+
+@inline
+def _load_line(at: int) -> Line:
+    return v.load(at), v.load(at + 64), v.load(at + 128)
+
+
+@inline
 def _load_sums(at: int) -> Sums:
-    return load_eight_apart(at, LINE), load_eight_apart(at + 64, LINE), load_eight_apart(at + 128, LINE)
+    return (
+        _load_line(at), _load_line(at + LINE), _load_line(at + 2 * LINE), _load_line(at + 3 * LINE),
+        _load_line(at + 4 * LINE), _load_line(at + 5 * LINE), _load_line(at + 6 * LINE), _load_line(at + 7 * LINE),
+    )  # fmt: skip
+
+
+@inline
+def _store_sums(at: int, sums: Sums) -> None:
+    for line in sums:
+        v.store(at, line[0])
+        v.store(at + 64, line[1])
+        v.store(at + 128, line[2])
+        at += LINE
 
 
 @inline
@@ -149,11 +191,7 @@ def _add_panel(
             few = no_eight() if is_new else load_eight_apart(to, LINE)
             store_eight_apart(to, LINE, _multiply_few(words, panel, steps, few))
             continue
-        sums = (no_eight(), no_eight(), no_eight()) if is_new else _load_sums(to)
-        one, two, three = _multiply(words, panel, steps, sums)
-        store_eight_apart(to, LINE, one)
-        store_eight_apart(to + 64, LINE, two)
-        store_eight_apart(to + 128, LINE, three)
+        _store_sums(to, _multiply(words, panel, steps, _no_sums() if is_new else _load_sums(to)))
 
 
 @inline
