@@ -52,7 +52,7 @@ FIXED = (
     "data", "clean",
     "task", "method", "rank", "alpha", "targets", "rslora", "base_format", "loss", "beta", "label_smoothing",
     "reference_free", "reward", "group", "max_tokens", "kl", "rollouts", "model", "shape", "tokenizer",
-    "vocab_size", "length", "optimizer", "rates", "seed", "held_out", "precision",
+    "vocab_size", "length", "optimizer", "rates", "seed", "held_out", "precision", "weights",
 )  # fmt: skip
 
 
@@ -98,7 +98,7 @@ class Session:
                     self._save(saver)
                 yield metrics
             self._save(saver)
-            with _explained():
+            with self._explained():
                 saver.wait()
         self.export()
 
@@ -163,18 +163,19 @@ class Session:
         save_tokenizer(self.tokenizer, self.folder, max_length=self.run.model.config.max_position_embeddings)
 
     def _save(self, saver: Saver) -> None:
-        with _explained():
+        with self._explained():
             mesh.from_first(lambda: write_text(self.folder / INSIDE / RECIPE, self.recipe.to_toml()))
             saver.save()
 
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Say of an error in a save that the run can go on."""
-    try:
-        yield
-    except LlamitaError as error:
-        raise type(error)(f"{error}; the last checkpoint is whole, --resume goes on from it") from error
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say of an error in a save that the run can go on, if it can."""
+        try:
+            yield
+        except LlamitaError as error:
+            if not state.has_checkpoint(self.folder / INSIDE):
+                raise
+            raise type(error)(f"{error}; the last checkpoint is whole, --resume goes on from it") from error
 
 
 def begin(

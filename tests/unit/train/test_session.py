@@ -11,7 +11,7 @@ import pytest
 
 import llamita
 from llamita.data import endless
-from llamita.errors import UsageError
+from llamita.errors import LlamitaError, UsageError
 from llamita.files.disk import read_json
 from llamita.train import state
 from llamita.train.draft import MANIFEST
@@ -78,6 +78,7 @@ def test_one_long_text_has_a_held_out_part_too(tmp_path: Path, recipe: Recipe) -
     [
         ({"optimizer": "lion"}, "optimizer of the run in .* is 'muon' and cannot become 'lion'"),
         ({"length": 64}, "length of the run in .* is 32 and cannot become 64"),
+        ({"weights": "bf16"}, "weights of the run in .* is 'fp32' and cannot become 'bf16'"),
         ({"minutes": 2.0}, "are 4 steps once it has begun: give --steps"),
     ],
 )
@@ -90,6 +91,25 @@ def test_a_resumed_run_is_the_same_run(
     with pytest.raises(UsageError, match=message):
         resumed_recipe(tmp_path / "out", changes)
     assert resumed_recipe(tmp_path / "out", {"steps": 9, "lr": 0.1}) == replace(recipe, steps=9, lr=0.1)
+
+
+def test_a_save_that_fails_names_the_checkpoint_to_go_on_from_if_there_is_one(
+    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = begin(replace(recipe, save_every=1), tmp_path / "out")
+
+    def full(*args: object, **named: object) -> None:
+        raise LlamitaError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "save", full)
+        with pytest.raises(LlamitaError, match=r"^the disk is full$"):
+            list(session.steps(lambda: False))
+    steps = session.steps(lambda: False)
+    next(steps)
+    monkeypatch.setattr(state, "save", full)
+    with pytest.raises(LlamitaError, match=r"^the disk is full; the last checkpoint is whole, --resume goes on"):
+        list(steps)
 
 
 def test_a_run_of_minutes_is_shortened_to_end_in_time(tmp_path: Path, recipe: Recipe) -> None:
