@@ -49,7 +49,7 @@ def test_chat_completions(client: openai.OpenAI, form: str) -> None:
     assert (found, choice.finish_reason) == (CALLS, "tool_calls")
     wanted = [call.function.arguments for call in whole.message.tool_calls or []]
     assert [call.function.arguments for call in choice.message.tool_calls or []] == wanted
-    assert (choice.message.content or "") == ("Well: " if form == "tagged" else "")
+    assert (choice.message.content or "") == (whole.message.content or "") == ("Well: " if form == "tagged" else "")
     deltas = [event for event in events if event.type == "tool_calls.function.arguments.delta"]
     assert len(deltas) > 4 or form == "pythonic"
     assert len({call.id for call in choice.message.tool_calls or []}) == 2
@@ -78,9 +78,14 @@ def test_parallel_calls_of_n_choices_keep_apart(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize("form", list(ANSWERS))
 def test_responses(client: openai.OpenAI, form: str) -> None:
     options: Any = {"model": "cria", "input": "Hello", "tools": RESPONSE_TOOLS, "extra_body": body(ANSWERS[form])}
+    whole = client.responses.create(**options)
     with client.responses.stream(**options) as stream:
         events = list(stream)
         final = stream.get_final_response()
+    assert (whole.output_text, [item.type for item in whole.output]) == (
+        final.output_text, [item.type for item in final.output]
+    )  # fmt: skip
+    assert final.output_text == ("Well: " if form == "tagged" else "")
     calls = [(item.name, json.loads(item.arguments)) for item in final.output if item.type == "function_call"]
     assert calls == CALLS
     assert {item.status for item in final.output if item.type in ("function_call", "message")} == {"completed"}

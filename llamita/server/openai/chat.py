@@ -22,7 +22,7 @@ from llamita.server.openai.schemas import ChatRequest
 from llamita.server.sse import DONE, dumped, event
 from llamita.server.state import model_of, parsed
 from llamita.server.submission import Submission
-from llamita.server.tool_text import Piece, ToolText
+from llamita.server.tool_text import Piece, ToolText, text_before_calls
 from llamita.structured.tool_calls import ToolCall
 
 
@@ -101,7 +101,9 @@ class ChatAnswer:
         calls = self._calls(completion)
         message: dict[str, Any] = {"role": "assistant", "content": completion.text, "refusal": None}
         if calls:
-            message |= {"content": None, "tool_calls": [call_data(call.name, dumped(call.arguments)) for call in calls]}
+            before = text_before_calls(completion.text) or None
+            called = [call_data(call.name, dumped(call.arguments)) for call in calls]
+            message |= {"content": before, "tool_calls": called}
         noted = completion.logprobs if self._asked.logprobs else None
         return {
             "index": number,

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from llamita.server.body import StrictModel, bounded
 from llamita.server.errors import refused
@@ -18,7 +18,7 @@ class TextPart(StrictModel):
     """A part of a content; there are only texts, as the models read nothing else."""
 
     type: Literal["text", "input_text", "output_text", "refusal"]
-    text: Text
+    text: Annotated[Text, Field(validation_alias=AliasChoices("text", "refusal"))]  # a refusal's is called so
 
 
 class CalledFunction(StrictModel):

@@ -29,7 +29,7 @@ from llamita.server.sampling_request import limited
 from llamita.server.sse import dumped
 from llamita.server.state import model_of, parsed
 from llamita.server.submission import Item, Submission
-from llamita.server.tool_text import Piece, ToolText
+from llamita.server.tool_text import Piece, ToolText, text_before_calls
 from llamita.structured.tool_calls import ToolCall
 
 
@@ -81,7 +81,9 @@ class ResponseAnswer:
         (completion,) = completions
         status = "incomplete" if completion.finish_reason == "length" else "completed"
         if calls := self._calls(completion):
-            output = [call_item(call.name, dumped(call.arguments), "completed") for call in calls]
+            before = text_before_calls(completion.text)
+            output = [message_item(f"msg_{uuid4().hex}", "completed", [text_part(before, [])])] if before else []
+            output += [call_item(call.name, dumped(call.arguments), "completed") for call in calls]
         else:
             part = text_part(completion.text, part_logprobs(completion.logprobs, self._texts))
             output = [message_item(f"msg_{uuid4().hex}", status, [part])]

@@ -45,6 +45,14 @@ def test_null_and_unknown_fields_are_let_be(fields: str) -> None:
     assert chat(fields).sampling_options(10) == {}
 
 
+def test_a_refusal_of_an_earlier_answer_is_its_text() -> None:
+    parts = '[{"type": "text", "text": "a"}, {"type": "refusal", "refusal": "b"}]'
+    asked = ChatRequest.model_validate_json(
+        f'{{"model": "a", "messages": [{{"role": "assistant", "content": {parts}}}]}}'
+    )
+    assert asked.messages[0].for_template()["content"] == "ab"
+
+
 @pytest.mark.parametrize("fields", ['"n": true', '"n": "1"', '"n": 1.0', '"temperature": NaN', '"stream": 1'])
 def test_nothing_is_taken_for_something_else(fields: str) -> None:
     with pytest.raises(ValidationError):
