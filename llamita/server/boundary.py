@@ -52,7 +52,7 @@ class Boundary:
         if is_unforeseen(error):
             trace = "".join(traceback.format_exception(error))
             LOGGER.error("request %s failed:\n%s", answer.request_id, trace.rstrip())
-        failure = failure_of(error, answer.request_id)
+        failure = failure_of(error, answer.request_id, path=scope["path"])
         if failure.status in (401, 403, 413, 429, 503):
             self._metrics.count_rejected(failure.code or str(failure.status))
         if answer.status:  # it has begun and cannot be changed: the connection is closed

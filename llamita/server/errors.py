@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from llamita import errors
 from llamita.checks import shortened
+from llamita.server.other_paths import OURS
 
 MOST_MESSAGE = 600  # characters
 # A part of a location that is a field's name, not that of a type that pydantic tried.
@@ -72,14 +73,17 @@ KINDS: Mapping[type[BaseException], Kind] = {
 SAID = (errors.LlamitaError,)  # whose messages are for people; those of others stay in the log
 
 
-def failure_of(error: BaseException, request_id: str = "") -> Failure:
-    """What an error means for the client. Of errors that were not foreseen it learns the request's id alone."""
+def failure_of(error: BaseException, request_id: str = "", *, path: str = "") -> Failure:
+    """What an error means for the client. Of errors that were not foreseen it learns the request's id alone.
+
+    path: that was asked for.
+    """
     if isinstance(error, RequestError):
         return error.failure
     if isinstance(error, ValidationError):
         return _invalid(error)
     if isinstance(error, HTTPException):
-        return _of_path(error)
+        return _of_path(error, path)
     kind = next((kind for known, kind in KINDS.items() if isinstance(error, known)), None)
     if kind is None:
         return Failure(500, f"the server failed at this request, its log says more of {request_id}", "server_error")
@@ -112,7 +116,9 @@ def _invalid(error: ValidationError) -> Failure:
     return Failure(400, text, code="invalid_value", param=shortened(where, 100) or None)
 
 
-def _of_path(error: HTTPException) -> Failure:
+def _of_path(error: HTTPException, path: str) -> Failure:
+    if error.status_code == 404 and (own := OURS.get(path)):
+        return Failure(404, f"there is no {path} here: {own} does that, /docs lists all paths")
     messages = {
         404: "there is no such path: /docs lists those there are",
         405: "this path does not take that method: /docs lists what it takes",

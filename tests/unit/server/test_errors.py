@@ -10,11 +10,14 @@ from starlette.exceptions import HTTPException
 
 from llamita import errors
 from llamita.server.anthropic.schemas import MessageRequest
+from llamita.server.app import TABLES
 from llamita.server.body import check_json
 from llamita.server.errors import Failure, RequestError, failure_of, is_unforeseen, refused
 from llamita.server.openai.errors import error_body
 from llamita.server.openai.response_request import ResponseRequest
 from llamita.server.openai.schemas import ChatRequest, CompletionRequest, EmbeddingRequest
+from llamita.server.other_paths import OTHERS, OURS
+from llamita.server.page.page import PATHS
 from llamita.server.tokens import DetokenizeRequest
 
 
@@ -42,6 +45,17 @@ def test_every_error_has_its_status(error: Exception, status: int, is_final: boo
     assert "secret" not in failure.message
     assert is_unforeseen(error) == (type(error) is RuntimeError)
     assert (failure.retry_after is None) == (status not in (429, 503))
+
+
+def test_paths_of_other_servers_are_answered_with_ours() -> None:
+    here = {route.path for table in TABLES for route in table.routes}
+    assert OTHERS.keys() <= here
+    assert not OURS.keys() & (here | PATHS)
+    failure = failure_of(HTTPException(404), path="/api/generate")
+    assert (failure.status, failure.message) == (
+        404, "there is no /api/generate here: /v1/completions does that, /docs lists all paths"
+    )  # fmt: skip
+    assert "no such path" in failure_of(HTTPException(404), path="/api/other").message
 
 
 def test_openai_s_object_has_four_fields() -> None:
