@@ -13,8 +13,10 @@ from llamita.server.errors import refused
 from llamita.server.models import ServedModel
 from llamita.server.openai.messages import ChatMessage, ChatTool, tool_data
 from llamita.server.openai.schemas import TokenId
+from llamita.server.sse import dumped
 from llamita.server.state import model_of, parsed
 
+PART = 10_000  # tokens of an answer that are written as JSON at once
 Name = Annotated[str, Field(max_length=256)] | None
 Messages = Annotated[list[ChatMessage], bounded(1024, least=1)]
 Tools = Annotated[list[ChatTool], bounded(128)] | None
@@ -58,10 +60,7 @@ async def tokenize(request: Request) -> Response:
     """The ids of a text, or of a conversation."""
     asked = await parsed(request, TokenizeRequest)
     model = await model_of(request, asked.model)
-    ids = await asyncio.to_thread(_ids, model, asked)
-    texts = model.texts.tables.texts
-    tokens = [{"id": i, "piece": texts.of(i)} for i in ids] if asked.with_pieces else ids
-    return JSONResponse({"tokens": tokens, "count": len(ids), "max_model_len": model.texts.context_length})
+    return Response(await asyncio.to_thread(_tokenized, model, asked), media_type="application/json")
 
 
 async def apply_template(request: Request) -> Response:
@@ -77,11 +76,24 @@ async def detokenize(request: Request) -> Response:
     """The text of ids, control tokens included."""
     asked = await parsed(request, DetokenizeRequest)
     model = await model_of(request, asked.model)
-    size = model.texts.model.config.vocab_size
-    if any(i >= size for i in asked.tokens):
-        raise refused(f"a token id is outside the vocabulary of {size}", param="tokens")
-    text = await asyncio.to_thread(model.texts.tokenizer.decode, asked.tokens, skip_special_tokens=False)
+    text = await asyncio.to_thread(_text, model, asked.tokens)
     return JSONResponse({"prompt": text, "content": text})
+
+
+def _tokenized(model: ServedModel, asked: TokenizeRequest) -> str:
+    """The answer, in parts: to write a million tokens at once would let no other thread run meanwhile."""
+    ids, texts = _ids(model, asked), model.texts.tables.texts
+    parts = (ids[start : start + PART] for start in range(0, len(ids), PART))
+    listed = ([{"id": i, "piece": texts.of(i)} for i in part] if asked.with_pieces else part for part in parts)
+    rest = dumped({"count": len(ids), "max_model_len": model.texts.context_length})[1:]
+    return f'{{"tokens":[{",".join(dumped(part)[1:-1] for part in listed)}],{rest}'
+
+
+def _text(model: ServedModel, ids: list[int]) -> str:
+    size = model.texts.model.config.vocab_size
+    if any(i >= size for i in ids):
+        raise refused(f"a token id is outside the vocabulary of {size}", param="tokens")
+    return model.texts.tokenizer.decode(ids, skip_special_tokens=False)
 
 
 def _ids(model: ServedModel, asked: TokenizeRequest) -> list[int]:

@@ -11,6 +11,10 @@ import tokenizers
 from llamita.checks import MAX_REASON, shortened
 from llamita.errors import BrokenFileError, UsageError
 
+LONG = (
+    10_000  # characters, or ids, that the library reads by its calls for batches: they let other threads run meanwhile
+)
+
 
 class HuggingFaceTokenizer:
     """A tokenizer of the `tokenizers` library, never changed after construction.
@@ -77,7 +81,7 @@ class HuggingFaceTokenizer:
         # Somewhere the text spells a control token: read it again with those tokens under unguessable names.
         sealed, names = self._sealed
         text = "".join(names[part] if isinstance(part, int) else part for part in parts)
-        return sealed.encode(text, add_special_tokens=False).ids
+        return _encoded(sealed, text)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of ids; bytes that are no UTF-8 become U+FFFD, and spaces are never tidied up.
@@ -85,7 +89,9 @@ class HuggingFaceTokenizer:
         Raises UsageError for what are no ids.
         """
         try:
-            return self._library.decode(ids, skip_special_tokens=skip_special_tokens)
+            if len(ids) < LONG:
+                return self._library.decode(ids, skip_special_tokens=skip_special_tokens)
+            return self._library.decode_batch([ids], skip_special_tokens=skip_special_tokens)[0]
         except (OverflowError, TypeError) as error:
             raise UsageError(f"token ids are integers from 0 to {self.vocab_size - 1}: {error}") from error
 
@@ -103,7 +109,7 @@ class HuggingFaceTokenizer:
 
     def _ids(self, text: str) -> list[int]:
         try:
-            return self._library.encode(text, add_special_tokens=False).ids
+            return _encoded(self._library, text)
         except TypeError as error:
             raise UsageError("the text is not valid Unicode: it holds half of a surrogate pair") from error
 
@@ -126,6 +132,12 @@ class HuggingFaceTokenizer:
             raise BrokenFileError(
                 f"the tokenizer's vocabulary contradicts itself ({shortened(error, MAX_REASON)}): download it again"
             ) from error
+
+
+def _encoded(library: tokenizers.Tokenizer, text: str) -> list[int]:
+    if len(text) < LONG:
+        return library.encode(text, add_special_tokens=False).ids
+    return library.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
 
 def readable(tokenizer: Any) -> Any:

@@ -20,6 +20,16 @@ def test_a_text_comes_back(server: Running, cria: LLM) -> None:
     assert "".join(one["piece"] for one in pieces).endswith("Once")
 
 
+def test_a_long_text_comes_back_whole(server: Running) -> None:
+    text = "The cat sat on the mat. 😀 " * 4000
+    found = server.post("/tokenize", {"prompt": text, "with_pieces": True, "add_special_tokens": False}).json()
+    assert "".join(one["piece"] for one in found["tokens"]).startswith("The cat sat on the mat. ")
+    plain = server.post("/tokenize", {"prompt": text, "add_special_tokens": False}).json()
+    assert plain["tokens"] == [one["id"] for one in found["tokens"]]
+    assert len(plain["tokens"]) == plain["count"] > 20_000
+    assert server.post("/detokenize", {"tokens": plain["tokens"]}).json()["prompt"] == text
+
+
 def test_a_conversation_is_what_a_chat_reads(server: Running) -> None:
     talk: dict[str, Any] = {"messages": TALK, "tools": [TOOL]}
     ids = server.post("/tokenize", talk).json()

@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from llamita.errors import BrokenFileError, NotFoundError, UsageError
+from llamita.tokenizer.huggingface import _encoded
 from llamita.tokenizer.load import load_tokenizer
 from tests.unit.tokenizer.tiny import TEXT, llama_2_library, write
 
@@ -85,6 +88,34 @@ def test_special_looking_text_stays_text_unless_asked(llama_3: Path):
     parts = tokenizer.encode_parts(["a<|eot_id|>", eot, "b"])
     assert parts.count(eot) == 1
     assert tokenizer.decode(parts, skip_special_tokens=False) == "a<|eot_id|><|eot_id|>b"
+
+
+def test_other_threads_run_while_a_long_text_is_read(llama_3: Path):
+    tokenizer = load_tokenizer(llama_3)
+    text = "the cat sat " * 20_000
+    library = tokenizer._library
+    ids = library.encode(text, add_special_tokens=False).ids
+    assert ids == tokenizer.encode(text, add_special_tokens=False)
+    turns, is_over = 0, False
+
+    def run() -> None:
+        nonlocal turns
+        while not is_over:
+            turns += 1
+            time.sleep(0)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        found = []
+        for read in (lambda: _encoded(library, text), lambda: tokenizer.decode(ids)):
+            before = turns
+            found.append((read(), turns - before))
+    finally:
+        is_over = True
+        thread.join()
+    assert [result for result, _ in found] == [ids, text]
+    assert min(count for _, count in found) > 20  # 0 or 1 where the call held the interpreter
 
 
 def test_a_text_with_its_own_bos_gets_no_second(folder: Path):
