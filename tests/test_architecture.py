@@ -26,6 +26,7 @@ RULES: list[Checker] = [
     shape.crowds_of_booleans,
     shape.prints,
     shape.loose_state,
+    shape.by_default,
     words.retired,
     words.unplain,
 ]
@@ -300,6 +301,18 @@ def test_print_is_found(fake: Callable[..., list[Module]]) -> None:
 )
 def test_loose_state_is_found(source: str, count: int, fake: Callable[..., list[Module]]) -> None:
     assert len(shape.loose_state(fake(a=source))) == count
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("torch.empty(3)", 2),
+        ("def f(x):\n    return torch.zeros(len(x), dtype=x.dtype)", 1),
+        ("torch.empty(3, dtype=a, device=b)\ntorch.empty_like(x)\ntorch.arange(3, device=b)", 0),
+    ],
+)
+def test_a_default_buffer_is_found(source: str, count: int, fake: Callable[..., list[Module]]) -> None:
+    assert len(shape.by_default(fake(plans__in__a=source, model=source), ("plans",))) == count
 
 
 def test_data_left_behind_is_found(tmp_path: Path) -> None:

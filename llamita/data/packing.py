@@ -59,10 +59,10 @@ def pack(documents: Sequence[Document], length: int) -> Rows:
     """
     documents = parts(documents, length)
     rows = plan(documents, length)
-    inputs = torch.zeros(len(rows), length, dtype=torch.int32)
+    inputs = torch.zeros(len(rows), length, dtype=torch.int32, device="cpu")
     targets = torch.full_like(inputs, IGNORED)
     numbers = torch.empty_like(inputs)
-    labels = torch.zeros(inputs.shape)
+    labels = torch.zeros(inputs.shape, dtype=torch.float32, device="cpu")
     for row, pieces in enumerate(rows):
         at, number = 0, 0
         for piece in pieces:

@@ -51,7 +51,7 @@ class Adafactor(torch.optim.Adafactor):
 
     def _begin(self, weight: Tensor) -> dict[str, Tensor]:
         state = self.state[weight]
-        state["step"] = torch.tensor(0.0)
+        state["step"] = torch.tensor(0.0, dtype=torch.float32, device="cpu")
         if weight.ndim == 1:
             state["variance"] = torch.zeros_like(weight)
         else:

@@ -24,7 +24,8 @@ def dynamic_values(*, is_signed: bool) -> tuple[float, ...]:
     """The 256 numbers from -1 or 0 to 1 that a code means, in order: seven decades, each finer than the one below."""
     found = [0.0, 1.0]
     for decade in range(7):
-        edges = torch.linspace(0.1, 1, 2 ** (decade if is_signed else decade + 1) + 1, device="cpu")
+        count = 2 ** (decade if is_signed else decade + 1) + 1
+        edges = torch.linspace(0.1, 1, count, dtype=torch.float32, device="cpu")
         middles = 10 ** (decade - 6) * ((edges[:-1] + edges[1:]) / 2.0)
         found += middles.tolist() + ((-middles).tolist() if is_signed else [])
     return tuple(sorted(found))
@@ -88,7 +89,7 @@ class AdamW8bit(Optimizer):
 
     def _begin(self, weight: Tensor) -> dict[str, Tensor]:
         state = self.state[weight]
-        state["step"] = torch.tensor(0.0)
+        state["step"] = torch.tensor(0.0, dtype=torch.float32, device="cpu")
         for name in MOMENTS:
             if _is_small(weight):
                 state[name] = torch.zeros_like(weight, dtype=torch.float32)
@@ -100,7 +101,7 @@ class AdamW8bit(Optimizer):
     def _step(self, weight: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
         state["step"] += 1
         numbers, gradient = local(weight).view(-1), align_gradient(weight).reshape(-1)
-        values = {name: torch.tensor(VALUES[name], device=weight.device) for name in MOMENTS}
+        values = {name: torch.tensor(VALUES[name], dtype=torch.float32, device=weight.device) for name in MOMENTS}
         for start in range(0, len(numbers), CHUNK):
             part = slice(start, start + CHUNK)
             blocks = slice(start // BLOCK, (start + CHUNK) // BLOCK)
@@ -127,7 +128,7 @@ def no_scales(weight: Tensor) -> Tensor:
     shape, columns = torch.Size([weight.numel() // BLOCK]), weight.shape[-1]
     if isinstance(weight, DTensor) and columns % BLOCK == 0:
         shape = torch.Size([*weight.shape[:-1], columns // BLOCK])
-    return sharded_as(weight, torch.zeros(shape, device=local(weight).device))
+    return sharded_as(weight, torch.zeros(shape, dtype=torch.float32, device=local(weight).device))
 
 
 def is_cut(weight: Tensor) -> bool:

@@ -29,6 +29,14 @@ MUTABLE_CALLS = frozenset(
 )
 
 
+# Folders and files that give kernels the addresses of tensors; what makes a tensor, and what it must be told.
+ADDRESSED = ("kernels.cpu", "kernels.blocks", "plans.cpu", "plans.training", "attention.trained")
+MAKERS: Mapping[str, tuple[str, ...]] = {
+    "arange": ("device",),
+    **dict.fromkeys(("empty", "full", "linspace", "ones", "rand", "randn", "tensor", "zeros"), ("dtype", "device")),
+}
+
+
 def long_files(modules: list[Module], limit: int = FILE_LINES) -> list[str]:
     """Files longer than the limit."""
     return [f"{m.name} has {m.length} lines, at most {limit}: split it" for m in modules if m.length > limit]
@@ -180,3 +188,17 @@ def _is_mutable(value: ast.expr | None) -> bool:
 
 def _is_table(name: str) -> bool:
     return _is_dunder(name) or re.fullmatch(r"_?[A-Z][A-Z0-9_]*|[A-Z]\w*", name) is not None
+
+
+def by_default(modules: list[Module], folders: Collection[str] = ADDRESSED) -> list[str]:
+    """Tensors for kernels that are left to torch's default dtype and device, which are the user's to set."""
+    complaints = []
+    for module in modules:
+        if not module.name.partition(".")[2].startswith(tuple(folders)):
+            continue
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("torch."):
+                wanted, told = MAKERS.get(ast.unparse(node.func)[6:], ()), {one.arg for one in node.keywords}
+                missing = [name for name in wanted if name not in told]
+                complaints += [f"{module.name}:{node.lineno} says no {name}" for name in missing]
+    return complaints

@@ -30,7 +30,7 @@ def fit(weight: Tensor) -> QuantizedBlocks:
     largest = x.gather(0, x.abs().argmax(0, keepdim=True))[0]  # with its sign
     is_zero = largest.abs() < NEARLY_ZERO
     largest = torch.where(is_zero, 1, largest)
-    nearest = torch.tensor([float(VALUES[code]) for code in NEAREST], device=x.device)
+    nearest = torch.tensor([float(VALUES[code]) for code in NEAREST], dtype=torch.float32, device=x.device)
     sum_lx, sum_ll = _moments(x, quotient(1, largest / largest.new_tensor(127.0)), nearest)
     scale = sum_lx / sum_ll
     best = scale * sum_lx

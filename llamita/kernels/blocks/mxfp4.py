@@ -29,7 +29,7 @@ def fit(weight: Tensor) -> QuantizedBlocks:
     most = blocks.abs().amax(-1, keepdim=True)
     # A logarithm just below an integer may round to it in fp32, which is what ggml goes by.
     exponents = (most.double().log2().float().floor() - LARGEST).clamp(-128, 127).to(torch.int8)
-    between = torch.tensor(BETWEEN, device=weight.device)
+    between = torch.tensor(BETWEEN, dtype=torch.float32, device=weight.device)
     sizes = torch.bucketize(blocks.abs() / powers_of_two(exponents), between)  # of two as near the smaller
     codes = sizes + 8 * ((blocks < 0) & (sizes > 0))
     return _codes(codes.to(torch.uint8).flatten(-2), exponents.flatten(-2))

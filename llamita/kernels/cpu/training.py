@@ -108,7 +108,7 @@ class Right(NamedTuple):
 def rows_of(x: Tensor) -> Lines:
     """The rows of x (n, K), fp32 or bf16, K a multiple of COLUMNS, as lines."""
     rows, columns = x.shape
-    packed = torch.empty(-(-rows // 16) * 16 * columns, dtype=torch.bfloat16)
+    packed = empty(-(-rows // 16) * 16 * columns, dtype=torch.bfloat16)
     run(_PACK_ROWS[x.dtype], PackLines(x, packed, rows, columns), chunks=-(-rows // 16))
     return Lines(packed, rows, columns // 2, columns // 2)
 
@@ -116,7 +116,7 @@ def rows_of(x: Tensor) -> Lines:
 def columns_of(x: Tensor) -> Lines:
     """The columns of x bf16 (n, K), K a multiple of 16, as lines."""
     rows, columns = x.shape
-    packed = torch.empty(columns * -(-rows // 2) * 2, dtype=torch.bfloat16)
+    packed = empty(columns * -(-rows // 2) * 2, dtype=torch.bfloat16)
     run(_PACK_COLUMNS, PackLines(x, packed, rows, columns), chunks=-(-columns // 64))
     return Lines(packed, columns, -(-rows // 2), -(-rows // 2))
 
@@ -127,7 +127,7 @@ def products(*terms: tuple[Lines, Right], dtype: torch.dtype, out: Tensor | None
     columns = matrix.shape[0 if is_turned else 1]
     if dtype != torch.float32 and out is None and any(one.pairs > _LONG for one, _ in terms):
         return products(*terms, dtype=torch.float32).to(dtype)  # parts are added in fp32
-    found = torch.empty(left.lines, columns, dtype=dtype) if out is None else out
+    found = empty(left.lines, columns, dtype=dtype) if out is None else out
     if is_shape(found):
         return found
     panels, adds, program = -(-columns // PANEL), out is not None, Program()
@@ -135,7 +135,14 @@ def products(*terms: tuple[Lines, Right], dtype: torch.dtype, out: Tensor | None
     some = -(-left.lines // (16 * parts)) * 16
     for rows in _parts(terms, can_add=found.dtype == torch.float32):
         arguments = SumOfProducts(
-            torch.tensor(rows), len(rows), found, left.lines, columns, NUMBERS[dtype], int(adds), some
+            torch.tensor(rows, dtype=torch.int64, device="cpu"),
+            len(rows),
+            found,
+            left.lines,
+            columns,
+            NUMBERS[dtype],
+            int(adds),
+            some,
         )
         program.add(_PRODUCTS, arguments, chunks=panels * -(-left.lines // some))
         adds = True
@@ -167,7 +174,7 @@ def _term(left: Lines, right: Right, first: int, pairs: int) -> Term:
 
 def norm(x: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """RMSNorm of x (n, D), D a multiple of COLUMNS: bf16 (n, D), and what x was multiplied by, fp32 (n,)."""
-    out, rstd = torch.empty(x.shape, dtype=torch.bfloat16), torch.empty(len(x))
+    out, rstd = empty(*x.shape, dtype=torch.bfloat16), empty(len(x))
     arguments = TrainedNorm(x, scale.float(), out, rstd, len(x), x.shape[1], _LINES, bits(eps))
     run(_NORM[x.dtype], arguments, chunks=-(-len(x) // _LINES))
     return out, rstd
@@ -176,7 +183,7 @@ def norm(x: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 def norm_gradients(x: Tensor, scale: Tensor, rstd: Tensor, d_out: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of x (n, D) and scale (D,) from d_out fp32 (n, D)."""
     chunks = -(-len(x) // _LINES)
-    d_x, parts = torch.empty_like(x), torch.empty(chunks, x.shape[1])
+    d_x, parts = torch.empty_like(x), empty(chunks, x.shape[1])
     arguments = NormGradients(x, scale.float(), rstd, d_out, d_x, parts, len(x), x.shape[1], _LINES)
     run(_NORM_GRADIENTS[x.dtype], arguments, chunks=chunks)
     return d_x, parts.sum(0).to(scale.dtype)
@@ -207,10 +214,15 @@ def turned(x: Tensor, cosines: Tensor, sines: Tensor, sign: float = 1.0) -> Tens
 
 def softmax_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Logits bf16 (n, V) become their gradients times a total each; the losses and the totals fp32 (n,)."""
-    totals, own = torch.empty(len(logits)), torch.empty(len(logits))
+    totals, own = empty(len(logits)), empty(len(logits))
     arguments = SoftmaxGradient(logits, targets.contiguous(), totals, own, logits.shape[1])
     run(_SOFTMAX, arguments, chunks=len(logits))
     return totals.log() - own, totals
+
+
+def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Memory for a kernel's numbers, whatever torch's default dtype and device are."""
+    return torch.empty(shape, dtype=dtype, device="cpu")
 
 
 def run(kernel: Kernel, arguments: Sequence[Tensor | int | None], *, chunks: int) -> None:

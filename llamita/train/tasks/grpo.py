@@ -107,7 +107,7 @@ class _Steps:
         group, written = self.options.group, list[Rollout]()
         prompts = [prompt for prompt, _ in _prompts(batch) for _ in range(group)]
         records = [self.records[number] for _, number in _prompts(batch) for _ in range(group)]
-        seeds = torch.randint(2**62, (len(prompts),)).tolist()
+        seeds = torch.randint(2**62, (len(prompts),), device="cpu").tolist()
 
         def write(model: LlamaForCausalLM, _: Batch) -> Tensor:
             assert self.sampler is not None
@@ -116,8 +116,9 @@ class _Steps:
 
         compute(write, batch)
         rewards = torch.tensor(
-            [float(self.reward(one.text, r.fields)) for one, r in zip(written, records, strict=True)]
-        )
+            [float(self.reward(one.text, r.fields)) for one, r in zip(written, records, strict=True)],
+            dtype=torch.float32, device="cpu",
+        )  # fmt: skip
         answers = answer_batch(written, advantages(rewards.view(-1, group)).flatten(), self.options.length)
         return self._with_log_probs(compute, answers, micro_rows, rewards)
 
@@ -143,7 +144,7 @@ class _Steps:
         written = self.sampler(model, [prompt for prompt, _ in found], [number for _, number in found])
         pairs = zip(written, found, strict=True)
         rewards = [float(self.reward(one.text, self.records[number].fields)) for one, (_, number) in pairs]
-        return {HELD_OUT: torch.tensor(sum(rewards))}
+        return {HELD_OUT: torch.tensor(sum(rewards), dtype=torch.float32, device="cpu")}
 
     def _document(self, record: Record, number: int, tokenizer: Tokenizer) -> Document:
         if "prompt" not in record.fields:
@@ -180,11 +181,11 @@ def answer_batch(written: Sequence[Rollout], advantage: Tensor, length: int) -> 
     rows = pack(documents, length)
     batch = take(rows, torch.arange(len(rows)))
     assert batch.labels is not None
-    label, old = torch.zeros(batch.targets.shape), torch.zeros(batch.targets.shape)
+    label, old = (torch.zeros(batch.targets.shape, dtype=torch.float32, device="cpu") for _ in range(2))
     for place, number in enumerate(kept, start=1):
         is_own = (batch.labels == place) & (batch.targets != IGNORED)
         label[is_own] = advantage[number].item()
-        old[is_own] = torch.tensor(written[number].log_probs)
+        old[is_own] = torch.tensor(written[number].log_probs, dtype=torch.float32, device="cpu")
     return Batch(batch.inputs, batch.targets, batch.positions, label, None, old)
 
 

@@ -1,15 +1,19 @@
 """The products of a step by our kernels: as near to fp32 as autocast's, with adapters and stored matrices too."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from llamita.adapters.config import LoraConfig
 from llamita.adapters.frozen import keep_in_halves
 from llamita.adapters.lora import add_lora, lora_layers
+from llamita.adapters.pair import LoraPair
 from llamita.config import LlamaConfig
 from llamita.kernels.cpu import training as kernels
 from llamita.model.factors import Factors
@@ -43,6 +47,18 @@ def made(config: LlamaConfig, kind: str) -> LlamaForCausalLM:
             for pair in layer.pairs.values():
                 nn.init.normal_(pair.get_parameter("B"), std=0.1)
     return model.train()
+
+
+class Odd(nn.Linear):
+    """A layer of somebody else."""
+
+
+class Followed(TorchFunctionMode):
+    """A mode that sees every function."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """As without it."""
+        return function(*args, **(kwargs or {}))
 
 
 def trained(model: LlamaForCausalLM, *, autocast: bool = True) -> tuple[float, dict[str, Tensor]]:
@@ -96,7 +112,9 @@ def test_recomputed_layers_have_the_same_gradients(
     assert found == loss and distance(gradients, wanted) == 0
 
 
-@pytest.mark.parametrize("odd", ["dropout", "two adapters", "a hook", "a side of 40", "fp32"])
+@pytest.mark.parametrize(
+    "odd", ["dropout", "two adapters", "a hook", "a side of 40", "fp32", "another class", "a patched class", "a mode"]
+)
 def test_what_is_not_known_is_left_to_torch(monkeypatch: pytest.MonkeyPatch, config: LlamaConfig, odd: str) -> None:
     model = made(config.replace(intermediate_size=40) if "side" in odd else config, "lora")
     if odd == "dropout":
@@ -106,13 +124,20 @@ def test_what_is_not_known_is_left_to_torch(monkeypatch: pytest.MonkeyPatch, con
         add_lora(model, LoraConfig(r=2, target_modules="all-linear"), "other")
         for layer in lora_layers(model).values():
             layer.active = ("default", "other")
+    if odd == "another class":
+        for layer in lora_layers(model).values():
+            layer.base_layer.__class__ = Odd
+    if odd == "a patched class":
+        own = LoraPair.forward
+        monkeypatch.setattr(LoraPair, "forward", lambda *arguments: own(*arguments))
     training.enable(model, list(model.model.layers), config)
     if odd == "a hook":
         for layer in lora_layers(model).values():
             layer.pairs["default"].register_forward_hook(lambda *_: None)
     monkeypatch.setattr(training, "products", None)
     monkeypatch.setattr(kernels, "has_products", lambda: True)
-    trained(model, autocast=odd != "fp32")
+    with Followed() if odd == "a mode" else nullcontext():
+        trained(model, autocast=odd != "fp32")
 
 
 def test_torch_multiplies_where_it_is_the_faster(monkeypatch: pytest.MonkeyPatch, config: LlamaConfig) -> None:
@@ -122,3 +147,31 @@ def test_torch_multiplies_where_it_is_the_faster(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(training, "products", None)
     loss, _ = trained(model)
     assert loss > 0
+
+
+@pytest.fixture(params=[torch.float16, torch.bfloat16, torch.float64, None], ids=str)
+def default(request: pytest.FixtureRequest) -> Iterator[torch.dtype | None]:
+    """Another default dtype; None: another default device."""
+    before = torch.get_default_dtype()
+    yield request.param
+    torch.set_default_dtype(before)
+    torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("kind", ["full", "qlora"])
+def test_training_is_the_same_under_every_default(
+    monkeypatch: pytest.MonkeyPatch, config: LlamaConfig, kind: str, default: torch.dtype | None
+) -> None:
+    """Kernels get the buffers that they write to, whatever torch's defaults are."""
+    monkeypatch.setattr(kernels, "has_products", lambda: True)
+    model = made(config, kind)
+    training.enable(model, list(model.model.layers), config)
+    loss, wanted = trained(model)
+    wanted = {name: one.clone() for name, one in wanted.items()}
+    if default is None:
+        torch.set_default_device("meta")
+    else:
+        torch.set_default_dtype(default)
+    found, gradients = trained(model)
+    assert found == loss
+    assert all(torch.equal(gradients[name], own) for name, own in wanted.items())

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import llamita
 from llamita.cache.growing import GrowingCache
+from llamita.kernels.blocks import FORMATS
 from llamita.model.llama import LlamaForCausalLM
 from llamita.plans.cpu import fuse
 from llamita.quant.surgery import quantize, quantize_weight
@@ -83,7 +84,7 @@ def test_what_a_quantized_layer_gives_is_the_same(default: str) -> None:
     assert got.dtype == wanted.dtype and torch.equal(got, wanted)
 
 
-@pytest.mark.parametrize("form", ["q8_0", "q4_0", "q6_k"])
+@pytest.mark.parametrize("form", FORMATS)
 def test_what_is_quantized_is_the_same(default: str, form: str) -> None:
     weight = torch.randn(32, 256)
     wanted = quantize_weight(form, weight).raw()
