@@ -21,6 +21,8 @@ from llamita.model.loss import IGNORED
 from llamita.model.plan import has_hooks
 from llamita.model.stored import StoredWeight
 
+_LINEAR = nn.Linear.forward  # which may be replaced
+
 
 def chunked_cross_entropy(
     hidden_states: Tensor, head: nn.Module, targets: Tensor, *, chunk: int, num_items: Tensor | int | None = None,
@@ -57,7 +59,7 @@ def is_plain(head: nn.Module) -> bool:
         return False
     if hasattr(head.weight, "__tensor_flatten__"):  # a shard (DTensor), or another tensor made of tensors
         return False
-    return not has_hooks(head)
+    return not has_hooks(head) and nn.Linear.forward is _LINEAR
 
 
 def is_stored(head: nn.Module) -> bool:

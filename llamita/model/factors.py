@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from llamita.model.plan import has_hooks
 from llamita.model.stored import StoredMatrix, StoredWeight
 
+OWN = (__name__.partition(".")[0], "torch")  # whose classes of layers these are
+
 
 @dataclass(frozen=True, eq=False)
 class Factors:
@@ -40,8 +42,11 @@ class HasFactors(Protocol):
 
 
 def factors_of(layer: nn.Module) -> Factors | None:
-    """The factors of a layer that is a product and nothing else: no bias, hook, plan or shard; else None."""
-    if has_hooks(layer):
+    """The factors of a layer that is a product and nothing else: no bias, hook, plan or shard; else None.
+
+    Of a class from elsewhere nobody knows what its forward does, whatever it inherits from.
+    """
+    if has_hooks(layer) or type(layer).__module__.partition(".")[0] not in OWN:
         return None
     if isinstance(layer, HasFactors):
         return layer.factors()

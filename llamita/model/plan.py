@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Never
 
 from torch import nn
+from torch.nn.modules import module as torch_module
 
 from llamita.errors import UnsupportedError, UsageError
 
@@ -49,6 +50,12 @@ PAIRS: Mapping[tuple[str, str], str] = {
         "a batch-invariant model cannot be compiled, as compiled kernels round by the shape: give up one of the two"
     ),
 }
+
+
+HOOKS_OF_ALL = (  # of torch, on every module
+    torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks,
+    torch_module._global_backward_hooks, torch_module._global_backward_pre_hooks,
+)  # fmt: skip
 
 
 class StandIn:
@@ -170,8 +177,9 @@ def is_replaced(module: nn.Module) -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether something else than the forward of the module's class runs when it is called."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or is_replaced(module))
+    """Whether something else than the forward of the module's class runs when it is called, or in its backward pass."""
+    own = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return is_replaced(module) or any(own) or any(HOOKS_OF_ALL)
 
 
 def check(model: nn.Module, plan: str, modules: Iterable[nn.Module] = ()) -> None:

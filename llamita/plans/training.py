@@ -27,8 +27,9 @@ from llamita.model import plan
 from llamita.model.chunked_loss import is_plain
 from llamita.model.factors import Factors, factors_of
 from llamita.model.layers import LlamaDecoderLayer, LlamaRMSNorm, at_least_fp32
-from llamita.model.parts import NAMES, PRODUCTS, SILU, LayerParts, parts_of
-from llamita.plans.cpu.parts import CALLED
+from llamita.model.parts import PRODUCTS, SILU, LayerParts, parts_of
+from llamita.plans.cpu.called import is_in_function_mode
+from llamita.plans.cpu.parts import CALLED, functions_of, is_own
 from llamita.plans.training_products import Gated, Given, Normed, is_known, products
 
 
@@ -57,6 +58,7 @@ class TrainedLayer(plan.StandIn):
         super().__init__(layer)
         self.parts = parts_of(layer, config, plan="the training plan")
         self.made_of = self._made_of()
+        self.is_own = all(is_own(one, type(one)) for one in layer.modules() if one is not layer)
 
     def __call__(self, hidden_states: Tensor, rotation: Rotation, context: Context) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
@@ -72,13 +74,16 @@ class TrainedLayer(plan.StandIn):
 
     def _is_current(self) -> bool:
         """Whether the layer is made as in the beginning, and nothing else runs when its parts are called."""
-        found = self._made_of()
-        return found == self.made_of and not any(plan.has_hooks(one) for one, _ in found) and not CALLED.has_changed()
+        if not self.is_own or self._made_of() != self.made_of or CALLED.has_changed() or is_in_function_mode():
+            return False
+        return not any(plan.has_hooks(one) for one in self.module.modules() if one is not self.module)
 
-    def _made_of(self) -> list[tuple[nn.Module, type[nn.Module]]]:
-        """What a pass goes through, and the classes, which may change."""
-        found = [self.module.get_submodule(name) for name in ("self_attn", "mlp", *NAMES.values())]
-        return [(one, type(one)) for one in found]
+    def _made_of(self) -> list[object]:
+        """What a pass goes through, all of which may change: modules, their classes and functions, attributes."""
+        layer, inner = self.module, [one for one in self.module.modules() if one is not self.module]
+        functions = [getattr(one, name) for one in inner for name in functions_of(type(one))]
+        facts = [vars(one).get(name) for one in inner for name in ("act_fn", "head_dim", "layer_idx")]
+        return [*inner, *map(type, inner), layer.finish, *functions, *facts]
 
 
 def forward_by_kernels(

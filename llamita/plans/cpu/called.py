@@ -48,8 +48,11 @@ class Called:
 
 def is_in_mode() -> bool:
     """Whether a mode sees or changes every operation of torch; that of a default device only places new tensors."""
-    if torch._C._len_torch_dispatch_stack():
-        return True
+    return bool(torch._C._len_torch_dispatch_stack()) or is_in_function_mode()
+
+
+def is_in_function_mode() -> bool:
+    """The same of modes that see functions, rather than what these dispatch to."""
     return torch._C._len_torch_function_stack() > 0 and any(type(one) is not DeviceContext for one in function_modes())
 
 

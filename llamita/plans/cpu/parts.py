@@ -71,7 +71,7 @@ def _of_modules(model: LlamaForCausalLM) -> Iterator[str]:
         if type(module) is not kind and not is_known and name:
             yield f"{name} is a {type(module).__name__} that the kernels do not know"
         is_patched = name and (is_replaced(module) or not vars(module).keys().isdisjoint(STEPS.get(kind, ())))
-        if is_patched or not _is_own(module, kind if packed is None else type(module)):
+        if is_patched or not is_own(module, kind if packed is None else type(module)):
             yield f"the forward of {name or 'the model'} is not its class's own, and the kernels would bypass it"
         for fact, value in _facts(name, model.config).items():
             if vars(module).get(fact) != value:
@@ -106,7 +106,7 @@ def _parts(name: str, module: nn.Module, kind: type[nn.Module]) -> Iterator[tupl
         yield from _parts(f"{name}.{child}".lstrip("."), module._modules.get(child) or nn.Identity(), its_kind)
 
 
-def _is_own(module: nn.Module, kind: type[nn.Module]) -> bool:
+def is_own(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a module is called as every other, and its class has the very functions that its source has."""
     if type(module).__call__ is not nn.Module.__call__:
         return False

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.modules.module import register_module_full_backward_hook
 
 from llamita.attention import trained as attention
 from llamita.config import LlamaConfig
@@ -137,10 +138,32 @@ def hook(name: str) -> Callable[[nn.Module], object]:
     return lambda layer: layer.get_submodule(name).register_forward_hook(lambda module, _, out: 2 * out)
 
 
+def patch(name: str) -> Callable[[nn.Module], object]:
+    """Let a function of a module, on this one alone, give something else."""
+    where, _, function = name.rpartition(".")
+
+    def change(layer: nn.Module) -> None:
+        module = layer.get_submodule(where)
+        own = getattr(module, function)
+
+        def changed(*arguments: Any) -> Any:
+            out = own(*arguments)
+            return tuple(2 * one for one in out) if isinstance(out, tuple) else 2 * out
+
+        setattr(module, function, changed)
+
+    return change
+
+
 CHANGES: dict[str, Callable[[nn.Module], object]] = {
     "a part is swapped": swap_part,
     "a part has another class": swap_class,
     **{f"{name} has a hook": hook(name) for name in ("self_attn.q_proj", "self_attn", "mlp", "input_layernorm")},
+    **{
+        f"{name} is patched": patch(name)
+        for name in ("mlp.forward", "mlp.up_proj.forward", "self_attn.heads", "self_attn.join", "finish")
+    },
+    "another activation": lambda layer: setattr(layer.get_submodule("mlp"), "act_fn", F.relu),
 }
 
 
@@ -153,6 +176,53 @@ def test_what_it_does_not_know_runs_plainly(tiny_config: LlamaConfig, change: st
     expected = trained(plain)[0]
     assert torch.equal(trained(fast)[0], expected)
     assert not torch.equal(expected, before)
+
+
+def of_a_module(layer: nn.Module, twice: Callable[..., Any]) -> Any:
+    return layer.get_submodule("mlp.up_proj").register_full_backward_hook(twice)
+
+
+def of_what_comes_to_a_module(layer: nn.Module, twice: Callable[..., Any]) -> Any:
+    return layer.get_submodule("mlp.up_proj").register_full_backward_pre_hook(lambda _, d_out: twice(_, d_out))
+
+
+def of_all(layer: nn.Module, twice: Callable[..., Any]) -> Any:
+    up = layer.get_submodule("mlp.up_proj")
+    return register_module_full_backward_hook(lambda one, d_in, _: twice(one, d_in) if one is up else None)
+
+
+@pytest.mark.filterwarnings("ignore:.*ackward hook:UserWarning")  # on modules that give no tensor, or take none
+@pytest.mark.parametrize("hooks", [of_a_module, of_what_comes_to_a_module, of_all])
+def test_hooks_of_backward_passes_are_called(tiny_config: LlamaConfig, hooks: Callable[..., Any]) -> None:
+    plain, fast = twins(tiny_config)
+    _, before = trained(plain)
+    found = []
+    for model in (plain, fast):
+        handle = hooks(model.model.layers[0], lambda _, gradients, *__: (2 * gradients[0],))
+        found.append(trained(model)[1])
+        handle.remove()
+    assert all(torch.allclose(found[1][name], own, atol=1e-4) for name, own in found[0].items())
+    assert not torch.allclose(before["model.embed_tokens.weight"], found[0]["model.embed_tokens.weight"], atol=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore:.*ackward hook:UserWarning")  # on modules that give no tensor, or take none
+@pytest.mark.parametrize("chunk", [4, 1024])
+@pytest.mark.parametrize("change", ["a hook", "a hook of all", "a patched class"])
+def test_hooks_of_the_head_are_called(
+    tiny_config: LlamaConfig, chunk: int, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, calls = LlamaForCausalLM(tiny_config), list[nn.Module]()
+    model.loss(IDS, IDS, chunk=chunk).backward()
+    if change == "a hook":
+        model.lm_head.register_full_backward_hook(lambda module, *_: calls.append(module))
+    own = nn.Linear.forward
+    if change == "a patched class":
+        monkeypatch.setattr(nn.Linear, "forward", lambda self, x: (calls.append(self), own(self, x))[1])
+    handle = register_module_full_backward_hook(lambda module, *_: calls.append(module)) if "all" in change else None
+    model.loss(IDS, IDS, chunk=chunk).backward()
+    if handle is not None:
+        handle.remove()
+    assert model.lm_head in calls
 
 
 @pytest.mark.parametrize(("owner", "name"), [(F, "linear"), (F, "silu"), (LlamaMLP, "forward"), (torch, "rsqrt")])
