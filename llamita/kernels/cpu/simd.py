@@ -96,6 +96,15 @@ def _reduce_add(b: Builder, x: Value) -> Value:
     return b.extract_element(x, _I32(0))
 
 
+def _reduce_max(b: Builder, x: Value) -> Value:
+    """The largest lane, as a tree: LLVM's own goes through the lanes one after the other, for the sake of NaN."""
+    for size in (8, 4, 2):
+        kind, (low, high) = ir.VectorType(_F32, size), ([start + i for i in range(size)] for start in (0, size))
+        halves = _shuffled(b, x, x, low), _shuffled(b, x, x, high)
+        x = call_intrinsic(b, f"llvm.maxnum.v{size}f32", kind, *halves)
+    return call_intrinsic(b, "llvm.maxnum.f32", _F32, b.extract_element(x, _I32(0)), b.extract_element(x, _I32(1)))
+
+
 def _shuffled(b: Builder, x: Value, y: Value, lanes: list[int]) -> Value:
     return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(_I32, len(lanes)), lanes))
 
@@ -163,15 +172,25 @@ def _on_stack(b: Builder) -> Value:
 
 
 def _transpose(b: Builder, source: Value, step: Value, target: Value) -> None:
+    """By shuffles inside of sixteen bytes, then of these: other ways need registers for places, and copies."""
     rows = [_read(b, b.add(source, b.mul(step, _I64(i))), _FLOATS) for i in range(LANES)]
-    for size in (8, 4, 2, 1):  # swap the two blocks off the diagonal
-        early = ir.Constant(_WORDS, [lane if not lane & size else LANES + (lane ^ size) for lane in range(LANES)])
-        late = ir.Constant(_WORDS, [lane ^ size if not lane & size else LANES + lane for lane in range(LANES)])
-        for i in (i for i in range(LANES) if not i & size):
-            x, y = rows[i], rows[i | size]
-            rows[i], rows[i | size] = b.shuffle_vector(x, y, early), b.shuffle_vector(x, y, late)
-    for i, row in enumerate(rows):
-        _write(b, b.add(target, _I64(64 * i)), row)
+    quarters = range(0, LANES, 4)
+    ones = {half: [at + half + i for at in quarters for i in (0, LANES, 1, LANES + 1)] for half in (0, 2)}
+    twos = {half: [start + at + half + i for at in quarters for start in (0, LANES) for i in (0, 1)] for half in (0, 2)}
+    fours = {
+        half: [start + at + i for start in (0, LANES) for at in (half, half + 8) for i in range(4)] for half in (0, 4)
+    }
+    columns: list[list[Value]] = []  # of four rows: column 0 of each quarter, column 1 and so on
+    for i in quarters:
+        (a, c), (d, f) = ([_shuffled(b, rows[i + j], rows[i + j + 1], ones[half]) for half in (0, 2)] for j in (0, 2))
+        columns.append([_shuffled(b, x, y, twos[half]) for x, y in ((a, d), (c, f)) for half in (0, 2)])
+    for column in range(4):
+        x, y, z, w = (four[column] for four in columns)
+        for half in (0, 4):
+            early, late = _shuffled(b, x, y, fours[half]), _shuffled(b, z, w, fours[half])
+            for rest, number in zip((0, 4), (half // 4, half // 4 + 2), strict=True):
+                places = [start + at + i for start in (0, LANES) for at in (rest, rest + 8) for i in range(4)]
+                _write(b, b.add(target, _I64(64 * (4 * number + column))), _shuffled(b, early, late, places))
 
 
 def _fetch(b: Builder, address: Value, level: int) -> None:
@@ -271,7 +290,7 @@ third_quad = operation(Quads(Floats), lambda b, x: _shuffled(b, x, x, [8, 9, 10,
 fourth_quad = operation(Quads(Floats), lambda b, x: _shuffled(b, x, x, [12, 13, 14, 15]))
 first_evens = operation(Quads(Floats), lambda b, x: _shuffled(b, x, x, [0, 2, 4, 6]))
 last_evens = operation(Quads(Floats), lambda b, x: _shuffled(b, x, x, [8, 10, 12, 14]))
-reduce_max = operation(f32(Floats), lambda b, x: call_intrinsic(b, "llvm.vector.reduce.fmax.v16f32", _F32, x))
+reduce_max = operation(f32(Floats), _reduce_max)
 reduce_add_words = operation(
     i64(Words), lambda b, x: b.sext(call_intrinsic(b, "llvm.vector.reduce.add.v16i32", _I32, x), _I64)
 )
