@@ -42,6 +42,11 @@ class Calls:
     def __init__(self, program: Program) -> None:
         self._program, self.numbers, self._chunks = program, list[int](), 0
 
+    def repeat(self, layer: int, shift: int) -> None:
+        """Count the call of one more layer, which repeats that of this layer."""
+        if self.numbers:
+            self.numbers.append(self.numbers[layer] + shift)
+
     def resize(self, chunks: int) -> None:
         """Let each have this number of chunks."""
         if chunks != self._chunks:
@@ -105,6 +110,11 @@ class RaggedAttention:
             calls.numbers.append(self._program.add(kernel, arguments, chunks=0, beside=calls is self._store))
         if not is_rounded:
             linear.add_round(self._program, out.floats, halves=out.halves, q8_blocks=out.q8_blocks)
+
+    def repeat(self, layer: int, shift: int) -> None:
+        """Take note of one more layer, whose calls repeat those of this layer."""
+        for calls in (self._decode, self._store, self._spread, self._prefill):
+            calls.repeat(layer, shift)
 
     def stand(self, layout: BatchLayout, rows: int, tokens: int) -> None:
         """Write where the rows stand, for the kernels. rows, tokens: B and T, where the layout has no spans."""

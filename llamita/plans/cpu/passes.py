@@ -16,7 +16,7 @@ from llamita.model.layers import LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.parts import LayerParts, parts_of
 from llamita.plans.cpu.attention import Activations, Buffers, RaggedAttention
-from llamita.plans.cpu.weights import CPU, packed_of
+from llamita.plans.cpu.weights import CPU, LayerWeights, packed_of
 from llamita.plans.cpu.workspace import Workspace, empty, numbers
 
 EMBED = {dtype: named("elementwise", f"embed_{name}") for dtype, name in DTYPES.items()}
@@ -25,10 +25,11 @@ NORM, GATE, ANGLES = named("elementwise", "norm"), named("elementwise", "gate"),
 
 
 class ModelParts(NamedTuple):
-    """A model, read once for all programs: its layers, and all of its biases."""
+    """A model, read once for all programs: its layers, their weights, and all of its biases."""
 
     model: LlamaForCausalLM
     layers: list[LayerParts]
+    weights: list[LayerWeights]
     biases: list[Tensor]
 
     @classmethod
@@ -37,7 +38,12 @@ class ModelParts(NamedTuple):
         plan = "the plan of the CPU's kernels"
         layers = [parts_of(layer, model.config, plan=plan) for layer in model.model.layers]
         found = (module._parameters.get("bias") for module in model.modules())
-        return cls(model, layers, list({id(bias): bias for bias in found if bias is not None}.values()))
+        return cls(
+            model,
+            layers,
+            [LayerWeights.of(layer) for layer in layers],
+            list({id(bias): bias for bias in found if bias is not None}.values()),
+        )
 
 
 class Pass:
@@ -116,8 +122,7 @@ class Pass:
         self._ids = self._program.add(kernel, arguments, chunks=rows, beside=True)
         angles = Angles(self._positions, rope.inv_freq, self._cosines, self._sines, half, bits(rope.attention_factor))
         self._program.add(ANGLES, angles, chunks=rows, beside=True)
-        for layer in parts.layers:
-            self._layer(layer)
+        self._layers(parts)
         self._asked, self._head = 1, self._add_head(self._program, 1)
 
     def _add_head(self, program: Program, count: int) -> int:
@@ -136,6 +141,22 @@ class Pass:
                 self._biases[id(tensor)] = empty(tensor.numel())
                 arguments = Embed(numbers(0), wide, self._biases[id(tensor)], tensor.numel())
                 self._program.add(EMBED[tensor.dtype], arguments, beside=True)
+
+    def _layers(self, parts: ModelParts) -> None:
+        """Build the first layer of a kind, and repeat its calls with the tensors of others."""
+        built: dict[tuple[object, ...], tuple[int, range]] = {}  # the first's number, and its calls
+        weights = [one.with_biases(self._biases) for one in parts.weights]
+        for number, (layer, its) in enumerate(zip(parts.layers, weights, strict=True)):
+            first, calls = built.get(its.kind, (number, range(0)))
+            tensors = its.instead_of(weights[first]) if calls else None
+            if tensors is None:
+                start = len(self._program) + 1
+                self._layer(layer)
+                built[its.kind] = number, range(start, len(self._program) + 1)
+                continue
+            shift = self._program.repeat(calls, tensors)
+            for attention in self._attention:
+                attention.repeat(first, shift)
 
     def _layer(self, layer: LayerParts) -> None:
         rows, config = self._count, self._config

@@ -8,7 +8,7 @@ program finishes with any number of threads, and a thread that the system suspen
 The result of a chunk does not depend on the thread that computes it: results are the same for any number of threads.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from threading import Lock
@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from llamita.errors import LlamitaError
 from llamita.kernels.cpu.runtime.threads import Pace, launcher, pause
@@ -115,13 +116,13 @@ class Program:
         self._rows: list[list[int]] = [[0]]
         self._structs: list[Any] = [()]
         self._group = 1  # the first of the rows that nobody has waited for
-        self._table: torch.Tensor | None = None
+        self._table: Tensor | None = None
         self._pace = Pace(1)
 
     def add(
         self,
         kernel: Kernel,
-        arguments: Sequence[torch.Tensor | int | None],
+        arguments: Sequence[Tensor | int | None],
         *,
         chunks: int = 1,
         beside: bool = False,
@@ -137,7 +138,7 @@ class Program:
         number = len(self._rows)
         row = [kernel.address, chunks, number if beside else self._group]
         for argument in arguments:
-            if isinstance(argument, torch.Tensor):
+            if isinstance(argument, Tensor):
                 self.keep.append(argument)
                 row.append(argument.data_ptr())
             else:
@@ -150,7 +151,28 @@ class Program:
         self._table = None
         return number
 
-    def change(self, number: int, *, chunks: int | None = None, **arguments: torch.Tensor | int) -> None:
+    def __len__(self) -> int:
+        """How many calls there are, which is the number of the last."""
+        return len(self._rows) - 1
+
+    def repeat(self, calls: range, tensors: Mapping[int, Tensor]) -> int:
+        """Append calls again that stand together, with tensors in the place of others, by the addresses of these.
+
+        They must end with a call that all before it are waited for. Returns how far they are from the first ones.
+        """
+        before, shift = self._group, len(self._rows) - calls.start
+        addresses = {old: new.data_ptr() for old, new in tensors.items()}
+        for number in calls:
+            row = [addresses.get(one, one) for one in self._rows[number]]
+            row[FROM] = before if row[FROM] < calls.start else row[FROM] + shift
+            self._rows.append(row)
+            self._structs.append(self._structs[number])
+        self.keep.extend(tensors.values())
+        self._group = len(self._rows) - 1
+        self._table = None
+        return shift
+
+    def change(self, number: int, *, chunks: int | None = None, **arguments: Tensor | int) -> None:
         """Change arguments of a call, by the names of its struct; the caller must keep tensors alive."""
         row, fields = self._rows[number], self._structs[number]._fields
         for name, argument in arguments.items():
@@ -202,15 +224,15 @@ class Program:
         return self._pace if most > 1 else None
 
 
-def call(kernel: Kernel, arguments: Sequence[torch.Tensor | int | None], *, chunks: int) -> None:
+def call(kernel: Kernel, arguments: Sequence[Tensor | int | None], *, chunks: int) -> None:
     """Run one kernel, as `Program.add` takes it."""
     program = Program()
     program.add(kernel, arguments, chunks=chunks)
     program.run()
 
 
-def _number(argument: torch.Tensor | int | None) -> int:
-    return argument.data_ptr() if isinstance(argument, torch.Tensor) else argument or 0
+def _number(argument: Tensor | int | None) -> int:
+    return argument.data_ptr() if isinstance(argument, Tensor) else argument or 0
 
 
 def unsupported_reason() -> str | None:

@@ -18,7 +18,9 @@ from llamita.errors import UnsupportedError
 from llamita.kernels.cpu.runtime.program import Program
 from llamita.model.llama import LlamaForCausalLM
 from llamita.plans.cpu import fuse, unfuse, unsupported_reason
-from llamita.plans.cpu.passes import Pass
+from llamita.plans.cpu.passes import ModelParts, Pass
+from llamita.plans.cpu.weights import LayerWeights
+from llamita.plans.cpu.workspace import Workspace
 from llamita.quant.surgery import quantize
 from tests.unit.plans.cpu.models import plain, prompt, twins, write
 
@@ -367,6 +369,30 @@ def test_programs_are_made_once_for_each_number_of_tokens(monkeypatch: pytest.Mo
     for rows, tokens in ((1, 20), (2, 10), (20, 1), (1, 20)):
         write(fused, prompt(rows, tokens))
     assert made == [20, 1, 2]
+
+
+@pytest.mark.parametrize("tokens", [1, 12])
+@pytest.mark.parametrize("levels", [1, 2])
+@torch.no_grad()
+def test_calls_that_repeat_a_layers_are_those_that_are_built_for_each(
+    tokens: int, levels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of layers of two kinds, in turns, with biases that are copied, and with a matrix that two products share."""
+    model = plain(torch.bfloat16, num_hidden_layers=5, hidden_size=64, intermediate_size=96, attention_bias=True)
+    quantize(model, {"model.layers.[02].mlp.*_proj": "q8_0"})
+    model.model.layers[3].self_attn.k_proj.weight = model.model.layers[3].self_attn.v_proj.weight
+    parts, workspace = ModelParts.of(model), Workspace()
+
+    def calls() -> list[list[int]]:
+        """The numbers of all calls, addresses by the order in which they come first."""
+        made, seen = Pass(parts, workspace, tokens, dtype=torch.bfloat16, levels=levels), dict[int, int]()
+        rows = made._program._rows[1:]
+        numbers = [attention._decode.numbers for attention in made._attention]
+        return [[seen.setdefault(one, -len(seen)) if one >> 36 else one for one in row] for row in rows] + numbers
+
+    repeated = calls()
+    monkeypatch.setattr(LayerWeights, "instead_of", lambda self, other: None)
+    assert repeated == calls()
 
 
 def test_a_program_runs_in_inference_mode_and_out_of_it(small_path: Path) -> None:
