@@ -11,9 +11,7 @@ import tokenizers
 from llamita.checks import MAX_REASON, shortened
 from llamita.errors import BrokenFileError, UsageError
 
-LONG = (
-    10_000  # characters, or ids, that the library reads by its calls for batches: they let other threads run meanwhile
-)
+LONG = 10_000  # characters, or ids: from here on by the library's calls for batches, which let other threads run
 
 
 class HuggingFaceTokenizer:
