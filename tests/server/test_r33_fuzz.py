@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -39,6 +40,20 @@ def fields_of(description: dict[str, Any], path: str) -> list[str]:
 def test_every_post_is_fuzzed(server: Running) -> None:
     paths = server.get("/openapi.json").json()["paths"]
     assert {path for path, methods in paths.items() if "post" in methods} == REQUIRED.keys()
+
+
+def test_errors_and_kinds_of_answers_are_as_described(server: Running) -> None:
+    paths = server.get("/openapi.json").json()["paths"]
+    for path, methods in paths.items():
+        for method, what in methods.items():
+            answer = server.post(path, {}) if method == "post" else server.get(path.replace("{model:path}", "none"))
+            found = what["responses"]["200" if answer.is_success else "4XX"]["content"]
+            kind = answer.headers["content-type"].partition(";")[0]
+            assert kind in found, path
+            if answer.is_client_error:
+                jsonschema.validate(answer.json(), found[kind]["schema"])
+    for path in ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses"):
+        assert "text/event-stream" in paths[path]["post"]["responses"]["200"]["content"]
 
 
 @pytest.mark.parametrize("path", REQUIRED)

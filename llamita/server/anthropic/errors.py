@@ -16,6 +16,21 @@ TYPES: Mapping[int, str] = {
     503: "overloaded_error",
 }
 
+# The schema of `error_body`.
+ERROR: Mapping[str, Any] = {
+    "type": "object",
+    "required": ["type", "error"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+        },
+        "request_id": {"type": "string"},
+    },
+}
+
 
 def error_body(failure: Failure, request_id: str) -> dict[str, Any]:
     """What the anthropic SDK reads `type` and `message` from."""

@@ -1,7 +1,7 @@
 """The paths of Anthropic's API."""
 
 from llamita.server.anthropic import messages, schemas
-from llamita.server.anthropic.errors import error_body
+from llamita.server.anthropic.errors import ERROR, error_body
 from llamita.server.routes import Route, RouteTable
 
 ANTHROPIC = RouteTable(
@@ -11,5 +11,6 @@ ANTHROPIC = RouteTable(
         Route("/v1/messages/count_tokens", messages.count_tokens, schemas.CountRequest),
     ),
     error_body,
+    ERROR,
     prefix="/v1/messages",
 )

@@ -1,8 +1,18 @@
 """OpenAI's error object."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from llamita.server.errors import Failure
+
+TEXT = {"type": "string"}
+FIELDS = {"message": TEXT, "type": TEXT, "param": {"type": ["string", "null"]}, "code": {"type": ["string", "null"]}}
+# The schema of `error_body`.
+ERROR: Mapping[str, Any] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "object", "required": list(FIELDS), "properties": FIELDS}},
+}
 
 
 def error_body(failure: Failure, _request_id: str = "") -> dict[str, Any]:

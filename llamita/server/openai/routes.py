@@ -1,7 +1,7 @@
 """The paths of OpenAI's API."""
 
 from llamita.server.openai import chat, completions, embeddings, models, response_request, responses, schemas
-from llamita.server.openai.errors import error_body
+from llamita.server.openai.errors import ERROR, error_body
 from llamita.server.routes import Route, RouteTable
 
 OPENAI = RouteTable(
@@ -16,5 +16,6 @@ OPENAI = RouteTable(
         Route("/v1/models/{model:path}", models.retrieve_model),
     ),
     error_body,
+    ERROR,
     prefix="/v1/",
 )
