@@ -23,6 +23,8 @@ TOOLS = [{"type": "function", "name": name, "parameters": CITY} for name in ("we
 REQUESTS: dict[str, dict[str, Any]] = {
     "text": {"input": "Hello", "instructions": "Be short.", "metadata": {"a": "b"}, "prompt_cache_key": "k"},
     "cut": {"input": "Hello", "max_output_tokens": 3, "top_logprobs": 2},
+    "ended": {"input": "Hello", "top_logprobs": 1},  # by a token without text
+    "textless": {"input": "Hello", "max_output_tokens": 3, "top_logprobs": 1, "logit_bias": {"2040": 100}},
     "forced": {"input": "Hello", "tools": TOOLS, "tool_choice": "required"},
     "named": {"input": "Hello", "tools": TOOLS, "tool_choice": {"type": "function", "name": "time"}},
     "free": {"input": "Hello", "tools": TOOLS, "parallel_tool_calls": False, "max_output_tokens": 20},

@@ -63,7 +63,7 @@ class ResponseEvents:
             yield self._of_text("response.content_part.added", part=text_part("", []))
             item["content"] = [text_part("", [])]
         (part,) = item["content"]
-        if text:
+        if text or logprobs:
             part["text"] += text
             part["logprobs"] += logprobs
             yield self._of_text("response.output_text.delta", delta=text, logprobs=logprobs)

@@ -91,25 +91,27 @@ class ResponseAnswer:
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The answer as events, in the order that clients rely on."""
-        events, held = self._events, self._tool_text()
+        events, held, noted = self._events, self._tool_text(), list[dict[str, Any]]()
         yield events.of_response("response.created")
         yield events.of_response("response.in_progress")
         async for _, delta in self._submission.deltas():
             if delta is not None:
+                noted += self._noted(delta)  # a token may have no text, or a part of what is held
                 pieces = [Piece("text", delta.text)] if held is None else held.push(delta.text)
-                for piece in pieces:
-                    for one in events.piece(piece, self._noted(delta)) if piece.text else ():
+                for piece in (one for one in pieces if one.text):
+                    for one in events.piece(piece, noted):
                         yield one
+                    noted = [] if piece.kind == "text" else noted
         completion = self._submission.handles[0].result()
         calls = self._calls(completion)
         rest = [] if held is None else held.rest(calls)
-        if not rest and not events.has_item:
+        is_cut = held is not None and held.calls > len(calls)
+        if not rest and (not events.has_item or (noted and not calls and not is_cut)):
             rest = [Piece("text", "")]
         for piece in rest:
-            for one in events.piece(piece, []):
+            for one in events.piece(piece, noted if piece.kind == "text" else []):
                 yield one
         status = "incomplete" if completion.finish_reason == "length" else "completed"
-        is_cut = held is not None and held.calls > len(calls)
         for one in events.end("completed" if calls else "incomplete" if is_cut else status):
             yield one
         self._ended(status, events.output)
