@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llamita.bench.peers.greedy import GreedySession
 from llamita.bench.shapes import shape
 from llamita.bench.workload import LONGEST, Workload
 from llamita.errors import LlamitaError, UnsupportedError
@@ -18,7 +19,7 @@ MAX_CONTEXT = 4096  # tokens
 MOST_IN_BATCH = 2048  # tokens, llama.cpp's default
 
 
-class LlamaCppSession:
+class LlamaCppSession(GreedySession):
     """A session of llama.cpp on a GGUF file."""
 
     def __init__(self, path: Path, *, context_length: int, threads: int) -> None:
@@ -34,24 +35,13 @@ class LlamaCppSession:
         self._threads = threads
         self._sampler = llama_cpp.llama_sampler_init_greedy()
 
-    def prefill(self, prompt: list[int]) -> None:
-        """Compute the logits of the next token after a prompt, from an empty cache."""
+    def clear(self) -> None:
+        """Empty the cache."""
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
-        self.append(prompt)
-
-    def decode_seconds(self, prompt: list[int], tokens: int) -> float:
-        """Process a prompt and generate one token, then time the next `tokens` tokens: seconds."""
-        self.prefill(prompt)
-        token = self.greedy_token()
-        start = perf_counter()
-        for _ in range(tokens):
-            self.append([token])
-            token = self.greedy_token()
-        return perf_counter() - start
 
     def all_logits(self, document: list[int]) -> Tensor:
         """Compute the logits (T, V) after every token."""
-        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
+        self.clear()
         count = len(document)
         batch = llama_cpp.llama_batch_init(count, 0, 1)
         batch.n_tokens = count

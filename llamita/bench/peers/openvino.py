@@ -2,13 +2,13 @@
 
 from functools import cached_property
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from llamita.bench import models
+from llamita.bench.peers.greedy import GreedySession
 from llamita.bench.peers.openvino_graph import build, openvino
 from llamita.bench.shapes import EMBEDDED, shape
 from llamita.bench.workload import Workload
@@ -16,7 +16,7 @@ from llamita.bench.workload import Workload
 WIDE = "bf16"  # dtype of products of quantized weights, unless OpenVINO chooses a smaller one
 
 
-class OpenVinoSession:
+class OpenVinoSession(GreedySession):
     """A session of OpenVINO: a compiled graph and its state, and GenAI's pipelines where requests run at once.
 
     vocabulary: its size.
@@ -36,21 +36,10 @@ class OpenVinoSession:
         settings = {**self._settings, "PERFORMANCE_HINT": "LATENCY"}
         return openvino.Core().compile_model(str(self._path), "CPU", settings).create_infer_request()
 
-    def prefill(self, prompt: list[int]) -> None:
-        """Compute the logits of the next token after a prompt, from an empty cache."""
+    def clear(self) -> None:
+        """Empty the cache."""
         self._request.reset_state()
         self._length = 0
-        self.append(prompt)
-
-    def decode_seconds(self, prompt: list[int], tokens: int) -> float:
-        """Process a prompt and generate one token, then time the next `tokens` tokens: seconds."""
-        self.prefill(prompt)
-        token = self.greedy_token()
-        start = perf_counter()
-        for _ in range(tokens):
-            self.append([token])
-            token = self.greedy_token()
-        return perf_counter() - start
 
     def serve_seconds(self, work: Workload) -> float:
         """Write the answers of a workload, `at_once` together: seconds."""
