@@ -104,15 +104,3 @@ def preset(shape: str, rest: dict[str, Any]) -> LlamaConfig:
 
 
 PRESETS: dict[str, LlamaConfig] = {name: preset(shape, rest) for name, (shape, rest) in RELEASED.items()}
-
-
-def count_parameters(config: LlamaConfig) -> int:
-    """How many numbers the weights of the language model are, a tied head counted once; by arithmetic alone."""
-    hidden, wide = config.hidden_size, config.intermediate_size
-    queries = config.num_attention_heads * config.head_dim
-    keys = config.num_key_value_heads * config.head_dim
-    attention = hidden * (2 * queries + 2 * keys) + config.attention_bias * (queries + 2 * keys + hidden)
-    feed_forward = 3 * hidden * wide + config.mlp_bias * (2 * wide + hidden)
-    layer = attention + feed_forward + 2 * hidden  # two norms
-    embeddings = config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
-    return config.num_hidden_layers * layer + embeddings + hidden

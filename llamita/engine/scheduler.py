@@ -116,10 +116,6 @@ class Scheduler:
         """Whether a step would do something."""
         return bool(self.waiting or self.running)
 
-    def can_ever_run(self, num_tokens: int) -> bool:
-        """Whether a text of this length, prompt and answer together, fits all the blocks there are."""
-        return self.pool.blocks_for(num_tokens) <= self.pool.num_blocks
-
     def add(self, request: Request) -> None:
         """Let a request wait for its turn."""
         request.arrival, request.waits_since = next(self._arrivals), self.num_steps

@@ -106,11 +106,6 @@ def after(layer: LlamaDecoderLayer, hidden_states: Tensor, attended: Tensor) -> 
     return layer.finish(hidden_states, layer.self_attn.join(attended))
 
 
-def is_compiled(module: nn.Module) -> bool:
-    """Whether a plan of this file replaces the module's forward."""
-    return slot.plan_of(module) == "compile"
-
-
 def _compiled(function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
     options = {**options, "fullgraph": True, "dynamic": True}
     if "recompile_limit" in inspect.signature(torch.compile).parameters:  # not in every torch that we take

@@ -74,11 +74,6 @@ def variant(model: M) -> M:
     return model
 
 
-def is_invariant(model: nn.Module) -> bool:
-    """Whether a model is in batch-invariant mode."""
-    return "invariant" in plan.active(model)
-
-
 def is_linear(module: nn.Module) -> bool:
     """Whether a module is a matrix product: nn.Linear, or what surgery put in its place."""
     return hasattr(module, "in_features")

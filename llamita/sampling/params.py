@@ -74,7 +74,8 @@ class SamplingParams:
     EachRow((one, other, ...)) gives each row its own. The flags of sampling (temperature to mirostat) need do_sample.
 
     presence_penalty, frequency_penalty: OpenAI's, over what was written; repetition_penalty: over prompt and writing.
-    logit_bias: {token: bias}. dry_*: see `dry`; breakers are sequences of ids, the range counts tokens, 0 for all.
+    logit_bias: {token: bias}. dry_*: see `dry`; breakers are sequences of ids (`dry.breakers_of` finds those of texts),
+    the range counts tokens, 0 for all.
     xtc_*: see `filters.exclude_top_choices`; xtc_protected are ids that it leaves, with the end tokens. mirostat: 2
     for on. max_length and num_beams are needed by forced_eos_token_id and the filters' least number of tokens.
     """

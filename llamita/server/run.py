@@ -128,11 +128,6 @@ class Server(uvicorn.Server):
             os._exit(130)
         self._drain = asyncio.ensure_future(self.drain())
 
-    def halt(self) -> None:
-        """Stop without waiting for answers."""
-        self.state.drain()
-        self.should_exit = True
-
     async def drain(self) -> None:
         """Take no more requests, let answers end in time, abort the rest, and stop."""
         self.state.drain()

@@ -90,10 +90,16 @@ def serving(
             yield running
     finally:
         if thread.is_alive():
-            running.loop.call_soon_threadsafe(server.halt)
+            running.loop.call_soon_threadsafe(halt, server)
         thread.join(PATIENCE)
         listener.close()
         assert not thread.is_alive()
+
+
+def halt(server: Server) -> None:
+    """Stop a server without waiting for answers."""
+    server.state.drain()
+    server.should_exit = True
 
 
 def wait_until(is_so: Callable[[], bool], what: str) -> None:

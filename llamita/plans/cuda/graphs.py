@@ -1,6 +1,5 @@
 """A decode step as one CUDA graph: recorded once, then replayed without Python between its kernels."""
 
-import warnings
 from collections.abc import Callable
 from typing import Protocol
 
@@ -154,12 +153,3 @@ class DecodeGraph:
         self._logits = recorder.record(passing)
         self._recorder, self._recorded = recorder, self._state(tokens)
         self._version = self._cache.keys[0]._version
-
-
-def graphed(step: Step, cache: StaticCache) -> Step:
-    """The step as a CUDA graph; where the cache is on no CUDA device, a warning and the step as it is."""
-    device = cache.keys[0].device
-    if device.type == "cuda":
-        return DecodeGraph(step, cache)
-    warnings.warn(f"CUDA graphs need a CUDA device, not {device.type}: every step runs without one", stacklevel=2)
-    return step

@@ -69,7 +69,7 @@ class Machine(RuleBasedStateMachine):
         priority=st.integers(-1, 1),
     )
     def add(self, prompt: list[int], more: int, salt: str, priority: int) -> None:
-        if self.scheduler.can_ever_run(len(prompt) + more):
+        if self.scheduler.pool.blocks_for(len(prompt) + more) <= self.scheduler.pool.num_blocks:  # else it never runs
             request = Request(list(prompt), salt=salt, priority=priority)
             self.limits[request] = more
             self.scheduler.add(request)

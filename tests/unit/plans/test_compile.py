@@ -9,8 +9,9 @@ from torch import nn
 
 from llamita import LlamaConfig, LlamaForCausalLM, LlamaModel
 from llamita.errors import UnsupportedError, UsageError
+from llamita.model.plan import active
 from llamita.model.surgery import replace
-from llamita.plans.compile import PLANS, Halves, Whole, compile_model, is_compiled
+from llamita.plans.compile import PLANS, Halves, Whole, compile_model
 
 IDS = torch.tensor([[3, 1, 4, 1, 5]])
 plans = pytest.mark.parametrize("plan", ["regional", "full"])
@@ -29,7 +30,7 @@ def test_a_plan_changes_no_weight_and_no_name_and_is_taken_back(model: LlamaForC
     assert list(model.state_dict()) == names
     assert torch.equal(model(IDS).logits, before)
     compile_model(model, "off")
-    assert not any(is_compiled(module) for module in model.modules())
+    assert not active(model)
     assert not any("forward" in vars(module) for module in model.modules())
 
 
@@ -38,7 +39,7 @@ def test_one_plan_replaces_the_other(model: LlamaForCausalLM) -> None:
     assert all(isinstance(layer.forward, Halves) for layer in model.model.layers)
     compile_model(model, "full", backend="eager")
     assert isinstance(model.forward, Whole)
-    assert not any(is_compiled(layer) for layer in model.model.layers)
+    assert not any("forward" in vars(layer) for layer in model.model.layers)
 
 
 @plans

@@ -10,16 +10,17 @@ from torch import nn
 
 from llamita import LlamaConfig, LlamaForCausalLM
 from llamita.errors import UnsupportedError
-from llamita.plans.invariant import FewRows, WholeVectors, invariant, is_invariant
+from llamita.model.plan import active
+from llamita.plans.invariant import FewRows, WholeVectors, invariant
 
 
 def test_weights_and_names_stay_and_logits_come_close(tiny_config: LlamaConfig) -> None:
     model = LlamaForCausalLM(tiny_config).eval()
     ids = torch.arange(12).view(2, 6)
     names, before = list(model.state_dict()), model(ids).logits
-    assert not is_invariant(model)
+    assert "invariant" not in active(model)
     assert invariant(model) is model
-    assert is_invariant(model)
+    assert "invariant" in active(model)
     assert model.config.attn_implementation == model.model.config.attn_implementation == "fixed"
     assert list(model.state_dict()) == names
     torch.testing.assert_close(model(ids).logits, before, atol=1e-5, rtol=1e-5)
@@ -45,8 +46,8 @@ def test_a_deep_copy_runs_its_own_weights(tiny_config: LlamaConfig) -> None:
 def test_from_pretrained_has_it_as_an_option(small_path: Path) -> None:
     ids = torch.arange(9)[None]
     model = LlamaForCausalLM.from_pretrained(small_path, deterministic=True)
-    assert is_invariant(model)
-    assert not is_invariant(LlamaForCausalLM.from_pretrained(small_path))
+    assert "invariant" in active(model)
+    assert "invariant" not in active(LlamaForCausalLM.from_pretrained(small_path))
     whole = model(ids, use_cache=False).logits
     assert torch.equal(model(ids[:, :1], use_cache=False).logits, whole[:, :1])
 

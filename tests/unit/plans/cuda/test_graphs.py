@@ -12,7 +12,7 @@ from llamita.cache.static import StaticCache
 from llamita.config import LlamaConfig
 from llamita.errors import UsageError
 from llamita.model.llama import LlamaForCausalLM
-from llamita.plans.cuda.graphs import WARM_UPS, DecodeGraph, PlainStep, graphed
+from llamita.plans.cuda.graphs import WARM_UPS, DecodeGraph, PlainStep
 
 
 class Tape:
@@ -123,13 +123,6 @@ def test_a_full_cache_is_refused_and_a_cropped_one_is_not(model: LlamaForCausalL
         model(torch.zeros(2, 2, dtype=torch.long), past_key_values=cache)  # full again, and not by the graph
     with pytest.raises(UsageError, match="6 cached"):
         graph(token)
-
-
-def test_no_cuda_is_one_sentence_and_the_plain_step(model: LlamaForCausalLM) -> None:
-    cache = StaticCache(model.config, batch=1, capacity=4)
-    step = PlainStep(model, cache)
-    with pytest.warns(UserWarning, match="CUDA graphs need a CUDA device, not cpu: every step runs without one"):
-        assert graphed(step, cache) is step
 
 
 def test_what_no_graph_can_hold_is_refused(model: LlamaForCausalLM) -> None:
