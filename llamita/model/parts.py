@@ -1,10 +1,10 @@
-"""A decoder layer described once, for all plans: its parts, and the facts of its attention."""
+"""A decoder layer described once, for all plans: what it is made of."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError
@@ -31,10 +31,9 @@ PRODUCTS = ("q", "k", "v", "o", "gate", "up", "down")
 
 @dataclass(frozen=True, eq=False)
 class LayerParts:
-    """What a decoder layer is made of.
+    """What a decoder layer is made of: norm, q, k, v, attention, o; then norm, down(act(gate) * up).
 
-    Norm, q, k, v; their own norms where there are any; attention over `window` slots back (None: all) with scores times
-    `scale`, by rotary positions of kind `rotary`; o. Then norm, down(activation(gate) * up).
+    Attention is the context's, which is given the layer's `index`; the activation is the one that the config names.
     """
 
     index: int
@@ -44,16 +43,10 @@ class LayerParts:
     k: nn.Module
     v: nn.Module
     o: nn.Module
-    q_norm: LlamaRMSNorm | None
-    k_norm: LlamaRMSNorm | None
     post_norm: LlamaRMSNorm
     gate: nn.Module
     up: nn.Module
     down: nn.Module
-    activation: Callable[[Tensor], Tensor]
-    window: int | None
-    scale: float
-    rotary: str
 
     @property
     def qkv(self) -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -71,21 +64,10 @@ def parts_of(layer: nn.Module, config: LlamaConfig, *, plan: str) -> LayerParts:
     reason = next(_strange(layer, config), None)
     if reason is not None:
         raise UnsupportedError(f"{reason}, which {plan} does not know: use the model without")
-    attention, mlp = layer.get_submodule("self_attn"), layer.get_submodule("mlp")
+    attention = layer.get_submodule("self_attn")
     assert isinstance(attention, LlamaAttention)
-    assert isinstance(mlp, LlamaMLP)
     found: dict[str, Any] = {part: layer.get_submodule(name) for part, name in NAMES.items()}
-    return LayerParts(
-        index=attention.layer_idx,
-        head_dim=attention.head_dim,
-        q_norm=None,
-        k_norm=None,
-        activation=mlp.act_fn,
-        window=config.sliding_window,
-        scale=config.softmax_scale,
-        rotary=config.rope_parameters.rope_type,
-        **found,
-    )
+    return LayerParts(index=attention.layer_idx, head_dim=attention.head_dim, **found)
 
 
 def unknown(config: LlamaConfig, *, any_rotary: bool = False) -> str | None:
