@@ -1,34 +1,20 @@
 """The facts of a Llama: shapes, rotary positions, token ids, under the names of Hugging Face's config.json."""
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, InitVar, dataclass, field, fields, replace
 from functools import wraps
 from typing import Any, ClassVar, cast
 
-from llamita import checks
-from llamita.checks import nearest, quoted
+from llamita.checks import nearest
 from llamita.config.attention import AttentionFacts
 from llamita.config.files import ConfigFiles
 from llamita.config.layers import repeated_layer_types, resolve_layer_types
-from llamita.config.rope import RopeConfig, old_scaling, parse
-from llamita.config.spelling import OTHER_NAMES, renamed
-from llamita.errors import UnsupportedError, UsageError
-from llamita.families import FAMILIES, defaults_of
-
-ROPE_WITH_ORIGINAL_LENGTH = ("yarn", "longrope", "llama3")
-
-ACTIVATIONS = (
-    "silu", "swish", "gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh", "quick_gelu", "relu",
-    "relu2", "relu6", "leaky_relu", "tanh", "sigmoid", "mish", "hardswish", "linear",
-)  # fmt: skip
-ATTENTION_BACKENDS = ("eager", "sdpa", "flex", "flash_attention_2", "fixed")
-BACKEND_SYNONYMS = {"flex_attention": "flex", "flash_attn_2": "flash_attention_2"}
-NUMERICS = ("hf", "meta")
-PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
-MOST = {"num_hidden_layers": 10_000, "num_labels": 1_000_000}  # so that a few bytes cannot ask for all of the memory
-MOST_OF_OTHERS, MOST_WEIGHTS = 2**31 - 1, 2**48  # ids and sizes are 32 bits wide; numbers in one matrix
-DTYPES = ("float64", "float32", "float16", "bfloat16")
+from llamita.config.rope import RopeConfig, old_scaling
+from llamita.config.rope_fields import resolve_rope
+from llamita.config.spelling import OTHER_NAMES, backend_name, renamed, resolve_labels
+from llamita.config.validation import check_choices, check_counts, check_shapes
+from llamita.errors import UsageError
+from llamita.families import defaults_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,21 +69,21 @@ class LlamaConfig(AttentionFacts, ConfigFiles):
     def __post_init__(
         self, rope_theta: float | None, rope_scaling: Mapping[str, Any] | None, num_labels: int | None
     ) -> None:
-        _check_counts(self)
+        check_counts(self)
         derived = {
             "num_key_value_heads": self.num_key_value_heads or self.num_attention_heads,
             "head_dim": self.head_dim or self.hidden_size // self.num_attention_heads,
             "eos_token_id": list(self.eos_token_id) if isinstance(self.eos_token_id, tuple) else self.eos_token_id,
             "dtype": None if self.dtype is None else str(self.dtype).removeprefix("torch."),
-            "attn_implementation": _backend(self.attn_implementation),
-            "rope_parameters": _resolve_rope(self, rope_theta, rope_scaling),
-            "id2label": _resolve_labels(self.id2label, num_labels),
+            "attn_implementation": backend_name(self.attn_implementation),
+            "rope_parameters": resolve_rope(self, rope_theta, rope_scaling),
+            "id2label": resolve_labels(self.id2label, num_labels),
             "layer_types": resolve_layer_types(self.layer_types, self.num_hidden_layers),
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)
-        _check_shapes(self)
-        _check_choices(self)
+        check_shapes(self)
+        check_choices(self)
 
     def __getattr__(self, name: str) -> Any:
         # Reached only for names that are not fields. Not through self.extra: an object being copied has none yet.
@@ -133,9 +119,9 @@ class LlamaConfig(AttentionFacts, ConfigFiles):
         for name in changes:
             if name not in known:
                 raise UsageError(f"LlamaConfig has no field {name!r}{nearest(name, known)}")
-        beside = {name: changes.pop(name) for name in list(changes) if name not in CHANGEABLE}
-        if beside:
-            changes["extra"] = {**changes.get("extra", self.extra), **beside}
+        others = {name: changes.pop(name) for name in list(changes) if name not in CHANGEABLE}
+        if others:
+            changes["extra"] = {**changes.get("extra", self.extra), **others}
         if not {"rope_theta", "rope_scaling", "rope_parameters"} & changes.keys():
             return replace(self, **changes)
         theta = changes.pop("rope_theta", None)
@@ -238,12 +224,6 @@ def _is_given(name: str, value: Any) -> bool:
     return value is not None or name in MAY_BE_NONE
 
 
-def _backend(name: Any) -> str:
-    if not isinstance(name, str):
-        raise UsageError(f"attn_implementation is {quoted(name)}: give the name of one")
-    return BACKEND_SYNONYMS.get(name, name)
-
-
 def _is_extension_unused(config: LlamaConfig, name: str) -> bool:
     is_neutral = getattr(config, name) is None and name not in defaults_of(config.model_type)
     return name in EXTENSIONS and is_neutral
@@ -265,122 +245,3 @@ def _assign(self: LlamaConfig, name: str, value: Any) -> None:
 
 
 setattr(LlamaConfig, "__setattr__", _assign)  # noqa: B010  (in the class body a frozen dataclass refuses it)
-
-
-def _resolve_rope(config: LlamaConfig, theta: float | None, scaling: Mapping[str, Any] | None) -> RopeConfig:
-    """One RopeConfig from what was given: an object, a new or old dict, a bare theta, or nothing."""
-    given = config.rope_parameters
-    read = parse if isinstance(given, RopeConfig) else RopeConfig.from_dict  # what was read is not warned of again
-    values, scaling = checks.mapping("rope_parameters", given), checks.mapping("rope_scaling", scaling)
-    share = config.extra.get("partial_rotary_factor")  # some files have it outside the rope keys
-    theta = _inner_theta(theta, scaling if scaling.get("rope_theta") is not None else values)
-    if theta is not None:
-        values["rope_theta"] = theta
-    if values.keys() - {"rope_theta", "rope_type"} and scaling:
-        values.setdefault("rope_theta", 10000.0)
-        if parse({"rope_theta": values["rope_theta"]} | scaling) != parse(values):
-            raise UsageError("rope_scaling contradicts rope_parameters: give one of them")
-        scaling = {}
-    values = {key: value for key, value in values.items() if not scaling or key == "rope_theta"} | scaling
-    if share is not None:
-        values.setdefault("partial_rotary_factor", share)
-    return _with_original_length(read(_with_factor(values, config)), config)
-
-
-def _inner_theta(theta: float | None, values: Mapping[str, Any]) -> float | None:
-    """The rotary base: that of the rope keys, where a file has another one outside them."""
-    inner = values.get("rope_theta")
-    if theta is None or inner is None or inner == theta:
-        return theta if inner is None else inner
-    warnings.warn(f"rope_theta is {theta}, and that of rope_parameters {inner}: the latter is used", stacklevel=2)
-    return inner
-
-
-def _with_factor(values: Mapping[str, Any], config: LlamaConfig) -> Mapping[str, Any]:
-    """A yarn of factor null stretches its original length to the present one."""
-    length: Any = values.get("original_max_position_embeddings")
-    is_open = "factor" in values and values["factor"] is None and checks.is_number(length) and length > 0
-    is_yarn = "yarn" in (values.get("rope_type"), values.get("type"))
-    return {**values, "factor": config.max_position_embeddings / length} if is_open and is_yarn else values
-
-
-def _resolve_labels(labels: Mapping[int, str], count: int | None) -> Mapping[int, str]:
-    labels = checks.labels(labels)
-    if count is None or count == len(labels):
-        return labels
-    checks.count("num_labels", count)
-    checks.at_most("num_labels", count, MOST["num_labels"])
-    return {index: f"LABEL_{index}" for index in range(count)}
-
-
-def _with_original_length(rope: RopeConfig, config: LlamaConfig) -> RopeConfig:
-    if rope.rope_type not in ROPE_WITH_ORIGINAL_LENGTH:
-        return rope
-    # Phi-3 style files have it outside the rope keys, and transformers takes that one first.
-    outside = config.extra.get("original_max_position_embeddings")
-    length = outside or rope.original_max_position_embeddings or config.max_position_embeddings
-    if length == rope.original_max_position_embeddings:
-        return rope
-    return replace(rope, original_max_position_embeddings=length)
-
-
-def _check_counts(config: LlamaConfig) -> None:
-    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    for name in (*names, "max_position_embeddings", "num_key_value_heads", "head_dim", "sliding_window"):
-        value = getattr(config, name)
-        if value is not None or name not in ("num_key_value_heads", "head_dim", "sliding_window"):
-            checks.count(name, value)
-            checks.at_most(name, value, MOST.get(name, MOST_OF_OTHERS))
-    if config.head_dim is None and config.hidden_size % config.num_attention_heads:
-        raise UsageError(
-            f"hidden_size {config.hidden_size} is not a multiple of num_attention_heads "
-            f"{config.num_attention_heads}: change one of them or give head_dim"
-        )
-
-
-def _check_shapes(config: LlamaConfig) -> None:
-    if config.num_attention_heads % config.num_key_value_heads:
-        raise UsageError(
-            f"num_attention_heads {config.num_attention_heads} is not a multiple of num_key_value_heads "
-            f"{config.num_key_value_heads}: every key/value head must serve as many query heads"
-        )
-    if config.head_dim % 2:
-        raise UsageError(f"head_dim is {config.head_dim}: rotary positions turn pairs, so it must be even")
-    rows = max(config.vocab_size, config.intermediate_size, config.num_attention_heads * config.head_dim)
-    checks.at_most(f"the largest matrix, {rows} rows of {config.hidden_size},", rows * config.hidden_size, MOST_WEIGHTS)
-    rope = config.rope_parameters
-    if rope.rope_type == "dynamic" and config.head_dim < 4:
-        raise UsageError(f"head_dim is {config.head_dim}: the 'dynamic' rope_type needs at least 4")
-    for name in ("short_factor", "long_factor"):
-        factors = getattr(rope, name)
-        if factors is not None and len(factors) != config.head_dim // 2:
-            raise UsageError(
-                f"rope {name} has {len(factors)} numbers, head_dim {config.head_dim} needs {config.head_dim // 2}"
-            )
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        value = getattr(config, name)
-        for token in value if isinstance(value, list) else (value,):
-            checks.token(name, token, config.vocab_size)
-
-
-def _check_choices(config: LlamaConfig) -> None:
-    choices = {
-        "hidden_act": ACTIVATIONS,
-        "attn_implementation": ATTENTION_BACKENDS,
-        "numerics": NUMERICS,
-        "dtype": (None, *DTYPES),
-        "model_type": tuple(FAMILIES),
-        "problem_type": (None, *PROBLEM_TYPES),
-    }
-    for name in ("use_cache", "tie_word_embeddings", "attention_bias", "mlp_bias"):
-        checks.flag(name, getattr(config, name))
-    for name, allowed in choices.items():
-        if getattr(config, name) not in allowed:
-            listed = ", ".join(str(value) for value in allowed)
-            raise UnsupportedError(f"{name} {quoted(getattr(config, name))} is not supported: use one of {listed}")
-    for name in ("rms_norm_eps", "initializer_range", "attention_dropout"):
-        checks.share(name, getattr(config, name))
-    if config.attention_scale is not None:
-        checks.positive("attention_scale", config.attention_scale)
-    if config.rms_norm_eps == 0:
-        raise UsageError("rms_norm_eps is 0: a row of zeros would be divided by zero, use 1e-6 or 1e-5")
