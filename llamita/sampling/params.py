@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llamita.errors import UsageError
 from llamita.sampling.kinds import KINDS, check_kind
-from llamita.sampling.per_row import EachRow, PerRow, check, check_rows, check_whole, listed
+from llamita.sampling.per_row import LARGEST, EachRow, PerRow, check, check_rows, check_whole, listed
 from llamita.sampling.watermark import WatermarkingConfig
 
 Tokens = int | Sequence[int] | EachRow | None
@@ -202,3 +202,9 @@ def _selected(value: PerRow, rows: Sequence[int]) -> PerRow:
     if isinstance(value, Tensor):
         return value[list(rows)] if value.ndim else value
     return [value[row] for row in rows] if isinstance(value, Sequence) else value
+
+
+def ids_of(tokens: Tokens) -> list[int]:
+    """Ids as a list, whether one, several or none are given; transformers' -1 is none."""
+    given = [] if tokens is None else [tokens] if isinstance(tokens, int) else list(tokens)
+    return [min(token, LARGEST) for token in given if token >= 0]  # beyond the vocabulary one is as good as another

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from llamita.errors import UsageError
+from llamita.sampling.batch_processors import BatchSettings
 from llamita.sampling.finite import check_sums, multinomial, refuse
 from llamita.sampling.history import History, LogitsProcessor
 from llamita.sampling.likelihoods import likelihoods
 from llamita.sampling.mirostat import Mirostat, SurpriseLimit
 from llamita.sampling.params import SAMPLING, SamplingParams, merge
 from llamita.sampling.per_row import check_rows, listed
-from llamita.sampling.processors import PROCESSORS, BatchSettings, with_top_k_and_p
+from llamita.sampling.processors import PROCESSORS, with_top_k_and_p
 
 Seed = int | Sequence[int] | Sequence[torch.Generator] | None
 COMMON = frozenset(SAMPLING) - {"mirostat", "xtc_probability"}  # filters that read nothing but logits
@@ -53,12 +54,14 @@ class LogitsProcessorList:
         settings = params if isinstance(params, SamplingParams) else merge(params)
         settings.check_rows(rows)
         batch = BatchSettings(settings, rows, device, generators, limits)
-        steps = [(stage.name, step) for stage in PROCESSORS for step in stage.steps(batch)]
-        self.names = tuple(dict.fromkeys(name for name, _ in steps))  # the stages that are on
-        ready = with_top_k_and_p(steps, batch)
+        asked = [(spec.name, process) for spec in PROCESSORS for process in spec.processors(batch)]
+        self.names = tuple(dict.fromkeys(name for name, _ in asked))
         is_bounded = settings.may_overflow
-        self._steps = [_bounded(step) if is_bounded and name not in SAMPLING else step for name, step in ready]
-        self._mirostat = next((step for step in self._steps if isinstance(step, Mirostat)), None)
+        self._processors = [
+            _bounded(process) if is_bounded and name not in SAMPLING else process
+            for name, process in with_top_k_and_p(asked, batch)
+        ]
+        self._mirostat = next((process for process in self._processors if isinstance(process, Mirostat)), None)
 
     @property
     def reads_text(self) -> bool:
@@ -71,12 +74,12 @@ class LogitsProcessorList:
         return self._mirostat is not None
 
     def __bool__(self) -> bool:
-        return bool(self._steps)
+        return bool(self._processors)
 
     def __call__(self, logits: Tensor, history: History) -> Tensor:
         """Process logits (B, V) -> (B, V); returns the same tensor if no processor is on."""
-        for step in self._steps:
-            logits = step(logits, history)
+        for process in self._processors:
+            logits = process(logits, history)
         return logits
 
     def observe(self, logits: Tensor, tokens: Tensor) -> None:
@@ -85,9 +88,9 @@ class LogitsProcessorList:
             self._mirostat.observe(logits, tokens)
 
 
-def _bounded(step: LogitsProcessor) -> LogitsProcessor:
+def _bounded(process: LogitsProcessor) -> LogitsProcessor:
     """A processor whose logits are clamped to LARGEST; forbidden tokens stay forbidden."""
-    return lambda logits, history: step(logits, history).clamp(max=LARGEST)
+    return lambda logits, history: process(logits, history).clamp(max=LARGEST)
 
 
 class StatefulProcessor(Protocol):
@@ -125,8 +128,10 @@ class Sampler:
         self.history = history
         self.processors, self.observers = tuple(processors), tuple(observers)
         self.generators = generators(seed, rows, device)
-        self.chain = LogitsProcessorList(settings, rows=rows, device=device, generators=self.generators, limits=limits)
-        self._reads_text = self.chain.reads_text
+        self.logits_processors = LogitsProcessorList(
+            settings, rows=rows, device=device, generators=self.generators, limits=limits
+        )
+        self._reads_text = self.logits_processors.reads_text
         greedy = greedy_rows(settings, rows)
         self._greedy = torch.tensor(greedy, device=device)  # (B,)
         self._is_greedy, self._is_mixed = all(greedy), any(greedy) and not all(greedy)
@@ -137,9 +142,9 @@ class Sampler:
         scores = logits
         for processor in self.processors:
             scores = processor(scores)
-        scores = self.chain(scores, self.history)
+        scores = self.logits_processors(scores, self.history)
         tokens = self._chosen(scores)
-        self.chain.observe(scores, tokens)
+        self.logits_processors.observe(scores, tokens)
         for observe in self.observers:
             observe(logits, scores, tokens)
         return tokens
@@ -156,10 +161,10 @@ class Sampler:
 
         Empty where it takes the most probable token; None where a choice depends on more, or something observes it.
         """
-        if self.processors or self.observers or not set(self.chain.names) <= COMMON:
+        if self.processors or self.observers or not set(self.logits_processors.names) <= COMMON:
             return None
         if self._is_greedy:
-            return () if not self.chain else None
+            return () if not self.logits_processors else None
         values = [getattr(settings, name) for name in SAMPLING]
         are_numbers = all(value is None or isinstance(value, int | float) for value in values)
         return tuple(values) if self.generators is not None and are_numbers else None
