@@ -6,10 +6,8 @@ from llamita.cache.cache import Cache
 from llamita.errors import UsageError
 
 
-def check_cache_position(cache_position: Tensor | None, queries: int, cache: Cache | None) -> None:
+def check_cache_position(cache_position: Tensor, queries: int, cache: Cache | None) -> None:
     """Raise UsageError unless the slots (T,) that a caller names are the next ones of the cache."""
-    if cache_position is None:
-        return
     start = 0 if cache is None else cache.length
     if cache_position.tolist() != list(range(start, start + queries)):
         raise UsageError(

@@ -6,7 +6,7 @@ N query heads, K key/value heads, H head dim, V vocabulary.
 
 import warnings
 from collections.abc import Collection
-from typing import ClassVar, TypedDict, Unpack
+from typing import Any, ClassVar, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -71,8 +71,7 @@ class LlamaModel(LlamaPreTrainedModel):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, D)
         if context is None:
-            is_ours = past_key_values is None or isinstance(past_key_values, Cache)
-            cache = self._cache(past_key_values if is_ours else adapted(past_key_values), use_cache)
+            cache = self._cache(past_key_values, use_cache)
             if cache_position is not None:
                 check_cache_position(cache_position, hidden_states.shape[1], cache)
             context = self._context(hidden_states, attention_mask, position_ids, cache, output_attentions)
@@ -88,11 +87,13 @@ class LlamaModel(LlamaPreTrainedModel):
         if len(self.layers) in wanted:
             seen.append(hidden_states)
 
-        kept = getattr(context, "cache", None)
+        cache = getattr(context, "cache", None)
+        if cache is not past_key_values:
+            cache = getattr(cache, "inner", cache)  # a ForeignCache: the caller gets back what it gave
         return self.finish(
             BaseModelOutputWithPast(
                 last_hidden_state=hidden_states,
-                past_key_values=kept if kept is past_key_values else getattr(kept, "inner", kept),
+                past_key_values=cache,
                 hidden_states=tuple(seen) if wanted else None,
                 attentions=context.attentions if isinstance(context, Recording) else None,
             ),
@@ -121,7 +122,9 @@ class LlamaModel(LlamaPreTrainedModel):
         recorded = self._wanted("output_attentions", output_attentions, len(self.layers))
         return Recording(context, recorded) if recorded else context
 
-    def _cache(self, cache: Cache | None, use_cache: bool | None) -> Cache | None:
+    def _cache(self, given: Any, use_cache: bool | None) -> Cache | None:
+        """The cache of a pass: the one that is given, as one of our classes; a new one; or None."""
+        cache = given if given is None or isinstance(given, Cache) else adapted(given)
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if self.training and self.is_gradient_checkpointing:
             if use_cache or cache is not None:
@@ -145,7 +148,7 @@ class LlamaModel(LlamaPreTrainedModel):
 
 
 class Shifted(TypedDict, total=False):
-    """The one argument of forward that has no name in its signature: trainers expect what is named a label there."""
+    """An argument that forward's signature does not name: trainers take any parameter with such a name for data."""
 
     shift_labels: Tensor | None
 
