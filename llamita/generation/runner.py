@@ -67,16 +67,13 @@ class ModelRunner:
         name, unread = ("input_ids", self._ids) if self._embeds is None else ("inputs_embeds", self._embeds)
         assert unread is not None
         parts = (unread,) if self.chunk is None or self.chunk >= unread.shape[1] else unread.split(self.chunk, dim=1)
-        behind = unread.shape[1]
+        later = unread.shape[1]  # tokens after the part
         output = None
         for part in parts:
-            behind -= part.shape[1]
-            mask = self._mask if self._mask is None or not behind else self._mask[:, :-behind]
-            where = self._positions
-            if where is not None:
-                end = where.shape[1] - behind
-                where = where[:, end - part.shape[1] : end]
-            output = self._read(mask, position_ids=where, **{name: part})
+            later -= part.shape[1]
+            positions = _without_last(self._positions, later)
+            positions = None if positions is None else positions[:, positions.shape[1] - part.shape[1] :]
+            output = self._read(_without_last(self._mask, later), position_ids=positions, **{name: part})
         assert output is not None
         for name, steps in self.recorded.items():
             steps.append(output[name])
@@ -109,6 +106,11 @@ class ModelRunner:
         else:
             assert self._ids is not None
             self._ids = torch.cat((self._ids, new), dim=1)
+
+
+def _without_last(x: Tensor | None, count: int) -> Tensor | None:
+    """The columns of x (B, T) but the last `count`."""
+    return x if x is None or not count else x[:, :-count]
 
 
 def read_ragged(
