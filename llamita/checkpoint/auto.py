@@ -13,7 +13,7 @@ from llamita.model.names import IDLE, REFUSED, check_names, refuse
 from llamita.tokenizer.protocol import Tokenizer
 
 
-class Door:
+class AutoClass:
     """A class that has no instances: only its `from_pretrained` is used."""
 
     def __new__(cls, *_: Any, **__: Any) -> NoReturn:
@@ -21,7 +21,7 @@ class Door:
         raise UsageError(f"{cls.__name__} makes nothing by itself: call {cls.__name__}.from_pretrained(name)")
 
 
-class AutoModelForCausalLM(Door):
+class AutoModelForCausalLM(AutoClass):
     """`LlamaForCausalLM` under transformers' general name for a language model."""
 
     @classmethod
@@ -36,7 +36,7 @@ class AutoModelForCausalLM(Door):
         return LlamaForCausalLM._from_config(config, dtype=dtype, **check_names(options))
 
 
-class AutoConfig(Door):
+class AutoConfig(AutoClass):
     """`LlamaConfig` of a folder or of a name on the hub."""
 
     @classmethod
@@ -59,7 +59,7 @@ class AutoConfig(Door):
         return LlamaConfig.from_pretrained(folder, **check_names(changes))
 
 
-class AutoTokenizer(Door):
+class AutoTokenizer(AutoClass):
     """The tokenizer of a checkpoint: `encode`, `decode` and what else `llamita.tokenizer.protocol` says."""
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The one door through which a model and its tokenizer come in."""
+"""A model and its tokenizer, loaded by name: the one place that knows all kinds of names and files."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -49,7 +49,7 @@ class LlamaMLP(nn.Module):
 
 
 class LlamaAttention(nn.Module):
-    """Projections around attention. How tokens attend, and to what, is the context's answer, not this module's.
+    """Projections around attention. The context, not this module, decides how tokens attend, and to what.
 
     Head counts are read off the projections' outputs, so a tensor-parallel shard needs no rewriting.
     """
@@ -65,20 +65,20 @@ class LlamaAttention(nn.Module):
         self.o_proj = nn.Linear(config.num_attention_heads * self.head_dim, width, bias=bias)
 
     def forward(self, hidden_states: Tensor, rotation: Rotation, context: Context) -> Tensor:
-        """Ask the context: (B, T, D) -> (B, T, D)."""
+        """Project, let the context attend, project back: (B, T, D) -> (B, T, D)."""
         q, k, v = self.heads(hidden_states)
         out = context.attend(q, k, v, rotation, layer=self.layer_idx)  # (B, T, N, H)
         return self.join(out)
 
     def heads(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What attention is asked: (B, T, D) -> q (B, T, N, H), k and v (B, T, K, H)."""
+        """Queries, keys and values, head by head: (B, T, D) -> q (B, T, N, H), k and v (B, T, K, H)."""
         q = self.q_proj(hidden_states).unflatten(-1, (-1, self.head_dim))  # (B, T, N, H)
         k = self.k_proj(hidden_states).unflatten(-1, (-1, self.head_dim))  # (B, T, K, H)
         v = self.v_proj(hidden_states).unflatten(-1, (-1, self.head_dim))  # (B, T, K, H)
         return q, k, v
 
     def join(self, attended: Tensor) -> Tensor:
-        """What becomes of the answer: (B, T, N, H) -> (B, T, D)."""
+        """The output projection of all heads together: (B, T, N, H) -> (B, T, D)."""
         return self.o_proj(attended.flatten(-2))
 
 

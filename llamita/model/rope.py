@@ -74,8 +74,8 @@ class LlamaRotaryEmbedding(nn.Module):
     survive `.to(bfloat16)` and loading on the meta device.
 
     Types whose frequencies depend on the length (dynamic, longrope) take the longest position of the pass. A cache
-    keeps such keys un-rotated, and every pass turns all of them by its own frequencies: cached keys never stand at
-    another base than the query, as they do where keys are stored rotated.
+    keeps such keys un-rotated, and every pass turns all of them by its own frequencies. So a query and its keys always
+    have one base; where keys are stored rotated, older keys keep the base of a shorter text.
     """
 
     inv_freq: Tensor

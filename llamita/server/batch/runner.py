@@ -23,7 +23,7 @@ UNAVAILABLE = 503  # an engine that has stopped, or too little memory: no answer
 
 
 def in_flight(max_num_seqs: int) -> int:
-    """How many requests are asked at once: some are tokenized while the engine's seats are taken."""
+    """How many requests are asked at once: some are tokenized while the engine is full."""
     return max_num_seqs + max(2, max_num_seqs // 4)
 
 
