@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import gc
 import math
 import os
 import signal
@@ -14,6 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from llamita.errors import AccessError, UsageError
+from llamita.server import garbage
 from llamita.server.app import ERROR_BODIES, create_app, paths_of
 from llamita.server.connection import protocol_of
 from llamita.server.health import trouble
@@ -105,7 +107,11 @@ class Server(uvicorn.Server):
             raise UsageError(
                 f"port {listener.getsockname()[1]} is in use by now: take another one with --port"
             ) from None
-        asyncio.run(self._listen(listener, ready))
+        garbage.freeze()
+        try:
+            asyncio.run(self._listen(listener, ready))
+        finally:
+            gc.unfreeze()
         return self.exit_code
 
     async def _listen(self, listener: socket.socket, ready: Callable[[], object] | None) -> None:

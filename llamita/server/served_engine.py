@@ -1,7 +1,6 @@
 """An engine that a server has: how many texts it has taken on, and whether it is loaded."""
 
 import asyncio
-import gc
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import TypeVar
 from llamita.engine.engine import Engine
 from llamita.engine.engine_core import COUNTED, EngineStats
 from llamita.errors import ClosedError, LlamitaError, OverloadedError, UsageError
+from llamita.server import garbage
 
 Result = TypeVar("Result")
 LEAST_UNUSED = 0.5  # seconds, in which a request that has found its model is admitted
@@ -98,7 +98,7 @@ class ServedEngine:
         engine, self._earlier, self._engine = self.engine, self.stats, None
         await asyncio.to_thread(engine.close)
         del engine
-        await asyncio.to_thread(gc.collect)  # a model is full of circles
+        await asyncio.to_thread(garbage.collect)  # a model is full of circles
 
     def read_facts(self) -> None:
         """Read what receipts and fingerprints say of the weights, which takes a while, in a thread of its own.
