@@ -53,8 +53,8 @@ class BoundedConnection(H11Protocol):
         if arrivals is None or not data.startswith(b"POST ") or not self._is_between_requests:
             self._read(data)
         elif (answer := arrivals.refusal(data)) is None:
-            arrivals.count += 1
-            self.loop.call_soon(self._read_arrived, data, arrivals)
+            if arrivals.add(partial(self._read_arrived, data), self.loop):
+                self.flow.pause_reading()  # what comes next is read after it
         else:
             self._stop_waiting()
             self.transport.write(answer)
@@ -65,10 +65,10 @@ class BoundedConnection(H11Protocol):
         """Whether the last request is answered, and of the next one nothing has come."""
         return self.conn.our_state is self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
 
-    def _read_arrived(self, data: bytes, arrivals: Arrivals) -> None:
-        self._read(data)
-        # After the first step of the request's task, and after that of the task which admits it.
-        self.loop.call_soon(self.loop.call_soon, arrivals.leave)
+    def _read_arrived(self, data: bytes) -> None:
+        if not self.transport.is_closing():  # by the timer of its headers, or at the server's end
+            self.flow.resume_reading()
+            self._read(data)
 
     def _read(self, data: bytes) -> None:
         super().data_received(data)

@@ -1,7 +1,9 @@
 """Requests that no engine takes are refused by their path alone, before their body is read: overload costs little."""
 
+import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 
@@ -34,15 +36,35 @@ class OverloadCheck:
 class Arrivals:
     """Requests that have come and are not admitted yet, and the answer to those that will find no room.
 
-    When many come at one instant, all of them are here before the first is admitted. check: what is asked of a request
-    that is refused, and gives it its answer: the application's middlewares, around nothing. paths: those that write.
+    When many come at one instant, all of them are here before the first is admitted; and the event loop looks at its
+    sockets after each that is, which takes as long as ten refusals. check: what is asked of a request that is refused,
+    and gives it its answer: the application's middlewares, around nothing. paths: those that write.
     """
 
     def __init__(self, check: ASGIApp, *, engines: Sequence[ServedEngine], paths: frozenset[str]) -> None:
         self._check, self._engines, self._paths = check, engines, paths
         self.count = 0
+        self._unread: deque[Callable[[], None]] = deque()
 
-    def leave(self) -> None:
+    def add(self, read: Callable[[], None], loop: asyncio.AbstractEventLoop) -> bool:
+        """Let a request be read in its turn; returns whether others are before it."""
+        self.count += 1
+        self._unread.append(read)
+        if len(self._unread) == 1:
+            loop.call_soon(self._read_next, loop)
+        return len(self._unread) > 1
+
+    def _read_next(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            self._unread[0]()
+        finally:
+            self._unread.popleft()
+            if self._unread:
+                loop.call_soon(self._read_next, loop)
+            # After the first step of the request's task, and after that of the task which admits it.
+            loop.call_soon(loop.call_soon, self._leave)
+
+    def _leave(self) -> None:
         """Count a request no more: it is admitted, or has waited for something."""
         self.count -= 1
 
