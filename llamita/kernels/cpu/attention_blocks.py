@@ -17,31 +17,31 @@ from llamita.kernels.cpu.accumulators import (
 from llamita.kernels.cpu.constants import QUERIES
 from llamita.kernels.cpu.runtime.program import inline
 
-BESIDE = 8  # rows of a tile
+TILE_ROWS = 8
 FLOATS = 4 * QUERIES  # bytes of an fp32 for each query
 HALVES = 2 * QUERIES
 
 
 @inline
 def multiply(
-    is_paired: bool, left: int, row: int, step: int, right: int, beside: int, next: int, count: int,
+    is_paired: bool, left: int, row: int, step: int, right: int, apart: int, next: int, count: int,
     sums: tuple[Eight, Eight],
 ) -> tuple[Eight, Eight]:  # fmt: skip
     """Add to two times eight vectors the products of `count` words.
 
     left: of eight rows, `row` bytes apart, words `step` bytes apart. right: vectors `next` bytes apart, and the second
-    ones `beside` bytes on.
+    ones `apart` bytes on.
     """
     one, two = sums
     if is_paired:  # sixteen sums fit into the registers of every machine that has these products
         for i in range(count):
             one = add_products(one, v.load_words(right + i * next), left + i * step, row)
-            two = add_products(two, v.load_words(right + beside + i * next), left + i * step, row)
+            two = add_products(two, v.load_words(right + apart + i * next), left + i * step, row)
         return one, two
     for i in range(count):
         one = add_columns(one, v.load(right + i * next), left + i * step, row)
     for i in range(count):
-        two = add_columns(two, v.load(right + beside + i * next), left + i * step, row)
+        two = add_columns(two, v.load(right + apart + i * next), left + i * step, row)
     return one, two
 
 
@@ -49,7 +49,7 @@ def multiply(
 def score(is_paired: bool, rows: int, columns: int, width: int, count: int, out: int) -> None:
     """Products of `count` rows (H,) and 32 columns (2, H, 16): fp32 (count, 32)."""
     words = width // 2 if is_paired else width
-    for i in range(0, count, BESIDE):
+    for i in range(0, count, TILE_ROWS):
         sums = no_eight(), no_eight()
         one, two = multiply(is_paired, rows + 4 * words * i, 4 * words, 4, columns, 64 * words, 64, words, sums)
         store_eight_apart(out + FLOATS * i, FLOATS, one)
@@ -61,7 +61,7 @@ def add_product(
     is_paired: bool, left: int, row: int, step: int, right: int, count: int, rows: int, width: int, sums: int
 ) -> None:
     """Add to sums fp32 (rows, H) the products of words (rows, count) with (count, H)."""
-    for i in range(0, rows, BESIDE):
+    for i in range(0, rows, TILE_ROWS):
         for column in range(0, 4 * width, 128):
             to = sums + 4 * width * i + column
             held = load_eight_apart(to, 4 * width), load_eight_apart(to + 64, 4 * width)
@@ -101,7 +101,7 @@ def pair_rows(x: int, rows: int, width: int, to: int) -> None:
 
 
 @inline
-def turn(x: int, words: int, to: int) -> None:
+def transpose_rows(x: int, words: int, to: int) -> None:
     """Rows of words (32, words) as columns (2, words, 16)."""
     for half in range(2):
         for i in range(0, words, 16):

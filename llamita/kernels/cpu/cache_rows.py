@@ -11,41 +11,41 @@ ROW_BYTES = 64
 
 
 @inline
-def row_of(at: int, row: int) -> int:
+def row_of(at: int, number: int) -> int:
     """The address of a row's `Row`."""
-    return v.read(at + AT.rows) + ROW_BYTES * row
+    return v.read(at + AT.rows) + ROW_BYTES * number
 
 
 @inline
-def head_of(sizes: int, its: int, head: int) -> int:
+def head_of(sizes: int, row: int, head: int) -> int:
     """The element where a key/value head of a row begins in the cache."""
-    return v.read(its + ROW.row) * v.read(sizes + SIZE.row_stride) + head * v.read(sizes + SIZE.head_stride)
+    return v.read(row + ROW.row) * v.read(sizes + SIZE.row_stride) + head * v.read(sizes + SIZE.head_stride)
 
 
 @inline
-def slot_of(its: int, sizes: int, token: int) -> int:
+def slot_of(row: int, sizes: int, token: int) -> int:
     """The slot of a row's token, which may be before its first where there is no page table."""
-    table = v.read(its + ROW.table)
+    table = v.read(row + ROW.table)
     if table:
         bits = v.read(sizes + SIZE.page_bits)
         return (v.read(table + 8 * (token >> bits)) << bits) + (token & ((1 << bits) - 1))
-    return v.read(its + ROW.first) + token
+    return v.read(row + ROW.first) + token
 
 
 @inline
-def is_in_line(its: int, sizes: int, count: int) -> bool:
+def is_in_line(row: int, sizes: int, count: int) -> bool:
     """Whether `count` tokens (a power of two) from a multiple of `count` on lie in slots next to each other."""
-    return v.read(its + ROW.table) == 0 or 1 << v.read(sizes + SIZE.page_bits) >= count
+    return v.read(row + ROW.table) == 0 or 1 << v.read(sizes + SIZE.page_bits) >= count
 
 
 @inline
-def store_token(dtype: int, at: int, its: int, head: int, token: int) -> None:
+def store_token(dtype: int, at: int, row: int, head: int, token: int) -> None:
     """Rotate the key of a row's new token, and put it and its value into the cache."""
     sizes = v.read(at + AT.sizes)
     heads, width = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.width)
-    number, half = v.read(its + ROW.offset) + token, width // 2
-    slot = slot_of(its, sizes, v.read(its + ROW.start) + token)
-    to, new = head_of(sizes, its, head) + slot * v.read(sizes + SIZE.slot_stride), 4 * (number * heads + head) * width
+    number, half = v.read(row + ROW.offset) + token, width // 2
+    slot = slot_of(row, sizes, v.read(row + ROW.start) + token)
+    to, new = head_of(sizes, row, head) + slot * v.read(sizes + SIZE.slot_stride), 4 * (number * heads + head) * width
     cosines, sines = v.read(at + AT.cosines) + 4 * half * number, v.read(at + AT.sines) + 4 * half * number
     one = v.extract_first(v.broadcast(1.0))
     rotate(v.read(at + AT.k) + new, cosines, sines, half, one, dtype, v.read(at + AT.keys), to)

@@ -23,7 +23,7 @@ AT, SIZE, ROW = offsets(Attend), offsets(Sizes), offsets(Row)
 NEVER = -1e30  # less than any score
 QUERIES = 16  # of a key/value head that are worked on at once
 # Where things lie in the kernel's own memory, in bytes; columns are at most 256.
-SCORES, OUT, Q, STATE, NEAR, OFFSETS = 1 << 16, 69632, 86016, 102400, 102656, 103680
+SCORES, OUT, Q, STATE, TILE, OFFSETS = 1 << 16, 69632, 86016, 102400, 102656, 103680
 LIST = 8 * KEYS  # bytes of the offsets of a block
 
 
@@ -35,21 +35,21 @@ def hide(x: v.Vector, first: int, low: int, high: int, hidden: v.Vector) -> v.Ve
 
 
 @inline
-def _find(its, sizes, size, first, end, is_line, to):
+def _find_offsets(row, sizes, size, first, end, is_line, to):
     """The offsets in bytes of a block's tokens from `first` on, to `to`; -1 from `end` on."""
     stride = size * v.read(sizes + SIZE.slot_stride)
     for i in range(0, KEYS, 16):
         if is_line and first + i < end:
-            begin = stride * slot_of(its, sizes, first + i)
+            begin = stride * slot_of(row, sizes, first + i)
             for lane in range(16):
                 v.write(to + 8 * (i + lane), begin + stride * lane if first + i + lane < end else -1)
             continue
         for lane in range(i, i + 16):
-            v.write(to + 8 * lane, stride * slot_of(its, sizes, first + lane) if first + lane < end else -1)
+            v.write(to + 8 * lane, stride * slot_of(row, sizes, first + lane) if first + lane < end else -1)
 
 
 @inline
-def _transpose_keys(dtype, is_paired, keys, stride, offsets, is_line, width, to, near):
+def _transpose_keys(dtype, is_paired, keys, stride, offsets, is_line, width, to, scratch):
     """Sixteen keys as columns (H, 16), or as pairs of columns (H/2, 16)."""
     columns = 2 if is_paired else 1  # of a word
     size, is_direct = e.size(dtype), is_line and v.read(offsets + 120) >= 0 and (is_paired or dtype == e.FP32)
@@ -59,14 +59,14 @@ def _transpose_keys(dtype, is_paired, keys, stride, offsets, is_line, width, to,
             v.transpose(keys + v.read(offsets) + size * i, stride, to + 64 * (i // columns))
             continue
         for lane in range(16):
-            offset, row = v.read(offsets + 8 * lane), near + 64 * lane
+            offset, line = v.read(offsets + 8 * lane), scratch + 64 * lane
             if offset < 0:
-                v.store(row, v.zero_fp32())
+                v.store(line, v.zero_fp32())
             elif is_paired or dtype == e.FP32:
-                v.store(row, v.load_some(keys + offset + size * i, words))
+                v.store(line, v.load_some(keys + offset + size * i, words))
             else:
-                v.store(row, e.wide(dtype, keys + offset, i))
-        v.transpose(near, 64, to + 64 * (i // columns))
+                v.store(line, e.wide(dtype, keys + offset, i))
+        v.transpose(scratch, 64, to + 64 * (i // columns))
 
 
 @inline
@@ -90,9 +90,9 @@ def _score(is_paired, q, keys, width):
 
 
 @inline
-def _likelihood(dtype, is_paired, x, most, first, low, high, to, i):
-    """exp(score - largest) as factors of values; returns the factors before they are rounded to the cache's dtype."""
-    x = hide(exponential(v.sub(x, most)), first, low, high, v.zero_fp32())
+def _exponentials(dtype, is_paired, x, largest, first, low, high, to, i):
+    """exp(score - largest), written as factors of values; returns them as they are before they are rounded for that."""
+    x = hide(exponential(v.sub(x, largest)), first, low, high, v.zero_fp32())
     if is_paired:
         v.store_bf16(to + 2 * i, x)
     elif dtype == e.BF16:
@@ -103,36 +103,39 @@ def _likelihood(dtype, is_paired, x, most, first, low, high, to, i):
 
 
 @inline
-def _weigh(dtype, is_paired, q, keys, first, low, high, width, to, state):
-    """A query's factors for a block of values; updates its largest score and its sum, returns the old sums' factor."""
+def _softmax_step(dtype, is_paired, q, keys, first, low, high, width, to, state):
+    """A step of the online softmax: a query's factors for a block of values.
+
+    state: its largest score, the sum of its factors, and what its sums so far are to be multiplied by.
+    """
     a, b, c, d = _score(is_paired, q, keys, width)
     never = v.broadcast(NEVER)
     a, b = hide(a, first, low, high, never), hide(b, first + 16, low, high, never)
     c, d = hide(c, first + 32, low, high, never), hide(d, first + 48, low, high, never)
     before = v.broadcast(v.read_fp32(state))
-    most = v.max(before, v.broadcast(v.reduce_max(v.max(v.max(a, b), v.max(c, d)))))
-    fade = exponential(v.sub(before, most))
-    a = _likelihood(dtype, is_paired, a, most, first, low, high, to, 0)
-    b = _likelihood(dtype, is_paired, b, most, first + 16, low, high, to, 16)
-    c = _likelihood(dtype, is_paired, c, most, first + 32, low, high, to, 32)
-    d = _likelihood(dtype, is_paired, d, most, first + 48, low, high, to, 48)
+    largest = v.max(before, v.broadcast(v.reduce_max(v.max(v.max(a, b), v.max(c, d)))))
+    rescale = exponential(v.sub(before, largest))
+    a = _exponentials(dtype, is_paired, a, largest, first, low, high, to, 0)
+    b = _exponentials(dtype, is_paired, b, largest, first + 16, low, high, to, 16)
+    c = _exponentials(dtype, is_paired, c, largest, first + 32, low, high, to, 32)
+    d = _exponentials(dtype, is_paired, d, largest, first + 48, low, high, to, 48)
     added = v.broadcast(v.reduce_add(v.add(v.add(v.add(a, b), c), d)))
-    v.write_fp32(state, v.extract_first(most))
-    v.write_fp32(state + 4, v.extract_first(v.fma(v.broadcast(v.read_fp32(state + 4)), fade, added)))
-    v.write_fp32(state + 8, v.extract_first(fade))
+    v.write_fp32(state, v.extract_first(largest))
+    v.write_fp32(state + 4, v.extract_first(v.fma(v.broadcast(v.read_fp32(state + 4)), rescale, added)))
+    v.write_fp32(state + 8, v.extract_first(rescale))
 
 
 @inline
-def _begin(dtype, is_paired, at, its, head, begin, count, near):
+def _begin_queries(dtype, is_paired, at, row, head, begin, count, scratch):
     """Rotate, scale and round the queries as the cache is rounded, and begin their softmax."""
     sizes = v.read(at + AT.sizes)
     heads, group = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group)
     width, scale = v.read(sizes + SIZE.width), v.read_fp32(sizes + SIZE.scale)
     for i in range(count):
-        number = v.read(its + ROW.offset) + (begin + i) // group
+        number = v.read(row + ROW.offset) + (begin + i) // group
         x = v.read(at + AT.q) + 4 * width * ((number * heads + head) * group + (begin + i) % group)
         cosines, sines = v.read(at + AT.cosines) + 2 * width * number, v.read(at + AT.sines) + 2 * width * number
-        to = near + Q + 1024 * i
+        to = scratch + Q + 1024 * i
         if is_paired:
             rotate(x, cosines, sines, width // 2, scale, e.BF16, to, 0)
         else:
@@ -140,9 +143,9 @@ def _begin(dtype, is_paired, at, its, head, begin, count, near):
             if dtype == e.BF16:
                 for column in range(0, width, 16):
                     v.store(to + 4 * column, v.round_bf16(v.load(to + 4 * column)))
-        v.zero_memory(near + OUT + 1024 * i, -(-width // 32) * 2)
-        v.write_fp32(near + STATE + 16 * i, v.extract_first(v.broadcast(NEVER)))
-        v.write_fp32(near + STATE + 16 * i + 4, v.extract_first(v.zero_fp32()))
+        v.zero_memory(scratch + OUT + 1024 * i, -(-width // 32) * 2)
+        v.write_fp32(scratch + STATE + 16 * i, v.extract_first(v.broadcast(NEVER)))
+        v.write_fp32(scratch + STATE + 16 * i + 4, v.extract_first(v.zero_fp32()))
 
 
 @inline
@@ -152,53 +155,55 @@ def _first_block(at, sizes, dtype, chunk):
     A chunk after the last has no tokens.
     """
     heads, group, window = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group), v.read(sizes + SIZE.window)
-    row = min(chunk // heads, v.read(sizes + SIZE.rows) - 1)
-    its = row_of(at, row)
-    where = e.size(dtype) * head_of(sizes, its, chunk % heads)
-    start, queries = v.read(its + ROW.start), v.read(its + ROW.tokens) * group
+    number = min(chunk // heads, v.read(sizes + SIZE.rows) - 1)
+    row = row_of(at, number)
+    where = e.size(dtype) * head_of(sizes, row, chunk % heads)
+    start, queries = v.read(row + ROW.start), v.read(row + ROW.tokens) * group
     late = start + (min(QUERIES, queries) - 1) // group
     first = max(0, start - window + 1) // KEYS * KEYS
-    return its, where, first, min(first + KEYS, late + 1) if row == chunk // heads else first
+    return row, where, first, min(first + KEYS, late + 1) if number == chunk // heads else first
 
 
 @inline
-def _see(dtype, is_paired, at, chunk, begin, count, near):
+def _attend_queries(dtype, is_paired, at, chunk, begin, count, scratch):
     """The queries `begin` to `begin + count` of a head: block after block of the keys that any of them sees.
 
-    Between the work on a block the next one is prefetched, at the end that of the next chunk: the processor does not
-    foresee where a page is. `ahead` is where the next values lie, their offsets, and bytes of each.
+    Between the work on a block the next one is prefetched, at the end that of the next chunk: the processor's own
+    prefetcher cannot know where the next page is. `ahead`: where the next values lie, their offsets, and bytes of each.
     """
     sizes = v.read(at + AT.sizes)
-    its, head = row_of(at, chunk // v.read(sizes + SIZE.heads)), chunk % v.read(sizes + SIZE.heads)
+    row, head = row_of(at, chunk // v.read(sizes + SIZE.heads)), chunk % v.read(sizes + SIZE.heads)
     group, window = v.read(sizes + SIZE.group), v.read(sizes + SIZE.window)
     width, size = v.read(sizes + SIZE.width), e.size(dtype)
-    stride, is_line = size * v.read(sizes + SIZE.slot_stride), is_in_line(its, sizes, 16)
-    where, all_keys, all_values = size * head_of(sizes, its, head), v.read(at + AT.keys), v.read(at + AT.values)
-    early, late = v.read(its + ROW.start) + begin // group, v.read(its + ROW.start) + (begin + count - 1) // group
+    stride, is_line = size * v.read(sizes + SIZE.slot_stride), is_in_line(row, sizes, 16)
+    where, all_keys, all_values = size * head_of(sizes, row, head), v.read(at + AT.keys), v.read(at + AT.values)
+    early, late = v.read(row + ROW.start) + begin // group, v.read(row + ROW.start) + (begin + count - 1) // group
     words = width // 2 if is_paired else width  # of a key's columns
-    here, there = near + OFFSETS, near + OFFSETS + LIST
+    here, there = scratch + OFFSETS, scratch + OFFSETS + LIST
     start = max(0, early - window + 1) // KEYS * KEYS
-    _find(its, sizes, size, start, late + 1, is_line, here)
+    _find_offsets(row, sizes, size, start, late + 1, is_line, here)
     for first in range(start, late + 1, KEYS):
         end = min(KEYS, late + 1 - first)
-        next_its, next_where, next_first, next_end = its, where, first + KEYS, min(first + 2 * KEYS, late + 1)
+        next_row, next_where, next_first, next_end = row, where, first + KEYS, min(first + 2 * KEYS, late + 1)
         if next_first > late:
-            next_its, next_where, next_first, next_end = _first_block(at, sizes, dtype, chunk + 1)
-        _find(next_its, sizes, size, next_first, next_end, is_line, there)
+            next_row, next_where, next_first, next_end = _first_block(at, sizes, dtype, chunk + 1)
+        _find_offsets(next_row, sizes, size, next_first, next_end, is_line, there)
         coming = next_end - next_first
         for i in range(0, KEYS, 16):
             fetch(all_keys + next_where, there + 8 * i, min(16, max(0, coming - i)), width * size)
             if i < end:
-                to, offsets_of = near + 4 * words * i, here + 8 * i
-                _transpose_keys(dtype, is_paired, all_keys + where, stride, offsets_of, is_line, width, to, near + NEAR)
+                to, offsets_of = scratch + 4 * words * i, here + 8 * i
+                _transpose_keys(
+                    dtype, is_paired, all_keys + where, stride, offsets_of, is_line, width, to, scratch + TILE
+                )
         for i in range(count):
-            own = v.read(its + ROW.start) + (begin + i) // group
-            q, to, state = near + Q + 1024 * i, near + SCORES + 256 * i, near + STATE + 16 * i
-            _weigh(dtype, is_paired, q, near, first, max(0, own - window + 1), own, width, to, state)
+            own = v.read(row + ROW.start) + (begin + i) // group
+            q, to, state = scratch + Q + 1024 * i, scratch + SCORES + 256 * i, scratch + STATE + 16 * i
+            _softmax_step(dtype, is_paired, q, scratch, first, max(0, own - window + 1), own, width, to, state)
         ahead = all_values + next_where, there, width * size if coming > 0 else 0
         together = 2 if is_paired else 4
         for i in range(0, count, together):
-            factors, out, state = near + SCORES + 256 * i, near + OUT + 1024 * i, near + STATE + 16 * i
+            factors, out, state = scratch + SCORES + 256 * i, scratch + OUT + 1024 * i, scratch + STATE + 16 * i
             some = min(together, count - i)
             if is_paired:
                 mix_pairs(factors, all_values + where, here, end, out, state, some, width, ahead)
@@ -226,21 +231,21 @@ def _put(is_paired, sums, inverse, width, to):
 
 @inline
 def _attend(dtype, is_paired, at, chunk):
-    sizes, near = v.read(at + AT.sizes), v.stack()
+    sizes, scratch = v.read(at + AT.sizes), v.stack()
     heads, group, width = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group), v.read(sizes + SIZE.width)
-    its, head = row_of(at, chunk // heads), chunk % heads
-    tokens, offset = v.read(its + ROW.tokens), v.read(its + ROW.offset)
+    row, head = row_of(at, chunk // heads), chunk % heads
+    tokens, offset = v.read(row + ROW.tokens), v.read(row + ROW.offset)
     for token in range(tokens):
-        store_token(dtype, at, its, head, token)
+        store_token(dtype, at, row, head, token)
     for begin in range(0, tokens * group, QUERIES):
         count = min(QUERIES, tokens * group - begin)
-        _begin(dtype, is_paired, at, its, head, begin, count, near)
-        _see(dtype, is_paired, at, chunk, begin, count, near)
+        _begin_queries(dtype, is_paired, at, row, head, begin, count, scratch)
+        _attend_queries(dtype, is_paired, at, chunk, begin, count, scratch)
         for i in range(count):
             number = offset + (begin + i) // group
             to = v.read(at + AT.out) + 4 * width * ((number * heads + head) * group + (begin + i) % group)
-            inverse = inverse_of(v.broadcast(v.read_fp32(near + STATE + 16 * i + 4)))
-            _put(is_paired, near + OUT + 1024 * i, inverse, width, to)
+            inverse = inverse_of(v.broadcast(v.read_fp32(scratch + STATE + 16 * i + 4)))
+            _put(is_paired, scratch + OUT + 1024 * i, inverse, width, to)
     for token in range(tokens):
         start = ((offset + token) * heads + head) * group * width
         halves, q8_blocks = v.read(at + AT.halves), v.read(at + AT.q8_blocks)

@@ -6,7 +6,7 @@ A dtype is a compile-time constant of a kernel, so only its branch of each funct
 from llamita.kernels.cpu import simd as v
 from llamita.kernels.cpu.runtime.program import inline
 
-FP32, BF16, FP16 = 0, 1, 2  # their order in `layout.DTYPES`
+FP32, BF16, FP16 = 0, 1, 2  # their order in `constants.DTYPES`
 
 
 @inline

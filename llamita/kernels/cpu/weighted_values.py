@@ -41,7 +41,7 @@ def _add_value(dtype, factors, value, i, columns, far, sums):
 
 
 @inline
-def _faded(out, state, columns, far):
+def _rescaled(out, state, columns, far):
     """Sixteen columns of a query's sum so far, times its factor."""
     return v.mul(v.load(out + 1024 * far + 4 * columns), v.broadcast(v.read_fp32(state + 8 + 16 * far)))
 
@@ -51,11 +51,11 @@ def _mix(dtype, factors, values, offsets, end, out, state, begin, last, columns,
     """Add `end` values by their factors to four sums at once, for the columns from `begin` to `last`.
 
     Each sum has sixteen columns: `columns` says which, `far` of which query. The three ways differ in what is read
-    twice: one query with four parts of a value, two with two, four with one. ahead: see `_see`.
+    twice: one query with four parts of a value, two with two, four with one. ahead: see `_attend_queries`.
     """
     for i in range(begin, last, 16 + columns[3]):
-        a, b = _faded(out, state, i + columns[0], far[0]), _faded(out, state, i + columns[1], far[1])
-        c, d = _faded(out, state, i + columns[2], far[2]), _faded(out, state, i + columns[3], far[3])
+        a, b = _rescaled(out, state, i + columns[0], far[0]), _rescaled(out, state, i + columns[1], far[1])
+        c, d = _rescaled(out, state, i + columns[2], far[2]), _rescaled(out, state, i + columns[3], far[3])
         for pair in range(end // 2):
             fetch(ahead[0], ahead[1] + 16 * pair, 2, ahead[2] if i == 0 else 0)
             one, two = v.read(offsets + 16 * pair), v.read(offsets + 16 * pair + 8)
@@ -121,8 +121,8 @@ def _mix_words(factors, values, offsets, end, out, state, i, apart, is_half, far
     apart: columns to the other ones; far: queries to the other one. One of them is 0.
     """
     other = i + apart
-    a, b = _faded(out, state, i, 0), _faded(out, state, i + 16, 0)
-    c, d = _faded(out, state, other, far), _faded(out, state, other + 16, far)
+    a, b = _rescaled(out, state, i, 0), _rescaled(out, state, i + 16, 0)
+    c, d = _rescaled(out, state, other, far), _rescaled(out, state, other + 16, far)
     values += 2 * i
     for pair in range(end // 2):
         fetch(ahead[0], ahead[1] + 16 * pair, 2, ahead[2] if i == 0 else 0)
