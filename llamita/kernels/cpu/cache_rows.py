@@ -17,6 +17,13 @@ def row_of(at: int, number: int) -> int:
 
 
 @inline
+def row_of_entry(at: int, entries: int, number: int) -> tuple[int, int]:
+    """Of an entry of `Attend.blocks` or `Attend.tiles`: the row's address, and the token."""
+    entry = entries + 16 * number
+    return row_of(at, v.read(entry)), v.read(entry + 8)
+
+
+@inline
 def head_of(sizes: int, row: int, head: int) -> int:
     """The element where a key/value head of a row begins in the cache."""
     return v.read(row + ROW.row) * v.read(sizes + SIZE.row_stride) + head * v.read(sizes + SIZE.head_stride)

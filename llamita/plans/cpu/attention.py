@@ -17,12 +17,12 @@ from llamita.kernels.cpu.runtime.program import Program, named
 from llamita.plans.cpu.workspace import Workspace, empty, numbers
 
 DECODE = {dtype: named("decode_attention", f"attend_{name}") for dtype, name in DTYPES.items()}
-STORE = {dtype: named("prefill_attention", f"store_{name}") for dtype, name in DTYPES.items()}
-SPREAD = {dtype: named("prefill_attention", f"spread_{name}") for dtype, name in DTYPES.items()}
+STORE = {dtype: named("prefill_cache", f"store_{name}") for dtype, name in DTYPES.items()}
+GATHER = {dtype: named("prefill_cache", f"gather_{name}") for dtype, name in DTYPES.items()}
 PREFILL = {torch.float32: named("prefill_attention", "prefill_fp32")}
 PREFILL |= {torch.float16: PREFILL[torch.float32], torch.bfloat16: named("prefill_attention", "prefill_bf16")}
 DECODE_PAIRS = named("decode_attention", "attend_pairs")
-SPREAD_PAIRS, PREFILL_PAIRS = named("prefill_attention", "spread_pairs"), named("prefill_attention", "prefill_pairs")
+GATHER_PAIRS, PREFILL_PAIRS = named("prefill_cache", "gather_pairs"), named("prefill_attention", "prefill_pairs")
 SIZE, ROW = Sizes(*range(len(Sizes._fields))), Row(*range(len(Row._fields)))  # where each stands
 Buffers = Sequence[tuple[Tensor, Tensor]]
 FEW_QUERIES = 8  # tokens of a row up to which the kernel for decoding is the faster
@@ -86,7 +86,7 @@ class RaggedAttention:
         )  # fmt: skip
         self._sizes = numbers(*sizes)
         self._size_numbers = self._sizes.numpy()
-        self._decode, self._store, self._spread, self._prefill = (Calls(program) for _ in range(4))
+        self._decode, self._store, self._gather, self._prefill = (Calls(program) for _ in range(4))
         self._tiles = empty(0, 2, dtype=torch.int64)
         self._wide: list[Tensor] = []  # the buffers that the program knows
         self._known: Callable[[], Tensor | None] = lambda: None  # keys that the program knows; they may go
@@ -102,7 +102,7 @@ class RaggedAttention:
         if self._tokens > FEW_QUERIES:
             kernels += [
                 (self._store, STORE[self._dtype], STORE[self._dtype]),
-                (self._spread, SPREAD[self._dtype], SPREAD_PAIRS),
+                (self._gather, GATHER[self._dtype], GATHER_PAIRS),
                 (self._prefill, PREFILL[self._dtype], PREFILL_PAIRS),
             ]
         for calls, plain, paired in kernels:
@@ -113,7 +113,7 @@ class RaggedAttention:
 
     def repeat(self, layer: int, shift: int) -> None:
         """Take note of one more layer, whose calls repeat those of this layer."""
-        for calls in (self._decode, self._store, self._spread, self._prefill):
+        for calls in (self._decode, self._store, self._gather, self._prefill):
             calls.repeat(layer, shift)
 
     def stand(self, layout: BatchLayout, rows: int, tokens: int) -> None:
@@ -160,7 +160,7 @@ class RaggedAttention:
         self._blocks.numpy()[: len(blocks)], self._size_numbers[SIZE.blocks] = blocks, len(blocks)
         self._store.resize(len(blocks))
         self._prefill.resize(len(blocks) * self._heads * self._group)
-        self._spread.resize(0)
+        self._gather.resize(0)
 
     def _list_tiles(self, many: np.ndarray) -> None:
         """List the tiles of keys that the rows of many new tokens see."""
@@ -168,7 +168,7 @@ class RaggedAttention:
         sizes = slots * self._heads * self._width
         many[:, ROW.slots], many[:, ROW.wide] = slots, sizes.cumsum() - sizes
         tiles = _entries(slots, KEYS, self._few)
-        self._spread.resize(len(tiles) * self._heads)
+        self._gather.resize(len(tiles) * self._heads)
         if len(tiles):
             self._widen(tiles, int(sizes.sum()))
 
@@ -181,7 +181,7 @@ class RaggedAttention:
         if [one.data_ptr() for one in needed] == [one.data_ptr() for one in self._wide]:
             return
         self._wide = needed
-        for number in (*self._spread.numbers, *self._prefill.numbers):
+        for number in (*self._gather.numbers, *self._prefill.numbers):
             self._program.change(number, tiles=needed[0], wide_keys=needed[1], wide_values=needed[2])
 
     def move(self, buffers: Buffers) -> None:
@@ -192,7 +192,7 @@ class RaggedAttention:
         assert all(x.shape[2] == capacity and x.dtype == self._dtype for layer in buffers for x in layer)
         self._size_numbers[SIZE.row_stride] = 0 if rows == 1 else heads * capacity * width
         self._size_numbers[SIZE.head_stride] = capacity * width
-        for calls in (self._decode, self._store, self._spread, self._prefill):
+        for calls in (self._decode, self._store, self._gather, self._prefill):
             for number, (keys, values) in zip(calls.numbers, buffers, strict=False):
                 self._program.change(number, keys=keys, values=values)
         self._known = ref(buffers[0][0])

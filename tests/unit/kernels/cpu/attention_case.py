@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from llamita.kernels import reference
-from llamita.kernels.cpu import decode_attention, isa, prefill_attention
+from llamita.kernels.cpu import decode_attention, isa, prefill_attention, prefill_cache
 from llamita.kernels.cpu.arguments import Attend
 from llamita.kernels.cpu.constants import KEYS, QUERIES
 from tests.unit.kernels.cpu.launch import DTYPES, call
@@ -12,9 +12,9 @@ from tests.unit.kernels.cpu.launch import DTYPES, call
 DECODE = dict(
     zip(DTYPES, (decode_attention.attend_fp32, decode_attention.attend_bf16, decode_attention.attend_fp16), strict=True)
 )
-p = prefill_attention
-STORE = dict(zip(DTYPES, (p.store_fp32, p.store_bf16, p.store_fp16), strict=True))
-SPREAD = dict(zip(DTYPES, (p.spread_fp32, p.spread_bf16, p.spread_fp16), strict=True))
+p, c = prefill_attention, prefill_cache
+STORE = dict(zip(DTYPES, (c.store_fp32, c.store_bf16, c.store_fp16), strict=True))
+GATHER = dict(zip(DTYPES, (c.gather_fp32, c.gather_bf16, c.gather_fp16), strict=True))
 PREFILL = dict(zip(DTYPES, (p.prefill_fp32, p.prefill_bf16, p.prefill_fp32), strict=True))
 HAS_PAIRS = isa.has("avx512bf16")
 
@@ -70,16 +70,16 @@ class Case:
     def prefilled(self, *, is_paired: bool = False, threads: int = 1) -> Tensor:
         """What prefill_attention makes of it."""
         arguments, out = self._arguments()
-        spread, attend, queries = SPREAD[self.dtype], PREFILL[self.dtype], 16
+        gather, attend, queries = GATHER[self.dtype], PREFILL[self.dtype], 16
         if is_paired:
-            spread, attend, queries = p.spread_pairs, p.prefill_pairs, QUERIES
+            gather, attend, queries = c.gather_pairs, p.prefill_pairs, QUERIES
         batch = range(len(self.starts))
         blocks = torch.tensor([[row, begin] for row in batch for begin in range(0, self.tokens, queries)])
         tiles = torch.tensor([[row, first] for row in batch for first in range(0, self._slots(row), KEYS)])
         sizes = torch.cat((arguments.sizes[:10], torch.tensor([len(blocks), queries])))
         arguments = arguments._replace(blocks=blocks, tiles=tiles, sizes=sizes)
         call(STORE[self.dtype], arguments, chunks=len(blocks), threads=threads)
-        call(spread, arguments, chunks=len(tiles) * self.keyed, threads=threads)
+        call(gather, arguments, chunks=len(tiles) * self.keyed, threads=threads)
         call(attend, arguments, chunks=len(blocks) * self.heads, threads=threads)
         return out
 
