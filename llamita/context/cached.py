@@ -13,7 +13,7 @@ class Cached(Causal):
     """Tokens attend to what the cache holds and to this pass; their keys and values are stored.
 
     Keys are stored rotated, except where the frequencies depend on the length (dynamic NTK, LongRoPE) or the cache
-    asks for it: those stay un-rotated in the cache, and every pass turns all of them by its own frequencies. So a
+    asks for it: those stay un-rotated in the cache, and every pass rotates all of them by its own frequencies. So a
     query and all of its keys always agree on the angles, however the sequence was cut into passes.
     """
 

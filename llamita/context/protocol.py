@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class Rotation(Protocol):
-    """Rotary angles of some positions, ready to turn queries and keys."""
+    """Rotary angles of some positions, ready to rotate queries and keys."""
 
     @property
     def depends_on_length(self) -> bool:
@@ -14,7 +14,7 @@ class Rotation(Protocol):
         ...
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Turn x (B, T, heads, H) by the angles of its positions."""
+        """Rotate x (B, T, heads, H) by the angles of its positions."""
         ...
 
     def at(self, positions: Tensor) -> "Rotation":

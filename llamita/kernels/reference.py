@@ -128,8 +128,8 @@ def angles(positions: Tensor, frequencies: Tensor, factor: float) -> tuple[Tenso
 
     The angle is rounded to fp32, as the model rounds it; of it the kernels make both in fp64 (`functions`), and round.
     """
-    turned = (positions[..., None].float() * frequencies.float()).double()
-    return turned.cos().float() * factor, turned.sin().float() * factor
+    angle = (positions[..., None].float() * frequencies.float()).double()
+    return angle.cos().float() * factor, angle.sin().float() * factor
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor, factor: float = 1.0) -> Tensor:

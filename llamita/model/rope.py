@@ -1,4 +1,4 @@
-"""Rotary positions: from positions to angles to turned queries and keys (arXiv:2104.09864)."""
+"""Rotary positions: from positions to angles to rotated queries and keys (arXiv:2104.09864)."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from llamita.config import LlamaConfig, RopeConfig
 
 
 class Rotation:
-    """The angles of some positions, ready to turn queries and keys.
+    """The angles of some positions, ready to rotate queries and keys.
 
     A plain class on purpose: FSDP2 casts every float tensor it finds in tuples and dataclasses among a block's
     arguments, and angles in bf16 lose positions beyond 256.
@@ -27,16 +27,16 @@ class Rotation:
     ) -> None:
         angles = positions[..., None].float() * inv_freq  # (B, T, H/2)
         angles = torch.cat((angles, angles), dim=-1)[:, :, None]  # (B, T, 1, H)
-        turn, angle_dtype = NUMERICS[numerics]
+        rotate, angle_dtype = NUMERICS[numerics]
         self.cos = (angles.cos() * attention_factor).to(angle_dtype or dtype)
         self.sin = (angles.sin() * attention_factor).to(angle_dtype or dtype)
         self.depends_on_length = rope.rope_type in AT_LENGTH
-        self._turn = turn
+        self._rotate = rotate
         self._rest = (inv_freq, attention_factor, dtype, rope, numerics)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Turn x (B, T, heads, H) by the angles of its positions."""
-        return self._turn(x, self.cos, self.sin)
+        """Rotate x (B, T, heads, H) by the angles of its positions."""
+        return self._rotate(x, self.cos, self.sin)
 
     def at(self, positions: Tensor) -> "Rotation":
         """The rotation of the same frequencies at other positions (B, S)."""
@@ -45,25 +45,25 @@ class Rotation:
 
 
 def rotate_half(x: Tensor) -> Tensor:
-    """Each pair (i, i + H/2) turned by a right angle: x (..., H) -> (..., H)."""
+    """Each pair (i, i + H/2) rotated by a right angle: x (..., H) -> (..., H)."""
     half = x.shape[-1] // 2
     return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
 
 
-def turn_in_model_dtype(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate_in_model_dtype(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """transformers' arithmetic: cos and sin rounded to the model's dtype, products in it."""
     return x * cos + rotate_half(x) * sin
 
 
-def turn_in_fp32(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate_in_fp32(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Meta's arithmetic: everything in fp32, rounded once at the end (Meta's pairs lie side by side in the file)."""
     return (x.float() * cos + rotate_half(x.float()) * sin).type_as(x)
 
 
-# numerics -> how to turn, and the dtype of the angles (None: the model's)
+# numerics -> how to rotate, and the dtype of the angles (None: the model's)
 NUMERICS: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], torch.dtype | None]] = {
-    "hf": (turn_in_model_dtype, None),
-    "meta": (turn_in_fp32, torch.float32),
+    "hf": (rotate_in_model_dtype, None),
+    "meta": (rotate_in_fp32, torch.float32),
 }
 
 
@@ -74,8 +74,8 @@ class LlamaRotaryEmbedding(nn.Module):
     survive `.to(bfloat16)` and loading on the meta device.
 
     Types whose frequencies depend on the length (dynamic, longrope) take the longest position of the pass. A cache
-    keeps such keys un-rotated, and every pass turns all of them by its own frequencies. So a query and its keys always
-    have one base; where keys are stored rotated, older keys keep the base of a shorter text.
+    keeps such keys un-rotated, and every pass rotates all of them by its own frequencies. So a query and its keys
+    always have one base; where keys are stored rotated, older keys keep the base of a shorter text.
     """
 
     inv_freq: Tensor
@@ -125,7 +125,7 @@ def default(config: LlamaConfig) -> tuple[Tensor, float]:
 
 
 def linear(config: LlamaConfig) -> tuple[Tensor, float]:
-    """Positions squeezed by `factor`."""
+    """Position interpolation: positions divided by `factor` (arXiv:2306.15595)."""
     return _plain(config) / config.rope_parameters["factor"], 1.0
 
 
@@ -136,8 +136,8 @@ def dynamic(config: LlamaConfig) -> tuple[Tensor, float]:
 
 def _dynamic_base(config: LlamaConfig, length: int | Tensor) -> float | Tensor:
     factor, dim = config.rope_parameters["factor"], config.head_dim
-    stretch = (factor * length / config.max_position_embeddings) - (factor - 1)
-    return config.rope_parameters.rope_theta * stretch ** (dim / (dim - 2))
+    growth = (factor * length / config.max_position_embeddings) - (factor - 1)
+    return config.rope_parameters.rope_theta * growth ** (dim / (dim - 2))
 
 
 def dynamic_at(config: LlamaConfig, length: Tensor, short: Tensor) -> Tensor:
@@ -147,11 +147,11 @@ def dynamic_at(config: LlamaConfig, length: Tensor, short: Tensor) -> Tensor:
 
 
 def yarn(config: LlamaConfig) -> tuple[Tensor, float]:
-    """High frequencies kept, low ones squeezed, a ramp between (arXiv:2309.00071)."""
+    """High frequencies kept, low ones divided by `factor`, a linear ramp between (arXiv:2309.00071)."""
     rope = config.rope_parameters
     factor, length = rope["factor"], rope["original_max_position_embeddings"]
     powers = rope.rope_theta ** (torch.arange(0, config.head_dim, 2).float() / config.head_dim)
-    low, high = (_dimension_of(turns, config, length) for turns in (rope.beta_fast or 32, rope.beta_slow or 1))
+    low, high = (_dimension_of(rotations, config, length) for rotations in (rope.beta_fast or 32, rope.beta_slow or 1))
     if rope.truncate is not False:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, config.head_dim - 1)
@@ -162,9 +162,9 @@ def yarn(config: LlamaConfig) -> tuple[Tensor, float]:
     return inv_freq, _yarn_attention_factor(rope)
 
 
-def _dimension_of(turns: float, config: LlamaConfig, length: int) -> float:
-    """The dimension whose angle makes `turns` turns over `length` positions."""
-    return (config.head_dim * math.log(length / (turns * 2 * math.pi))) / (
+def _dimension_of(rotations: float, config: LlamaConfig, length: int) -> float:
+    """The dimension that makes this number of rotations over `length` positions."""
+    return (config.head_dim * math.log(length / (rotations * 2 * math.pi))) / (
         2 * math.log(config.rope_parameters.rope_theta)
     )
 
@@ -205,26 +205,26 @@ def longrope_at(config: LlamaConfig, length: Tensor, short: Tensor) -> Tensor:
 
 
 def llama3(config: LlamaConfig) -> tuple[Tensor, float]:
-    """Llama 3.1: long wavelengths squeezed by `factor`, short ones kept, a smooth passage between."""
+    """Llama 3.1: frequencies of long wavelengths divided by `factor`, short ones kept, interpolated between."""
     rope = config.rope_parameters
     factor, length = rope["factor"], rope["original_max_position_embeddings"]
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     inv_freq = _plain(config)
     wavelength = 2 * math.pi / inv_freq
-    squeezed = torch.where(wavelength > length / low, inv_freq / factor, inv_freq)
+    scaled = torch.where(wavelength > length / low, inv_freq / factor, inv_freq)
     smooth = (length / wavelength - low) / (high - low)
-    passage = (1 - smooth) * squeezed / factor + smooth * squeezed
+    smoothed = (1 - smooth) * scaled / factor + smooth * scaled
     is_between = ~(wavelength < length / high) & ~(wavelength > length / low)
-    return torch.where(is_between, passage, squeezed), 1.0
+    return torch.where(is_between, smoothed, scaled), 1.0
 
 
 def proportional(config: LlamaConfig) -> tuple[Tensor, float]:
-    """Only the first share of the pairs turns; the angles are spaced as over the whole head."""
+    """Only the first share of the pairs rotates; the angles are spaced as over the whole head."""
     rope = config.rope_parameters
     share = 1.0 if rope.partial_rotary_factor is None else rope.partial_rotary_factor
-    turning = int(share * config.head_dim // 2)
+    rotating = int(share * config.head_dim // 2)
     inv_freq = torch.zeros(config.head_dim // 2, dtype=torch.float32)
-    inv_freq[:turning] = _plain(config)[:turning]
+    inv_freq[:rotating] = _plain(config)[:rotating]
     return inv_freq / (rope.factor or 1.0), 1.0
 
 

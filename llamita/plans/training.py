@@ -110,7 +110,7 @@ def forward(parts: LayerParts, hidden_states: Tensor, rotation: Rotation, contex
 def attend(parts: LayerParts, heads: Sequence[Tensor], rotation: Rotation, context: Context) -> Tensor:
     """Attention of q, k and v, (B, T, heads * H) each: (B, T, N * H)."""
     q, k, v = (one.unflatten(-1, (-1, parts.head_dim)) for one in heads)  # (B, T, N, H), (B, T, K, H) twice
-    return context.attend(q, k, v, cast("Rotation", Turning(rotation)), layer=parts.index).flatten(-2)
+    return context.attend(q, k, v, cast("Rotation", TrainedRotation(rotation)), layer=parts.index).flatten(-2)
 
 
 def trained_by_kernels(context: Context) -> Context:
@@ -210,8 +210,8 @@ class GatedProduct(torch.autograd.Function):
         return d_gate, d_up, d_weight
 
 
-class Turn(torch.autograd.Function):
-    """Rotary positions, rounded once to the dtype of attention; backward turns the other way."""
+class Rotate(torch.autograd.Function):
+    """Rotary positions, rounded once to the dtype of attention; backward rotates the other way."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -229,34 +229,34 @@ class Turn(torch.autograd.Function):
         return rotated(d_out, cos, sin, -1.0).to(ctx.dtype), None, None
 
 
-class Turning:
-    """A rotation that turns by `Turn`. A plain class, as `Rotation` is."""
+class TrainedRotation:
+    """A rotation by `Rotate`. A plain class, as `Rotation` is."""
 
     def __init__(self, rotation: Rotation) -> None:
         self.rotation = rotation
         self.depends_on_length = rotation.depends_on_length
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Turn x (B, T, heads, H) by the angles of its positions."""
+        """Rotate x (B, T, heads, H) by the angles of its positions."""
         rotation: Any = self.rotation
-        return cast("Tensor", Turn.apply(x, rotation.cos, rotation.sin))
+        return cast("Tensor", Rotate.apply(x, rotation.cos, rotation.sin))
 
-    def at(self, positions: Tensor) -> "Turning":
+    def at(self, positions: Tensor) -> "TrainedRotation":
         """The rotation of the same frequencies at other positions (B, S)."""
-        return Turning(self.rotation.at(positions))
+        return TrainedRotation(self.rotation.at(positions))
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
-    """x (B, T, heads, H) turned by angles (B, T, 1, H) times a sign, by our kernel where it knows it."""
+    """x (B, T, heads, H) rotated by angles (B, T, 1, H) times a sign, by our kernel where it knows it."""
     rows, tokens, _, width = x.shape
     is_known = x.dtype == torch.bfloat16 and cos.dtype == torch.float32 and not width % COLUMNS
     if not (is_known and cos.shape[-1] == width and kernels.is_known(x) and kernels.has_pairs()):
-        return turned(x, cos, sin if sign > 0 else -sin)
+        return rotated_by_torch(x, cos, sin if sign > 0 else -sin)
     cos, sin = (one.expand(rows, tokens, 1, width).reshape(-1, width).contiguous() for one in (cos, sin))
-    return kernels.turned(x.flatten(0, 1).contiguous(), cos, sin, sign).view(x.shape)
+    return kernels.rotated(x.flatten(0, 1).contiguous(), cos, sin, sign).view(x.shape)
 
 
-def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotated_by_torch(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x * cos + rotate_half(x) * sin, in the wider dtype of x and angles, without the tensors in between."""
     half = x.shape[-1] // 2
     x = x.to(torch.promote_types(x.dtype, cos.dtype))

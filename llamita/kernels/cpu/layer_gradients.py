@@ -11,9 +11,9 @@ from llamita.kernels.cpu import simd as v
 from llamita.kernels.cpu.arguments import offsets
 from llamita.kernels.cpu.functions import exponential
 from llamita.kernels.cpu.runtime.program import inline, kernel
-from llamita.kernels.cpu.training_arguments import GateGradients, NormGradients, SoftmaxGradient, TrainedNorm, Turn
+from llamita.kernels.cpu.training_arguments import GateGradients, NormGradients, Rotate, SoftmaxGradient, TrainedNorm
 
-NORM, NORM_BACK, TURN = offsets(TrainedNorm), offsets(NormGradients), offsets(Turn)
+NORM, NORM_BACK, ROTATE = offsets(TrainedNorm), offsets(NormGradients), offsets(Rotate)
 GATE, SOFTMAX = offsets(GateGradients), offsets(SoftmaxGradient)
 
 
@@ -111,14 +111,14 @@ def gate_gradients(at: int, chunk: int) -> None:
 
 
 @kernel
-def turn(at: int, chunk: int) -> None:
+def rotate(at: int, chunk: int) -> None:
     """Rotate the heads of a token; `sign` -1 rotates them back."""
-    heads, half = v.read(at + TURN.heads), v.read(at + TURN.half)
-    cosines, sines = v.read(at + TURN.cosines) + 8 * half * chunk, v.read(at + TURN.sines) + 8 * half * chunk
-    sign = v.broadcast(v.read_fp32(at + TURN.sign))
+    heads, half = v.read(at + ROTATE.heads), v.read(at + ROTATE.half)
+    cosines, sines = v.read(at + ROTATE.cosines) + 8 * half * chunk, v.read(at + ROTATE.sines) + 8 * half * chunk
+    sign = v.broadcast(v.read_fp32(at + ROTATE.sign))
     for head in range(heads):
-        place = 4 * half * (chunk * heads + head)
-        x, out = v.read(at + TURN.x) + place, v.read(at + TURN.out) + place
+        offset = 4 * half * (chunk * heads + head)
+        x, out = v.read(at + ROTATE.x) + offset, v.read(at + ROTATE.out) + offset
         for i in range(0, half, 16):
             j = i + half
             low, high = v.load_bf16(x + 2 * i), v.load_bf16(x + 2 * j)

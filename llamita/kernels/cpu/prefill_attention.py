@@ -223,10 +223,10 @@ def _attend_pairs(at, chunk):
     scratch = scores + 128 * KEYS
     sums = scratch + 1024
     for half in range(2):  # the columns lie where the sums will be
-        x, turned = v.read(at + AT.q) + 4 * (element + 16 * half * step), sums
-        _transpose_rows(x, 4 * step, max(0, min(16, count - 16 * half)), width, turned, scratch)
+        x, columns = v.read(at + AT.q) + 4 * (element + 16 * half * step), sums
+        _transpose_rows(x, 4 * step, max(0, min(16, count - 16 * half)), width, columns, scratch)
         for i in range(width // 2):
-            word = v.pack_bf16(v.load(turned + 128 * i), v.load(turned + 128 * i + 64))
+            word = v.pack_bf16(v.load(columns + 128 * i), v.load(columns + 128 * i + 64))
             v.store_words(q + 128 * i + 64 * half, word)
     v.zero_memory(sums, 2 * width)
     # Of the first sixteen queries, and of the others.

@@ -19,11 +19,11 @@ from llamita.kernels.cpu.training_arguments import (
     GateGradients,
     NormGradients,
     PackLines,
+    Rotate,
     SoftmaxGradient,
     SumOfProducts,
     Term,
     TrainedNorm,
-    Turn,
 )
 
 COLUMNS = 32  # what columns of a product's sides are a multiple of
@@ -39,8 +39,8 @@ _NORM, _NORM_GRADIENTS = (
     {dtype: named("layer_gradients", f"{name}_{DTYPES[dtype]}") for dtype in READ}
     for name in ("norm", "norm_gradients")
 )
-_GATE, _GATE_GRADIENTS, _TURN, _SOFTMAX = (
-    named("layer_gradients", name) for name in ("gate", "gate_gradients", "turn", "softmax_gradient")
+_GATE, _GATE_GRADIENTS, _ROTATE, _SOFTMAX = (
+    named("layer_gradients", name) for name in ("gate", "gate_gradients", "rotate", "softmax_gradient")
 )
 
 
@@ -204,11 +204,11 @@ def gate_gradients(gate: Tensor, up: Tensor, d_out: Tensor) -> tuple[Tensor, Ten
     return out, d_gate, d_up
 
 
-def turned(x: Tensor, cosines: Tensor, sines: Tensor, sign: float = 1.0) -> Tensor:
-    """x bf16 (tokens, heads, H), H a multiple of 32, turned by angles fp32 (tokens, H); sign -1 turns it back."""
+def rotated(x: Tensor, cosines: Tensor, sines: Tensor, sign: float = 1.0) -> Tensor:
+    """x bf16 (tokens, heads, H), H a multiple of 32, rotated by angles fp32 (tokens, H); sign -1 rotates it back."""
     out = torch.empty_like(x)
-    arguments = Turn(x, out, cosines, sines, x.shape[1], x.shape[2] // 2, bits(sign))
-    run(_TURN, arguments, chunks=len(x))
+    arguments = Rotate(x, out, cosines, sines, x.shape[1], x.shape[2] // 2, bits(sign))
+    run(_ROTATE, arguments, chunks=len(x))
     return out
 
 

@@ -48,8 +48,8 @@ class GateGradients(NamedTuple):
     size: Argument
 
 
-class Turn(NamedTuple):
-    """x bf16 (tokens, heads, 2 * half) turned by cosines and sines fp32 (tokens, 2 * half), these times sign fp32.
+class Rotate(NamedTuple):
+    """x bf16 (tokens, heads, 2 * half) rotated by cosines and sines fp32 (tokens, 2 * half), these times sign fp32.
 
     half: a multiple of 16. A chunk is a token.
     """

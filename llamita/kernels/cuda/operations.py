@@ -187,7 +187,7 @@ def _(gate: Tensor, up: Tensor) -> Tensor:
 def rotate_and_store(
     q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, start: Tensor, keys: Tensor, values: Tensor
 ) -> Tensor:
-    """Turn q (B, T, N, H) and k; write k and v (B, T, K, H) after `start` () slots of keys and values (B, K, S, H)."""
+    """Rotate q (B, T, N, H) and k; write k, v (B, T, K, H) after `start` () slots of keys and values (B, K, S, H)."""
     return _chosen("rotate_and_store", q)(q, k, v, cos, sin, start, keys, values)
 
 

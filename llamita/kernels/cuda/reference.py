@@ -53,23 +53,23 @@ def silu_gate(gate: Tensor, up: Tensor) -> Tensor:
 def rotate_and_store(
     q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, start: Tensor, keys: Tensor, values: Tensor
 ) -> Tensor:
-    """Turn q (B, T, N, H) and k (B, T, K, H); write k and v (B, T, K, H) into the cache after `start` slots.
+    """Rotate q (B, T, N, H) and k (B, T, K, H); write k and v (B, T, K, H) into the cache after `start` slots.
 
     cos, sin: (B | 1, T, 1, H), in q's dtype (every step rounds to it) or in fp32 (one rounding at the end).
-    start: (), long. keys, values: (B, K, S, H), changed in place; slots beyond S are left out. Returns the turned q.
+    start: (), long. keys, values: (B, K, S, H), changed in place; slots beyond S are left out. Returns the rotated q.
     """
     token = torch.arange(keys.shape[2], device=keys.device) - start  # that a slot is for
     is_new = ((token >= 0) & (token < k.shape[1]))[:, None]
     token = token.clamp(0, k.shape[1] - 1)
-    for room, new in ((keys, turned(k, cos, sin)), (values, v)):
-        room.copy_(torch.where(is_new, new.transpose(1, 2)[:, :, token].to(room.dtype), room))
-    return turned(q, cos, sin)
+    for buffer, new in ((keys, rotated(k, cos, sin)), (values, v)):
+        buffer.copy_(torch.where(is_new, new.transpose(1, 2)[:, :, token].to(buffer.dtype), buffer))
+    return rotated(q, cos, sin)
 
 
-def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (B, T, heads, H) turned by the angles of its positions, (B | 1, T, 1, H): as model.rope turns it."""
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x (B, T, heads, H) rotated by the angles of its positions, (B | 1, T, 1, H), as by model.rope."""
     half = x.shape[-1] // 2
-    turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+    swapped = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
     if cos.dtype == x.dtype:
-        return x * cos + turned * sin
-    return (x.float() * cos + turned.float() * sin).to(x.dtype)
+        return x * cos + swapped * sin
+    return (x.float() * cos + swapped.float() * sin).to(x.dtype)

@@ -1,5 +1,5 @@
 # type: ignore  # Kernels are no Python that a type checker knows, and Triton need not be installed.
-"""Turn queries and keys and write keys and values into a static cache, in one kernel. Equals
+"""Rotate queries and keys and write keys and values into a static cache, in one kernel. Equals
 reference.rotate_and_store."""
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @triton.jit
-def _turn(first, second, cos, sin, ROUNDS: tl.constexpr, dtype: tl.constexpr):
+def _rotate(first, second, cos, sin, ROUNDS: tl.constexpr, dtype: tl.constexpr):
     """first * cos + second * sin in fp32; ROUNDS: each product is rounded, as tensors of that dtype would be."""
     left = first * cos
     right = second * sin
@@ -47,16 +47,16 @@ def _rotate_and_store(
         sin_first = tl.load(sin + angles, mask=is_here, other=0.0).to(tl.float32)
         sin_second = tl.load(sin + HALF + angles, mask=is_here, other=0.0).to(tl.float32)
         dtype: tl.constexpr = q.dtype.element_ty
-        first_turned = _turn(first, -second, cos_first, sin_first, ROUNDS, dtype).to(dtype)
-        second_turned = _turn(second, first, cos_second, sin_second, ROUNDS, dtype).to(dtype)
+        first_rotated = _rotate(first, -second, cos_first, sin_first, ROUNDS, dtype).to(dtype)
+        second_rotated = _rotate(second, first, cos_second, sin_second, ROUNDS, dtype).to(dtype)
         if head < q_heads:
             target = out + (tl.program_id(0).to(tl.int64) * q_heads + head) * (2 * HALF)
-            tl.store(target + low, first_turned, mask=is_here)
-            tl.store(target + HALF + low, second_turned, mask=is_here)
+            tl.store(target + low, first_rotated, mask=is_here)
+            tl.store(target + HALF + low, second_rotated, mask=is_here)
         else:
             target = keys + ((batch * k_heads + head - q_heads) * slots + slot) * (2 * HALF)
-            tl.store(target + low, first_turned.to(keys.dtype.element_ty), mask=fits)
-            tl.store(target + HALF + low, second_turned.to(keys.dtype.element_ty), mask=fits)
+            tl.store(target + low, first_rotated.to(keys.dtype.element_ty), mask=fits)
+            tl.store(target + HALF + low, second_rotated.to(keys.dtype.element_ty), mask=fits)
     else:
         head = head - q_heads - k_heads
         source = v + batch * v_batch + token * v_token + head * v_head
@@ -69,7 +69,7 @@ def _rotate_and_store(
 def rotate_and_store(
     q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, start: Tensor, keys: Tensor, values: Tensor
 ) -> Tensor:
-    """Turn q (B, T, N, H); write turned k and v (B, T, K, H) after `start` slots of keys and values (B, K, S, H)."""
+    """Rotate q (B, T, N, H); write rotated k and v (B, T, K, H) after `start` slots of keys and values (B, K, S, H)."""
     batch, tokens, q_heads, head_dim = q.shape
     k_heads, slots = k.shape[2], keys.shape[2]
     assert keys.is_contiguous() and values.is_contiguous(), "a static cache lies in one piece"

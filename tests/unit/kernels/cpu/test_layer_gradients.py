@@ -45,16 +45,16 @@ def test_gate(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("width", [32, 96])
-def test_turn(width: int) -> None:
+def test_rotate(width: int) -> None:
     x, cosines, sines = torch.randn(5, 3, width).bfloat16(), torch.randn(5, width), torch.randn(5, width)
     leaf = x.double().requires_grad_()
     half = torch.cat((-leaf[..., width // 2 :], leaf[..., : width // 2]), -1)
     wanted = leaf * cosines[:, None].double() + half * sines[:, None].double()
-    assert torch.allclose(training.turned(x, cosines, sines).double(), wanted, rtol=HALF, atol=1e-6)
+    assert torch.allclose(training.rotated(x, cosines, sines).double(), wanted, rtol=HALF, atol=1e-6)
     cosines, sines = (torch.cat((one[:, : width // 2],) * 2, -1) for one in (cosines, sines))  # as positions have them
     half = torch.cat((-leaf[..., width // 2 :], leaf[..., : width // 2]), -1)
     (expected,) = torch.autograd.grad(leaf * cosines[:, None] + half * sines[:, None], leaf, x.double())
-    assert torch.allclose(training.turned(x, cosines, sines, -1.0).double(), expected, rtol=HALF, atol=1e-6)
+    assert torch.allclose(training.rotated(x, cosines, sines, -1.0).double(), expected, rtol=HALF, atol=1e-6)
 
 
 @pytest.mark.parametrize("width", [16, 144])

@@ -15,7 +15,7 @@ from llamita.kernels.cuda import operations, reference
 from llamita.kernels.cuda.planes import Planes, pack, unpack
 from llamita.kernels.quantized_blocks import QuantizedBlocks
 from llamita.model.layers import LlamaRMSNorm
-from llamita.model.rope import turn_in_fp32, turn_in_model_dtype
+from llamita.model.rope import rotate_in_fp32, rotate_in_model_dtype
 
 
 def run_apart(name: str, environment: dict[str, str]) -> None:
@@ -86,16 +86,16 @@ def test_the_reference_norm_is_llamas() -> None:
     assert torch.equal(out, norm(x + delta)) and torch.equal(total, x + delta)
 
 
-@pytest.mark.parametrize("turn", [turn_in_model_dtype, turn_in_fp32])
-def test_the_reference_rotation_is_the_models(turn: Any) -> None:
+@pytest.mark.parametrize("rotate", [rotate_in_model_dtype, rotate_in_fp32])
+def test_the_reference_rotation_is_the_models(rotate: Any) -> None:
     q, k, v = torch.randn(2, 3, 6, 10).bfloat16(), *torch.randn(2, 2, 3, 2, 10).bfloat16()
     angles = torch.rand(1, 3, 1, 5).repeat(1, 1, 1, 2)
-    dtype = torch.bfloat16 if turn is turn_in_model_dtype else torch.float32
+    dtype = torch.bfloat16 if rotate is rotate_in_model_dtype else torch.float32
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
     keys, values = torch.zeros(2, 2, 2, 9, 10).bfloat16()
     out = reference.rotate_and_store(q, k, v, cos, sin, torch.tensor(5), keys, values)
-    assert torch.equal(out, turn(q, cos, sin))
-    assert torch.equal(keys[:, :, 5:8], turn(k, cos, sin).transpose(1, 2))
+    assert torch.equal(out, rotate(q, cos, sin))
+    assert torch.equal(keys[:, :, 5:8], rotate(k, cos, sin).transpose(1, 2))
     assert torch.equal(values[:, :, 5:8], v.transpose(1, 2))
     assert not keys[:, :, :5].any() and not keys[:, :, 8:].any()
 
