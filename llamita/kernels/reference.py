@@ -78,16 +78,14 @@ def norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., K) times weight (N, K) in fp32, fp16 or bf16, plus bias (N,): fp32 (..., N)."""
-    if weight.dtype == torch.bfloat16:
-        pairs = _lanes(x.to(torch.bfloat16).float(), 2 * LANES), _lanes(weight.float(), 2 * LANES)
-        steps = [(one[..., 1::2], one[..., ::2]) for one in pairs]  # the second of each pair first
-        terms = [(steps[0][i][..., s, :], steps[1][i][..., s, :]) for s in range(pairs[0].shape[-2]) for i in (0, 1)]
-    else:
-        lanes = _lanes(x.float(), LANES), _lanes(weight.float(), LANES)
-        terms = [(lanes[0][..., s, :], lanes[1][..., s, :]) for s in range(lanes[0].shape[-2])]
     total = torch.zeros(*x.shape[:-1], len(weight), LANES)
-    for left, right in terms:
-        total = fma(left[..., None, :], right, total)
+    columns: tuple[slice, ...] = (slice(None),)
+    if weight.dtype == torch.bfloat16:
+        x, columns = x.to(torch.bfloat16), (slice(1, None, 2), slice(0, None, 2))  # the second of each pair first
+    x, weight = (_lanes(one.float(), LANES * len(columns)) for one in (x, weight))
+    for step in range(x.shape[-2]):
+        for some in columns:
+            total = fma(x[..., None, step, some], weight[..., step, some], total)
     return tree(total) if bias is None else tree(total) + bias.float()
 
 
@@ -104,22 +102,22 @@ def product_quantized(x: Tensor, codes: QuantizedBlocks, bias: Tensor | None = N
 
     One block of 32 columns after the other is added. The dot products inside a block are integers, so exact.
     """
-    xq, xs = quantize_activations(x)
+    x_codes, x_scales = quantize_activations(x)
     scale, minimum = codes.factors()
     width = codes.shape[1] // scale.shape[1]  # columns of a scale: 32, or 16 where a block has two
     total = torch.zeros(*x.shape[:-1], codes.shape[0])
     for block in range(codes.shape[1] // GROUP):
         columns = slice(GROUP * block, GROUP * (block + 1))
-        part, numbers, step = xq[..., columns].float(), codes.numbers(columns), xs[..., block, None]
+        part, numbers, x_scale = x_codes[..., columns].float(), codes.numbers(columns), x_scales[..., block, None]
         if width == GROUP // 2:
             low, high = (part[..., half] @ numbers[:, half].t() for half in (slice(0, width), slice(width, None)))
             both = fma(high, scale[:, 2 * block + 1], low * scale[:, 2 * block])
-            total = fma(both, step, total)
+            total = fma(both, x_scale, total)
         elif minimum is not None:
-            below = -part.sum(-1, keepdim=True) * minimum[:, block]
-            total = fma(fma(part @ numbers.t(), scale[:, block], below), step, total)
+            minima = -part.sum(-1, keepdim=True) * minimum[:, block]
+            total = fma(fma(part @ numbers.t(), scale[:, block], minima), x_scale, total)
         else:
-            total = fma(part @ numbers.t() * step, scale[:, block], total)
+            total = fma(part @ numbers.t() * x_scale, scale[:, block], total)
     return total if bias is None else total + bias.float()
 
 
@@ -147,24 +145,22 @@ def attention(q: Tensor, keys: Tensor, values: Tensor, *, positions: Tensor, win
     """
     is_rounded = keys.dtype == torch.bfloat16
     q, group = _rounded(q, is_rounded), q.shape[1] // keys.shape[1]
-    most, total = torch.full(q.shape[:2], NEVER), torch.zeros(q.shape[:2])
-    out = torch.zeros(q.shape)
+    largest, total = torch.full(q.shape[:2], NEVER), torch.zeros(q.shape[:2])  # of the scores, and of the factors
+    out, own = torch.zeros(q.shape), positions[:, None, None]
     for start in range(0, len(keys), KEYS):
-        near = _padded(keys[start : start + KEYS], group), _padded(values[start : start + KEYS], group)
-        place = torch.arange(start, start + KEYS)
-        own = positions[:, None, None]
-        seen = (place <= own) & (place > own - window) & (place < len(keys))  # (T, 1, 64)
-        scores = torch.where(seen, _scores(q, near[0]), NEVER)
-        largest = torch.maximum(most, scores.amax(-1))
-        fade = exponential(most - largest)
+        k, v = (_padded(x[start : start + KEYS], group) for x in (keys, values))  # (64, N, H)
+        token = torch.arange(start, start + KEYS)
+        seen = (token <= own) & (token > own - window) & (token < len(keys))  # (T, 1, 64)
+        scores = torch.where(seen, _scores(q, k), NEVER)
+        new = torch.maximum(largest, scores.amax(-1))
+        largest, rescale = new, exponential(largest - new)
         factors = torch.where(seen, exponential(scores - largest[..., None]), 0.0)
         four = factors.unflatten(-1, (4, LANES)).unbind(-2)
-        total = fma(total, fade, tree(four[0] + four[1] + four[2] + four[3]))
-        out, factors = out * fade[..., None], _rounded(factors, is_rounded)
+        total = fma(total, rescale, tree(four[0] + four[1] + four[2] + four[3]))
+        out, factors = out * rescale[..., None], _rounded(factors, is_rounded)
         for pair in range(0, KEYS, 2):
             for i in (pair + 1, pair):
-                out = fma(factors[..., i, None], near[1][i], out)
-        most = largest
+                out = fma(factors[..., i, None], v[i], out)
     return torch.where(total > 0, 1.0 / total, 0.0)[..., None] * out
 
 

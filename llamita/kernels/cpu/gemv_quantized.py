@@ -110,12 +110,12 @@ WEIGHT: dict[str, Inline] = {
 @inline
 def _put(total: v.Vector, out: int, bias: int, row: int, n: int, adds: int) -> None:
     """Write sixteen sums, or fewer at the end of the matrix."""
-    to, its = out + 4 * row, bias + 4 * row if bias else 0
+    to, biases = out + 4 * row, bias + 4 * row if bias else 0
     if row + 16 <= n:
-        put_wide(to, total, its, adds)
+        put_wide(to, total, biases, adds)
         return
     for lane in range(n - row):
-        put(to + 4 * lane, v.extract(total, lane), its + 4 * lane if its else 0, adds)
+        put(to + 4 * lane, v.extract(total, lane), biases + 4 * lane if biases else 0, adds)
 
 
 @inline
@@ -137,16 +137,16 @@ def _linear(
     stream, q8_blocks = v.read(at + LINEAR.stream), v.read(at + LINEAR.q8_blocks)
     out, bias, adds = v.read(at + LINEAR.out), v.read(at + LINEAR.bias), v.read(at + LINEAR.adds)
     n, k, batch = v.read(at + LINEAR.rows), v.read(at + LINEAR.columns), v.read(at + LINEAR.batch)
-    tiles, lines = v.read(at + LINEAR.tiles), v.read(at + LINEAR.batch_of_chunk)
+    tiles, chunk_rows = v.read(at + LINEAR.tiles), v.read(at + LINEAR.batch_of_chunk)
     blocks, across = k // 32, -(-n // (16 * tiles))
-    first, line, bytes_of_tile = chunk // across * lines, blocks * Q8_BLOCK, blocks * size // 8
-    count, room = min(batch - first, lines), v.stack()
-    q8_blocks, out, begin = q8_blocks + first * line, out + 4 * first * n, chunk % across * tiles * 16
+    first, row_bytes, bytes_of_tile = chunk // across * chunk_rows, blocks * Q8_BLOCK, blocks * size // 8
+    count, scratch = min(batch - first, chunk_rows), v.stack()
+    q8_blocks, out, begin = q8_blocks + first * row_bytes, out + 4 * first * n, chunk % across * tiles * 16
     for row in range(begin, min(n, begin + 16 * tiles), 32 if count >= fewest else 16):
         tile = stream + row // 16 * bytes_of_tile
         if count >= fewest:
-            beside = tile + bytes_of_tile if row + 16 < n else tile
-            sums = multiply((tile, beside), bytes_of_tile, q8_blocks, count, blocks, room)
+            second = tile + bytes_of_tile if row + 16 < n else tile
+            sums = multiply((tile, second), bytes_of_tile, q8_blocks, count, blocks, scratch)
             for i in range(count):
                 both = sums + gemm.place(i, count)
                 _put(v.load(both), out + 4 * i * n, bias, row, n, adds)
@@ -154,7 +154,7 @@ def _linear(
                     _put(v.load(both + 64), out + 4 * i * n, bias, row + 16, n, adds)
         else:
             for i in range(count):
-                total = _tile(unpack, one, zero, size, tile, q8_blocks + i * line, blocks)
+                total = _tile(unpack, one, zero, size, tile, q8_blocks + i * row_bytes, blocks)
                 _put(total, out + 4 * i * n, bias, row, n, adds)
 
 
@@ -163,19 +163,19 @@ def _gated(multiply: Inline, size: int, at: int, chunk: int) -> None:
     """Thirty-two columns of the result, which are quantized at once."""
     gate, up, out = v.read(at + GATED.gate), v.read(at + GATED.up), v.read(at + GATED.out)
     n, k, batch = v.read(at + GATED.rows), v.read(at + GATED.columns), v.read(at + GATED.batch)
-    q8_blocks, lines = v.read(at + GATED.q8_blocks), v.read(at + GATED.batch_of_chunk)
+    q8_blocks, chunk_rows = v.read(at + GATED.q8_blocks), v.read(at + GATED.batch_of_chunk)
     blocks, across, bytes_of_tile = k // 32, n // 32, k // 32 * size // 8
-    first, column, room = chunk // across * lines, chunk % across, v.stack()
-    count, q8_blocks = min(batch - first, lines), q8_blocks + first * blocks * Q8_BLOCK
-    near = room + ROOM
+    first, column, scratch = chunk // across * chunk_rows, chunk % across, v.stack()
+    count, q8_blocks = min(batch - first, chunk_rows), q8_blocks + first * blocks * Q8_BLOCK
+    gated_rows = scratch + ROOM
     for half in range(2):
         tile = (2 * column + half) * bytes_of_tile
-        sums = multiply((gate + tile, up + tile), 0, q8_blocks, count, blocks, room)
+        sums = multiply((gate + tile, up + tile), 0, q8_blocks, count, blocks, scratch)
         for i in range(count):
             both = sums + gemm.place(i, count)
-            v.store(near + 128 * i + 64 * half, silu_times(v.load(both), v.load(both + 64)))
+            v.store(gated_rows + 128 * i + 64 * half, silu_times(v.load(both), v.load(both + 64)))
     for i in range(count):
-        quantize_q8(near + 128 * i, 32, out + ((first + i) * across + column) * Q8_BLOCK)
+        quantize_q8(gated_rows + 128 * i, 32, out + ((first + i) * across + column) * Q8_BLOCK)
 
 
 @inline
@@ -195,11 +195,11 @@ def _embed(unpack, weight, zero, size, at, chunk):
                 out += 4
 
 
-def linear(form: BlockFormat) -> Compute:
+def linear(block_format: BlockFormat) -> Compute:
     """The product with a matrix of a format."""
-    layout, unpack = form.layout, inline(form.unpack)
+    layout, unpack = block_format.layout, inline(block_format.unpack)
     dots, zero, size = dots_of(layout), layout.zero_bits, layout.eight_blocks
-    one, multiply, fewest = ONE[layout.algebra](dots), gemm.multiplier(form), gemm.fewest(form)
+    one, multiply, fewest = ONE[layout.algebra](dots), gemm.multiplier(block_format), gemm.fewest(block_format)
 
     def compute(at: int, chunk: int) -> None:
         _linear(unpack, one, multiply, fewest, zero, size, at, chunk)
@@ -207,9 +207,9 @@ def linear(form: BlockFormat) -> Compute:
     return compute
 
 
-def gated(form: BlockFormat) -> Compute:
+def gated(block_format: BlockFormat) -> Compute:
     """The gated pair of products, of two matrices of a format."""
-    multiply, size = gemm.multiplier(form), form.layout.eight_blocks
+    multiply, size = gemm.multiplier(block_format), block_format.layout.eight_blocks
 
     def compute(at: int, chunk: int) -> None:
         _gated(multiply, size, at, chunk)
@@ -217,9 +217,9 @@ def gated(form: BlockFormat) -> Compute:
     return compute
 
 
-def embed(form: BlockFormat) -> Compute:
+def embed(block_format: BlockFormat) -> Compute:
     """The look-up of rows of a matrix of a format."""
-    layout, unpack = form.layout, inline(form.unpack)
+    layout, unpack = block_format.layout, inline(block_format.unpack)
     weight, zero, size = WEIGHT[layout.algebra], layout.zero_bits, layout.eight_blocks
 
     def compute(at: int, chunk: int) -> None:
