@@ -59,7 +59,7 @@ def add_plain(
     bias: Tensor | None,
     *,
     adds: bool = False,
-    beside: bool = False,
+    concurrent: bool = False,
 ) -> int:
     """A matrix of torch's times x (batch, K) of its `input_dtype`, into out fp32 (batch, N) or onto it."""
     (rows, columns), batch = weight.shape, len(x)
@@ -69,7 +69,8 @@ def add_plain(
     count = -(-batch // parts)
     return program.add(
         PLAIN[weight.dtype], Linear(weight, x, out, bias, rows, columns, batch, int(adds), lines, count),
-        chunks=-(-rows // lines) * -(-batch // count), beside=beside, streams=lines * size if batch <= FEW else 0,
+        chunks=-(-rows // lines) * -(-batch // count), concurrent=concurrent,
+        streams=lines * size if batch <= FEW else 0,
     )  # fmt: skip
 
 
@@ -82,7 +83,7 @@ def add_quantized(
     batch: int,
     *,
     adds: bool = False,
-    beside: bool = False,
+    concurrent: bool = False,
 ) -> int:
     """A packed matrix times q8_blocks of x, into out (batch, N) or onto it."""
     tiles = lines_of_chunk(packed.stream.shape[0], packed.stream.shape[1])
@@ -92,7 +93,9 @@ def add_quantized(
         packed.stream, q8_blocks, out, bias, packed.rows, packed.columns, batch, tiles, int(adds), count
     )
     chunks, size = -(-packed.stream.shape[0] // tiles) * parts, packed.stream.shape[1]
-    return program.add(QUANTIZED[packed.format_name], arguments, chunks=chunks, beside=beside, streams=tiles * size)
+    return program.add(
+        QUANTIZED[packed.format_name], arguments, chunks=chunks, concurrent=concurrent, streams=tiles * size
+    )
 
 
 def add_gated(program: Program, gate: Packed, up: Packed, q8_blocks: Tensor, out: Tensor, batch: int) -> int:

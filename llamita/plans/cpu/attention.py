@@ -107,7 +107,7 @@ class RaggedAttention:
             ]
         for calls, plain, paired in kernels:
             kernel = paired if self._is_paired else plain
-            calls.numbers.append(self._program.add(kernel, arguments, chunks=0, beside=calls is self._store))
+            calls.numbers.append(self._program.add(kernel, arguments, chunks=0, concurrent=calls is self._store))
         if not is_rounded:
             linear.add_round(self._program, out.floats, halves=out.halves, q8_blocks=out.q8_blocks)
 

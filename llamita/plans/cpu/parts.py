@@ -137,12 +137,12 @@ CALLED = Called(
 
 def _is_of_source(kind: type[nn.Module], name: str) -> bool:
     """Whether the function of this name is the one that stands in the class's source."""
-    code, beside = getattr(getattr(kind, name), "__code__", None), kind.__init__.__code__
+    code, other = getattr(getattr(kind, name), "__code__", None), kind.__init__.__code__
     is_inherited = name not in vars(kind)  # that of nn.Module, which raises
     return is_inherited or (
         code is not None
         and code.co_qualname == f"{kind.__qualname__}.{name}"
-        and code.co_filename == (beside.co_filename if "__init__" in vars(kind) else code.co_filename)
+        and code.co_filename == (other.co_filename if "__init__" in vars(kind) else code.co_filename)
     )
 
 

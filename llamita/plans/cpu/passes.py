@@ -119,9 +119,9 @@ class Pass:
             else (embedding.weight, EMBED[embedding.weight.dtype])
         )
         arguments = Embed(None, table, self._x, config.hidden_size)
-        self._ids = self._program.add(kernel, arguments, chunks=rows, beside=True)
+        self._ids = self._program.add(kernel, arguments, chunks=rows, concurrent=True)
         angles = Angles(self._positions, rope.inv_freq, self._cosines, self._sines, half, bits(rope.attention_factor))
-        self._program.add(ANGLES, angles, chunks=rows, beside=True)
+        self._program.add(ANGLES, angles, chunks=rows, concurrent=True)
         self._layers(parts)
         self._asked, self._head = 1, self._add_head(self._program, 1)
 
@@ -140,7 +140,7 @@ class Pass:
             if tensor.dtype != torch.float32:
                 self._biases[id(tensor)] = empty(tensor.numel())
                 arguments = Embed(numbers(0), wide, self._biases[id(tensor)], tensor.numel())
-                self._program.add(EMBED[tensor.dtype], arguments, beside=True)
+                self._program.add(EMBED[tensor.dtype], arguments, concurrent=True)
 
     def _layers(self, parts: ModelParts) -> None:
         """Build the first layer of a kind, and repeat its calls with the tensors of others."""
@@ -164,7 +164,7 @@ class Pass:
         normed = self._norm(layer.input_norm, layer.qkv)
         q, k, v = (self._buffer(name, rows, size) for name, size in zip("qkv", (queries, keys, keys), strict=True))
         for module, out in zip(layer.qkv, (q, k, v), strict=True):
-            self._linear(module, normed, out, beside=out is not q)
+            self._linear(module, normed, out, concurrent=out is not q)
         self._linear(layer.o, self._attend(q, k, v, layer.o), self._x, adds=True)
         normed = self._norm(layer.post_norm, (layer.gate, layer.up))
         self._linear(layer.down, self._gated(layer, normed), self._x, adds=True)
@@ -189,7 +189,7 @@ class Pass:
             return out
         first, second = out.floats, self._buffer("up", rows, size)
         self._linear(mlp.gate, x, first)
-        self._linear(mlp.up, x, second, beside=True)
+        self._linear(mlp.up, x, second, concurrent=True)
         count, columns = first.numel(), 512 if rows <= linear.FEW else 8192
         arguments = Gate(first, second, first, out.halves, out.q8_blocks, columns, count)
         self._program.add(GATE, arguments, chunks=-(-count // columns))
@@ -217,7 +217,7 @@ class Pass:
         out: Tensor,
         *,
         adds: bool = False,
-        beside: bool = False,
+        concurrent: bool = False,
         program: Program | None = None,
     ) -> int:
         """One matrix product, which reads x in the dtype that the matrix needs."""
@@ -227,12 +227,12 @@ class Pass:
         if packed is not None:
             assert x.q8_blocks is not None
             rows = len(x.floats)
-            return linear.add_quantized(program, packed, x.q8_blocks, out, bias, rows, adds=adds, beside=beside)
+            return linear.add_quantized(program, packed, x.q8_blocks, out, bias, rows, adds=adds, concurrent=concurrent)
         assert isinstance(module, nn.Linear)
         weight = module.weight.detach()
         read = x.halves if linear.input_dtype(weight) == torch.bfloat16 else x.floats
         assert read is not None
-        return linear.add_plain(program, weight, read, out, bias, adds=adds, beside=beside)
+        return linear.add_plain(program, weight, read, out, bias, adds=adds, concurrent=concurrent)
 
     def _activations(self, name: str, shape: torch.Size, readers: Sequence[nn.Module]) -> Activations:
         """Buffers for the input of these matrices."""

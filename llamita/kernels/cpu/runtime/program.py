@@ -125,18 +125,18 @@ class Program:
         arguments: Sequence[Tensor | int | None],
         *,
         chunks: int = 1,
-        beside: bool = False,
+        concurrent: bool = False,
         streams: int = 0,
     ) -> int:
         """Append a call; returns its number.
 
         arguments: a struct of `arguments`, or their values in order. None is 0: there is none, or `change` will set it.
-        `beside`: the call may begin before the last one is done. streams: the bytes that a chunk reads of the first
+        concurrent: the call may begin before the last one is done. streams: the bytes that a chunk reads of the first
         argument, if the chunks read it in order; a waiting thread prefetches its first.
         """
         assert len(arguments) <= _MOST_ARGUMENTS
         number = len(self._rows)
-        row = [kernel.address, chunks, number if beside else self._group]
+        row = [kernel.address, chunks, number if concurrent else self._group]
         for argument in arguments:
             if isinstance(argument, Tensor):
                 self.keep.append(argument)
@@ -147,7 +147,7 @@ class Program:
         row.append(streams)
         self._rows.append(row)
         self._structs.append(arguments)
-        self._group = self._group if beside else number
+        self._group = self._group if concurrent else number
         self._table = None
         return number
 
@@ -176,10 +176,10 @@ class Program:
         """Change arguments of a call, by the names of its struct; the caller must keep tensors alive."""
         row, fields = self._rows[number], self._structs[number]._fields
         for name, argument in arguments.items():
-            place = ARGUMENTS + fields.index(name)
-            row[place] = _number(argument)
+            column = ARGUMENTS + fields.index(name)
+            row[column] = _number(argument)
             if self._table is not None:
-                self._numbers[number, place] = row[place]
+                self._numbers[number, column] = row[column]
         if chunks is not None:
             self.resize([number], chunks)
 

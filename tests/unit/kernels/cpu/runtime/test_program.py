@@ -61,7 +61,7 @@ def mixture(seed: int) -> tuple[Program, list[Tensor]]:
     q8_blocks, outs = torch.zeros(3 * 8 * Q8_BLOCK, dtype=torch.uint8), [torch.zeros(3, n) for n in (300, 333)]
     add_round(program, x, q8_blocks=q8_blocks)
     add_plain(program, weight, x, outs[0], bias)
-    add_quantized(program, packed, q8_blocks, outs[1], None, 3, beside=True)
+    add_quantized(program, packed, q8_blocks, outs[1], None, 3, concurrent=True)
     add_plain(program, last, torch.randn(3, 7), outs[0], None, adds=True)
     return program, outs
 
@@ -141,7 +141,7 @@ def test_two_python_threads_ask_for_one_kernel() -> None:
 def test_beside_begins_with_the_call_before() -> None:
     program, _ = chain(2, 4)
     waits = [row[programs.FROM] for row in program._rows[1:]]
-    program.add(add_up, AddUp(0, 0, 0), beside=True)
+    program.add(add_up, AddUp(0, 0, 0), concurrent=True)
     program.add(add_up, AddUp(0, 0, 0))
     assert [row[programs.FROM] for row in program._rows[1:]] == [*waits, 3, 2]
     assert waits == [1, 1]
