@@ -20,7 +20,7 @@ OPERATIONS = {
 def facts() -> dict[str, Any]:
     """What there is to say, as JSON-like data; raises what `isa.target` raises for a wrong LLAMITA_CPU."""
     row, (triple, _, _), (_, host, _) = isa.chosen(), isa.target(), isa.host()
-    folder, count = code_cache.kept()
+    folder, count = code_cache.contents()
     return {
         "processor": machine(0)["cpu"],
         "llvm": {"triple": triple, "processor": host},

@@ -62,7 +62,7 @@ def load_named(
         from llamita import loader
         from llamita.kernels.cpu.runtime import code_cache
 
-        folder, count = code_cache.kept()
+        folder, count = code_cache.contents()
         llm = loader.load(
             name,
             dtype=arguments.dtype,

@@ -95,8 +95,8 @@ class RopeConfig(dict[str, Any]):
     def from_dict(cls, values: Mapping[str, Any]) -> "RopeConfig":
         """Read `rope_parameters` or `rope_scaling` of any age: `type` or `rope_type`; keys of no use are warned of."""
         rope = parse(values)
-        if idle := rope.idle:
-            names = ", ".join(sorted(quoted(name) for name in idle))
+        if unused := rope.unused:
+            names = ", ".join(sorted(quoted(name) for name in unused))
             warnings.warn(
                 f"rope_type {rope.rope_type!r} makes no use of {names}: kept in the file, without effect", stacklevel=2
             )
@@ -107,7 +107,7 @@ class RopeConfig(dict[str, Any]):
         return dict(self)
 
     @property
-    def idle(self) -> list[str]:
+    def unused(self) -> list[str]:
         """The keys that are set and change nothing under this type."""
         used = {"rope_type", "rope_theta", *ROPE_REQUIRED[self.rope_type], *ROPE_READS.get(self.rope_type, ())}
         return [name for name in self if name not in used and (name, self[name]) != ("partial_rotary_factor", 1)]

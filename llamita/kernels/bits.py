@@ -46,16 +46,16 @@ def powers_of_two(exponents: Tensor) -> Tensor:
 
 def split_five_bits(packed: Tensor) -> Tensor:
     """Bytes (..., 20), a fifth bit for each weight and then the pairs of low ones, as codes (..., 32)."""
-    fifth = (packed[..., :4, None] >> bit_places(8, 1, packed) & 1).flatten(-2)
+    fifth = (packed[..., :4, None] >> bit_shifts(8, 1, packed) & 1).flatten(-2)
     return split_nibbles(packed[..., 4:]) | fifth << 4
 
 
 def join_five_bits(codes: Tensor) -> Tensor:
     """The inverse of split_five_bits."""
-    fifth = ((codes >> 4).unflatten(-1, (4, 8)) << bit_places(8, 1, codes)).sum(-1, dtype=torch.uint8)
+    fifth = ((codes >> 4).unflatten(-1, (4, 8)) << bit_shifts(8, 1, codes)).sum(-1, dtype=torch.uint8)
     return torch.cat((fifth, join_nibbles(codes & 15)), dim=-1)
 
 
-def bit_places(count: int, width: int, like: Tensor) -> Tensor:
+def bit_shifts(count: int, width: int, like: Tensor) -> Tensor:
     """Shifts (count,) to fields of `width` bits, from the lowest."""
     return torch.arange(0, count * width, width, dtype=torch.uint8, device=like.device)

@@ -117,13 +117,13 @@ class Products(torch.autograd.Function):
         """tensors: the source's own, then of each product W, A and B, which its factors have too."""
         own = tensors[: source.count]
         x = source.make(own)
-        lines, places = kernels.rows_of(x), _places(factors)
+        lines, columns = kernels.rows_of(x), _adapter_columns(factors)
         middle, middles = None, None
         if downs := [_padded(one.pair[0]) for one in factors if one.pair is not None]:
             middle = kernels.products((lines, Right(_joined(downs, 0), True)), dtype=HALVES)
             middles = _lines(middle)
         outs = [
-            _product(*one, x, lines, middles).view(*own[0].shape[:-1], -1) for one in zip(factors, places, strict=True)
+            _product(*one, x, lines, middles).view(*own[0].shape[:-1], -1) for one in zip(factors, columns, strict=True)
         ]
         ctx.source, ctx.factors = source, factors
         ctx.save_for_backward(*own, middle)
@@ -154,7 +154,7 @@ class Products(torch.autograd.Function):
         return None, None, *d_own, *_gradients(factors, x, found, wanted, middle, d_middle)
 
 
-def _places(factors: Sequence[Factors]) -> list[slice]:
+def _adapter_columns(factors: Sequence[Factors]) -> list[slice]:
     """Of each product, the columns of its adapter among those of all: as many as its rank, a multiple of ROWS, or 0."""
     ranks = [0 if one.pair is None else -(-len(one.pair[0]) // ROWS) * ROWS for one in factors]
     ends = list(accumulate(ranks))
@@ -166,14 +166,14 @@ def _terms(
 ) -> Iterator[tuple[Lines, Right]]:
     """The products whose sum is the gradient of the input, from those of the results and of what is between A and B."""
     middles = None if d_middle is None else _lines(d_middle)
-    for one, own, place in zip(factors, lines, _places(factors), strict=True):
+    for one, own, columns in zip(factors, lines, _adapter_columns(factors), strict=True):
         weight = one.weight
         if weight is None:
             assert one.matrix is not None
             weight = one.matrix.dequantize(HALVES)
         yield own, Right(weight)
         if one.pair is not None and middles is not None:
-            yield middles.part(place), Right(_padded(one.pair[0]))
+            yield middles.part(columns), Right(_padded(one.pair[0]))
 
 
 def _gradients(
@@ -182,7 +182,7 @@ def _gradients(
 ) -> Iterator[Tensor | None]:  # fmt: skip
     """The gradients of W, A and B of each product, from its input and the gradient bf16 (n, N) of its result."""
     d_downs = None if d_middle is None else _transposed_product(d_middle, x)
-    for one, d_out, is_wanted, place in zip(factors, d_outs, wanted, _places(factors), strict=True):
+    for one, d_out, is_wanted, columns in zip(factors, d_outs, wanted, _adapter_columns(factors), strict=True):
         weight = one.weight
         yield _transposed_product(d_out, x).to(weight.dtype) if is_wanted and weight is not None else None
         if one.pair is None or middle is None or d_downs is None:
@@ -190,8 +190,8 @@ def _gradients(
             continue
         down, up = one.pair
         rank = len(down)
-        yield d_downs[place][:rank].to(down.dtype)
-        d_up = _transposed_product(middle[:, place].contiguous(), d_out)[:rank]
+        yield d_downs[columns][:rank].to(down.dtype)
+        d_up = _transposed_product(middle[:, columns].contiguous(), d_out)[:rank]
         yield d_up.t().mul(one.scaling).to(up.dtype)
 
 
@@ -200,7 +200,7 @@ def flat(x: Tensor) -> Tensor:
     return x.flatten(0, -2).contiguous()
 
 
-def _product(factors: Factors, place: slice, x: Tensor, lines: Lines, middles: Lines | None) -> Tensor:
+def _product(factors: Factors, columns: slice, x: Tensor, lines: Lines, middles: Lines | None) -> Tensor:
     """x (n, K), which is also given as lines, times W, and its columns of `middles` times B: bf16 (n, N)."""
     terms, out = list[tuple[Lines, Right]](), None
     if factors.weight is not None:
@@ -209,7 +209,7 @@ def _product(factors: Factors, place: slice, x: Tensor, lines: Lines, middles: L
         assert factors.matrix is not None
         out = factors.matrix.linear(x)
     if factors.pair is not None and middles is not None:
-        terms.append((middles.part(place), Right(_scaled(factors, COLUMNS), True)))
+        terms.append((middles.part(columns), Right(_scaled(factors, COLUMNS), True)))
     return kernels.products(*terms, dtype=HALVES, out=out) if terms else cast("Tensor", out)
 
 

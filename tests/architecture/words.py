@@ -10,8 +10,8 @@ from tests.architecture.source import Function, Module
 
 # Folders whose names are clean of the words below.
 FOLDERS = frozenset({
-    "adapters", "attention", "bench", "bridge", "cache", "checkpoint", "cli", "context", "engine", "files",
-    "generation", "model", "quant", "sampling", "server", "structured", "tokenizer",
+    "adapters", "attention", "bench", "bridge", "cache", "checkpoint", "cli", "config", "context", "data", "engine",
+    "evaluation", "files", "generation", "model", "plans", "quant", "sampling", "server", "structured", "tokenizer",
 })  # fmt: skip
 
 # Part of a name -> what to say instead.

@@ -16,14 +16,14 @@ BANDS, BAND = 32, 8  # minhashes of a text: texts of an index of 0.8 share a ban
 
 def without_repeated_lines(text: str) -> str:
     """The text without lines that nearly repeat one of the 100 lines before; empty lines and short ones stay."""
-    kept: list[str] = []
+    lines: list[str] = []
     seen: list[frozenset[int]] = []
     for line in text.split("\n"):
         grams = _grams(line, LINE_GRAM)
         if not grams or all(jaccard(grams, other) < ALIKE for other in seen[-WINDOW:]):
-            kept.append(line)
+            lines.append(line)
             seen += [grams] if grams else []
-    return "\n".join(kept)
+    return "\n".join(lines)
 
 
 def different(texts: Sequence[str]) -> list[int]:

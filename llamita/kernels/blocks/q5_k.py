@@ -6,7 +6,7 @@ Numbers are those of ggml's quantize_row_q5_K_ref.
 import torch
 from torch import Tensor
 
-from llamita.kernels.bits import bit_places, halves, join_nibbles, split_nibbles
+from llamita.kernels.bits import bit_shifts, halves, join_nibbles, split_nibbles
 from llamita.kernels.block_format import BlockFormat, Layout, Unpacked
 from llamita.kernels.blocks_of_256 import SIZE, fit_offset, join_factors, offset_codes, offset_head, split_factors
 from llamita.kernels.cpu import vector as v
@@ -26,7 +26,7 @@ def read(raw: Tensor) -> QuantizedBlocks:
     """Scale, minimum, 12 bytes of factors, 32 of fifth bits, 4 times 32 pairs of low codes."""
     blocks = raw.unflatten(-1, (-1, NBYTES))
     low = split_nibbles(blocks[..., 48:].unflatten(-1, (4, 32))).unflatten(-1, (2, 32)).flatten(-3, -2)
-    fifth = blocks[..., None, 16:48] >> bit_places(8, 1, raw)[:, None] & 1  # (N, blocks, 8, 32)
+    fifth = blocks[..., None, 16:48] >> bit_shifts(8, 1, raw)[:, None] & 1  # (N, blocks, 8, 32)
     factors = split_factors(blocks[..., 4:16])
     return offset_codes((low | fifth << 4).flatten(-3), halves(blocks[..., :4]), *factors, bits=5)
 
@@ -34,7 +34,7 @@ def read(raw: Tensor) -> QuantizedBlocks:
 def write(codes: QuantizedBlocks) -> Tensor:
     """The inverse of read."""
     groups = codes.codes.unflatten(-1, (-1, 8, 32))
-    fifth = ((groups >> 4) << bit_places(8, 1, groups)[:, None]).sum(-2, dtype=torch.uint8)
+    fifth = ((groups >> 4) << bit_shifts(8, 1, groups)[:, None]).sum(-2, dtype=torch.uint8)
     pairs = join_nibbles((groups & 15).flatten(-2).unflatten(-1, (4, 64))).flatten(-2)
     return torch.cat((offset_head(codes), join_factors(codes), fifth, pairs), dim=-1).flatten(-2)
 

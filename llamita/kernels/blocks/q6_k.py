@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from llamita.kernels import block_search
-from llamita.kernels.bits import as_bytes, bit_places, halves, join_nibbles, split_nibbles
+from llamita.kernels.bits import as_bytes, bit_shifts, halves, join_nibbles, split_nibbles
 from llamita.kernels.block_format import BlockFormat, Layout, Unpacked
 from llamita.kernels.blocks_of_256 import SIZE
 from llamita.kernels.cpu import vector as v
@@ -29,7 +29,7 @@ def read(raw: Tensor) -> QuantizedBlocks:
     """128 bytes of low nibbles, 64 of high pairs of bits, 16 signed factors, scale; twice 128 weights."""
     blocks = raw.unflatten(-1, (-1, NBYTES))
     low = split_nibbles(blocks[..., :128].unflatten(-1, (2, 64))).unflatten(-1, (4, 32))
-    high = blocks[..., 128:192].unflatten(-1, (2, 1, 32)) >> bit_places(4, 2, raw)[:, None] & 3  # (N, blocks, 2, 4, 32)
+    high = blocks[..., 128:192].unflatten(-1, (2, 1, 32)) >> bit_shifts(4, 2, raw)[:, None] & 3  # (N, blocks, 2, 4, 32)
     factors = blocks[..., 192:208].contiguous().view(torch.int8).flatten(-2)
     return _codes((low | high << 4).flatten(-4), halves(blocks[..., 208:]).flatten(-2), factors)
 
@@ -39,7 +39,7 @@ def write(codes: QuantizedBlocks) -> Tensor:
     assert codes.sub_scale is not None
     groups = codes.codes.unflatten(-1, (-1, 2, 4, 32))
     low = join_nibbles((groups & 15).flatten(-2)).flatten(-2)
-    high = ((groups >> 4) << bit_places(4, 2, groups)[:, None]).sum(-2, dtype=torch.uint8).flatten(-2)
+    high = ((groups >> 4) << bit_shifts(4, 2, groups)[:, None]).sum(-2, dtype=torch.uint8).flatten(-2)
     factors = as_bytes(codes.sub_scale.unflatten(-1, (-1, 16)))
     return torch.cat((low, high, factors, as_bytes(codes.scale[..., None])), dim=-1).flatten(-2)
 

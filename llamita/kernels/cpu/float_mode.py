@@ -23,21 +23,21 @@ def _read(b: Any) -> Any:
         return simd.call_intrinsic(b, "llvm.aarch64.get.fpcr", _I64)
     if _processor() != "x86_64":
         return _I64(0)
-    place = _place(b)
-    simd.call_intrinsic(b, "llvm.x86.sse.stmxcsr", ir.VoidType(), b.bitcast(place, _I8.as_pointer()))
-    return b.zext(b.load(place), _I64)
+    slot = _slot(b)
+    simd.call_intrinsic(b, "llvm.x86.sse.stmxcsr", ir.VoidType(), b.bitcast(slot, _I8.as_pointer()))
+    return b.zext(b.load(slot), _I64)
 
 
 def _write(b: Any, mode: Any) -> None:
     if _processor() == "aarch64":
         simd.call_intrinsic(b, "llvm.aarch64.set.fpcr", ir.VoidType(), mode)
     if _processor() == "x86_64":
-        place = _place(b)
-        b.store(b.trunc(mode, _I32), place)
-        simd.call_intrinsic(b, "llvm.x86.sse.ldmxcsr", ir.VoidType(), b.bitcast(place, _I8.as_pointer()))
+        slot = _slot(b)
+        b.store(b.trunc(mode, _I32), slot)
+        simd.call_intrinsic(b, "llvm.x86.sse.ldmxcsr", ir.VoidType(), b.bitcast(slot, _I8.as_pointer()))
 
 
-def _place(b: Any) -> Any:
+def _slot(b: Any) -> Any:
     with b.goto_entry_block():
         return b.alloca(_I32)
 

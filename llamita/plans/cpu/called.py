@@ -17,23 +17,23 @@ from torch.utils._device import DeviceContext
 
 PACKAGE = __name__.partition(".")[0]
 OWN = {PACKAGE, "torch", *sys.stdlib_module_names} - {"__main__"}
-Place = tuple[Any, Any]  # a module, a class or a table, and a name in it
+Binding = tuple[Any, Any]  # a module, a class or a table, and a name in it
 
 
 class Called:
-    """The places in which functions find others, from the roots on, and what is in them.
+    """The bindings by which functions find others, from the roots on, and their values.
 
     roots: modules and classes, with the names of the functions in them. Raises KeyError for a name that is not there.
     """
 
     def __init__(self, roots: Mapping[Any, Iterable[str]]) -> None:
-        places = list(_places([(owner, name) for owner, names in roots.items() for name in names]))
-        self._spaces, self._names = [_space(owner) for owner, _ in places], [name for _, name in places]
+        bindings = list(_bindings([(owner, name) for owner, names in roots.items() for name in names]))
+        self._spaces, self._names = [_space(owner) for owner, _ in bindings], [name for _, name in bindings]
         self._values = [*map(getitem, self._spaces, self._names)]
         self._foreign = [name for name, value in zip(self._names, self._values, strict=True) if not _is_own(value)]
 
     def has_changed(self) -> bool:
-        """Whether something else is in one of the places."""
+        """Whether one of the bindings has another value."""
         try:
             return [*map(getitem, self._spaces, self._names)] != self._values
         except KeyError:
@@ -56,8 +56,8 @@ def is_in_function_mode() -> bool:
     return torch._C._len_torch_function_stack() > 0 and any(type(one) is not DeviceContext for one in function_modes())
 
 
-def _places(todo: list[Place]) -> Iterator[Place]:
-    """These places, and those that what is in them looks up."""
+def _bindings(todo: list[Binding]) -> Iterator[Binding]:
+    """These bindings, and those that their values look up."""
     seen = set[tuple[int, Any]]()
     while todo:
         owner, name = todo.pop()
@@ -71,8 +71,8 @@ def _space(owner: Any) -> Mapping[Any, Any]:
     return owner if isinstance(owner, dict) else vars(owner)
 
 
-def _looked_up(value: Any) -> Iterator[Place]:
-    """The places that our code looks up in a pass: a function, a class, or a table or a row of functions.
+def _looked_up(value: Any) -> Iterator[Binding]:
+    """The bindings that our code looks up in a pass: a function, a class, or a table or a row of functions.
 
     Not what modules are made of: that may differ from module to module.
     """
@@ -90,7 +90,7 @@ def _looked_up(value: Any) -> Iterator[Place]:
         yield from _of_code(value.__code__, value.__globals__)
 
 
-def _of_code(code: CodeType, space: dict[str, Any]) -> Iterator[Place]:
+def _of_code(code: CodeType, space: dict[str, Any]) -> Iterator[Binding]:
     """The functions, classes and tables that a function's code names, by themselves or in a module."""
     names = {*code.co_names}
     for name in sorted(names & space.keys()):

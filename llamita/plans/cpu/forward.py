@@ -155,7 +155,7 @@ class FusedForward(plan.StandIn):
         config, plan = self.module.config, self._kernel_plan(ids)
         if plan is None:
             return None
-        kept = min(keep or ids.shape[1], ids.shape[1])
+        count = min(keep or ids.shape[1], ids.shape[1])
         layout = BatchLayout.of_mask(mask, rows=len(ids), cached=cache.length, tokens=ids.shape[1])
         if layout is None:
             return None
@@ -169,7 +169,7 @@ class FusedForward(plan.StandIn):
         with self._lock:
             start = cache.length
             try:
-                return plan.read(ids, cache, layout, kept)
+                return plan.read(ids, cache, layout, count)
             except BaseException:  # Ctrl-C between two parts of a prompt
                 cache.crop(start)
                 raise
@@ -196,14 +196,14 @@ class _Plan:
         self.dtype, self.layers = model.dtype, len(model.model.layers)
         self._parts = ModelParts.of(model)
 
-    def read(self, ids: Tensor, cache: GrowingCache, layout: BatchLayout, kept: int) -> Tensor:
-        """The logits (B, kept, V) of the last tokens of ids (B, T), in passes of at most `MOST_AT_ONCE` tokens."""
+    def read(self, ids: Tensor, cache: GrowingCache, layout: BatchLayout, count: int) -> Tensor:
+        """The logits (B, count, V) of the last tokens of ids (B, T), in passes of at most `MOST_AT_ONCE` tokens."""
         rows, tokens = ids.shape
         size = max(1, MOST_AT_ONCE // rows)
         logits: list[Tensor] = []
         for start in range(0, tokens, size):
             part = ids[:, start : start + size]
-            wanted = max(0, min(part.shape[1], start + part.shape[1] - (tokens - kept)))
+            wanted = max(0, min(part.shape[1], start + part.shape[1] - (tokens - count)))
             cache.reserve(part.shape[1])
             ends = range(part.shape[1], part.numel() + 1, part.shape[1])
             last = [number for end in ends for number in range(end - max(1, wanted), end)]

@@ -111,7 +111,7 @@ def test_published_keys_turn_as_in_transformers_and_are_kept(case: str, tmp_path
     config, said = read(values)
     assert len(said) == bool(idle), said
     assert all(repr(name) in said[0] for name in idle)
-    assert set(config.rope_parameters.idle) == idle
+    assert set(config.rope_parameters.unused) == idle
     theirs = transformers.LlamaConfig(**SMALL, **copy.deepcopy(values))
     peer = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(theirs)
     inv_freq, factor = frequencies(config)

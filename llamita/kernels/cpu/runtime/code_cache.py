@@ -73,7 +73,7 @@ def store(name: str, code: Code) -> None:
         return
 
 
-def kept() -> tuple[Path | None, int]:
+def contents() -> tuple[Path | None, int]:
     """The cache folder of these sources and this machine, or None without a home folder, and its number of kernels."""
     try:
         return _folder(), sum(path.suffix != ".lock" for path in _folder().iterdir())
