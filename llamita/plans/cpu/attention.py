@@ -23,7 +23,7 @@ PREFILL = {torch.float32: named("prefill_attention", "prefill_fp32")}
 PREFILL |= {torch.float16: PREFILL[torch.float32], torch.bfloat16: named("prefill_attention", "prefill_bf16")}
 DECODE_PAIRS = named("decode_attention", "attend_pairs")
 GATHER_PAIRS, PREFILL_PAIRS = named("prefill_cache", "gather_pairs"), named("prefill_attention", "prefill_pairs")
-SIZE, ROW = Sizes(*range(len(Sizes._fields))), Row(*range(len(Row._fields)))  # where each stands
+SIZE, ROW = Sizes(*range(len(Sizes._fields))), Row(*range(len(Row._fields)))  # the column of each field
 Buffers = Sequence[tuple[Tensor, Tensor]]
 FEW_QUERIES = 8  # tokens of a row up to which the kernel for decoding is the faster
 
@@ -88,8 +88,8 @@ class RaggedAttention:
         self._size_numbers = self._sizes.numpy()
         self._decode, self._store, self._gather, self._prefill = (Calls(program) for _ in range(4))
         self._tiles = empty(0, 2, dtype=torch.int64)
-        self._wide: list[Tensor] = []  # the buffers that the program knows
-        self._known: Callable[[], Tensor | None] = lambda: None  # keys that the program knows; they may go
+        self._wide: list[Tensor] = []  # the buffers whose addresses are in the program
+        self._keys: Callable[[], Tensor | None] = lambda: None  # whose addresses are in the program; a weak reference
 
     def add(self, q: Tensor, k: Tensor, v: Tensor, angles: tuple[Tensor, Tensor], out: Activations) -> None:
         """Add the kernels of a layer: q (T, N * H), k and v (T, K * H), cosines and sines."""
@@ -116,23 +116,23 @@ class RaggedAttention:
         for calls in (self._decode, self._store, self._gather, self._prefill):
             calls.repeat(layer, shift)
 
-    def stand(self, layout: BatchLayout, rows: int, tokens: int) -> None:
-        """Write where the rows stand, for the kernels. rows, tokens: B and T, where the layout has no spans."""
+    def write_rows(self, layout: BatchLayout, rows: int, tokens: int) -> None:
+        """Write a `Row` for each row of the pass. rows, tokens: B and T, where the layout has no spans."""
         spans = layout.spans or ((tokens,) * rows, range(0, rows * tokens, tokens))
         if spans != self._spans:
             self._spans = spans
             self._divide(*map(np.array, spans))
-        standing = self._standing
-        starts = standing[:, ROW.start]
-        starts[:], standing[:, ROW.first] = self._sorted(layout.start), self._sorted(layout.first)
-        standing[:, ROW.table], self._tables = 0, layout.tables
+        written = self._written
+        starts = written[:, ROW.start]
+        starts[:], written[:, ROW.first] = self._sorted(layout.start), self._sorted(layout.first)
+        written[:, ROW.table], self._tables = 0, layout.tables
         if layout.tables is not None:
-            standing[:, ROW.table] = layout.tables.data_ptr() + 8 * self._sorted(layout.origin)
+            written[:, ROW.table] = layout.tables.data_ptr() + 8 * self._sorted(layout.origin)
             self._size_numbers[SIZE.page_bits] = layout.page_size.bit_length() - 1
         row, step, number = self._new
         self._positions[number] = np.maximum(starts[row] + step, 0)  # below 0 is padding
-        if self._few < len(standing):
-            self._list_tiles(standing[self._few :])
+        if self._few < len(written):
+            self._list_tiles(written[self._few :])
 
     def _sorted(self, numbers: Tensor | int) -> np.ndarray | int:
         """Numbers of the rows in the order of the kernels."""
@@ -143,9 +143,9 @@ class RaggedAttention:
         is_few = counts <= FEW_QUERIES
         self._few = few = int(is_few.sum())
         self._order = order = np.argsort(~is_few, kind="stable") if 0 < few < len(counts) else slice(None)
-        self._standing = standing = self._rows.numpy()[: len(counts)]
-        standing[:, ROW.row] = np.arange(len(counts))[order]
-        standing[:, ROW.tokens], standing[:, ROW.offset] = counts, offsets = counts[order], offsets[order]
+        self._written = written = self._rows.numpy()[: len(counts)]
+        written[:, ROW.row] = np.arange(len(counts))[order]
+        written[:, ROW.tokens], written[:, ROW.offset] = counts, offsets = counts[order], offsets[order]
         row = np.repeat(np.arange(len(counts)), counts)  # of each new token
         step = np.arange(len(row)) - (counts.cumsum() - counts)[row]
         self._new = row, step, offsets[row] + step
@@ -184,9 +184,9 @@ class RaggedAttention:
         for number in (*self._gather.numbers, *self._prefill.numbers):
             self._program.change(number, tiles=needed[0], wide_keys=needed[1], wide_values=needed[2])
 
-    def move(self, buffers: Buffers) -> None:
+    def set_buffers(self, buffers: Buffers) -> None:
         """Put the buffers' addresses into the program if they have changed; those of all layers change at once."""
-        if buffers[0][0] is self._known():
+        if buffers[0][0] is self._keys():
             return
         rows, heads, capacity, width = buffers[0][0].shape
         assert all(x.shape[2] == capacity and x.dtype == self._dtype for layer in buffers for x in layer)
@@ -195,7 +195,7 @@ class RaggedAttention:
         for calls in (self._decode, self._store, self._gather, self._prefill):
             for number, (keys, values) in zip(calls.numbers, buffers, strict=False):
                 self._program.change(number, keys=keys, values=values)
-        self._known = ref(buffers[0][0])
+        self._keys = ref(buffers[0][0])
 
 
 def _entries(lengths: np.ndarray, step: int, first: int) -> np.ndarray:

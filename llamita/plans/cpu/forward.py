@@ -65,15 +65,15 @@ class FusedForward(plan.StandIn):
 
     def __init__(self, model: LlamaForCausalLM) -> None:
         super().__init__(model)
-        self._plan: _Plan | None = None
-        self._run: tuple[object, _Plan] | None = None  # of paged passes, for which the plan is known to fit
+        self._programs: _Programs | None = None
+        self._run: tuple[object, _Programs] | None = None  # of paged passes, whose programs are known to fit
         self._lock = Lock()  # a step works in buffers of its own
 
     def __getstate__(self) -> LlamaForCausalLM:
-        return self.module  # a copy of the model makes its own plan
+        return self.module  # a copy of the model makes its own programs
 
     def __setstate__(self, model: LlamaForCausalLM) -> None:
-        self.module, self._plan, self._run, self._lock = model, None, None, Lock()
+        self.module, self._programs, self._run, self._lock = model, None, None, Lock()
 
     def __call__(
         self,
@@ -111,49 +111,50 @@ class FusedForward(plan.StandIn):
         use_cache = self.module.config.use_cache if use_cache is None else use_cache
         return use_cache and not self.module.training and not torch.is_grad_enabled()
 
-    def _current(self) -> "_Plan | None":
-        """The plan for the model as it is now, or None where it is not one for kernels any more."""
-        if self._plan is None or self._plan.watch.has_changed():
-            self._plan = None if unsupported_reason(self.module) else _Plan(self.module)
-        return self._plan
+    def _current_programs(self) -> "_Programs | None":
+        """The programs for the model as it is now, or None where the kernels do not know it."""
+        if self._programs is None or self._programs.watch.has_changed():
+            self._programs = None if unsupported_reason(self.module) else _Programs(self.module)
+        return self._programs
 
-    def _kernel_plan(self, ids: Tensor) -> "_Plan | None":
-        """The plan, if this call and the model as it is now are for kernels."""
+    def _programs_for(self, ids: Tensor) -> "_Programs | None":
+        """The programs, if this call and the model as it is now are for kernels."""
         if torch.is_grad_enabled() or self.module.training or self.module.model.training:
             return None
         if not _are_ids(ids):
             return None
-        plan = self._current()
-        if plan is None or plan.watch.is_observed() or any(map(self.module.config.extra.get, ASK_MORE)):
+        programs = self._current_programs()
+        if programs is None or programs.watch.is_observed() or any(map(self.module.config.extra.get, ASK_MORE)):
             return None
-        return plan
+        return programs
 
     def _paged_logits(self, ids: Tensor, context: Paged, keep: int | Tensor) -> Tensor | None:
         """The logits (1, B, V) of each row's last token in a paged cache, or None where the pass is not for kernels."""
-        plan = self._plan_of_run(context, ids)
-        if plan is None or keep is not context.last or ids.numel() > MOST_AT_ONCE:
+        programs = self._programs_of_run(context, ids)
+        if programs is None or keep is not context.last or ids.numel() > MOST_AT_ONCE:
             return None
         ids = ids.long()
         check_ids(ids, self.module.config.vocab_size)
         with self._lock:
-            return plan.read_paged(ids, context)
+            return programs.read_paged(ids, context)
 
-    def _plan_of_run(self, context: Paged, ids: Tensor) -> "_Plan | None":
-        """The plan for a paged cache; it is the one before for the passes of a run, as nothing has changed since."""
-        if context.run is None or (context.run, self._plan) != self._run:
-            self._run, plan, buffers = None, self._kernel_plan(ids), context.pages.buffers
+    def _programs_of_run(self, context: Paged, ids: Tensor) -> "_Programs | None":
+        """The programs for a paged cache; those of the pass before within a run, as nothing has changed since."""
+        if context.run is None or (context.run, self._programs) != self._run:
+            self._run, programs, buffers = None, self._programs_for(ids), context.pages.buffers
             keys = buffers[0][0]
-            if plan is None or (len(buffers), keys.dtype, keys.device.type) != (plan.layers, plan.dtype, "cpu"):
+            found = len(buffers), keys.dtype, keys.device.type
+            if programs is None or found != (programs.layers, programs.dtype, "cpu"):
                 return None
-            self._run = context.run, plan
-        return self._plan
+            self._run = context.run, programs
+        return self._programs
 
     def _logits(self, ids: Tensor, mask: Tensor | None, cache: GrowingCache, keep: int | Tensor) -> Tensor | None:
         """The logits (B, kept, V) in fp32, or None where the pass is not one for kernels."""
         if cache.unrotated or not isinstance(keep, int) or not isinstance(mask, Tensor | None):
             return None
-        config, plan = self.module.config, self._kernel_plan(ids)
-        if plan is None:
+        config, programs = self.module.config, self._programs_for(ids)
+        if programs is None:
             return None
         count = min(keep or ids.shape[1], ids.shape[1])
         layout = BatchLayout.of_mask(mask, rows=len(ids), cached=cache.length, tokens=ids.shape[1])
@@ -161,15 +162,15 @@ class FusedForward(plan.StandIn):
             return None
         if not len(cache):
             heads = config.num_key_value_heads
-            cache.begin(plan.layers, batch=ids.shape[0], heads=heads, width=config.head_dim, dtype=plan.dtype)
-        if (plan.layers, ids.shape[0], config.num_key_value_heads, config.head_dim, plan.dtype) != _kind(cache):
+            cache.begin(programs.layers, batch=ids.shape[0], heads=heads, width=config.head_dim, dtype=programs.dtype)
+        if (programs.layers, ids.shape[0], config.num_key_value_heads, config.head_dim, programs.dtype) != _kind(cache):
             return None
         ids = ids if ids.dtype == torch.int64 else ids.long()
         check_ids(ids, config.vocab_size)
         with self._lock:
             start = cache.length
             try:
-                return plan.read(ids, cache, layout, count)
+                return programs.read(ids, cache, layout, count)
             except BaseException:  # Ctrl-C between two parts of a prompt
                 cache.crop(start)
                 raise
@@ -186,7 +187,7 @@ def _kind(cache: GrowingCache) -> tuple[object, ...]:
     return len(cache), keys.shape[0], keys.shape[1], keys.shape[3], keys.dtype
 
 
-class _Plan:
+class _Programs:
     """The programs for a model with its present modules and the present addresses of its weights."""
 
     def __init__(self, model: LlamaForCausalLM) -> None:

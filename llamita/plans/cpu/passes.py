@@ -47,7 +47,7 @@ class ModelParts(NamedTuple):
 
 
 class Pass:
-    """The program for a number of new tokens, whatever rows they are of and whichever of them are asked for logits.
+    """The program for a number of new tokens, of any rows; a run says of which of them it wants logits.
 
     The result for a token does not depend on the others, or on how the cache was filled: kernels/reference.py is the
     definition. Values between kernels are fp32; they are rounded to bf16 or q8_blocks for matrices that need that.
@@ -82,25 +82,25 @@ class Pass:
         ids = ids.contiguous()
         logits = torch.empty(len(wanted), self._config.vocab_size, dtype=torch.float32, device=CPU)
         for attention, layout in zip(self._attention, layouts, strict=True):
-            attention.move(buffers)
-            attention.stand(layout, *ids.shape)
-        self._ask(len(wanted))
+            attention.set_buffers(buffers)
+            attention.write_rows(layout, *ids.shape)
+        self._set_logits(len(wanted))
         self._wanted.numpy()[: len(wanted)] = wanted
         self._program.change(self._ids, ids=ids.data_ptr())
         self._program.change(self._head, out=logits.data_ptr())
         self._program.run()
         return logits
 
-    def _ask(self, count: int) -> None:
-        """Let the program's end be that for the logits of `count` tokens."""
-        if count == self._asked:
+    def _set_logits(self, count: int) -> None:
+        """Let the program end with the norm and the product for the logits of `count` tokens."""
+        if count == self._logit_count:
             return
         if count not in self._heads:
             self._heads[count] = Program()
             self._add_head(self._heads[count], count)
         for number, of in ((self._head - 1, 1), (self._head, 2)):
             self._program.replace(number, self._heads[count], of)
-        self._asked = count
+        self._logit_count = count
 
     # Building
 
@@ -123,7 +123,7 @@ class Pass:
         angles = Angles(self._positions, rope.inv_freq, self._cosines, self._sines, half, bits(rope.attention_factor))
         self._program.add(ANGLES, angles, chunks=rows, concurrent=True)
         self._layers(parts)
-        self._asked, self._head = 1, self._add_head(self._program, 1)
+        self._logit_count, self._head = 1, self._add_head(self._program, 1)
 
     def _add_head(self, program: Program, count: int) -> int:
         """Add the norm and the product for the logits of `count` tokens; returns the number of the latter."""
@@ -201,12 +201,12 @@ class Pass:
         self._add_norm(self._program, norm, out, None)
         return out
 
-    def _add_norm(self, program: Program, norm: LlamaRMSNorm, out: Activations, which: Tensor | None) -> None:
-        """Normalize the tokens of x with these numbers, or all."""
+    def _add_norm(self, program: Program, norm: LlamaRMSNorm, out: Activations, rows: Tensor | None) -> None:
+        """Normalize the tokens of x with these numbers, or all for None."""
         weight, width = norm.weight.detach(), norm.weight.numel()
         epsilon = bits(norm.variance_epsilon)
         arguments = Norm(
-            self._x, weight, out.floats, out.halves, out.q8_blocks, width, epsilon, which, NUMBERS[weight.dtype]
+            self._x, weight, out.floats, out.halves, out.q8_blocks, width, epsilon, rows, NUMBERS[weight.dtype]
         )
         program.add(NORM, arguments, chunks=len(out.floats))
 
