@@ -49,7 +49,7 @@ def compile_model(model: Model, plan: str, *, backend: Backend = "inductor", mod
     return model
 
 
-class Whole(slot.StandIn):
+class CompiledForward(slot.StandIn):
     """Replaces a module's forward by its compiled version.
 
     The module is an argument of the compiled function, not a part of it, so a deep copy runs its own weights.
@@ -78,7 +78,7 @@ class Whole(slot.StandIn):
         return self.plain(*args, **named)
 
 
-class Halves(slot.StandIn):
+class CompiledLayerParts(slot.StandIn):
     """Replaces a layer's forward: it compiles what comes before and after attention, and leaves attention as it is."""
 
     plan = "compile"
@@ -120,12 +120,12 @@ def _regional(model: PreTrainedModel, options: dict[str, Any]) -> list[slot.Stan
             raise UnsupportedError(
                 f"a {type(layer).__name__} is no plain Llama layer, whose halves are known: use compile='full'"
             )
-        stand_ins.append(Halves(layer, options))
+        stand_ins.append(CompiledLayerParts(layer, options))
     return stand_ins
 
 
 def _full(model: PreTrainedModel, options: dict[str, Any]) -> list[slot.StandIn]:
-    return [Whole(model, options)]
+    return [CompiledForward(model, options)]
 
 
 PLANS: dict[str, Callable[[PreTrainedModel, dict[str, Any]], list[slot.StandIn]]] = {

@@ -59,12 +59,12 @@ def invariant(model: M) -> M:
     plan.check(model, "invariant", modules)
     plan.remove(model, "invariant")
     before = attending.config.attn_implementation
-    plan.apply(model, "invariant", [FewRows(one, before) for one in modules if is_linear(one)], also=modules)
+    plan.apply(model, "invariant", [RowPaddedLinear(one, before) for one in modules if is_linear(one)], also=modules)
     attending.set_attn_implementation(BACKEND)
     for module in modules:
         function = vars(module).get("act_fn")
-        if function is not None and not isinstance(function, WholeVectors):
-            vars(module)["act_fn"] = WholeVectors(function)
+        if function is not None and not isinstance(function, VectorPaddedActivation):
+            vars(module)["act_fn"] = VectorPaddedActivation(function)
     return model
 
 
@@ -79,7 +79,7 @@ def is_linear(module: nn.Module) -> bool:
     return hasattr(module, "in_features")
 
 
-class FewRows(plan.StandIn):
+class RowPaddedLinear(plan.StandIn):
     """Replaces the forward of a matrix product; it always multiplies the same number of rows.
 
     Libraries choose the order of a sum by the number of rows; with one shape the order is always the same.
@@ -107,11 +107,11 @@ class FewRows(plan.StandIn):
             attending.set_attn_implementation(self.backend)
         for module in model.modules():
             function = vars(module).get("act_fn")
-            if isinstance(function, WholeVectors):
+            if isinstance(function, VectorPaddedActivation):
                 vars(module)["act_fn"] = function.function
 
 
-class WholeVectors:
+class VectorPaddedActivation:
     """An elementwise function that computes every element by the same instructions.
 
     torch takes most elements in vectors and those left over one by one, by functions that round differently: the last

@@ -91,6 +91,10 @@ NAMES: Mapping[str, str] = {
     "Choice": "QuantizationChoice or TokenSelector",
     "Told": "Progress",
     "Here": "InProcess",
+    "FewRows": "RowPaddedLinear",
+    "WholeVectors": "VectorPaddedActivation",
+    "Whole": "CompiledForward",
+    "Halves": "CompiledLayerParts",
 }
 
 

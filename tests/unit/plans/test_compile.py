@@ -11,7 +11,7 @@ from llamita import LlamaConfig, LlamaForCausalLM, LlamaModel
 from llamita.errors import UnsupportedError, UsageError
 from llamita.model.plan import active
 from llamita.model.surgery import replace
-from llamita.plans.compile import PLANS, Halves, Whole, compile_model
+from llamita.plans.compile import PLANS, CompiledForward, CompiledLayerParts, compile_model
 
 IDS = torch.tensor([[3, 1, 4, 1, 5]])
 plans = pytest.mark.parametrize("plan", ["regional", "full"])
@@ -36,9 +36,9 @@ def test_a_plan_changes_no_weight_and_no_name_and_is_taken_back(model: LlamaForC
 
 def test_one_plan_replaces_the_other(model: LlamaForCausalLM) -> None:
     compile_model(model, "regional", backend="eager")
-    assert all(isinstance(layer.forward, Halves) for layer in model.model.layers)
+    assert all(isinstance(layer.forward, CompiledLayerParts) for layer in model.model.layers)
     compile_model(model, "full", backend="eager")
-    assert isinstance(model.forward, Whole)
+    assert isinstance(model.forward, CompiledForward)
     assert not any("forward" in vars(layer) for layer in model.model.layers)
 
 

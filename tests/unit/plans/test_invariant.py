@@ -11,7 +11,7 @@ from torch import nn
 from llamita import LlamaConfig, LlamaForCausalLM
 from llamita.errors import UnsupportedError
 from llamita.model.plan import active
-from llamita.plans.invariant import FewRows, WholeVectors, invariant
+from llamita.plans.invariant import RowPaddedLinear, VectorPaddedActivation, invariant
 
 
 def test_weights_and_names_stay_and_logits_come_close(tiny_config: LlamaConfig) -> None:
@@ -29,7 +29,7 @@ def test_weights_and_names_stay_and_logits_come_close(tiny_config: LlamaConfig) 
 def test_twice_is_once(tiny_config: LlamaConfig) -> None:
     model = invariant(invariant(LlamaForCausalLM(tiny_config)))
     function = model.model.layers[0].mlp.act_fn
-    assert isinstance(function, WholeVectors)
+    assert isinstance(function, VectorPaddedActivation)
     assert function.function is F.silu
 
 
@@ -64,12 +64,12 @@ def test_gradients_reach_all_weights(tiny_config: LlamaConfig) -> None:
 @pytest.mark.parametrize("shape", [(1, 5), (16, 5), (3, 7, 5), (0, 5)])
 def test_products_keep_their_shape(shape: tuple[int, ...]) -> None:
     product, x = nn.Linear(5, 3), torch.randn(shape)
-    torch.testing.assert_close(FewRows(product)(x), product(x))
+    torch.testing.assert_close(RowPaddedLinear(product)(x), product(x))
 
 
 @pytest.mark.parametrize("shape", [(1, 5), (3, 7, 5), (40_000,), (0, 5)])
 def test_every_element_is_computed_alike_wherever_it_is(shape: tuple[int, ...]) -> None:
-    steady = WholeVectors(F.silu)
+    steady = VectorPaddedActivation(F.silu)
     assert torch.equal(steady(torch.full(shape, 1.2345)), steady(torch.tensor([1.2345])).expand(shape))
     x = torch.randn(shape)
     torch.testing.assert_close(steady(x), F.silu(x))
