@@ -1,11 +1,13 @@
 """Products with a plain matrix on processors whose registers hold eight lanes, sixteen of them (AVX2).
 
-Must equal `gemm_tiles.linear` bit for bit. The sixteen lanes of a sum do not meet before its end, so a tile of four
-rows of the matrix and three of x goes over the columns of lanes 0 to 7, then over those of lanes 8 to 15, and its
-twelve sums stay in registers: as many as hide the time that `fma` takes. x is converted to fp32 once for some rows of
-the matrix: of pairs of bf16 for each step the second numbers, then the first ones, in the order of the additions.
+Must equal reference.product bit for bit. Six rows of x at a time are multiplied by `gemm_six`, fewer here. The sixteen
+lanes of a sum do not meet before its end, so a tile of four rows of the matrix and three of x goes over the columns of
+lanes 0 to 7, then over those of lanes 8 to 15, and its twelve sums stay in registers: as many as hide the time that
+`fma` takes. x is converted to fp32 once for some rows of the matrix: of pairs of bf16 for each step the second numbers,
+then the first ones, in the order of the additions.
 """
 
+from llamita.kernels.cpu import gemm_six as six
 from llamita.kernels.cpu import gemm_tiles as tiles
 from llamita.kernels.cpu import half_lanes as h
 from llamita.kernels.cpu import simd as v
@@ -13,11 +15,11 @@ from llamita.kernels.cpu.arguments import Linear, offsets
 from llamita.kernels.cpu.runtime.program import Inline, inline
 
 AT = offsets(Linear)
-HEIGHT, MOST = 3, 6  # rows of x of a tile, and those for which four rows of the matrix are read once
+HEIGHT = 3  # rows of x of a tile
 PANEL = 24  # steps of a panel of columns: of x and of the matrix both stay in the first-level cache
 PLANE = 128 * PANEL  # bytes of a row of x in fp32
 MASKS, ROOM = 512, 1024  # of the kernel's own memory: where masks are, where x in fp32 is
-SAVED = ROOM + MOST * PLANE  # and where sums are
+SAVED = ROOM + HEIGHT * PLANE  # and where sums are
 
 Three = tuple[v.Vector, v.Vector, v.Vector]  # of three rows of x
 Twelve = tuple[Three, Three, Three, Three]  # and four rows of the matrix
@@ -126,11 +128,40 @@ def _tile(is_bf16, load_w, load_x, add, shape, w, stride, x, rows, out, bias, le
 
 
 @inline
-def _height(count: int) -> int:
+def _height(count: int, rest: int) -> int:
     """How many of the rows of x that are left are next, so that none is left alone."""
-    if count >= MOST and count != MOST + 1:
-        return MOST
+    if count >= six.HEIGHT and count != six.HEIGHT + 1 and not rest:
+        return six.HEIGHT
     return min(count, HEIGHT if count % 2 else 2)
+
+
+@inline
+def _few(is_bf16, load_w, load_x, add, shape, w, stride, rows, x, height, out, bias, adds, near):
+    """Some rows of the matrix times two or three rows of x."""
+    _, x_stride, steps, _, _, _ = shape
+    wide = h.again(near + ROOM)  # or LLVM keeps a pointer for each of its places, and has no registers for that
+    for panel in range(0, max(1, steps), PANEL):
+        _widen(is_bf16, x + 64 * panel, x_stride, height, min(PANEL, steps - panel), wide)
+        row, sums = 0, near + SAVED
+        while row < rows:
+            left, step = (4, stride) if row + 4 <= rows else (1, 0)
+            _tile(
+                is_bf16, load_w, load_x, add, shape, w + row * stride, step, x, height, out + 4 * row,
+                bias + 4 * row if bias else 0, left, adds, near, wide, panel, sums,
+            )  # fmt: skip
+            row += left
+            sums += 256 * HEIGHT if steps > PANEL else 0
+
+
+@inline
+def _one(load_w, load_x, add, shape, w, stride, rows, x, out, bias, adds, near):
+    """Some rows of the matrix times one row of x."""
+    row = 0
+    while row < rows:
+        left, step = (4, stride) if row + 4 <= rows else (1, 0)
+        its, its_bias = w + row * stride, bias + 4 * row if bias else 0
+        tiles.rows_1(load_w, load_x, add, shape, its, step, x, out + 4 * row, its_bias, left, adds, near)
+        row += left
 
 
 @inline
@@ -142,28 +173,16 @@ def linear(
     w, x, out, bias = v.read(at + AT.weight), v.read(at + AT.x), v.read(at + AT.out), v.read(at + AT.bias)
     n, k, adds = v.read(at + AT.rows), v.read(at + AT.columns), v.read(at + AT.adds)
     start, end, line, last = tiles.part_of(at, chunk)
-    steps, stride, near = k // span, k * element, v.stack()
-    shape = (span * element, k * x_element, steps, k % span * element, k % span * x_element, n)
+    rest, stride, near, rows = k % span, k * element, v.stack(), end - start
+    shape = (span * element, k * x_element, k // span, rest * element, rest * x_element, n)
+    w, out, bias = w + start * stride, out + 4 * start, bias + 4 * start if bias else 0
     h.put_masks(near + MASKS)
     while line < last:
-        height, its_x = _height(last - line), x + line * shape[1]
-        for panel in range(0, max(1, steps) if height > 1 else 1, PANEL):
-            if height > 1:
-                _widen(is_bf16, its_x + 64 * panel, shape[1], height, min(PANEL, steps - panel), near + ROOM)
-            row, sums = start, near + SAVED
-            while row < end:
-                left, step = (4, stride) if row + 4 <= end else (1, 0)
-                its, to, its_bias = w + row * stride, out + 4 * (line * n + row), bias + 4 * row if bias else 0
-                if height > 1:
-                    for i in range(0, height, HEIGHT):
-                        _tile(
-                            is_bf16, load_w, load_x, add, shape, its, step, its_x + i * shape[1], min(height, HEIGHT),
-                            to + 4 * n * i, its_bias, left, adds, near, near + ROOM + i * PLANE, panel, sums + 256 * i,
-                        )  # fmt: skip
-                else:
-                    tiles.rows_1(
-                        load_w, load_x, add, shape, its, step, its_x, to, its_bias, left, adds, near
-                    )  # fmt: skip
-                row += left
-                sums += 256 * MOST if steps > PANEL else 0
+        height, its, to = _height(last - line, rest), x + line * shape[1], out + 4 * line * n
+        if height == six.HEIGHT:
+            six.multiply(is_bf16, shape, w, stride, rows, its, to, bias, adds, near + ROOM)
+        elif height > 1:
+            _few(is_bf16, load_w, load_x, add, shape, w, stride, rows, its, height, to, bias, adds, near)
+        else:
+            _one(load_w, load_x, add, shape, w, stride, rows, its, to, bias, adds, near)
         line += height

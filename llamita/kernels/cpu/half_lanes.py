@@ -31,6 +31,20 @@ def _load_high_bf16(b: simd.Builder, at: simd.Value, mask: simd.Value) -> simd.V
     return b.bitcast(b.and_(simd._read(b, at, _WORDS), simd._read(b, mask, _WORDS, 32)), _FLOATS)
 
 
+def _meet(b: simd.Builder, x: simd.Value, y: simd.Value, lanes: list[int], step: int) -> simd.Value:
+    return b.fadd(simd._shuffled(b, x, y, lanes), simd._shuffled(b, x, y, [lane + step for lane in lanes]))
+
+
+def _read_pairs(b: simd.Builder, at: simd.Value, beside: simd.Value) -> simd.Value:
+    pair = ir.VectorType(_F32, 2)
+    return simd._shuffled(b, simd._read(b, at, pair, 4), simd._read(b, beside, pair, 4), [0, 1, 2, 3])
+
+
+def _write_pairs(b: simd.Builder, at: simd.Value, beside: simd.Value, value: simd.Value) -> None:
+    simd._write(b, at, simd._shuffled(b, value, value, [0, 1]), 4)
+    simd._write(b, beside, simd._shuffled(b, value, value, [2, 3]), 4)
+
+
 load = simd.operation(Floats8(i64), lambda b, at: simd._read(b, at, _FLOATS))  # 32 bytes of fp32
 load_words = simd.operation(Words8(i64), lambda b, at: simd._read(b, at, _WORDS))
 store = simd.operation(void(i64, Floats8), lambda b, at, value: simd._write(b, at, value))
@@ -38,6 +52,17 @@ zero = simd.operation(Floats8(), lambda b: ir.Constant(_FLOATS, [0.0] * 8))
 fma = simd.operation(  # x * y + z, rounded once
     Floats8(Floats8, Floats8, Floats8), lambda b, x, y, z: simd.call_intrinsic(b, "llvm.fma.v8f32", _FLOATS, x, y, z)
 )
+add = simd.operation(Floats8(Floats8, Floats8), lambda b, x, y: b.fadd(x, y))
+# Steps of the tree that adds the lanes of sums, for two vectors at once: sums of x and of y side by side, in fours
+# after the first step, then in twos, then alone. The first step keeps x in the lower half, y in the upper.
+meet_4 = simd.operation(Floats8(Floats8, Floats8), lambda b, x, y: _meet(b, x, y, [0, 1, 2, 3, 8, 9, 10, 11], 4))
+meet_2 = simd.operation(Floats8(Floats8, Floats8), lambda b, x, y: _meet(b, x, y, [0, 1, 8, 9, 4, 5, 12, 13], 2))
+meet_1 = simd.operation(Floats8(Floats8, Floats8), lambda b, x, y: _meet(b, x, y, [0, 2, 8, 10, 4, 6, 12, 14], 1))
+# Of the lanes of both halves the first two and the last two, as pairs of one of either half.
+first_pairs = simd.operation(simd.Quads(Floats8), lambda b, x: simd._shuffled(b, x, x, [0, 4, 1, 5]))
+last_pairs = simd.operation(simd.Quads(Floats8), lambda b, x: simd._shuffled(b, x, x, [2, 6, 3, 7]))
+load_pairs = simd.operation(simd.Quads(i64, i64), _read_pairs)  # 8 bytes each of two addresses
+store_pairs = simd.operation(void(i64, i64, simd.Quads), _write_pairs)
 low_bf16 = simd.operation(Floats8(Words8), lambda b, x: b.bitcast(b.shl(x, _constant(16)), _FLOATS))  # of pairs
 high_bf16 = simd.operation(Floats8(Words8), lambda b, x: b.bitcast(b.and_(x, _constant(-65536)), _FLOATS))
 # The same of eight pairs at an address, by a mask in memory: a loop that needs all other registers has none for it.
