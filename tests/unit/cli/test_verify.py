@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from llamita import verify
+from llamita import arithmetic, verify
+from llamita.cli import verify as cli
 from llamita.cli.main import main
 from tests.small import save_small_model
 from tests.unit.cli.conftest import Run
@@ -37,6 +38,21 @@ def test_a_checkpoint(small_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert main(["verify", str(small_path), "--against", "transformers"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 9 and lines[-1] == "8 runs, 0 differ from transformers"
+
+
+def test_each_instruction_set_has_its_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    published, levels = arithmetic.combined(arithmetic.expected()), arithmetic.processors()
+    found = dict.fromkeys(levels, published)
+    monkeypatch.setattr(cli, "_digest_of", found.__getitem__)
+    assert main(["verify", "--arithmetic", "--every-instruction-set"]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines] == [[level, published] for level in levels]
+    assert last == f"{len(levels)} instruction sets, 0 differ from the published digest"
+    found[levels[-1]] = "failed: of memory"
+    assert main(["verify", "--arithmetic", "--every-instruction-set"]) == 1
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert [line.endswith("differs") for line in lines] == [level == levels[-1] for level in levels]
+    assert last.endswith(", 1 differ from the published digest")
 
 
 def test_no_such_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
