@@ -21,15 +21,25 @@ AHEAD = 512  # bytes of a row that are prefetched before they are packed
 ROWS_AHEAD = 16  # rows of the result that are prefetched before they are written
 BESIDE = 8  # lines that are multiplied at once
 STEPS = 128  # pairs of columns of a panel
+PART = 16  # pairs of columns that are packed at once
 THIRD = 64 * STEPS  # bytes of sixteen columns of a panel
 LINE = 4 * PANEL  # bytes of a line of sums
 PACKED = 3 * THIRD  # of a panel
 SUMS = 2 * PACKED  # where sums lie in the kernel's own memory, after two panels
-NEAR = SUMS + LINE * LINES_OF_PART
 TERM_SIZE = 8 * len(Term._fields)
 
+# What is prefetched: an address, the bytes between its rows, the binary logarithm of the steps that prefetch a row, and
+# the bytes from a step's to the next.
+Fetch = tuple[int, int, int, int]
 Line = tuple[v.Vector, v.Vector, v.Vector]  # 48 columns
 Sums = tuple[Line, Line, Line, Line, Line, Line, Line, Line]
+
+
+@inline
+def _prefetch(fetch: Fetch, step: int) -> None:
+    """Prefetch with each step a little of what is packed later: many lines at once would keep loads waiting."""
+    at, stride, shift, pitch = fetch
+    v.prefetch_line(at + (step >> shift) * stride + (step & ((1 << shift) - 1)) * pitch)
 
 
 @inline
@@ -40,13 +50,14 @@ def _add_line(sums: Line, right: Line, at: int) -> Line:
 
 
 @inline
-def _multiply(left: int, right: int, steps: int, sums: Sums) -> Sums:
+def _multiply(left: int, right: int, steps: int, sums: Sums, fetch: Fetch) -> Sums:
     """Add the products of eight lines with 48 columns.
 
     One line after the other: for 24 sums and more than one pair of a line there are too few registers.
     """
     a, b, c, d, e, f, g, h = sums
     for i in range(0, 64 * steps, 64):
+        _prefetch(fetch, i // 64)
         at, place = left + i, right + i
         its = v.load_words(place), v.load_words(place + THIRD), v.load_words(place + 2 * THIRD)
         a, b = _add_line(a, its, at), _add_line(b, its, at + 4)
@@ -57,11 +68,22 @@ def _multiply(left: int, right: int, steps: int, sums: Sums) -> Sums:
 
 
 @inline
-def _multiply_few(left: int, right: int, steps: int, sums: Eight) -> Eight:
+def _multiply_one(left: int, right: int, steps: int, sums: Eight, fetch: Fetch) -> Eight:
     """Add the products of eight lines with sixteen columns."""
     for i in range(0, 64 * steps, 64):
+        _prefetch(fetch, i // 64)
         sums = add_products(sums, v.load_words(right + i), left + i, 4)
     return sums
+
+
+@inline
+def _multiply_two(left: int, right: int, steps: int, one: Eight, two: Eight, fetch: Fetch) -> tuple[Eight, Eight]:
+    """Add the products of eight lines with two times sixteen columns."""
+    for i in range(0, 64 * steps, 64):
+        _prefetch(fetch, i // 64)
+        one = add_products(one, v.load_words(right + i), left + i, 4)
+        two = add_products(two, v.load_words(right + THIRD + i), left + i, 4)
+    return one, two
 
 
 @inline
@@ -98,19 +120,6 @@ def _store_sums(at: int, sums: Sums) -> None:
 
 
 @inline
-def _turn(dtype: int, w: int, stride: int, near: int, to: int) -> None:
-    """Sixteen rows of 32 columns as sixteen columns of pairs."""
-    if dtype == e.BF16:
-        v.transpose(w, stride, to)
-        return
-    for row in range(16):
-        at = w + row * stride
-        v.store_bf16(near + 64 * row, v.load(at))
-        v.store_bf16(near + 64 * row + 32, v.load(at + 64))
-    v.transpose(near, 64, to)
-
-
-@inline
 def _pair(dtype: int, w: int, stride: int, rows: int, to: int) -> None:
     """Sixteen columns of every two rows as pairs; after an odd number of rows comes one of 0."""
     for i in range(0, rows, 2):
@@ -124,74 +133,81 @@ def _pair(dtype: int, w: int, stride: int, rows: int, to: int) -> None:
             other = v.zero_fp32()
             if i + 1 < rows:
                 other = v.load(at + stride)
-            v.store_words(to, v.pack_bf16(v.load(at), other))
+            v.store_words(to, v.pair_for_dot(v.load(at), other))
         to += 64
 
 
 @inline
-def _pack(term: int, first: int, steps: int, column: int, columns: int, near: int, to: int) -> None:
-    """Up to PANEL columns of the result, of up to sixteen pairs from pair `first` on."""
-    w, stride = v.read(term + TERM.right), v.read(term + TERM.stride)
-    is_wide, rows = v.read(term + TERM.dtype) == e.FP32, min(2 * steps, v.read(term + TERM.length) - 2 * first)
+def _pack(term: int, first: int, steps: int, column: int, to: int) -> None:
+    """Sixteen columns of the result, of up to sixteen pairs from pair `first` on."""
+    w, stride, rows = v.read(term + TERM.right), v.read(term + TERM.stride), v.read(term + TERM.length) - 2 * first
+    is_wide, is_turned = v.read(term + TERM.dtype) == e.FP32, v.read(term + TERM.is_turned)
     size = 4 if is_wide else 2
-    for third in range(min(3, (columns - column) // 16)):
-        its, begin = column + 16 * third, to + THIRD * third
-        if v.read(term + TERM.is_turned):
-            at = w + its * stride + 2 * first * size
-            if is_wide:
-                _turn(e.FP32, at, stride, near, begin)
-            else:
-                _turn(e.BF16, at, stride, near, begin)
-        else:
-            at = w + its * size + 2 * first * stride
-            if is_wide:
-                _pair(e.FP32, at, stride, rows, begin)
-            else:
-                _pair(e.BF16, at, stride, rows, begin)
+    at = w + (column * stride + 2 * first * size if is_turned else column * size + 2 * first * stride)
+    if is_turned and is_wide:
+        v.transpose_rounded(at, stride, to)
+    elif is_turned:
+        v.transpose(at, stride, to)
+    elif is_wide:
+        _pair(e.FP32, at, stride, min(2 * steps, rows), to)
+    else:
+        _pair(e.BF16, at, stride, min(2 * steps, rows), to)
 
 
 @inline
-def _prefetch(term: int, first: int, column: int) -> None:
-    """Prefetch what `_pack` reads."""
-    stride, size = v.read(term + TERM.stride), 4 if v.read(term + TERM.dtype) == e.FP32 else 2
-    rows, width, at = 32, PANEL * size, v.read(term + TERM.right)
+def _fetch(term: int, first: int, column: int) -> Fetch:
+    """What `_pack` reads of sixteen columns from pair `first` on."""
+    size, stride = 4 if v.read(term + TERM.dtype) == e.FP32 else 2, v.read(term + TERM.stride)
     if v.read(term + TERM.is_turned):
-        rows, width = PANEL, 32 * size
-        at += column * stride + 2 * first * size
+        return v.read(term + TERM.right) + column * stride + 2 * first * size, stride, 3, 4 * size
+    return v.read(term + TERM.right) + column * size + 2 * first * stride, stride, 2, 4 * size
+
+
+@inline
+def _multiply_columns(left: int, right: int, steps: int, width: int, at: int, is_new: bool, fetch: Fetch) -> None:
+    """Add the products of eight lines with 16, 32 or 48 columns to the sums there."""
+    if width > 32:
+        _store_sums(at, _multiply(left, right, steps, _no_sums() if is_new else _load_sums(at), fetch))
+        return
+    one = no_eight() if is_new else load_eight_apart(at, LINE)
+    two = no_eight() if is_new or width <= 16 else load_eight_apart(at + 64, LINE)
+    if width > 16:
+        one, two = _multiply_two(left, right, steps, one, two, fetch)
+        store_eight_apart(at + 64, LINE, two)
     else:
-        at += column * size + 2 * first * stride
-    for row in range(rows):
-        for i in range(0, width + 63, 64):
-            v.prefetch_line(at + row * stride + min(i, width - 1))
+        one = _multiply_one(left, right, steps, one, fetch)
+    store_eight_apart(at, LINE, one)
 
 
 @inline
 def _add_panel(
-    term: int, first: int, steps: int, column: int, columns: int, line: int, lines: int, at: int, is_new: bool
+    term: int, first: int, steps: int, column: int, width: int, line: int, lines: int, at: int, is_new: bool
 ) -> None:
     """Add the products of a panel with all lines to the sums, and pack the next panel, a little with each lines.
 
-    Rows of a matrix may be so far apart that few of them fit into the caches at once: they are prefetched just before.
+    Rows of a matrix may be so far apart that few of them fit into the caches at once: a part of the next panel is
+    prefetched just before, in the end that of the next chunk.
     """
     begin, after = first + steps, min(STEPS, v.read(term + TERM.pairs) - first - steps)
     left, step = v.read(term + TERM.left) + 64 * first, v.read(term + TERM.step)
     panel = at + first // STEPS % 2 * PACKED
-    other, parts, groups = at + PACKED - first // STEPS % 2 * PACKED, -(-after // 16), -(-lines // BESIDE)
-    if after > 0:
-        _prefetch(term, begin, column)
+    other, thirds, groups = at + PACKED - first // STEPS % 2 * PACKED, width // 16, -(-lines // BESIDE)
+    parts, later = -(-after // PART) * thirds, (begin, column) if after > 0 else (0, column + width)
     for i in range(0, lines, BESIDE):
         group = i // BESIDE
         for part in range(parts * group // groups, parts * (group + 1) // groups):
-            its = begin + 16 * part
-            _pack(term, its, min(16, after - 16 * part), column, columns, at + NEAR, other + 1024 * part)
-            if part + 1 < parts:
-                _prefetch(term, its + 16, column)
+            _pack_part(term, part, begin, after, column, thirds, other)
+        ahead = parts * (group + 1) // groups if after > 0 else group
+        fetch = _fetch(term, later[0] + PART * (ahead // thirds), later[1] + 16 * (ahead % thirds))
         words, to = left + (line + i) // 16 * step + (line + i) % 16 * 4, at + SUMS + LINE * i
-        if columns - column <= 16:  # as of an adapter
-            few = no_eight() if is_new else load_eight_apart(to, LINE)
-            store_eight_apart(to, LINE, _multiply_few(words, panel, steps, few))
-            continue
-        _store_sums(to, _multiply(words, panel, steps, _no_sums() if is_new else _load_sums(to)))
+        _multiply_columns(words, panel, steps, width, to, is_new, fetch)
+
+
+@inline
+def _pack_part(term: int, part: int, first: int, steps: int, column: int, thirds: int, panel: int) -> None:
+    """A part of a panel of `steps` pairs from `first` on: sixteen columns of up to PART pairs."""
+    pair, third = PART * (part // thirds), part % thirds
+    _pack(term, first + pair, min(PART, steps - pair), column + 16 * third, panel + THIRD * third + 64 * pair)
 
 
 @inline
@@ -208,17 +224,14 @@ def _put(dtype: int, adds: int, sums: int, lines: int, out: int, stride: int, co
 
 
 @inline
-def _add_term(term: int, line: int, lines: int, column: int, columns: int, at: int, is_new: bool) -> bool:
+def _add_term(term: int, line: int, lines: int, column: int, width: int, at: int, is_new: bool) -> bool:
     """Add a product to the sums, panel by panel; returns whether there are no sums yet."""
-    pairs = v.read(term + TERM.pairs)
-    for first in range(0, min(pairs, STEPS), 16):
-        _pack(term, first, min(16, pairs - first), column, columns, at + NEAR, at + 64 * first)
+    pairs, thirds = v.read(term + TERM.pairs), width // 16
+    steps = min(pairs, STEPS)
+    for part in range(-(-steps // PART) * thirds):
+        _pack_part(term, part, 0, steps, column, thirds, at)
     for first in range(0, pairs, STEPS):
-        steps = min(STEPS, pairs - first)
-        if is_new:
-            _add_panel(term, first, steps, column, columns, line, lines, at, True)
-        else:
-            _add_panel(term, first, steps, column, columns, line, lines, at, False)
+        _add_panel(term, first, min(STEPS, pairs - first), column, width, line, lines, at, is_new)
         is_new = False
     return is_new
 
@@ -226,9 +239,10 @@ def _add_term(term: int, line: int, lines: int, column: int, columns: int, at: i
 @kernel
 def sum_of_products(at: int, chunk: int) -> None:
     """A panel of columns of the result, at most LINES_OF_PART lines at a time."""
-    columns, some = v.read(at + AT.columns), v.read(at + AT.lines_of_chunk)
-    across, room, size = -(-columns // PANEL), v.stack(), 4 if v.read(at + AT.dtype) == e.FP32 else 2
-    column, begin = chunk % across * PANEL, chunk // across * some
+    columns, some, across = v.read(at + AT.columns), v.read(at + AT.lines_of_chunk), v.read(at + AT.panels)
+    room, size = v.stack(), 4 if v.read(at + AT.dtype) == e.FP32 else 2
+    column, begin = columns // 16 * (chunk % across) // across * 16, chunk // across * some
+    width = columns // 16 * (chunk % across + 1) // across * 16 - column
     end = min(v.read(at + AT.lines), begin + some)
     parts = -(-(end - begin) // LINES_OF_PART)
     most = -(-(end - begin) // (16 * parts)) * 16
@@ -236,12 +250,12 @@ def sum_of_products(at: int, chunk: int) -> None:
         count, is_new = min(most, end - line), True
         for number in range(v.read(at + AT.products)):
             term = v.read(at + AT.terms) + TERM_SIZE * number
-            is_new = _add_term(term, line, count, column, columns, room, is_new)
-        out, wide = v.read(at + AT.out) + size * (line * columns + column), min(PANEL, columns - column)
+            is_new = _add_term(term, line, count, column, width, room, is_new)
+        out = v.read(at + AT.out) + size * (line * columns + column)
         if size == 2:
-            _put(e.BF16, v.read(at + AT.adds), room + SUMS, count, out, size * columns, wide)
+            _put(e.BF16, v.read(at + AT.adds), room + SUMS, count, out, size * columns, width)
         else:
-            _put(e.FP32, v.read(at + AT.adds), room + SUMS, count, out, size * columns, wide)
+            _put(e.FP32, v.read(at + AT.adds), room + SUMS, count, out, size * columns, width)
 
 
 @inline

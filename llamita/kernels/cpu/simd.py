@@ -13,8 +13,16 @@ from numba.extending import intrinsic, models, register_model
 
 from llamita.kernels.cpu import dot_bytes
 from llamita.kernels.cpu.compile_target import instructions, target
-from llamita.kernels.cpu.half_precision import narrow_bf16, narrow_fp16, widened_bf16, widened_fp16
+from llamita.kernels.cpu.half_precision import (
+    joined_bf16,
+    narrow_bf16,
+    narrow_fp16,
+    paired_bf16,
+    widened_bf16,
+    widened_fp16,
+)
 from llamita.kernels.cpu.pieces import Builder, Value, call_intrinsic
+from llamita.kernels.cpu.transposition import transposed
 
 __all__ = ["call_intrinsic", "instructions", "target"]  # what those who import this ask it for, besides its own
 LANES = 16
@@ -172,25 +180,19 @@ def _on_stack(b: Builder) -> Value:
 
 
 def _transpose(b: Builder, source: Value, step: Value, target: Value) -> None:
-    """By shuffles inside of sixteen bytes, then of these: other ways need registers for places, and copies."""
     rows = [_read(b, b.add(source, b.mul(step, _I64(i))), _FLOATS) for i in range(LANES)]
-    quarters = range(0, LANES, 4)
-    ones = {half: [at + half + i for at in quarters for i in (0, LANES, 1, LANES + 1)] for half in (0, 2)}
-    twos = {half: [start + at + half + i for at in quarters for start in (0, LANES) for i in (0, 1)] for half in (0, 2)}
-    fours = {
-        half: [start + at + i for start in (0, LANES) for at in (half, half + 8) for i in range(4)] for half in (0, 4)
-    }
-    columns: list[list[Value]] = []  # of four rows: column 0 of each quarter, column 1 and so on
-    for i in quarters:
-        (a, c), (d, f) = ([_shuffled(b, rows[i + j], rows[i + j + 1], ones[half]) for half in (0, 2)] for j in (0, 2))
-        columns.append([_shuffled(b, x, y, twos[half]) for x, y in ((a, d), (c, f)) for half in (0, 2)])
-    for column in range(4):
-        x, y, z, w = (four[column] for four in columns)
-        for half in (0, 4):
-            early, late = _shuffled(b, x, y, fours[half]), _shuffled(b, z, w, fours[half])
-            for rest, number in zip((0, 4), (half // 4, half // 4 + 2), strict=True):
-                places = [start + at + i for start in (0, LANES) for at in (rest, rest + 8) for i in range(4)]
-                _write(b, b.add(target, _I64(64 * (4 * number + column))), _shuffled(b, early, late, places))
+    _write_all(b, target, transposed(b, rows))
+
+
+def _transpose_rounded(b: Builder, source: Value, step: Value, target: Value) -> None:
+    rows = [b.add(source, b.mul(step, _I64(i))) for i in range(LANES)]
+    halves = [joined_bf16(b, _read(b, at, _FLOATS), _read(b, b.add(at, _I64(64)), _FLOATS)) for at in rows]
+    _write_all(b, target, transposed(b, [b.bitcast(row, _FLOATS) for row in halves]))
+
+
+def _write_all(b: Builder, at: Value, vectors: list[Value]) -> None:
+    for i, vector in enumerate(vectors):
+        _write(b, b.add(at, _I64(64 * i)), vector)
 
 
 def _fetch(b: Builder, address: Value, level: int) -> None:
@@ -319,6 +321,9 @@ high_bf16 = operation(Floats(Words), lambda b, x: b.bitcast(b.and_(x, ir.Constan
 pack_bf16 = operation(
     Words(Floats, Floats), _pair
 )  # as bf16: the first in the low halves of the lanes, the second above
+pair_for_dot = operation(  # the same for a dot product: what it takes for 0 may be 0
+    Words(Floats, Floats), lambda b, low, high: b.bitcast(paired_bf16(b, low, high), _WORDS)
+)
 round_bf16 = operation(  # fp32 whose low sixteen bits are 0
     Floats(Floats),
     lambda b, x: widened_bf16(b, narrow_bf16(b, x, _WORDS, ir.VectorType(_I16, LANES)), _WORDS, _FLOATS),
@@ -344,6 +349,9 @@ write_fp16 = operation(void(i64, f32), lambda b, at, value: _write(b, at, narrow
 write_bf16 = operation(void(i64, f32), lambda b, at, value: _write(b, at, narrow_bf16(b, value, _I32, _I16), 2))
 
 transpose = operation(void(i64, i64, i64), _transpose)  # sixteen vectors `step` bytes apart, to sixteen in a row
+transpose_rounded = operation(  # the same of sixteen times 32 fp32, each rounded to bf16, for dot products
+    void(i64, i64, i64), _transpose_rounded
+)
 stack = operation(i64(), _on_stack)  # the address of STACK bytes that are the kernel's own while it runs
 
 # A number that LLVM must not know: a loop up to it stays one, where written out it would need more registers.

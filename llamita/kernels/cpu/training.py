@@ -130,9 +130,11 @@ def products(*terms: tuple[Lines, Right], dtype: torch.dtype, out: Tensor | None
     found = empty(left.lines, columns, dtype=dtype) if out is None else out
     if is_shape(found):
         return found
-    panels, adds, program = -(-columns // PANEL), out is not None, Program()
-    parts = -(-left.lines // (_SHORT if panels < _FEW else LINES_OF_PART))
+    adds, program = out is not None, Program()
+    parts = -(-left.lines // (_SHORT if -(-columns // PANEL) < _FEW else LINES_OF_PART))
     some = -(-left.lines // (16 * parts)) * 16
+    parts = -(-left.lines // some)
+    panels = _panels(columns, parts)
     for rows in _parts(terms, can_add=found.dtype == torch.float32):
         arguments = SumOfProducts(
             torch.tensor(rows, dtype=torch.int64, device="cpu"),
@@ -143,11 +145,20 @@ def products(*terms: tuple[Lines, Right], dtype: torch.dtype, out: Tensor | None
             NUMBERS[dtype],
             int(adds),
             some,
+            panels,
         )
-        program.add(_PRODUCTS, arguments, chunks=panels * -(-left.lines // some))
+        program.add(_PRODUCTS, arguments, chunks=panels * parts)
         adds = True
     program.run()
     return found
+
+
+def _panels(columns: int, parts: int) -> int:
+    """How many panels the columns are divided into: the least for which threads have equally many chunks."""
+    groups, threads = columns // 16, torch.get_num_threads()
+    least = -(-columns // PANEL)
+    even = (count for count in range(least, groups // 2 + 1) if count * parts % threads == 0)
+    return next(even, least)
 
 
 def _parts(terms: Sequence[tuple[Lines, Right]], *, can_add: bool) -> list[list[Term]]:

@@ -81,7 +81,8 @@ class SumOfProducts(NamedTuple):
     """A sum of products, for `gemm_bf16`: out (lines, columns), of the dtype of this number, fp32 or bf16.
 
     terms: int64 (products, fields of Term). columns: a multiple of 16. `adds`: whether out is added to. A chunk is
-    PANEL of the columns with `lines_of_chunk` lines, a multiple of 16; chunks go over the columns first.
+    one of `panels` even parts of the columns, at most PANEL of them, with `lines_of_chunk` lines, a multiple of 16;
+    chunks go over the columns first.
     """
 
     terms: Argument
@@ -92,6 +93,7 @@ class SumOfProducts(NamedTuple):
     dtype: Argument
     adds: Argument
     lines_of_chunk: Argument
+    panels: Argument
 
 
 class Term(NamedTuple):
