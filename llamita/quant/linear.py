@@ -69,7 +69,7 @@ class QuantizedEmbedding(_Quantized):
         super().__init__(matrix)
         self.num_embeddings, self.embedding_dim = matrix.shape
         # An empty buffer follows the model's dtype, so it names the dtype of the rows.
-        self.register_buffer("like", torch.empty(0, dtype=dtype), persistent=False)
+        self.register_buffer("like", torch.empty(0, dtype=dtype, device="cpu"), persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Look up; raises IndexError for ids without a row, as nn.Embedding does."""

@@ -30,7 +30,7 @@ MUTABLE_CALLS = frozenset(
 
 
 # Folders and files that give kernels the addresses of tensors; what makes a tensor, and what it must be told.
-ADDRESSED = ("kernels.cpu", "kernels.blocks", "plans.cpu", "plans.training", "attention.trained")
+ADDRESSED = ("kernels.cpu", "kernels.blocks", "plans.cpu", "plans.training", "attention.trained", "quant.linear")
 MAKERS: Mapping[str, tuple[str, ...]] = {
     "arange": ("device",),
     **dict.fromkeys(("empty", "full", "linspace", "ones", "rand", "randn", "tensor", "zeros"), ("dtype", "device")),

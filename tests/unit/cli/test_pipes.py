@@ -9,12 +9,17 @@ from pathlib import Path
 import pytest
 
 from llamita import verify
-from llamita.cli.main import main
+from llamita.cli.main import VERBS, main
 from tests.unit.cli.conftest import Run
 
 
 class Left(io.StringIO):
-    """A pipe whose reader has left."""
+    """A pipe whose reader has left, of text and of bytes."""
+
+    @property
+    def buffer(self) -> "Left":
+        """The same for bytes."""
+        return self
 
     def write(self, text: str, /) -> int:
         raise BrokenPipeError(32, "Broken pipe")
@@ -35,7 +40,17 @@ COMMANDS: dict[str, tuple[list[str], str | None]] = {
     "quantize": (["quantize", "--tokens", "0"], None),
     "verify": (["verify"], None),
     "bench": (["bench", "roofline", "--shape", "tiny", "--length", "4", "--repeats", "1"], None),
+    "tokenize": (["tokenize", "ab"], None),
+    "convert": (["convert", "--to", "q8_0", "-o", "x.gguf"], None),
+    "batch": (["batch", "--keep-going", "-q"], "{}\n" * 3),
+    **{verb: ([verb, "--help"], None) for verb in ("replay", "train", "finetune")},  # the rest would take seconds
+    "eval": (["eval", "--tasks", "facts", "--limit", "1", "--kernels", "off"], None),
+    "a verb as a word": (["help", "serve"], None),
 }
+
+
+def test_every_verb_is_here() -> None:
+    assert VERBS.keys() - {words[0] for words, _ in COMMANDS.values()} == {"serve"}  # which says all on stderr
 
 
 @pytest.mark.usefixtures("run")
@@ -54,7 +69,7 @@ def test_a_reader_who_leaves(name: str, run: Run, monkeypatch: pytest.MonkeyPatc
 # What `show` is to do without: torch's compiler, which takes as long to import as torch itself.
 SHOW = """
 import sys
-from llamita.cli.main import main
+from llamita.cli.main import VERBS, main
 code = main(["show", sys.argv[1]])
 sys.exit("torch._dynamo was imported" if "torch._dynamo" in sys.modules else code)
 """

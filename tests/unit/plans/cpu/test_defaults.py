@@ -12,6 +12,7 @@ from torch import Tensor
 
 import llamita
 from llamita.cache.growing import GrowingCache
+from llamita.checkpoint.gguf_save import save_gguf
 from llamita.kernels.blocks import FORMATS
 from llamita.model.llama import LlamaForCausalLM
 from llamita.plans.cpu import fuse
@@ -124,3 +125,12 @@ def test_texts_are_the_same(default: str, small_path: Path) -> None:
     use(default)
     for got, expected in zip(written(small_path), wanted, strict=True):
         assert got == expected
+
+
+def test_a_gguf_file_is_read_the_same(default: str, small_path: Path, tmp_path: Path) -> None:
+    small = llamita.load(small_path, kernels="off")
+    path = save_gguf(small.model, small.tokenizer, tmp_path / "small.gguf", "q8_0")
+    wanted = llamita.load(path).generate("abc", max_tokens=5, seed=3)
+    use(default)
+    found = llamita.load(path).generate("abc", max_tokens=5, seed=3)
+    assert (found.token_ids, found.logprobs) == (wanted.token_ids, wanted.logprobs)
