@@ -38,7 +38,7 @@ QUESTIONS = ["What is 17 + 25?", "Sort these numbers: 9 4 7 1", "Who are you?", 
 THEIRS = {"q8_0": 7, "q4_0": 2, "q4_1": 3, "q6_k": 18, "q4_k_m": 15, "q4_k_s": 14, "q5_k_m": 17, "q5_k_s": 16}
 # Logits within which two tokens count as equally likely: activations are rounded differently, and cria has ties.
 TIE = {"f32": 1e-4, "bf16": 0.1, "f16": 0.05}
-TIE_OF_BLOCKS = 0.35
+TIE_OF_BLOCKS = 0.7  # rounding activations to 8 bits, ours or theirs, moves a logit of cria by 0.3 to 0.45
 # Written by hand, to be cut in every way: scripts, runs, marks, and what mixes them.
 LONG_TEXT = "\n".join(
     [
