@@ -60,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser, verb: Verb | None = None) -> 
         "-o", "--output", metavar="FOLDER", help=f"the folder to write (default: {verb.output}, or the next)"
     )
     parser.add_argument("--dry-run", action="store_true", help="say how much memory it takes, without taking it")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="of --dry-run: how many processes train (default: as many as --tp, --cp and --pp need, or torchrun's)",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in the -o folder, exactly")
     parser.add_argument(
         "--print-recipe", action="store_true", help="print all settings as a recipe file, and train nothing"
@@ -85,10 +91,24 @@ def run(args: argparse.Namespace, verb: Verb | None = None) -> int:
     warnings.showwarning = terminal.warn
     with errors.leaving_at_once(), terminal.waiting("loading torch", is_quiet=args.quiet or ranks.is_other()):
         from llamita.train import session  # noqa: F401
+    dry_run.check_processes(args.processes, is_dry=args.dry_run)
+    if args.dry_run and not rewind.is_meant(args):
+        return _dry_run(args, verb)
     with ranks.joined(args.device) as processes:
         if rewind.is_meant(args):
             return rewind.run(args, processes, default=_default_folder(verb, is_new=False))
         return _run(args, verb, processes)
+
+
+def _dry_run(args: argparse.Namespace, verb: Verb) -> int:
+    """Say the memory of a run, in one process, which joins no other."""
+    if ranks.is_other():
+        return 0
+    recipe, _ = _asked(args, verb)
+    if args.print_recipe:
+        print(recipe.to_toml(), end="")
+        return 0
+    return dry_run.run(recipe, processes=args.processes, is_quiet=args.quiet, offline=args.offline)
 
 
 def _run(args: argparse.Namespace, verb: Verb, processes: "DeviceMesh | None") -> int:
@@ -100,8 +120,6 @@ def _run(args: argparse.Namespace, verb: Verb, processes: "DeviceMesh | None") -
     if args.print_recipe:
         print(recipe.to_toml(), end="")
         return 0
-    if args.dry_run:
-        return dry_run.run(recipe, is_quiet=args.quiet, offline=args.offline)
     if args.tensorboard:
         tensorboard.library()  # before the work starts
     processes = mesh.arranged(processes, recipe.degrees)

@@ -159,7 +159,11 @@ class Pipeline:
                 schedule.step(*given, number=numbers, target=numbers, losses=found, return_outputs=False)
             except RuntimeError as error:
                 raise error.__cause__ or error from None  # torch wraps what a pass raises, and shows its arguments
-        return self._told([loss.item() for loss in found])
+        losses = torch.empty(len(work.parts), dtype=torch.float64)
+        if found:
+            losses.copy_(torch.stack(found))
+        distributed.broadcast(losses, src=self.rank_of(self.size - 1), group=self.group)
+        return losses.tolist()
 
     @torch.no_grad()
     def measure(self, compute: Callable[..., Tensor], part: Rows) -> Tensor:

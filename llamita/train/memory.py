@@ -21,6 +21,7 @@ from llamita.train.optimizer_in_backward import GradientsInBackward
 from llamita.train.recipe import Recipe
 
 TASKS = ("pretrain", "sft")  # whose steps are alike
+MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -41,25 +42,40 @@ class Estimate:
     loss: int
     peak: int
 
+    @property
+    def parts(self) -> dict[str, int]:
+        """What the peak is made of, by what it is called; not all of it is there at once."""
+        each = f"{max(self.layers) / MIB:,.1f} each"
+        return {
+            "weights": self.weights,
+            "gradients": self.gradients,
+            "optimizer state": self.optimizer,
+            f"activations of {len(self.layers)} layers, {each}": sum(self.layers),
+            "activations of embedding, mask and last norm": self.around,
+            "logits of a chunk, and the loss's gradients": self.loss,
+        }
+
 
 def estimate(config: LlamaConfig, recipe: Recipe, *, device: torch.device | str = "cpu") -> Estimate:
     """The memory of a model of `config` trained by a recipe whose task and precision are decided; all tokens learned.
 
-    Raises UnsupportedError for a task or a method whose steps have shapes that only data gives, and for several
-    processes that share a model.
+    Raises UnsupportedError for a task or a method whose steps have shapes that only data gives.
     """
-    if recipe.shared > 1:
-        raise UnsupportedError("--dry-run knows the memory of one process: leave --tp, --cp and --pp out")
-    if recipe.task not in TASKS or METHODS[recipe.method].is_quantized:
-        raise UnsupportedError(
-            f"--dry-run knows the steps of {' and '.join(TASKS)} by full, lora or dora, not of {recipe.task} by "
-            f"{recipe.method}: leave it out"
-        )
+    check_known(recipe)
     from torch._subclasses.fake_tensor import FakeTensorMode  # here, as it loads torch's compiler
 
     live = Shapes()
     with FakeTensorMode(allow_non_fake_inputs=True), live, torch.device(device):
         return _Trial(config, recipe, live).run()
+
+
+def check_known(recipe: Recipe) -> None:
+    """Raise UnsupportedError for a task or a method whose steps have shapes that only data gives."""
+    if recipe.task not in TASKS or METHODS[recipe.method].is_quantized:
+        raise UnsupportedError(
+            f"--dry-run knows the steps of {' and '.join(TASKS)} by full, lora or dora, not of {recipe.task} by "
+            f"{recipe.method}: leave it out"
+        )
 
 
 class _Trial:
@@ -133,12 +149,12 @@ class _Trial:
 
 
 class Shapes(LiveTensors):
-    """Counts fake tensors, whose numbers nobody knows: one that Python asks for is 1, and of a mask all are chosen."""
+    """Counts fake tensors, whose numbers nobody knows: one that Python asks for is 1 (int64: 0), and a mask has all."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and count what it made."""
         if func is torch.ops.aten._local_scalar_dense.default:
-            return 1.0
+            return 0 if args[0].dtype is torch.long else 1.0  # a number of a micro-batch: there is a first one
         if func is torch.ops.aten.nonzero.default:
             return args[0].new_zeros(args[0].numel(), args[0].ndim, dtype=torch.long)
         if func is torch.ops.aten.index.Tensor and args[1][0].dtype is torch.bool:
@@ -161,10 +177,15 @@ SAVINGS: Mapping[str, Callable[[Recipe], Recipe | None]] = {
 }
 
 
+def savings_of(recipe: Recipe) -> dict[str, Recipe]:
+    """The recipe with each of SAVINGS that it does not have yet, alone."""
+    recipes = {name: change(recipe) for name, change in SAVINGS.items()}
+    return {name: one for name, one in recipes.items() if one is not None}
+
+
 def with_savings(config: LlamaConfig, recipe: Recipe) -> dict[str, Estimate]:
     """The estimate of a recipe with each of SAVINGS that it does not have yet, alone."""
-    recipes = {name: change(recipe) for name, change in SAVINGS.items()}
-    return {name: estimate(config, one) for name, one in recipes.items() if one is not None}
+    return {name: estimate(config, one) for name, one in savings_of(recipe).items()}
 
 
 def _changed(recipe: Recipe, **changes: str | float | int) -> Recipe | None:

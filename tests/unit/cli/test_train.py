@@ -6,11 +6,14 @@ import signal
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llamita.cli import train_progress, train_settings
+from llamita.train import rank_memory
 from llamita.train.metrics import Metrics
+from llamita.train.rank_memory import RankEstimate
 from llamita.train.recipe import Recipe
 from tests.unit.cli.conftest import Run
 
@@ -179,6 +182,38 @@ def test_a_dry_run_says_what_it_would_take_and_takes_nothing(run: Run, tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["book.txt"]
     quiet = run("train", "book.txt", *SHORT, "--dry-run", "--optimizer", "adamw", "-q")
     assert quiet.code == 0 and int(quiet.out) == round(peak)
+
+
+def test_a_dry_run_of_several_processes_says_what_one_takes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def estimated(config: Any, recipe: Any, processes: int, *, others: Any) -> list[RankEstimate | None]:
+        asked.append((recipe.tp, processes))
+        own, less = (RankEstimate(3 * 2**20, 2**20, 2**20, 2**21, peak) for peak in (2**23, 2**22))
+        return [own, None, *[less] * len(others)][: 1 + len(others)]
+
+    monkeypatch.setattr(rank_memory, "estimate_ranks", estimated)
+    outcome = run("train", "book.txt", *SHORT, "--dry-run", "--processes", "8", "--tp", "2")
+    assert outcome.code == 0, outcome.err
+    assert "one of 8 processes, that which takes the most" in outcome.err
+    assert "       2.0  optimizer state\n       4.0  activations, gathered weights, messages and loss" in outcome.out
+    assert "--recompute full" not in outcome.out and "4.0  --micro-rows 1 (saves 50 %)" in outcome.out
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert run("train", "book.txt", *SHORT, "--dry-run", "--tp", "2", "-q").code == 0
+    assert asked == [(2, 8), (2, 4)]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--processes", "2"], "--processes is of --dry-run: start several by torchrun"),
+        (["--processes", "0", "--dry-run"], "processes is 0: it must be from 1 to"),
+        (["--processes", "3", "--tp", "2", "--dry-run"], "tp 2 must divide the number of processes, 3"),
+    ],
+)
+def test_processes_that_cannot_be_are_refused(words: list[str], sentence: str, run: Run) -> None:
+    outcome = run("train", "book.txt", *SHORT, *words)
+    assert outcome.code == 2 and sentence in outcome.err
 
 
 def test_a_printed_recipe_is_a_recipe_file(run: Run, tmp_path: Path) -> None:

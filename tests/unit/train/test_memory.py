@@ -111,8 +111,6 @@ def test_other_steps_are_refused() -> None:
         UnsupportedError, match=r"^--dry-run knows the steps of pretrain and sft .*, not of dpo by full"
     ):
         memory.estimate(CONFIG, replace(RECIPE, task="dpo"))
-    with pytest.raises(UnsupportedError, match="knows the memory of one process: leave --tp, --cp and --pp out"):
-        memory.estimate(CONFIG, replace(RECIPE, pp=2))
 
 
 def test_live_tensors_are_what_the_profiler_counts() -> None:
