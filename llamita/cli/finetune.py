@@ -52,7 +52,7 @@ TEXTS: Mapping[str, str] = {
     "minutes": "how long, where --steps is not given (default: 2)",
     "length": "tokens of a row (default: 128; grpo 48)",
     "optimizer": "adamw (default), adamw8bit, muon, lion or adafactor",
-    "lr": "learning rate (default: adamw's, by method and model size: 5e-4 for lora of a 1B model, 5e-5 for full)",
+    "lr": "learning rate (default: by optimizer, method, task and size; adamw's of a 1B model: lora 5e-4, full 5e-5)",
     "held_out": "of the documents to measure on (default: 0.05)",
     "batch_tokens": "tokens of a step (default: 1024; grpo 192)",
     "max_tokens": "of grpo: the most tokens of an answer (default: 16)",

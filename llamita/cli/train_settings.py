@@ -65,7 +65,12 @@ SETTINGS: dict[str, tuple[type, str, str]] = {
     "length": (int, "N", "tokens of a row (default: 256)"),
     "micro_rows": (int, "N", "rows in memory at once; gradients are summed over a step (default: 8)"),
     "optimizer": (str, "NAME", "muon (default), adamw, adamw8bit, lion or adafactor"),
-    "lr": (float, "RATE", "learning rate (default: 2e-2 for muon, 2e-3 adamw, adamw8bit, 2e-4 lion, 1e-2 adafactor)"),
+    "lr": (
+        float,
+        "RATE",
+        "learning rate (default: 2e-2 for muon, 2e-3 adamw, adamw8bit, 2e-4 lion, 1e-2 adafactor; with --model, by the "
+        "optimizer, method, task and model's size)",
+    ),
     "rates": (str, "GLOB=SHARE", "of the learning rate, for weights by their names, with commas (default: none)"),
     "weight_decay": (float, "X", "of matrices only (default: 0)"),
     "z_loss": (float, "X", "of pretrain and sft: add this times the square of log Z to each token's loss (default: 0)"),

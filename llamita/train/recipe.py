@@ -39,7 +39,7 @@ class Recipe:
     data: files; none are the docstrings of this Python. model: a checkpoint to start from; without one, `shape` is
     started at random, with the tokenizer of `tokenizer`, or with "new" one of `vocab_size` tokens, which is trained on
     the data. steps: None are as many as `minutes` allow. threads: None are as many as are fastest.
-    lr: None is the optimizer's own default; of AdamW and a checkpoint, that of its size (`rate_of_trained`).
+    lr: None is the optimizer's own default; of a checkpoint, that of its size (`rate_of_trained`).
     clean: steps of `llamita.data.cleaning` that the data goes through, with commas.
     warmup, held_out: shares of the steps and of the documents.
     method: all weights (full), or an adapter: `rank`, `alpha`, `targets` (names or globs, commas between them) and
@@ -187,10 +187,10 @@ class Recipe:
         return RATES[self.optimizer] if self.lr is None else self.lr
 
     def with_rate(self, hidden_size: int) -> "Recipe":
-        """The recipe with a rate for its trained model, where it has none and AdamW takes it; else this one."""
-        if self.model is None or self.lr is not None or self.optimizer not in ("adamw", "adamw8bit"):
+        """The recipe with a rate for its trained model, where it has none; else this one."""
+        if self.model is None or self.lr is not None:
             return self
-        return replace(self, lr=rate_of_trained(self.task, self.method, hidden_size))
+        return replace(self, lr=rate_of_trained(self.task, self.method, hidden_size, self.optimizer))
 
     def training_task(self) -> Task:
         """The task with its options; a recipe's task "auto" has to be decided first."""

@@ -9,7 +9,7 @@ from torch import nn
 
 from llamita.errors import UsageError
 from llamita.train import optim
-from llamita.train.rates import parsed_rates, set_shares
+from llamita.train.rates import OF_ADAMW, parsed_rates, set_shares
 from llamita.train.recipe import make_recipe
 
 
@@ -78,8 +78,20 @@ def test_a_trained_model_takes_smaller_steps_the_larger_it_is() -> None:
     assert replace(recipe, task="dpo").with_rate(2048).rate == 5e-5
 
 
-@pytest.mark.parametrize("change", [{"model": None}, {"lr": 1e-2}, {"optimizer": "muon"}])
-def test_a_new_model_a_given_rate_and_other_optimizers_keep_theirs(change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("optimizer", "full", "lora"),
+    [("adamw8bit", 5e-5, 5e-4), ("muon", 6.5e-4, 6.5e-3), ("lion", 1.7e-5, 1.7e-4), ("adafactor", 2.5e-4, 2.5e-2)],
+)
+def test_other_optimizers_take_multiples_of_adamw_s_rate(optimizer: str, full: float, lora: float) -> None:
+    recipe = make_recipe({"model": "some", "optimizer": optimizer}, source="here")
+
+    found = [replace(recipe, method=method).with_rate(2048).rate for method in ("full", "lora")]
+    assert found == pytest.approx([full, lora], rel=0.05)
+    assert OF_ADAMW.keys() == optim.OPTIMIZERS.keys()
+
+
+@pytest.mark.parametrize("change", [{"model": None}, {"lr": 1e-2}])
+def test_a_new_model_and_a_given_rate_keep_theirs(change: dict[str, Any]) -> None:
     recipe = replace(make_recipe({"model": "some", "optimizer": "adamw"}, source="here"), **change)
 
     assert recipe.with_rate(4096) is recipe
