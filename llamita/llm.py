@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Never, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Never, Unpack, overload
 
 import torch
 
@@ -79,8 +79,8 @@ class LLM:
 
         Raises UsageError for an empty prompt, for one that fills the context, and for wrong options.
         """
-        is_one = isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], int))
-        prompts = [self._ids(one) for one in cast("Sequence[Prompt]", [prompt] if is_one else prompt)]
+        found, is_one = text_options.prompts_of(prompt)
+        prompts = [self._ids(one) for one in found]
         text_options.check(options)
         if not prompts:
             return []

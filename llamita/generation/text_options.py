@@ -1,7 +1,8 @@
 """The options of `LLM` and the engine, in OpenAI's words, and the requests that they mean."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields, replace
+from operator import index
 from typing import Any, TypedDict
 
 from torch import Tensor
@@ -91,9 +92,19 @@ def check(options: TextOptions) -> None:
     for name in ("logprobs", "prompt_logprobs"):
         if (count := options.get(name)) is not None and (type(count) is not int or count < 0):
             raise UsageError(f"{name} is {quoted(count)}: give a count of tokens, 0 tells of those of the text alone")
+    _check_texts(options)
     forms = [name for name in FORMS if options.get(name) is not None]
     if forms:
         check_forms(forms, heals=bool(options.get("heal")))
+
+
+def _check_texts(options: TextOptions) -> None:
+    stop, regex = options.get("stop"), options.get("regex")
+    listed = [stop] if isinstance(stop, str) else stop
+    if listed is not None and not (isinstance(listed, Iterable) and all(isinstance(one, str) for one in listed)):
+        raise UsageError(f"stop is {quoted(stop)}: give a text, or a list of texts")
+    if not isinstance(regex, str | None):
+        raise UsageError(f"regex is {quoted(regex)}: give the text of a regular expression")
 
 
 def _check_least(options: TextOptions, most: int | None) -> None:
@@ -120,9 +131,42 @@ def are_of_engine(options: TextOptions, config: LlamaConfig) -> bool:
     return not any(options.get(name) for name in OF_LOOPS) and not config.rope_parameters.depends_on_length
 
 
+def prompts_of(given: Any) -> tuple[list[Any], bool]:
+    """One prompt or several as a list, and whether it is one: a text, or ids (a list, an array, a tensor).
+
+    Raises UsageError for what is neither a prompt nor some.
+    """
+    found = _listed(given)
+    is_one = isinstance(found, str) or (len(found) > 0 and _is_id(found[0]))
+    return [found] if is_one else list(found), is_one
+
+
+def _listed(prompt: Any) -> str | list[Any]:
+    if isinstance(prompt, str):
+        return prompt
+    try:
+        if isinstance(prompt, bytes | bytearray | Mapping):
+            raise TypeError
+        return prompt.tolist() if hasattr(prompt, "tolist") else list(prompt)
+    except TypeError:
+        raise _no_prompt(prompt) from None
+
+
+def _is_id(value: Any) -> bool:
+    return hasattr(value, "__index__") and getattr(value, "ndim", 0) == 0  # an array of ids has the method too
+
+
+def _no_prompt(given: Any) -> UsageError:
+    return UsageError(f"a prompt is a text or a list of token ids, not {quoted(given)}")
+
+
 def token_ids(prompt: Prompt, tokenizer: Tokenizer, context_length: int, vocab_size: int) -> list[int]:
     """The token ids of a prompt. Raises UsageError for none, for too many, and for ids outside the vocabulary."""
-    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token_id) for token_id in prompt]
+    listed = _listed(prompt)
+    try:
+        ids = tokenizer.encode(listed) if isinstance(listed, str) else [index(token_id) for token_id in listed]
+    except TypeError:
+        raise _no_prompt(prompt) from None
     if not ids:
         raise UsageError("the prompt is empty: give the model a text to continue")
     if len(ids) >= context_length:

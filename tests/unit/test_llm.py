@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 
@@ -161,9 +162,19 @@ def test_the_checkpoint_gives_defaults(llm: LLM, monkeypatch: pytest.MonkeyPatch
         ("x" * 127, {}, "128 tokens"),
         ([3, 260], {}, "token id 260"),
         ("a", {"max_tokens": 0}, "max_tokens is 0"),
+        (None, {}, "a prompt is a text or a list of token ids, not None"),
+        (5, {}, "a prompt is a text or a list of token ids, not 5"),
+        (b"abc", {}, "a prompt is a text or a list of token ids, not b'abc'"),
+        ({"a": 1}, {}, "a prompt is a text or a list of token ids, not {'a': 1}"),
+        ([1.0, 2.0], {}, "a prompt is a text or a list of token ids, not 1.0"),
+        ([1, "a"], {}, "a prompt is a text or a list of token ids, not .1, 'a'."),
+        (["a", None], {}, "a prompt is a text or a list of token ids, not None"),
         ("a", {"temperature": -1}, "temperature"),
         ("a", {"top_p": 2, "seed": 1}, "top_p"),
         ("a", {"stop": ""}, "empty"),
+        ("a", {"stop": b"x"}, "stop is b'x': give a text"),
+        ("a", {"stop": [["x"]]}, r"stop is \[\['x'\]\]: give a text"),
+        ("a", {"regex": re.compile("a")}, "regex is re.compile.*: give the text"),
         ("a", {"max_token": 3}, "'max_tokens'"),
         ("a", {"logprobs": -1}, "logprobs is -1"),
         ("a", {"regex": "a", "choice": ["a"]}, "regex and choice are two forms"),
@@ -188,6 +199,22 @@ def test_the_checkpoint_gives_defaults(llm: LLM, monkeypatch: pytest.MonkeyPatch
 def test_wrong_input(llm: LLM, prompt: Any, options: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         llm.generate(prompt, **options)
+
+
+def test_ids_come_in_every_form(llm: LLM) -> None:
+    ids = [97, 98, 99]
+    wanted = llm.generate(ids, max_tokens=4, temperature=0.0)
+    for given in (
+        tuple(ids),
+        torch.tensor(ids),
+        numpy.array(ids, dtype=numpy.int32),
+        list(numpy.array(ids)),
+        range(97, 100),
+    ):
+        assert llm.generate(given, max_tokens=4, temperature=0.0) == wanted  # type: ignore[arg-type]  # pyright: ignore
+        assert llm.stream(given, max_tokens=4, temperature=0.0).whole() == wanted  # type: ignore[arg-type]  # pyright: ignore
+    for several in (torch.tensor([ids, ids]), [torch.tensor(ids), ids], (one for one in [ids, ids])):
+        assert llm.generate(several, max_tokens=4, temperature=0.0) == [wanted] * 2  # type: ignore[arg-type]  # pyright: ignore
 
 
 def test_an_empty_prompt(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
