@@ -1,6 +1,8 @@
 """Text in, text out: what is asked of a text becomes a GenerationRequest, and what was written a Completion."""
 
+import os
 from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Never, Unpack, overload
@@ -46,6 +48,7 @@ class LLM:
     ) -> None:
         if not isinstance(loaded, Loaded) or others:
             raise UsageError('llamita.load makes an LLM: llamita.load("org/name").generate("Once upon a time")')
+        _use_one_thread_after_forks()
         self.model, self.tokenizer, self.name = loaded.model, loaded.tokenizer, loaded.name
         self.draft, self.adapter, self.adapters = draft, loaded.adapter, tuple(adapters)
         self._is_sharded = "tensor" in plans.active(loaded.model)
@@ -220,3 +223,10 @@ class LLM:
 
     def _ids(self, prompt: Prompt) -> list[int]:
         return self._texts.token_ids(prompt)
+
+
+@cache
+def _use_one_thread_after_forks() -> None:
+    """A forked process has none of OpenMP's threads, and a call that uses several would wait for them for ever."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))

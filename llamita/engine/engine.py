@@ -222,8 +222,11 @@ class Engine:
     def _enter(self) -> None:
         """Count a request. Raises ClosedError and OverloadedError."""
         with self._lock:
-            if self._is_closing or self._failure is not None:
-                raise ClosedError("the engine takes no more requests: it is closed or has failed; start another one")
+            if not self.is_alive:  # in a forked process its thread is none of those
+                raise ClosedError(
+                    "the engine takes no more requests: it is closed, has failed, or is another process's; start "
+                    "another one"
+                )
             if self._unfinished >= self.limits.max_num_seqs + self.limits.max_num_queued:
                 raise OverloadedError(
                     f"{self._unfinished} requests are written or wait already, which is the limit: try again later"

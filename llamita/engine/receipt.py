@@ -122,8 +122,8 @@ def options_of(request: GenerationRequest) -> dict[str, Any]:
     options = {name: getattr(settings, name) for name in SETTINGS}
     options |= {"temperature": options["temperature"] if settings.do_sample else 0.0}
     options |= {name: getattr(settings, name) for name in (*FORMS, "logprobs", "seed")}
-    most = request.limits[0]
-    options |= {"max_tokens": most, "min_tokens": min(most, least) if (least := settings.min_new_tokens) else None}
+    most, least = request.limits[0], cast("int | None", settings.min_new_tokens)
+    options |= {"max_tokens": most, "min_tokens": min(most, least) if least else None}
     options |= {"stop": settings.stops or None, "heal": settings.token_healing or None}
     if isinstance(grammar := options["grammar"], Grammar):
         options["grammar"] = {"llguidance": grammar.source}

@@ -1,6 +1,7 @@
 """The engine writes what each request gets alone, whatever runs beside it, and one request's fault is its own."""
 
 import asyncio
+import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,9 @@ from llamita.errors import (
 )
 from llamita.generation.completion import Completion
 from llamita.llm import LLM
+from tests.architecture.source import ROOT
 from tests.unit.engine.integrity import checked
+from tests.zygote import Zygote, result
 
 
 @pytest.fixture(scope="module", params=["auto", "off"])
@@ -311,3 +314,40 @@ def test_rotations_by_length_are_refused(small_path: Path) -> None:
     llm.model.config = replace(llm.model.config, rope_parameters=RopeConfig.from_dict(rope))
     with pytest.raises(UnsupportedError, match="dynamic"):
         llm.engine()
+
+
+FORKING = """
+import os, signal
+import torch
+import llamita
+from llamita.errors import ClosedError
+
+torch.set_num_threads(2)
+llm = llamita.load(os.environ["MODEL"], dtype="bfloat16")
+wanted = llm.generate("Once", max_tokens=5, temperature=0).text
+engine = llm.engine()
+engine.submit("Once", max_tokens=2).result(60)
+
+
+def refused() -> bool:
+    try:
+        engine.submit("Once")
+    except ClosedError:
+        return True
+    return False
+
+
+for check in (lambda: llm.generate("Once", max_tokens=5, temperature=0).text == wanted, refused):
+    if pid := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    else:
+        signal.alarm(60)
+        os._exit(0 if check() else 1)
+assert engine.submit("Once", max_tokens=2).result(60) and torch.get_num_threads() == 2
+"""
+
+
+def test_a_forked_process_writes_by_one_thread_and_has_no_engine(small_path: Path, zygote: Zygote) -> None:
+    """OpenMP's threads and the engine's are the first process's alone: who waited for them waited for ever."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MODEL": str(small_path)}
+    assert result(zygote.start(FORKING, environment)).split() == ["0", "0"]
