@@ -116,6 +116,8 @@ def _no_verb(word: str) -> UsageError:
     from llamita.cli import arguments, habits, names
     from llamita.cli.terminal import cut
 
+    if not word.strip():
+        return UsageError("the first word is empty: llamita --help lists the verbs")
     if advice := habits.verb(word):
         return UsageError(f"there is no verb {word}: {advice}")
     if names.is_model(word) or names.is_model(f"{word}.gguf"):

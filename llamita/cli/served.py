@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from llamita.llm import LLM
     from llamita.server.models import ServedModel
 
+MOST_NAME = 256  # characters of a model's name in a request
+
 
 def add_models(parser: argparse.ArgumentParser, *, is_positional: bool = False) -> None:
     """Which models, by -m or also by their bare names, and what requests call them."""
@@ -65,6 +67,10 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError("--draft-model is of one model, and there are several: give each its own llamita serve")
     if args.alias and len(args.alias) != len(args.model or [None]):
         raise UsageError(f"there are {len(args.alias)} --alias for {len(args.model or [None])} models: give each one")
+    if any(not 0 < len(name) <= MOST_NAME for name in args.alias or ()):
+        raise UsageError(
+            f"an --alias has 1 to {MOST_NAME} characters, by which requests name the model: give such a one"
+        )
     if args.adapter and len(args.model or [None]) > 1:
         raise UsageError("--adapter is of one model, and there are several: give each its own llamita serve")
     adapters(args)

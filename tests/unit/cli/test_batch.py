@@ -107,6 +107,7 @@ BAD: dict[str, tuple[list[str], list[str], int, str]] = {
     "same": (["in.jsonl", "./in.jsonl", "--force"], [], 2, "both input and output"),
     "other output": (["in.jsonl", "other.jsonl"], [], 2, "line 1 of other.jsonl answers no request"),
     "limit": ([*FILES, "--max-num-seqs", "0"], [], 2, "--max-num-seqs is 0"),
+    "no name": ([*FILES, "--alias", ""], [], 2, "an --alias has 1 to 256 characters"),
     "names": ([*FILES, "--alias", "a", "--alias", "b"], [], 2, "2 --alias for 1 models"),
     "no input": ([], [], 2, "there is no input"),
 }

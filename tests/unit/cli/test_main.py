@@ -3,6 +3,7 @@
 import importlib
 import io
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,11 @@ def test_help_names_every_verb_and_every_verb_keeps_its_form(run: Run) -> None:
 
 def test_version(run: Run) -> None:
     assert run("--version") == run("-V") == (0, f"llamita {llamita.__version__}\n", "")
+
+
+def test_an_empty_word_is_no_model(run: Run) -> None:
+    Path("config.json").write_text("{}", encoding="utf-8")  # so that the folder here is a model's
+    assert run("").err == "llamita: the first word is empty: llamita --help lists the verbs\n"
 
 
 class Terminal(io.StringIO):
