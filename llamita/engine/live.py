@@ -34,10 +34,10 @@ class LiveRequest:
     def overdue(self, now: float) -> Exception | None:
         """The error that a request ends with which has waited, or been written, for too long by now."""
         metrics, number = self.handle.metrics, self.handle.request_id
-        waited = f"{now - metrics.arrival:.1f} s"
         if self.deadline is not None and now > self.deadline:
-            return OverdueError(f"request {number} is not over after {waited}")
+            return OverdueError(f"request {number} is not over after {now - metrics.arrival:.1f} s")
         if self.queue_deadline is not None and metrics.scheduled is None and now > self.queue_deadline:
+            waited = f"{now - metrics.arrival:.1f} s"
             return QueueTimeoutError(f"request {number} has waited for {waited} and not begun: try again later")
         return None
 
