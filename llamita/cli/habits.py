@@ -34,7 +34,7 @@ SAME: Mapping[str, tuple[str, ...]] = {
     "--shape": ("--n-layer", "--num-layers", "--dim", "--hidden-size", "--n-embd", "--preset"),
     "--resume": ("--resume-from-checkpoint", "--resume-from"),
     "--tensorboard": ("--report-to", "--wandb", "--logging-dir"),
-    "--output": ("--output-dir", "--out-dir", "--save-dir", "--out-file", "--output-file", "-of"),
+    "--output": ("--output-dir", "--out-dir", "--save-dir", "--out-file", "--outfile", "--output-file", "-of"),
     "--tp": ("-tp", "--tensor-parallel-size"),
     "--replicas": ("-dp", "--data-parallel-size", "--workers"),
     "--adapter": ("--lora", "--lora-modules", "--lora-scaled", "--lora-path", "--enable-lora", "--adapter-path"),
@@ -80,8 +80,9 @@ SAME: Mapping[str, tuple[str, ...]] = {
     "--temperature 0": ("--greedy",),
     "--temperature 0.7": ("--do-sample", "--sample"),
     "--threads": ("-tb", "--threads-batch", "--n-threads", "--nthreads", "--num-threads", "--cpu-threads"),
-    "--to": ("--quantize", "--quantization", "--quant", "--outtype", "--output-format", "--qtype"),
+    "--to": ("--quantize", "--quantization", "--quant", "--outtype", "--output-format", "--qtype", "--type", "--ftype"),
     "--offline": ("--local-files-only",),
+    "--quick": ("--fast", "--short"),
 }
 # What has no counterpart -> why it needs none, and what to do.
 NEEDLESS: Mapping[str, tuple[str, ...]] = {

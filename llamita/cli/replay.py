@@ -64,9 +64,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _given(args: argparse.Namespace) -> tuple[Any, Any]:
     """What holds the receipt, and the request or None. Raises UsageError without a prompt."""
+    values = _read(args.receipt)
     if args.prompt is None and args.request is None:
         raise UsageError("a receipt has no text in it: give the prompt with -p, or what was sent with --request")
-    return _read(args.receipt), None if args.request is None else _read(args.request)
+    return values, None if args.request is None else _read(args.request)
 
 
 def _published(args: argparse.Namespace) -> tuple[Any, Any]:

@@ -47,7 +47,7 @@ class ModelFiles(Familiar):
         ignore_mismatched_sizes: bool = False,
         output_loading_info: bool = False,
         revision: str | None = None,
-        subfolder: str = "",
+        subfolder: str | None = "",
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         force_download: bool = False,
@@ -80,7 +80,7 @@ class ModelFiles(Familiar):
         name, path = pretrained_model_name_or_path, None
         if name is not None:
             path = resolve(
-                str(name), revision=revision, offline=local_files_only, subfolder=subfolder, token=token,
+                str(name), revision=revision, offline=local_files_only, subfolder=subfolder or "", token=token,
                 cache_dir=cache_dir, force=force_download,
             )  # fmt: skip
         if path is None and (config is None or state_dict is None):

@@ -198,6 +198,8 @@ def test_cache_positions_and_token_types(pair: Pair, ids: Tensor) -> None:
     ours(ids[:, 4:], past_key_values=cache, cache_position=torch.arange(4, 7))
     with pytest.raises(UsageError, match="cache_position is not 7 to 13"):
         ours(ids, past_key_values=cache, cache_position=torch.arange(7))
+    with pytest.raises(UsageError, match="cache_position is a list, not a tensor"):
+        ours(ids, cache_position=[*range(7)])
     for name, given in (("token_type_ids", types), ("cache_position", torch.arange(7))):  # there an error too
         with pytest.raises(UsageError, match=f"generate takes no {name}"):
             ours.generate(ids, **{name: given})

@@ -75,6 +75,7 @@ def test_what_differs(asked: Path, small_path: Path, capsys: pytest.CaptureFixtu
     ("words", "code", "message"),
     [
         (["none.json", "-p", "a"], 3, "none.json is not there"),
+        (["none.json"], 3, "none.json is not there"),
         (["no.json", "-p", "a"], 1, "no.json is no JSON"),
         (["request.json", "-p", "a"], 1, "this is no receipt"),
         (["text.json", "--request", "text.json"], 2, "neither messages nor a prompt"),

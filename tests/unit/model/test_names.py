@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "local_files_only": True,
             "quantization_config": None,
         },
-        {"device_map": "auto"},
+        {"device_map": "auto", "subfolder": None},
         {"device_map": "cpu"},
         {"device_map": torch.device("cpu")},
         {"device_map": {"": "cpu"}},
