@@ -41,6 +41,9 @@ def run(args: argparse.Namespace) -> int:
             for said in joined(stdin.lines()):
                 _do(session, said)
             return 0
+        if first and (sys.stdin is None or not sys.stdin.isatty()):  # nobody can type, as with < /dev/null
+            _do(session, *first)
+            return 0
         keyboard = session.keyboard = _keyboard(args)
         if not args.quiet:
             _greet(session.chat)
