@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from llamita.errors import BrokenFileError, UsageError
 from llamita.files.disk import explained, read_text, write_text
 from llamita.train.recipe import Recipe, make_recipe
 
@@ -21,11 +22,16 @@ class Entry:
 
 
 def read_history(folder: Path) -> list[Entry]:
-    """The entries of a run, in order; none where the run has no history."""
+    """The entries of a run, in order; none where the run has no history. Raises BrokenFileError for a damaged one."""
     path, entries, values = folder / FILE, list[Entry](), dict[str, Any]()
     for line in read_text(path).splitlines() if path.exists() else ():
-        changes = json.loads(line)
-        step = changes.pop("step")
+        try:
+            changes = dict(json.loads(line))
+            step = int(changes.pop("step"))
+        except (ValueError, TypeError, KeyError) as error:
+            raise BrokenFileError(
+                f"{path} is damaged: remove it to go on with the run; its steps so far cannot be taken again then"
+            ) from error
         values |= changes
         given = {name: value for name, value in values.items() if value is not None}
         entries.append(Entry(step, make_recipe(given, source=str(path))))
@@ -45,8 +51,11 @@ def note(folder: Path, step: int, recipe: Recipe) -> None:
 
 
 def recipe_at(entries: Sequence[Entry], step: int) -> Recipe:
-    """The recipe by which the step after `step` was taken."""
-    return next(entry.recipe for entry in reversed(entries) if entry.step <= step)
+    """The recipe by which the step after `step` was taken. Raises UsageError for one before the history begins."""
+    if found := next((entry.recipe for entry in reversed(entries) if entry.step <= step), None):
+        return found
+    first = min((entry.step for entry in entries), default=0)
+    raise UsageError(f"the run's history begins after step {first}, so no step before can be taken again")
 
 
 def changes_between(entries: Sequence[Entry], start: int, stop: int) -> list[int]:

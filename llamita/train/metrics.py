@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
@@ -41,15 +41,13 @@ class Metrics:
 
 
 def read_log(path: Path) -> list[Metrics]:
-    """The whole lines of a log; a last one that a crash cut is left out."""
+    """The whole lines of a log; what is none, as a last one that a crash cut, is left out."""
     found = []
     for line in read_text(path).splitlines() if path.exists() else ():
-        try:
+        with suppress(ValueError, TypeError, KeyError, AttributeError):
             values = json.loads(line)
-        except ValueError:
-            continue
-        values.pop("tokens_per_second")
-        found.append(Metrics(**values))
+            values.pop("tokens_per_second")
+            found.append(Metrics(**values))
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from llamita.checks import quoted
+from llamita.checks import nearest, quoted
 from llamita.errors import UsageError
 
 Shares = Sequence[tuple[str, float]]  # a glob of names, and the share of the learning rate
@@ -55,7 +55,8 @@ def set_shares(optimizers: list[Optimizer], model: nn.Module, shares: Shares, *,
     names = {id(weight): name for name, weight in model.named_parameters()}
     for glob, _ in shares:
         if not any(fnmatchcase(name, glob) for name in names.values()):
-            raise UsageError(f"rates has {quoted(glob)}, which no weight of this model is named: see `llamita inspect`")
+            hint = nearest(glob, names.values()) or f": the first weights are {', '.join([*names.values()][:3])}, ..."
+            raise UsageError(f"rates has {quoted(glob)}, which no weight of this model is named{hint}")
     for optimizer in optimizers:
         optimizer.param_groups[:] = [
             part for group in optimizer.param_groups for part in _split(group, names, shares, lr)

@@ -100,7 +100,8 @@ def _check_data(found: Session, inside: Path) -> None:
 
 def _take(found: Session, stop: int, recorded: dict[int, Metrics], observer: Observer) -> None:
     for metrics in found.steps(lambda: found.run.step >= stop):
-        logged = recorded[metrics.step]
+        if (logged := recorded.get(metrics.step)) is None:
+            raise LlamitaError(f"the log of the run lacks step {metrics.step}, so it cannot be compared: restore {LOG}")
         if (metrics.loss, metrics.grad_norm) != (logged.loss, logged.grad_norm):
             raise LlamitaError(
                 f"step {metrics.step} has a loss of {metrics.loss!r} and had {logged.loss!r}: the machine, torch, the "

@@ -3,6 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from llamita.errors import BrokenFileError, UsageError
 from llamita.train.history import FILE, Entry, changes_between, note, read_history, recipe_at
 from llamita.train.recipe import Recipe
 
@@ -32,3 +35,17 @@ def test_a_run_that_goes_back_forgets_what_came_after(tmp_path: Path) -> None:
     assert read_history(tmp_path) == [Entry(0, FIRST), Entry(3, SECOND), Entry(4, FIRST)]
     note(tmp_path, 3, THIRD)
     assert read_history(tmp_path) == [Entry(0, FIRST), Entry(3, THIRD)]
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "3", "{}", '{"step": "x"}'])
+def test_a_damaged_history_is_one_sentence(tmp_path: Path, line: str) -> None:
+    note(tmp_path, 0, FIRST)
+    with (tmp_path / FILE).open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    with pytest.raises(BrokenFileError, match=r"history.jsonl is damaged: remove it to go on with the run"):
+        note(tmp_path, 3, SECOND)
+
+
+def test_steps_before_the_history_are_not_known() -> None:
+    with pytest.raises(UsageError, match="history begins after step 3"):
+        recipe_at([Entry(3, FIRST), Entry(5, SECOND)], 2)

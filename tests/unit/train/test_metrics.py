@@ -15,7 +15,7 @@ def test_a_resumed_log_has_each_step_once(tmp_path: Path) -> None:
     with log(path, step=0) as file:
         for step in (1, 2, 3):
             file.write(line(step).to_json() + "\n")
-        file.write('{"step": 4, "lo')
+        file.write('[]\n{}\n{"step": 4, "tokens_per_second": 1}\n{"step": 4, "lo')
     assert read_log(path) == [line(1), line(2), line(3)]
     with log(path, step=2) as file:
         file.write(line(3).to_json() + "\n")

@@ -65,7 +65,7 @@ def test_what_is_no_rate_is_refused(text: str) -> None:
 
 def test_a_glob_that_fits_no_weight_is_refused() -> None:
     model = nn.ModuleDict({"model": Tiny()})
-    with pytest.raises(UsageError, match="'k_proj', which no weight of this model is named"):
+    with pytest.raises(UsageError, match="'k_proj', which no weight of this model is named: "):
         set_shares(optim.build("adamw", model, lr=0.1, weight_decay=0.0), model, parsed_rates("k_proj=1"), lr=0.1)
 
 

@@ -119,6 +119,12 @@ def test_what_cannot_be_rewound_is_one_sentence(tmp_path: Path, recipe: Recipe) 
         rewind(tmp_path / "whole", tmp_path / "back", 3, **ignore)
     with pytest.raises(UsageError, match="exists already"):
         rewind(tmp_path / "whole", tmp_path, 1, **ignore)
+    log = tmp_path / "whole" / INSIDE / LOG
+    lines = log.read_text(encoding="utf-8")
+    log.write_text(lines.split("\n", 1)[1], encoding="utf-8")
+    with pytest.raises(LlamitaError, match=r"the log of the run lacks step 1, .* restore metrics.jsonl"):
+        rewind(tmp_path / "whole", tmp_path / "back", 1, **ignore)
+    log.write_text(lines, encoding="utf-8")
     (tmp_path / "book.txt").write_text("another book " * 99, encoding="utf-8")
     with pytest.raises(UsageError, match=r"the data is not what .* was trained on: restore the files"):
         rewind(tmp_path / "whole", tmp_path / "back", 1, **ignore)
