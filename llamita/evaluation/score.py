@@ -66,7 +66,10 @@ def split_tokens(tokenizer: Tokenizer, prompt: str, continuation: str) -> tuple[
     whole = tokenizer.encode(prompt + continuation, add_special_tokens=False)
     context = tokenizer.encode(rest, add_special_tokens=False)
     start = [] if context and tokenizer.bos_token_id is None else [start_token(tokenizer)]
-    return [*start, *context], whole[len(context) :]
+    after = whole[len(context) :]
+    if not after:  # the ends of both are one token together
+        after = tokenizer.encode(prompt[len(rest) :] + continuation, add_special_tokens=False)
+    return [*start, *context], after
 
 
 def _parts(tokenizer: Tokenizer, case: Case, choice: str) -> tuple[list[int], list[int]]:

@@ -1,5 +1,6 @@
 """Scores of tasks: what cria gets, and log-likelihoods that equal transformers'."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import llamita
 from llamita.bridge import transformers as peers
 from llamita.errors import UsageError
 from llamita.evaluation.score import continuation_logprob, score_task, split_tokens
-from llamita.evaluation.tasks import Case, Task, TaskScore, read_task
+from llamita.evaluation.tasks import CHOICE, Case, Task, TaskScore, read_task
 from llamita.llm import LLM
 from llamita.tokenizer.chat import encode_chat
 
@@ -62,6 +63,14 @@ def test_white_space_belongs_to_the_continuation(cria: LLM) -> None:
     assert [context[0], *tokenizer.encode("Once upon a time", add_special_tokens=False)] == context + continuation
     assert context[0] == tokenizer.bos_token_id
     assert split_tokens(tokenizer, "", "Once")[0] == [tokenizer.bos_token_id]
+
+
+def test_a_continuation_that_merges_with_its_prompt_has_tokens(cria: LLM) -> None:
+    encode = partial(cria.tokenizer.encode, add_special_tokens=False)
+    assert len(encode("th")) == len(encode("t")) == 1
+    assert split_tokens(cria.tokenizer, "t", "h") == ([cria.tokenizer.bos_token_id, *encode("t")], encode("h"))
+    score = score_task(cria, Task("merged", CHOICE, (Case(1, "t", choices=("x", "h")),)))
+    assert (score.right, score.cases) in ((0, 1), (1, 1))
 
 
 def test_a_case_longer_than_the_context_is_refused(cria: LLM) -> None:
