@@ -71,6 +71,14 @@ def parsed_json(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None 
     return value
 
 
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names all differ, for `parsed_json`. Raises ValueError: of two values readers take either."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name occurs twice in one object")
+    return found
+
+
 def _integer(digits: str) -> int:
     """A whole number that a float can hold: all that is computed with becomes one."""
     if len(digits) > MAX_DIGITS:

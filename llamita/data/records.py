@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llamita.checks import parsed_json, quoted
+from llamita.checks import parsed_json, quoted, unique
 from llamita.errors import BrokenFileError, UsageError
 from llamita.files.disk import read_text
 
@@ -85,7 +85,7 @@ def _lines(path: Path) -> Iterator[Record]:
         if line.strip():
             where = f"{path}:{number}"
             try:
-                value = parsed_json(line)
+                value = parsed_json(line, unique)
             except ValueError as error:
                 raise BrokenFileError(f"{where} is not valid JSON ({error}): mend or remove the line") from error
             yield _record(value, where)
@@ -97,7 +97,7 @@ def _list_or_lines(path: Path) -> Iterator[Record]:
         yield from _lines(path)
         return
     try:
-        values = parsed_json(text)
+        values = parsed_json(text, unique)
     except ValueError as error:
         raise BrokenFileError(f"{path} is not valid JSON ({error}): mend it, or write a record a line") from error
     for number, value in enumerate(values, start=1):

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from llamita.checks import MAX_REASON, parsed_json, quoted, shortened
+from llamita.checks import MAX_REASON, parsed_json, quoted, shortened, unique
 from llamita.errors import BrokenFileError, MemoryShortError
 from llamita.files.disk import LFS_POINTER, explained
 
@@ -166,12 +166,6 @@ def _refuse_other_formats(head: bytes, path: Path) -> None:
 
 
 def _parse(raw: bytes, path: Path) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError("a name occurs twice")
-        return found
-
     try:
         header = parsed_json(raw.decode(), unique)
     except ValueError as error:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from llamita.checks import parsed_json, quoted, shortened
+from llamita.checks import parsed_json, quoted, shortened, unique
 from llamita.errors import BrokenFileError
 
 URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
@@ -73,7 +73,7 @@ def _entry(line: bytes, number: int, numbers: dict[str, int]) -> BatchRequest | 
 def _fields(line: bytes) -> dict[str, Any]:
     """The JSON object of a line. Raises ValueError with what the line is or has instead."""
     try:
-        fields = parsed_json(line.decode("utf-8-sig"))
+        fields = parsed_json(line.decode("utf-8-sig"), unique)
     except UnicodeDecodeError:
         raise ValueError("is not UTF-8 text") from None
     except ValueError as error:

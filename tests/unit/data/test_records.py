@@ -34,6 +34,11 @@ def test_text_is_cut_at_form_feeds_and_jsonl_at_lines(tmp_path: Path) -> None:
         ('{"text": "a"}\n{"txt": "b"}', UsageError, "x.jsonl:2 holds .*needs the field text"),
         ('{"prompts": "b"}', UsageError, "prompt and completion"),
         ("[1]", UsageError, "needs the field"),
+        (
+            '{"text": "a", "text": "b"}',
+            BrokenFileError,
+            "x.jsonl:1 is not valid JSON .a name occurs twice in one object.",
+        ),
         ('{"text": ', BrokenFileError, "x.jsonl:1 is not valid JSON"),
     ],
 )

@@ -40,6 +40,7 @@ BAD: dict[bytes, str] = {
     b"[" * 100_000: "nested too deeply",
     b'"\\ud800"': "surrogate",
     b"\xff\xfe": "is not UTF-8",
+    b'{"custom_id": "b", "custom_id": "c"}': "a name occurs twice in one object",
     b"[1]": "is no JSON object",
     b"{}": "custom_id None",
     line(""): "custom_id ''",
