@@ -262,10 +262,12 @@ def _session(args: argparse.Namespace, recipe: "Recipe", folder: Path, processes
 
 def _begins(session: "Session") -> str:
     """One line about what is going to be trained."""
-    recipe, run = session.recipe, session.run
+    from llamita.parallel import mesh
+
+    recipe, run, count = session.recipe, session.run, mesh.world_size()
     size = run.num_parameters / 1e6
     start = f"from step {run.step} " if run.step else ""
-    processes = f"processes: {run.ranks.size}, " if run.ranks.size > 1 else ""
+    processes = f"processes: {count}, " if count > 1 else ""
     return (
         f"{recipe.task} {size:.1f} M parameters {start}for {run.steps:,} steps of {recipe.rows} x {recipe.length} "
         f"tokens, {len(run.loader):,} rows of data, {recipe.optimizer}, {recipe.precision}, "
