@@ -29,9 +29,12 @@ PARTS = (*DoraPair.names.values(), *EmbeddingPair.names.values())
 _NAME = re.compile(rf"{re.escape(PREFIX)}(?P<module>.+)\.(?P<part>{'|'.join(map(re.escape, PARTS))})")
 
 
-def save_adapter(model: nn.Module, folder: str | Path, name: str = "default") -> None:
+def save_adapter(
+    model: nn.Module, folder: str | Path, name: str = "default", *, weights: Mapping[str, Tensor] | None = None
+) -> None:
     """Write an adapter as peft's PeftModel.from_pretrained, vLLM and llama.cpp's converter read it.
 
+    weights: by the names of the model's parameters, where the model has parts of them.
     Raises UsageError for an unknown name, AccessError, or LlamitaError where the disk is full.
     """
     known = adapters(model)
@@ -43,7 +46,7 @@ def save_adapter(model: nn.Module, folder: str | Path, name: str = "default") ->
         folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / WEIGHTS) as file:
         # Copies: what numpy has looked at keeps its memory, and FSDP2 could not shard it again.
-        write_tensors(file, _tensors(layers, name), {"format": "pt"}, fetch=Tensor.clone)
+        write_tensors(file, _tensors(layers, name, weights or {}), {"format": "pt"}, fetch=Tensor.clone)
     values = {"base_model_name_or_path": getattr(model, "name_or_path", None) or None, **known[name].to_dict()}
     if hasattr(model, "lm_head"):
         values["task_type"] = "CAUSAL_LM"
@@ -86,10 +89,10 @@ def adapter_digest(folder: str | Path) -> str:
     return sha.hexdigest()
 
 
-def _tensors(layers: Mapping[str, LoraLayer], name: str) -> dict[str, Tensor]:
+def _tensors(layers: Mapping[str, LoraLayer], name: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     pairs = {target: cast("LoraPair", layer.pairs[name]) for target, layer in layers.items()}
     return {
-        f"{PREFIX}{target}.{pair.names[part]}": parameter.detach()
+        f"{PREFIX}{target}.{pair.names[part]}": weights.get(f"{target}.pairs.{name}.{part}", parameter.detach())
         for target, pair in pairs.items()
         for part, parameter in pair.named_parameters()
     }

@@ -1,7 +1,6 @@
 """FSDP2: the weights, gradients and optimizer states of a finished model in shards, one on each data-parallel rank."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -46,17 +45,6 @@ def shard(root: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh, *, red
 def whole(tensor: Tensor) -> Tensor:
     """A sharded tensor as a plain one, gathered on every rank; a plain one as it is. All ranks must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-@contextmanager
-def unsharded(root: nn.Module) -> Iterator[None]:
-    """Every rank has the whole weights of a sharded model, as plain tensors, for as long as the block lasts."""
-    for module in _sharded_modules(root):
-        module.unshard()
-    try:
-        yield
-    finally:
-        reshard(root)
 
 
 def reshard(root: nn.Module) -> None:

@@ -20,6 +20,7 @@ from torch.nn import functional
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
 from llamita.model import plan
+from llamita.model.factors import factors_of
 from llamita.model.layers import LlamaRMSNorm
 from llamita.model.parts import NORMS, PRODUCTS, parts_of
 from llamita.parallel.shard import whole
@@ -41,10 +42,11 @@ class Part:
     gives: Placement = WHOLE
     is_local: bool = False
 
-    @property
-    def bias(self) -> Placement:
-        """How the bias is sharded: with the rows of the weight, which are its outputs."""
-        return ROWS if self.weight == ROWS else WHOLE
+    def of(self, name: str) -> Placement:
+        """How a parameter of this name is sharded: a bias, and an adapter's A and B, with the sides of the weight."""
+        outputs = ROWS if self.weight == ROWS else WHOLE
+        inputs = WHOLE if self.weight == ROWS else self.weight
+        return {"bias": outputs, "A": inputs, "B": outputs}.get(name, self.weight)
 
 
 COLUMNS = Part(ROWS, gives=FEATURES, is_local=True)
@@ -148,7 +150,7 @@ def shard_for_training(model: nn.Module, mesh: DeviceMesh) -> None:
 
     Before FSDP2 and before the optimizer. Logits are sharded by vocabulary: loss and backward run in `sharded_loss`.
     Every process passes the same model. Raises UsageError for sizes that tp does not divide, UnsupportedError for
-    layers that are not plain ones and for plans that do not go with this one.
+    layers that are neither plain nor plain with one LoRA adapter, and for plans that do not go with this one.
     """
     _shard(model, mesh, TRAINING, Sharded)
 
@@ -211,10 +213,11 @@ def _shard(model: nn.Module, mesh: DeviceMesh, table: Mapping[str, Part], kind: 
     tp, config = mesh["tp"] if mesh.ndim > 1 else mesh, cast("CausalLM", model).config
     check_sizes(config, tp.size())
     found = dict(_parts(model, config, table))
-    _check_kinds(model, found)
+    _check_kinds(model, found, with_adapters=kind is Sharded)
     stand_ins = [kind(module, part, tp) for module, part in found.items()]
     plan.apply(model, Sharded.plan, stand_ins, also=model.modules())
-    _replace_parameters(model, lambda module, name, weight: _divided(found.get(module), name, weight, tp))
+    inside = {one: part for module, part in found.items() for one in module.modules()}  # a layer and adapter in one
+    _replace_parameters(model, lambda module, name, weight: _divided(inside.get(module), name, weight, tp))
 
 
 def _joined(own: Tensor, mesh: DeviceMesh, placements: Sequence[Placement], like: Tensor) -> DTensor:
@@ -227,7 +230,7 @@ def _divided(part: Part | None, name: str, weight: Tensor, mesh: DeviceMesh) -> 
     """A parameter as its part wants it; that of a module without a part stays whole."""
     if part is None:
         return weight
-    placements = [part.bias if name == "bias" else part.weight]
+    placements = [part.of(name)]
     own = own_part(weight, mesh, placements).clone(memory_format=torch.contiguous_format)  # frees the whole weight
     return _joined(own, mesh, placements, weight)
 
@@ -261,11 +264,18 @@ def _has(model: nn.Module, name: str) -> bool:
     return True
 
 
-def _check_kinds(model: nn.Module, modules: Collection[nn.Module]) -> None:
+def _check_kinds(model: nn.Module, modules: Collection[nn.Module], *, with_adapters: bool) -> None:
     for name, module in model.named_modules():
-        if module in modules and type(module) not in (nn.Linear, nn.Embedding, LlamaRMSNorm):
+        is_plain = type(module) in (nn.Linear, nn.Embedding, LlamaRMSNorm)
+        if module in modules and not is_plain and not (with_adapters and _is_adapted(module)):
             kind = type(module).__name__
             raise UnsupportedError(f"{name} is a {kind}, which tensor parallelism does not know: use the model without")
+
+
+def _is_adapted(module: nn.Module) -> bool:
+    """Whether a module is a product with a pair of plain matrices."""
+    factors = factors_of(module)
+    return factors is not None and factors.pair is not None and factors.weight is not None
 
 
 def check_sizes(config: LlamaConfig, tp: int) -> None:

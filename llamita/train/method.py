@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from llamita.adapters.config import LoraConfig
 from llamita.adapters.files import load_adapter, save_adapter
@@ -80,12 +81,16 @@ def check_merges(model: LlamaForCausalLM, config: LoraConfig) -> None:
         )
 
 
-def export_adapter(model: LlamaForCausalLM, folder: Path, *, base: str, merge: bool) -> None:
+def export_adapter(
+    model: LlamaForCausalLM, folder: Path, *, weights: Mapping[str, Tensor], base: str, merge: bool
+) -> None:
     """Write the adapter as peft does. merge: also write the base with the adapter in its weights, to MERGED.
+
+    weights: those that are trained, whole, by name.
 
     The base is read again for that: quantized weights would be rounded once more, and the model here goes on training.
     """
-    save_adapter(model, folder)
+    save_adapter(model, folder, weights=weights)
     if merge:
         loaded = load_pretrained(base)
         if is_quantized(loaded.model):  # by a GGUF file; a folder holds no blocks

@@ -236,10 +236,10 @@ def check_degrees(recipe: Recipe) -> None:
         size = getattr(recipe, name)
         if size > 1 and recipe.exact_scaling:
             raise UsageError(f"--exact-scaling is for data parallelism, and {name} is {size}: leave one of the two out")
-        if size > 1 and recipe.method != "full":
+        if size > 1 and recipe.method != "full" and (name, recipe.method) != ("tp", "lora"):
             raise UsageError(
-                f"method is {recipe.method} and {name} is {size}: adapters are trained by data parallelism alone, "
-                f"leave --{name} out"
+                f"method is {recipe.method} and {name} is {size}: adapters are trained by data parallelism, lora by "
+                f"--tp too: leave --{name} out"
             )
         if size > 1 and recipe.task not in TOKEN_TASKS:
             raise UsageError(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from llamita.checkpoint.load import find
@@ -21,7 +22,7 @@ from llamita.files.disk import explained, write_text
 from llamita.model.files import chosen_device
 from llamita.parallel import mesh
 from llamita.parallel.ranks import DataRanks
-from llamita.parallel.shard import unsharded
+from llamita.parallel.shard import whole
 from llamita.parallel.stages import layers_of
 from llamita.parallel.tensor import check_sizes, sharded_loss
 from llamita.plans.invariant import invariant
@@ -149,13 +150,13 @@ class Session:
         if self.written[1] is None:
             mesh.from_first(self._export_weights)
             return
-        with unsharded(self.run.root):
-            mesh.from_first(self._export_adapter)
+        weights = {name: whole(weight) for name, weight in self.run.weights().items()}  # on every rank, as it gathers
+        mesh.from_first(lambda: self._export_adapter(weights))
 
-    def _export_adapter(self) -> None:
+    def _export_adapter(self, weights: dict[str, Tensor]) -> None:
         base, adapter = self.written
         assert adapter is not None
-        export_adapter(self.run.model, adapter, base=str(base), merge=self.recipe.merge)
+        export_adapter(self.run.model, adapter, weights=weights, base=str(base), merge=self.recipe.merge)
 
     def _export_weights(self) -> None:
         weights = state.weights(self.folder / INSIDE)  # of the checkpoint, where they are whole

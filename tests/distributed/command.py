@@ -9,6 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+
 from llamita.cli.main import main
 from llamita.train.metrics import read_log
 from tests.distributed import group
@@ -94,6 +96,22 @@ def tuned(top: Path, count: int, method: str, line: str, written: str) -> str:
     return sha256((folder / written).read_bytes()).hexdigest()
 
 
+def parted(top: Path) -> dict[str, Any]:
+    """A LoRA adapter trained by two processes that share each matrix, merged too, next to that of one process."""
+    data, files = top / "lora.jsonl", ("adapter_model.safetensors", "merged/model.safetensors")
+    words = ["train", str(data), *SMALL[2:], "--batch-tokens", "128", "--steps", "2", "--optimizer", "adamw", "-q"]
+    of = ["--model", str(top / "small"), "--method", "lora", "--lr", "1e-2", "--merge"]
+    codes, found = [], []
+    for count in (1, 2):
+        folder = top / f"parts-{count}"
+        ranks = answers(group.start(count, lambda n=count, o=folder: run([*words, *of, "--tp", str(n), "-o", str(o)])))
+        codes += [one["code"] for one in ranks]
+        found.append([load_file(folder / name) for name in files])
+    pairs = [(one[name], other[name]) for one, other in zip(*found, strict=True) for name in one.keys() | other.keys()]
+    moved = max(float(one.abs().max()) for name, one in found[0][0].items() if "lora_B" in name)
+    return {"codes": codes, "apart": max(float((a - b).abs().max()) for a, b in pairs), "moved": moved}
+
+
 def last_step(folder: Path) -> int:
     """The step of the latest checkpoint."""
     return int((folder / "training" / "latest").read_text(encoding="utf-8").split("-")[1])
@@ -124,5 +142,6 @@ def check(where: str) -> dict[str, Any]:
         adapted = tuned(top, count, "lora", '{"prompt": "1+1=", "completion": "2"}', "adapter_model.safetensors")
         pair = '{"prompt": "1+1=", "chosen": "2", "rejected": "3"}'  # whose reference all ranks compute together
         found |= {f"adapter {count}": adapted, f"dpo {count}": tuned(top, count, "full", pair, "model.safetensors")}
+    found["adapted"] = parted(top)
     end = str(found["left"] + 2)
     return found | {"resumed": answers(group.start(1, lambda: run([*resume, "--steps", end, "-q"])))}

@@ -49,6 +49,7 @@ DEGREES = {
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {"method": "lora", "targets": "embed_tokens,q_proj"},
     "dora": {"method": "dora"},
+    "lora, tp 2": {"method": "lora", "tp": 2},
     "reward": {"task": "reward"},
 }
 
@@ -94,6 +95,7 @@ def blocks(mesh: Any, degrees: Degrees, path: Path) -> bool:
 def adapted(mesh: Any, changes: dict[str, Any], folder: Path) -> dict[str, bool]:
     """Whether processes that read their parts of a frozen base, or of a reward model, have those of a whole one."""
     recipe = replace(RECIPE, model=str(folder), **changes)
+    mesh = arranged(mesh, recipe.degrees)
     found, whole = run_model(recipe, folder, CPU, offline=True), load_pretrained(folder, dtype="float32").model
     if recipe.task == "reward":
         base, whole = "", cast("LlamaForCausalLM", with_reward_head(whole, seed=recipe.seed))

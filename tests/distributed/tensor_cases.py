@@ -5,6 +5,8 @@ from typing import Any, cast
 import torch
 from torch import distributed, nn
 
+from llamita.adapters.config import LoraConfig
+from llamita.adapters.lora import add_lora
 from llamita.config import LlamaConfig
 from llamita.data.loader import Batch, Loader
 from llamita.model.llama import LlamaForCausalLM
@@ -27,6 +29,7 @@ CONFIG = LlamaConfig(
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"tie_word_embeddings": False},
     "tied, with biases": {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
+    "lora": {"tie_word_embeddings": True},
 }
 RECOMPUTED = ("tied, with biases",)
 
@@ -48,6 +51,17 @@ def model_of(changes: dict[str, Any], dtype: torch.dtype = torch.float64) -> Lla
         if name.endswith("bias") or weight.ndim == 1:
             nn.init.normal_(weight, mean=float("norm" in name), std=0.1)
     return model.to(dtype)
+
+
+def variant(name: str) -> LlamaForCausalLM:
+    """A model of VARIANTS; an adapter's B is random too."""
+    model = model_of(VARIANTS[name])
+    if name == "lora":
+        add_lora(model, LoraConfig(r=3))
+        for key, weight in model.named_parameters():
+            if key.endswith(".B"):
+                nn.init.normal_(weight, std=0.05)
+    return model
 
 
 def trained(model: LlamaForCausalLM, steps: int, ranks: DataRanks | None = None) -> list[tuple[float, float]]:
@@ -81,11 +95,11 @@ def largest(pairs: Any) -> float:
     )
 
 
-def alone(changes: dict[str, Any], steps: int) -> tuple[list[tuple[float, float]], list[torch.Tensor]]:
+def alone(name: str, steps: int) -> tuple[list[tuple[float, float]], list[torch.Tensor]]:
     """What one process has seen and made in some steps, which the first computes and tells the others."""
     found = []
     if distributed.get_rank() == 0:
-        model = model_of(changes)
+        model = variant(name)
         found = [trained(model, steps), [weight.detach() for weight in model.parameters()]]
     told = [found]
     distributed.broadcast_object_list(told)
@@ -101,7 +115,7 @@ def training(count: str, *names: str) -> dict[str, Any]:
     with processes(Degrees(tp=2)) as mesh:
         assert mesh is not None
         for name in names:
-            (seen, weights), sharded = alone(VARIANTS[name], int(count)), model_of(VARIANTS[name])
+            (seen, weights), sharded = alone(name, int(count)), variant(name)
             shard_for_training(sharded, mesh)
             if name in RECOMPUTED:
                 sharded.gradient_checkpointing_enable()

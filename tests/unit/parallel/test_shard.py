@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from llamita.parallel.shard import Pass, local, reshard, sharded_as, unsharded, whole
+from llamita.parallel.shard import Pass, local, reshard, sharded_as, whole
 
 
 def test_plain_tensors_are_whole_already() -> None:
@@ -18,5 +18,4 @@ def test_a_pass_gives_the_model_to_what_it_calls() -> None:
     assert torch.equal(root(lambda own, batch: own(batch).sum(), x), model(x).sum())
     assert dict(root.named_parameters()).keys() == {"model.weight", "model.bias"}
     reshard(root)
-    with unsharded(root):
-        assert root.model is model
+    assert root.model is model

@@ -118,3 +118,7 @@ def test_other_models_and_layers_are_refused(mesh: DeviceMesh, tiny_config: Llam
     add_lora(model, LoraConfig(r=2, target_modules="q_proj"))
     with pytest.raises(UnsupportedError, match=r"^model.layers.0.self_attn.q_proj is a LoraLayer, which tensor"):
         shard_for_writing(model, mesh)
+    with pytest.raises(UnsupportedError, match=r"^model.embed_tokens is a LoraLayer, which tensor"):
+        other = LlamaForCausalLM(tiny_config)
+        add_lora(other, LoraConfig(r=2, target_modules="embed_tokens"))
+        shard_for_training(other, mesh)
