@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from llamita.kernels.bits import as_bytes, halves, negated
+from llamita.kernels.block_format import Layout
 from llamita.kernels.quantized_blocks import QuantizedBlocks
 
 SIZE = 32
@@ -43,6 +44,12 @@ def fit_offset(weight: Tensor, *, bits: int) -> QuantizedBlocks:
 def symmetric_codes(codes: Tensor, scale: Tensor, *, bits: int) -> QuantizedBlocks:
     """codes: (N, blocks, 32); scale: the bytes of an fp16, (N, blocks, 2)."""
     return QuantizedBlocks(codes.flatten(-2), bits=bits, zero=2 ** (bits - 1), scale=halves(scale).flatten(-2))
+
+
+def value_codes(layout: Layout, codes: Tensor, scale: Tensor) -> QuantizedBlocks:
+    """codes: (N, K), which stand for the layout's values; scale: (N, K / 32)."""
+    values = layout.values_on(codes.device)
+    return QuantizedBlocks(codes, bits=layout.bits, zero=layout.zero, scale=scale, values=values)
 
 
 def offset_codes(codes: Tensor, head: Tensor, *, bits: int) -> QuantizedBlocks:

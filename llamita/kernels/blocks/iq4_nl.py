@@ -8,10 +8,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from llamita.kernels.bits import as_bytes, halves, join_nibbles, split_nibbles
+from llamita.kernels.bits import halves, split_nibbles
 from llamita.kernels.block_format import BlockFormat, Layout, Unpacked
 from llamita.kernels.block_search import NEARLY_ZERO, in_order, quotient
-from llamita.kernels.blocks_of_32 import SIZE, inverse
+from llamita.kernels.blocks.q4_0 import gather, put, write  # scale and codes lie in a block as there
+from llamita.kernels.blocks_of_32 import SIZE, inverse, value_codes
 from llamita.kernels.cpu import vector as v
 from llamita.kernels.quantized_blocks import QuantizedBlocks
 
@@ -41,7 +42,7 @@ def fit(weight: Tensor) -> QuantizedBlocks:
         best = torch.where(better, scale * sum_lx, best)
     scale = torch.where(is_zero, 0, scale)
     codes = torch.tensor(NEAREST, dtype=torch.uint8, device=x.device)[_halves(x, inverse(scale))]
-    return _codes(codes.t().reshape(weight.shape), scale.half().view(weight.shape[0], -1))
+    return value_codes(LAYOUT, codes.t().reshape(weight.shape), scale.half().view(weight.shape[0], -1))
 
 
 def _moments(x: Tensor, factor: Tensor, nearest: Tensor) -> Tensor:
@@ -60,19 +61,7 @@ def _halves(x: Tensor, factor: Tensor) -> Tensor:
 def read(raw: Tensor) -> QuantizedBlocks:
     """Scale, 16 pairs of codes."""
     blocks = raw.unflatten(-1, (-1, NBYTES))
-    return _codes(split_nibbles(blocks[..., 2:]).flatten(-2), halves(blocks[..., :2]).flatten(-2))
-
-
-def write(codes: QuantizedBlocks) -> Tensor:
-    """The inverse of read."""
-    pairs = join_nibbles(codes.codes.unflatten(-1, (-1, SIZE)))
-    return torch.cat((as_bytes(codes.scale[..., None]), pairs), dim=-1).flatten(-2)
-
-
-def _codes(codes: Tensor, scale: Tensor) -> QuantizedBlocks:
-    return QuantizedBlocks(
-        codes, bits=LAYOUT.bits, zero=LAYOUT.zero, scale=scale, values=LAYOUT.values_on(codes.device)
-    )
+    return value_codes(LAYOUT, split_nibbles(blocks[..., 2:]).flatten(-2), halves(blocks[..., :2]).flatten(-2))
 
 
 def unpack(tile: int, block: int) -> Unpacked:
@@ -80,18 +69,6 @@ def unpack(tile: int, block: int) -> Unpacked:
     at = tile + block * BLOCK
     scale = v.load_fp16(at)
     return v.unpack_values(v.unpack_nibbles(at + 32), LOW, HIGH), scale, scale
-
-
-def gather(words: int, source: int, lane: int) -> None:
-    """The scale and the codes."""
-    v.gather_words(words, source, 1, lane, 0)
-    v.gather_words(words + 64, source + 2, 4, lane, 0)
-
-
-def put(words: int, target: int) -> None:
-    """Scales, codes."""
-    v.put_fp16(words, 0, target)
-    v.copy_words(words + 64, 4, target + 32)
 
 
 FORMAT = BlockFormat(

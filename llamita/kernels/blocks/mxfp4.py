@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llamita.kernels.bits import join_nibbles, powers_of_two, split_nibbles
 from llamita.kernels.block_format import BlockFormat, Layout, Unpacked
-from llamita.kernels.blocks_of_32 import SIZE, blocks_of
+from llamita.kernels.blocks_of_32 import SIZE, blocks_of, value_codes
 from llamita.kernels.cpu import vector as v
 from llamita.kernels.quantized_blocks import QuantizedBlocks
 
@@ -32,26 +32,20 @@ def fit(weight: Tensor) -> QuantizedBlocks:
     between = torch.tensor(BETWEEN, dtype=torch.float32, device=weight.device)
     sizes = torch.bucketize(blocks.abs() / powers_of_two(exponents), between)  # of two as near the smaller
     codes = sizes + 8 * ((blocks < 0) & (sizes > 0))
-    return _codes(codes.to(torch.uint8).flatten(-2), exponents.flatten(-2))
+    return value_codes(LAYOUT, codes.to(torch.uint8).flatten(-2), exponents.flatten(-2))
 
 
 def read(raw: Tensor) -> QuantizedBlocks:
     """Scale, 16 pairs of codes. A byte of 128 stands for 1, as ggml halves the scale."""
     blocks = raw.unflatten(-1, (-1, NBYTES))
     exponents = (blocks[..., 0] ^ 128).view(torch.int8)
-    return _codes(split_nibbles(blocks[..., 1:]).flatten(-2), exponents)
+    return value_codes(LAYOUT, split_nibbles(blocks[..., 1:]).flatten(-2), exponents)
 
 
 def write(codes: QuantizedBlocks) -> Tensor:
     """The inverse of read."""
     pairs = join_nibbles(codes.codes.unflatten(-1, (-1, SIZE)))
     return torch.cat(((codes.scale.view(torch.uint8) ^ 128)[..., None], pairs), dim=-1).flatten(-2)
-
-
-def _codes(codes: Tensor, exponents: Tensor) -> QuantizedBlocks:
-    return QuantizedBlocks(
-        codes, bits=LAYOUT.bits, zero=LAYOUT.zero, scale=exponents, values=LAYOUT.values_on(codes.device)
-    )
 
 
 def unpack(tile: int, block: int) -> Unpacked:
