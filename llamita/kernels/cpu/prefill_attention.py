@@ -150,17 +150,21 @@ def _put(sums, total, width, count, at, start, step, scratch):
 
 
 @inline
-def _block_of(at, chunk, queries):
-    """Of a chunk: row, head, its first query, how many it has, and the element where that query's q and out begin.
+def _block_of(at, chunk, queries, size):
+    """Of a chunk: its first query's token, how many queries it has, where they are, and the keys and values of its row.
 
-    The blocks of one head follow each other, as they read the same keys and values.
+    The latter are addresses of elements of `size` bytes. A query's q and out begin at an element, the next one's a step
+    of elements on. The blocks of one head follow each other, as they read the same keys and values.
     """
     sizes = v.read(at + AT.sizes)
-    count, every = v.read(sizes + SIZE.blocks), v.read(sizes + SIZE.heads) * v.read(sizes + SIZE.group)
-    row, begin = row_of_entry(at, v.read(at + AT.blocks), chunk % count)
-    head, number = chunk // count, v.read(row + ROW.offset) + begin
-    some = min(queries, v.read(row + ROW.tokens) - begin)
-    return row, head, begin, some, v.read(sizes + SIZE.width) * (number * every + head)
+    heads, group, width = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group), v.read(sizes + SIZE.width)
+    blocks, step = v.read(sizes + SIZE.blocks), heads * group * width
+    row, begin = row_of_entry(at, v.read(at + AT.blocks), chunk % blocks)
+    head, count = chunk // blocks, min(queries, v.read(row + ROW.tokens) - begin)
+    element = (v.read(row + ROW.offset) + begin) * step + head * width
+    skip = size * (v.read(row + ROW.wide) + head // group * v.read(row + ROW.slots) * width)
+    keys, values = v.read(at + AT.wide_keys) + skip, v.read(at + AT.wide_values) + skip
+    return v.read(row + ROW.start) + begin, count, element, step, keys, values
 
 
 @inline
@@ -179,13 +183,9 @@ def _transpose_rows(x, step, count, width, to, scratch):
 def _attend_wide(dtype, at, chunk):
     """Sixteen queries over keys and values in fp32."""
     sizes = v.read(at + AT.sizes)
-    row, head, begin, count, element = _block_of(at, chunk, 16)
-    heads, group = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group)
-    width, window, slots = v.read(sizes + SIZE.width), v.read(sizes + SIZE.window), v.read(row + ROW.slots)
-    first = v.read(row + ROW.start) + begin
-    skip = 4 * (v.read(row + ROW.wide) + head // group * slots * width)
-    keys, values = v.read(at + AT.wide_keys) + skip, v.read(at + AT.wide_values) + skip
-    q, step = v.stack(), heads * group * width
+    width, window = v.read(sizes + SIZE.width), v.read(sizes + SIZE.window)
+    first, count, element, step, keys, values = _block_of(at, chunk, 16, 4)
+    q = v.stack()
     sums = q + 64 * width
     scores = sums + 64 * width
     scratch = scores + 64 * KEYS
@@ -212,13 +212,9 @@ def _attend_wide(dtype, at, chunk):
 def _attend_pairs(at, chunk):
     """Thirty-two queries over keys in bf16 and values in pairs of tokens."""
     sizes = v.read(at + AT.sizes)
-    row, head, begin, count, element = _block_of(at, chunk, QUERIES)
-    heads, group = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group)
-    width, window, slots = v.read(sizes + SIZE.width), v.read(sizes + SIZE.window), v.read(row + ROW.slots)
-    first = v.read(row + ROW.start) + begin
-    skip = 2 * (v.read(row + ROW.wide) + head // group * slots * width)
-    keys, values = v.read(at + AT.wide_keys) + skip, v.read(at + AT.wide_values) + skip
-    q, step = v.stack(), heads * group * width
+    width, window = v.read(sizes + SIZE.width), v.read(sizes + SIZE.window)
+    first, count, element, step, keys, values = _block_of(at, chunk, QUERIES, 2)
+    q = v.stack()
     scores = q + 64 * width
     scratch = scores + 128 * KEYS
     sums = scratch + 1024
