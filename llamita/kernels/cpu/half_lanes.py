@@ -10,6 +10,7 @@ from llvmlite import ir
 from numba import types
 
 from llamita.kernels.cpu import simd
+from llamita.kernels.cpu import simd_code as code
 
 _F32, _I32 = ir.FloatType(), ir.IntType(32)
 _FLOATS, _WORDS = ir.VectorType(_F32, 8), ir.VectorType(_I32, 8)
@@ -24,30 +25,30 @@ def _constant(number: int) -> Any:
 
 def _put_masks(b: simd.Builder, to: simd.Value) -> None:
     for start in range(0, MASKS, 32):
-        simd._write(b, b.add(to, simd._I64(start)), _constant(-65536), 32)
+        code.write(b, b.add(to, code.I64(start)), _constant(-65536), 32)
 
 
 def _load_high_bf16(b: simd.Builder, at: simd.Value, mask: simd.Value) -> simd.Value:
-    return b.bitcast(b.and_(simd._read(b, at, _WORDS), simd._read(b, mask, _WORDS, 32)), _FLOATS)
+    return b.bitcast(b.and_(code.read(b, at, _WORDS), code.read(b, mask, _WORDS, 32)), _FLOATS)
 
 
 def _meet(b: simd.Builder, x: simd.Value, y: simd.Value, lanes: list[int], step: int) -> simd.Value:
-    return b.fadd(simd._shuffled(b, x, y, lanes), simd._shuffled(b, x, y, [lane + step for lane in lanes]))
+    return b.fadd(code.shuffled(b, x, y, lanes), code.shuffled(b, x, y, [lane + step for lane in lanes]))
 
 
 def _read_pairs(b: simd.Builder, at: simd.Value, beside: simd.Value) -> simd.Value:
     pair = ir.VectorType(_F32, 2)
-    return simd._shuffled(b, simd._read(b, at, pair, 4), simd._read(b, beside, pair, 4), [0, 1, 2, 3])
+    return code.shuffled(b, code.read(b, at, pair, 4), code.read(b, beside, pair, 4), [0, 1, 2, 3])
 
 
 def _write_pairs(b: simd.Builder, at: simd.Value, beside: simd.Value, value: simd.Value) -> None:
-    simd._write(b, at, simd._shuffled(b, value, value, [0, 1]), 4)
-    simd._write(b, beside, simd._shuffled(b, value, value, [2, 3]), 4)
+    code.write(b, at, code.shuffled(b, value, value, [0, 1]), 4)
+    code.write(b, beside, code.shuffled(b, value, value, [2, 3]), 4)
 
 
-load = simd.operation(Floats8(i64), lambda b, at: simd._read(b, at, _FLOATS))  # 32 bytes of fp32
-load_words = simd.operation(Words8(i64), lambda b, at: simd._read(b, at, _WORDS))
-store = simd.operation(void(i64, Floats8), lambda b, at, value: simd._write(b, at, value))
+load = simd.operation(Floats8(i64), lambda b, at: code.read(b, at, _FLOATS))  # 32 bytes of fp32
+load_words = simd.operation(Words8(i64), lambda b, at: code.read(b, at, _WORDS))
+store = simd.operation(void(i64, Floats8), lambda b, at, value: code.write(b, at, value))
 zero = simd.operation(Floats8(), lambda b: ir.Constant(_FLOATS, [0.0] * 8))
 fma = simd.operation(  # x * y + z, rounded once
     Floats8(Floats8, Floats8, Floats8), lambda b, x, y, z: simd.call_intrinsic(b, "llvm.fma.v8f32", _FLOATS, x, y, z)
@@ -59,8 +60,8 @@ meet_4 = simd.operation(Floats8(Floats8, Floats8), lambda b, x, y: _meet(b, x, y
 meet_2 = simd.operation(Floats8(Floats8, Floats8), lambda b, x, y: _meet(b, x, y, [0, 1, 8, 9, 4, 5, 12, 13], 2))
 meet_1 = simd.operation(Floats8(Floats8, Floats8), lambda b, x, y: _meet(b, x, y, [0, 2, 8, 10, 4, 6, 12, 14], 1))
 # Of the lanes of both halves the first two and the last two, as pairs of one of either half.
-first_pairs = simd.operation(simd.Quads(Floats8), lambda b, x: simd._shuffled(b, x, x, [0, 4, 1, 5]))
-last_pairs = simd.operation(simd.Quads(Floats8), lambda b, x: simd._shuffled(b, x, x, [2, 6, 3, 7]))
+first_pairs = simd.operation(simd.Quads(Floats8), lambda b, x: code.shuffled(b, x, x, [0, 4, 1, 5]))
+last_pairs = simd.operation(simd.Quads(Floats8), lambda b, x: code.shuffled(b, x, x, [2, 6, 3, 7]))
 load_pairs = simd.operation(simd.Quads(i64, i64), _read_pairs)  # 8 bytes each of two addresses
 store_pairs = simd.operation(void(i64, i64, simd.Quads), _write_pairs)
 low_bf16 = simd.operation(Floats8(Words8), lambda b, x: b.bitcast(b.shl(x, _constant(16)), _FLOATS))  # of pairs
@@ -72,5 +73,5 @@ load_high_bf16 = simd.operation(Floats8(i64, i64), _load_high_bf16)
 # An address that LLVM must not know, nor read before: else it keeps what is read twice, and there is no room for that.
 again = simd.operation(
     i64(i64),
-    lambda b, at: b.asm(ir.FunctionType(simd._I64, [simd._I64]), "", "=r,0,~{memory}", [at], side_effect=True),
+    lambda b, at: b.asm(ir.FunctionType(code.I64, [code.I64]), "", "=r,0,~{memory}", [at], side_effect=True),
 )

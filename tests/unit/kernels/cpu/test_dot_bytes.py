@@ -9,7 +9,7 @@ import torch
 from llvmlite import ir
 from torch import Tensor
 
-from llamita.kernels.cpu import block_dots, dot_bytes, isa, simd
+from llamita.kernels.cpu import block_dots, dot_bytes, isa, simd, simd_code
 from llamita.kernels.cpu import simd as v
 from llamita.kernels.cpu.runtime.program import Kernel, kernel
 from tests.unit.kernels.cpu.launch import compiled_for, launch
@@ -65,7 +65,7 @@ def test_signed_bytes_times_signed_bytes_but_the_least(way: str) -> None:
 
 
 def test_the_operations_take_the_way_of_this_machine() -> None:
-    for emit, codes in ((simd._dot_u8s8, range(256)), (block_dots._dot_s8s8, range(-128, 128))):
+    for emit, codes in ((simd_code.dot_u8s8, range(256)), (block_dots._dot_s8s8, range(-128, 128))):
         compute = three(emit)
         for words, x in pairs_of(codes, EXTREMES[1:], torch.uint8 if codes[0] == 0 else torch.int8):
             expect(compute, words, x)

@@ -7,6 +7,7 @@ import torch
 
 from llamita.kernels.cpu import half_precision
 from llamita.kernels.cpu import simd as v
+from llamita.kernels.cpu import simd_code as code
 from llamita.kernels.cpu.runtime.program import Kernel, kernel
 from tests.unit.kernels.cpu.launch import launch
 
@@ -17,15 +18,15 @@ HALVES = PATTERNS.view(torch.float16)
 
 def both_ways() -> tuple[Kernel, Kernel]:
     """Kernels that widen and that narrow sixteen numbers, and each of these by itself."""
-    wide, whole, narrow = v._FLOATS, v._WORDS, v.ir.VectorType(v._I16, 16)
-    half, one = half_precision, (v._I32, v._F32, v._I16)
-    load = v.operation(v.Floats(v.i64), lambda b, at: half.widened_fp16(b, v._read(b, at, narrow), whole, wide))
-    read = v.operation(v.f32(v.i64), lambda b, at: half.widened_fp16(b, v._read(b, at, one[2], 2), one[0], one[1]))
+    wide, whole, narrow = code.FLOATS, code.WORDS, v.ir.VectorType(code.I16, 16)
+    half, one = half_precision, (code.I32, code.F32, code.I16)
+    load = v.operation(v.Floats(v.i64), lambda b, at: half.widened_fp16(b, code.read(b, at, narrow), whole, wide))
+    read = v.operation(v.f32(v.i64), lambda b, at: half.widened_fp16(b, code.read(b, at, one[2], 2), one[0], one[1]))
     store = v.operation(
-        v.void(v.i64, v.Floats), lambda b, at, x: v._write(b, at, half.narrow_fp16(b, x, whole, narrow))
+        v.void(v.i64, v.Floats), lambda b, at, x: code.write(b, at, half.narrow_fp16(b, x, whole, narrow))
     )
     write = v.operation(
-        v.void(v.i64, v.f32), lambda b, at, x: v._write(b, at, half.narrow_fp16(b, x, one[0], one[2]), 2)
+        v.void(v.i64, v.f32), lambda b, at, x: code.write(b, at, half.narrow_fp16(b, x, one[0], one[2]), 2)
     )
 
     def widen(at: int, chunk: int) -> None:

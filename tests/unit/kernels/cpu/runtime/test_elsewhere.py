@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from llamita.kernels.blocks import FORMATS
-from llamita.kernels.cpu import isa
+from llamita.kernels.cpu import dot_bytes, isa
 from llamita.kernels.cpu import simd as v
 from llamita.kernels.cpu.runtime.program import kernel
 from tests.architecture.source import ROOT
@@ -20,7 +20,7 @@ from tests.unit.kernels.cpu.launch import launch
 from tests.unit.kernels.cpu.runtime.lesser_cases import CASES
 from tests.zygote import Zygote, result
 
-dot4_anywhere = v.operation(v.Words(v.Words, v.Words, v.Words), v._dot4_anywhere)
+dot4_anywhere = v.operation(v.Words(v.Words, v.Words, v.Words), dot_bytes.dot_u8s8_in_integers)
 
 
 @kernel
