@@ -119,11 +119,13 @@ def _put(total: v.Vector, out: int, bias: int, row: int, n: int, adds: int) -> N
 
 
 @inline
-def _tile(unpack: Inline, one: Inline, zero: int, size: int, tile: int, x: int, blocks: int) -> v.Vector:
+def _tile(
+    fetch: Inline, unpack: Inline, one: Inline, zero: int, size: int, tile: int, x: int, blocks: int
+) -> v.Vector:  # fmt: skip
     """A tile times one row of x. Here memory is the limit, so the tile is prefetched."""
     total = v.zero_fp32()
     for block in range(blocks):
-        v.prefetch_ahead(tile + block * (size // 8), size // 8)
+        fetch(tile + block * (size // 8), size // 8)
         total = one(unpack(tile, block), zero, x, total)
         x += Q8_BLOCK
     return total
@@ -131,7 +133,7 @@ def _tile(unpack: Inline, one: Inline, zero: int, size: int, tile: int, x: int, 
 
 @inline
 def _linear(
-    unpack: Inline, one: Inline, multiply: Inline, fewest: int, zero: int, size: int, at: int, chunk: int
+    fetch: Inline, unpack: Inline, one: Inline, multiply: Inline, fewest: int, zero: int, size: int, at: int, chunk: int
 ) -> None:  # fmt: skip
     """fewest: rows of x that `multiply` takes. size: bytes of eight blocks of a tile."""
     stream, q8_blocks = v.read(at + LINEAR.stream), v.read(at + LINEAR.q8_blocks)
@@ -154,7 +156,7 @@ def _linear(
                     _put(v.load(both + 64), out + 4 * i * n, bias, row + 16, n, adds)
         else:
             for i in range(count):
-                total = _tile(unpack, one, zero, size, tile, q8_blocks + i * row_bytes, blocks)
+                total = _tile(fetch, unpack, one, zero, size, tile, q8_blocks + i * row_bytes, blocks)
                 _put(total, out + 4 * i * n, bias, row, n, adds)
 
 
@@ -200,9 +202,10 @@ def linear(block_format: BlockFormat) -> Compute:
     layout, unpack = block_format.layout, inline(block_format.unpack)
     dots, zero, size = dots_of(layout), layout.zero_bits, layout.eight_blocks
     one, multiply, fewest = ONE[layout.algebra](dots), gemm.multiplier(block_format), gemm.fewest(block_format)
+    fetch = v.prefetch_ahead if layout.sub else v.prefetch_far  # by measurement: K-quants take longer by the other
 
     def compute(at: int, chunk: int) -> None:
-        _linear(unpack, one, multiply, fewest, zero, size, at, chunk)
+        _linear(fetch, unpack, one, multiply, fewest, zero, size, at, chunk)
 
     return compute
 

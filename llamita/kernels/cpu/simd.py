@@ -200,7 +200,7 @@ yield_core = operation(  # call a function that offers the core to others
 )
 
 # For memory that is read once and in order: the processor's own prefetcher stops at the end of each page.
-AHEAD = 4096
+AHEAD, FAR = 4096, 1 << 14
 _fetch_line = operation(void(i64), lambda b, at: code.prefetch(b, at, 1))
 prefetch_line = operation(void(i64), lambda b, at: code.prefetch(b, at, 2))  # 64 bytes, into the second cache
 
@@ -210,6 +210,13 @@ def prefetch_ahead(at: int, count: int) -> None:
     """Prefetch `count` bytes, AHEAD bytes after an address; they need not exist."""
     for i in range(0, count, 64):
         _fetch_line(at + AHEAD + i)
+
+
+@njit(forceinline=True)
+def prefetch_far(at: int, count: int) -> None:
+    """The same FAR bytes after an address, into the second cache."""
+    for i in range(0, count, 64):
+        prefetch_line(at + FAR + i)
 
 
 @njit(forceinline=True)
