@@ -1,7 +1,6 @@
 """`llamita convert`: a model into another kind of file."""
 
 import argparse
-import warnings
 from pathlib import Path
 
 from llamita.cli import arguments, errors, terminal
@@ -29,7 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load, write, and say what was written."""
-    warnings.showwarning = terminal.warn
     output = _default_output(args.model) if args.output is None else args.output
     form = _format(args)
     with errors.leaving_at_once(), terminal.waiting("loading torch", is_quiet=args.quiet):

@@ -6,6 +6,7 @@ add_arguments(parser); run(arguments) -> exit code.
 
 # Nothing dear up here: what is imported before `main` runs cannot be interrupted politely.
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -97,7 +98,7 @@ def _run(words: list[str]) -> int:
 
 
 def _run_verb(verb: str, words: list[str], *, is_named: bool = True) -> int:
-    from llamita.cli import arguments, ranks
+    from llamita.cli import arguments, ranks, terminal
 
     if verb not in VERBS:
         raise _no_verb(verb)
@@ -108,6 +109,7 @@ def _run_verb(verb: str, words: list[str], *, is_named: bool = True) -> int:
         given = parser.read(words)
     if not is_named and (late := getattr(given, "prompt", None)) in VERBS:
         raise UsageError(f"{late} comes after an option: write the verb first, llamita {late} ...")
+    warnings.showwarning = terminal.warn
     return module.run(given)
 
 

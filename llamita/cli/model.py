@@ -52,7 +52,6 @@ def load_named(
     mesh: "DeviceMesh | None" = None,
 ) -> "LLM":
     """A model by its name, as the arguments want it. adapters, mesh (device_mesh): see `llamita.load`."""
-    warnings.showwarning = terminal.warn
     warnings.simplefilter("ignore", DeprecationWarning)
     if arguments.quiet or not sys.stderr.isatty():
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"

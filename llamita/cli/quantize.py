@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from importlib.resources import files
@@ -135,7 +134,6 @@ def _text(path: str | None) -> str:
 
 
 def _quantized(args: argparse.Namespace, name: str, text: str, tokens: int) -> "tuple[Cost, Loaded]":
-    warnings.showwarning = terminal.warn
     with errors.leaving_at_once(), terminal.waiting(f"loading {args.model or 'cria'}", is_quiet=args.quiet):
         model.set_threads(args.threads)
         from llamita.checkpoint.load import load_pretrained

@@ -1,7 +1,6 @@
 """`llamita train`: train a model, on text, prompts with answers, or chats."""
 
 import argparse
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -88,7 +87,6 @@ def add_arguments(parser: argparse.ArgumentParser, verb: Verb | None = None) -> 
 def run(args: argparse.Namespace, verb: Verb | None = None) -> int:
     """Prepare the run, train, and show what the model writes; 130 where a signal ended it early."""
     verb = verb or TRAIN
-    warnings.showwarning = terminal.warn
     with errors.leaving_at_once(), terminal.waiting("loading torch", is_quiet=args.quiet or ranks.is_other()):
         from llamita.train import session  # noqa: F401
     dry_run.check_processes(args.processes, is_dry=args.dry_run)

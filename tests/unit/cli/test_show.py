@@ -1,6 +1,8 @@
 """`llamita show`: true facts, without weights."""
 
 import json
+import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,19 @@ def test_weights_that_do_not_fit_are_said(run: Run, tmp_path: Path) -> None:
     err = run("show", str(tmp_path)).err
     assert "9 weights are missing, such as model.layers.4." in err
     assert "12 weights have another shape" in err
+
+
+def test_what_is_noticed_is_a_line(run: Run, small_path: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(small_path, tmp_path / "model") / "config.json"
+    bases = {"rope_theta": 500.0, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | bases), "utf-8")
+    warnings.simplefilter("always")
+    for words in (["show", str(path.parent)], ["tokenize", "a", "-m", str(path.parent)]):
+        outcome = run(*words)
+        assert outcome.code == 0
+        assert outcome.err.startswith(
+            "llamita: rope_theta is 500.0, and that of rope_parameters 10000.0: the latter is used\n"
+        )
 
 
 def test_sizes_as_people_say_them() -> None:
