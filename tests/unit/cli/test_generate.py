@@ -203,7 +203,7 @@ def test_a_first_text_says_what_it_waits_for(
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(code_cache, "kept", lambda: kept)
+    monkeypatch.setattr(code_cache, "contents", lambda: kept)
     told = run("generate", "abc", *FLAGS).err
     assert says in told and ("kernels are compiled for this processor" in told) == bool(says)
     assert "kernels" not in run("generate", "abc", *FLAGS, "-q").err
