@@ -91,7 +91,8 @@ def _mix(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     total = torch.zeros_like(v[0, :, :1])  # +0.0, which stays so whatever zeros are added
     for weight, block in zip(weights, v, strict=True):
         total = total + torch.bmm(weight.contiguous(), block)
-    return total[..., :-1] / total[..., -1:].clamp(min=1.0)  # the highest score's weight alone is 1
+    sums = total[..., -1:]  # at least 1, the highest score's weight, or 0 where nothing is seen
+    return total[..., :-1] / (sums + (sums == 0))  # no clamp: at a sum of 1 torch 2.14's has no gradient
 
 
 def _of_heads(bias: Tensor, heads: int, groups: int) -> Tensor:
