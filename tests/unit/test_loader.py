@@ -96,10 +96,10 @@ def test_an_adapter_of_a_gguf_file_takes_its_layers_out_of_their_blocks(tmp_path
     ids = torch.tensor([loaded.tokenizer.encode("The cat sat on the old chair.")])
     path = save_gguf(loaded.model, loaded.tokenizer, tmp_path / "cria.gguf", "q8_0")
     llamita.add_lora(loaded.model, llamita.LoraConfig(r=4, target_modules=["q_proj", "down_proj"]))
-    for parameter in loaded.model.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.3)
-    export_adapter(loaded.model, tmp_path / "adapter", base=str(path), merge=True)
+    trained = {name: weight for name, weight in loaded.model.named_parameters() if weight.requires_grad}
+    for weight in trained.values():
+        torch.nn.init.normal_(weight, std=0.3)
+    export_adapter(loaded.model, tmp_path / "adapter", weights=trained, base=str(path), merge=True)
     wanted = loaded.model(ids).logits
     plain, adapted, merged = (
         float((llamita.load(name, adapter=adapter, kernels="off").model(ids).logits - wanted).norm() / wanted.norm())
