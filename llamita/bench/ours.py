@@ -61,8 +61,10 @@ class OwnSession(TorchSession):
 
 
 def engine_of(model: LlamaForCausalLM, at_once: int, *, longest: int = LONGEST) -> Engine:
-    """An engine of a model without a tokenizer; the embedded model's stands for it."""
-    texts = TextModel(model, load_pretrained().tokenizer)
+    """An engine of a model without a tokenizer; the embedded model's stands for it, and no token ends a text."""
+    tokenizer = load_pretrained().tokenizer
+    tokenizer.eos_token_ids.clear()
+    texts = TextModel(model, tokenizer)
     return Engine(texts, EngineLimits(max_num_seqs=at_once, max_model_len=longest))
 
 
@@ -77,7 +79,7 @@ def serve(engine: Engine, work: Workload) -> tuple[list[RequestHandle], float]:
 
     def write(prompt: list[int], answer: int) -> RequestHandle:
         handle = engine.submit(prompt, max_tokens=answer, temperature=0.0)
-        handle.result()
+        assert len(handle.result().token_ids) == answer, "it has stopped before an answer was as long as asked for"
         return handle
 
     try:

@@ -26,7 +26,7 @@ SHAPES: dict[str, LlamaConfig] = {
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=256,
+        max_position_embeddings=512,
     ),
 }
 

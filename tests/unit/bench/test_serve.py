@@ -8,7 +8,8 @@ import torch
 from llamita.bench import fairness, gemm, models, replays, serve
 from llamita.bench.compare import Settings
 from llamita.bench.formats import Operations, prompt_operations
-from llamita.bench.ours import OwnSession, fused
+from llamita.bench.ours import OwnSession, engine_of, fused
+from llamita.bench.ours import serve as serve_all
 from llamita.bench.shapes import shape
 from llamita.bench.workload import Cost, Need, Workload
 from llamita.engine.limits import EngineLimits
@@ -26,6 +27,14 @@ def test_rows_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row.of_limit is None for row in found.rows] == [False, True, False, True]
     assert found.rows[0].of_limit == found.rows[0].median / found.limits["1 at once in fp32"][0]
     assert {"memory read", "products in fp32, as attention's"} < found.limits.keys()
+
+
+def test_no_token_ends_an_answer() -> None:
+    """cria's end tokens come early behind prompts that say nothing."""
+    work = Workload(4, [[one, two] for one in range(6) for two in range(6)], [40] * 36)
+    with engine_of(fused(models.build("cria", "bf16")), work.at_once) as engine:
+        handles, _ = serve_all(engine, work)
+    assert {len(handle.result().token_ids) for handle in handles} == {40}
 
 
 def test_a_workload_is_the_same_for_the_same_seed_and_shares_beginnings() -> None:
