@@ -46,7 +46,6 @@ CASES: dict[str, tuple[int, Degrees, dict[str, Any]]] = {
     "tp x cp": (4, Degrees(tp=2, cp=2), {}),
     "cp x dp_shard": (4, Degrees(cp=2, dp_shard=2), {}),
     "pp x cp x tp": (8, Degrees(pp=2, cp=2, tp=2), INTERLEAVED),
-    "pp x dp_shard x cp": (8, Degrees(pp=2, dp_shard=2, cp=2), {}),
     "dp_shard x cp x tp": (8, Degrees(dp_shard=2, cp=2, tp=2), {"micro_rows": 1}),
 }
 TWENTY = ("1f1b", "interleaved")
