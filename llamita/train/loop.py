@@ -38,9 +38,7 @@ def train(run: Run, recipe: Recipe, *, held_out: list[Batch], should_stop: Calla
         loss = backward(run, task, batch, recipe, gradients)
         norm = gradients.clip(recipe.clip or math.inf)
         check_finite(run.step + 1, loss, norm)
-        for optimizer in run.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        optim.step(run.optimizers)
         run.step, run.tokens = run.step + 1, run.tokens + batch.learned
         seconds = perf_counter() - started
         is_measured = held_out and (run.step % recipe.evaluate_every == 0 or run.step == run.steps)

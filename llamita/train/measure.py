@@ -11,6 +11,7 @@ import torch
 from llamita.parallel.mesh import from_first
 from llamita.parallel.shard import local
 from llamita.parallel.tensor import sharded_loss
+from llamita.train import optim
 from llamita.train.loop import backward, gradients_of
 from llamita.train.recipe import Recipe
 from llamita.train.run import Run
@@ -93,9 +94,7 @@ def _seconds(recipe: Recipe, run: Run) -> float:
 def _step(run: Run, recipe: Recipe) -> float:
     started = perf_counter()
     backward(run, recipe.training_task(), run.loader.next(recipe.rows), recipe, gradients_of(run, recipe))
-    for optimizer in run.optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    optim.step(run.optimizers)
     if run.device.type == "cuda":
         torch.cuda.synchronize(run.device)
     return perf_counter() - started

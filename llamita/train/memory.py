@@ -13,7 +13,7 @@ from llamita.config import LlamaConfig
 from llamita.data.loader import Batch
 from llamita.errors import UnsupportedError
 from llamita.model.llama import LlamaForCausalLM
-from llamita.train import savings
+from llamita.train import optim, savings
 from llamita.train.live_tensors import LiveTensors
 from llamita.train.loop import autocast
 from llamita.train.method import METHODS
@@ -129,9 +129,7 @@ class _Trial:
         for handle in handles:
             handle.remove()
         gradients = sum(w.grad.nbytes for w in self.model.parameters() if w.grad is not None)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        optim.step(self.optimizers)
         return *found[0], gradients or max(w.nbytes for w in self.model.parameters() if w.requires_grad)
 
     def loss(self) -> Tensor:

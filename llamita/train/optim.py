@@ -156,6 +156,13 @@ def keep_own(optimizers: list[Optimizer], names: Mapping[int, str], own: Mapping
     return numbers
 
 
+def step(optimizers: Sequence[Optimizer]) -> None:
+    """Move the weights by their gradients, which are freed."""
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
 def set_rate(optimizers: list[Optimizer], share: float) -> float:
     """Set every group to a share of its full rate; returns the rate of the first group."""
     for optimizer in optimizers:

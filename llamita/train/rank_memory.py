@@ -27,7 +27,7 @@ from llamita.parallel.ranks import DataRanks
 from llamita.parallel.shard import local
 from llamita.parallel.stages import layers_of
 from llamita.parallel.tensor import check_sizes, sharded_loss
-from llamita.train import savings
+from llamita.train import optim, savings
 from llamita.train.loop import backward, gradients_of
 from llamita.train.memory import Shapes, check_known
 from llamita.train.method import METHODS
@@ -169,7 +169,5 @@ def take_step(run: Run, recipe: Recipe) -> int:
         backward(run, recipe.training_task(), Batch(*rows), recipe, gradients)
     size = sum(local(weight.grad).nbytes for weight in run.model.parameters() if weight.grad is not None)
     gradients.clip(recipe.clip or inf)
-    for optimizer in run.optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    optim.step(run.optimizers)
     return size
