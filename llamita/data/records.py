@@ -81,7 +81,11 @@ def each_record(name: str, *, offline: bool = False) -> Iterator[Record]:
 
 
 def _lines(path: Path) -> Iterator[Record]:
-    for number, line in enumerate(read_text(path).split("\n"), start=1):  # not splitlines: JSON may hold U+2028
+    return _each_line(path, read_text(path))
+
+
+def _each_line(path: Path, text: str) -> Iterator[Record]:
+    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: JSON may hold U+2028
         if line.strip():
             where = f"{path}:{number}"
             try:
@@ -94,7 +98,7 @@ def _lines(path: Path) -> Iterator[Record]:
 def _list_or_lines(path: Path) -> Iterator[Record]:
     text = read_text(path)
     if not text.lstrip().startswith("["):
-        yield from _lines(path)
+        yield from _each_line(path, text)
         return
     try:
         values = parsed_json(text, unique)
