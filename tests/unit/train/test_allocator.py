@@ -32,7 +32,7 @@ before = faults()
 optimizer.step()
 optimizer.step()
 faults()
-print(without, before, faults())
+print(without, before, min(faults() for _ in range(4)))  # a small object may lie in the freed tensor's place once
 """
 
 
