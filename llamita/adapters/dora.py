@@ -24,7 +24,9 @@ class DoraPair(LoraPair):
         super().__init__(config, name, base_layer, like)
         if not isinstance(base_layer, nn.Linear):
             raise UnsupportedError(f"{name} is quantized, and DoRA needs plain weights: set use_dora=False for LoRA")
-        self.magnitude = nn.Parameter(torch.linalg.norm(base_layer.weight.detach().to(like.dtype), dim=1))
+        weight = base_layer.weight.detach()
+        weight = getattr(weight, "full_tensor", lambda: weight)()  # of a DTensor, whose rows may be in parts
+        self.magnitude = nn.Parameter(torch.linalg.norm(weight.to(like.dtype), dim=1))
 
     def forward(self, x: Tensor, out: Tensor, base_layer: nn.Module) -> Tensor:
         """Add what makes the layer's product with x (..., K) that of DoRA's weight, to `out` (..., N)."""

@@ -7,7 +7,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from llamita.adapters.lora import lora_layers, put, unload_adapters
+from llamita.adapters.config import LoraConfig
+from llamita.adapters.lora import add_lora, lora_layers, put, unload_adapters
 from llamita.adapters.pair import LoraPair
 from llamita.model import loading
 
@@ -25,20 +26,22 @@ def taken_off(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def first_values(model: nn.Module, *, seed: int, device: torch.device) -> None:
-    """Give adapters on the meta device the numbers that `add_lora` gives after this seed, once the base has its own.
+def first_values(model: nn.Module, config: LoraConfig, *, seed: int, device: torch.device) -> None:
+    """Give an adapter on the meta device the numbers that `add_lora` gives after this seed, once the base has its own.
 
-    Of a sharded model each process keeps its own part; the matrices of one layer at a time are whole.
+    Each process of a sharded model keeps its own part, and each stage its own layers; the matrices of one layer at a
+    time are whole, and those of other stages are drawn too. Every process must ask.
     """
+    own, fit = lora_layers(model), cast("Any", model).fit
+    whole = cast("Any", model).without_weights(cast("Any", model).config)
+    add_lora(whole, config)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for target, layer in lora_layers(model).items():
-            for name, own in cast("Iterator[tuple[str, LoraPair]]", layer.pairs.items()):
-                like = torch.empty(0, dtype=own.A.dtype, device=device)
-                whole = type(own)(layer.configs[name], target, layer.base_layer, like)
-                for leaf, empty in list(own.named_parameters()):
-                    found = whole.get_parameter(leaf).detach()
-                    if not hasattr(found, "placements"):  # the lengths of rows are as their matrix is already
-                        fit = cast("Any", model).fit
-                        found = fit(found, empty, dtype=found.dtype, device=device, copies=True)
-                    loading.put(own, leaf, found)
+        for target, described in lora_layers(whole).items():
+            layer = own.get(target, described)
+            for pair in cast("Iterator[LoraPair]", layer.pairs.values()):
+                like = torch.empty(0, dtype=pair.A.dtype, device=device)
+                drawn = type(pair)(config, target, layer.base_layer, like)
+                for leaf, empty in list(pair.named_parameters()) if target in own else ():
+                    found = drawn.get_parameter(leaf).detach()
+                    loading.put(pair, leaf, fit(found, empty, dtype=found.dtype, device=device, copies=True))

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -28,23 +28,24 @@ class UnreadFingerprint:
     """The `fingerprint` of a model on the meta device, from its weights as they are read.
 
     `seen` is given each of them; in between adapters may be added, and the model sharded.
+    samples: of the weights that were seen, by name; of several processes each may see some.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._digest, self._tied = _of_settings(model), dict(model.tied_weights)
         self._shapes = {name: weight.shape for name, weight in weights_of(model)}
         self._dtype = getattr(torch, str(model.config.dtype))
-        self._samples: dict[str, Tensor] = {}
+        self.samples: dict[str, Tensor] = {}
 
     def seen(self, name: str, weight: Tensor) -> None:
         """Take the sample of a whole weight."""
-        self._samples[name] = _sample(weight).to(self._dtype, copy=True)  # the file may be closed before `value`
+        self.samples[name] = _sample(weight).to(self._dtype, copy=True)  # the file may be closed before `value`
 
-    def value(self) -> str:
-        """The fingerprint, once all weights were seen."""
+    def value(self, samples: Mapping[str, Tensor]) -> str:
+        """The fingerprint, from the samples of all weights."""
         digest = self._digest.copy()
         for name, shape in self._shapes.items():
-            _add_sample(digest, name, shape, self._samples[self._tied.get(name, name)])
+            _add_sample(digest, name, shape, samples[self._tied.get(name, name)])
         return digest.hexdigest()
 
 

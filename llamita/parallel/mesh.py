@@ -1,7 +1,7 @@
 """The processes that torchrun has started: their process group, and one device mesh with torchtitan's names."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -172,6 +172,14 @@ def together(compute: Callable[[], T]) -> T:
         if error := next((error for error in errors if error is not None), None):
             raise error
     return cast("T", answer)
+
+
+def gathered(own: Mapping[str, T]) -> dict[str, T]:
+    """What all ranks have by name, of which each gives its part; every rank must ask."""
+    found: list[Mapping[str, T]] = [own] * world_size()
+    if is_distributed():
+        distributed.all_gather_object(found, dict(own))
+    return {name: value for one in found for name, value in one.items()}
 
 
 def on_any(is_so: bool) -> bool:

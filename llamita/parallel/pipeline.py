@@ -20,7 +20,7 @@ from llamita.parallel.context import pass_of
 from llamita.parallel.gradients import Gradients, scale_down
 from llamita.parallel.mesh import dim
 from llamita.parallel.shard import Pass, align_gradient, local, whole
-from llamita.parallel.stages import Received, cut, is_tied, view
+from llamita.parallel.stages import Received, cut, tied_weight, view
 from llamita.parallel.tensor import TOKENS, own_part
 
 # The names of schedules, here and in torch. gpipe: all forward passes first (arXiv:1811.06965). 1f1b: a backward pass
@@ -133,7 +133,8 @@ class Pipeline:
         own = mesh["pp"]
         self.model, self.schedule = model, schedule
         self.group, self.rank, self.size = own.get_group(), own.get_local_rank(), own.size()
-        self.num_parameters, self.is_tied = model.num_parameters(), is_tied(model)
+        self.num_parameters, tied = model.num_parameters(), tied_weight(model)
+        self.is_tied = tied is not None and tied.requires_grad
         count = self.size * stages_each
         stages = range(self.rank, count, self.size)
         cut(model, stages, count)
@@ -178,7 +179,7 @@ class Pipeline:
 
     @property
     def tied(self) -> Tensor | None:
-        """The weight of the embedding, which first and last stage both have where the head shares it."""
+        """The weight of the embedding, which first and last stage both train where the head shares it."""
         return self.model.model.embed_tokens.weight if self.is_tied else None
 
     @property

@@ -56,7 +56,7 @@ def cut(model: LlamaForCausalLM, stages: Collection[int], count: int) -> None:
     own = {layer for stage in stages for layer in shares[stage]}
     away = [f"model.layers.{layer}" for layer in range(number) if layer not in own]
     if 0 not in stages:
-        weight = model.lm_head.get_parameter("weight") if is_last and is_tied(model) else None
+        weight = tied_weight(model) if is_last else None
         surgery.replace(model, "model.embed_tokens", lambda module: _received(module, weight))
     if not is_last:
         away += ["model.norm", "lm_head"]
@@ -84,9 +84,10 @@ def _received(module: nn.Module, weight: nn.Parameter | None) -> nn.Module:
     return module if isinstance(module, Received) and weight is not None else Received(weight)
 
 
-def is_tied(model: LlamaForCausalLM) -> bool:
-    """Whether the head's weight is the embedding's."""
-    return model.lm_head.weight is model.model.embed_tokens.weight
+def tied_weight(model: LlamaForCausalLM) -> nn.Parameter | None:
+    """The weight that head and embedding share, with adapters or without; None where each has its own, or blocks."""
+    heads = {id(weight) for weight in model.lm_head.parameters()}
+    return next((weight for weight in model.model.embed_tokens.parameters() if id(weight) in heads), None)
 
 
 def layers_of(layers: int, stages: int) -> list[range]:

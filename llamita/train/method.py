@@ -15,6 +15,7 @@ from llamita.checkpoint.load import load_pretrained
 from llamita.errors import UsageError
 from llamita.model.fingerprint import UnreadFingerprint, fingerprint
 from llamita.model.llama import LlamaForCausalLM
+from llamita.parallel.mesh import gathered
 from llamita.quant.surgery import is_quantized, quantize
 from llamita.tokenizer.save import save_tokenizer
 
@@ -54,19 +55,25 @@ def adapt(model: LlamaForCausalLM, config: LoraConfig, *, block_format: str | No
 
 def adapt_unread(
     model: LlamaForCausalLM, config: LoraConfig, read: Callable[..., None], *, seed: int, device: torch.device
-) -> Callable[[LlamaForCausalLM], str]:
-    """Must equal `adapt` of a model whose weights are still to come: what reads them, and returns the fingerprint.
+) -> Callable[[LlamaForCausalLM], Callable[[], str]]:
+    """Must equal `adapt` of a model whose weights are still to come: what reads those of this process.
 
-    read: gives the plain model its weights, see `llamita.checkpoint.load.unread`. The model may be sharded in between.
+    That returns what all processes do together once they have read: it gives the adapter its first values, and returns
+    the fingerprint. read: gives the plain model its weights, see `llamita.checkpoint.load.unread`. The model may be
+    sharded, or cut into stages, in between.
     """
     base = UnreadFingerprint(model)
     add_lora(model, config)
 
-    def read_base(model: LlamaForCausalLM) -> str:
+    def read_base(model: LlamaForCausalLM) -> Callable[[], str]:
         with taken_off(model):
             read(model, seen=base.seen)
-        first_values(model, seed=seed, device=device)
-        return base.value()
+
+        def finish() -> str:
+            first_values(model, config, seed=seed, device=device)
+            return base.value(gathered(base.samples))
+
+        return finish
 
     return read_base
 
@@ -79,6 +86,14 @@ def check_merges(model: LlamaForCausalLM, config: LoraConfig) -> None:
             f"{shared} shares its weight with another layer, which merging would change: leave it out of the targets, "
             "or --merge out"
         )
+
+
+def whole_model(model: LlamaForCausalLM, config: LoraConfig) -> LlamaForCausalLM:
+    """A model on the meta device with all layers of one, of which this process may have a stage, and its adapter."""
+    found = LlamaForCausalLM.without_weights(model.config)
+    found.name_or_path = model.name_or_path
+    add_lora(found, config)
+    return found
 
 
 def export_adapter(

@@ -236,10 +236,10 @@ def check_degrees(recipe: Recipe) -> None:
         size = getattr(recipe, name)
         if size > 1 and recipe.exact_scaling:
             raise UsageError(f"--exact-scaling is for data parallelism, and {name} is {size}: leave one of the two out")
-        if size > 1 and recipe.method != "full" and (name, recipe.method) != ("tp", "lora"):
+        if name == "tp" and size > 1 and recipe.method not in ("full", "lora"):
             raise UsageError(
-                f"method is {recipe.method} and {name} is {size}: adapters are trained by data parallelism, lora by "
-                f"--tp too: leave --{name} out"
+                f"method is {recipe.method} and tp is {size}: of adapters lora alone has matrices that --tp shards: "
+                "leave --tp out"
             )
         if size > 1 and recipe.task not in TOKEN_TASKS:
             raise UsageError(

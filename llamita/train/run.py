@@ -34,8 +34,8 @@ class Run:
     steps: of the whole run, 0 while that is open. task: None is that of the recipe.
     base: the fingerprint of the frozen weights of an adapter, which checkpoints leave out.
     ranks: those that share each batch. root: the model's passes, which are `sharded` where there are several ranks.
-    pipeline: where the model has some of several stages; names: those of the weights of all stages, numbers: for each
-    optimizer, those of the weights here among all that it would have in one process.
+    pipeline: where the model has some of several stages; names: those of the trained weights of all stages, numbers:
+    for each optimizer, those of the weights here among all that it would have in one process.
     """
 
     model: LlamaForCausalLM
@@ -167,12 +167,12 @@ def start(
     *,
     processes: DeviceMesh | None = None,
     base: str = "",
-    read: Callable[[LlamaForCausalLM], str | None] | None = None,
+    read: Callable[[LlamaForCausalLM], Callable[[], str] | None] | None = None,
 ) -> Run:
     """A run at its first step: the model is sharded where there are several processes, and torch takes the threads.
 
     recipe: steps and threads may be left open, for trial steps of the run. read: gives a model without weights this
-    process's part of them, once it is sharded, and returns the fingerprint of those that are frozen.
+    process's part of them, once it is sharded, and returns what gives the fingerprint of those that are frozen.
     """
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)  # their number decides the order of sums, and so the bits
@@ -195,14 +195,14 @@ def _staged(
     processes: DeviceMesh,
     *,
     base: str,
-    read: Callable[..., str | None] | None,
+    read: Callable[..., Callable[[], str] | None] | None,
 ) -> Run:
     """A run of this process's stages of a model, which is cut here."""
     ranks = DataRanks(processes)
     optimizers = savings.optimizers(model, recipe)  # of the whole model, so that their groups are those of one process
-    names = {id(weight): name for name, weight in model.named_parameters()}
+    names = {id(weight): name for name, weight in model.named_parameters() if weight.requires_grad}
     pipeline = Pipeline(model, processes, recipe.pp_schedule, stages_each=recipe.stages // recipe.pp)
-    _shard(pipeline.roots, model, ranks, recipe, read)
+    base = _shard(pipeline.roots, model, ranks, recipe, read) or base
     numbers = optim.keep_own(optimizers, names, dict(model.named_parameters()))
     return Run(
         model, optimizers, loader, recipe.steps or 0, base=base, ranks=ranks, pipeline=pipeline,
@@ -215,11 +215,11 @@ def _shard(
     model: LlamaForCausalLM,
     ranks: DataRanks,
     recipe: Recipe,
-    read: Callable[..., str | None] | None,
+    read: Callable[..., Callable[[], str] | None] | None,
 ) -> str | None:
     """Shard the weights where several ranks share rows, and read them; then optimizers hold what they have become.
 
-    Returns what `read` does.
+    Returns the fingerprint of those that are frozen, where `read` knows it.
     """
     if ranks.sharding is not None:
         reduce_scatter = TreeReduceScatter() if recipe.exact_scaling else None
@@ -227,4 +227,5 @@ def _shard(
             layers = cast("LlamaForCausalLM", root.model).model.layers
             shard(root, layers, ranks.sharding, reduce_scatter=reduce_scatter)
     optim.check_sharded(recipe.optimizer, model)
-    return None if read is None else mesh.together(lambda: read(model))
+    finish = None if read is None else mesh.together(lambda: read(model))
+    return None if finish is None else finish()

@@ -18,15 +18,15 @@ from llamita.train.recipe import Recipe
 from llamita.train.shapes import config_of, first_weights
 from llamita.train.tasks.reward import first_head, with_reward_head
 
-Read = Callable[[LlamaForCausalLM], str | None]
+Read = Callable[[LlamaForCausalLM], Callable[[], str] | None]
 
 
 @dataclass(frozen=True)
 class RunModel:
     """A model with what is trained of it, its tokenizer, and the fingerprint of what is frozen.
 
-    read: gives a model on the meta device its weights, of a sharded one each process its own part, and returns the
-    fingerprint of frozen ones; None: it has them.
+    read: gives a model on the meta device its weights, of a sharded one each process its own part, and returns what
+    gives the fingerprint of frozen ones once all processes have read; None: it has them.
     """
 
     model: LlamaForCausalLM
@@ -38,7 +38,8 @@ class RunModel:
         """The same with all its weights, in this process."""
         if self.read is None:
             return self
-        return replace(self, base=self.read(self.model) or "", read=None)
+        finish = self.read(self.model)
+        return replace(self, base=finish() if finish else "", read=None)
 
 
 def run_model(recipe: Recipe, tokenizer: Path, device: torch.device, *, offline: bool) -> RunModel:

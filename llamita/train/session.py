@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from llamita.checkpoint.load import find
@@ -22,7 +21,6 @@ from llamita.files.disk import explained, write_text
 from llamita.model.files import chosen_device
 from llamita.parallel import mesh
 from llamita.parallel.ranks import DataRanks
-from llamita.parallel.shard import whole
 from llamita.parallel.stages import layers_of
 from llamita.parallel.tensor import check_sizes, sharded_loss
 from llamita.plans.invariant import invariant
@@ -33,7 +31,7 @@ from llamita.tokenizer.train import train_tokenizer
 from llamita.train import endless, history, savings, state
 from llamita.train.loop import evaluate, train
 from llamita.train.measure import Deadline, resolved
-from llamita.train.method import METHODS, export_adapter
+from llamita.train.method import METHODS, export_adapter, whole_model
 from llamita.train.metrics import Metrics, log
 from llamita.train.recipe import Recipe, make_recipe, read_recipe
 from llamita.train.reference import with_reference
@@ -147,21 +145,17 @@ class Session:
 
     def export(self) -> None:
         """Write the model as a Hugging Face folder, which every verb reads; of an adapter, peft's files of it."""
-        if self.written[1] is None:
-            mesh.from_first(self._export_weights)
-            return
-        weights = {name: whole(weight) for name, weight in self.run.weights().items()}  # on every rank, as it gathers
-        mesh.from_first(lambda: self._export_adapter(weights))
+        mesh.from_first(self._export)
 
-    def _export_adapter(self, weights: dict[str, Tensor]) -> None:
-        base, adapter = self.written
-        assert adapter is not None
-        export_adapter(self.run.model, adapter, weights=weights, base=str(base), merge=self.recipe.merge)
-
-    def _export_weights(self) -> None:
+    def _export(self) -> None:
         weights = state.weights(self.folder / INSIDE)  # of the checkpoint, where they are whole
-        self.run.model.save_pretrained(self.folder, state_dict=weights)
-        save_tokenizer(self.tokenizer, self.folder, max_length=self.run.model.config.max_position_embeddings)
+        base, adapter = self.written
+        if adapter is None:
+            self.run.model.save_pretrained(self.folder, state_dict=weights)
+            save_tokenizer(self.tokenizer, self.folder, max_length=self.run.model.config.max_position_embeddings)
+        else:
+            model = whole_model(self.run.model, self.recipe.lora)
+            export_adapter(model, adapter, weights=weights, base=str(base), merge=self.recipe.merge)
 
     def _save(self, saver: Saver) -> None:
         with self._explained():

@@ -97,17 +97,17 @@ def tuned(top: Path, count: int, method: str, line: str, written: str) -> str:
 
 
 def parted(top: Path) -> dict[str, Any]:
-    """A LoRA adapter trained by two processes that share each matrix, merged too, next to that of one process."""
+    """A LoRA adapter trained by two processes that share each matrix, or the layers, next to that of one process."""
     data, files = top / "lora.jsonl", ("adapter_model.safetensors", "merged/model.safetensors")
     words = ["train", str(data), *SMALL[2:], "--batch-tokens", "128", "--steps", "2", "--optimizer", "adamw", "-q"]
     of = ["--model", str(top / "small"), "--method", "lora", "--lr", "1e-2", "--merge"]
     codes, found = [], []
-    for count in (1, 2):
-        folder = top / f"parts-{count}"
-        ranks = answers(group.start(count, lambda n=count, o=folder: run([*words, *of, "--tp", str(n), "-o", str(o)])))
-        codes += [one["code"] for one in ranks]
+    for count, dim in ((1, "tp"), (2, "tp"), (2, "pp")):
+        folder = top / f"{dim}-{count}"
+        shared = [*words, *of, f"--{dim}", str(count), "-o", str(folder)]
+        codes += [one["code"] for one in answers(group.start(count, lambda all_words=shared: run(all_words)))]
         found.append([load_file(folder / name) for name in files])
-    pairs = [(one[name], other[name]) for one, other in zip(*found, strict=True) for name in one.keys() | other.keys()]
+    pairs = [(a[name], b[name]) for other in found[1:] for a, b in zip(found[0], other, strict=True) for name in a | b]
     moved = max(float(one.abs().max()) for name, one in found[0][0].items() if "lora_B" in name)
     return {"codes": codes, "apart": max(float((a - b).abs().max()) for a, b in pairs), "moved": moved}
 

@@ -23,6 +23,7 @@ from llamita.parallel.tensor import sharded_loss
 from llamita.train import savings
 from llamita.train.check_loss import check_loss
 from llamita.train.loop import backward, evaluate, gradients_of
+from llamita.train.method import METHODS, adapt
 from llamita.train.recipe import Recipe
 from llamita.train.run import Run, check_ranks, start
 from tests.distributed import group
@@ -32,7 +33,7 @@ from tests.distributed.work import gone_on
 LENGTH, ROWS, STEPS, FEW, RESUMED = 14, 6, 20, 2, 3
 RECIPE = Recipe(
     task="pretrain", optimizer="adamw", precision="fp32", lr=2e-3, steps=STEPS, threads=1, micro_rows=2, length=LENGTH,
-    batch_tokens=ROWS * LENGTH, weight_decay=0.1, rates="*.0.*.q_proj.weight=1.5,model.norm.weight=2",
+    batch_tokens=ROWS * LENGTH, weight_decay=0.1, rates="*.0.*.q_proj.weight=1.5,model.norm.weight=2", model="small",
 )  # fmt: skip
 LAYERS = {"num_hidden_layers": 4}
 INTERLEAVED = {"pp_schedule": "interleaved"}
@@ -48,9 +49,14 @@ CASES: dict[str, tuple[int, Degrees, dict[str, Any]]] = {
     "pp x cp x tp": (8, Degrees(pp=2, cp=2, tp=2), INTERLEAVED),
     "dp_shard x cp x tp": (8, Degrees(dp_shard=2, cp=2, tp=2), {"micro_rows": 1}),
 }
+# Of adapters three steps: of the embedding and a layer in the first of two stages, and of frozen weights in blocks.
+ADAPTERS: dict[str, tuple[int, Degrees, dict[str, Any]]] = {
+    "lora, pp": (2, Degrees(pp=2), {"rates": "", "method": "lora", "targets": "embed_tokens,layers.1.*_proj"}),
+    "qlora, cp": (2, Degrees(cp=2), {"rates": "", "method": "qlora", "base_format": "int8"}),
+}
 TWENTY = ("1f1b", "interleaved")
 # Of eight processes the steps alone: each plans, for tens of milliseconds, every operation of DTensors.
-STEPS_ALONE = ("pp x cp x tp", "dp_shard x cp x tp")
+STEPS_ALONE = ("pp x cp x tp", "dp_shard x cp x tp", *ADAPTERS)
 
 # A run that is saved and resumed: by how many processes, shared how, until which step.
 PARTS: tuple[tuple[int, Degrees, dict[str, Any], int], ...] = (
@@ -86,10 +92,14 @@ def batch(step: int) -> Batch:
 
 def make_run(recipe: Recipe, found: Any, *, is_tied: bool) -> Run:
     """A run of a model of four layers, as a session makes it."""
-    model = model_of(LAYERS | {"tie_word_embeddings": is_tied})
+    model, method, base = model_of(LAYERS | {"tie_word_embeddings": is_tied}), METHODS[recipe.method], ""
+    if method.is_adapter:
+        block_format = recipe.base_format if method.is_quantized else None
+        base = adapt(model, recipe.lora, block_format=block_format, seed=recipe.seed)
+        model.double()
     check_ranks(recipe, DataRanks(found))
     savings.prepare(model, recipe)
-    return start(recipe, model, Steps(), processes=found)
+    return start(recipe, model, Steps(), processes=found, base=base)
 
 
 def take_steps(run: Run, recipe: Recipe, until: int) -> list[tuple[float, float]]:
@@ -118,15 +128,17 @@ def weights_of(run: Run) -> dict[str, Tensor]:
     return {name: whole(weight).clone() for name, weight in run.weights().items()}
 
 
-def reference(is_tied: bool) -> dict[int, tuple[Any, dict[str, Tensor], float]]:
+def reference(
+    recipe: Recipe = RECIPE, numbers: tuple[int, ...] = (FEW, RESUMED, STEPS), *, is_tied: bool = True
+) -> dict[int, tuple[Any, dict[str, Tensor], float]]:
     """What one process computes in few steps, in those of the run that is resumed, and in twenty."""
 
     def work(found: Any) -> Any:
-        run = make_run(RECIPE, found, is_tied=is_tied)
+        run = make_run(recipe, found, is_tied=is_tied)
         seen, found = list[tuple[float, float]](), {}
-        for steps in (FEW, RESUMED, STEPS):
-            seen = [*seen, *take_steps(run, RECIPE, steps)]
-            found[steps] = seen, weights_of(run), held_out_loss(run, RECIPE)
+        for steps in numbers:
+            seen = [*seen, *take_steps(run, recipe, steps)]
+            found[steps] = seen, weights_of(run), held_out_loss(run, recipe)
         return found
 
     return group.on(1, work)[0]
@@ -142,7 +154,7 @@ def shared(name: str, steps: int, *, is_tied: bool) -> list[Any]:
 
     Last comes the share of the numbers of these weights that it keeps.
     """
-    count, degrees, changes = CASES[name]
+    count, degrees, changes = (CASES | ADAPTERS)[name]
     recipe = replace(recipe_of(degrees), **changes)
 
     def work(found: Any) -> Any:
@@ -153,7 +165,7 @@ def shared(name: str, steps: int, *, is_tied: bool) -> list[Any]:
         seen = take_steps(run, recipe, steps)
         held_out, weights = held_out_loss(run, recipe) if is_more else None, weights_of(run)
         sizes = [(local(one).numel(), one.numel()) for one in run.weights().values()]
-        return seen, weights, held_out, sum(own for own, _ in sizes) / sum(size for _, size in sizes)
+        return seen, weights, held_out, sum(own for own, _ in sizes) / max(1, sum(size for _, size in sizes))
 
     return group.on(count, work)
 
@@ -166,7 +178,7 @@ def compare(name: str, steps: int, one: Any, *, is_tied: bool) -> dict[str, Any]
     pairs = [pair for ours in zip(seen, figures, strict=True) for pair in zip(*ours, strict=True)]
     return {
         "steps": largest([*pairs, (loss, loss if held_out is None else held_out)]),
-        "weights": max(largest((weights[key], weight) for key, weight in known.items()) for _, known, *_ in ranks),
+        "weights": largest((weights[key], weight) for _, known, *_ in ranks for key, weight in known.items()),
         "same": all((found, last) == (figures, held_out) for found, _, last, _ in ranks),
         "all": {key for _, known, *_ in ranks for key in known} == weights.keys(),
         "kept": max(share for *_, share in ranks),
@@ -174,10 +186,10 @@ def compare(name: str, steps: int, one: Any, *, is_tied: bool) -> dict[str, Any]
     }
 
 
-def resumed(weights: dict[str, Tensor]) -> dict[str, Any]:
+def resumed(weights: dict[str, Tensor], parts_of_run: Any = PARTS) -> dict[str, Any]:
     """Stages, one process and stages again: is what each takes over what was saved, and how far is the end from one?"""
     with tempfile.TemporaryDirectory() as top:
-        parts = [_part(Path(top), *one) for one in PARTS]
+        parts = [_part(Path(top), *one) for one in parts_of_run]
     taken = [_equal(before[1], after[0]) for before, after in pairwise(parts)]
     return {"taken over": taken, "apart": largest((weights[name], parts[-1][1][name]) for name in weights)}
 
@@ -206,9 +218,22 @@ def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 def check(*names: str) -> dict[str, Any]:
     """All cases, of a model whose head is the embedding; the first also of one with a head of its own."""
-    tied = reference(True)
+    tied = reference()
     found = {name: compare(name, STEPS if name in TWENTY else FEW, tied, is_tied=True) for name in names}
     if "1f1b" in names:
-        found["untied"] = compare("1f1b", FEW, reference(False), is_tied=False)
+        found["untied"] = compare("1f1b", FEW, reference(is_tied=False), is_tied=False)
         found["resumed"] = resumed(tied[RESUMED][1])
+        found |= adapted()
+    return found
+
+
+def adapted() -> dict[str, Any]:
+    """The cases of adapters; the first is also saved after a step, and goes on in one process."""
+    found = dict[str, Any]()
+    for name, (count, degrees, changes) in ADAPTERS.items():
+        one = reference(replace(RECIPE, **changes), (RESUMED,))
+        found[name] = compare(name, RESUMED, one, is_tied=True)
+        if not found.get("adapter resumed"):
+            parts = (count, degrees, changes, 1), (1, Degrees(), changes, RESUMED)
+            found["adapter resumed"] = resumed(one[RESUMED][1], parts)
     return found

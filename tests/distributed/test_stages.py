@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tests.distributed.stage_cases import CASES
+from tests.distributed.stage_cases import ADAPTERS, CASES
 from tests.distributed.test_distributed import launched
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes with gloo")
@@ -14,8 +14,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes
 def test_stages_and_combinations_equal_one_process() -> None:
     """Steps in fp64, twenty of 1f1b and interleaved: tied weights, accumulation, clipping, packing, masks."""
     found = launched("stage_cases", *CASES)
-    resumed = found.pop("resumed")
-    assert found.keys() == {*CASES, "untied"}
+    resumed, adapter = found.pop("resumed"), found.pop("adapter resumed")
+    assert found.keys() == {*CASES, *ADAPTERS, "untied"}
     for name, one in found.items():
         assert one["steps"] <= 1e-12, (name, one)
         assert one["weights"] <= 1e-12, (name, one)
@@ -30,3 +30,5 @@ def test_stages_and_combinations_equal_one_process() -> None:
     # Four stages on two processes, one process, four stages on two pairs: each takes over the tensors that were saved.
     assert resumed["taken over"] == [True, True]
     assert resumed["apart"] <= 1e-12
+    assert adapter["taken over"] == [True]  # two stages, and one process
+    assert adapter["apart"] <= 1e-12
