@@ -39,8 +39,7 @@ def fuse(model: LlamaForCausalLM) -> LlamaForCausalLM:
         raise UnsupportedError(f"this model cannot be fused: {reason}; run it without")
     plan.check(model, "kernels", [model])
     matrices = (matrix_of(module) for module in model.modules())
-    for matrix in {matrix.data_ptr(): matrix for matrix in matrices if matrix is not None}.values():
-        collapse(matrix)
+    collapse({matrix.data_ptr(): matrix for matrix in matrices if matrix is not None}.values())
     plan.apply(model, "kernels", [FusedForward(model)])
     return model
 

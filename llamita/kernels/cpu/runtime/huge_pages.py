@@ -2,6 +2,8 @@
 
 import ctypes
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from functools import cache
 
 from torch import Tensor
@@ -12,9 +14,18 @@ _FROM_NOW_ON = 14  # MADV_HUGEPAGE
 _COLLAPSE = 25  # MADV_COLLAPSE of Linux 6.1
 
 
-def collapse(tensor: Tensor) -> bool:
-    """Move a tensor's memory into large pages; address and values stay. Returns whether the system did it."""
-    return _tell(tensor, _COLLAPSE)
+def collapse(tensors: Iterable[Tensor]) -> int:
+    """Move the memory of tensors into large pages; addresses and values stay. Returns how many the system made.
+
+    Tensors that lie side by side share large pages, also with other memory of the process: at least half of each is
+    theirs.
+    """
+    covered: Counter[int] = Counter()  # bytes of each large page
+    for tensor in filter(_is_here, tensors):
+        start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
+        for page in range(start // LARGE * LARGE, end, LARGE):
+            covered[page] += min(end, page + LARGE) - max(start, page)
+    return sum(_tell(page, LARGE, _COLLAPSE) for page, size in covered.items() if size >= LARGE // 2)
 
 
 def advise(tensor: Tensor) -> bool:
@@ -22,15 +33,18 @@ def advise(tensor: Tensor) -> bool:
 
     To allocate memory in small pages takes longer than to write to it.
     """
-    return _tell(tensor, _FROM_NOW_ON)
-
-
-def _tell(tensor: Tensor, advice: int) -> bool:
     start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
     start, end = -(-start // _PAGE) * _PAGE, end // _PAGE * _PAGE
-    if end - start < LARGE or tensor.device.type != "cpu" or not sys.platform.startswith("linux"):
-        return False
-    return _advise()(ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice) == 0
+    return end - start >= LARGE and _is_here(tensor) and _tell(start, end - start, _FROM_NOW_ON)
+
+
+def _is_here(tensor: Tensor) -> bool:
+    """Whether a tensor lies in memory that Linux takes advice on."""
+    return tensor.device.type == "cpu" and sys.platform.startswith("linux")
+
+
+def _tell(start: int, size: int, advice: int) -> bool:
+    return _advise()(ctypes.c_void_p(start), ctypes.c_size_t(size), advice) == 0
 
 
 @cache

@@ -2,13 +2,13 @@
 
 import re
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
 from llamita.kernels.cpu.runtime import huge_pages
+from llamita.kernels.cpu.runtime.huge_pages import LARGE
 from tests.unit.kernels.cpu.runtime.test_library_memory import smaps
 
 
@@ -25,18 +25,30 @@ class Asked(list):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone is asked")
 @pytest.mark.parametrize("answer", [0, -1])
-@pytest.mark.parametrize(("ask", "advice"), [(huge_pages.collapse, 25), (huge_pages.advise, 14)])
 def test_whole_pages_of_a_tensor_are_asked_for_and_the_answer_is_told(
-    ask: Callable[[torch.Tensor], bool], advice: int, answer: int, monkeypatch: pytest.MonkeyPatch
+    answer: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = Asked(answer)
     monkeypatch.setattr(huge_pages, "_advise", lambda: asked)
-    tensor = torch.zeros(2 * huge_pages.LARGE // 4 + 9, dtype=torch.int32)[7:]  # not at a page's beginning
-    assert ask(tensor) is (answer == 0)
+    tensor = torch.zeros(2 * LARGE // 4 + 9, dtype=torch.int32)[7:]  # not at a page's beginning
+    assert huge_pages.advise(tensor) is (answer == 0)
     ((start, size, advised),) = asked
-    assert advised == advice and start % 4096 == size % 4096 == 0
+    assert advised == 14 and start % 4096 == size % 4096 == 0
     assert 0 <= start - tensor.data_ptr() < 4096
     assert 0 <= tensor.data_ptr() + tensor.nbytes - (start + size) < 4096
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone is asked")
+@pytest.mark.parametrize(("answer", "made"), [(0, 2), (-1, 0)])
+def test_small_tensors_side_by_side_share_large_pages(answer: int, made: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, memory = Asked(answer), torch.zeros(5 * LARGE, dtype=torch.uint8)
+    monkeypatch.setattr(huge_pages, "_advise", lambda: asked)
+    first = -memory.data_ptr() % LARGE
+    sizes = {0: LARGE // 3, LARGE // 3: LARGE // 3, LARGE: LARGE // 2 - 1, 2 * LARGE + 9: LARGE // 2, 3 * LARGE: 0}
+    tensors = [memory[first + start : first + start + size] for start, size in sizes.items()]
+    assert huge_pages.collapse(tensors) == made
+    pages = [memory.data_ptr() + first + page * LARGE for page in (0, 2)]
+    assert asked == [(page, LARGE, 25) for page in pages]
 
 
 def large_kb(tensor: torch.Tensor) -> int:
@@ -47,9 +59,9 @@ def large_kb(tensor: torch.Tensor) -> int:
 
 
 def test_values_and_address_stay_and_the_pages_are_large() -> None:
-    tensor = torch.arange(3 * huge_pages.LARGE // 4, dtype=torch.int32)[7:]
+    tensor = torch.arange(3 * LARGE // 4, dtype=torch.int32)[7:]
     before, address = tensor.clone(), tensor.data_ptr()
-    did = huge_pages.collapse(tensor)  # older systems refuse
+    did = huge_pages.collapse([tensor])  # older systems refuse
     assert tensor.data_ptr() == address
     assert torch.equal(tensor, before)
     assert not did or large_kb(tensor) >= 2048
@@ -57,9 +69,9 @@ def test_values_and_address_stay_and_the_pages_are_large() -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the memory map of Linux")
 def test_memory_that_is_advised_before_it_is_written_is_marked_for_large_pages() -> None:
-    tensor = torch.empty(4 * huge_pages.LARGE, dtype=torch.uint8)
+    tensor = torch.empty(4 * LARGE, dtype=torch.uint8)
     did = huge_pages.advise(tensor)  # systems may refuse
-    inside = tensor.data_ptr() + huge_pages.LARGE
+    inside = tensor.data_ptr() + LARGE
     mappings = re.findall(r"^(\w+)-(\w+) .*\n(?:[A-Z]\w+:.*\n)*?VmFlags: (.*)$", smaps(), re.MULTILINE)
     (flags,) = [flags for start, end, flags in mappings if int(start, 16) <= inside < int(end, 16)]
     assert ("hg" in flags.split()) is did
@@ -74,15 +86,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     return asked
 
 
-@pytest.mark.parametrize("tensor", [torch.zeros(9), torch.empty(0), torch.empty(huge_pages.LARGE, device="meta")])
+@pytest.mark.parametrize("tensor", [torch.zeros(9), torch.empty(0), torch.empty(LARGE, device="meta")])
 def test_what_is_small_or_elsewhere_is_left_alone(tensor: torch.Tensor, asked: Asked) -> None:
-    assert not huge_pages.collapse(tensor)
+    assert not huge_pages.collapse([tensor])
     assert not huge_pages.advise(tensor)
     assert asked == []
 
 
 def test_other_systems_are_left_alone(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert not huge_pages.collapse(torch.zeros(huge_pages.LARGE))
-    assert not huge_pages.advise(torch.zeros(huge_pages.LARGE))
+    assert not huge_pages.collapse([torch.zeros(LARGE)])
+    assert not huge_pages.advise(torch.zeros(LARGE))
     assert asked == []
