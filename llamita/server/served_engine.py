@@ -95,10 +95,8 @@ class ServedEngine:
 
     async def unload(self) -> None:
         """Close the engine and give its memory back."""
-        engine, self._earlier, self._engine = self.engine, self.stats, None
-        await asyncio.to_thread(engine.close)
-        del engine
-        await asyncio.to_thread(garbage.collect)  # a model is full of circles
+        engines, self._earlier, self._engine = [self.engine], self.stats, None
+        await asyncio.to_thread(_close_last, engines)
 
     def read_facts(self) -> None:
         """Read what receipts and fingerprints say of the weights, which takes a while, in a thread of its own.
@@ -154,6 +152,12 @@ class ServedEngine:
         finally:
             self._loading, self._last_use = None, monotonic()
         self.read_facts()
+
+
+def _close_last(engines: list[Engine]) -> None:
+    """Close the last engine of a list, which alone holds it, and free what it held: a model is full of circles."""
+    engines.pop().close()
+    garbage.collect()
 
 
 def _read_facts(engine: Engine) -> None:
