@@ -1,6 +1,5 @@
 """llamita's session: a model in any format, with the CPU kernels if they support it."""
 
-import gc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
@@ -13,6 +12,7 @@ from llamita.bench import models
 from llamita.bench.formats import dtype_of
 from llamita.bench.workload import LONGEST, Workload
 from llamita.checkpoint.load import load_pretrained
+from llamita.engine import garbage
 from llamita.engine.engine import Engine
 from llamita.engine.handle import RequestHandle
 from llamita.engine.limits import EngineLimits
@@ -74,21 +74,17 @@ def serve(engine: Engine, work: Workload) -> tuple[list[RequestHandle], float]:
     What there is before is left out of garbage collections, as `llamita serve` does: a full one takes 0.1 s.
     """
     engine.call(engine.forget).result()
-    gc.collect()
-    gc.freeze()
 
     def write(prompt: list[int], answer: int) -> RequestHandle:
         handle = engine.submit(prompt, max_tokens=answer, temperature=0.0)
         assert len(handle.result().token_ids) == answer, "it has stopped before an answer was as long as asked for"
         return handle
 
-    try:
+    with garbage.frozen():
         start = perf_counter()
         with ThreadPoolExecutor(work.at_once) as clients:  # each has one request after the other
             handles = list(clients.map(write, work.prompts, work.answers))
         return handles, perf_counter() - start
-    finally:
-        gc.unfreeze()
 
 
 class TokenTimer:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import errno
-import gc
 import math
 import os
 import signal
@@ -14,8 +13,8 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
+from llamita.engine import garbage
 from llamita.errors import AccessError, UsageError
-from llamita.server import garbage
 from llamita.server.app import ERROR_BODIES, create_app, paths_of
 from llamita.server.connection import protocol_of
 from llamita.server.health import trouble
@@ -107,11 +106,8 @@ class Server(uvicorn.Server):
             raise UsageError(
                 f"port {listener.getsockname()[1]} is in use by now: take another one with --port"
             ) from None
-        garbage.freeze()
-        try:
+        with garbage.frozen():
             asyncio.run(self._listen(listener, ready))
-        finally:
-            gc.unfreeze()
         return self.exit_code
 
     async def _listen(self, listener: socket.socket, ready: Callable[[], object] | None) -> None:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from time import monotonic
 from typing import TypeVar
 
+from llamita.engine import garbage
 from llamita.engine.engine import Engine
 from llamita.engine.engine_core import COUNTED, EngineStats
 from llamita.errors import ClosedError, LlamitaError, OverloadedError, UsageError
-from llamita.server import garbage
 
 Result = TypeVar("Result")
 LEAST_UNUSED = 0.5  # seconds, in which a request that has found its model is admitted

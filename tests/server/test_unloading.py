@@ -1,5 +1,6 @@
 """Models that nobody asks leave the memory, stay listed, and come back with the next request."""
 
+import gc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,14 +9,16 @@ from typing import Any
 import pytest
 
 import llamita
+from llamita.engine import garbage
 from llamita.engine.engine import Engine
 from llamita.server.served_engine import ServedEngine
 from tests.server.serving import Running, serving, wait_until
 
 
 @pytest.fixture
-def idle(small_path: Path) -> Iterator[Running]:
+def idle(small_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
     """A server that unloads its model as soon as it is idle."""
+    monkeypatch.setattr(garbage, "collect", gc.collect)  # the tests have frozen libraries alone, which it would search
 
     def load() -> Engine:
         return llamita.load(small_path).engine()

@@ -1,12 +1,14 @@
 """Served engines: how many requests they take, and how they leave the memory and come back."""
 
 import asyncio
+import gc
 import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from llamita.engine import garbage
 from llamita.engine.engine import Engine
 from llamita.engine.limits import EngineLimits
 from llamita.errors import ClosedError, NotFoundError, OverloadedError
@@ -16,8 +18,9 @@ from llamita.server.served_engine import ServedEngine
 
 
 @pytest.fixture
-def made(small_path: Path) -> Callable[[], Engine]:
+def made(small_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Engine]:
     """Loads a model and starts its engine."""
+    monkeypatch.setattr(garbage, "collect", gc.collect)  # the tests have frozen libraries alone, which it would search
     return lambda: load(small_path).engine(EngineLimits(max_num_seqs=2, max_num_queued=1))
 
 
