@@ -128,10 +128,14 @@ def _tile(is_bf16, load_w, load_x, add, shape, w, stride, x, rows, out, bias, le
 
 
 @inline
-def _height(count: int, rest: int) -> int:
-    """How many of the rows of x that are left are next, so that none is left alone."""
-    if count >= six.HEIGHT and count != six.HEIGHT + 1 and not rest:
-        return six.HEIGHT
+def _sixes(count: int, rest: int) -> int:
+    """How many times six of the rows of x that are left are next, so that none is left alone."""
+    return 0 if rest else min(six.GROUPS, max(0, count - 7 * (count % six.HEIGHT == 1)) // six.HEIGHT)
+
+
+@inline
+def _height(count: int) -> int:
+    """How many rows of x are next where they are not taken by six."""
     return min(count, HEIGHT if count % 2 else 2)
 
 
@@ -178,9 +182,10 @@ def linear(
     w, out, bias = w + start * stride, out + 4 * start, bias + 4 * start if bias else 0
     h.put_masks(near + MASKS)
     while line < last:
-        height, its, to = _height(last - line, rest), x + line * shape[1], out + 4 * line * n
-        if height == six.HEIGHT:
-            six.multiply(is_bf16, shape, w, stride, rows, its, to, bias, adds, near + ROOM)
+        groups, its, to = _sixes(last - line, rest), x + line * shape[1], out + 4 * line * n
+        height = six.HEIGHT * groups if groups else _height(last - line)
+        if groups:
+            six.multiply(is_bf16, shape, w, stride, rows, its, groups, to, bias, adds, near + ROOM)
         elif height > 1:
             _few(is_bf16, load_w, load_x, add, shape, w, stride, rows, its, height, to, bias, adds, near)
         else:

@@ -4,7 +4,8 @@ Must equal `gemm_tiles.rows_1` of each row of x, to the last bit. The twelve sum
 converted to fp32 once for some rows of the matrix, and lies in the order in which tiles read it; so of eight vectors
 that are loaded for twelve `fma` two have to be converted. The sixteen lanes of a sum do not meet before its end: lanes
 0 to 7 come first, for all these rows, then lanes 8 to 15. So half of a row of x is read at a time, and stays in the
-first-level cache even where it is long.
+first-level cache even where it is long. Columns are taken in panels where there are many: those of these rows of the
+matrix stay in the second-level cache for some groups of six rows of x, whose sums are in memory meanwhile.
 """
 
 from llamita.kernels.cpu import gemm_tiles as tiles
@@ -17,6 +18,7 @@ ROWS = 64  # of the matrix, for which x is converted once
 PANEL = 48  # the most steps of a panel of columns: x and two rows of the matrix fit into the first-level cache
 LINE = 32 * HEIGHT  # bytes of eight lanes of these rows of x
 SAVED = PANEL * 2 * LINE  # where sums are in the memory that `multiply` works in, after x
+GROUPS = 4  # of six rows of x, whose sums this memory holds between panels
 TILE = 2 * LINE  # bytes of a tile's sums, in either half of the lanes
 
 Two = tuple[v.Vector, v.Vector]  # of two rows of the matrix
@@ -25,9 +27,12 @@ Six = tuple[Two, Two, Two, Two, Two, Two]  # and six rows of x
 
 @inline
 def _widen(is_bf16: bool, x: int, stride: int, steps: int, to: int) -> None:
-    """Eight lanes of six rows of x in fp32; of pairs of bf16 the second numbers of all rows, then the first ones."""
-    for i in range(steps):
-        for row in range(HEIGHT):
+    """Eight lanes of six rows of x in fp32; of pairs of bf16 the second numbers of all rows, then the first ones.
+
+    One row after the other, as memory gives a row faster than the same columns of six.
+    """
+    for row in range(HEIGHT):
+        for i in range(steps):
             if is_bf16:
                 words, at = h.load_words(x + row * stride + 64 * i), to + 2 * LINE * i + 32 * row
                 h.store(at, h.high_bf16(words))
@@ -132,35 +137,69 @@ def _put(early: int, late: Six, out: int, step: int, bias: int, left: int, adds:
 
 
 @inline
-def _multiply(is_bf16, shape, w, stride, rows, x, out, bias, adds, near):
-    """Up to ROWS rows of the matrix."""
+def _prefetch(x: int, stride: int, first: int, last: int) -> None:
+    """Prefetch some steps of six rows of x."""
+    for row in range(HEIGHT):
+        for i in range(first, last):
+            v.prefetch_line(x + row * stride + 64 * i)
+
+
+@inline
+def _panel(is_bf16, shape, w, stride, rows, x, later, out, bias, adds, near, saved, panel, end):
+    """Up to ROWS rows of the matrix times six rows of x, over the steps from `panel` to `end`.
+
+    later: the address of the x that is next, which is prefetched meanwhile.
+    """
     size, x_stride, steps, _, _, n = shape
-    panels = -(-steps // PANEL)
     for lanes in range(0, v.hidden(64), 32):
-        for number in range(panels):
-            panel, end = steps * number // panels, steps * (number + 1) // panels
-            count, is_last = end - panel, lanes == 32 and end == steps
-            _widen(is_bf16, x + 64 * panel + lanes, x_stride, count, near)
-            for row in range(0, rows, 2):
-                left = min(2, rows - row)
-                at, step = w + row * stride + size * panel + lanes, stride if left == 2 else 0
-                early = near + SAVED + TILE * row
-                sums = early + (TILE if lanes else 0)
-                begin = _begin(sums, panel == 0)
-                six = _half_bf16(at, step, near, count, begin) if is_bf16 else _half_fp32(at, step, near, count, begin)
-                if is_last:
-                    _put(early, six, out + 4 * row, 4 * n, bias + 4 * row if bias else 0, left, adds)
-                else:
-                    _store(six, sums)
+        is_last = lanes == 32 and end == steps
+        _widen(is_bf16, x + 64 * panel + lanes, x_stride, end - panel, near)
+        for row in range(0, rows, 2):
+            left = min(2, rows - row)
+            at, step = w + row * stride + size * panel + lanes, stride if left == 2 else 0
+            if lanes:
+                _prefetch(later, x_stride, (end - panel) * row // rows, (end - panel) * (row + 2) // rows)
+            early = saved + TILE * row
+            sums = early + (TILE if lanes else 0)
+            begin = _begin(sums, panel == 0)
+            if is_bf16:
+                six = _half_bf16(at, step, near, end - panel, begin)
+            else:
+                six = _half_fp32(at, step, near, end - panel, begin)
+            if is_last:
+                _put(early, six, out + 4 * row, 4 * n, bias + 4 * row if bias else 0, left, adds)
+            else:
+                _store(six, sums)
+
+
+@inline
+def _multiply(is_bf16, shape, w, stride, rows, x, groups, out, bias, adds, near):
+    """Up to ROWS rows of the matrix."""
+    _, x_stride, steps, _, _, n = shape
+    panels = -(-steps // PANEL)
+    for number in range(panels):
+        panel, end = steps * number // panels, steps * (number + 1) // panels
+        for group in range(groups):
+            saved, row = near + SAVED + (ROWS * TILE * group if panels > 1 else 0), HEIGHT * group
+            later = x + (row + HEIGHT) * x_stride + 64 * panel if group + 1 < groups else x + 64 * end
+            _panel(
+                is_bf16, shape, w, stride, rows, x + row * x_stride, later, out + 4 * row * n, bias, adds, near,
+                saved, panel, end,
+            )  # fmt: skip
 
 
 @inline
 def multiply(
-    is_bf16: bool, shape: tiles.Shape, w: int, stride: int, rows: int, x: int, out: int, bias: int, adds: int, near: int
-) -> None:
-    """`rows` rows of the matrix times six rows of x; there are no columns after the last step."""
+    is_bf16: bool, shape: tiles.Shape, w: int, stride: int, rows: int, x: int, groups: int, out: int, bias: int,
+    adds: int, near: int,
+) -> None:  # fmt: skip
+    """`rows` rows of the matrix times six rows of x for each of up to GROUPS groups.
+
+    There are no columns after the last step.
+    """
     for row in range(0, rows, ROWS):
         its_bias = bias + 4 * row if bias else 0
         _multiply(
-            is_bf16, shape, w + row * stride, stride, min(ROWS, rows - row), x, out + 4 * row, its_bias, adds, near
-        )
+            is_bf16, shape, w + row * stride, stride, min(ROWS, rows - row), x, groups, out + 4 * row, its_bias, adds,
+            near,
+        )  # fmt: skip
