@@ -10,6 +10,7 @@ import tokenizers
 
 from llamita.checks import MAX_REASON, shortened
 from llamita.errors import BrokenFileError, UsageError
+from llamita.tokenizer.stream import ByteTable
 
 LONG = 10_000  # characters, or ids: from here on by the library's calls for batches, which let other threads run
 
@@ -42,6 +43,8 @@ class HuggingFaceTokenizer:
         added = library.get_added_tokens_decoder()
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
         self.control_ids = self.special_ids | control_ids
+        is_byte_level = isinstance(library.decoder, tokenizers.decoders.ByteLevel)
+        self.byte_table = ByteTable(self.id_to_token) if is_byte_level else None
 
     @property
     def eos_token_id(self) -> int | None:

@@ -52,6 +52,11 @@ class Tokenizer(Protocol):
         """All of the checkpoint's chat templates by name, such as "default" and "tool_use"."""
         ...
 
+    @property
+    def byte_table(self) -> Mapping[int, bytes] | None:
+        """The bytes of each token, where those of a text are its tokens' one after the other; else None."""
+        ...
+
     def encode(self, text: str, *, add_special_tokens: bool = True, parse_special: bool = False) -> list[int]:
         """Ids of a text; what looks like a special token in it stays text unless `parse_special`."""
         ...

@@ -57,6 +57,7 @@ def test_ids_outside_the_vocabulary_are_silent(llama_3: Path):
 
 def test_a_push_decodes_only_the_last_tokens(llama_3: Path, monkeypatch: pytest.MonkeyPatch):
     tokenizer = load_tokenizer(llama_3)
+    monkeypatch.setattr(tokenizer, "byte_table", None)  # as if its decoder did more than to join bytes
     sizes: list[int] = []
     decode = tokenizer.decode
     monkeypatch.setattr(tokenizer, "decode", lambda ids, **options: sizes.append(len(ids)) or decode(ids, **options))
