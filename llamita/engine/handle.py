@@ -2,9 +2,9 @@
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from queue import SimpleQueue
 from time import monotonic
 
 from llamita.generation.completion import Completion
@@ -60,9 +60,8 @@ class RequestHandle:
         self.request_id, self.request, self.adapter = request_id, request, adapter
         self.metrics = RequestMetrics(monotonic())
         self._abort = abort
-        lock = threading.RLock()
-        self._changed, self._ended = threading.Condition(lock), threading.Condition(lock)
-        self._deltas: deque[Delta] = deque()
+        self._deltas: SimpleQueue[Delta | None] = SimpleQueue()  # None wakes who waits when it is over
+        self._ended = threading.Event()
         self._completion: Completion | None = None
         self._error: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -83,9 +82,8 @@ class RequestHandle:
 
     def result(self, timeout: float | None = None) -> Completion:
         """Wait for the whole text. Raises TimeoutError after `timeout` seconds; the request goes on."""
-        with self._ended:  # not woken by each token
-            if not self._ended.wait_for(lambda: self.is_over, timeout):
-                raise TimeoutError(f"request {self.request_id} is not over after {timeout} s: wait longer, or abort it")
+        if not self._ended.wait(timeout):
+            raise TimeoutError(f"request {self.request_id} is not over after {timeout} s: wait longer, or abort it")
         return self._outcome()
 
     async def completion(self) -> Completion:
@@ -97,61 +95,54 @@ class RequestHandle:
     def __iter__(self) -> Iterator[str]:
         """The pieces of the text as they are written."""
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._deltas or self.is_over)
-                delta = self._take()
-            if delta is None:
+            is_over = self.is_over  # then no more comes
+            delta = self._take(None if is_over else self._deltas.get())
+            if delta is not None and delta.text:
+                yield delta.text
+            if delta is None and is_over:
                 self._outcome()
                 return
-            if delta.text:
-                yield delta.text
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
         """What is written, step by step."""
         while True:
-            with self._changed:
-                delta = self._take()
-                if delta is None and not self.is_over:
-                    self._waiter = asyncio.get_running_loop().create_future()
-            if delta is not None:
+            is_over = self.is_over
+            if (delta := self._take()) is not None:
                 yield delta
-            elif self._waiter is not None:
-                await self._waiter
-                self._waiter = None
-            else:
+            elif is_over:
                 self._outcome()
                 return
+            else:
+                waiter = self._waiter = asyncio.get_running_loop().create_future()
+                if self._deltas.empty() and not self.is_over:  # what comes after this look finds the waiter
+                    await waiter
+                self._waiter = None
 
     # The engine's side
 
     def push(self, delta: Delta) -> asyncio.Future[None] | None:
         """Hand over what a step wrote; returns the future that a reader waits for, to be set in the reader's loop."""
-        with self._changed:
-            self._deltas.append(delta)
-            self._changed.notify_all()
-            return self._waiter
+        self._deltas.put(delta)
+        return self._waiter
 
     def end(self, outcome: Completion | BaseException) -> asyncio.Future[None] | None:
         """Hand over how the request ended; the first outcome counts."""
-        with self._changed:
-            if not self.is_over:
-                self.metrics.finished = monotonic()
-                if isinstance(outcome, Completion):
-                    self._completion = outcome
-                else:
-                    self._error = outcome
-            self._changed.notify_all()
-            self._ended.notify_all()
-            return self._waiter
+        if not self.is_over:
+            self.metrics.finished = monotonic()
+            if isinstance(outcome, Completion):
+                self._completion = outcome
+            else:
+                self._error = outcome
+        self._ended.set()
+        self._deltas.put(None)
+        return self._waiter
 
-    def _take(self) -> Delta | None:
-        """All that is unread as one; None if there is nothing."""
-        if not self._deltas:
-            return None
-        delta = self._deltas.popleft()
-        while self._deltas:
-            delta += self._deltas.popleft()
-        return delta
+    def _take(self, first: Delta | None = None) -> Delta | None:
+        """All that is unread as one, after what was taken first; None if there is nothing."""
+        while not self._deltas.empty():
+            if (delta := self._deltas.get()) is not None:
+                first = delta if first is None else first + delta
+        return first
 
     def _outcome(self) -> Completion:
         if self._error is not None:
