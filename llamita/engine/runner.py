@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
+from operator import itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,12 +39,19 @@ def first_rows(parts: Sequence[Logits]) -> Tensor:
 
 
 class Row(NamedTuple):
-    """Tokens of a text, whose blocks are `block_ids`, from number `start` on. level: 0, or the number of a guess."""
+    """Tokens of a text, whose blocks are `block_ids`, from number `start` on.
+
+    level: 0, or the number of a guess. part: the number of the part of the step that it is of.
+    """
 
     block_ids: list[int]
     start: int
     token_ids: list[int]
     level: int
+    part: int
+
+
+LEVEL = Row._fields.index("level")
 
 
 class StepRunner:
@@ -91,58 +100,54 @@ class StepRunner:
             with self.together("copy", *copied):
                 self.pages.copy(*copied)
         found: dict[int, Outcome] = {}
-        for adapter in dict.fromkeys(part.request.adapter for part in step.scheduled):
-            own = [number for number, part in enumerate(step.scheduled) if part.request.adapter == adapter]
-            rows = [_rows(step.scheduled[number], guesses.get(step.scheduled[number].request, ())) for number in own]
-            found |= zip(own, self._tried(self.models[adapter], rows), strict=True)
+        rows: dict[str | None, list[Row]] = {}
+        for number, part in enumerate(step.scheduled):
+            its = rows.setdefault(part.request.adapter, [])
+            its.append(Row(part.request.block_ids, part.start, part.new_token_ids, 0, number))
+            if guesses:
+                its += _guessed(part, guesses.get(part.request, ()), number)
+        for adapter, own in rows.items():
+            own.sort(key=itemgetter(LEVEL))  # rows see what those of lower levels write
+            found |= self._tried(self.models[adapter], own)
         return [found[number] for number in range(len(step.scheduled))]
 
-    def _tried(self, model: LanguageModel, parts: Sequence[list[Row]]) -> list[Outcome]:
+    def _tried(self, model: LanguageModel, rows: Sequence[Row]) -> dict[int, Outcome]:
+        """The outcome of each part that rows are of, by its number."""
         try:
-            return self._pass(model, parts)
+            with self.together("logits", rows):
+                logits = self.logits(model, rows)
         except Exception as error:
+            parts = dict.fromkeys(row.part for row in rows)
             if len(parts) == 1:
-                return [error]
-            return [self._tried(model, [part])[0] for part in parts]
-
-    def _pass(self, model: LanguageModel, parts: Sequence[list[Row]]) -> list[Outcome]:
-        """The logits of what comes after the rows of each part."""
-        # Rows see what those of lower levels write.
-        levels = range(max(map(len, parts)))
-        placed = [(number, part[level]) for level in levels for number, part in enumerate(parts) if level < len(part)]
-        rows = [row for _, row in placed]
-        with self.together("logits", rows):
-            logits = self.logits(model, rows)
-        own: list[list[int]] = [[] for _ in parts]
-        for at, (number, _) in enumerate(placed):
-            own[number].append(at)
-        return [Logits(logits, mine) for mine in own]
+                return dict.fromkeys(parts, error)
+            each = ([row for row in rows if row.part == part] for part in parts)
+            return {part: outcome for own in each for part, outcome in self._tried(model, own).items()}
+        own: dict[int, list[int]] = {}
+        for at, row in enumerate(rows):
+            own.setdefault(row.part, []).append(at)
+        return {part: Logits(logits, mine) for part, mine in own.items()}
 
     def logits(self, model: LanguageModel, rows: Sequence[Row]) -> Tensor:
         """The fp32 logits (rows, V) of what comes after each row, in one pass."""
         config = model.config
+        tables, starts, new, levels, _ = zip(*rows, strict=True)
         context = Paged(
             self.pages,
-            starts=[row.start for row in rows],
-            counts=[len(row.token_ids) for row in rows],
-            tables=[row.block_ids for row in rows],
+            starts=starts,
+            counts=[*map(len, new)],
+            tables=tables,
             scale=config.softmax_scale,
             window=config.sliding_window,
             backend=config.attn_implementation,
-            levels=[row.level for row in rows],
+            levels=levels,
             run=self._run,
         )
         # From NumPy, as torch reads lists of numbers several times more slowly.
-        given = torch.from_numpy(np.array([token for row in rows for token in row.token_ids]))[None]
-        given = given.to(context.device)
+        given = torch.from_numpy(np.array([[*chain.from_iterable(new)]])).to(context.device)
         return model(given, context=context, logits_to_keep=context.last, return_dict=True).logits[0].float()
 
 
-def _rows(part: Scheduled, guesses: Sequence[int]) -> list[Row]:
-    """The tokens of a part as one row, and each of its guesses as a row after it."""
-    blocks = part.request.block_ids
-    first = Row(blocks, part.start, part.new_token_ids, 0)
-    if not guesses:
-        return [first]
-    end = part.start + part.num_tokens
-    return [first, *(Row(blocks, end + n, [token], n + 1) for n, token in enumerate(guesses))]
+def _guessed(part: Scheduled, guesses: Sequence[int], number: int) -> list[Row]:
+    """Each of the guesses after a part, which has this number, as a row."""
+    blocks, end = part.request.block_ids, part.start + part.num_tokens
+    return [Row(blocks, end + n, [token], n + 1, number) for n, token in enumerate(guesses)]

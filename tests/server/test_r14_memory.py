@@ -17,15 +17,15 @@ def short(cria: LLM, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A server, and how to let its passes fail: by a function of the rows of a pass."""
     with serving(cria) as server:
         runner = server.model.engine._core.runner
-        run = runner._pass
+        run = runner.logits
 
         def limit(fails: Callable[[int], bool], error: type[BaseException] = torch.OutOfMemoryError) -> None:
-            def passed(model: Any, parts: Any) -> Any:
-                if fails(len(parts)):
+            def passed(model: Any, rows: Any) -> Any:
+                if fails(len(rows)):
                     raise error("no memory left at 0x7f00")
-                return run(model, parts)
+                return run(model, rows)
 
-            monkeypatch.setattr(runner, "_pass", passed)
+            monkeypatch.setattr(runner, "logits", passed)
 
         yield server, limit
 

@@ -173,14 +173,14 @@ def test_r13_a_fault_is_of_one_request(fast: LLM, monkeypatch: pytest.MonkeyPatc
 
 def test_r13_r14_a_model_that_fails_for_one_row_fails_for_it_alone(fast: LLM) -> None:
     with checked(fast.engine()) as engine:
-        run, bad_ids = engine._core.runner._pass, fast.tokenizer.encode("x")
+        logits, bad_ids = engine._core.runner.logits, fast.tokenizer.encode("x")
 
-        def fail(model: Any, parts: Any) -> Any:
-            if any(row.token_ids[: len(bad_ids)] == bad_ids for part in parts for row in part):
+        def fail(model: Any, rows: Any) -> Any:
+            if any(row.token_ids[: len(bad_ids)] == bad_ids for row in rows):
                 raise torch.OutOfMemoryError("no memory for x")
-            return run(model, parts)
+            return logits(model, rows)
 
-        engine._core.runner._pass = fail
+        engine._core.runner.logits = fail
         bad = engine.submit("x", max_tokens=3)
         good = [engine.submit(letter, max_tokens=3, temperature=0.0) for letter in "abc"]
         with pytest.raises(torch.OutOfMemoryError):
