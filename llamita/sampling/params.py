@@ -128,12 +128,17 @@ class SamplingParams:
     num_beams: int = 1
 
     def __post_init__(self) -> None:
+        # What is a default is right; most are, and a request is checked several times.
+        given = {name: value for name, value in vars(self).items() if value is not DEFAULTS.get(name)}
         for name, (low, high, remedy) in RANGES.items():
-            check(name, getattr(self, name), low=low, high=high, remedy=remedy)
+            if name in given:
+                check(name, given[name], low=low, high=high, remedy=remedy)
         for name in WHOLE:
-            check_whole(name, getattr(self, name))
+            if name in given:
+                check_whole(name, given[name])
         for name in KINDS:
-            check_kind(name, getattr(self, name))
+            if name in given:
+                check_kind(name, given[name])
         if 1 in listed(self.mirostat, 1):
             raise UsageError("mirostat is 1: there is only version 2, give 2 or 0")
 
@@ -151,9 +156,9 @@ class SamplingParams:
         return is_large or min(factors) < 1 / EXTREME or self.exponential_decay_length_penalty is not None
 
     @classmethod
-    def of(cls, flags: object) -> "SamplingParams":
-        """From any object that has some of the fields as attributes; None leaves a default."""
-        given = {item.name: getattr(flags, item.name, None) for item in fields(cls)}
+    def of(cls, flags: object, **others: Any) -> "SamplingParams":
+        """From any object that has some of the fields as attributes, and others by name; None leaves a default."""
+        given = {name: getattr(flags, name, None) for name in DEFAULTS} | others
         return cls(**{name: value for name, value in given.items() if value is not None})
 
     def check_rows(self, rows: int) -> None:
@@ -172,6 +177,9 @@ class SamplingParams:
         return replace(self, **changes)
 
 
+DEFAULTS: Mapping[str, Any] = {item.name: item.default for item in fields(SamplingParams)}
+
+
 def merge(rows: Sequence[SamplingParams]) -> SamplingParams:
     """One distribution for a batch, from one for each row; a row that does not sample gets temperature 0.
 
@@ -179,12 +187,12 @@ def merge(rows: Sequence[SamplingParams]) -> SamplingParams:
     """
     samples = any(row.do_sample for row in rows)
     rows = [row if row.do_sample == samples else _greedy(row) for row in rows]
-    columns = {item.name: [getattr(row, item.name) for row in rows] for item in fields(SamplingParams)}
+    columns = {name: [getattr(row, name) for row in rows] for name in DEFAULTS}
     return SamplingParams(**{name: _merged(name, values) for name, values in columns.items()})
 
 
 def _greedy(row: SamplingParams) -> SamplingParams:
-    neutral = {item.name: item.default for item in fields(SamplingParams) if item.name in SAMPLING}
+    neutral = {name: DEFAULTS[name] for name in SAMPLING}
     return replace(row, **{**neutral, "temperature": 0.0, "do_sample": True})
 
 
