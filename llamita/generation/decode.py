@@ -30,18 +30,19 @@ class Chooser(Protocol):
         ...
 
 
-# Not inference_mode: tokens made there could not be trained on afterwards.
-@torch.no_grad()
 def decode_steps(
     runner: ModelRunner, *, choose: Chooser, batch: SequenceBatch, pad_token_id: int | None = None
 ) -> Iterator[Tensor]:
     """Yield the tokens (B,) of one step after another, until every sequence has ended."""
+    step = None  # (B,)
     while not batch.is_over:
-        step = batch.padded(choose(runner.logits()), pad_token_id)  # (B,)
-        batch.accept(step)
+        with torch.no_grad():  # not inference_mode: tokens made there could not be trained on afterwards
+            if step is not None:
+                runner.append(step)
+                choose.append(step)
+            step = batch.padded(choose(runner.logits()), pad_token_id)
+            batch.accept(step)
         yield step
-        runner.append(step)
-        choose.append(step)
 
 
 def decode(request: GenerationRequest) -> Run:

@@ -171,9 +171,16 @@ class Sampler:
 
     def _chosen(self, scores: Tensor) -> Tensor:
         if self._is_greedy:
-            return scores.argmax(-1)
+            return best(scores)
         drawn = draw(scores, self.generators)
-        return torch.where(self._greedy, scores.argmax(-1), drawn) if self._is_mixed else drawn
+        return torch.where(self._greedy, best(scores), drawn) if self._is_mixed else drawn
+
+
+def best(scores: Tensor) -> Tensor:
+    """The most probable token of each row, the first of several: (B, V) -> (B,)."""
+    if scores.is_cpu and scores.dtype == torch.float32:  # NumPy finds it in one thread and in less time
+        return torch.from_numpy(scores.detach().numpy().argmax(-1))
+    return scores.argmax(-1)
 
 
 def greedy_rows(settings: SamplingParams, rows: int) -> list[bool]:
