@@ -70,7 +70,7 @@ class Pass:
             RaggedAttention(self._config, workspace, self._program, positions=self._positions, dtype=dtype)
             for _ in range(levels)
         ]
-        self._heads: dict[int, Program] = {}
+        self._heads, self._last_wanted = dict[int, Program](), list[int]()
         self._build(parts)
 
     def run(self, ids: Tensor, buffers: Buffers, layouts: Sequence[BatchLayout], wanted: Sequence[int]) -> Tensor:
@@ -84,15 +84,18 @@ class Pass:
         for attention, layout in zip(self._attention, layouts, strict=True):
             attention.set_buffers(buffers)
             attention.write_rows(layout, *ids.shape)
-        self._set_logits(len(wanted))
-        self._wanted.numpy()[: len(wanted)] = wanted
-        self._program.change(self._ids, ids=ids.data_ptr())
-        self._program.change(self._head, out=logits.data_ptr())
+        self._set_logits(wanted)
+        self._program.put(self._ids, ids)
+        self._program.put(self._out, logits)
         self._program.run()
         return logits
 
-    def _set_logits(self, count: int) -> None:
-        """Let the program end with the norm and the product for the logits of `count` tokens."""
+    def _set_logits(self, wanted: Sequence[int]) -> None:
+        """Let the program end with the norm and the product for the logits of these tokens."""
+        if wanted == self._last_wanted:
+            return
+        self._last_wanted, count = list(wanted), len(wanted)
+        self._wanted.numpy()[:count] = wanted
         if count == self._logit_count:
             return
         if count not in self._heads:
@@ -119,11 +122,12 @@ class Pass:
             else (embedding.weight, EMBED[embedding.weight.dtype])
         )
         arguments = Embed(None, table, self._x, config.hidden_size)
-        self._ids = self._program.add(kernel, arguments, chunks=rows, concurrent=True)
+        self._ids = self._program.place(self._program.add(kernel, arguments, chunks=rows, concurrent=True), "ids")
         angles = Angles(self._positions, rope.inv_freq, self._cosines, self._sines, half, bits(rope.attention_factor))
         self._program.add(ANGLES, angles, chunks=rows, concurrent=True)
         self._layers(parts)
         self._logit_count, self._head = 1, self._add_head(self._program, 1)
+        self._out = self._program.place(self._head, "out")
 
     def _add_head(self, program: Program, count: int) -> int:
         """Add the norm and the product for the logits of `count` tokens; returns the number of the latter."""
@@ -255,7 +259,7 @@ class Pass:
 
 def check_ids(ids: Tensor, vocabulary: int) -> None:
     """Raise IndexError for token ids outside the embedding: kernels would read memory past its end."""
-    values = ids.flatten().tolist()
-    least, most = min(values), max(values)
+    rows = ids.tolist()
+    least, most = min(map(min, rows)), max(map(max, rows))
     if least < 0 or most >= vocabulary:
         raise IndexError(f"ids run from {least} to {most}, but the model has {vocabulary}: give its own tokenizer's")

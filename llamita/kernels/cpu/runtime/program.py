@@ -174,14 +174,21 @@ class Program:
 
     def change(self, number: int, *, chunks: int | None = None, **arguments: Tensor | int) -> None:
         """Change arguments of a call, by the names of its struct; the caller must keep tensors alive."""
-        row, fields = self._rows[number], self._structs[number]._fields
         for name, argument in arguments.items():
-            column = ARGUMENTS + fields.index(name)
-            row[column] = _number(argument)
-            if self._table is not None:
-                self._numbers[number, column] = row[column]
+            self.put(self.place(number, name), argument)
         if chunks is not None:
             self.resize([number], chunks)
+
+    def place(self, number: int, name: str) -> tuple[int, int]:
+        """Where the argument of this name of a call stands, for `put`."""
+        return number, ARGUMENTS + self._structs[number]._fields.index(name)
+
+    def put(self, place: tuple[int, int], argument: Tensor | int) -> None:
+        """Change the argument that stands at a place; the caller must keep a tensor alive."""
+        value = argument if isinstance(argument, int) else argument.data_ptr()
+        self._rows[place[0]][place[1]] = value
+        if self._table is not None:
+            self._numbers[place] = value
 
     def resize(self, numbers: Sequence[int], chunks: int) -> None:
         """Change the number of chunks of several calls."""
@@ -229,10 +236,6 @@ def call(kernel: Kernel, arguments: Sequence[Tensor | int | None], *, chunks: in
     program = Program()
     program.add(kernel, arguments, chunks=chunks)
     program.run()
-
-
-def _number(argument: Tensor | int | None) -> int:
-    return argument.data_ptr() if isinstance(argument, Tensor) else argument or 0
 
 
 def unsupported_reason() -> str | None:
