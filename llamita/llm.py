@@ -94,7 +94,7 @@ class LLM:
         if len(prompts) > 1 and (is_search or self._is_sharded):
             each = text_options.of_rows(options, len(prompts))
             return [self.generate(ids, **own) for ids, own in zip(prompts, each, strict=True)]
-        run = self._run(prompts, options, True, None, None)
+        run = self._run(prompts, options, True, None, None, is_private=True)
         for _ in run.steps:
             pass
         completions = [completion_of(sequence, acceptance=run.acceptance) for sequence in run.sequences]
@@ -213,10 +213,18 @@ class LLM:
             return [handle.result() for handle in handles]
 
     def _run(
-        self, prompts: list[list[int]], options: TextOptions, reads_on: bool, prefix: Prefix | None, watch: Watch | None
+        self,
+        prompts: list[list[int]],
+        options: TextOptions,
+        reads_on: bool,
+        prefix: Prefix | None,
+        watch: Watch | None,
+        is_private: bool = False,
     ) -> Run:
         """The run that continues the prompts; `reads_on`: its text goes on from theirs, without a break."""
-        run = plan(self._texts.request(prompts, options, reads_on=reads_on, prefix=prefix, watch=watch))
+        request = self._texts.request(prompts, options, reads_on=reads_on, prefix=prefix, watch=watch)
+        request.is_private = is_private
+        run = plan(request)
         if (count := options.get("prompt_logprobs")) is not None:
             note_prompt_logprobs(self.model, run.sequences, self._texts.tables.texts, top=count)
         return run

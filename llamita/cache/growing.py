@@ -14,10 +14,12 @@ class GrowingCache(DynamicCache):
     A layer's tensors are views of larger buffers (B, K, capacity, H), which double when they are full. The
     backends see the same numbers as in a DynamicCache, but strided: some then add in another order.
     `buffers`: for kernels that write keys and values themselves; the list is a new one when a buffer moves.
+    run: None, or what passes have in common between which nobody else changes the model.
     """
 
     def __init__(self, *, unrotated: bool = False) -> None:
         self.buffers: list[tuple[Tensor, Tensor]] = []
+        self.run: object | None = None
         self._filled: list[int] = []  # tokens of each layer
         self._capacity, self._measured = 0, self.buffers  # tokens that fit every layer, and the list it was read from
         super().__init__(unrotated=unrotated)

@@ -105,6 +105,7 @@ def generate(
     request.negative = (negative_prompt_ids, negative_prompt_attention_mask)
     if prefix is not None:
         _take_prefix(request, prefix)
+    request.is_private = streamer is None
     if streamer is not None:
         request.on_step = lambda step: streamer.put(step.cpu())
     run = plan(request)

@@ -40,6 +40,7 @@ class GenerationRequest:
     tables: tables of the tokenizer's tokens. constraints, dropped: see `plan.constrained`.
     negative: ids and mask of the negative prompt. prefix: the prefix cache, for one row.
     repeats_hf_draws: one drawn, unseeded text with drafts uses random numbers as transformers does.
+    is_private: whoever asks lets nobody else run between two steps.
     """
 
     model: LanguageModel
@@ -63,6 +64,7 @@ class GenerationRequest:
     observers: tuple[Observer, ...] = ()
     on_step: Callable[[Tensor], None] = field(default=lambda step: None)
     repeats_hf_draws: bool = False
+    is_private: bool = False
     started: float = field(default_factory=monotonic)
 
     @property
@@ -98,11 +100,10 @@ class GenerationRequest:
 
     def params(self, rows: Sequence[int]) -> SamplingParams:
         """The sampling parameters of these rows of the batch."""
-        params = SamplingParams.of(self.settings)
         embedded = 0 if self.embeds is None or self.input_ids.shape[1] else self.embeds.shape[1]
-        least: Any = params.min_length
-        params = replace(
-            params,
+        least: Any = self.settings.min_length
+        params = SamplingParams.of(
+            self.settings,
             max_length=self.input_ids.shape[1] + max(self.limits),
             min_length=max(least - embedded, 0) if isinstance(least, int) else least,
         )
@@ -139,8 +140,16 @@ class GenerationRequest:
             recorded=self.settings.recorded_outputs,
             position_ids=self.positions,
             logits_to_keep=self.logits_to_keep,
+            run=object() if self.is_private and not self._has_functions else None,
             check=(lambda logits: logits) if self.settings.remove_invalid_values else finite,
         )
+
+    @property
+    def _has_functions(self) -> bool:
+        """Whether functions of the user run between two steps, which might change the model."""
+        settings = self.settings
+        functions = self.observers, self.criteria, settings.logits_processor, settings.prefix_allowed_tokens_fn
+        return any(map(bool, functions))
 
     def new_cache(self) -> Cache | None:
         """An empty cache of the kind that the settings name, or None for the model's own choice."""

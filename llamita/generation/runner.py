@@ -9,6 +9,7 @@ from torch import Tensor
 
 from llamita.cache.cache import Cache
 from llamita.cache.dynamic import DynamicCache
+from llamita.cache.growing import GrowingCache
 from llamita.context.tree import Tree
 from llamita.generation.protocol import LanguageModel
 from llamita.sampling.finite import not_finite
@@ -28,7 +29,8 @@ class ModelRunner:
     A mask (B, cached + T) without padding is dropped, so that no step has to read it.
     chunk: read a long prompt in parts of this many tokens. recorded: outputs of the model to record at each step,
     "attentions" or "hidden_states". check: a function that all logits (B, V) must pass. position_ids: (B | 1, T) of the
-    input; later ones count on by one; None counts by the mask. logits_to_keep: forward's, of every pass.
+    input; later ones count on by one; None counts by the mask. logits_to_keep: forward's, of every pass. run: what its
+    passes have in common, if nobody else changes the model between them.
     """
 
     def __init__(
@@ -45,8 +47,9 @@ class ModelRunner:
         check: Callable[[Tensor], Tensor] = finite,
         position_ids: Tensor | None = None,
         logits_to_keep: int | Tensor = 1,
+        run: object | None = None,
     ) -> None:
-        self.model = model
+        self.model, self.run = model, run
         self.cache = past_key_values
         self.use_cache = use_cache
         self.check = check
@@ -80,15 +83,22 @@ class ModelRunner:
         return self.check(output.logits[:, -1])
 
     def _read(self, mask: Tensor | None, **inputs: Tensor | None) -> Any:
-        output = self.model(
-            **inputs,
-            attention_mask=mask,
-            past_key_values=self.cache,
-            use_cache=self.use_cache,
-            logits_to_keep=self.logits_to_keep,
-            return_dict=True,
-            **{f"output_{name}": True for name in self.recorded},
-        )
+        cache = self.cache
+        if isinstance(cache, GrowingCache):
+            cache.run = self.run
+        try:
+            output = self.model(
+                **inputs,
+                attention_mask=mask,
+                past_key_values=self.cache,
+                use_cache=self.use_cache,
+                logits_to_keep=self.logits_to_keep,
+                return_dict=True,
+                **{f"output_{name}": True for name in self.recorded},
+            )
+        finally:
+            if isinstance(cache, GrowingCache):
+                cache.run = None
         self.cache = output.past_key_values
         return output
 

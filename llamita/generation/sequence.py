@@ -78,7 +78,11 @@ class Sequence:
         if token_id in self.eos_token_ids:
             self.finish = Finish("stop", token_id)
         elif self._decoder is not None:
-            shown = self._release(self._own(self._decoder.push(token_id)), self._name(token_id))
+            shown = self._decoder.push(token_id)
+            if self._again:
+                shown = self._own(shown)
+            if self.strings:
+                shown = self._release(shown, self._name(token_id))
         if self.finish is None and len(self.token_ids) >= self.limit:
             self.finish = Finish("length")
         if self.finish is not None:

@@ -5,8 +5,8 @@ A program of kernels stands in for all of them: one that is replaced (`torch.nn.
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from operator import getitem
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import getitem, itemgetter
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -31,11 +31,18 @@ class Called:
         self._spaces, self._names = [_space(owner) for owner, _ in bindings], [name for _, name in bindings]
         self._values = [*map(getitem, self._spaces, self._names)]
         self._foreign = [name for name, value in zip(self._names, self._values, strict=True) if not _is_own(value)]
+        found = dict[int, tuple[Any, list[Any]]]()  # the names that are looked up in each space
+        for (owner, name), space in zip(bindings, self._spaces, strict=True):
+            found.setdefault(id(owner), (space, []))[1].append(name)
+        self._looks: list[tuple[Callable[[Any], Any], Any]] = [
+            (itemgetter(*names), space) for space, names in found.values()
+        ]
+        self._seen = [look(space) for look, space in self._looks]
 
     def has_changed(self) -> bool:
         """Whether one of the bindings has another value."""
         try:
-            return [*map(getitem, self._spaces, self._names)] != self._values
+            return [look(space) for look, space in self._looks] != self._seen
         except KeyError:
             return True
 

@@ -65,7 +65,7 @@ class FusedForward(plan.StandIn):
     def __init__(self, model: LlamaForCausalLM) -> None:
         super().__init__(model)
         self._programs: _Programs | None = None
-        self._run: tuple[object, _Programs] | None = None  # of paged passes, whose programs are known to fit
+        self._run: tuple[object, _Programs] | None = None  # of the pass before, and the programs that it found
         self._lock = Lock()  # a step works in buffers of its own
 
     def __getstate__(self) -> LlamaForCausalLM:
@@ -116,43 +116,41 @@ class FusedForward(plan.StandIn):
             self._programs = None if unsupported_reason(self.module) else _Programs(self.module)
         return self._programs
 
-    def _programs_for(self, ids: Tensor) -> "_Programs | None":
-        """The programs, if this call and the model as it is now are for kernels."""
-        if torch.is_grad_enabled() or self.module.training or self.module.model.training:
-            return None
+    def _programs_for(self, ids: Tensor, run: object | None) -> "_Programs | None":
+        """The programs, if this call and the model as it is now are for kernels.
+
+        Within a run they are those of the pass before: nothing has changed since.
+        """
         if not _are_ids(ids):
             return None
-        programs = self._current_programs()
-        if programs is None or programs.watch.is_observed() or any(map(self.module.config.extra.get, ASK_MORE)):
+        if run is not None and (run, self._programs) == self._run:
+            return self._programs
+        self._run, module = None, self.module
+        if torch.is_grad_enabled() or module.training or (programs := self._current_programs()) is None:
             return None
+        if programs.watch.is_observed() or any(map(module.config.extra.get, ASK_MORE)):
+            return None
+        if run is not None and not module._forward_hooks and not module._forward_pre_hooks:  # which may do anything
+            self._run = run, programs
         return programs
 
     def _paged_logits(self, ids: Tensor, context: Paged, keep: int | Tensor) -> Tensor | None:
         """The logits (1, B, V) of each row's last token in a paged cache, or None where the pass is not for kernels."""
-        programs = self._programs_of_run(context, ids)
+        programs, buffers = self._programs_for(ids, context.run), context.pages.buffers
         if programs is None or keep is not context.last or ids.numel() > MOST_AT_ONCE:
+            return None
+        if (len(buffers), buffers[0][0].dtype, buffers[0][0].is_cpu) != (programs.layers, programs.dtype, True):
             return None
         ids = ids.long()
         check_ids(ids, self.module.config.vocab_size)
         with self._lock:
             return programs.read_paged(ids, context)
 
-    def _programs_of_run(self, context: Paged, ids: Tensor) -> "_Programs | None":
-        """The programs for a paged cache; those of the pass before within a run, as nothing has changed since."""
-        if context.run is None or (context.run, self._programs) != self._run:
-            self._run, programs, buffers = None, self._programs_for(ids), context.pages.buffers
-            keys = buffers[0][0]
-            found = len(buffers), keys.dtype, keys.device.type
-            if programs is None or found != (programs.layers, programs.dtype, "cpu"):
-                return None
-            self._run = context.run, programs
-        return self._programs
-
     def _logits(self, ids: Tensor, mask: Tensor | None, cache: GrowingCache, keep: int | Tensor) -> Tensor | None:
         """The logits (B, kept, V) in fp32, or None where the pass is not one for kernels."""
         if cache.unrotated or not isinstance(keep, int) or not isinstance(mask, Tensor | None):
             return None
-        config, programs = self.module.config, self._programs_for(ids)
+        config, programs = self.module.config, self._programs_for(ids, cache.run)
         if programs is None:
             return None
         count = min(keep or ids.shape[1], ids.shape[1])
@@ -177,7 +175,7 @@ class FusedForward(plan.StandIn):
 
 def _are_ids(ids: Tensor) -> bool:
     """Whether these are token ids (B, T) for an embedding on the CPU; torch reports what is wrong with others."""
-    return ids.ndim == 2 and ids.numel() > 0 and ids.dtype in (torch.int64, torch.int32) and ids.device.type == "cpu"
+    return ids.ndim == 2 and ids.numel() > 0 and ids.dtype in (torch.int64, torch.int32) and ids.is_cpu
 
 
 def _kind(cache: GrowingCache) -> tuple[object, ...]:
@@ -199,17 +197,18 @@ class _Programs:
     def read(self, ids: Tensor, cache: GrowingCache, layout: BatchLayout, count: int) -> Tensor:
         """The logits (B, count, V) of the last tokens of ids (B, T), in passes of at most `MOST_AT_ONCE` tokens."""
         rows, tokens = ids.shape
-        size = max(1, MOST_AT_ONCE // rows)
+        size, start = max(1, MOST_AT_ONCE // rows), 0
         logits: list[Tensor] = []
-        for start in range(0, tokens, size):
-            part = ids[:, start : start + size]
-            wanted = max(0, min(part.shape[1], start + part.shape[1] - (tokens - count)))
-            cache.reserve(part.shape[1])
-            ends = range(part.shape[1], part.numel() + 1, part.shape[1])
+        for part in (ids,) if tokens <= size else ids.split(size, dim=1):
+            length = part.shape[1]
+            wanted = max(0, start + length - max(start, tokens - count))
+            cache.reserve(length)
+            ends = range(length, rows * length + 1, length)
             last = [number for end in ends for number in range(end - max(1, wanted), end)]
-            made = self._pass(part.numel()).run(part, cache.buffers, [layout.later(start)], last)
+            made = self._pass(rows * length).run(part, cache.buffers, [layout.later(start)], last)
             if wanted:
                 logits.append(made.view(rows, wanted, -1))
+            start += length
         return logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
 
     def read_paged(self, ids: Tensor, context: Paged) -> Tensor:

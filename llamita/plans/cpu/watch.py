@@ -29,7 +29,7 @@ class Watch:
         functions = [(kind, one) for kind in dict.fromkeys(self._types) for one in ("__call__", *functions_of(kind))]
         self._classes, self._called = [kind for kind, _ in functions], [one for _, one in functions]
         self._functions = [*map(getattr, self._classes, self._called)]
-        inner = self._modules[1:]  # the model's own forward is the plan
+        self._inner, inner = model.get_submodule("model"), self._modules[1:]  # the model's own forward is the plan
         patchable = [(vars(module), one) for module in inner for one in functions_of(type(module))]
         self._instances, self._patches = [instance for instance, _ in patchable], [one for _, one in patchable]
         self._holders = list(_holders(self._modules))
@@ -44,8 +44,8 @@ class Watch:
         self._hooks += [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
 
     def is_observed(self) -> bool:
-        """Whether hooks of a module, or a mode of torch, read or change what goes through the model."""
-        return any(self._hooks) or is_in_mode()
+        """Whether hooks of a module, or a mode of torch, read or change what goes through the model, or it trains."""
+        return any(self._hooks) or self._inner.training or is_in_mode()
 
     def has_changed(self) -> bool:
         """Whether a module, a function, a tensor or an attribute is another one, or a tensor lies in other memory.

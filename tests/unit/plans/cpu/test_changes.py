@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from llamita.cache.growing import GrowingCache
 from llamita.errors import UnsupportedError
 from llamita.model.layers import LlamaDecoderLayer
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.rope import LlamaRotaryEmbedding
 from llamita.plans.compile import compile_model
 from llamita.plans.cpu import fuse, is_fused, unfuse, unsupported_reason
+from llamita.plans.cpu.watch import Watch
 from llamita.quant.surgery import quantize
 from tests.unit.plans.cpu.models import plain, prompt
 
@@ -508,3 +510,67 @@ def test_what_is_no_id_fares_as_in_torch(kind: str) -> None:
     }  # fmt: skip
     arguments = wrong.get(kind, ids), torch.ones(3, 3) if kind == "mask of other rows" else None
     assert outcome(model, *arguments) == outcome(partial(type(model).forward, model), *arguments)
+
+
+# While a text is written
+
+
+class Negating:
+    """Negates a model's head when it is called for the third time, by whoever calls it."""
+
+    def __init__(self, model: LlamaForCausalLM) -> None:
+        self.model, self.calls = model, 0
+
+    def __call__(self, value: Any = None) -> Any:
+        self.calls += 1
+        if self.calls == 3:
+            self.model.lm_head.weight = nn.Parameter(-self.model.lm_head.weight)
+        return value
+
+    def put(self, value: Tensor) -> None:
+        """As a streamer, which gets the prompt first."""
+        if self.calls or value.ndim == 1:
+            self()
+
+    def end(self) -> None:
+        """As a streamer."""
+
+
+CALLERS: dict[str, Callable[[Negating], dict[str, Any]]] = {
+    "a streamer": lambda change: {"streamer": change},
+    "a criterion": lambda change: {"stopping_criteria": [lambda ids, scores: change(False)]},
+    "a processor": lambda change: {"logits_processor": [lambda ids, scores: change(scores)]},
+    "allowed tokens": lambda change: {"prefix_allowed_tokens_fn": lambda row, ids: change(list(range(97)))},
+    "a hook": lambda change: change.model.register_forward_hook(lambda module, inputs, output: change(output)) and {},
+}
+
+
+@torch.no_grad()
+def written(model: LlamaForCausalLM, change: Callable[[], object]) -> list[int]:
+    """Six tokens, pass by pass; `change` is called after each."""
+    unread, cache, tokens = IDS, GrowingCache(), list[int]()
+    for _ in range(6):
+        unread = model(unread, past_key_values=cache, use_cache=True).logits[:, -1:].argmax(-1)
+        tokens.append(int(unread))
+        change()
+    return tokens
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_what_runs_between_two_tokens_may_change_the_model(caller: str) -> None:
+    model, twin = running("plain"), running("plain")
+    wanted, unchanged = written(twin, Negating(twin)), written(running("plain"), lambda: None)
+    found = model.generate(IDS, max_new_tokens=6, do_sample=False, **CALLERS[caller](Negating(model)))
+    assert found[0, 3:].tolist() == wanted != unchanged
+
+
+def test_a_text_that_nobody_watches_is_written_without_looking_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, looks, has_changed = running("plain"), list[bool](), Watch.has_changed
+    monkeypatch.setattr(Watch, "has_changed", lambda watch: (looks.append(has_changed(watch)), looks[-1])[1])
+    for _ in range(2):
+        looks.clear()
+        found = model.generate(IDS, max_new_tokens=6, do_sample=False)
+        assert looks == [False, False]  # of the pass that reads the prompt, and of the first after it
+        assert found[0, 3:].tolist() == written(model, lambda: None)
+        model.lm_head.weight = nn.Parameter(-model.lm_head.weight)
+        logits(model)  # which sees the change
