@@ -34,11 +34,17 @@ class TorchSession:
 
     def decode_seconds(self, prompt: list[int], tokens: int) -> float:
         """Process a prompt and generate one token, then time the next `tokens` tokens: seconds."""
-        timer = TokenTimer()
-        ids = torch.tensor([prompt])
-        out = self._model.generate(ids, max_new_tokens=tokens + 1, do_sample=False, pad_token_id=0, streamer=timer)
-        assert out.shape[1] == len(prompt) + tokens + 1 and len(timer.times) == tokens + 2
-        return timer.times[-1] - timer.times[1]
+        first = self._greedy(torch.tensor([prompt]), 1)
+        start = perf_counter()
+        out = self._greedy(first.sequences, tokens, past_key_values=first.past_key_values)
+        seconds = perf_counter() - start
+        assert out.sequences.shape[1] == len(prompt) + 1 + tokens
+        return seconds
+
+    def _greedy(self, ids: Tensor, tokens: int, **more: Any) -> Any:
+        """Continue token ids (1, T) by this number of tokens: a record of the text and its cache."""
+        options = {"do_sample": False, "pad_token_id": 0, "return_dict_in_generate": True, **more}
+        return self._model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, **options)
 
     def all_logits(self, document: list[int]) -> Tensor:
         """Compute the logits (T, V) after every token."""
@@ -85,20 +91,6 @@ def serve(engine: Engine, work: Workload) -> tuple[list[RequestHandle], float]:
         with ThreadPoolExecutor(work.at_once) as clients:  # each has one request after the other
             handles = list(clients.map(write, work.prompts, work.answers))
         return handles, perf_counter() - start
-
-
-class TokenTimer:
-    """A streamer that records the time of the prompt and of every token."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def put(self, value: Tensor) -> None:
-        """Record the time."""
-        self.times.append(perf_counter())
-
-    def end(self) -> None:
-        """Do nothing."""
 
 
 def open_session(shape_name: str, format: str, path: Path | None, threads: int) -> OwnSession:
