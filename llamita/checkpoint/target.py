@@ -12,6 +12,8 @@ NAMES = (
     "config.json", "generation_config.json", "tokenizer*.json", "tokenizer.model", "special_tokens_map.json",
     "chat_template.jinja", "model*.safetensors", "model.safetensors.index.json", "pytorch_model*.bin*",
 )  # fmt: skip
+# Endings of files that are not written, and .gguf misspelled: no folder is meant by such a name.
+NO_FOLDERS = (".safetensors", ".bin", ".pt", ".pth", ".ggml", ".onnx", ".gguff", ".ggu", ".guff", ".gugf", ".gfuf")
 
 
 def checked_target(output: str | Path, source: str | Path | None = None, *, force: bool = False) -> Path:
@@ -40,6 +42,8 @@ def checkpoint_files(folder: Path) -> Iterator[Path]:
 
 
 def _check_kind(path: Path) -> None:
+    if path.suffix.lower() in NO_FOLDERS and not path.is_dir():
+        raise UsageError(f"{path} ends in {path.suffix}: name a file that ends in .gguf, or a folder for safetensors")
     if is_gguf(path) and path.is_dir():
         raise UsageError(f"{path} is a folder, and a name that ends in .gguf is a file's: choose another name")
     if not is_gguf(path) and path.exists() and not path.is_dir():

@@ -82,6 +82,10 @@ def _check(args: argparse.Namespace) -> None:
             checks.count(f"--{name}", value)
     if args.shots is not None and not args.lm_eval:
         raise UsageError("--shots belongs to --lm-eval: give both")
+    from llamita.evaluation.tasks import suite
+
+    if args.model in suite() and not named_path(args.model).exists():
+        raise UsageError(f"{args.model} is a task, not a model: write llamita eval --tasks {args.model}")
 
 
 def _harness() -> "Callable[..., dict[str, Any]]":

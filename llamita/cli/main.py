@@ -28,6 +28,7 @@ VERBS = {
     "eval": "measure perplexity and scores",
     "bench": "measure speed and memory",
 }
+HELPS = ("help", "-h", "--help")
 DEFAULT = "generate"  # when text is piped in and no verb is named
 
 USAGE = """\
@@ -82,7 +83,7 @@ def _run(words: list[str]) -> int:
         from llamita.cli.stdin import is_piped
 
         words = [DEFAULT] if is_piped() else ["--help"]
-    if words[0] in ("-h", "--help") or words == ["help"]:
+    if words[0] in HELPS and (words[0] != "help" or len(words) == 1 or words[1] in (*HELPS, "version")):
         print(USAGE.format(verbs="\n".join(f"  {verb:<10} {does}" for verb, does in VERBS.items())), end="")
         return 0
     if words[0] == "help":

@@ -89,6 +89,8 @@ def _wanted(args: argparse.Namespace) -> tuple[list[str], str | None]:
 
     to, output = args.to, args.output
     known = (ALL, *RECIPES, *SYNONYMS)
+    if args.model is not None and args.model.lower() in known and not named_path(args.model).exists():
+        raise UsageError(f"{args.model} is a format, not a model: write llamita quantize MODEL --to {args.model}")
     if to is None and output is not None and output.lower().split(",")[0] in known:
         to, output = output, None
     if output is not None and to is not None and is_gguf(to) and output.lower() in known:

@@ -16,6 +16,8 @@ def test_help_names_every_verb_and_every_verb_keeps_its_form(run: Run) -> None:
     outcome = run("--help")
     assert (outcome.code, outcome.err) == (0, "")
     assert run().out == run("-h").out == outcome.out
+    for words in (("help",), ("help", "help"), ("help", "version"), ("help", "-h"), ("--help", "help")):
+        assert run(*words) == outcome
     for verb, does in main.VERBS.items():
         assert f"  {verb:<10} {does}" in outcome.out
         module = importlib.import_module(f"llamita.cli.{verb}")
