@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -179,6 +180,10 @@ def _check_chain(args: argparse.Namespace) -> None:
             raise UsageError(f"--{name.replace('_', '-')} belongs to --chain: give both")
     if args.chain is not None and (args.checkpoint is not None or args.arithmetic):
         raise UsageError("--chain has models of its own: give nothing else to verify")
+    if args.quick and (args.chain is not None or args.arithmetic):
+        raise UsageError(f"--quick does nothing with {'--chain' if args.chain else '--arithmetic'}: leave it out")
+    if args.max_kl is not None and not 0 <= args.max_kl < math.inf:
+        raise UsageError(f"--max-kl is {args.max_kl}: give a number of nats per token, 0 or more")
 
 
 def _chain(args: argparse.Namespace) -> int:
@@ -187,6 +192,8 @@ def _chain(args: argparse.Namespace) -> int:
 
     path = named_path(args.text) if args.text else Path(str(files("llamita"))) / "cria/held_out.txt"
     text, edges, failed = read_text(path), [], 0
+    if not text.strip():
+        raise UsageError(f"{path} has no text to compare on: give a file that has")
     for edge in verify_chain(args.chain, text, tokens=CHAIN_TOKENS, offline=args.offline):
         edges.append(edge)
         is_far = args.max_kl is not None and edge.action != "fine-tune" and edge.kl > args.max_kl
@@ -197,7 +204,7 @@ def _chain(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([asdict(edge) for edge in edges], indent=2))
     elif not args.quiet:
-        print(f"{len(edges)} steps, {failed} fail")
+        print(f"{len(edges)} step{'s' if len(edges) > 1 else ''}, {failed} fail")
     return 1 if failed else 0
 
 

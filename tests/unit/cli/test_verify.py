@@ -92,7 +92,7 @@ def test_a_chain_prints_its_steps_and_fails_where_bits_differ(run: Run, tmp_path
         0,
         "ok    store: bf16 -> bf16.gguf: the stored weights computed again: bit-equal\n"
         "      KL 0 nats per token, same most probable token 100.0%, all outputs bit-equal\n"
-        "1 steps, 0 fail\n",
+        "1 step, 0 fail\n",
         "",
     )
     assert run("verify", "--chain", str(small_path), "bf16.gguf").code == 0  # fp32 rounded to the bf16 of the file
@@ -113,6 +113,11 @@ def test_a_chain_prints_its_steps_and_fails_where_bits_differ(run: Run, tmp_path
         (("--max-kl", "1"), "--max-kl belongs to --chain: give both"),
         (("--chain", "cria", "--arithmetic"), "--chain has models of its own: give nothing else to verify"),
         (("--chain", "cria"), "a chain has at least two models"),
+        (("--chain", "cria", "cria", "--max-kl", "nan"), "--max-kl is nan: give a number of nats per token, 0 or more"),
+        (("--chain", "cria", "cria", "--max-kl", "-1"), "--max-kl is -1.0: give a number"),
+        (("--chain", "cria", "cria", "--text", "/dev/null"), "/dev/null has no text to compare on"),
+        (("--chain", "cria", "cria", "--quick"), "--quick does nothing with --chain: leave it out"),
+        (("--arithmetic", "--quick"), "--quick does nothing with --arithmetic: leave it out"),
         (("--chain", "cria", "cria", "--text", "nowhere.txt"), "cannot read nowhere.txt"),
     ],
 )
