@@ -23,6 +23,18 @@ FORMS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
     "prompt": {"prompt": EITHER},
 }
 TEXTS = ("text", "prompt", "completion", "chosen", "rejected", "messages")  # the fields with texts
+KINDS: Mapping[type, str] = {str: "a text", list: "a list of messages"}
+NEEDED = "a record needs the field text, the fields prompt and completion, messages, or prompt, chosen and rejected"
+LISTED = "a line is one record, and a file that is a list of them is named .json"
+# A field of other trainers' data, and what to do.
+HABITS: Mapping[str, str] = {
+    "conversations": "rename conversations messages, and their from and value role and content",
+    **dict.fromkeys(
+        ("instruction", "question", "query", "response", "answer", "output"),
+        "rename what is asked prompt, and the answer completion",
+    ),
+    "chosen": "a pair needs its prompt too: move there what chosen and rejected both begin with",
+}
 WHOLE = "prompt"  # the form whose records keep their other fields, which say what a good answer is
 
 
@@ -128,12 +140,21 @@ READERS: Mapping[str, Callable[[Path], Iterator[Record]]] = {
 
 def _record(value: Any, where: str) -> Record:
     record = Record(value if isinstance(value, dict) else {}, where)
+    if record.form in (None, WHOLE) and (wrong := _wrong_field(record.fields)):
+        raise UsageError(f"{where}: {wrong}")
     if record.form is None:
-        raise UsageError(
-            f"{where} holds {quoted(value)}: a record needs the field text, the fields prompt and completion, "
-            "messages, or prompt, chosen and rejected"
-        )
+        what = next((what for name, what in HABITS.items() if name in record.fields), NEEDED)
+        raise UsageError(f"{where} holds {quoted(value)}: {LISTED if isinstance(value, list) else what}")
     return record if record.form == WHOLE else Record({name: value[name] for name in FORMS[record.form]}, where)
+
+
+def _wrong_field(fields: Mapping[str, Any]) -> str | None:
+    """What is wrong with the first field that has the name of a form's, and neither its kind nor no value."""
+    for name in TEXTS:
+        kinds = next(form[name] for form in FORMS.values() if name in form)
+        if fields.get(name) is not None and not _is(fields[name], kinds):
+            return f"{name} is {quoted(fields[name])}: it must be {' or '.join(KINDS[kind] for kind in kinds)}"
+    return None
 
 
 def _texts_of(value: Any) -> list[str]:

@@ -21,9 +21,8 @@ def pair_documents(records: Sequence[Record], tokenizer: Tokenizer, *, reads_end
     """
     for record in records:
         if record.form != "pair":
-            raise UsageError(
-                f"{record.where} is no pair: give the fields prompt, chosen and rejected, or another --task"
-            )
+            other = "--loss kto" if record.form == "rated completion" else "another --task"
+            raise UsageError(f"{record.where} is no pair: give the fields prompt, chosen and rejected, or {other}")
         if record.fields["chosen"] == record.fields["rejected"]:
             raise UsageError(f"{record.where} has the same text as chosen and as rejected: mend or remove the line")
     return [

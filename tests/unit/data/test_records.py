@@ -33,7 +33,14 @@ def test_text_is_cut_at_form_feeds_and_jsonl_at_lines(tmp_path: Path) -> None:
         ("\n  \n", UsageError, "x.jsonl has no text to train on: leave it out"),
         ('{"text": "a"}\n{"txt": "b"}', UsageError, "x.jsonl:2 holds .*needs the field text"),
         ('{"prompts": "b"}', UsageError, "prompt and completion"),
-        ("[1]", UsageError, "needs the field"),
+        ("1", UsageError, "x.jsonl:1 holds 1: a record needs the field"),
+        ("[1]", UsageError, "a line is one record, and a file that is a list of them is named .json"),
+        ('{"prompt": "a", "completion": NaN}', UsageError, "x.jsonl:1: completion is nan: it must be a text or a list"),
+        ('{"text": ["a"]}', UsageError, r"x.jsonl:1: text is \['a'\]: it must be a text"),
+        ('{"messages": "[]"}', UsageError, "x.jsonl:1: messages is '..': it must be a list of messages"),
+        ('{"instruction": "a", "output": "b"}', UsageError, "rename what is asked prompt, and the answer completion"),
+        ('{"conversations": []}', UsageError, "rename conversations messages, and their from and value role and"),
+        ('{"chosen": "a", "rejected": "b"}', UsageError, "a pair needs its prompt too: move there what chosen and"),
         (
             '{"text": "a", "text": "b"}',
             BrokenFileError,
@@ -59,7 +66,7 @@ def test_json_is_a_list_of_records_or_a_record_a_line(tmp_path: Path) -> None:
     for text, error, message in (
         ("[]", UsageError, "wrong.json has no text to train on"),
         ('[{"text": "a"}', BrokenFileError, "wrong.json is not valid JSON"),
-        ('[{"instruction": "a"}]', UsageError, "wrong.json, record 1 holds .*needs the field text"),
+        ('[{"instruction": "a"}]', UsageError, "wrong.json, record 1 holds .*rename what is asked prompt"),
         ('{\n "text": "a"\n}', BrokenFileError, "wrong.json:1 is not valid JSON"),
     ):
         (tmp_path / "wrong.json").write_text(text, encoding="utf-8")
