@@ -181,7 +181,7 @@ def _asked(args: argparse.Namespace, verb: Verb) -> "tuple[Recipe, Path]":
     if args.data:
         options["data"] = tuple(args.data)
     if args.recipe is not None:
-        options = {**_checked(read_recipe(Path(args.recipe)), args.recipe), **options}
+        options = {**_checked(read_recipe(named_path(args.recipe)), args.recipe), **options}
     options = train_settings.without_rivals({**own, **options}, args.given)
     options = {name: _absolute(name, value) for name, value in options.items()}
     folder = rewind.output_folder(args.output) or _default_folder(verb, is_new=not args.resume)

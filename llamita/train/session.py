@@ -16,7 +16,7 @@ from llamita.data.endless import Windows, is_endless
 from llamita.data.loader import Batch, Loader, held_out, take
 from llamita.data.packing import Rows, pack, parts
 from llamita.data.records import Record
-from llamita.errors import LlamitaError, UnsupportedError, UsageError
+from llamita.errors import BrokenFileError, LlamitaError, UnsupportedError, UsageError
 from llamita.files.disk import explained, write_text
 from llamita.model.files import chosen_device
 from llamita.parallel import mesh
@@ -235,7 +235,12 @@ def resumed_recipe(folder: Path, changes: dict[str, object]) -> Recipe:
     path = folder / INSIDE / RECIPE
     if not path.is_file():
         raise UsageError(f"{folder} has no run to resume: leave --resume out to begin one, or check the folder")
-    recipe = make_recipe(read_recipe(path), source=str(path))
+    values = read_recipe(path)
+    if missing := [name for name in (*FIXED, "steps") if name not in values and name != "model"]:
+        raise BrokenFileError(
+            f"{path} has no {missing[0]}, as it is cut or of another version: add the line that the run began with"
+        )
+    recipe = make_recipe(values, source=str(path))
     if "minutes" in changes:
         raise UsageError(
             f"the minutes of a run are {recipe.steps} steps once it has begun: give --steps to change them"

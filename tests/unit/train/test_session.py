@@ -11,7 +11,7 @@ import pytest
 
 import llamita
 from llamita.data import endless
-from llamita.errors import LlamitaError, UsageError
+from llamita.errors import BrokenFileError, LlamitaError, UsageError
 from llamita.files.disk import read_json
 from llamita.train import state
 from llamita.train.draft import MANIFEST
@@ -91,6 +91,9 @@ def test_a_resumed_run_is_the_same_run(
     with pytest.raises(UsageError, match=message):
         resumed_recipe(tmp_path / "out", changes)
     assert resumed_recipe(tmp_path / "out", {"steps": 9, "lr": 0.1}) == replace(recipe, steps=9, lr=0.1)
+    (inside / "recipe.toml").write_text(recipe.to_toml().partition("optimizer")[0], encoding="utf-8")
+    with pytest.raises(BrokenFileError, match=r"recipe\.toml has no rank, as it is cut or of another version: add the"):
+        resumed_recipe(tmp_path / "out", {})
 
 
 def test_a_save_that_fails_names_the_checkpoint_to_go_on_from_if_there_is_one(
