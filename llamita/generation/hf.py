@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from llamita import checks
 from llamita.cache.cache import Cache
 from llamita.cache.foreign import ForeignCache, adapted
 from llamita.context.arguments import check_tensors
@@ -98,6 +99,8 @@ def generate(
     request = _request(model, settings, input_ids, attention_mask, inputs_embeds, adapted(past_key_values))
     request.positions = _positions(request, position_ids)
     request.logits_to_keep = 1 if logits_to_keep is None else logits_to_keep
+    if isinstance(logits_to_keep, int):
+        checks.not_negative("logits_to_keep", logits_to_keep)
     read = readable(tokenizer)
     request.tables = None if read is None else TokenTables(read)
     request.criteria = check_functions("stopping_criteria", stopping_criteria)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from torch import Tensor
+
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
 from llamita.generation.settings import HABITS, GenerationSettings
@@ -41,8 +43,13 @@ def resolve(flags: Mapping[str, Any], *, checkpoint: Mapping[str, Any], config: 
     if ignored:
         warnings.warn(f"the checkpoint asks for {', '.join(ignored)}, which llamita leaves out", stacklevel=3)
     defaults = {name: checkpoint[name] for name in NAMES if checkpoint.get(name) is not None and name not in HABITS}
-    given = {name: value for name, value in flags.items() if name in NAMES}
+    given = {name: _plain(value) for name, value in flags.items() if name in NAMES}
     return GenerationSettings(**_with_switches(defaults, given))
+
+
+def _plain(value: Any) -> Any:
+    """A number or list of numpy or torch, such as a tensor of end tokens, as Python's own; any other value itself."""
+    return value.tolist() if isinstance(value, Tensor) or type(value).__module__ == "numpy" else value
 
 
 def _with_switches(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

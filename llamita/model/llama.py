@@ -15,7 +15,7 @@ from llamita.cache.cache import Cache
 from llamita.cache.dynamic import DynamicCache
 from llamita.cache.foreign import adapted
 from llamita.config import LlamaConfig
-from llamita.context.arguments import from_arguments
+from llamita.context.arguments import check_tensors, from_arguments
 from llamita.context.causal import Causal
 from llamita.context.protocol import Context
 from llamita.context.recording import Recording
@@ -269,8 +269,8 @@ def keep(hidden_states: Tensor, positions: int | Tensor) -> Tensor:
     """The hidden states (B, T, D) whose logits are wanted: see `logits_to_keep` of `LlamaForCausalLM.forward`."""
     if isinstance(positions, int):
         return hidden_states[:, -positions:] if positions else hidden_states
+    check_tensors(logits_to_keep=positions)
     if positions.ndim == 1:
         return hidden_states[:, positions]
-    if positions.dtype == torch.bool:
-        return hidden_states[positions]  # rows may keep different counts, so they are laid end to end: (kept, D)
-    return torch.take_along_dim(hidden_states, positions[..., None], dim=1)
+    is_mask = positions.dtype == torch.bool  # rows may keep different counts, so they are laid end to end: (kept, D)
+    return hidden_states[positions] if is_mask else torch.take_along_dim(hidden_states, positions[..., None], dim=1)

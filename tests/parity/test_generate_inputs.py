@@ -4,6 +4,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -67,6 +68,23 @@ def test_logits_to_keep(pair: Pair, ids: Tensor, kept: Any) -> None:
     ours, theirs = both(pair, ids, **flags)
     assert ours.sequences.tolist() == theirs.sequences.tolist()
     assert all(torch.equal(a, b) for a, b in zip(ours.logits, theirs.logits, strict=True))
+
+
+@pytest.mark.parametrize("kept", ["a", 1.5, [0], (1,), slice(-2, None)], ids=str)
+def test_what_is_no_position_to_keep_is_refused(pair: Pair, ids: Tensor, kept: Any) -> None:
+    for call in (pair[0], pair[0].generate):
+        with pytest.raises(UsageError, match=rf"logits_to_keep is a {type(kept).__name__}, not a tensor"):
+            call(ids, logits_to_keep=kept)
+    with pytest.raises(UsageError, match="logits_to_keep is -1: it must be 0 or above"):
+        pair[0].generate(ids, logits_to_keep=-1)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(pair: Pair, ids: Tensor) -> None:
+    plain = {"max_new_tokens": 4, "eos_token_id": [17, 18], "suppress_tokens": [3, 4], "min_new_tokens": 2}
+    flags = {name: np.asarray(value)[()] for name, value in plain.items()} | {"eos_token_id": torch.tensor([17, 18])}
+    assert pair[0].generate(ids, **flags).tolist() == pair[0].generate(ids, **plain).tolist()
+    ours, theirs = both(pair, ids, do_sample=True, temperature=np.float64(0.7), num_return_sequences=np.int64(2))
+    assert ours.tolist() == theirs.tolist()
 
 
 def test_what_guessing_ahead_does_not_take(pair: Pair, ids: Tensor) -> None:
