@@ -6,7 +6,7 @@ from typing import Any
 
 from llamita.errors import UsageError
 from llamita.tokenizer import chat_formats
-from llamita.tokenizer.messages import Message, checked
+from llamita.tokenizer.messages import Message, checked, without_media
 from llamita.tokenizer.protocol import Tokenizer
 
 REASONING = ("reasoning_content", "thinking", "reasoning")  # the first is what most templates read
@@ -86,7 +86,7 @@ def encode_chat(
     guard = _Guard(template, spellings, taken=_characters([messages, tools, variables]))
     text = render(
         template,
-        [_mapped(message, guard.swap) for message in checked(messages)],
+        [_mapped(message, guard.swap) for message in without_media(messages)],
         tools=_mapped(tools, guard.swap),
         add_generation_prompt=add_generation_prompt,
         continue_final_message=continue_final_message,

@@ -7,6 +7,8 @@ from llamita.checks import quoted
 from llamita.errors import UsageError
 
 Message = Mapping[str, Any]
+# Parts of a content that no text model reads, as clients name them.
+MEDIA = ("image", "image_url", "input_image", "audio", "audio_url", "input_audio", "video", "video_url", "file")
 
 
 def checked(messages: Sequence[Message]) -> Sequence[Message]:
@@ -21,6 +23,21 @@ def checked(messages: Sequence[Message]) -> Sequence[Message]:
     return messages
 
 
+def without_media(messages: Sequence[Message]) -> Sequence[Message]:
+    """The messages themselves; raises UsageError for an image or the like, which templates of texts leave out."""
+    for message in checked(messages):
+        content = message.get("content")
+        if isinstance(content, list | tuple) and any(
+            isinstance(p, Mapping) and p.get("type") in MEDIA for p in content
+        ):
+            raise _no_text(message["role"])
+    return messages
+
+
+def _no_text(role: Any) -> UsageError:
+    return UsageError(f"the content of a message of role {quoted(role)} is no text: this model reads nothing else")
+
+
 def text_of(message: Message) -> str:
     """The content of a message as one text: it may be given as a list of text parts. Raises UsageError."""
     role, content = message.get("role"), message.get("content")
@@ -29,7 +46,7 @@ def text_of(message: Message) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, Sequence) or not all(_is_text(part) for part in content):
-        raise UsageError(f"the content of a message of role {quoted(role)} is no text: this model reads nothing else")
+        raise _no_text(role)
     return "".join(part["text"] for part in content)
 
 

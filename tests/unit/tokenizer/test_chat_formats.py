@@ -218,6 +218,12 @@ def test_text_parts_are_continued_behind_the_last_text():
     assert render(template, [{"role": "assistant", "content": parts}], continue_final_message=True) == "a|b"
 
 
+def test_an_image_is_refused_rather_than_left_out_by_a_template(llama_3: Path):
+    parts = [{"type": "image_url", "image_url": {"url": "x"}}, {"type": "text", "text": "What is it?"}]
+    with pytest.raises(UsageError, match="role 'user' is no text: this model reads nothing else"):
+        encode_chat(load_tokenizer(llama_3), [{"role": "user", "content": parts}], template=LLAMA_3_TEMPLATE)
+
+
 @pytest.mark.parametrize(
     ("message", "says"),
     [
