@@ -56,6 +56,7 @@ def messages() -> list[dict[str, Any]]:
     forced: list[Any] = [{"type": 123}, {"type": "object", "properties": 5}, {"$ref": "http://169.254.169.254/"}]
     found = [{**base, **fields} for fields in conversations()]
     found += [one for one in shared(base) if not any(name in one for name in NOT_HERE)]
+    found += [{**base, "messages": [*HI, {"role": "assistant", "content": text}]} for text in ("Well, ", "a\n", " ")]
     found += [{**base, "max_tokens": value} for value in (None, 0, -1, 1.5, "4", True, 10**12, float("nan"))]
     found += [{**base, "stop_sequences": value} for value in (*NUMBERS["stop"], [None])]
     found += [{**base, "output_config": {"format": value}} for value in formats]

@@ -76,7 +76,7 @@ class CountRequest(RequestModel):
     @property
     def continues(self) -> bool:
         """Whether the last message is the beginning of the answer."""
-        return self.messages[-1].role == "assistant"
+        return self.conversation()[-1]["role"] == "assistant"  # not one of old thoughts alone, which is left out
 
     @property
     def callable_tools(self) -> list[dict[str, Any]]:
@@ -99,3 +99,10 @@ class MessageRequest(SamplingRequest, CountRequest):
     max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)]
     stop_sequences: Annotated[list[Stop], bounded(16)] | None = None
     output_config: OutputConfig | None = None
+
+    @model_validator(mode="after")
+    def _check_beginning(self) -> Self:
+        text = str(self.conversation()[-1]["content"])
+        if self.continues and text != text.rstrip():  # chat templates cut spaces there; Anthropic's rule and words
+            raise ValueError("final assistant content cannot end with trailing whitespace")
+        return self
