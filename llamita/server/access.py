@@ -56,7 +56,9 @@ class HostCheck:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._hosts is not None:
             given = [value for name, value in scope["headers"] if name == b"host"]
-            if len(given) != 1 or host_name(given[0]) not in self._hosts:
+            # HTTP/1.0 has no such header: probes of load balancers leave it out, and browsers, which rebind, never do.
+            is_nameless = not given and scope["http_version"] == "1.0"
+            if not is_nameless and (len(given) != 1 or host_name(given[0]) not in self._hosts):
                 raise refused(
                     "this server does not answer to that host name: --allowed-host lets it", code="host", status=403
                 )

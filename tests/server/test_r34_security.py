@@ -182,6 +182,11 @@ def test_ts17_names_of_this_machine_are_answered(server: Running, host: str) -> 
     assert raw(server, head.encode()) == 200
 
 
+@pytest.mark.parametrize(("version", "code"), [("1.0", 200), ("1.1", 400)])
+def test_ts17_only_http_1_0_needs_no_host_name(server: Running, version: str, code: int) -> None:
+    assert raw(server, f"GET /v1/models HTTP/{version}\r\nconnection: close\r\n\r\n".encode()) == code
+
+
 def test_ts17_pages_of_other_sites_are_let_in_by_no_header(server: Running) -> None:
     origin = {"origin": "https://evil.example", "access-control-request-method": "POST"}
     answers = [server.get("/v1/models", **origin), server.client.options("/v1/models", headers=origin)]
