@@ -57,6 +57,11 @@ class LoraLayer(WithSettings):
             return None
         return replace(own, pair=(pair.A, pair.B), scaling=pair.scaling)
 
+    def is_sum(self) -> bool:
+        """Whether it adds products alone: nothing is merged into its weight, and nothing drawn at random."""
+        is_random = self.training and any(cast("LoraPair", pair).dropout > 0 for pair in self.pairs.values())
+        return self.unmerged is None and not is_random
+
     def settings(self) -> str:
         """The adapters that compute, with their scales."""
         scales = [(name, cast("LoraPair", self.pairs[name]).scaling) for name in self.active if name in self.pairs]

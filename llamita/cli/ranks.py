@@ -62,8 +62,9 @@ def joined(device: str, degrees: "Degrees | None" = None) -> "Iterator[DeviceMes
     from llamita.parallel import mesh
     from llamita.parallel.followers import LostProcess
 
-    # DTensor tells how a mesh of two dims could gather faster: nothing that a user can act on.
-    logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
+    # DTensor tells how a mesh of two dims could gather faster, and how gloo gathers: nothing that a user can act on.
+    for name in ("_redistribute", "_collective_utils"):
+        logging.getLogger(f"torch.distributed.tensor.{name}").setLevel(logging.ERROR)
     has_gpu = torch.cuda.is_available() and device.startswith(("auto", "cuda"))
     try:
         with _quiet(is_other()), mesh.processes(degrees, device_type="cuda" if has_gpu else "cpu") as found:

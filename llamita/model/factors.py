@@ -34,7 +34,13 @@ class Factors:
 
 @runtime_checkable
 class HasFactors(Protocol):
-    """A layer with adapters, which says what it multiplies with."""
+    """A layer with adapters, which says what it multiplies with. base_layer: the layer that they adapt."""
+
+    base_layer: nn.Module
+
+    def is_sum(self) -> bool:
+        """Whether it adds products alone: nothing is merged into its weight, and nothing drawn at random."""
+        ...
 
     def factors(self) -> Factors | None:
         """Its factors; None where it does something else too."""

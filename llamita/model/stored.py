@@ -1,6 +1,7 @@
 """What the model knows of modules that surgery puts in: weights that are no parameters, and settings."""
 
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,14 @@ class StoredMatrix(Protocol):
 
     def stored_tensors(self) -> tuple[Tensor, ...]:
         """What it stores, the same on every device."""
+        ...
+
+    def part(self, start: int, stop: int) -> Self:
+        """A matrix of the rows from `start` to `stop`."""
+        ...
+
+    def joined(self, parts: Sequence[tuple[Tensor, ...]]) -> Self:
+        """The matrix of which this is a part, from what all parts store."""
         ...
 
 

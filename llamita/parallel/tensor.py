@@ -5,7 +5,7 @@ head and the loss by vocabulary; between them each process keeps a part of the s
 all matrices by columns, so that no sum is cut and every number is computed as one process computes it.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -13,16 +13,18 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
 from torch.distributed.tensor.parallel import loss_parallel
 from torch.nn import functional
+from torch.utils.weak import WeakIdKeyDictionary
 
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
 from llamita.model import plan
-from llamita.model.factors import factors_of
+from llamita.model.factors import HasFactors
 from llamita.model.layers import LlamaRMSNorm
 from llamita.model.parts import NORMS, PRODUCTS, parts_of
+from llamita.model.stored import StoredMatrix, StoredWeight
 from llamita.parallel.shard import whole
 
 WHOLE, ROWS, TOKENS, FEATURES = Replicate(), Shard(0), Shard(1), Shard(-1)  # of weights (out, in), of states (B, T, D)
@@ -43,10 +45,10 @@ class Part:
     is_local: bool = False
 
     def of(self, name: str) -> Placement:
-        """How a parameter of this name is sharded: a bias, and an adapter's A and B, with the sides of the weight."""
+        """How a parameter of this name is sharded: a bias, and those of adapters, with the sides of the weight."""
         outputs = ROWS if self.weight == ROWS else WHOLE
         inputs = WHOLE if self.weight == ROWS else self.weight
-        return {"bias": outputs, "A": inputs, "B": outputs}.get(name, self.weight)
+        return {"bias": outputs, "A": inputs, "B": outputs, "magnitude": outputs}.get(name, self.weight)
 
 
 COLUMNS = Part(ROWS, gives=FEATURES, is_local=True)
@@ -57,7 +59,7 @@ _GATHERED = Part(ROWS, comes=FEATURES, is_local=True)
 # The parts around the layers, in a causal LM.
 AROUND = {"embedding": "model.embed_tokens", "last_norm": "model.norm", "head": "lm_head"}
 # Each part, by the names of `llamita.model.parts` and of `AROUND`.
-TRAINING: Mapping[str, Part] = {
+TRAINING: dict[str, Part] = {
     "embedding": Part(ROWS, gives=TOKENS),
     **dict.fromkeys(NORMS, _NORM),
     **dict.fromkeys(("q", "k", "v", "gate", "up"), COLUMNS),
@@ -65,6 +67,8 @@ TRAINING: Mapping[str, Part] = {
     "last_norm": Part(WHOLE, comes=TOKENS, reads=TOKENS, is_local=True),
     "head": Part(ROWS, gives=FEATURES),
 }
+# Of weights in blocks: all by columns, which cuts no block, and no sum of a forward pass.
+BLOCKS: Mapping[str, Part] = TRAINING | dict.fromkeys(("o", "down"), Part(ROWS, comes=FEATURES, gives=TOKENS))
 WRITING: Mapping[str, Part] = {
     "embedding": Part(ROWS, is_local=True),
     **dict.fromkeys(("q", "k", "v", "gate", "up"), COLUMNS),
@@ -103,6 +107,35 @@ class Sharded(plan.StandIn):
     def undo(self, model: nn.Module) -> None:
         """Gather every weight on every process."""
         _replace_parameters(model, lambda module, name, weight: whole(weight))
+        _replace_matrices(model, self._whole_matrix)
+
+    def _whole_matrix(self, own: StoredMatrix) -> StoredMatrix:
+        parts = [own.stored_tensors()] * self.processes
+        distributed.all_gather_object(parts, own.stored_tensors(), group=self.mesh.get_group())
+        return own.joined(parts)
+
+
+class ShardedBlocks(Sharded):
+    """The forward of a layer or an embedding in blocks, of whose weight (N, K) this process has some of the rows."""
+
+    def __init__(self, module: nn.Module, part: Part, mesh: DeviceMesh) -> None:
+        super().__init__(module, part, mesh)
+        self.rows = cast("StoredWeight[StoredMatrix]", module).matrix.shape[0]
+
+    def plain(self, x: DTensor) -> DTensor:
+        """The products (..., N) with x (..., K), or the embeddings (..., D) of ids (...)."""
+        own = x.to_local(grad_placements=[Partial()])  # each process has a gradient of its own outputs: they are summed
+        if not hasattr(self.module, "in_features"):
+            return DTensor.from_local(self._embeddings(own), self.mesh, [Partial()], run_check=False)
+        like = torch.empty(*x.shape[:-1], self.rows, device="meta")
+        return _joined(super().plain(own), self.mesh, [FEATURES], like)
+
+    def _embeddings(self, ids: Tensor) -> Tensor:
+        """What this process adds to the embeddings of ids: zeros where another one has them."""
+        own = _own_rows(self.rows, self.mesh)
+        found = super().plain((ids - own.start).clamp(0, len(own) - 1))
+        is_here = (ids >= own.start) & (ids < own.stop)
+        return torch.where(is_here[..., None], found, 0)
 
 
 class Columns(Sharded):
@@ -149,10 +182,11 @@ def shard_for_training(model: nn.Module, mesh: DeviceMesh) -> None:
     """Shard a model over the `tp` dim of a mesh, and what is between its matrices by tokens.
 
     Before FSDP2 and before the optimizer. Logits are sharded by vocabulary: loss and backward run in `sharded_loss`.
-    Every process passes the same model. Raises UsageError for sizes that tp does not divide, UnsupportedError for
-    layers that are neither plain nor plain with one LoRA adapter, and for plans that do not go with this one.
+    Layers may have adapters, and weights in blocks. Every process passes the same model. Raises UsageError for sizes
+    that tp does not divide, UnsupportedError for other layers, adapters that are merged or drop inputs, and for plans
+    that do not go with this one.
     """
-    _shard(model, mesh, TRAINING, Sharded)
+    _shard(model, mesh, TRAINING, _for_training, _is_trainable)
 
 
 def shard_for_writing(model: nn.Module, mesh: DeviceMesh) -> None:
@@ -160,7 +194,7 @@ def shard_for_writing(model: nn.Module, mesh: DeviceMesh) -> None:
 
     Every process runs the same passes and has all logits. Raises what `shard_for_training` raises.
     """
-    _shard(model, mesh, WRITING, Columns)
+    _shard(model, mesh, WRITING, _for_writing, _is_plain)
 
 
 @contextmanager
@@ -191,11 +225,20 @@ def own_part(weight: Tensor, mesh: DeviceMesh, placements: Sequence[Placement]) 
     # FSDP2 over tensor parallelism cuts what that has left (a _StridedShard), though its dim of the mesh comes first.
     for placement, size, at in sorted(cuts, key=lambda one: hasattr(one[0], "split_factor")):
         dim = cast("Shard", placement).dim
-        length = weight.shape[dim]
-        share = _share(length, size)
-        start = min(at * share, length)
-        weight = weight.narrow(dim, start, min(share, length - start))
+        own = _own(weight.shape[dim], at, size)
+        weight = weight.narrow(dim, own.start, len(own))
     return weight
+
+
+def _own(length: int, at: int, size: int) -> range:
+    """What the process `at` of some has of a dim."""
+    share = _share(length, size)
+    start = min(at * share, length)
+    return range(start, min(start + share, length))
+
+
+def _own_rows(rows: int, mesh: DeviceMesh) -> range:
+    return _own(rows, mesh.get_local_rank(), mesh.size())
 
 
 def _share(length: int, processes: int) -> int:
@@ -209,15 +252,46 @@ def _coordinate(mesh: DeviceMesh) -> list[int]:
     return list(coordinate)
 
 
-def _shard(model: nn.Module, mesh: DeviceMesh, table: Mapping[str, Part], kind: type[Sharded]) -> None:
+def _shard(
+    model: nn.Module,
+    mesh: DeviceMesh,
+    table: Mapping[str, Part],
+    build: Callable[[nn.Module, str, DeviceMesh], Iterable[Sharded]],
+    is_known: Callable[[nn.Module], bool],
+) -> None:
     tp, config = mesh["tp"] if mesh.ndim > 1 else mesh, cast("CausalLM", model).config
     check_sizes(config, tp.size())
     found = dict(_parts(model, config, table))
-    _check_kinds(model, found, with_adapters=kind is Sharded)
-    stand_ins = [kind(module, part, tp) for module, part in found.items()]
+    _check_kinds(model, found, is_known)
+    stand_ins = [one for module, name in found.items() for one in build(module, name, tp)]
     plan.apply(model, Sharded.plan, stand_ins, also=model.modules())
-    inside = {one: part for module, part in found.items() for one in module.modules()}  # a layer and adapter in one
+    inside = {one: made.part for made in stand_ins for one in made.module.modules()}  # a layer and adapters in one
     _replace_parameters(model, lambda module, name, weight: _divided(inside.get(module), name, weight, tp))
+    _replace_matrices(model, lambda matrix: _own_matrix(matrix, tp))
+
+
+def _for_writing(module: nn.Module, name: str, mesh: DeviceMesh) -> Iterable[Sharded]:
+    return [Columns(module, WRITING[name], mesh)]
+
+
+def _for_training(module: nn.Module, name: str, mesh: DeviceMesh) -> Iterable[Sharded]:
+    """The stand-ins for a part; blocks that have adapters are a part in it."""
+    base = _base_of(module)
+    if not isinstance(base, StoredWeight):
+        return [Sharded(module, TRAINING[name], mesh)]
+    if base is module:
+        return [ShardedBlocks(module, BLOCKS[name], mesh)]
+    return [Sharded(module, BLOCKS[name], mesh), ShardedBlocks(base, Part(ROWS, gives=FEATURES), mesh)]
+
+
+def _base_of(module: nn.Module) -> nn.Module:
+    """The layer itself, or the one that its adapters adapt."""
+    return module.base_layer if isinstance(module, HasFactors) else module
+
+
+def _own_matrix(matrix: StoredMatrix, mesh: DeviceMesh) -> StoredMatrix:
+    own = _own_rows(matrix.shape[0], mesh)
+    return matrix.part(own.start, own.stop)
 
 
 def _joined(own: Tensor, mesh: DeviceMesh, placements: Sequence[Placement], like: Tensor) -> DTensor:
@@ -236,24 +310,36 @@ def _divided(part: Part | None, name: str, weight: Tensor, mesh: DeviceMesh) -> 
 
 
 def _replace_parameters(model: nn.Module, change: Callable[[nn.Module, str, Tensor], Tensor]) -> None:
-    """Put other tensors in the places of all parameters."""
+    """Put other tensors in the places of all parameters; modules that share one share the new one too."""
+    made = WeakIdKeyDictionary()
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
-            changed = change(module, name, weight.detach())
-            setattr(module, name, nn.Parameter(changed, requires_grad=weight.requires_grad))
-    cast("CausalLM", model).tie_weights()
+            if weight not in made:
+                made[weight] = nn.Parameter(change(module, name, weight.detach()), weight.requires_grad)
+            setattr(module, name, made[weight])
 
 
-def _parts(model: nn.Module, config: LlamaConfig, table: Mapping[str, Part]) -> Iterator[tuple[nn.Module, Part]]:
-    """The modules that the table shards, and how. Raises UnsupportedError for a model that is not a plain causal LM."""
+def _replace_matrices(model: nn.Module, change: Callable[[StoredMatrix], StoredMatrix]) -> None:
+    """Put other matrices in the places of all that modules store; tied ones share the new one too."""
+    made = WeakIdKeyDictionary()
+    for module in model.modules():
+        if isinstance(module, StoredWeight):
+            matrix = cast("StoredMatrix", module.matrix)
+            if matrix not in made:
+                made[matrix] = change(matrix)
+            module.matrix = made[matrix]
+
+
+def _parts(model: nn.Module, config: LlamaConfig, table: Mapping[str, Part]) -> Iterator[tuple[nn.Module, str]]:
+    """The modules that the table shards, and its row. Raises UnsupportedError for one that is not a plain causal LM."""
     if missing := next((name for name in AROUND.values() if not _has(model, name)), None):
         kind = type(model).__name__
         raise UnsupportedError(f"a {kind} has no {missing}, and tensor parallelism shards causal language models alone")
     for layer in cast("nn.ModuleList", model.get_submodule("model.layers")):
         parts = parts_of(layer, config, plan="tensor parallelism")
         modules: dict[str, Any] = {name: getattr(parts, name) for name in (*NORMS, *PRODUCTS)}
-        yield from ((modules[name], part) for name, part in table.items() if name in modules)
-    yield from ((model.get_submodule(name), table[part]) for part, name in AROUND.items() if part in table)
+        yield from ((modules[name], name) for name in table if name in modules)
+    yield from ((model.get_submodule(name), part) for part, name in AROUND.items() if part in table)
 
 
 def _has(model: nn.Module, name: str) -> bool:
@@ -264,18 +350,22 @@ def _has(model: nn.Module, name: str) -> bool:
     return True
 
 
-def _check_kinds(model: nn.Module, modules: Collection[nn.Module], *, with_adapters: bool) -> None:
+def _check_kinds(model: nn.Module, modules: Collection[nn.Module], is_known: Callable[[nn.Module], bool]) -> None:
     for name, module in model.named_modules():
-        is_plain = type(module) in (nn.Linear, nn.Embedding, LlamaRMSNorm)
-        if module in modules and not is_plain and not (with_adapters and _is_adapted(module)):
+        if module in modules and not is_known(module):
             kind = type(module).__name__
             raise UnsupportedError(f"{name} is a {kind}, which tensor parallelism does not know: use the model without")
 
 
-def _is_adapted(module: nn.Module) -> bool:
-    """Whether a module is a product with a pair of plain matrices."""
-    factors = factors_of(module)
-    return factors is not None and factors.pair is not None and factors.weight is not None
+def _is_plain(module: nn.Module) -> bool:
+    return type(module) in (nn.Linear, nn.Embedding, LlamaRMSNorm)
+
+
+def _is_trainable(module: nn.Module) -> bool:
+    """Whether a module is plain or in blocks, with adapters that are sums or without."""
+    base = _base_of(module)
+    is_blocks = isinstance(base, StoredWeight) and getattr(base, "bias", None) is None
+    return (_is_plain(base) or is_blocks) and (not isinstance(module, HasFactors) or module.is_sum())
 
 
 def check_sizes(config: LlamaConfig, tp: int) -> None:

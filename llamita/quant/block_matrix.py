@@ -1,9 +1,9 @@
 """Matrices in GGML's block formats: one class for each layout of the blocks in memory, chosen by device."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
-from typing import Self
+from typing import Self, cast
 
 import torch
 from torch import Tensor
@@ -41,6 +41,14 @@ class BlockMatrix(QuantizedMatrix):
     def stored_tensors(self) -> tuple[Tensor, ...]:
         """The bytes of a GGUF file, uint8 (N, bytes)."""
         return (self.raw(),)
+
+    def part(self, start: int, stop: int) -> Self:
+        """A matrix of the rows from `start` to `stop`."""
+        return cast("Self", from_raw(self.format_name, self.raw()[start:stop].contiguous()))
+
+    def joined(self, parts: Sequence[tuple[Tensor, ...]]) -> Self:
+        """The matrix of which this is a part, from the bytes of all parts."""
+        return cast("Self", from_raw(self.format_name, torch.cat([raw for (raw,) in parts])))
 
     def _copied(self, move: Move) -> "BlockMatrix":
         blocks = copy(self.blocks())

@@ -1,5 +1,6 @@
 """Matrices of int8 with one scale a row, multiplied by torch's integer product."""
 
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -61,6 +62,15 @@ class Int8Rows(QuantizedMatrix):
     def stored_tensors(self) -> tuple[Tensor, ...]:
         """Codes, int8 (N, K), and the scale of each row, fp32 (N, 1)."""
         return self._codes, self._scale
+
+    def part(self, start: int, stop: int) -> Self:
+        """A matrix of the rows from `start` to `stop`."""
+        return type(self)(self._codes[start:stop].clone(), self._scale[start:stop].clone())
+
+    def joined(self, parts: Sequence[tuple[Tensor, ...]]) -> Self:
+        """The matrix of which this is a part, from codes and scales of all parts."""
+        codes, scales = zip(*parts, strict=True)
+        return type(self)(torch.cat(codes), torch.cat(scales))
 
     def _copied(self, move: Move) -> "Int8Rows":
         return Int8Rows(move_bytes(self._codes, move), move_bytes(self._scale, move))

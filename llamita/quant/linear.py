@@ -86,7 +86,8 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: QuantizedMatrix) -> Tensor:
         ctx.matrix, ctx.of_x = matrix, x.dtype
-        ctx.dtype = compute_dtype(x) if torch.is_autocast_enabled(x.device.type) else torch.float32
+        is_autocast = torch.is_autocast_enabled(x.device.type)
+        ctx.dtype = compute_dtype(x) if is_autocast else torch.promote_types(x.dtype, torch.float32)
         return matrix.linear(x).to(compute_dtype(x))
 
     @staticmethod

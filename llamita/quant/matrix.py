@@ -1,8 +1,8 @@
 """A quantized weight matrix: what each one can do, whatever its format and its device."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 from weakref import ref
 
 import torch
@@ -56,6 +56,14 @@ class QuantizedMatrix(ABC):
     @abstractmethod
     def stored_tensors(self) -> tuple[Tensor, ...]:
         """What it stores, the same on every device: the bytes of a GGUF file, or codes and scales."""
+
+    @abstractmethod
+    def part(self, start: int, stop: int) -> Self:
+        """A matrix of the rows from `start` to `stop`, in memory of its own."""
+
+    @abstractmethod
+    def joined(self, parts: Sequence[tuple[Tensor, ...]]) -> Self:
+        """The matrix of which this is a part, from what all parts store."""
 
     def moved(self, move: Move) -> "QuantizedMatrix":
         """The matrix on the device that `move` names, in that device's layout; dtypes stay.

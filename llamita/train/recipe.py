@@ -236,11 +236,6 @@ def check_degrees(recipe: Recipe) -> None:
         size = getattr(recipe, name)
         if size > 1 and recipe.exact_scaling:
             raise UsageError(f"--exact-scaling is for data parallelism, and {name} is {size}: leave one of the two out")
-        if name == "tp" and size > 1 and recipe.method not in ("full", "lora"):
-            raise UsageError(
-                f"method is {recipe.method} and tp is {size}: of adapters lora alone has matrices that --tp shards: "
-                "leave --tp out"
-            )
         if size > 1 and recipe.task not in TOKEN_TASKS:
             raise UsageError(
                 f"task is {recipe.task} and {name} is {size}: only {' and '.join(TOKEN_TASKS[1:])} are trained by "

@@ -97,10 +97,10 @@ def tuned(top: Path, count: int, method: str, line: str, written: str) -> str:
 
 
 def parted(top: Path) -> dict[str, Any]:
-    """A LoRA adapter trained by two processes that share each matrix, or the layers, next to that of one process."""
+    """A DoRA adapter trained by two processes that share each matrix, or the layers, next to that of one process."""
     data, files = top / "lora.jsonl", ("adapter_model.safetensors", "merged/model.safetensors")
     words = ["train", str(data), *SMALL[2:], "--batch-tokens", "128", "--steps", "2", "--optimizer", "adamw", "-q"]
-    of = ["--model", str(top / "small"), "--method", "lora", "--lr", "1e-2", "--merge"]
+    of = ["--model", str(top / "small"), "--method", "dora", "--lr", "1e-2", "--merge"]
     codes, found = [], []
     for count, dim in ((1, "tp"), (2, "tp"), (2, "pp")):
         folder = top / f"{dim}-{count}"

@@ -49,9 +49,8 @@ DEGREES = {
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {"method": "lora", "targets": "embed_tokens,q_proj"},
     "dora": {"method": "dora"},
-    "dora, pp 2": {"method": "dora", "pp": 2},
-    "lora, pp 2": {"method": "lora", "pp": 2, "targets": "embed_tokens,layers.1.*_proj"},
-    "lora, tp 2": {"method": "lora", "tp": 2},
+    "dora, tp 2": {"method": "dora", "tp": 2},
+    "dora, pp 2": {"method": "dora", "pp": 2, "targets": "layers.1.*_proj"},
     "reward": {"task": "reward"},
 }
 

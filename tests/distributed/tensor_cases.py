@@ -1,19 +1,23 @@
 """What two processes compute under tensor parallelism, next to what one computes."""
 
+from math import prod
 from typing import Any, cast
 
 import torch
 from torch import distributed, nn
 
 from llamita.adapters.config import LoraConfig
-from llamita.adapters.lora import add_lora
+from llamita.adapters.lora import add_lora, set_adapter
 from llamita.config import LlamaConfig
 from llamita.data.loader import Batch, Loader
 from llamita.model.llama import LlamaForCausalLM
+from llamita.model.stored import StoredWeight
 from llamita.parallel.mesh import Degrees, processes
 from llamita.parallel.ranks import DataRanks
 from llamita.parallel.shard import Pass, local, shard, whole
+from llamita.parallel.stages import tied_weight
 from llamita.parallel.tensor import shard_for_training, sharded_loss
+from llamita.quant.surgery import quantize
 from llamita.train import optim
 from llamita.train.loop import backward, evaluate, gradients_of
 from llamita.train.recipe import Recipe
@@ -29,7 +33,8 @@ CONFIG = LlamaConfig(
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"tie_word_embeddings": False},
     "tied, with biases": {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
-    "lora": {"tie_word_embeddings": True},
+    "adapters": {"tie_word_embeddings": True, "attention_bias": True},
+    "adapted blocks": {"tie_word_embeddings": True, "num_hidden_layers": 1},
 }
 RECOMPUTED = ("tied, with biases",)
 
@@ -56,12 +61,29 @@ def model_of(changes: dict[str, Any], dtype: torch.dtype = torch.float64) -> Lla
 def variant(name: str) -> LlamaForCausalLM:
     """A model of VARIANTS; an adapter's B is random too."""
     model = model_of(VARIANTS[name])
-    if name == "lora":
-        add_lora(model, LoraConfig(r=3))
-        for key, weight in model.named_parameters():
-            if key.endswith(".B"):
-                nn.init.normal_(weight, std=0.05)
+    if name == "adapted blocks":
+        quantize(model, "int8")
+        add_lora(model, LoraConfig(r=3, target_modules=("q_proj", "o_proj")))
+    if name == "adapters":
+        add_lora(model, LoraConfig(r=3, target_modules=("embed_tokens", "v_proj")))
+        add_lora(model, LoraConfig(r=2, target_modules=("q_proj", "o_proj", "down_proj"), use_dora=True), "lengths")
+        set_adapter(model, "default", "lengths")
+    for key, weight in model.double().named_parameters():
+        if key.endswith(".B"):
+            nn.init.normal_(weight, std=0.05)
     return model
+
+
+def numbers(model: LlamaForCausalLM) -> int:
+    """How many numbers of its weights a process keeps."""
+    stored = {id(one.matrix): prod(one.matrix.shape) for one in model.modules() if isinstance(one, StoredWeight)}
+    return sum(local(weight).numel() for weight in model.parameters()) + sum(stored.values())
+
+
+def is_tied(model: LlamaForCausalLM) -> bool:
+    """Whether head and embedding share a weight, plain or in blocks."""
+    matrices = {id(one.matrix) for one in (model.lm_head, model.model.embed_tokens) if isinstance(one, StoredWeight)}
+    return len(matrices) == 1 or tied_weight(model) is not None
 
 
 def trained(model: LlamaForCausalLM, steps: int, ranks: DataRanks | None = None) -> list[tuple[float, float]]:
@@ -116,6 +138,7 @@ def training(count: str, *names: str) -> dict[str, Any]:
         assert mesh is not None
         for name in names:
             (seen, weights), sharded = alone(name, int(count)), variant(name)
+            every = numbers(sharded)
             shard_for_training(sharded, mesh)
             if name in RECOMPUTED:
                 sharded.gradient_checkpointing_enable()
@@ -123,8 +146,7 @@ def training(count: str, *names: str) -> dict[str, Any]:
             found[name] = {
                 "steps": largest(pair for ours in steps for pair in zip(*ours, strict=True)),
                 "weights": largest((a, whole(b)) for a, b in zip(weights, sharded.parameters(), strict=True)),
-                "kept": sum(local(weight).numel() for weight in sharded.parameters())
-                / sum(weight.numel() for weight in weights),
-                "tied": sharded.lm_head.weight is sharded.model.embed_tokens.weight,
+                "kept": numbers(sharded) / every,
+                "tied": is_tied(sharded),
             }
     return found

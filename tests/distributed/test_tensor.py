@@ -12,7 +12,11 @@ CASES = "tests.distributed.tensor_cases"
 
 @pytest.mark.parametrize(
     ("count", "steps", "names", "share"),
-    [(2, 20, ["plain"], 0.56), (2, 5, ["tied, with biases", "lora"], 0.56), (4, 3, ["plain"], 0.3)],
+    [
+        (2, 20, ["plain"], 0.56),
+        (2, 5, ["tied, with biases", "adapters", "adapted blocks"], 0.56),
+        (4, 3, ["plain"], 0.3),
+    ],
 )
 def test_steps_equal_those_of_one_process(
     count: int, steps: int, names: list[str], share: float, tmp_path: Path

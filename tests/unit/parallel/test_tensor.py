@@ -9,12 +9,14 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from llamita.adapters.config import LoraConfig
-from llamita.adapters.lora import add_lora
+from llamita.adapters.lora import add_lora, merge_adapters, unmerge_adapters
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
 from llamita.model import plan
 from llamita.model.llama import LlamaForCausalLM, LlamaModel
+from llamita.model.stored import StoredWeight
 from llamita.parallel.tensor import check_sizes, own_part, placed, shard_for_training, shard_for_writing, sharded_loss
+from llamita.quant.surgery import quantize
 
 
 class FakeMesh:
@@ -118,7 +120,27 @@ def test_other_models_and_layers_are_refused(mesh: DeviceMesh, tiny_config: Llam
     add_lora(model, LoraConfig(r=2, target_modules="q_proj"))
     with pytest.raises(UnsupportedError, match=r"^model.layers.0.self_attn.q_proj is a LoraLayer, which tensor"):
         shard_for_writing(model, mesh)
-    with pytest.raises(UnsupportedError, match=r"^model.embed_tokens is a LoraLayer, which tensor"):
-        other = LlamaForCausalLM(tiny_config)
-        add_lora(other, LoraConfig(r=2, target_modules="embed_tokens"))
-        shard_for_training(other, mesh)
+    random = LlamaForCausalLM(tiny_config).train()
+    add_lora(random, LoraConfig(r=2, target_modules="v_proj", lora_dropout=0.1))
+    with pytest.raises(UnsupportedError, match=r"^model.layers.0.self_attn.v_proj is a LoraLayer, which tensor"):
+        shard_for_training(random, mesh)
+    merge_adapters(random.eval())
+    with pytest.raises(UnsupportedError, match=r"^model.layers.0.self_attn.v_proj is a LoraLayer, which tensor"):
+        shard_for_training(random, mesh)
+    unmerge_adapters(random)
+    shard_for_training(random, mesh)
+
+
+def test_blocks_with_adapters_are_whole_again_without_the_plan(mesh: DeviceMesh, tiny_config: LlamaConfig) -> None:
+    model = LlamaForCausalLM(tiny_config)
+    quantize(model, "int8")
+    add_lora(model, LoraConfig(r=2, target_modules=("q_proj", "o_proj", "lm_head")))
+    stored = [one for one in model.modules() if isinstance(one, StoredWeight)]
+    before = [one.matrix.dequantize() for one in stored]
+    ids = torch.tensor([[5, 9, 31], [4, 90, 2]])
+    expected = model(ids).logits
+    shard_for_training(model, mesh)
+    assert torch.equal(model(ids).logits.full_tensor(), expected)
+    plan.remove(model, "tensor")
+    assert all(torch.equal(one.matrix.dequantize(), matrix) for one, matrix in zip(stored, before, strict=True))
+    assert torch.equal(model(ids).logits, expected)

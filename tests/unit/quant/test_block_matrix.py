@@ -49,6 +49,21 @@ def test_layouts_hold_the_same_matrix(kind: type[BlockMatrix], form: BlockFormat
         assert (stored.linear(x, None) - (exact - bias)).norm() / exact.norm() < 0.01
 
 
+@pytest.mark.parametrize("name", ["q8_0", "q4_k", "int8"])
+def test_parts_are_rows_of_the_matrix_and_join_to_it(name: str) -> None:
+    whole = quantize_weight(name, torch.randn(45, 256))
+    parts = [whole.part(0, 23), whole.part(23, 45)]
+    weights = whole.dequantize()
+    assert torch.equal(parts[0].dequantize(), weights[:23])
+    assert torch.equal(parts[1].dequantize(), weights[23:])
+    assert all(type(part) is type(whole) for part in parts)
+    x = torch.randn(3, 256)
+    assert torch.equal(torch.cat([part.linear(x) for part in parts], dim=1), whole.linear(x))
+    joined = parts[0].joined([part.stored_tensors() for part in parts])
+    pairs = zip(joined.stored_tensors(), whole.stored_tensors(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
 @pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
 def test_packed_layouts_take_no_more_memory_than_the_file(form: BlockFormat) -> None:
     raw = form.quantize(torch.randn(48, 1024))

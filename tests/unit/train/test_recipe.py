@@ -69,7 +69,6 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     ("values", "message"),
     [
         ({"exact_scaling": True, "tp": 2}, "--exact-scaling is for data parallelism, and tp is 2: leave one"),
-        ({"method": "dora", "model": "cria", "tp": 2}, "method is dora and tp is 2: of adapters lora alone has "),
     ],
 )
 def test_what_does_not_go_with_a_sharded_model_is_refused(values: dict[str, Any], message: str) -> None:
