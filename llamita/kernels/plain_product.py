@@ -25,7 +25,7 @@ def linear(x: Tensor, codes: QuantizedBlocks, bias: Tensor | None = None) -> Ten
         out += xs[:, start // GROUP, None] * value
     if bias is not None:
         out += bias.float()
-    return out.to(x.dtype).view(*x.shape[:-1], -1)
+    return out.to(x.dtype).view(*x.shape[:-1], codes.shape[0])
 
 
 def rows(codes: QuantizedBlocks, index: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class Int8Rows(QuantizedMatrix):
         out *= self._scale
         if bias is not None:
             out += bias.float()
-        return out.to(x.dtype).view(*x.shape[:-1], -1)
+        return out.to(x.dtype).view(*x.shape[:-1], self.shape[0])
 
     def rows(self, index: Tensor) -> Tensor:
         """Look up rows by index (...): fp32 (..., K)."""

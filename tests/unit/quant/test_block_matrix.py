@@ -59,6 +59,7 @@ def test_parts_are_rows_of_the_matrix_and_join_to_it(name: str) -> None:
     assert all(type(part) is type(whole) for part in parts)
     x = torch.randn(3, 256)
     assert torch.equal(torch.cat([part.linear(x) for part in parts], dim=1), whole.linear(x))
+    assert whole.linear(x[:0]).shape == (0, 45)
     joined = parts[0].joined([part.stored_tensors() for part in parts])
     pairs = zip(joined.stored_tensors(), whole.stored_tensors(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
