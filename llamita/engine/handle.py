@@ -100,6 +100,7 @@ class RequestHandle:
             if delta is not None and delta.text:
                 yield delta.text
             if delta is None and is_over:
+                self._deltas.put(None)  # for another thread that reads too
                 self._outcome()
                 return
 

@@ -29,6 +29,18 @@ def test_what_is_unread_is_joined() -> None:
     assert one.result(0) is WHOLE
 
 
+def test_two_threads_read_one_handle_to_its_end() -> None:
+    one, ended = handle(), list[str]()
+    readers = [threading.Thread(target=lambda: ended.append("".join(one)), daemon=True) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    one.push(Delta("a", (1,)))
+    one.end(WHOLE)
+    for reader in readers:
+        reader.join(10)
+    assert sorted(ended) == ["", "a"]
+
+
 def test_a_result_may_take_too_long() -> None:
     with pytest.raises(TimeoutError, match="request id is not over"):
         handle().result(0.01)
