@@ -7,12 +7,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from llamita.checks import shortened
-from llamita.errors import BrokenFileError
+from llamita.checks import quoted, shortened
+from llamita.errors import BrokenFileError, UnsupportedError
 from llamita.model.initial import initialize
 
 PREFIXES = ("model", "transformer")  # what checkpoints call the model below a head
 Seen = Callable[[str, Tensor], None]
+# Tensors without which the weights of a quantized checkpoint are no numbers: of fp8, bitsandbytes, AWQ and GPTQ.
+SCALES = ("weight_scale", "weight_scale_inv", "weight_packed", "SCB", "qweight", "qzeros", "g_idx")
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)  # buffers that transformers before 4.31 wrote
 
 
@@ -127,6 +129,7 @@ def fill(
         source = _source(name, sources, tied)
         if source is not None and tensors.shape(source) == tuple(parameter.shape):
             weight = tensors.load(source)
+            _check_plain(source, weight)
             if seen is not None:
                 seen(name, weight)
             put(model, name, fit(weight, parameter, dtype=dtype, device=device))
@@ -144,15 +147,32 @@ def fill(
     return report
 
 
+def _check_plain(name: str, weight: Tensor) -> None:
+    if not weight.is_floating_point():
+        kind = str(weight.dtype).removeprefix("torch.")
+        raise UnsupportedError(
+            f"the weight {shortened(name)} holds {kind}, so it is quantized: give one of plain weights"
+        )
+
+
 def check_complete(model: nn.Module, tensors: Tensors, *, tied: Mapping[str, str], where: object) -> None:
     """Check by the header that a checkpoint has every weight of a model, so that none is initialized at random.
 
     Raises BrokenFileError, which names `where` and the first weights that are missing or of another shape.
     """
     wanted = {name: tuple(one.shape) for name, one in model.named_parameters(remove_duplicate=False)}
+    if scale := next((name for name in tensors.names if name.rpartition(".")[2] in SCALES), None):
+        raise UnsupportedError(
+            f"{where} has {shortened(scale)}, so it is quantized: give a checkpoint of plain weights"
+        )
     sources = _sources(tensors.names, list(wanted))
     found = {name: _source(name, sources, tied) for name in wanted if name not in tied}
     missing = [name for name, source in found.items() if source is None]
+    if len(missing) == len(found) and (prefix := _wrapper(tensors.names, missing[0])):
+        raise BrokenFileError(
+            f"{where} has names that begin with {quoted(prefix)}, of a model in a wrapper such as DDP or "
+            "torch.compile: save the model inside it"
+        )
     if missing:
         raise BrokenFileError(
             f"{where} is incomplete: {len(missing)} of {len(found)} weights are not in it: {few(missing)}; "
@@ -164,6 +184,11 @@ def check_complete(model: nn.Module, tensors: Tensors, *, tied: Mapping[str, str
                 f"{where} does not fit its config.json: {shortened(name)} is {wanted[name]} there, "
                 f"and {tensors.shape(source)} in the weights"
             )
+
+
+def _wrapper(names: Iterable[str], wanted: str) -> str:
+    """What stands before the name of a weight that is wanted; nothing where no name ends with it."""
+    return next((name.removesuffix(wanted) for name in names if name.endswith(f".{wanted}")), "")
 
 
 def _source(name: str, sources: Mapping[str, str], tied: Mapping[str, str]) -> str | None:

@@ -1,16 +1,19 @@
 """A checkpoint that lacks weights is refused wherever a text is to come of it; training may start on one."""
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 import llamita
 from llamita import LlamaForCausalLM, LlamaForSequenceClassification
 from llamita.cli.main import main
-from llamita.errors import BrokenFileError
+from llamita.errors import BrokenFileError, UnsupportedError
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
 NORM = "model.norm.weight"
@@ -81,6 +84,38 @@ def test_weights_of_another_shape_are_told_with_both_shapes(small_path: Path, tm
     (folder / "config.json").write_text(config.replace('"intermediate_size": 176', '"intermediate_size": 172'), "utf-8")
     with pytest.raises(
         BrokenFileError, match=r"does not fit its config.json: .* is \(172, 64\) there, and \(176, 64\)"
+    ):
+        llamita.load(folder)
+
+
+def changed(source: Path, folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Path:
+    """A checkpoint once more, with other tensors."""
+    shutil.copytree(source, folder)
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "base_model.model."])
+def test_names_behind_those_of_a_wrapper_are_told_apart(prefix: str, small_path: Path, tmp_path: Path) -> None:
+    folder = changed(
+        small_path, tmp_path / "wrapped", lambda old: {f"{prefix}{name}": one for name, one in old.items()}
+    )
+    with pytest.raises(BrokenFileError, match=f"names that begin with '{prefix}', of a model in a wrapper"):
+        llamita.load(folder)
+
+
+@pytest.mark.parametrize("load", [llamita.load, LlamaForCausalLM.from_pretrained])
+def test_whole_numbers_are_no_weights(load: Callable[[Path], Any], small_path: Path, tmp_path: Path) -> None:
+    folder = changed(small_path, tmp_path / "whole", lambda old: {**old, DOWN: old[DOWN].to(torch.int8)})
+    with pytest.raises(UnsupportedError, match=r"layers\.1\.mlp\.down_proj\.weight holds int8, so it is quantized"):
+        load(folder)
+
+
+def test_weights_with_scales_of_their_own_are_refused(small_path: Path, tmp_path: Path) -> None:
+    folder = changed(small_path, tmp_path / "scaled", lambda old: {**old, f"{DOWN}_scale": torch.ones(1)})
+    with pytest.raises(
+        UnsupportedError, match=r"has model\.layers\.1\.mlp\.down_proj\.weight_scale, so it is quantized"
     ):
         llamita.load(folder)
 
