@@ -76,10 +76,12 @@ def refuse_upload(push_to_hub: bool) -> None:
 
 def _read(path: Path, named: str | Path) -> dict[str, Any]:
     try:
-        values = checks.parsed_json(path.read_text(encoding="utf-8"))
+        values = checks.parsed_json(path.read_text(encoding="utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
         what = f"{named} has no config.json" if path.name == "config.json" else f"there is no file {named}"
         raise NotFoundError(f"{what}: {_remedy(path.parent)}") from None
+    except IsADirectoryError:
+        raise BrokenFileError(f"{path} is a folder, not a file: fetch it again") from None
     except ValueError as error:  # UnicodeDecodeError is one, and quotes the bytes
         reason = checks.shortened(error, checks.MAX_REASON)
         raise BrokenFileError(f"{path} is not valid JSON ({reason}): fetch it again") from None

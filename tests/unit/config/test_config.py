@@ -280,7 +280,12 @@ def test_files_that_are_no_config(content: bytes | None, error: type, sentence: 
 
 
 def test_reading_may_change_fields(tmp_path: Path) -> None:
+    (tmp_path / "folder" / "config.json").mkdir(parents=True)
+    with pytest.raises(BrokenFileError, match=r"config\.json is a folder, not a file"):
+        LlamaConfig.from_pretrained(tmp_path / "folder")
     LlamaConfig(**SMALL).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as some editors on Windows write it
     assert LlamaConfig.from_pretrained(tmp_path, use_cache=False).use_cache is False
 
 
