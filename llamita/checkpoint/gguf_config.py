@@ -76,6 +76,10 @@ def config_from_gguf(file: Gguf, tokenizer: Tokenizer | None) -> LlamaConfig:
     if not is_known or values.get(f"{architecture}.expert_count", 0):
         what = "a mixture of experts" if is_known else f"of architecture {quoted(architecture)}"
         raise UnsupportedError(f"{source} is {what}: only plain Llamas can be read")
+    if values.get(f"{architecture}.attention.causal") is False:
+        raise UnsupportedError(
+            f"{source} attends to later tokens too (attention.causal): only causal Llamas can be read"
+        )
     numbers = {name: _number(values, f"{architecture}.{key}", source) for name, key in FIELDS.items()}
     missing = next((f"{architecture}.{FIELDS[name]}" for name in NEEDED if numbers[name] is None), None)
     if missing or "token_embd.weight" not in file:

@@ -90,9 +90,14 @@ def _said(values: Mapping[str, Any], config: LlamaConfig, factors: Tensor | None
     plain = RopeConfig(rope_theta=theta)
     if kind not in ("none", "linear", "yarn"):
         raise UnsupportedError(f"the file has the rotary type {quoted(kind)}: only none, linear and yarn are known")
+    is_yarn = kind == "yarn" and factor > 1 and factors is None
+    if (own := values.get(f"{prefix}scaling.attn_factor", 1.0)) != 1 and not is_yarn:
+        raise UnsupportedError(
+            f"the file scales cos and sin by {quoted(own)} (attn_factor): that is known of yarn alone"
+        )
     if factors is not None:
         return _divided(config.replace(rope_parameters=plain), factors)
-    if kind == "yarn" and factor > 1:
+    if is_yarn:
         return config.replace(rope_parameters=_yarn(values, config, theta, factor))
     is_linear = factor > 1 and (kind == "linear" or f"{prefix}scale_linear" in values)
     rope = replace(plain, rope_type="linear", factor=factor) if is_linear else plain

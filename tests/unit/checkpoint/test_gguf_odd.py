@@ -104,6 +104,21 @@ def test_what_does_not_fit_is_refused(case: str, dtype: str, good: GgufFile, tmp
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "field", "sentence"),
+    [
+        ("attention.causal", Field("bool", False), "attends to later tokens too .attention.causal.: only causal"),
+        ("rope.scaling.attn_factor", Field("float32", 1.5), r"scales cos and sin by 1.5 \(attn_factor\)"),
+    ],
+)
+def test_what_changes_the_arithmetic_is_refused(
+    key: str, field: Field, sentence: str, good: GgufFile, tmp_path: Path
+) -> None:
+    path = written(good, tmp_path / "x.gguf", lambda pieces: None, {f"llama.{key}": field})
+    with pytest.raises(UnsupportedError, match=sentence):
+        load_gguf(path)
+
+
 def test_tensors_of_other_names_are_never_taken_for_weights(good: GgufFile, tmp_path: Path) -> None:
     strange = {
         "model.norm.weight": zeros("f32", 64),
