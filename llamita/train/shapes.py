@@ -25,22 +25,12 @@ SHAPES: Mapping[str, tuple[int, int, int, int, int]] = {
 }
 
 
-def new_model(shape: str, tokenizer: Tokenizer, *, length: int, seed: int) -> LlamaForCausalLM:
-    """A model in fp32 with first weights from a seed; what layers add to the residual stream begins small.
-
-    Weights are normal(0, 0.02), those of o_proj and down_proj divided by sqrt(2 layers) (GPT-2's rule).
-    Raises UsageError for a shape that has no such name.
-    """
-    model = LlamaForCausalLM.without_weights(config_of(shape, tokenizer, length=length))
-    first_weights(model, seed=seed, device=torch.device("cpu"))
-    return model
-
-
 def first_weights(model: LlamaForCausalLM, *, seed: int, device: torch.device) -> None:
-    """Give a model without weights those that `new_model` says; each process keeps its own part, or its own stage.
+    """Give a model without weights its first ones; each process keeps its own part, or its own stage.
 
-    Each is drawn whole, on the CPU, and one after another, those of other stages too: the numbers depend on the seed
-    alone.
+    They are normal(0, 0.02); those of o_proj and down_proj, which layers add to the residual stream, are divided by
+    sqrt(2 layers) (GPT-2's rule). Each is drawn whole, on the CPU, and one after another, those of other stages too:
+    the numbers depend on the seed alone.
     """
     fit, own = model.fit, dict(model.named_parameters())
     whole = LlamaForCausalLM.without_weights(model.config)
@@ -75,7 +65,7 @@ def _first_weight(model: LlamaForCausalLM, name: str, shape: torch.Size) -> Tens
 
 
 def config_of(shape: str, tokenizer: Tokenizer, *, length: int) -> LlamaConfig:
-    """The config of a shape for a tokenizer; the model reads `length` tokens."""
+    """The config of a shape for a tokenizer; the model reads `length` tokens. Raises UsageError for an unknown name."""
     if shape not in SHAPES:
         raise UsageError(f"shape is {shape!r}: use one of {', '.join(SHAPES)}, or --model for a checkpoint's")
     hidden, layers, heads, key_value_heads, wide = SHAPES[shape]

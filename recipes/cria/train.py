@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
+from llamita.model.llama import LlamaForCausalLM
 from llamita.tokenizer.load import load_tokenizer
 from llamita.train import savings, state
 from llamita.train.run import Run
 from llamita.train.session import INSIDE, Session
-from llamita.train.shapes import new_model
+from llamita.train.shapes import config_of, first_weights
 from llamita.train.stopping import stopped_by_signals
 from recipes.cria.corpus import Corpus
 from recipes.cria.export import export, write_tokenizer
@@ -44,7 +45,8 @@ def begin(recipe: CriaRecipe) -> Session:
     tokenizer = load_tokenizer(recipe.run)
     torch.manual_seed(settings.seed)
     torch.set_num_threads(settings.threads or 1)
-    model = new_model(settings.shape, tokenizer, length=settings.length, seed=settings.seed)
+    model = LlamaForCausalLM.without_weights(config_of(settings.shape, tokenizer, length=settings.length))
+    first_weights(model, seed=settings.seed, device=torch.device("cpu"))
     savings.prepare(model, settings)
     run = Run(model.train(), savings.optimizers(model, settings), CorpusSource(recipe, library), settings.steps or 1)
     if state.has_checkpoint(recipe.run / INSIDE):

@@ -8,19 +8,19 @@ import torch
 from llamita.errors import UsageError
 from llamita.model.llama import LlamaForCausalLM
 from llamita.tokenizer.load import load_tokenizer
-from llamita.train.shapes import config_of, first_weights, new_model
+from llamita.train.shapes import config_of, first_weights
 from tests.small import BEGIN, END
 
 
 def test_a_new_model_speaks_the_tokenizer_s_ids_and_is_its_seed_s(small_path: Path) -> None:
-    tokenizer = load_tokenizer(small_path)
+    config = config_of("pico", load_tokenizer(small_path), length=32)
+    model, again = (LlamaForCausalLM.without_weights(config) for _ in range(2))
     state = torch.get_rng_state()
-    model = new_model("pico", tokenizer, length=32, seed=3)
+    first_weights(model, seed=3, device=torch.device("cpu"))
     assert torch.equal(torch.get_rng_state(), state)
-    config = model.config
     assert (config.vocab_size, config.max_position_embeddings, config.bos_token_id) == (260, 32, BEGIN)
     assert END in config.eos_token_ids
-    again = new_model("pico", tokenizer, length=32, seed=3)
+    first_weights(again, seed=3, device=torch.device("cpu"))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     layer = model.model.layers[0]
     assert layer.mlp.down_proj.weight.std() < 0.6 * layer.mlp.up_proj.weight.std()
@@ -43,4 +43,4 @@ def test_first_weights_are_those_of_a_constructor(small_path: Path, is_tied: boo
 
 def test_an_unknown_shape_is_refused(small_path: Path) -> None:
     with pytest.raises(UsageError, match="shape is 'huge': use one of pico, nano"):
-        new_model("huge", load_tokenizer(small_path), length=32, seed=0)
+        config_of("huge", load_tokenizer(small_path), length=32)
