@@ -208,7 +208,7 @@ def test_drawer_is_found(fake: Callable[..., list[Module]]) -> None:
 
 
 def test_retired_module_is_found(fake: Callable[..., list[Module]]) -> None:
-    package = fake(cache__in__trials="", cache__in__stages="", model__in__trials="")
+    package = fake(cache__in__trials="", cache__in__convention="", model__in__trials="")
     assert len(words.retired(package, folders=frozenset({"cache"}))) == 2
 
 

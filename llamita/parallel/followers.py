@@ -33,7 +33,7 @@ class Followers:
 
     def __init__(self, connections: Mapping[int, socket.socket], *, wait: float = WAIT) -> None:
         self._connections, self._wait = dict(connections), wait
-        self._told, self._taken = 0, dict.fromkeys(connections, 0)
+        self._sent, self._taken = 0, dict.fromkeys(connections, 0)
         self._ended: set[int] = set()
         for connection in connections.values():
             connection.settimeout(wait)  # of one that is full, as its process reads nothing
@@ -42,7 +42,7 @@ class Followers:
     def tell(self, name: str, *values: Any) -> None:
         """Let the others do something; the values are numbers, texts and lists. Raises LostProcess."""
         line = json.dumps([name, *values], separators=(",", ":")).encode() + b"\n"
-        self._told += 1
+        self._sent += 1
         try:
             for connection in self._connections.values():
                 connection.sendall(line)
@@ -56,7 +56,7 @@ class Followers:
         """What to raise for an error in what all do together: which process it comes from, as far as is known."""
         time.sleep(SETTLING)
         self._look()
-        late = [rank for rank, taken in self._taken.items() if taken < self._told and rank not in self._ended]
+        late = [rank for rank, taken in self._taken.items() if taken < self._sent and rank not in self._ended]
         if self._ended:
             return LostProcess(f"{_named(self._ended)} ended in the middle: see what it said, and start all again")
         if late:

@@ -175,7 +175,7 @@ class Pipeline:
                 out = root(number if root.stage == 0 else self._sent(root, part), number)
                 if not root.is_last:
                     distributed.send(out, self.rank_of(root.stage + 1), group=self.group)
-        return torch.tensor(self._told(out.tolist()), dtype=torch.float64)
+        return torch.tensor(self._from_last(out.tolist()), dtype=torch.float64)
 
     @property
     def tied(self) -> Tensor | None:
@@ -236,7 +236,7 @@ class Pipeline:
             input_args=given, output_args=loss if root.is_last else example,
         )  # fmt: skip
 
-    def _told(self, found: T) -> T:
+    def _from_last(self, found: T) -> T:
         """What the process of the last stage has found, in all of them."""
         box = [found]
         source = self.rank_of(self.size - 1)

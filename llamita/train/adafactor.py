@@ -64,7 +64,7 @@ def added(weights: Sequence[Tensor], own: Sequence[Tensor]) -> list[Tensor]:
     """The sums over all ranks of what each knows (n,) of its parts of weights; one message for all placed alike."""
     found, alike = list(own), dict[Any, list[int]]()
     for number, weight in enumerate(weights):
-        alike.setdefault(_place(weight), []).append(number)
+        alike.setdefault(_layout(weight), []).append(number)
     for (mesh, placements), numbers in alike.items():
         flat = torch.cat([own[number] for number in numbers])
         for dim, placement in enumerate(placements):
@@ -75,7 +75,7 @@ def added(weights: Sequence[Tensor], own: Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
-def _place(weight: Tensor) -> tuple[Any, tuple[Placement, ...]]:
+def _layout(weight: Tensor) -> tuple[Any, tuple[Placement, ...]]:
     return (weight.device_mesh, weight.placements) if isinstance(weight, DTensor) else (None, ())
 
 
@@ -120,6 +120,6 @@ def _shapes(weight: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
 
 def _part(total: Tensor, weight: Tensor, dim: int) -> Tensor:
     """Of what there is for each row (dim 0) or column (dim 1) of a weight, that of this rank's part, as a view."""
-    mesh, placements = _place(weight)
+    mesh, placements = _layout(weight)
     its = [one if getattr(one, "dim", None) == dim else Replicate() for one in placements]
     return total if mesh is None else own_part(total, mesh, its)

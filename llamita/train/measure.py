@@ -43,13 +43,13 @@ def resolved(recipe: Recipe, run: Run) -> Recipe:
     return fastest
 
 
-def _fastest(trials: list[Recipe], run: Run) -> tuple[Recipe, float | None]:
+def _fastest(recipes: list[Recipe], run: Run) -> tuple[Recipe, float | None]:
     """The recipe whose steps are shortest, and the seconds of one; the only one is not measured."""
-    if len(trials) == 1:
-        return trials[0], None
-    seconds = [_seconds(trial, run) for trial in trials]
-    best = min(range(len(trials)), key=seconds.__getitem__)
-    return trials[best], seconds[best]
+    if len(recipes) == 1:
+        return recipes[0], None
+    seconds = [_seconds(recipe, run) for recipe in recipes]
+    best = min(range(len(recipes)), key=seconds.__getitem__)
+    return recipes[best], seconds[best]
 
 
 class Deadline:

@@ -66,7 +66,7 @@ def estimate(config: LlamaConfig, recipe: Recipe, *, device: torch.device | str 
 
     live = Shapes()
     with FakeTensorMode(allow_non_fake_inputs=True), live, torch.device(device):
-        return _Trial(config, recipe, live).run()
+        return _FakeSteps(config, recipe, live).run()
 
 
 def check_known(recipe: Recipe) -> None:
@@ -78,7 +78,7 @@ def check_known(recipe: Recipe) -> None:
         )
 
 
-class _Trial:
+class _FakeSteps:
     """Two steps on fake tensors: the first makes the optimizer's state, the second shows the peak."""
 
     def __init__(self, config: LlamaConfig, recipe: Recipe, live: LiveTensors) -> None:

@@ -11,7 +11,8 @@ from tests.architecture.source import Function, Module
 # Folders whose names are clean of the words below.
 FOLDERS = frozenset({
     "adapters", "attention", "bench", "bridge", "cache", "checkpoint", "cli", "config", "context", "data", "engine",
-    "evaluation", "files", "generation", "model", "plans", "quant", "sampling", "server", "structured", "tokenizer",
+    "evaluation", "files", "generation", "model", "parallel", "plans", "quant", "sampling", "server", "structured",
+    "tokenizer", "train",
 })  # fmt: skip
 
 # Part of a name -> what to say instead.
@@ -41,6 +42,7 @@ WORDS: Mapping[str, str] = {
 WORDS_OF: Mapping[str, Mapping[str, str]] = {
     "quant": {"form": "format_name or block_format"},
     "bench": {"form": "format"},
+    "generation": {"stage": "processor"},
 }
 # Word of a docstring, comment or message -> what to say instead.
 PROSE: Mapping[str, str] = {
@@ -74,7 +76,6 @@ NAMES: Mapping[str, str] = {
     "Fresh": "ProcessPerTurn",
     "Job": "GenerationRequest or Run",
     "convention": "hf",
-    "stages": "processors",
     "failure": "errors",
     "card": "model_card",
     "peaks": "peak_memory",
