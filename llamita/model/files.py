@@ -138,7 +138,7 @@ class ModelFiles(Familiar):
         """What makes a parameter of a whole weight: of a sharded model, of this process's part of it."""
         if not any(hasattr(weight, "placements") for weight in cast("Any", self).parameters()):
             return whole
-        from llamita.parallel.tensor import placed
+        from llamita.parallel.slices import placed
 
         return placed
 

@@ -12,7 +12,6 @@ from typing import Any, Protocol, TypeVar, cast
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 
 from llamita.errors import UsageError
 from llamita.model.llama import LlamaForCausalLM
@@ -20,8 +19,9 @@ from llamita.parallel.context import pass_of
 from llamita.parallel.gradients import Gradients, scale_down
 from llamita.parallel.mesh import dim
 from llamita.parallel.shard import Pass, align_gradient, local, whole
+from llamita.parallel.slices import joined, own_part
 from llamita.parallel.stages import Received, cut, tied_weight, view
-from llamita.parallel.tensor import TOKENS, own_part
+from llamita.parallel.tensor import TOKENS
 
 # The names of schedules, here and in torch. gpipe: all forward passes first (arXiv:1811.06965). 1f1b: a backward pass
 # after each forward pass, with activations of at most as many micro-batches as stages in memory (arXiv:1806.03377).
@@ -117,9 +117,7 @@ class Stage(nn.Module):
         """What was received as the layers read it: under tensor parallelism the tokens of all its processes."""
         if self.tensor is None:
             return received
-        shape = self.shape(part)
-        strides = torch.empty(shape, device="meta").stride()
-        return DTensor.from_local(received, self.tensor, [TOKENS], run_check=False, shape=shape, stride=strides)
+        return joined(received, self.tensor, [TOKENS], self.shape(part))
 
 
 class Pipeline:

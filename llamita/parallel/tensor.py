@@ -5,7 +5,7 @@ head and the loss by vocabulary; between them each process keeps a part of the s
 all matrices by columns, so that no sum is cut and every number is computed as one process computes it.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -26,6 +26,7 @@ from llamita.model.layers import LlamaRMSNorm
 from llamita.model.parts import NORMS, PRODUCTS, parts_of
 from llamita.model.stored import StoredMatrix, StoredWeight
 from llamita.parallel.shard import whole
+from llamita.parallel.slices import joined, own_part, own_range, share_of
 
 WHOLE, ROWS, TOKENS, FEATURES = Replicate(), Shard(0), Shard(1), Shard(-1)  # of weights (out, in), of states (B, T, D)
 
@@ -127,12 +128,11 @@ class ShardedBlocks(Sharded):
         own = x.to_local(grad_placements=[Partial()])  # each process has a gradient of its own outputs: they are summed
         if not hasattr(self.module, "in_features"):
             return DTensor.from_local(self._embeddings(own), self.mesh, [Partial()], run_check=False)
-        like = torch.empty(*x.shape[:-1], self.rows, device="meta")
-        return _joined(super().plain(own), self.mesh, [FEATURES], like)
+        return joined(super().plain(own), self.mesh, [FEATURES], (*x.shape[:-1], self.rows))
 
     def _embeddings(self, ids: Tensor) -> Tensor:
         """What this process adds to the embeddings of ids: zeros where another one has them."""
-        own = _own_rows(self.rows, self.mesh)
+        own = own_range(self.rows, self.mesh.get_local_rank(), self.processes)
         found = super().plain((ids - own.start).clamp(0, len(own) - 1))
         is_here = (ids >= own.start) & (ids < own.stop)
         return torch.where(is_here[..., None], found, 0)
@@ -152,7 +152,7 @@ class Columns(Sharded):
         weight = cast("DTensor", module.weight)
         if isinstance(module, nn.Embedding):
             return self._rows(
-                x, weight.to_local(), first=self.mesh.get_local_rank() * _share(weight.shape[0], self.processes)
+                x, weight.to_local(), first=self.mesh.get_local_rank() * share_of(weight.shape[0], self.processes)
             )
         if self.part.comes == FEATURES:
             x = self._gathered(x, weight.shape[1])
@@ -162,7 +162,7 @@ class Columns(Sharded):
 
     def _gathered(self, own: Tensor, size: int) -> Tensor:
         """All features (..., size) of which this process has its part; the last processes may have fewer."""
-        share = _share(size, self.processes)
+        share = share_of(size, self.processes)
         padded = functional.pad(own, (0, share - own.shape[-1])).contiguous()
         parts = [torch.empty_like(padded) for _ in range(self.processes)]
         distributed.all_gather(parts, padded, group=self.mesh.get_group())
@@ -207,51 +207,6 @@ def sharded_loss(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def placed(weight: Tensor, like: Tensor, *, dtype: torch.dtype, device: torch.device, copies: bool = False) -> Tensor:
-    """A whole weight as a model wants it: this process's part of it where `like` is sharded, in a dtype on a device.
-
-    The rest is not read: a weight in a file is mapped, and only the pages of the part are touched. copies: the part has
-    memory of its own, as what is trained needs: checkpoints copy whole storages, and a view keeps the whole weight.
-    """
-    if not isinstance(like, DTensor):
-        return weight.to(device=device, dtype=dtype)
-    own = own_part(weight, like.device_mesh, like.placements).to(device=device, dtype=dtype, copy=copies)
-    return _joined(own.contiguous(), like.device_mesh, like.placements, weight)
-
-
-def own_part(weight: Tensor, mesh: DeviceMesh, placements: Sequence[Placement]) -> Tensor:
-    """The part of a whole weight that this process of a mesh keeps, as a view."""
-    cuts = [one for one in zip(placements, mesh.shape, _coordinate(mesh), strict=True) if hasattr(one[0], "dim")]
-    # FSDP2 over tensor parallelism cuts what that has left (a _StridedShard), though its dim of the mesh comes first.
-    for placement, size, at in sorted(cuts, key=lambda one: hasattr(one[0], "split_factor")):
-        dim = cast("Shard", placement).dim
-        own = _own(weight.shape[dim], at, size)
-        weight = weight.narrow(dim, own.start, len(own))
-    return weight
-
-
-def _own(length: int, at: int, size: int) -> range:
-    """What the process `at` of some has of a dim."""
-    share = _share(length, size)
-    start = min(at * share, length)
-    return range(start, min(start + share, length))
-
-
-def _own_rows(rows: int, mesh: DeviceMesh) -> range:
-    return _own(rows, mesh.get_local_rank(), mesh.size())
-
-
-def _share(length: int, processes: int) -> int:
-    """How much of a dim each process has, as DTensor cuts it; the last ones have less, or nothing."""
-    return -(-length // processes)
-
-
-def _coordinate(mesh: DeviceMesh) -> list[int]:
-    coordinate = mesh.get_coordinate()
-    assert coordinate is not None, "this process is in the mesh"
-    return list(coordinate)
-
-
 def _shard(
     model: nn.Module,
     mesh: DeviceMesh,
@@ -290,14 +245,8 @@ def _base_of(module: nn.Module) -> nn.Module:
 
 
 def _own_matrix(matrix: StoredMatrix, mesh: DeviceMesh) -> StoredMatrix:
-    own = _own_rows(matrix.shape[0], mesh)
+    own = own_range(matrix.shape[0], mesh.get_local_rank(), mesh.size())
     return matrix.part(own.start, own.stop)
-
-
-def _joined(own: Tensor, mesh: DeviceMesh, placements: Sequence[Placement], like: Tensor) -> DTensor:
-    """The sharded tensor of the shape of a whole one, whose part here is `own`."""
-    strides = torch.empty(like.shape, device="meta").stride()
-    return DTensor.from_local(own, mesh, placements, run_check=False, shape=like.shape, stride=strides)
 
 
 def _divided(part: Part | None, name: str, weight: Tensor, mesh: DeviceMesh) -> Tensor:
@@ -306,7 +255,7 @@ def _divided(part: Part | None, name: str, weight: Tensor, mesh: DeviceMesh) -> 
         return weight
     placements = [part.of(name)]
     own = own_part(weight, mesh, placements).clone(memory_format=torch.contiguous_format)  # frees the whole weight
-    return _joined(own, mesh, placements, weight)
+    return joined(own, mesh, placements, weight.shape)
 
 
 def _replace_parameters(model: nn.Module, change: Callable[[nn.Module, str, Tensor], Tensor]) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor, Placement, Replicate
 
 from llamita.parallel.shard import align_gradient, local, whole
-from llamita.parallel.tensor import own_part
+from llamita.parallel.slices import own_part
 
 FACTORS = ("row_var", "col_var")
 

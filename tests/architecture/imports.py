@@ -37,6 +37,7 @@ DEFERRED: frozenset[tuple[str, str]] = frozenset(
     {
         ("llamita.model.pretrained", "llamita.generation.hf"),  # `generate` on the model class
         ("llamita.model.pretrained", "llamita.plans.recompute"),  # `gradient_checkpointing_enable`
+        ("llamita.model.files", "llamita.parallel.slices"),  # `from_pretrained(shard=...)`
         ("llamita.model.files", "llamita.parallel.tensor"),  # `from_pretrained(device_mesh=...)`
         ("llamita.model.files", "llamita.plans.invariant"),  # `from_pretrained(deterministic=True)`
     }

@@ -19,7 +19,7 @@ from llamita.data.loader import Loader
 from llamita.llm import LLM
 from llamita.model import files
 from llamita.model.llama import LlamaForCausalLM
-from llamita.parallel import tensor
+from llamita.parallel import slices
 from llamita.parallel.mesh import Degrees, arranged
 from llamita.parallel.shard import local
 from llamita.train import run, savings, session
@@ -131,7 +131,7 @@ def reading(mesh: Any, degrees: Degrees, folder: Path, load: Callable[..., Any])
 
         setattr(module, name, counted)
 
-    counting(tensor, "own_part")  # of a matrix that is cut
+    counting(slices, "own_part")  # of a matrix that is cut
     counting(files, "whole")  # of one that a stage has whole
     peak, own = _status("VmRSS"), _status("RssAnon")
     Path("/proc/self/clear_refs").write_text("5")  # the peak is what is used now

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor
 
 from llamita.adapters.config import LoraConfig
 from llamita.adapters.lora import add_lora, merge_adapters, unmerge_adapters
@@ -15,44 +15,13 @@ from llamita.errors import UnsupportedError, UsageError
 from llamita.model import plan
 from llamita.model.llama import LlamaForCausalLM, LlamaModel
 from llamita.model.stored import StoredWeight
-from llamita.parallel.tensor import check_sizes, own_part, placed, shard_for_training, shard_for_writing, sharded_loss
+from llamita.parallel.tensor import check_sizes, shard_for_training, shard_for_writing, sharded_loss
 from llamita.quant.surgery import quantize
-
-
-class FakeMesh:
-    """As much of a mesh as a weight's parts depend on."""
-
-    def __init__(self, shape: tuple[int, ...], at: tuple[int, ...]) -> None:
-        self.shape, self.at = shape, at
-
-    def get_coordinate(self) -> list[int]:
-        return list(self.at)
 
 
 @pytest.fixture
 def mesh(process_group: None) -> DeviceMesh:
     return init_device_mesh("cpu", (1, 1), mesh_dim_names=("dp_shard", "tp"))
-
-
-@pytest.mark.parametrize("placement", [Shard(0), Shard(1), Shard(-1)])
-@pytest.mark.parametrize(("rows", "columns"), [(7, 5), (2, 1), (6, 9)])
-def test_parts_are_those_of_torch_chunk(rows: int, columns: int, placement: Shard) -> None:
-    """The last processes have less, or nothing."""
-    weight = torch.randn(rows, columns)
-    parts = weight.chunk(4, dim=placement.dim)
-    for rank in range(4):
-        mesh: Any = FakeMesh((4,), (rank,))
-        own = own_part(weight, mesh, [placement])
-        assert torch.equal(own, parts[rank]) if rank < len(parts) else own.numel() == 0
-        assert own.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
-
-
-def test_a_mesh_of_two_dims_cuts_twice() -> None:
-    weight = torch.arange(24.0).view(6, 4)
-    mesh: Any = FakeMesh((3, 2), (1, 1))
-    assert torch.equal(own_part(weight, mesh, [Shard(0), Shard(1)]), weight[2:4, 2:])
-    assert torch.equal(own_part(weight, mesh, [Shard(0), Shard(0)]), weight[3:4])
-    assert own_part(weight, mesh, [Replicate(), Replicate()]) is weight
 
 
 def logits_and_gradients(model: LlamaForCausalLM) -> list[Tensor]:
@@ -81,16 +50,6 @@ def test_a_mesh_of_one_changes_nothing(shard: Any, mesh: DeviceMesh, tiny_config
     plan.remove(model, "tensor")
     assert not any(isinstance(weight, DTensor) for weight in model.parameters())
     assert all(torch.equal(a, b) for a, b in zip(expected, logits_and_gradients(model), strict=True))
-
-
-def test_a_weight_is_placed_as_the_parameter_is(mesh: DeviceMesh, tiny_config: LlamaConfig) -> None:
-    model = LlamaForCausalLM(tiny_config)
-    shard_for_writing(model, mesh)
-    weight, options = torch.randn(97, 48), {"dtype": torch.float64, "device": torch.device("cpu")}
-    found = placed(weight, model.lm_head.weight, **options)
-    assert isinstance(found, DTensor) and found.placements == (Shard(0),) and found.dtype == torch.float64
-    assert torch.equal(found.full_tensor(), weight.double())
-    assert not isinstance(placed(weight, weight, **options), DTensor)
 
 
 @pytest.mark.parametrize(
