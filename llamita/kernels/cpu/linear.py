@@ -86,8 +86,9 @@ def add_quantized(
     concurrent: bool = False,
 ) -> int:
     """A packed matrix times q8_blocks of x, into out (batch, N) or onto it."""
-    tiles = lines_of_chunk(packed.stream.shape[0], packed.stream.shape[1])
-    tiles += tiles % 2 if batch > 1 else 0  # for several rows they are taken in pairs
+    # Several rows take tiles in pairs. Of many a pair is a chunk, as it takes long enough, and threads end together.
+    tiles = 2 if batch >= FEW else lines_of_chunk(packed.stream.shape[0], packed.stream.shape[1])
+    tiles += tiles % 2 if batch > 1 else 0
     parts, count = parts_of(batch)
     arguments = LinearQuantized(
         packed.stream, q8_blocks, out, bias, packed.rows, packed.columns, batch, tiles, int(adds), count
