@@ -60,6 +60,12 @@ def _nothing() -> Eight:
     return zero, zero, zero, zero, zero, zero, zero, zero
 
 
+@inline
+def _no_sums() -> Eight:
+    zero = v.zero_fp32()
+    return zero, zero, zero, zero, zero, zero, zero, zero
+
+
 def _adder(add: Inline) -> Inline:
     @inline
     def add_eight(sums: Eight, dots: Eight, x: Addresses, scales: Scales) -> Eight:
@@ -165,7 +171,7 @@ def multiplier(form: BlockFormat) -> Inline:
         room: int,
     ) -> None:  # fmt: skip
         """`count` blocks from `first` on times four rows of x; with each, `room` bytes are prefetched at `ahead`."""
-        total = _load(sums)
+        total = _load(sums) if first else _no_sums()
         for i in range(count):
             prefetch(ahead, i * room, room)
             low, high = unpack(tiles[0], first + i), unpack(tiles[1], first + i)
@@ -177,7 +183,6 @@ def multiplier(form: BlockFormat) -> Inline:
     @inline
     def multiply(tiles: tuple[int, int], skipped: int, x: int, lines: int, blocks: int, at: int) -> int:
         groups, sums = -(-lines // ROWS), at + SUMS
-        v.zero_memory(sums, 2 * ROWS * groups)
         piece = -(-size // (64 * groups)) * 64
         for first in range(0, blocks, BLOCKS):
             count = min(BLOCKS, blocks - first)

@@ -93,7 +93,7 @@ def rows_of_panel(lines: int) -> int:
 
 @inline
 def place(row: int, lines: int) -> int:
-    """The address of a row's two vectors of sums."""
+    """The address of a row's two vectors of sums. The last panel's rows may be in the one before too."""
     rows = rows_of_panel(lines)
-    number = row // rows
-    return 128 * (rows * number + row - max(0, min(rows * number, lines - rows)))
+    whole = lines - lines % rows
+    return 128 * (row + (whole - max(0, lines - rows) if row >= whole else 0))

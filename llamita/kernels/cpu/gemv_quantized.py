@@ -119,6 +119,20 @@ def _put(total: v.Vector, out: int, bias: int, row: int, n: int, adds: int) -> N
 
 
 @inline
+def _put_pair(sums: int, lines: int, out: int, bias: int, left: int, stride: int, adds: int) -> None:
+    """Write the sums of two tiles and some rows of x, to rows of `stride` bytes. left: rows up to the matrix's end."""
+    for i in range(lines if left >= 32 else 0):  # most matrices, without a question for each row
+        both, to = sums + gemm.place(i, lines), out + i * stride
+        put_wide(to, v.load(both), bias, adds)
+        put_wide(to + 64, v.load(both + 64), bias + 64 if bias else 0, adds)
+    for i in range(lines if left < 32 else 0):
+        both, to = sums + gemm.place(i, lines), out + i * stride
+        _put(v.load(both), to, bias, 0, left, adds)
+        if left > 16:
+            _put(v.load(both + 64), to, bias, 16, left, adds)
+
+
+@inline
 def _tile(
     fetch: Inline, unpack: Inline, one: Inline, zero: int, size: int, tile: int, x: int, blocks: int
 ) -> v.Vector:  # fmt: skip
@@ -149,11 +163,7 @@ def _linear(
         if count >= fewest:
             second = tile + bytes_of_tile if row + 16 < n else tile
             sums = multiply((tile, second), bytes_of_tile, q8_blocks, count, blocks, scratch)
-            for i in range(count):
-                both = sums + gemm.place(i, count)
-                _put(v.load(both), out + 4 * i * n, bias, row, n, adds)
-                if row + 16 < n:
-                    _put(v.load(both + 64), out + 4 * i * n, bias, row + 16, n, adds)
+            _put_pair(sums, count, out + 4 * row, bias + 4 * row if bias else 0, n - row, 4 * n, adds)
         else:
             for i in range(count):
                 total = _tile(fetch, unpack, one, zero, size, tile, q8_blocks + i * row_bytes, blocks)
