@@ -122,17 +122,15 @@ class RaggedAttention:
         if spans != self._spans:
             self._spans = spans
             self._divide(*map(np.array, spans))
-        written = self._written
-        starts = written[:, ROW.start]
-        starts[:], written[:, ROW.first] = self._sorted(layout.start), self._sorted(layout.first)
-        written[:, ROW.table], self._tables = 0, layout.tables
+        self._starts[:], self._firsts[:] = self._sorted(layout.start), self._sorted(layout.first)
+        self._pages[:], self._tables = 0, layout.tables
         if layout.tables is not None:
-            written[:, ROW.table] = layout.tables.data_ptr() + 8 * self._sorted(layout.origin)
+            self._pages[:] = layout.tables.data_ptr() + 8 * self._sorted(layout.origin)
             self._size_numbers[SIZE.page_bits] = layout.page_size.bit_length() - 1
         row, step, number = self._new
-        self._positions[number] = np.maximum(starts[row] + step, 0)  # below 0 is padding
-        if self._few < len(written):
-            self._list_tiles(written[self._few :])
+        self._positions[number] = np.maximum(self._starts[row] + step, 0)  # below 0 is padding
+        if self._few < len(self._written):
+            self._list_tiles(self._written[self._few :])
 
     def _sorted(self, numbers: Tensor | int) -> np.ndarray | int:
         """Numbers of the rows in the order of the kernels."""
@@ -146,9 +144,12 @@ class RaggedAttention:
         self._written = written = self._rows.numpy()[: len(counts)]
         written[:, ROW.row] = np.arange(len(counts))[order]
         written[:, ROW.tokens], written[:, ROW.offset] = counts, offsets = counts[order], offsets[order]
-        row = np.repeat(np.arange(len(counts)), counts)  # of each new token
-        step = np.arange(len(row)) - (counts.cumsum() - counts)[row]
-        self._new = row, step, offsets[row] + step
+        self._starts, self._firsts, self._pages = (written[:, one] for one in (ROW.start, ROW.first, ROW.table))
+        self._new = slice(None), 0, slice(None)
+        if len(counts) < self._tokens:  # else each has one
+            row = np.repeat(np.arange(len(counts)), counts)  # of each new token
+            step = np.arange(len(row)) - (counts.cumsum() - counts)[row]
+            self._new = row, step, offsets[row] + step
         self._size_numbers[SIZE.rows] = few
         self._decode.resize(few * self._heads)
         if self._prefill.numbers:

@@ -215,7 +215,7 @@ class _Programs:
         """The logits (1, B, V) of the last token of each row of a paged cache."""
         layouts = context.layouts
         program = self._pass(ids.numel(), len(layouts))
-        return program.run(ids, context.pages.buffers, layouts, context.last_tokens)[None]
+        return program.run(ids, context.pages.buffers, layouts, context.last_tokens).unsqueeze(0)
 
     def _pass(self, tokens: int, levels: int = 1) -> Pass:
         """The program for `tokens` tokens, of any rows; the `PROGRAMS` last used ones are stored."""
