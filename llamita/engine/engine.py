@@ -282,11 +282,8 @@ class Engine:
     def _run_commands(self) -> bool:
         """Run the commands that have come, waiting for one where there is nothing else to do; False to stop."""
         is_waiting = not self._core.has_work
-        while True:
-            try:
-                command = self._commands.get(block=is_waiting)
-            except queue.Empty:
-                return True
+        while is_waiting or not self._commands.empty():
+            command = self._commands.get()  # no other thread takes any
             if command is None:
                 return False
             if is_waiting:  # an engine without work has not stalled
@@ -294,3 +291,4 @@ class Engine:
             command.run()
             self._core.runner.begin_run()  # what it called may have changed the model
             is_waiting = False
+        return True

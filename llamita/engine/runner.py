@@ -144,7 +144,7 @@ class StepRunner:
         )
         # From NumPy, as torch reads lists of numbers several times more slowly.
         given = torch.from_numpy(np.array([[*chain.from_iterable(new)]])).to(context.device)
-        return model(given, context=context, logits_to_keep=context.last, return_dict=True).logits[0].float()
+        return model(given, context=context, logits_to_keep=context.last, return_dict=True).logits.squeeze(0).float()
 
 
 def _guessed(part: Scheduled, guesses: Sequence[int], number: int) -> list[Row]:

@@ -183,17 +183,15 @@ class Scheduler:
 
     def _grow(self, request: Request, tokens: int) -> bool:
         """Get a running request blocks for more tokens, preempting the last ones; False if it was the last itself."""
-        while (missing := self._missing_blocks(request, tokens)) > self.pool.num_free:
+        needed = self.pool.blocks_for(request.num_computed_tokens + tokens)
+        while (missing := needed - len(request.block_ids)) > self.pool.num_free:
             victim = self.running[-1]
             self._preempt(victim)
             if victim is request:
                 return False
-        if missing:
+        if missing > 0:
             request.block_ids += self.pool.allocate(missing)
         return True
-
-    def _missing_blocks(self, request: Request, tokens: int) -> int:
-        return max(0, self.pool.blocks_for(request.num_computed_tokens + tokens) - len(request.block_ids))
 
     def _preempt(self, request: Request) -> None:
         """Send a running request back to wait; it computes its tokens again, and writes none twice."""
@@ -245,9 +243,10 @@ class Scheduler:
 
     def _store_full(self, request: Request) -> None:
         """Let the blocks that a request has filled be found by others."""
-        for number in range(request.num_stored_blocks, request.num_computed_tokens // self.pool.block_size):
-            self._store(request, number, self.pool.block_size)
-        request.num_stored_blocks = request.num_computed_tokens // self.pool.block_size
+        full = request.num_computed_tokens // self.pool.block_size
+        while request.num_stored_blocks < full:
+            self._store(request, request.num_stored_blocks, self.pool.block_size)
+            request.num_stored_blocks += 1
 
     def _store(self, request: Request, number: int, tokens: int) -> None:
         """Note what the first tokens of a block of a request are."""

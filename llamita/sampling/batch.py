@@ -1,10 +1,10 @@
 """The next tokens of rows that each have a sampler of their own, so that rows join and leave at no cost."""
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,8 +54,8 @@ def _best(logits: Tensor) -> tuple[list[int], list[bool]]:
     """The most probable token of each row, and whether its logit is finite, which a NaN or an infinity would not be."""
     if logits.is_cpu:  # NumPy finds them in one thread and in less time
         numbers = logits.numpy()
-        best = numbers.argmax(-1)
-        return best.tolist(), np.isfinite(numbers[np.arange(len(best)), best]).tolist()
+        best = numbers.argmax(-1).tolist()
+        return best, [math.isfinite(numbers.item(place)) for place in enumerate(best)]
     values, tokens = logits.max(-1)
     return tokens.tolist(), values.isfinite().tolist()
 
