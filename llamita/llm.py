@@ -95,8 +95,9 @@ class LLM:
             each = text_options.of_rows(options, len(prompts))
             return [self.generate(ids, **own) for ids, own in zip(prompts, each, strict=True)]
         run = self._run(prompts, options, True, None, None, is_private=True)
-        for _ in run.steps:
-            pass
+        with torch.no_grad():  # once, rather than at every step
+            for _ in run.steps:
+                pass
         completions = [completion_of(sequence, acceptance=run.acceptance) for sequence in run.sequences]
         return completions[0] if is_one else completions
 

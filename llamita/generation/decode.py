@@ -1,6 +1,7 @@
 """The plain loop: one pass, one token for every row; greedy or sampled."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
@@ -36,13 +37,19 @@ def decode_steps(
     """Yield the tokens (B,) of one step after another, until every sequence has ended."""
     step = None  # (B,)
     while not batch.is_over:
-        with torch.no_grad():  # not inference_mode: tokens made there could not be trained on afterwards
+        with without_gradients():
             if step is not None:
                 runner.append(step)
                 choose.append(step)
             step = batch.padded(choose(runner.logits()), pad_token_id)
             batch.accept(step)
         yield step
+
+
+def without_gradients() -> AbstractContextManager[object]:
+    """No gradients in a block; where there are none already, at no cost."""
+    # Not inference_mode: tokens made there could not be trained on afterwards.
+    return torch.no_grad() if torch.is_grad_enabled() else nullcontext()
 
 
 def decode(request: GenerationRequest) -> Run:
@@ -64,14 +71,14 @@ def decode(request: GenerationRequest) -> Run:
 
     def write() -> Iterator[Tensor]:
         for step in steps if request.prefix is None else request.prefix.follow(steps):
-            columns.append(step[:, None])
+            columns.append(step)
             request.on_step(step)
             end_late(request, sequences, columns, recorder)
             yield step
 
     def result() -> GenerationResult:
         logprobs = None if noted is None else noted.rows
-        return GenerationResult(tokens=torch.cat(columns, dim=1), recorder=recorder, runner=runner, logprobs=logprobs)
+        return GenerationResult(tokens=torch.stack(columns, dim=1), recorder=recorder, runner=runner, logprobs=logprobs)
 
     return Run(request=given, sequences=sequences, steps=write(), result=result)
 
@@ -103,7 +110,7 @@ def end_late(
     """End the sequences that are over by max_time or by a criterion of the user."""
     if not (request.criteria or request.is_late):
         return
-    ids = torch.cat((request.input_ids, *columns), dim=1)
+    ids = torch.cat((request.input_ids, torch.stack(columns, dim=1)), dim=1)
     for sequence, is_over in zip(sequences, request.are_over(ids, recorder).tolist(), strict=True):
         if is_over:
             sequence.end(Finish("time" if request.is_late else "criterion"))

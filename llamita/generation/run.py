@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from llamita.generation.logprobs import TokenLogprob
@@ -73,6 +74,7 @@ class Run:
 
     def finish(self) -> GenerationResult:
         """Run all steps; returns the result."""
-        for _ in self.steps:
-            pass
+        with torch.no_grad():  # once, rather than at every step
+            for _ in self.steps:
+                pass
         return self.result()

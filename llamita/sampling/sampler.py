@@ -178,8 +178,8 @@ class Sampler:
 
 def best(scores: Tensor) -> Tensor:
     """The most probable token of each row, the first of several: (B, V) -> (B,)."""
-    if scores.is_cpu and scores.dtype == torch.float32:  # NumPy finds it in one thread and in less time
-        return torch.from_numpy(scores.detach().numpy().argmax(-1))
+    if scores.is_cpu and scores.dtype == torch.float32 and not scores.requires_grad:
+        return torch.from_numpy(scores.numpy().argmax(-1))  # in one thread, and in less time than torch
     return scores.argmax(-1)
 
 
