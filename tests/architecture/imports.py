@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from tests.architecture.source import Function, Module
+from tests.architecture.source import Module
 
 # A row imports only rows above it in this table; rooms of one row do not import each other. The ground is one room.
 ROWS: tuple[frozenset[str], ...] = tuple(
@@ -108,17 +108,9 @@ def imports_of(module: Module, known: Collection[str] = ()) -> Iterator[Import]:
 
     `known`: dotted names that are modules, so that `from package import module` is an arrow to the module.
     """
-    for node, in_function, for_types in _walk(module.tree, False, False):
+    for node, in_function, for_types in module.import_nodes:
         for target in _targets(node, module, known):
             yield Import(module, target, getattr(node, "lineno", 1), in_function, for_types)
-
-
-def _walk(node: ast.AST, in_function: bool, for_types: bool) -> Iterator[tuple[ast.AST, bool, bool]]:
-    for child in ast.iter_child_nodes(node):
-        guarded = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) and child in node.body
-        inside = in_function or isinstance(child, Function | ast.Lambda)
-        yield child, inside, for_types or guarded
-        yield from _walk(child, inside, for_types or guarded)
 
 
 def _targets(node: ast.AST, module: Module, known: Collection[str]) -> Iterator[str]:

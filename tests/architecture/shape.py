@@ -84,7 +84,7 @@ def crowds_of_booleans(
     """Classes with more boolean fields of our own than the limit."""
     complaints = []
     for module in modules:
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if isinstance(node, ast.ClassDef):
                 ours = [name for name in _boolean_fields(node) if name not in file_format]
                 if len(ours) > limit:
@@ -98,7 +98,7 @@ def prints(modules: list[Module], allowed: Collection[str] = PRINTERS) -> list[s
         f"{module.name}:{node.lineno} prints"
         for module in modules
         if module.room not in allowed
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
 
@@ -107,7 +107,7 @@ def loose_state(modules: list[Module]) -> list[str]:
     """`global` statements, and containers or objects at module level that are no table in CAPITALS."""
     complaints = []
     for module in modules:
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if isinstance(node, ast.Global):
                 complaints.append(f"{module.name}:{node.lineno} global {', '.join(node.names)}")
         for node in _module_level(module.tree.body):
@@ -196,7 +196,7 @@ def by_default(modules: list[Module], folders: Collection[str] = ADDRESSED) -> l
     for module in modules:
         if not module.name.partition(".")[2].startswith(tuple(folders)):
             continue
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("torch."):
                 wanted, told = MAKERS.get(ast.unparse(node.func)[6:], ()), {one.arg for one in node.keywords}
                 missing = [name for name in wanted if name not in told]

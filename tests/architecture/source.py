@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+MAY_IMPORT = (ast.Import, ast.ImportFrom, ast.Constant)
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 SILENT_TOKENS = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING,
@@ -45,9 +46,19 @@ class Module:
         return ast.parse(self.text, str(self.path))
 
     @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """Every node of the syntax tree."""
+        return list(ast.walk(self.tree))
+
+    @cached_property
+    def import_nodes(self) -> list[tuple[ast.AST, bool, bool]]:
+        """Every import and constant: the node, and whether it is inside a function, and for type checkers alone."""
+        return [placed for placed in _walk(self.tree, False, False) if isinstance(placed[0], MAY_IMPORT)]
+
+    @cached_property
     def functions(self) -> list[Function]:
         """Every function and method, nested ones included."""
-        return [node for node in ast.walk(self.tree) if isinstance(node, Function)]
+        return [node for node in self.nodes if isinstance(node, Function)]
 
     @property
     def length(self) -> int:
@@ -63,10 +74,18 @@ class Module:
         return len(lines - set(self._docstring_lines()))
 
     def _docstring_lines(self) -> Iterator[int]:
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
                 text = node.body[0]
                 yield from range(text.lineno, (text.end_lineno or text.lineno) + 1)
+
+
+def _walk(node: ast.AST, in_function: bool, for_types: bool) -> Iterator[tuple[ast.AST, bool, bool]]:
+    for child in ast.iter_child_nodes(node):
+        guarded = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) and child in node.body
+        inside = in_function or isinstance(child, Function | ast.Lambda)
+        yield child, inside, for_types or guarded
+        yield from _walk(child, inside, for_types or guarded)
 
 
 def read_package(folder: Path) -> list[Module]:

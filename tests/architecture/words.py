@@ -138,7 +138,7 @@ def unplain(modules: list[Module], prose: Mapping[str, str] = PROSE) -> list[str
 def _names(module: Module) -> Iterator[tuple[int, str, bool]]:
     """Line, name, and whether it is a module's or a class's."""
     yield 1, module.name.rpartition(".")[2], True
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.ClassDef | Function):
             yield node.lineno, node.name, isinstance(node, ast.ClassDef)
         elif isinstance(node, ast.arg):
