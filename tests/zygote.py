@@ -29,6 +29,7 @@ while True:
             os.close(pipe)
         continue
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are deaf to it
     code, answer, *streams = 0, *pipes
     try:
         for number, stream in enumerate(streams or (os.open(os.devnull, os.O_RDONLY), answer, answer)):

@@ -1,12 +1,12 @@
 """The bits of the CPU's kernels: the published ones, also as compiled for a lesser processor."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 
 from llamita import arithmetic
+from tests.architecture.source import ROOT
+from tests.zygote import Zygote, result
 
 X86_64_V3 = "x86-64-v3"
 
@@ -21,10 +21,10 @@ def test_this_machine_gives_the_published_bits(name: str) -> None:
 
 
 @pytest.mark.skipif(X86_64_V3 not in arithmetic.processors(), reason="this machine does not run x86-64-v3")
-def test_kernels_for_a_lesser_processor_give_them_too() -> None:
+def test_kernels_for_a_lesser_processor_give_them_too(zygote: Zygote) -> None:
     """Two formats, as each has kernels to compile; `llamita verify --arithmetic --every-instruction-set` has all."""
     names = ("bf16", "q4_0")
     script = f"from llamita import arithmetic; print(dict(arithmetic.digests({names})))"
-    environment = os.environ | {"LLAMITA_CPU": X86_64_V3}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert eval(done.stdout) == {name: arithmetic.expected()[name] for name in names}
+    environment = os.environ | {"LLAMITA_CPU": X86_64_V3, "PYTHONPATH": str(ROOT)}
+    printed = result(zygote.start(script, environment))
+    assert eval(printed) == {name: arithmetic.expected()[name] for name in names}

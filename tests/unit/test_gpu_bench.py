@@ -1,7 +1,6 @@
 """The bench of GPUs where there is none, and its page."""
 
-import os
-import subprocess
+import runpy
 import sys
 import time
 from pathlib import Path
@@ -10,16 +9,19 @@ import pytest
 import torch
 
 from benchmarks.gpu_page import Bench
-from tests.architecture.source import ROOT
 
 
-def test_without_a_gpu_it_says_one_sentence_and_ends_with_6(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.gpu", "-o", str(tmp_path / "page.md")]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 6
-    assert done.stderr.strip() == (
-        "benchmarks.gpu needs a CUDA device, and this machine has none: run it on one that does"
+def test_without_a_gpu_it_says_one_sentence_and_ends_with_6(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu", "-o", str(tmp_path / "page.md")])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("benchmarks.gpu", run_name="__main__")
+    assert ended.value.code == 6
+    assert capsys.readouterr() == (
+        "",
+        "benchmarks.gpu needs a CUDA device, and this machine has none: run it on one that does\n",
     )
     assert not list(tmp_path.iterdir())
 

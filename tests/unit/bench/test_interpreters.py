@@ -1,5 +1,6 @@
 """The Python of --peers-python: asked where this one lacks a library, refused in a sentence where it cannot serve."""
 
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from llamita.bench import interpreters, prefill, systems
 from llamita.bench.systems import SYSTEMS
 from llamita.bench.workers import Worker
 from llamita.errors import LlamitaError, UnsupportedError, UsageError
+from tests.architecture.source import ROOT
+from tests.zygote import Zygote, result
 
 NEEDS = {"torch": "2.11", "numba": "0.61", "rich": "13"}
 
@@ -116,6 +119,7 @@ def test_an_empty_environment_lacks_what_stands_in_pyproject(tmp_path: Path, mon
         worker.stop()
 
 
-def test_this_python_lacks_nothing() -> None:
-    answer = interpreters._answers(sys.executable, ["torch", "no-such-package"])
-    assert set(answer) == {"python", "torch"}
+def test_this_python_lacks_nothing(zygote: Zygote) -> None:
+    script = f"import sys; sys.argv = ['-c', {','.join(interpreters.MODULES)!r}, 'torch', 'no-such-package']"
+    printed = result(zygote.start(script + interpreters.PROBE, os.environ | {"PYTHONPATH": str(ROOT)}))
+    assert [line.split()[0] for line in printed.splitlines()] == ["python", "torch"]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from llamita.cli import errors
 from tests.small import save_small_model
 from tests.unit.cli.conftest import Run
+from tests.zygote import Zygote
 
 
 def one_sentence(err: str) -> bool:
@@ -246,22 +248,19 @@ def test_ctrl_c_while_loading(small_path: Path, tmp_path: Path) -> None:
     assert (process.returncode, out, err) == (130, "", "")
 
 
-def test_ctrl_c_while_writing_and_a_reader_who_leaves(tmp_path: Path) -> None:
+def test_ctrl_c_while_writing_and_a_reader_who_leaves(tmp_path: Path, zygote: Zygote) -> None:
     endless = tmp_path / "endless"
     endless.mkdir()
     save_small_model(endless)
     configured(max_position_embeddings=100_000)(endless)
-    process = started("generate", "a", "-t", "0", model=endless)
-    assert process.stdout is not None
-    process.stdout.read(5)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "")
-
-    process = started("generate", "a", "-t", "0", model=endless)
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.read(5)
-    process.stdout.close()
-    err = process.stderr.read()
-    process.stderr.close()
-    assert (process.wait(timeout=60), err) == (0, "")
+    words = ["generate", "a", "-t", "0", "-m", str(endless)]
+    with closing(zygote.open(words)) as process:
+        process.stdout.read(5)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == ""
+        assert process.wait(60) == 130
+    with closing(zygote.open(words)) as process:
+        process.stdout.read(5)
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) == 0

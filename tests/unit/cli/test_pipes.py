@@ -2,7 +2,6 @@
 
 import io
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +9,9 @@ import pytest
 
 from llamita import verify
 from llamita.cli.main import VERBS, main
+from tests.architecture.source import ROOT
 from tests.unit.cli.conftest import Run
+from tests.zygote import Zygote, result
 
 
 class Left(io.StringIO):
@@ -68,20 +69,16 @@ def test_a_reader_who_leaves(name: str, run: Run, monkeypatch: pytest.MonkeyPatc
 
 # What `show` is to do without: torch's compiler, which takes as long to import as torch itself.
 SHOW = """
-import sys
-from llamita.cli.main import VERBS, main
-code = main(["show", sys.argv[1]])
+import os, sys
+reader, writer = os.pipe()
+os.close(reader)
+os.dup2(writer, 1)
+from llamita.cli.main import main
+code = main(["show", {folder!r}])
 sys.exit("torch._dynamo was imported" if "torch._dynamo" in sys.modules else code)
 """
 
 
-def test_show_into_a_closed_pipe_loads_no_compiler(small_path: Path) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", SHOW, str(small_path)], stdout=writer, stderr=subprocess.PIPE, text=True
-        )
-    finally:
-        os.close(writer)
-    assert (done.returncode, done.stderr) == (0, "")
+def test_show_into_a_closed_pipe_loads_no_compiler(small_path: Path, zygote: Zygote) -> None:
+    script = SHOW.format(folder=str(small_path))
+    assert result(zygote.start(script, os.environ | {"PYTHONPATH": str(ROOT)})) == ""
