@@ -102,8 +102,7 @@ class Browser:
         )
         tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
         tab.call("Emulation.setFocusEmulationEnabled", enabled=True)  # several tabs have the focus
-        tab.call("Page.navigate", url=address)
-        tab.wait("document.readyState === 'complete'")
+        tab.visit(address)
         return tab
 
 
@@ -111,7 +110,19 @@ class Tab:
     """One page: what a person does with it, and what it shows."""
 
     def __init__(self, browser: Browser, session: str, profile: str) -> None:
-        self._browser, self._session, self.profile = browser, session, profile
+        self._browser, self._session, self.profile, self._begin = browser, session, profile, 0
+
+    def visit(self, address: str) -> None:
+        """Show another page, once it has loaded; what was logged before is no complaint of it."""
+        self._begin = len(self._browser.events)
+        self.call("Page.navigate", url=address)
+        self.wait(f"location.href.startsWith({address!r}) && document.readyState === 'complete'")
+
+    def leave(self) -> None:
+        """Show no page, and forget what the last one stored."""
+        self.evaluate("localStorage.clear(), sessionStorage.clear()")
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=0, y=0)
+        self.visit("about:blank")
 
     def close(self) -> None:
         """Close the tab and forget its profile."""
@@ -183,7 +194,7 @@ class Tab:
         """What the page logged as an error or threw so far."""
         self.evaluate("0")  # what was logged before is received before this answer
         found = []
-        for event in self._browser.events:
+        for event in self._browser.events[self._begin :]:
             if event.get("sessionId") != self._session:
                 continue
             if event["method"] == "Runtime.exceptionThrown":

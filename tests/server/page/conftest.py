@@ -1,4 +1,4 @@
-"""A headless Chromium for all tests of the page, and a scripted model and a tab for each."""
+"""A headless Chromium for all tests of the page, and a scripted model for each."""
 
 from collections.abc import Iterator
 
@@ -30,12 +30,18 @@ def address(script: Script) -> Iterator[str]:
         yield at
 
 
+@pytest.fixture(scope="session")
+def window(browser: Browser) -> Tab:
+    """A tab for all tests that have none of their own: a new one costs more than a test."""
+    return browser.open("about:blank")
+
+
 @pytest.fixture
-def tab(browser: Browser, address: str) -> Iterator[Tab]:
-    """The page, with its models loaded; it must not complain of anything that a test does not expect."""
-    opened = browser.open(address)
-    yield opened
-    opened.close()
+def tab(window: Tab, address: str) -> Iterator[Tab]:
+    """The page, with nothing stored."""
+    window.visit(address)
+    yield window
+    window.leave()
 
 
 def ask(tab: Tab, text: str = "Who are you?", *, answers: int = 1) -> None:
