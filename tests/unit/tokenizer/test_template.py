@@ -5,6 +5,7 @@ from datetime import datetime
 import pytest
 
 from llamita.errors import BrokenFileError, UsageError
+from llamita.tokenizer import template as sandbox
 from llamita.tokenizer.chat import render
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -85,11 +86,8 @@ def test_the_dialect_equals_transformers():
         grown("'ab'", "ns.x | replace('a', ns.x)"),
         grown("'ab'", "ns.x.join(['x', 'y', 'z'])"),
         "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x %}{{ ns.x * 2 }}{% endset %}{% endfor %}",
-        grown('[1]', '[ns.x, ns.x]', '{{ ns.x }}'),
-        grown('[1]', '[ns.x, ns.x]', '{{ ns.x | tojson }}'),
         grown('[1]', 'ns.x + ns.x'),
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
         "{{ range(99999) | join('a' * 1000000) }}",
         "{{ (5).to_bytes(1000000000, 'big') }}",
         "{{ ''.__class__.__mro__ }}",
@@ -104,6 +102,21 @@ def test_ts5_ts6_hostile_templates_end_with_one_sentence(template: str):
     with pytest.raises((UsageError, BrokenFileError), match="the chat template") as caught:
         render(template, HELLO)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        grown("[1]", "[ns.x, ns.x]", "{{ ns.x }}"),
+        grown("[1]", "[ns.x, ns.x]", "{{ ns.x | tojson }}"),
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    ],
+)
+def test_ts6_work_that_doubles_60_times_is_stopped(template: str, monkeypatch: pytest.MonkeyPatch):
+    """By a tenth of the limit, all of which takes seconds: to work without end every limit is the same."""
+    monkeypatch.setattr(sandbox, "MAX_WORK", sandbox.MAX_WORK // 10)
+    with pytest.raises(UsageError, match="the chat template does not take these messages: it takes too long"):
+        render(template, HELLO)
 
 
 @pytest.mark.parametrize(
