@@ -24,11 +24,12 @@ def run(recipe: "Recipe", *, processes: int | None, is_quiet: bool, offline: boo
     processes: how many train, None for those of torchrun, or as many as share the model; of several, that of one.
     """
     with terminal.waiting("reading the data, and taking steps without memory", is_quiet=is_quiet):
-        from llamita.train.session import sizes
+        from llamita.train.setup import sizes
 
-        recipe, config, *rows = sizes(recipe, offline=offline)
-        recipe = replace(recipe, precision="fp32" if recipe.precision == "auto" else recipe.precision)
-        data = sum(part.nbytes for some in rows for part in (some.inputs, some.targets, some.documents))
+        config, rows = sizes(recipe, offline=offline)
+        recipe = replace(rows.recipe, precision="fp32" if recipe.precision == "auto" else recipe.precision)
+        both = (rows.trained, rows.held_out)
+        data = sum(part.nbytes for some in both for part in (some.inputs, some.targets, some.documents))
         count = processes or int(os.environ.get("WORLD_SIZE", recipe.shared))
         found, others = _estimates(config, recipe, count, with_savings=not is_quiet)
     if is_quiet:

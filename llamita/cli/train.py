@@ -88,7 +88,7 @@ def run(args: argparse.Namespace, verb: Verb | None = None) -> int:
     """Prepare the run, train, and show what the model writes; 130 where a signal ended it early."""
     verb = verb or TRAIN
     with errors.leaving_at_once(), terminal.waiting("loading torch", is_quiet=args.quiet or ranks.is_other()):
-        from llamita.train import session  # noqa: F401
+        from llamita.train import setup  # noqa: F401
     dry_run.check_processes(args.processes, is_dry=args.dry_run)
     if args.dry_run and not rewind.is_meant(args):
         return _dry_run(args, verb)
@@ -172,7 +172,7 @@ def _train(
 def _asked(args: argparse.Namespace, verb: Verb) -> "tuple[Recipe, Path]":
     """The recipe and the folder that the options, the recipe file and the resumed run say."""
     from llamita.train.recipe import make_recipe, read_recipe
-    from llamita.train.session import resumed_recipe
+    from llamita.train.setup import resumed_recipe
 
     own = {} if args.resume else verb.settings(args)
     # A run that goes on has its settings; what the environment says is for new ones.
@@ -196,7 +196,7 @@ def _asked(args: argparse.Namespace, verb: Verb) -> "tuple[Recipe, Path]":
 def _absolute(name: str, value: Any) -> Any:
     """A setting that names files with their whole paths, so that a run can be resumed from anywhere."""
     from llamita.checkpoint.load import EMBEDDED
-    from llamita.train.session import NEW
+    from llamita.train.setup import NEW
 
     if name == "data":
         return tuple(map(_absolute_data, value))
@@ -252,9 +252,9 @@ def _check_free(folder: Path) -> None:
 
 
 def _session(args: argparse.Namespace, recipe: "Recipe", folder: Path, processes: "DeviceMesh | None") -> "Session":
-    from llamita.train import session
+    from llamita.train import setup
 
-    make = session.resume if args.resume else session.begin
+    make = setup.resume if args.resume else setup.begin
     return make(recipe, folder, device=args.device, offline=args.offline, processes=processes)
 
 

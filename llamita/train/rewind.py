@@ -13,10 +13,11 @@ from torch.distributed.device_mesh import DeviceMesh
 from llamita.errors import LlamitaError, UsageError
 from llamita.files.disk import explained, read_json, write_text
 from llamita.parallel import mesh
-from llamita.train import history, session, state
+from llamita.train import history, setup, state
 from llamita.train.draft import COUNTERS, LATEST
 from llamita.train.metrics import Metrics, read_log
-from llamita.train.session import INSIDE, LOG, TOKENIZER, Session
+from llamita.train.session import INSIDE, LOG, Session
+from llamita.train.setup import TOKENIZER
 
 Observer = Callable[[Metrics], None]  # gets every step that is taken again
 
@@ -44,7 +45,7 @@ def rewind(
         start = mesh.from_first(lambda: _copied(source / INSIDE, target / INSIDE, step))
         for stop in [*history.changes_between(entries, start or 0, step), step]:
             recipe = history.recipe_at(entries, start or 0)
-            make = session.begin if start is None else session.resume
+            make = setup.begin if start is None else setup.resume
             shared = mesh.arranged(processes, recipe.degrees)
             found = make(recipe, target, device=device, offline=offline, processes=shared)
             _check_data(found, source / INSIDE)

@@ -22,7 +22,7 @@ from llamita.model.llama import LlamaForCausalLM
 from llamita.parallel import slices
 from llamita.parallel.mesh import Degrees, arranged
 from llamita.parallel.shard import local
-from llamita.train import run, savings, session
+from llamita.train import run, savings, setup
 from llamita.train.measure import resolved
 from llamita.train.method import adapt
 from llamita.train.recipe import Recipe
@@ -156,7 +156,7 @@ def plain(mesh: Any, degrees: Degrees, folder: Path, method: str = "full") -> Ru
         data=(str(text),), model=str(folder), minutes=0.01, precision="fp32", length=16, batch_tokens=32,
         optimizer="adamw", method=method, rank=4,
     )  # fmt: skip
-    return session.begin(recipe, folder / "out", processes=mesh).run
+    return setup.begin(recipe, folder / "out", processes=mesh).run
 
 
 def whole(mesh: Any, degrees: Degrees, folder: Path) -> Run:

@@ -14,7 +14,8 @@ from llamita.train import state
 from llamita.train.draft import MANIFEST
 from llamita.train.method import MERGED
 from llamita.train.recipe import Recipe
-from llamita.train.session import INSIDE, begin, resume, resumed_recipe
+from llamita.train.session import INSIDE
+from llamita.train.setup import begin, resume, resumed_recipe
 from tests.small import save_small_model
 
 

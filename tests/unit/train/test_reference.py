@@ -9,7 +9,8 @@ import pytest
 from llamita.train import state
 from llamita.train.draft import MANIFEST
 from llamita.train.recipe import Recipe
-from llamita.train.session import INSIDE, begin, resume, resumed_recipe
+from llamita.train.session import INSIDE
+from llamita.train.setup import begin, resume, resumed_recipe
 
 
 def test_no_row_needs_to_be_held_out(small_path: Path, tmp_path: Path) -> None:

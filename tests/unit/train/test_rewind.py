@@ -16,7 +16,8 @@ from llamita.train.draft import MANIFEST
 from llamita.train.metrics import Metrics, read_log
 from llamita.train.recipe import Recipe
 from llamita.train.rewind import rewind
-from llamita.train.session import INSIDE, LOG, begin, resume, resumed_recipe
+from llamita.train.session import INSIDE, LOG
+from llamita.train.setup import begin, resume, resumed_recipe
 from llamita.train.shapes import first_weights
 
 

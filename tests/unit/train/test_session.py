@@ -19,7 +19,8 @@ from llamita.train.endless import all_windows
 from llamita.train.measure import Deadline
 from llamita.train.metrics import read_log
 from llamita.train.recipe import Recipe
-from llamita.train.session import INSIDE, MEASURED_ROWS, begin, resume, resumed_recipe
+from llamita.train.session import INSIDE, MEASURED_ROWS
+from llamita.train.setup import begin, resume, resumed_recipe
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from llamita.train.check_loss import check_loss
 from llamita.train.draft import MANIFEST
 from llamita.train.recipe import Recipe
 from llamita.train.rollouts import Rollout
-from llamita.train.session import INSIDE, begin, resume, resumed_recipe
+from llamita.train.session import INSIDE
+from llamita.train.setup import begin, resume, resumed_recipe
 from llamita.train.tasks.grpo import CLIP, DIFFERENCE, HELD_OUT, advantages, answer_batch, token_losses
 
 

@@ -11,7 +11,7 @@ from llamita.data.records import Record
 from llamita.model.heads import LlamaForSequenceClassification
 from llamita.tokenizer.load import load_tokenizer
 from llamita.train.recipe import Recipe
-from llamita.train.session import begin
+from llamita.train.setup import begin
 from llamita.train.tasks.reward import reward, rewards, with_reward_head
 from llamita.train.tasks.task import TaskOptions
 from tests.unit.train.tasks.preferences import make_model, whole
