@@ -1,6 +1,7 @@
 """A check before training: an accumulated step has the loss and the gradients of the same rows as one batch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -47,28 +48,37 @@ def check_loss(run: Run, recipe: Recipe) -> LossCheck:
         raise UsageError("--check-loss needs the gradients, which --optimizer-step in-backward drops: leave one out")
     if run.pipeline is not None:
         raise UsageError("--check-loss computes a batch on the whole model, and --pp cuts it in stages: leave one out")
-    position, rng = run.loader.position, torch.get_rng_state()
-    run.model.eval()
     task = run.task or recipe.training_task()
-    batch = next_batch(run, task, recipe)
-    with sharded_loss(run.model):
+    with _unchanged(run), sharded_loss(run.model):
+        batch = next_batch(run, task, recipe)
         loss = backward(run, task, batch, recipe, gradients_of(run, recipe))
         gradients = _taken(run)
         with autocast(recipe.precision, run.device):
             # Every rank has all rows here, of --cp its part of each, and FSDP adds their gradients.
             at_once = run.loss(task.loss, batch) / max(task.count(batch), 1)
         (at_once / run.ranks.size).backward()
-    others = _taken(run)
+        others = _taken(run)
+    difference = abs(loss - run.ranks.in_order([whole(at_once).item()])[0])
+    gap = mesh.largest(_largest(a - b for a, b in zip(gradients, others, strict=True)))
+    found = LossCheck(loss, difference, gap, mesh.largest(_largest(others)))
+    _compare(found, recipe.precision)
+    return found
+
+
+@contextmanager
+def _unchanged(run: Run) -> Iterator[None]:
+    """Leave a run as it was before the block, in which it computes without dropout."""
+    position, rng = run.loader.position, torch.get_rng_state()
+    run.model.eval()
+    yield
     run.model.train()
     reshard(run.root)
     run.loader.position = position
     torch.set_rng_state(rng)
-    gap = max((float((a - b).abs().max()) for a, b in zip(gradients, others, strict=True) if a.numel()), default=0.0)
-    most = max((float(b.abs().max()) for b in others if b.numel()), default=0.0)
-    difference = abs(loss - run.ranks.in_order([whole(at_once).item()])[0])
-    found = LossCheck(loss, difference, mesh.largest(gap), mesh.largest(most))
-    _compare(found, recipe.precision)
-    return found
+
+
+def _largest(tensors: Iterable[Tensor]) -> float:
+    return max((float(one.abs().max()) for one in tensors if one.numel()), default=0.0)
 
 
 def _taken(run: Run) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """The memory of a run before it is allocated: a step on fake tensors, which have shapes and no memory."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -104,33 +105,42 @@ class _FakeSteps:
     def step(self) -> tuple[tuple[int, ...], int, int, int]:
         """A step of up to two micro-batches: bytes of layers, around them and for the loss, and of all gradients."""
         before, peak = self.live.now, self.live.peak
+        found: list[tuple[tuple[int, ...], int, int]] = []
+        with self._marked() as at:
+            for _ in range(self.micro_batches):
+                at.clear()
+                loss = self.loss()
+                *states, held, most = at
+                layers = tuple(after - first for first, after in pairwise(states))
+                found.append((layers, held - before - sum(layers), self.live.peak - held))
+                self.live.peak = max(peak, most, self.live.peak)
+                self.backward(loss)
+                del loss
+                peak = self.live.peak
+        gradients = sum(w.grad.nbytes for w in self.model.parameters() if w.grad is not None)
+        optim.step(self.optimizers)
+        return *found[0], gradients or max(w.nbytes for w in self.model.parameters() if w.requires_grad)
+
+    @contextmanager
+    def _marked(self) -> Iterator[list[int]]:
+        """The bytes before the first layer of a forward pass, after each, and at its end; last the most until then.
+
+        What follows is the loss: the peak begins again there.
+        """
         base, at = self.model.model, list[int]()
 
         def mark(*_: Any) -> None:
             at.append(self.live.now)
 
-        def mark_end(*_: Any) -> None:  # of the forward pass: what follows is the loss
+        def mark_end(*_: Any) -> None:
             self.live.peak, most = self.live.now, self.live.peak
             at.extend((self.live.now, most))
 
         handles = [layer.register_forward_hook(mark) for layer in base.layers]
         handles += [base.layers[0].register_forward_pre_hook(mark), base.register_forward_hook(mark_end)]
-        found: list[tuple[tuple[int, ...], int, int]] = []
-        for _ in range(self.micro_batches):
-            at.clear()
-            loss = self.loss()
-            *states, kept, most = at
-            layers = tuple(after - first for first, after in pairwise(states))
-            found.append((layers, kept - before - sum(layers), self.live.peak - kept))
-            self.live.peak = max(peak, most, self.live.peak)
-            self.backward(loss)
-            del loss
-            peak = self.live.peak
+        yield at
         for handle in handles:
             handle.remove()
-        gradients = sum(w.grad.nbytes for w in self.model.parameters() if w.grad is not None)
-        optim.step(self.optimizers)
-        return *found[0], gradients or max(w.nbytes for w in self.model.parameters() if w.requires_grad)
 
     def loss(self) -> Tensor:
         """The loss () of a micro-batch of packed rows, by the recipe's own task."""

@@ -111,16 +111,11 @@ def _pretended(recipe: Recipe, processes: int, rank: int) -> Iterator[DeviceMesh
 def _estimate(config: LlamaConfig, recipe: Recipe, mesh: DeviceMesh, device: torch.device) -> RankEstimate:
     from torch._subclasses.fake_tensor import FakeTensorMode  # here, as it loads torch's compiler
 
-    live, fake = Shapes(), FakeTensorMode(allow_non_fake_inputs=True)
-    model, ranks = LlamaForCausalLM.without_weights(config), DataRanks(mesh)
+    live, fake, ranks = Shapes(), FakeTensorMode(allow_non_fake_inputs=True), DataRanks(mesh)
     check_sizes(config, recipe.tp)
     layers_of(config.num_hidden_layers, recipe.stages)
     check_ranks(recipe, ranks)
-    if recipe.pp == 1:  # the third micro-batch takes what the second did; of stages several are under way
-        rows = min(recipe.rows, 2 * recipe.micro_rows * ranks.size)
-        recipe = replace(recipe, batch_tokens=rows * recipe.length)
-    if METHODS[recipe.method].is_adapter:
-        add_lora(model, recipe.lora)
+    recipe, model = _with_few_rows(recipe, ranks), _model(config, recipe)
     parameters = model.num_parameters()
     savings.prepare(model, recipe, processes=mesh.size(), device=device)
 
@@ -137,6 +132,22 @@ def _estimate(config: LlamaConfig, recipe: Recipe, mesh: DeviceMesh, device: tor
     states = [state for optimizer in run.optimizers for state in optimizer.state.values()]
     optimizer = sum(local(one).nbytes for state in states for one in state.values())
     return RankEstimate(parameters, weights, gradients, optimizer, live.peak)
+
+
+def _with_few_rows(recipe: Recipe, ranks: DataRanks) -> Recipe:
+    """The recipe of two micro-batches: the third takes what the second did. Of stages several are under way."""
+    if recipe.pp > 1:
+        return recipe
+    rows = min(recipe.rows, 2 * recipe.micro_rows * ranks.size)
+    return replace(recipe, batch_tokens=rows * recipe.length)
+
+
+def _model(config: LlamaConfig, recipe: Recipe) -> LlamaForCausalLM:
+    """The whole model without weights, with its adapter."""
+    model = LlamaForCausalLM.without_weights(config)
+    if METHODS[recipe.method].is_adapter:
+        add_lora(model, recipe.lora)
+    return model
 
 
 class Nothing:

@@ -125,36 +125,13 @@ class Recipe:
                 raise UsageError(f"{name} is {quoted(value)}: it must be from {low} to {high}")
         parsed_rates(self.rates)
         parsed_steps(self.clean)
-        if self.method != "full" and self.model is None:
-            raise UsageError(f"method is {self.method}, which adapts a trained model: name one with --model")
-        if self.task == "reward" and self.method != "full":
-            raise UsageError(f"method is {self.method}, and a reward model has a head to train: take --method full")
-        if self.loss == "ipo" and not self.beta:
-            raise UsageError("beta is 0, and the loss ipo divides by it: give one above 0")
-        if self.z_loss and self.task not in TOKEN_TASKS:
-            raise UsageError(f"z_loss is of pretrain and sft, and the task is {self.task}: leave --z-loss out")
-        if self.z_loss and self.tp > 1:
-            raise UsageError(
-                f"z_loss needs all logits of a token, and --tp {self.tp} shards them: leave one of the two out"
-            )
+        check_task(self)
         check_degrees(self)
         if self.batch_tokens < self.length:
             raise UsageError(
                 f"batch_tokens is {self.batch_tokens}, less than one row of {self.length}: raise it, or lower length"
             )
-
-        if self.optimizer_step == "in-backward" and (reason := self._needs_all_gradients()):
-            raise UsageError(f"optimizer_step in-backward frees each gradient at once, but {reason}")
-        if self.recompute == "full" and self.offload in ("activations", "both"):
-            raise UsageError("recompute full leaves no activations to offload: give up one of the two")
-
-    def _needs_all_gradients(self) -> str | None:
-        """What of the recipe needs all gradients at once, and what to do; None if nothing does."""
-        if self.clip:
-            return f"clipping to a norm of {self.clip} needs all of them: set clip to 0"
-        if self.rows > self.micro_rows:
-            return f"adding micro-batches of {self.micro_rows} rows needs all of them: set micro_rows to {self.rows}"
-        return "exact_scaling adds them in a tree: leave one of the two out" if self.exact_scaling else None
+        check_savings(self)
 
     @property
     def degrees(self) -> Degrees:
@@ -230,6 +207,22 @@ DEGREES = ("tp", "cp", "pp")
 TOKEN_TASKS = ("auto", "pretrain", "sft")  # whose losses are of tokens: they know logits that are sharded, and z_loss
 
 
+def check_task(recipe: Recipe) -> None:
+    """Raise UsageError for settings that the task, its loss or the method does not know."""
+    if recipe.method != "full" and recipe.model is None:
+        raise UsageError(f"method is {recipe.method}, which adapts a trained model: name one with --model")
+    if recipe.task == "reward" and recipe.method != "full":
+        raise UsageError(f"method is {recipe.method}, and a reward model has a head to train: take --method full")
+    if recipe.loss == "ipo" and not recipe.beta:
+        raise UsageError("beta is 0, and the loss ipo divides by it: give one above 0")
+    if recipe.z_loss and recipe.task not in TOKEN_TASKS:
+        raise UsageError(f"z_loss is of pretrain and sft, and the task is {recipe.task}: leave --z-loss out")
+    if recipe.z_loss and recipe.tp > 1:
+        raise UsageError(
+            f"z_loss needs all logits of a token, and --tp {recipe.tp} shards them: leave one of the two out"
+        )
+
+
 def check_degrees(recipe: Recipe) -> None:
     """Raise UsageError for what does not go with processes that share a model."""
     for name in DEGREES:
@@ -241,6 +234,23 @@ def check_degrees(recipe: Recipe) -> None:
                 f"task is {recipe.task} and {name} is {size}: only {' and '.join(TOKEN_TASKS[1:])} are trained by "
                 f"processes that share a model, leave --{name} out"
             )
+
+
+def check_savings(recipe: Recipe) -> None:
+    """Raise UsageError for savings of memory that do not go together."""
+    if recipe.optimizer_step == "in-backward" and (reason := _needs_all_gradients(recipe)):
+        raise UsageError(f"optimizer_step in-backward frees each gradient at once, but {reason}")
+    if recipe.recompute == "full" and recipe.offload in ("activations", "both"):
+        raise UsageError("recompute full leaves no activations to offload: give up one of the two")
+
+
+def _needs_all_gradients(recipe: Recipe) -> str | None:
+    """What of a recipe needs all gradients at once, and what to do; None if nothing does."""
+    if recipe.clip:
+        return f"clipping to a norm of {recipe.clip} needs all of them: set clip to 0"
+    if recipe.rows > recipe.micro_rows:
+        return f"adding micro-batches of {recipe.micro_rows} rows needs all of them: set micro_rows to {recipe.rows}"
+    return "exact_scaling adds them in a tree: leave one of the two out" if recipe.exact_scaling else None
 
 
 CHOICES: Mapping[str, tuple[str, ...]] = {

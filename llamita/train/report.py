@@ -74,19 +74,33 @@ def curve(metrics: Sequence[Metrics]) -> str:
         return f"{x:.1f},{y:.1f}"
 
     def line(values: Sequence[float], style: str) -> str:
-        stride = -(-len(values) // POINTS)
-        points = " ".join(at(metrics[i].step, values[i]) for i in range(0, len(values), stride))
-        return f'<polyline points="{points}" fill="none" {style}/>'
+        shown = range(0, len(values), -(-len(values) // POINTS))
+        return _polyline([at(metrics[i].step, values[i]) for i in shown], style)
 
     dots = [at(m.step, min(max(m.held_out_loss, low), high)) for m in metrics if m.held_out_loss is not None]
-    circles = "".join('<circle cx="{}" cy="{}" r="4" fill="#d62"/>'.format(*dot.split(",")) for dot in dots)
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="loss by step">'
         + line(losses, 'stroke="#9ac" stroke-width="1"')
         + line(smoothed(metrics), 'stroke="#26c" stroke-width="2.5"')
-        + circles
-        + f'<text x="0" y="16">{high:.2f}</text><text x="0" y="{HEIGHT - BOTTOM - 4}">{low:.2f}</text>'
-        + f'<text x="{LEFT}" y="{HEIGHT - 4}">step {first}</text>'
-        + f'<text x="{WIDTH - 8}" y="{HEIGHT - 4}" text-anchor="end">step {last}</text></svg>'
-        + "<p>Thin: each step. Thick: running mean. Points: held-out text.</p>"
+        + _circles(dots)
+        + _labels((low, high), (first, last))
+        + "</svg><p>Thin: each step. Thick: running mean. Points: held-out text.</p>"
+    )
+
+
+def _polyline(points: Sequence[str], style: str) -> str:
+    return f'<polyline points="{" ".join(points)}" fill="none" {style}/>'
+
+
+def _circles(points: Sequence[str]) -> str:
+    return "".join('<circle cx="{}" cy="{}" r="4" fill="#d62"/>'.format(*point.split(",")) for point in points)
+
+
+def _labels(losses: tuple[float, float], steps: tuple[int, int]) -> str:
+    """The ends of both axes."""
+    (low, high), (first, last) = losses, steps
+    return (
+        f'<text x="0" y="16">{high:.2f}</text><text x="0" y="{HEIGHT - BOTTOM - 4}">{low:.2f}</text>'
+        f'<text x="{LEFT}" y="{HEIGHT - 4}">step {first}</text>'
+        f'<text x="{WIDTH - 8}" y="{HEIGHT - 4}" text-anchor="end">step {last}</text>'
     )

@@ -109,17 +109,21 @@ class Run:
             torch.cuda.set_rng_state(state.clone(), self.device)
         for number, (optimizer, numbers) in enumerate(zip(self.optimizers, self._numbers(), strict=True)):
             groups = optimizer.state_dict()["param_groups"]
-            indices = {of_all: index for index, of_all in enumerate(numbers)}
-            states: dict[int, dict[str, Tensor]] = {}
-            for key, tensor in memory.items():
-                of, of_all, name = key.split(".", 2)
-                if int(of) == number and (index := indices.get(int(of_all))) is not None:
-                    weight = self.owner(key)
-                    assert weight is not None
-                    # What has the weight's shape is sharded as the weight is; counters and the like are on every rank.
-                    own_part = sharded_as(weight, tensor) if tensor.shape == weight.shape else tensor
-                    states.setdefault(index, {})[name] = own_part.clone()
-            optimizer.load_state_dict({"state": states, "param_groups": groups})
+            optimizer.load_state_dict({"state": self._states(memory, number, numbers), "param_groups": groups})
+
+    def _states(self, memory: dict[str, Tensor], optimizer: int, numbers: list[int]) -> dict[int, dict[str, Tensor]]:
+        """What an optimizer remembers of each of its weights here, whose numbers among all these are."""
+        indices = {of_all: index for index, of_all in enumerate(numbers)}
+        states: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in memory.items():
+            of, of_all, name = key.split(".", 2)
+            if int(of) == optimizer and (index := indices.get(int(of_all))) is not None:
+                weight = self.owner(key)
+                assert weight is not None
+                # What has the weight's shape is sharded as the weight is; counters and the like are on every rank.
+                own_part = sharded_as(weight, tensor) if tensor.shape == weight.shape else tensor
+                states.setdefault(index, {})[name] = own_part.clone()
+        return states
 
     def owner(self, key: str) -> Tensor | None:
         """The weight whose state a tensor of `memory` is; None of the random generators', and in another stage."""
