@@ -52,11 +52,11 @@ def set_shares(optimizers: list[Optimizer], model: nn.Module, shares: Shares, *,
 
     Groups are split, the fastest first. Raises UsageError for a glob that fits no weight.
     """
-    names = {id(weight): name for name, weight in model.named_parameters()}
+    names = {id(weight): name for name, weight in model.named_parameters() if weight.requires_grad}
     for glob, _ in shares:
         if not any(fnmatchcase(name, glob) for name in names.values()):
             hint = nearest(glob, names.values()) or f": the first weights are {', '.join([*names.values()][:3])}, ..."
-            raise UsageError(f"rates has {quoted(glob)}, which no weight of this model is named{hint}")
+            raise UsageError(f"rates has {quoted(glob)}, which no trained weight is named{hint}")
     for optimizer in optimizers:
         optimizer.param_groups[:] = [
             part for group in optimizer.param_groups for part in _split(group, names, shares, lr)

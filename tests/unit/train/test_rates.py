@@ -65,8 +65,12 @@ def test_what_is_no_rate_is_refused(text: str) -> None:
 
 def test_a_glob_that_fits_no_weight_is_refused() -> None:
     model = nn.ModuleDict({"model": Tiny()})
-    with pytest.raises(UsageError, match="'k_proj', which no weight of this model is named: "):
+    with pytest.raises(UsageError, match="'k_proj', which no trained weight is named: "):
         set_shares(optim.build("adamw", model, lr=0.1, weight_decay=0.0), model, parsed_rates("k_proj=1"), lr=0.1)
+    first, frozen = next(iter(model.named_parameters()))
+    frozen.requires_grad_(False)
+    with pytest.raises(UsageError, match="which no trained weight is named"):  # as an adapter's base
+        set_shares(optim.build("adamw", model, lr=0.1, weight_decay=0.0), model, parsed_rates(f"{first}=1"), lr=0.1)
 
 
 def test_a_trained_model_takes_smaller_steps_the_larger_it_is() -> None:
