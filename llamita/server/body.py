@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamita.checks import quoted
-from llamita.server.errors import refused
+from llamita.server.errors import INVALID_HTTP, refused
 
+FRAMES = {b"content-length", b"transfer-encoding"}  # each says where a body ends
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
@@ -48,6 +49,9 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if {name for name, _ in scope["headers"]} >= FRAMES:
+            why = "the body has a content-length and is chunked, of which proxies read either: send one of the two"
+            raise refused(why, code=INVALID_HTTP)
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if length.isdigit() and int(length[:20]) > self._most:
             raise self._refused()

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llamita.server.errors import ClientGoneError, Failure, failure_of, is_unforeseen, refused
+from llamita.server.errors import INVALID_HTTP, ClientGoneError, Failure, failure_of, is_unforeseen, refused
 from llamita.server.log import quoted
 from llamita.server.metrics import Metrics
 from llamita.server.sse import dumped
@@ -111,6 +111,8 @@ def _headers(failure: Failure, body: bytes) -> list[tuple[bytes, bytes]]:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if failure.retry_after is not None:
         headers.append((b"retry-after", str(failure.retry_after).encode()))
+    if failure.code == INVALID_HTTP:  # what follows on this connection may be a part of the body for others
+        headers.append((b"connection", b"close"))
     if failure.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     if failure.status == 408 or failure.status >= 500:  # those that clients repeat unless they are asked not to

@@ -11,7 +11,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from llamita.server.boundary import ErrorBody, error_body_of
-from llamita.server.errors import Failure
+from llamita.server.errors import INVALID_HTTP, Failure
 from llamita.server.overload import Arrivals
 from llamita.server.settings import ServerSettings
 
@@ -80,7 +80,7 @@ class BoundedConnection(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP as all that is wrong is answered; where an answer has begun, hang up."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            self.transport.write(self._last(Failure(400, "this is no HTTP/1.1 request", code="invalid_http")))
+            self.transport.write(self._last(Failure(400, "this is no HTTP/1.1 request", code=INVALID_HTTP)))
         self.transport.close()
 
     def _refusal(self) -> bytes:

@@ -15,6 +15,7 @@ from llamita.checks import shortened
 from llamita.server.other_paths import OURS
 
 MOST_MESSAGE = 600  # characters
+INVALID_HTTP = "invalid_http"  # the code of a failure after which the connection ends
 # A part of a location that is a field's name, not that of a type that pydantic tried.
 _FIELD = re.compile(r"(?!(?:str|int|bool|float|literal)$)[a-z_][a-z0-9_]*")
 

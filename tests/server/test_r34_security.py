@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -180,6 +181,19 @@ def test_ts17_other_host_names_are_refused(server: Running, host: str) -> None:
 def test_ts17_names_of_this_machine_are_answered(server: Running, host: str) -> None:
     head = f"GET /v1/models HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n"
     assert raw(server, head.encode()) == 200
+
+
+def test_a_body_with_two_lengths_is_refused_and_ends_the_connection(server: Running) -> None:
+    start = (
+        b"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: 60\r\n"
+    )
+    hidden = (
+        b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"  # a part of the body by its length, and none by its chunks
+    )
+    with connected(server.port) as connection:
+        connection.sendall(start + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n" + hidden)
+        answer = b"".join(iter(partial(connection.recv, 4096), b""))
+    assert answer.startswith(b"HTTP/1.1 400 ") and answer.count(b"HTTP/1.1 ") == 1
 
 
 @pytest.mark.parametrize(("version", "code"), [("1.0", 200), ("1.1", 400)])
