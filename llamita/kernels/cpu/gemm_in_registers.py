@@ -9,7 +9,7 @@ many sums. A panel of blocks stays in the first-level cache for all rows; betwee
 from llamita.kernels.block_format import BlockFormat, Layout
 from llamita.kernels.cpu import simd as v
 from llamita.kernels.cpu.constants import Q8_BLOCK, ROWS
-from llamita.kernels.cpu.gemm_panels import SUMS, add_offset, add_symmetric, prefetch
+from llamita.kernels.cpu.gemm_panels import SUMS, add_offset, add_symmetric, prefetch, prefetch_rows
 from llamita.kernels.cpu.gemm_tiles import load_four, store_four
 from llamita.kernels.cpu.runtime.program import Inline, inline
 
@@ -181,7 +181,9 @@ def multiplier(form: BlockFormat) -> Inline:
         _store(sums, total)
 
     @inline
-    def multiply(tiles: tuple[int, int], skipped: int, x: int, lines: int, blocks: int, at: int) -> int:
+    def multiply(
+        tiles: tuple[int, int], skipped: int, x: int, lines: int, blocks: int, out: int, stride: int, at: int
+    ) -> int:  # fmt: skip
         groups, sums = -(-lines // ROWS), at + SUMS
         piece = -(-size // (64 * groups)) * 64
         for first in range(0, blocks, BLOCKS):
@@ -191,6 +193,8 @@ def multiplier(form: BlockFormat) -> Inline:
             keep(tiles, first, count, at)
             for number in range(groups):
                 done = number * count * piece
+                if stride and first + count == blocks:
+                    prefetch_rows(out + ROWS * number * stride, stride, ROWS)
                 panel(
                     tiles, first, count, _four_rows(x + first * Q8_BLOCK, number, lines, blocks * Q8_BLOCK),
                     sums + 128 * ROWS * number, at, (tiles[0] + later + done, tiles[1] + later + done),

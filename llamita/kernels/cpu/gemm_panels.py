@@ -146,6 +146,14 @@ def prefetch(ahead: tuple[int, int], done: int, count: int) -> None:
         v.prefetch_line(ahead[1] + i)
 
 
+@inline
+def prefetch_rows(out: int, stride: int, rows: int) -> None:
+    """Prefetch where the sums of some rows of x will go: of many rows of a long matrix they are far apart."""
+    for row in range(rows):
+        v.prefetch_line(out + row * stride)
+        v.prefetch_line(out + row * stride + 64)
+
+
 def _two_tiles(add: Inline, dots_of: Inline) -> Inline:
     @inline
     def panel(unpacked, count, zero, x, line, sums, ahead, piece):

@@ -30,8 +30,9 @@ def _put_unpacked(ready: Inline, zero: int, unpacked: Unpacked, to: int) -> None
 def multiplier(form: BlockFormat) -> Inline:
     """The product of two tiles of a format with ROWS to LINES rows of x.
 
-    multiply(tiles, skipped, x, lines, blocks, at) returns the address of the sums, in which `place` finds those of a
-    row. skipped: bytes between the end of either tile and the one read after it. at: the kernel's own memory.
+    multiply(tiles, skipped, x, lines, blocks, out, stride, at) returns the address of the sums, in which `place` finds
+    those of a row. skipped: bytes between the end of either tile and the one read after it. out: where the caller will
+    write them, in rows of `stride` bytes, or 0 for both. at: the kernel's own memory.
     """
     few = in_registers.multiplier(form) if in_registers.suits(form.layout) else _by(form, panels.panel_of(form.layout))
     if not panels.HAS_MATRIX_TILES:
@@ -39,9 +40,11 @@ def multiplier(form: BlockFormat) -> Inline:
     many = _by(form, panels.matrix_panel_of(form.layout))
 
     @inline
-    def multiply(tiles: tuple[int, int], skipped: int, x: int, lines: int, blocks: int, at: int) -> int:
+    def multiply(
+        tiles: tuple[int, int], skipped: int, x: int, lines: int, blocks: int, out: int, stride: int, at: int
+    ) -> int:  # fmt: skip
         if rows_of_panel(lines) == matrix_tiles.ROWS:
-            return many(tiles, skipped, x, lines, blocks, at)
+            return many(tiles, skipped, x, lines, blocks, out, stride, at)
         return few(tiles, skipped, x, lines, blocks, at)
 
     return multiply
@@ -56,7 +59,9 @@ def _by(form: BlockFormat, panel: Panel) -> Inline:
     rows, multiply_panel, ready, begin, end = panel
 
     @inline
-    def multiply(tiles: tuple[int, int], skipped: int, x: int, lines: int, blocks: int, at: int) -> int:
+    def multiply(
+        tiles: tuple[int, int], skipped: int, x: int, lines: int, blocks: int, out: int, stride: int, at: int
+    ) -> int:  # fmt: skip
         line, groups, sums = blocks * Q8_BLOCK, -(-lines // rows), at + SUMS
         begin(at)
         v.zero_memory(sums, 2 * rows * groups)
@@ -70,6 +75,8 @@ def _by(form: BlockFormat, panel: Panel) -> Inline:
             for number in range(groups):
                 # the last rows may be in the group before too
                 row, done = min(rows * number, lines - rows), number * count * piece
+                if stride and first + count == blocks:
+                    panels.prefetch_rows(out + row * stride, stride, rows)
                 multiply_panel(
                     at, count, zero, x + row * line + first * Q8_BLOCK, line, sums + 128 * rows * number,
                     (tiles[0] + later + done, tiles[1] + later + done), piece if done < BLOCKS * block else 0,

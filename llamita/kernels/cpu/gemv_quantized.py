@@ -162,8 +162,9 @@ def _linear(
         tile = stream + row // 16 * bytes_of_tile
         if count >= fewest:
             second = tile + bytes_of_tile if row + 16 < n else tile
-            sums = multiply((tile, second), bytes_of_tile, q8_blocks, count, blocks, scratch)
-            _put_pair(sums, count, out + 4 * row, bias + 4 * row if bias else 0, n - row, 4 * n, adds)
+            to = out + 4 * row
+            sums = multiply((tile, second), bytes_of_tile, q8_blocks, count, blocks, to, 4 * n, scratch)
+            _put_pair(sums, count, to, bias + 4 * row if bias else 0, n - row, 4 * n, adds)
         else:
             for i in range(count):
                 total = _tile(fetch, unpack, one, zero, size, tile, q8_blocks + i * row_bytes, blocks)
@@ -182,7 +183,7 @@ def _gated(multiply: Inline, size: int, at: int, chunk: int) -> None:
     gated_rows = scratch + ROOM
     for half in range(2):
         tile = (2 * column + half) * bytes_of_tile
-        sums = multiply((gate + tile, up + tile), 0, q8_blocks, count, blocks, scratch)
+        sums = multiply((gate + tile, up + tile), 0, q8_blocks, count, blocks, 0, 0, scratch)
         for i in range(count):
             both = sums + gemm.place(i, count)
             v.store(gated_rows + 128 * i + 64 * half, silu_times(v.load(both), v.load(both + 64)))
