@@ -34,7 +34,7 @@ Tool = Mapping[str, Any]
 class LLM:
     """A model that reads and writes text.
 
-    draft: a smaller model of the same tokens that guesses ahead; a completion's `acceptance` tells how well. A text
+    draft: a smaller model of the same tokens that drafts ahead; a completion's `acceptance` tells how well. A text
     that is watched, given a prefix or has its logprobs noted is written token by token. adapters: the same model with
     an adapter, by the names that requests of the `engine` give.
     """

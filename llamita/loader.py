@@ -43,7 +43,7 @@ def load(
     """A model ready to write: "cria" or None for the embedded one, a folder, a .gguf file, or a name on the hub.
 
     That is a repository's id, or one of its GGUF files by quantization or name: org/name:Q4_K_M, org/name:file.gguf.
-    draft: a smaller model of the same tokens, named in the same way, which guesses ahead and changes no answer.
+    draft: a smaller model of the same tokens, named in the same way, which drafts ahead and changes no answer.
     adapter: the folder of a LoRA adapter, ours or peft's, which is merged into the weights before anything else; layers
     that a GGUF file has in blocks are taken out of them for it (`quantize` puts them back).
     adapters: folders of others by name, for the requests of an engine: `llm.engine().submit(..., adapter=name)`. Each

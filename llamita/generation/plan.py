@@ -34,13 +34,13 @@ def _loop(request: GenerationRequest) -> Callable[[GenerationRequest], Run]:
     """The loop that the settings ask for; a loop is imported only when it is used."""
     settings = request.settings
     has_model = request.assistant is not None or bool(settings.assistant_early_exit)
-    is_guessing = has_model or bool(settings.prompt_lookup_num_tokens)
+    is_drafting = has_model or bool(settings.prompt_lookup_num_tokens)
     if settings.draft_tree is not None and not has_model:
         raise UsageError("a draft_tree is of a model's guesses: pass assistant_model or assistant_early_exit")
-    if is_guessing or settings.num_beams > 1:
+    if is_drafting or settings.num_beams > 1:
         _check_needs_no_plain_loop(request)
     if settings.num_beams > 1:
-        if is_guessing:
+        if is_drafting:
             raise UsageError("beams and guessing ahead exclude each other: set num_beams=1, or leave the assistant out")
         from llamita.generation.beam import search_beams
 
@@ -50,7 +50,7 @@ def _loop(request: GenerationRequest) -> Callable[[GenerationRequest], Run]:
             f"num_return_sequences={settings.num_return_sequences} would repeat one greedy text: set do_sample=True, "
             "or num_beams"
         )
-    if is_guessing:
+    if is_drafting:
         from llamita.generation.speculative.speculate import speculate
 
         return speculate

@@ -32,7 +32,7 @@ class GenerationResult:
 class Acceptance:
     """Counts of speculation, summed over rows: tokens drafted, accepted and written, and passes of the model.
 
-    limit: the most guesses of a row in a pass; 0 where guessing was off, as it slows a batch of that many rows down.
+    limit: the most drafts of a row in a pass; 0 where drafting was off, as it slows a batch of that many rows down.
     """
 
     drafted: int = 0

@@ -73,9 +73,9 @@ DRAWING = ("temperature", "top_k", "top_p", "min_p")  # any of them makes a call
 SAME = (
     "seed", "json_schema", "regex", "grammar", "choice", "logprobs", "num_beams", "length_penalty", "guidance_scale",
 )  # fmt: skip
-GUESSING = ("prompt_lookup_num_tokens", "assistant_early_exit")
+DRAFTING = ("prompt_lookup_num_tokens", "assistant_early_exit")
 # What only the loops of `generation` do, and not the engine.
-OF_LOOPS = (*GUESSING, "num_beams", "guidance_scale", "negative_prompt", "stopping_criteria")
+OF_LOOPS = (*DRAFTING, "num_beams", "guidance_scale", "negative_prompt", "stopping_criteria")
 # Defaults of `LLM` where the settings have transformers': no top-k filter; short drafts of any confidence.
 NEUTRAL: Mapping[str, Any] = {"top_k": 0}
 DRAFTS: Mapping[str, Any] = {"num_assistant_tokens": 5, "assistant_confidence_threshold": 0.0}
@@ -189,14 +189,14 @@ def settings_of(
 ) -> GenerationSettings:
     """The settings that these options mean, over what the checkpoint has saved.
 
-    reads_on: the text goes on from its prompt, which may be healed. is_plain: nothing guesses ahead.
+    reads_on: the text goes on from its prompt, which may be healed. is_plain: nothing drafts ahead.
     """
     given = {name: value for name in SETTINGS if (value := options.get(name)) is not None}
     draws = saved.get("do_sample", False) or any(name in given for name in DRAWING)
     known = {name: saved[name] for name in SETTINGS if saved.get(name) is not None}
     draws = draws and {**known, **given}.get("temperature") != 0  # greedy: filters would keep the best token anyway
     same = {name: value for name in SAME if (value := options.get(name)) is not None}
-    ahead = {name: value for name in GUESSING if (value := options.get(name)) is not None}
+    ahead = {name: value for name in DRAFTING if (value := options.get(name)) is not None}
     ahead = {} if is_plain else {**DRAFTS, **ahead}
     return GenerationSettings(
         **{**NEUTRAL, **known, **given, **same, **ahead},
@@ -213,7 +213,7 @@ def settings_of(
 class TextModel:
     """A model with its tokenizer, which turns texts and options into requests.
 
-    draft: a model that guesses ahead. max_model_len: a limit below the model's own. tables: of the tokenizer's tokens.
+    draft: a model that drafts ahead. max_model_len: a limit below the model's own. tables: of the tokenizer's tokens.
     adapter: the digest of the adapter that is merged into the model, if one is. adapters: the same model with others.
     """
 
@@ -268,7 +268,7 @@ class TextModel:
         """
         check(options)
         is_plain = prefix is not None or watch is not None or options.get("logprobs") is not None
-        is_plain = is_plain or (self.draft is None and options.keys().isdisjoint(GUESSING))
+        is_plain = is_plain or (self.draft is None and options.keys().isdisjoint(DRAFTING))
         settings = settings_of(
             options, self.model.generation_config, self.tokenizer, reads_on=reads_on, is_plain=is_plain
         )

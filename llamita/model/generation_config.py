@@ -102,8 +102,8 @@ class GenerationConfig(dict[str, Any]):
 
     def get_generation_mode(self, assistant_model: object = None) -> str:
         """transformers' word for the way of writing that the flags ask for."""
-        guesses = (assistant_model, self.prompt_lookup_num_tokens, self.assistant_early_exit)
-        if any(guess is not None for guess in guesses):
+        proposers = (assistant_model, self.prompt_lookup_num_tokens, self.assistant_early_exit)
+        if any(proposer is not None for proposer in proposers):
             return "assisted_generation"
         is_drawn = self.do_sample is True
         if self.num_beams in (None, 1):

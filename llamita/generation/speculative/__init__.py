@@ -1,1 +1,1 @@
-"""Speculative decoding: proposers guess tokens, the model verifies them in one pass."""
+"""Speculative decoding: proposers draft tokens, the model verifies them in one pass."""

@@ -1,7 +1,7 @@
 """Speculative decoding that repeats transformers' random numbers, for one sampled text without a `seed`.
 
 The same torch.manual_seed gives the same text as transformers' assisted generation (5.23). Its random numbers depend
-on every guess, accepted or not. So the proposers here make exactly transformers' guesses, even those that a better
+on every draft, accepted or not. So the proposers here make exactly transformers' drafts, even those that a better
 proposer would leave out.
 """
 
@@ -133,25 +133,25 @@ class HFLookupProposer:
         if most > 0:
             history = text.history()
             for follows in continuations(text.row(0), self._proposer.length, ngram=self._proposer.ngram):
-                if len(guess := self._allowed(follows, history)):
-                    return _chain(self._before_end(guess), text)
+                if len(drafts := self._allowed(follows, history)):
+                    return _chain(self._before_end(drafts), text)
         return _chain([], text)
 
-    def _before_end(self, guess: Tensor) -> list[Tensor]:
-        ids = guess.tolist()
+    def _before_end(self, drafts: Tensor) -> list[Tensor]:
+        ids = drafts.tolist()
         end = next((index for index, token in enumerate(ids) if token in self._ends), len(ids))
-        return [token.view(1, 1) for token in guess[:end]]
+        return [token.view(1, 1) for token in drafts[:end]]
 
-    def _allowed(self, guess: Tensor, history: History) -> Tensor:
+    def _allowed(self, drafts: Tensor, history: History) -> Tensor:
         """The drafts (M,) before the first one that the logits processors forbid, given equal logits."""
         if self._process is None:
-            return guess
-        alike = torch.ones(1, self._vocabulary, dtype=torch.float32, device=guess.device)
-        for index, token in enumerate(guess):
+            return drafts
+        alike = torch.ones(1, self._vocabulary, dtype=torch.float32, device=drafts.device)
+        for index, token in enumerate(drafts):
             if self._scores(alike, history)[0, token] <= torch.finfo(torch.float32).min:
-                return guess[:index]
+                return drafts[:index]
             history = history.append(token[None])
-        return guess
+        return drafts
 
     def _scores(self, alike: Tensor, history: History) -> Tensor:
         assert self._process is not None
@@ -239,21 +239,21 @@ def _scores(logits: Tensor, drafts: Drafts, text: RaggedBatch, process: LogitsPr
 def decide(scores: Tensor, drafts: Drafts) -> tuple[int, int]:
     """How many of the M drafts are accepted, by scores (1, 1 + M, V), and the token after these.
 
-    A drawn draft is accepted with probability min(1, wanted / guessed). The replacement of a rejected one is drawn
+    A drawn draft is accepted with probability min(1, wanted / drawn_from). The replacement of a rejected one is drawn
     from the residual distribution (arXiv:2211.17192). Other drafts are accepted if they equal a draw of the model.
     """
     wanted = scores.softmax(-1)[0]  # (1 + M, V)
-    guesses = drafts.tokens[0]
+    tokens = drafts.tokens[0]
     if drafts.probabilities is None:
         drawn = multinomial(wanted)[:, 0]  # all in one call, as in transformers: the random numbers depend on it
-        right = _leading(drawn[:-1] == guesses)
+        right = _leading(drawn[:-1] == tokens)
         return right, int(drawn[right])
-    guessed, steps = drafts.probabilities[0], torch.arange(drafts.count, device=guesses.device)
-    ratio = wanted[steps, guesses] / guessed[steps, guesses]
+    drawn_from, steps = drafts.probabilities[0], torch.arange(drafts.count, device=tokens.device)
+    ratio = wanted[steps, tokens] / drawn_from[steps, tokens]
     right = _leading(torch.rand_like(ratio) <= ratio)
     rest = wanted[right : right + 1]  # (1, V)
     if right < drafts.count:
-        rest = residual(rest, guessed[right : right + 1])
+        rest = residual(rest, drawn_from[right : right + 1])
         rest = rest / rest.sum()
     return right, int(multinomial(rest))
 

@@ -1,4 +1,4 @@
-"""Guesses at how texts go on: from a smaller model, the model's own first layers, or the text itself."""
+"""Drafts of how texts go on: from a smaller model, the model's own first layers, or the text itself."""
 
 from collections.abc import Iterator, Sequence
 from copy import copy
@@ -138,7 +138,7 @@ class DraftModelProposer:
         cache = self.cache(cache)
         history = None if selector.process is None else text.history()
         new, real, valid = text.tokens[:, cache.length :], text.real, most > 0
-        guesses: list[tuple[Tensor, Tensor]] = []
+        drafted: list[tuple[Tensor, Tensor]] = []
         drawn_from: list[Tensor] = []
         for depth in range(min(self.length, int(most.max()))):
             logits = read_ragged(self.model, new, real, cache)[:, 0]
@@ -153,17 +153,17 @@ class DraftModelProposer:
             else:
                 drawn_from.append(selector.probabilities(scores))
                 token = selector.draw(drawn_from[-1], valid)
-            guesses.append((token, valid))
+            drafted.append((token, valid))
             # An invalid token need not be hidden: all tokens after it are invalid too.
             new, real = token[:, None], torch.cat((real, torch.ones_like(valid[:, None])), dim=1)
             history = None if history is None else history.append(token)
-        return _chain(guesses, drawn_from, text)
+        return _chain(drafted, drawn_from, text)
 
 
-def _chain(guesses: list[tuple[Tensor, Tensor]], drawn_from: list[Tensor], text: RaggedBatch) -> Drafts:
-    if not guesses:
+def _chain(drafted: list[tuple[Tensor, Tensor]], drawn_from: list[Tensor], text: RaggedBatch) -> Drafts:
+    if not drafted:
         return Drafts(text.tokens[:, :0], text.real[:, :0])
-    tokens, valid = (torch.stack(column, dim=1) for column in zip(*guesses, strict=True))
+    tokens, valid = (torch.stack(column, dim=1) for column in zip(*drafted, strict=True))
     return Drafts(tokens, valid, probabilities=torch.stack(drawn_from, dim=1) if drawn_from else None)
 
 

@@ -117,8 +117,8 @@ def proposer_of(request: GenerationRequest, model: LanguageModel) -> Proposer:
     settings, assistant = request.settings, _assistant(request, model)
     if assistant is None:
         return _lookup(request)
-    guessing = _guessing(request, model, assistant)
-    return guessing if settings.draft_tree is None else DraftTreeProposer(guessing, branches=settings.draft_tree)
+    drafting = _drafting(request, model, assistant)
+    return drafting if settings.draft_tree is None else DraftTreeProposer(drafting, branches=settings.draft_tree)
 
 
 def hf_proposer_of(
@@ -134,7 +134,7 @@ def hf_proposer_of(
     padding = settings.pad_token_id
     padding = _saved(assistant).get("pad_token_id") if padding is None else padding
     return HFDraftProposer(
-        _guessing(request, model, assistant), process=_twice(request, params, own), ends=ends, padding=padding
+        _drafting(request, model, assistant), process=_twice(request, params, own), ends=ends, padding=padding
     )
 
 
@@ -153,7 +153,7 @@ def _lookup(request: GenerationRequest) -> PromptLookupProposer:
     )
 
 
-def _guessing(request: GenerationRequest, model: LanguageModel, assistant: LanguageModel) -> DraftModelProposer:
+def _drafting(request: GenerationRequest, model: LanguageModel, assistant: LanguageModel) -> DraftModelProposer:
     """The draft model's proposer, set by the call, its own generation config, or the defaults."""
     habits: dict[str, Any] = dict(HABITS)
     for said in (assistant.generation_config, vars(request.settings)):

@@ -71,10 +71,10 @@ def speculative_steps(
 
 
 def most_guesses(model: LanguageModel, rows: int) -> int:
-    """The most guesses that a row may have in a pass over `rows` rows; 0 turns guessing off.
+    """The most drafts that a row may have in a pass over `rows` rows; 0 turns drafting off.
 
-    With kernels a pass of up to FEW rows, guesses included, costs little more than one of a single row, as memory is
-    the limit; beyond that every row costs as much as the last (`llamita bench rows`), and a guess costs more than the
+    With kernels a pass of up to FEW rows, drafts included, costs little more than one of a single row, as memory is
+    the limit; beyond that every row costs as much as the last (`llamita bench rows`), and a draft costs more than the
     token that it may save.
     """
     return max(0, FEW // rows - 1) if has_kernels(model) else sys.maxsize
@@ -130,7 +130,7 @@ def verify(
     alive: Tensor,
     recorder: RaggedScoreRecorder | None = None,
 ) -> VerifyResult:
-    """Accept the guesses of every row that is `alive` (B,), in order, as long as the model agrees.
+    """Accept the drafts of every row that is `alive` (B,), in order, as long as the model agrees.
 
     logits: (B, 1 + M, V), after the text and after each draft. recorder: records those of every new token.
     """
@@ -164,29 +164,29 @@ def verify(
 
 
 def _token(scores: Tensor, drafts: Drafts, is_next: Tensor, selector: TokenSelector, alive: Tensor) -> Tensor:
-    """The model's token (B,) by scores (B, V): for a drawn guess, the guess or its replacement; else its own choice."""
+    """The model's token (B,) by scores (B, V): for a drawn draft, the draft or its replacement; else its own choice."""
     wanted = selector.probabilities(scores)  # (B, V)
     if drafts.probabilities is None:
         return selector.draw(wanted, alive)
     rows, number = torch.arange(len(alive), device=alive.device), is_next.int().argmax(-1)
-    guess, guessed_by = drafts.tokens[rows, number], drafts.probabilities[rows, number]  # (B,), (B, V)
-    has_guess = is_next.any(-1)
-    threshold = selector.uniform(has_guess) * guessed_by[rows, guess]
-    is_accepted = has_guess & (threshold < wanted[rows, guess])
-    drawn = selector.draw(torch.where(has_guess[:, None], residual(wanted, guessed_by), wanted), alive & ~is_accepted)
-    return torch.where(is_accepted, guess, drawn)
+    draft, drawn_from = drafts.tokens[rows, number], drafts.probabilities[rows, number]  # (B,), (B, V)
+    has_draft = is_next.any(-1)
+    threshold = selector.uniform(has_draft) * drawn_from[rows, draft]
+    is_accepted = has_draft & (threshold < wanted[rows, draft])
+    drawn = selector.draw(torch.where(has_draft[:, None], residual(wanted, drawn_from), wanted), alive & ~is_accepted)
+    return torch.where(is_accepted, draft, drawn)
 
 
-def residual(wanted: Tensor, guessed_by: Tensor) -> Tensor:
-    """The distribution (B, V), up to a factor, of the replacement of a rejected guess: max(0, wanted - guessed_by)."""
-    missing = (wanted - guessed_by).clamp(min=0)
+def residual(wanted: Tensor, drawn_from: Tensor) -> Tensor:
+    """The distribution (B, V), up to a factor, of the replacement of a rejected draft: max(0, wanted - drawn_from)."""
+    missing = (wanted - drawn_from).clamp(min=0)
     return torch.where(missing.sum(-1, keepdim=True) > 0, missing, wanted)
 
 
 def score_drafts(model: LanguageModel, text: RaggedBatch, drafts: Drafts, cache: DynamicCache) -> Tensor:
-    """Logits (B, 1 + M, V) after the text and after each guess, in one pass."""
+    """Logits (B, 1 + M, V) after the text and after each draft, in one pass."""
     new = torch.cat((text.tokens, drafts.tokens), dim=1)[:, cache.length :]
-    # Invalid guesses come last in a row, so they need not be hidden.
+    # Invalid drafts come last in a row, so they need not be hidden.
     real = text.real if drafts.parents else torch.cat((text.real, torch.ones_like(drafts.valid)), dim=1)
     return read_ragged(model, new, real, cache, keep=1 + drafts.count, parents=drafts.parents)
 
