@@ -70,7 +70,12 @@ def test_without_lm_eval_it_says_how_to_get_it(run: Run, monkeypatch: pytest.Mon
     assert "lm-eval is not installed: pip install 'llamita[eval]'" in outcome.err
 
 
-def test_conversations_are_left_out_without_a_chat_template(run: Run, tmp_path: Path, small_path: Path) -> None:
+def test_conversations_are_left_out_without_a_chat_template(
+    run: Run, tmp_path: Path, small_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llamita.cli.eval.files", {"llamita": tmp_path}.__getitem__)  # a shorter text than cria's
+    (tmp_path / "cria").mkdir()
+    (tmp_path / "cria" / "held_out.txt").write_text("The fox ran.", encoding="utf-8")
     folder = tmp_path / "plain"
     folder.mkdir()
     for file in small_path.iterdir():
