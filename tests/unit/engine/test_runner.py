@@ -95,7 +95,8 @@ def test_the_first_time_an_adapter_finds_nothing(llm: LLM) -> None:
     with llm.engine() as engine:
         cached = []
         for name, salt in ((None, ""), ("one", ""), ("two", ""), (None, "one"), (None, '["one", ""]'), ("one", "")):
-            handle = engine.submit("A prompt of some blocks, as long as two of them", adapter=name, cache_salt=salt)
+            prompt = "A prompt of some blocks, as long as two of them"
+            handle = engine.submit(prompt, adapter=name, cache_salt=salt, max_tokens=1)
             handle.result()
             cached.append(handle.metrics.cached_tokens)
     assert cached[:5] == [0] * 5
