@@ -110,7 +110,7 @@ def end_late(
     """End the sequences that are over by max_time or by a criterion of the user."""
     if not (request.criteria or request.is_late):
         return
-    ids = torch.cat((request.input_ids, torch.stack(columns, dim=1)), dim=1)
+    ids = torch.cat((request.input_ids, *(step[:, None] for step in columns)), dim=1)
     for sequence, is_over in zip(sequences, request.are_over(ids, recorder).tolist(), strict=True):
         if is_over:
             sequence.end(Finish("time" if request.is_late else "criterion"))
