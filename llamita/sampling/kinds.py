@@ -57,7 +57,7 @@ def _is_table(value: Any) -> bool:
 
 
 _TOKENS = (lambda value: (type(value) is int) or _are_tokens(value), "give a token id, or a list of them")
-_TRUTH = (lambda value: not isinstance(value, Tensor) or value.numel() == 1, "give True or False")
+_TRUTH = (lambda value: not isinstance(value, Tensor | list), "give True or False")  # a list of False is true
 KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "do_sample": _TRUTH,
     "remove_invalid_values": _TRUTH,
