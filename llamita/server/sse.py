@@ -49,11 +49,12 @@ class EventStream(Response):
         super().__init__()
         self._events, self._close = events, close
         self._send_timeout, self._ping_interval = send_timeout, ping_interval
-        self._sent, self._is_sending = 0, False
+        self._began: float | None = None  # when the piece that is being sent was begun, by the loop's clock
+        self._sent: float | None = None  # when the last one was sent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        writer = asyncio.ensure_future(self._write(send))
-        tasks = (writer, asyncio.ensure_future(disconnected(receive)), asyncio.ensure_future(self._ping(send)))
+        writer, watcher = asyncio.ensure_future(self._write(send)), asyncio.ensure_future(self._watch(send))
+        tasks = (writer, asyncio.ensure_future(disconnected(receive)), watcher)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -64,26 +65,38 @@ class EventStream(Response):
             self._close()
         if not writer.cancelled():
             writer.result()
+        elif not watcher.cancelled() and watcher.exception() is None:
+            raise ClientGoneError(f"it took no data for {self._send_timeout:g} s")
 
     async def _write(self, send: Send) -> None:
-        await self._within(send({"type": "http.response.start", "status": 200, "headers": HEADERS}))
+        await self._noted(send({"type": "http.response.start", "status": 200, "headers": HEADERS}))
         async for piece in self._events:
-            await self._within(send({"type": "http.response.body", "body": piece, "more_body": True}))
-        await self._within(send({"type": "http.response.body", "body": b""}))
+            await self._noted(send({"type": "http.response.body", "body": piece, "more_body": True}))
+        await self._noted(send({"type": "http.response.body", "body": b""}))
 
-    async def _ping(self, send: Send) -> None:
-        """Send a comment whenever nothing else was sent for a while."""
+    async def _noted(self, sending: Awaitable[None]) -> None:
+        clock = asyncio.get_running_loop().time
+        self._began = clock()
+        await sending
+        self._sent, self._began = clock(), None
+
+    async def _watch(self, send: Send) -> None:
+        """Send a comment whenever nothing else was sent for a while; return where a piece takes too long.
+
+        One clock for all pieces: to set one for each would take longer than to send it.
+        """
+        clock = asyncio.get_running_loop().time
         while True:
-            before = self._sent
-            await asyncio.sleep(self._ping_interval)
-            if self._sent == before and before and not self._is_sending:
-                await send({"type": "http.response.body", "body": PING, "more_body": True})
-
-    async def _within(self, sending: Awaitable[None]) -> None:
-        self._is_sending = True
-        try:
-            async with asyncio.timeout(self._send_timeout):
-                await sending
-        except TimeoutError:
-            raise ClientGoneError(f"it took no data for {self._send_timeout:g} s") from None
-        self._sent, self._is_sending = self._sent + 1, False
+            now = clock()
+            due = now + self._ping_interval
+            if self._began is not None:
+                due = self._began + self._send_timeout
+                if now >= due:
+                    return
+            elif self._sent is not None:
+                due = self._sent + self._ping_interval
+                if now >= due:
+                    await send({"type": "http.response.body", "body": PING, "more_body": True})
+                    self._sent = clock()
+                    continue
+            await asyncio.sleep(min(due - now, self._send_timeout))  # by when a piece that is begun now may be late
