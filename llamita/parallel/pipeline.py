@@ -131,7 +131,7 @@ class Pipeline:
         own = mesh["pp"]
         self.model, self.schedule = model, schedule
         self.group, self.rank, self.size = own.get_group(), own.get_local_rank(), own.size()
-        self.num_parameters, tied = model.num_parameters(), tied_weight(model)
+        tied = tied_weight(model)
         self.is_tied = tied is not None and tied.requires_grad
         count = self.size * stages_each
         stages = range(self.rank, count, self.size)

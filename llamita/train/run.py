@@ -35,7 +35,8 @@ class Run:
     base: the fingerprint of the frozen weights of an adapter, which checkpoints leave out.
     ranks: those that share each batch. root: the model's passes, which are `sharded` where there are several ranks.
     pipeline: where the model has some of several stages; names: those of the trained weights of all stages, numbers:
-    for each optimizer, those of the weights here among all that it would have in one process.
+    for each optimizer, those of the weights here among all that it would have in one process. num_parameters: how many
+    numbers all weights are, of which processes may have parts.
     """
 
     model: LlamaForCausalLM
@@ -50,11 +51,13 @@ class Run:
     pipeline: Pipeline | None = None
     names: Collection[str] | None = None
     numbers: list[list[int]] | None = None
+    num_parameters: int = 0
     sharded: InitVar[nn.Module | None] = None
     root: nn.Module = field(init=False)
 
     def __post_init__(self, sharded: nn.Module | None) -> None:
         self.root = sharded or Pass(self.model)
+        self.num_parameters = self.num_parameters or self.model.num_parameters()
 
     def loss(self, compute: Callable[..., Tensor], batch: Batch) -> Tensor:
         """What `compute(model, batch)` returns, on the model's device; every rank must ask at the same time.
@@ -63,11 +66,6 @@ class Run:
         """
         batch = batch.to(self.device)
         return self.root(compute, batch) if self.pipeline is None else self.pipeline.measure(compute, batch)
-
-    @property
-    def num_parameters(self) -> int:
-        """How many numbers the weights are, of all stages."""
-        return self.model.num_parameters() if self.pipeline is None else self.pipeline.num_parameters
 
     @property
     def device(self) -> torch.device:
@@ -180,16 +178,18 @@ def start(
     """
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)  # their number decides the order of sums, and so the bits
-    ranks = DataRanks(processes)
+    ranks, count = DataRanks(processes), model.num_parameters()
     model.train()
     if (tensor := mesh.dim(processes, "tp")) is not None:
         shard_for_training(model, tensor)
     if processes is not None and mesh.dim(processes, "pp") is not None:
-        return _staged(recipe, model, loader, processes, base=base, read=read)
+        return _staged(recipe, model, loader, processes, base=base, read=read, num_parameters=count)
     passes = pass_of(model, ranks.context)
     base = _shard([passes], model, ranks, recipe, read) or base
     optimizers = savings.optimizers(model, recipe)
-    return Run(model, optimizers, loader, recipe.steps or 0, base=base, ranks=ranks, sharded=passes)
+    return Run(
+        model, optimizers, loader, recipe.steps or 0, base=base, ranks=ranks, sharded=passes, num_parameters=count
+    )
 
 
 def _staged(
@@ -200,6 +200,7 @@ def _staged(
     *,
     base: str,
     read: Callable[..., Callable[[], str] | None] | None,
+    num_parameters: int,
 ) -> Run:
     """A run of this process's stages of a model, which is cut here."""
     ranks = DataRanks(processes)
@@ -211,6 +212,7 @@ def _staged(
     return Run(
         model, optimizers, loader, recipe.steps or 0, base=base, ranks=ranks, pipeline=pipeline,
         names=tuple(names.values()), numbers=numbers, sharded=nn.ModuleList(pipeline.roots),
+        num_parameters=num_parameters,
     )  # fmt: skip
 
 

@@ -99,7 +99,10 @@ def make_run(recipe: Recipe, found: Any, *, is_tied: bool) -> Run:
         model.double()
     check_ranks(recipe, DataRanks(found))
     savings.prepare(model, recipe)
-    return start(recipe, model, Steps(), processes=found, base=base)
+    count = model.num_parameters()
+    run = start(recipe, model, Steps(), processes=found, base=base)
+    assert run.num_parameters == count, "those of all processes"
+    return run
 
 
 def take_steps(run: Run, recipe: Recipe, until: int) -> list[tuple[float, float]]:
