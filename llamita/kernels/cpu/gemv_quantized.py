@@ -13,6 +13,7 @@ import numpy as np
 
 from llamita.kernels.block_format import BlockFormat
 from llamita.kernels.cpu import gemm_quantized as gemm
+from llamita.kernels.cpu import gemv_narrow as narrow
 from llamita.kernels.cpu import simd as v
 from llamita.kernels.cpu.arguments import Embed, GatedQuantized, LinearQuantized, offsets
 from llamita.kernels.cpu.block_dots import Dots, dots_of, sixteen_columns
@@ -134,20 +135,20 @@ def _put_pair(sums: int, lines: int, out: int, bias: int, left: int, stride: int
 
 @inline
 def _tile(
-    fetch: Inline, unpack: Inline, one: Inline, zero: int, size: int, tile: int, x: int, blocks: int
+    fetch: Inline, one: Inline, size: int, tile: int, x: int, blocks: int
 ) -> v.Vector:  # fmt: skip
     """A tile times one row of x. Here memory is the limit, so the tile is prefetched."""
     total = v.zero_fp32()
     for block in range(blocks):
-        fetch(tile + block * (size // 8), size // 8)
-        total = one(unpack(tile, block), zero, x, total)
+        fetch(tile + block * (size // 8))
+        total = one(tile, block, x, total)
         x += Q8_BLOCK
     return total
 
 
 @inline
 def _linear(
-    fetch: Inline, unpack: Inline, one: Inline, multiply: Inline, fewest: int, zero: int, size: int, at: int, chunk: int
+    fetch: Inline, one: Inline, multiply: Inline, fewest: int, size: int, at: int, chunk: int
 ) -> None:  # fmt: skip
     """fewest: rows of x that `multiply` takes. size: bytes of eight blocks of a tile."""
     stream, q8_blocks = v.read(at + LINEAR.stream), v.read(at + LINEAR.q8_blocks)
@@ -167,7 +168,7 @@ def _linear(
             _put_pair(sums, count, to, bias + 4 * row if bias else 0, n - row, 4 * n, adds)
         else:
             for i in range(count):
-                total = _tile(fetch, unpack, one, zero, size, tile, q8_blocks + i * row_bytes, blocks)
+                total = _tile(fetch, one, size, tile, q8_blocks + i * row_bytes, blocks)
                 _put(total, out + 4 * i * n, bias, row, n, adds)
 
 
@@ -208,15 +209,29 @@ def _embed(unpack, weight, zero, size, at, chunk):
                 out += 4
 
 
+def block_times_row(block_format: BlockFormat) -> Inline:
+    """A function that adds the products of a tile's block with a row of x to their sums: (tile, block, x, total)."""
+    layout, unpack = block_format.layout, inline(block_format.unpack)
+    if narrow.suits(layout):
+        return narrow.block_times_row(block_format)
+    one, zero = ONE[layout.algebra](dots_of(layout)), layout.zero_bits
+
+    @inline
+    def block_times_row(tile, block, x, total):
+        return one(unpack(tile, block), zero, x, total)
+
+    return block_times_row
+
+
 def linear(block_format: BlockFormat) -> Compute:
     """The product with a matrix of a format."""
-    layout, unpack = block_format.layout, inline(block_format.unpack)
-    dots, zero, size = dots_of(layout), layout.zero_bits, layout.eight_blocks
-    one, multiply, fewest = ONE[layout.algebra](dots), gemm.multiplier(block_format), gemm.fewest(block_format)
-    fetch = v.prefetch_ahead if layout.sub else v.prefetch_far  # by measurement: K-quants take longer by the other
+    layout, one, size = block_format.layout, block_times_row(block_format), block_format.layout.eight_blocks
+    multiply, fewest = gemm.multiplier(block_format), gemm.fewest(block_format)
+    ahead, level = (4096, 1) if layout.sub else (1 << 14, 2)  # by measurement: K-quants take longer by the other
+    fetch = v.prefetcher(ahead, size // 8, level=level)
 
     def compute(at: int, chunk: int) -> None:
-        _linear(fetch, unpack, one, multiply, fewest, zero, size, at, chunk)
+        _linear(fetch, one, multiply, fewest, size, at, chunk)
 
     return compute
 

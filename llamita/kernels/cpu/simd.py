@@ -200,23 +200,17 @@ yield_core = operation(  # call a function that offers the core to others
 )
 
 # For memory that is read once and in order: the processor's own prefetcher stops at the end of each page.
-AHEAD, FAR = 4096, 1 << 14
 _fetch_line = operation(void(i64), lambda b, at: code.prefetch(b, at, 1))
 prefetch_line = operation(void(i64), lambda b, at: code.prefetch(b, at, 2))  # 64 bytes, into the second cache
 
 
-@njit(forceinline=True)
-def prefetch_ahead(at: int, count: int) -> None:
-    """Prefetch `count` bytes, AHEAD bytes after an address; they need not exist."""
-    for i in range(0, count, 64):
-        _fetch_line(at + AHEAD + i)
+def prefetcher(ahead: int, count: int, *, level: int) -> Any:
+    """The operation that prefetches `count` bytes, `ahead` bytes after an address, into the cache of this level.
 
-
-@njit(forceinline=True)
-def prefetch_far(at: int, count: int) -> None:
-    """The same FAR bytes after an address, into the second cache."""
-    for i in range(0, count, 64):
-        prefetch_line(at + FAR + i)
+    They need not exist. Each line is an instruction of its own: few of them in a loop took as long as many products.
+    """
+    places = range(ahead, ahead + count, 64)
+    return operation(void(i64), lambda b, at: [code.prefetch(b, b.add(at, I64(i)), level) for i in places])
 
 
 @njit(forceinline=True)
