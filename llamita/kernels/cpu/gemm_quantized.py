@@ -9,11 +9,12 @@ x: four or sixteen of them at once. Codes of 8 and 4 bits are unpacked in regist
 
 from llamita.kernels.block_format import BlockFormat, Unpacked
 from llamita.kernels.cpu import gemm_in_registers as in_registers
-from llamita.kernels.cpu import gemm_panels as panels
 from llamita.kernels.cpu import matrix_tiles
 from llamita.kernels.cpu import simd as v
 from llamita.kernels.cpu.constants import Q8_BLOCK, ROWS
-from llamita.kernels.cpu.gemm_panels import BLOCKS, SCALES, SECONDS, SUMS, UNPACKED, Panel
+from llamita.kernels.cpu.gemm_four_rows import panel_of
+from llamita.kernels.cpu.gemm_panels import BLOCKS, SCALES, SECONDS, SUMS, UNPACKED, Panel, prefetch_rows
+from llamita.kernels.cpu.gemm_sixteen_rows import HAS_MATRIX_TILES, matrix_panel_of
 from llamita.kernels.cpu.runtime.program import Inline, inline
 
 
@@ -34,10 +35,10 @@ def multiplier(form: BlockFormat) -> Inline:
     those of a row. skipped: bytes between the end of either tile and the one read after it. out: where the caller will
     write them, in rows of `stride` bytes, or 0 for both. at: the kernel's own memory.
     """
-    few = in_registers.multiplier(form) if in_registers.suits(form.layout) else _by(form, panels.panel_of(form.layout))
-    if not panels.HAS_MATRIX_TILES:
+    few = in_registers.multiplier(form) if in_registers.suits(form.layout) else _by(form, panel_of(form.layout))
+    if not HAS_MATRIX_TILES:
         return few
-    many = _by(form, panels.matrix_panel_of(form.layout))
+    many = _by(form, matrix_panel_of(form.layout))
 
     @inline
     def multiply(
@@ -76,7 +77,7 @@ def _by(form: BlockFormat, panel: Panel) -> Inline:
                 # the last rows may be in the group before too
                 row, done = min(rows * number, lines - rows), number * count * piece
                 if stride and first + count == blocks:
-                    panels.prefetch_rows(out + row * stride, stride, rows)
+                    prefetch_rows(out + row * stride, stride, rows)
                 multiply_panel(
                     at, count, zero, x + row * line + first * Q8_BLOCK, line, sums + 128 * rows * number,
                     (tiles[0] + later + done, tiles[1] + later + done), piece if done < BLOCKS * block else 0,
@@ -95,7 +96,7 @@ def fewest(form: BlockFormat) -> int:
 @inline
 def rows_of_panel(lines: int) -> int:
     """How many rows of x are multiplied at once where there are `lines`."""
-    return matrix_tiles.ROWS if panels.HAS_MATRIX_TILES and lines >= matrix_tiles.ROWS else ROWS
+    return matrix_tiles.ROWS if HAS_MATRIX_TILES and lines >= matrix_tiles.ROWS else ROWS
 
 
 @inline
