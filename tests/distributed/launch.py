@@ -17,7 +17,8 @@ from tests.zygote import Zygote, result
 def _forks() -> Zygote:
     """What forks for every launch of this process of tests: it has imported what they need, which takes seconds."""
     modules = "llamita.llm, llamita.loader, tests.distributed.command, tests.distributed.stage_cases"
-    forks = Zygote(f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {modules}")
+    steps = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {modules}; from llamita.kernels.cpu import training"
+    forks = Zygote(f"{steps}; training.has_kernels()")  # whose answer takes LLVM, and a process of steps asks
     atexit.register(forks.stop)
     return forks
 

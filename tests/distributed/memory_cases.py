@@ -8,6 +8,7 @@ import torch
 import torch._dynamo  # what the optimizers and the schedules import, before the processes part
 import torch.distributed.pipelining
 
+from llamita.config import LlamaConfig
 from llamita.model.llama import LlamaForCausalLM
 from llamita.parallel.mesh import arranged
 from llamita.train import savings
@@ -25,15 +26,19 @@ RECIPE = Recipe(
 # How many processes, which of them are compared, and what is different in their recipe.
 CASES: dict[str, tuple[int, tuple[int, ...], dict[str, Any]]] = {
     "dp_shard": (2, (0,), {"recompute": "full"}),
-    "tp": (2, (0,), {"tp": 2}),
+    "tp": (2, (0,), {"tp": 2, "batch_tokens": 256}),
     "interleaved x dp_shard": (4, (0, 3), {"pp": 2, "pp_schedule": "interleaved", "optimizer": "muon"}),
 }
-LAYERS = CONFIG.replace(num_hidden_layers=4)
+
+
+def layers(recipe: Recipe) -> LlamaConfig:
+    """As many layers as a recipe needs: one is like another."""
+    return CONFIG.replace(num_hidden_layers=2 if recipe.pp == 1 else 4)
 
 
 def measured(found: Any, recipe: Recipe, count: int) -> int:
     """The peak of the tensors of a real second step."""
-    model, live = LlamaForCausalLM.without_weights(LAYERS), LiveTensors()
+    model, live = LlamaForCausalLM.without_weights(layers(recipe)), LiveTensors()
     savings.prepare(model, recipe, processes=count, device=torch.device("cpu"))
     read = partial(first_weights, seed=0, device=torch.device("cpu"))
     with live:
@@ -57,6 +62,6 @@ def check() -> dict[str, list[float]]:
 
 def peak(recipe: Recipe, count: int, rank: int) -> int:
     """What is said of one process."""
-    (found,) = estimates_of(LAYERS, [recipe], count, rank)
+    (found,) = estimates_of(layers(recipe), [recipe], count, rank)
     assert found is not None
     return found.peak

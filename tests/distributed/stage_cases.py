@@ -30,13 +30,14 @@ from tests.distributed import group
 from tests.distributed.tensor_cases import CONFIG, largest, model_of
 from tests.distributed.work import gone_on
 
-LENGTH, ROWS, STEPS, FEW, RESUMED = 14, 6, 20, 2, 3
+LENGTH, ROWS, STEPS, FEW, ONE, RESUMED = 14, 6, 20, 2, 1, 3
 RECIPE = Recipe(
     task="pretrain", optimizer="adamw", precision="fp32", lr=2e-3, steps=STEPS, threads=1, micro_rows=2, length=LENGTH,
     batch_tokens=ROWS * LENGTH, weight_decay=0.1, rates="*.0.*.q_proj.weight=1.5,model.norm.weight=2", model="small",
 )  # fmt: skip
 LAYERS = {"num_hidden_layers": 4}
 INTERLEAVED = {"pp_schedule": "interleaved"}
+HALVES = {"micro_rows": ROWS // 2}  # micro-batches: two, for each costs processes of DTensors a tenth of a second
 # What the ranks run: their number, how they share the work, and what else is different from the one process.
 CASES: dict[str, tuple[int, Degrees, dict[str, Any]]] = {
     "1f1b": (2, Degrees(pp=2), {}),
@@ -44,10 +45,10 @@ CASES: dict[str, tuple[int, Degrees, dict[str, Any]]] = {
     "interleaved": (2, Degrees(pp=2), INTERLEAVED),
     "three stages": (3, Degrees(pp=3), {}),
     "pp x dp_shard": (4, Degrees(pp=2, dp_shard=2), {}),
-    "tp x cp": (4, Degrees(tp=2, cp=2), {}),
+    "tp x cp": (4, Degrees(tp=2, cp=2), HALVES),
     "cp x dp_shard": (4, Degrees(cp=2, dp_shard=2), {}),
-    "pp x cp x tp": (8, Degrees(pp=2, cp=2, tp=2), INTERLEAVED),
-    "dp_shard x cp x tp": (8, Degrees(dp_shard=2, cp=2, tp=2), {"micro_rows": 1}),
+    "pp x cp x tp": (8, Degrees(pp=2, cp=2, tp=2), INTERLEAVED | HALVES),
+    "dp_shard x cp x tp": (8, Degrees(dp_shard=2, cp=2, tp=2), {}),
 }
 # Of adapters three steps: of the embedding and a layer in the first of two stages, and of frozen weights in blocks.
 ADAPTERS: dict[str, tuple[int, Degrees, dict[str, Any]]] = {
@@ -55,6 +56,8 @@ ADAPTERS: dict[str, tuple[int, Degrees, dict[str, Any]]] = {
     "qlora, cp": (2, Degrees(cp=2), {"rates": "", "method": "qlora", "base_format": "int8"}),
 }
 TWENTY = ("1f1b", "interleaved")
+# One step, a check of the loss, and held-out rows: the steps of these two dims are those of either three with them.
+SINGLE = ("tp x cp",)
 # Of eight processes the steps alone: each plans, for tens of milliseconds, every operation of DTensors.
 STEPS_ALONE = ("pp x cp x tp", "dp_shard x cp x tp", *ADAPTERS)
 
@@ -132,7 +135,7 @@ def weights_of(run: Run) -> dict[str, Tensor]:
 
 
 def reference(
-    recipe: Recipe = RECIPE, numbers: tuple[int, ...] = (FEW, RESUMED, STEPS), *, is_tied: bool = True
+    recipe: Recipe = RECIPE, numbers: tuple[int, ...] = (ONE, FEW, RESUMED, STEPS), *, is_tied: bool = True
 ) -> dict[int, tuple[Any, dict[str, Tensor], float]]:
     """What one process computes in few steps, in those of the run that is resumed, and in twenty."""
 
@@ -222,7 +225,8 @@ def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def check(*names: str) -> dict[str, Any]:
     """All cases, of a model whose head is the embedding; the first also of one with a head of its own."""
     tied = reference()
-    found = {name: compare(name, STEPS if name in TWENTY else FEW, tied, is_tied=True) for name in names}
+    steps = dict.fromkeys(CASES, FEW) | dict.fromkeys(TWENTY, STEPS) | dict.fromkeys(SINGLE, ONE)
+    found = {name: compare(name, steps[name], tied, is_tied=True) for name in names}
     if "1f1b" in names:
         found["untied"] = compare("1f1b", FEW, reference(is_tied=False), is_tied=False)
         found["resumed"] = resumed(tied[RESUMED][1])
