@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import os
 import signal
 import time
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from llamita.cli.main import main
+from llamita.train import loop
 from llamita.train.metrics import read_log
 from tests.distributed import group
 from tests.small import save_small_model
@@ -27,16 +30,35 @@ def run(words: list[str]) -> dict[str, Any]:
     return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
 
 
+def run_slowly(words: list[str]) -> dict[str, Any]:
+    """Run a training that a signal is to end: each step waits longer, for whoever sends it may be kept from it."""
+    plain, waits = loop.next_batch, itertools.count(1)
+
+    def next_batch(*given: Any) -> Any:
+        time.sleep(0.05 * next(waits))
+        return plain(*given)
+
+    loop.next_batch = next_batch
+    return run(words)
+
+
 def answers(found: list[tuple[Any, Any]]) -> list[dict[str, Any]]:
     """What the processes of `group.start` answer."""
     return [group.answer(*one) for one in found]
+
+
+def by_torchrun(words: list[str]) -> dict[int, dict[str, Any]]:
+    """Run a command line in two processes as `torchrun --nproc-per-node 2` does; what each of them answers."""
+    address = f"127.0.0.1:{group.free_port()}"
+    config = LaunchConfig(1, 1, 2, rdzv_endpoint=address, rdzv_backend="c10d", run_id="one", start_method="fork")
+    return elastic_launch(config, run)(words)
 
 
 def begun(folder: Path, words: list[str]) -> list[tuple[Any, Any]]:
     """Two ranks that train, once they have taken and saved two more steps."""
     log = folder / "training" / "metrics.jsonl"
     before = log.read_text(encoding="utf-8").count("\n") if log.exists() else 0
-    found = group.start(2, lambda: run(words))
+    found = group.start(2, lambda: run_slowly(words))
     while not (log.exists() and log.read_text(encoding="utf-8").count("\n") > before + 2):
         time.sleep(0.05)
         assert all(process.is_alive() for process, _ in found)

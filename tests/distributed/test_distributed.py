@@ -1,16 +1,14 @@
 """Training on several processes, on the CPU: one launch for many checks, as each imports torch."""
 
+import ast
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.architecture.source import ROOT
 from tests.distributed.launch import run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks processes with gloo")
@@ -127,12 +125,13 @@ def said(ranks: list[dict[str, Any]], code: int) -> str:
 
 
 def test_torchrun_trains_a_model(tmp_path: Path) -> None:
-    (tmp_path / "book.txt").write_text("the cat sat on the mat. " * 60, encoding="utf-8")
-    words = "train book.txt --shape pico --steps 2 --length 16 --batch-tokens 64 --micro-rows 1 --threads 1"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "llamita"]
-    done = subprocess.run(
-        [*launch, *words.split(), "--precision", "fp32", "-q", "-o", "out"],
-        capture_output=True, text=True, cwd=tmp_path, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (0, "out\n"), done.stderr
-    assert (tmp_path / "out" / "training" / "step-00000002").is_dir()
+    """By torchrun's own agent, whose processes fork instead of importing torch anew; the other tests imitate it."""
+    text, folder = tmp_path / "book.txt", tmp_path / "out"
+    text.write_text("the cat sat on the mat. " * 60, encoding="utf-8")
+    words = f"train {text} --shape pico --steps 2 --length 16 --batch-tokens 64 --micro-rows 1 --threads 1"
+    words += f" --precision fp32 -q -o {folder}"
+    found = run(f"from tests.distributed import command; print(command.by_torchrun({words.split()!r}))")
+    assert ast.literal_eval(found.splitlines()[-1]) == {
+        0: {"code": 0, "out": f"{folder}\n", "err": ""}, 1: {"code": 0, "out": "", "err": ""}
+    }  # fmt: skip
+    assert (folder / "training" / "step-00000002").is_dir()
