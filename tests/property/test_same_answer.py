@@ -14,8 +14,10 @@ from torch import Tensor
 import llamita
 from llamita.cache.growing import GrowingCache
 from llamita.cache.saved import load, save
+from llamita.checkpoint.load import Loaded
 from llamita.config import LlamaConfig
 from llamita.context.batch import BatchLayout
+from llamita.llm import LLM
 from llamita.model.llama import LlamaForCausalLM
 from llamita.plans.cpu import fuse
 from llamita.plans.cpu.passes import ModelParts, Pass
@@ -29,10 +31,17 @@ MOST = 150  # tokens of a text: three blocks of keys
 
 
 @cache
+def cria(form: str) -> Loaded:
+    """The embedded model, loaded once for all tests of a format."""
+    llm = llamita.load(quantize=None if form == "bfloat16" else form)
+    return Loaded(llm.model, llm.tokenizer, llm.name, Path())
+
+
+@cache
 def model_of(form: str, *, is_cria: bool = False) -> LlamaForCausalLM:
     """A model with kernels: a random one of odd sizes, or cria."""
     if is_cria:
-        return llamita.load(quantize=None if form == "bfloat16" else form).model
+        return cria(form).model
     torch.manual_seed(3)
     is_plain = form in dir(torch)
     config = LlamaConfig(
@@ -165,7 +174,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("form", CRIA)
 def test_texts_are_the_same_alone_in_a_batch_and_while_guessing(form: str, way: str) -> None:
-    llm = llamita.load(quantize=None if form == "bfloat16" else form)
+    llm = LLM(cria(form))  # which has no prefix yet
     options = {"max_tokens": 24, **WAYS[way]}
     alone = [llm.generate(prompt, seed=i, **options) for i, prompt in enumerate(PROMPTS)]
     seeds = list(range(len(PROMPTS)))
