@@ -18,6 +18,7 @@ from llamita.plans.invariant import invariant
 from llamita.quant.surgery import quantize
 
 LONGEST = 150  # more than two blocks of keys
+WRITTEN = 10  # tokens that a row writes: the longest prompt of 61 then has more than one block
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MODELS: dict[str, dict[str, Any]] = {
     "grouped": {},
@@ -96,7 +97,7 @@ def new_cache(name: str, config: LlamaConfig, rows: int, dtype: torch.dtype) -> 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", MODELS)
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(data=st.data())
 def test_a_row_of_a_ragged_batch_read_in_passes_is_the_row_alone(kind: str, dtype: str, data: st.DataObject) -> None:
     model = steady(kind, dtype)
@@ -137,7 +138,7 @@ def test_documents_packed_in_a_row_are_what_they_are_alone(dtype: str) -> None:
 def test_a_row_writes_in_a_batch_what_it_writes_alone(dtype: str, draw: dict[str, Any]) -> None:
     model, texts = steady("grouped", dtype), [text(length, length) for length in (9, 61, 2, 33)]
     ids, mask = batched(texts, 0)
-    options = {"max_new_tokens": 24, "eos_token_id": None, **draw}
+    options = {"max_new_tokens": WRITTEN, "eos_token_id": None, **draw}
     seeds = {"seed": [11, 12, 13, 14]} if draw["do_sample"] else {}
     together = model.generate(ids, attention_mask=mask, **options, **seeds)
     chunked = model.generate(ids, attention_mask=mask, prefill_chunk_size=7, **options, **seeds)
@@ -145,7 +146,7 @@ def test_a_row_writes_in_a_batch_what_it_writes_alone(dtype: str, draw: dict[str
     for row, one in enumerate(texts):
         seed = {"seed": [11 + row]} if draw["do_sample"] else {}
         alone = model.generate(one, attention_mask=torch.ones_like(one), **options, **seed)
-        assert torch.equal(alone[0, -24:], together[row, -24:])
+        assert torch.equal(alone[0, -WRITTEN:], together[row, -WRITTEN:])
 
 
 @pytest.mark.parametrize("format", ["q8_0", "q4_0"])

@@ -234,6 +234,7 @@ def by_state_dict(module: nn.Module, leaf: str, value: Tensor) -> None:
     module.load_state_dict({leaf: value}, strict=False)
 
 
+DTYPES = [torch.float32, torch.bfloat16]
 PARAMETERS: dict[str, Callable[[nn.Module, str, Tensor], None]] = {
     "a new parameter": anew,
     "new data": by_data,
@@ -245,13 +246,14 @@ PARAMETERS: dict[str, Callable[[nn.Module, str, Tensor], None]] = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("change", PARAMETERS)
 def test_every_parameter_may_change(change: str, dtype: torch.dtype) -> None:
+    """Each changes in each way, every other one in this dtype: the next change takes the others in it."""
     torch.manual_seed(5)
     source = deepcopy(original("plain")).to(dtype)
-    before = plainly(source)
-    for name, parameter in source.named_parameters():
+    before, first = plainly(source), ([*PARAMETERS].index(change) + DTYPES.index(dtype)) % 2
+    for name, parameter in [*source.named_parameters()][first::2]:
         model = fuse(deepcopy(source))
         logits(model)
         owner, _, leaf = name.rpartition(".")
