@@ -47,14 +47,18 @@ class Draft:
 
         files: the facts of all that has been written and synced, by name.
         """
-        _write_json(self.folder / COUNTERS, self.counters)
-        _write_json(self.folder / MANIFEST, {**files, COUNTERS: facts(self.folder / COUNTERS)})
+        self._write_json(COUNTERS, self.counters)
+        self._write_json(MANIFEST, {**files, COUNTERS: facts(self.folder / COUNTERS)})
         sync_folder(self.folder)
         shutil.rmtree(self.target, ignore_errors=True)  # of a run that died before it named this one the latest
         self.folder.rename(self.target)
         sync_folder(self.target.parent)
         write_text(self.target.parent / LATEST, self.target.name + "\n")
         _sweep(self.target.parent, latest=self.target.name, keep=self.keep)
+
+    def _write_json(self, name: str, value: Any) -> None:
+        with creating(self.folder / name, self.target / name) as file:
+            file.write(json.dumps(value, indent=2).encode())
 
 
 def begun(target: Path, counters: Mapping[str, Any], *, keep: int) -> Draft:
@@ -85,11 +89,6 @@ def latest(folder: Path) -> str | None:
     """The name of the checkpoint that was published last."""
     path = folder / LATEST
     return read_text(path).strip() if path.exists() else None
-
-
-def _write_json(path: Path, value: Any) -> None:
-    with creating(path) as file:
-        file.write(json.dumps(value, indent=2).encode())
 
 
 def _sweep(folder: Path, *, latest: str, keep: int) -> None:

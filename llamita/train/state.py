@@ -35,7 +35,7 @@ def save(run: Run, folder: Path, *, keep: int = COUNT) -> Path:
         return target_of(run, folder)
     with draft.written():
         for name, tensors in ((WEIGHTS, run.weights()), (MEMORY, run.memory())):
-            with creating(draft.folder / name) as file:
+            with creating(draft.folder / name, draft.target / name) as file:
                 write_tensors(file, tensors, {"format": "pt"})
         draft.publish({name: facts(draft.folder / name) for name in (WEIGHTS, MEMORY)})
     return draft.target
