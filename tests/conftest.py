@@ -53,12 +53,17 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     gc.enable()
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("torch") and isinstance(logger, logging.Logger):
+            logger.propagate = True  # or pytest gives each of torch's 40 loggers its handlers, six times a test
 
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
     """Start every test from the same random state, and on one thread: two that share small work mostly wait."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
+    if torch.cuda.is_available():  # where none is, torch.manual_seed remembers each call for it, and the stack
+        torch.cuda.manual_seed_all(0)
     torch.set_num_threads(1)
 
 
