@@ -79,11 +79,16 @@ def imported(*modules: str) -> dict[str, str]:
 
 @pytest.fixture
 def room(tmp_path: Path) -> Path:
+    """Sources of a test's own, and nothing kept."""
+    return make_room(tmp_path)
+
+
+def make_room(folder: Path) -> Path:
     """A copy of what compiles and keeps kernels, with kernels of two files that call a function of the system's.
 
     One of the files is in a folder.
     """
-    copy = tmp_path / "kernels_under_test"
+    copy = folder / "kernels_under_test"
     texts = {"__init__.py": "", **imported("cpu/runtime/program", "cpu/simd")}
     assert "cpu/isa.py" in texts and "cpu/runtime/code_cache.py" in texts and "cpu/gemm.py" not in texts
     texts |= {"cpu/toy.py": TOY, "cpu/folder/__init__.py": "", "cpu/folder/words.py": WORDS}
@@ -96,6 +101,25 @@ def room(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(room: Path, zygote: Zygote) -> Start:
+    """Run a script on the test's sources."""
+    return starting(room, zygote)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Path:
+    """Sources whose kernels are kept; what is kept does not depend on where they are."""
+    room = make_room(tmp_path_factory.mktemp("compiled"))
+    assert result(starting(room, zygote)()) == "7.0 compiled"
+    return room
+
+
+@pytest.fixture
+def kept(room: Path, compiled: Path) -> None:
+    """The test's kernels are kept."""
+    shutil.copytree(compiled.parent / "home", room.parent / "home")
+
+
+def starting(room: Path, zygote: Zygote) -> Start:
     """Run a script on the copy in a process of its own, with every warning an error and a home of its own."""
     home = {"HOME": str(room.parent / "home"), "XDG_CACHE_HOME": str(room.parent / "home")}
     rest = {key: value for key, value in os.environ.items() if not key.startswith("NUMBA_")}
@@ -130,8 +154,8 @@ def test_what_is_kept_is_run_without_numba_until_any_source_changes(room: Path, 
     assert result(start()) == "12.0 compiled"
 
 
+@pytest.mark.usefixtures("kept")
 def test_damaged_code_is_never_run(room: Path, start: Start) -> None:
-    assert result(start()) == "7.0 compiled"
     add, clear = files(room)
     whole, look = (
         add.read_bytes(),
@@ -145,9 +169,9 @@ def test_damaged_code_is_never_run(room: Path, start: Start) -> None:
     assert result(start()) == "7.0 found"
 
 
-def test_code_that_calls_what_is_not_there_is_compiled(room: Path, start: Start) -> None:
+@pytest.mark.usefixtures("kept")
+def test_code_that_calls_what_is_not_there_is_compiled(start: Start) -> None:
     """LLVM would end the process."""
-    assert result(start()) == "7.0 compiled"
     lie = """
 import dataclasses
 from kernels_under_test.cpu.runtime import code_cache
@@ -159,10 +183,12 @@ print(code.calls, code_cache.find("toy.add"))
     assert result(start()) == "7.0 compiled"
 
 
-def test_nothing_is_left_beside_the_sources_and_nothing_kept_where_no_folder_is(room: Path, start: Start) -> None:
-    before = sorted(room.rglob("*.py"))
-    assert result(start()) == "7.0 compiled"
-    assert sorted(path for path in room.rglob("*") if path.is_file() and path.suffix != ".pyc") == before
+def test_nothing_is_left_beside_the_sources(compiled: Path) -> None:
+    left = {path for path in compiled.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert left == {*compiled.rglob("*.py")}
+
+
+def test_what_is_kept_goes_where_a_variable_says_and_nowhere_without_a_folder(room: Path, start: Start) -> None:
     elsewhere = room.parent / "elsewhere"
     assert result(start(NUMBA_CACHE_DIR=str(elsewhere))) == "7.0 compiled"
     assert result(start(NUMBA_CACHE_DIR=str(elsewhere))) == "7.0 found"
@@ -176,9 +202,11 @@ def test_what_nobody_added_to_for_a_month_goes(room: Path, start: Start) -> None
         (kernels / name).mkdir(parents=True)
         (kernels / name / "toy.add").write_text("")
         os.utime(kernels / name, (0, time.time() - days * 24 * 3600))
-    assert result(start()) == "7.0 compiled"
+    stored = "from kernels_under_test.cpu.runtime import code_cache, machine_code;"
+    stored += "code_cache.store('toy.add', machine_code.Code(b'image', 'entry', ()))"
+    assert result(start(stored)) == ""
     assert not (kernels / "old").exists()
-    assert (kernels / "new").exists() and len(files(room)) == 3
+    assert (kernels / "new").exists() and len(files(room)) == 2
 
 
 CODE = Code(b"image", "entry", ())
