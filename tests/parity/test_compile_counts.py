@@ -103,10 +103,9 @@ def test_whole_sequences_of_any_length_share_their_graphs(tiny_config: LlamaConf
     assert pair.graphs == {"regional": 2, "full": 1}[plan]
 
 
-@pytest.mark.parametrize(
-    ("kind", "rows", "layers"), [("dynamic", 1, 1), ("dynamic", 2, 1), ("static", 2, 2), ("growing", 2, 1)]
-)
+@pytest.mark.parametrize(("kind", "rows", "layers"), [("dynamic", 1, 1), ("static", 2, 2), ("growing", 2, 1)])
 def test_decoding_compiles_nothing_anew(tiny_config: LlamaConfig, kind: str, rows: int, layers: int) -> None:
+    """Several rows of a dynamic cache are among the padded ones below."""
     pair = Pair(tiny_config, "full", layers=layers)
     pair.read_on(CACHES[kind], rows)
     kinds = pair.graphs
@@ -140,6 +139,7 @@ def test_padded_rows(tiny_config: LlamaConfig, plan: str, kind: str) -> None:
     pair = Pair(tiny_config, plan, layers=LAYERS[plan])
     pair.read_on(CACHES[kind], 3, left=4)
     kinds = pair.graphs
+    assert kinds <= (4 if plan == "regional" else 3)
     pair.read_on(CACHES[kind], 3, left=2)
     assert pair.graphs == kinds
 

@@ -32,7 +32,7 @@ RECIPE = Recipe(
 )
 
 
-def measured(recipe: Recipe, config: LlamaConfig = CONFIG) -> int:
+def measured(recipe: Recipe, config: LlamaConfig) -> int:
     """The peak of the tensors of a real run."""
     tokens = torch.arange(24 * 64, dtype=torch.int32).reshape(24, 64) % 608
     documents = (torch.arange(64, dtype=torch.int32) // 40).expand(24, -1).contiguous()
@@ -59,7 +59,8 @@ def measured(recipe: Recipe, config: LlamaConfig = CONFIG) -> int:
 def test_the_estimate_is_within_ten_percent_of_a_run(change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_loss, "LOGITS", 608 * 150)
     recipe = replace(RECIPE, **change)
-    assert memory.estimate(CONFIG, recipe).peak == pytest.approx(measured(recipe), rel=0.1)
+    config = CONFIG.replace(num_hidden_layers=3 if recipe.recompute_every > 1 else 2)
+    assert memory.estimate(config, recipe).peak == pytest.approx(measured(recipe, config), rel=0.1)
 
 
 @pytest.mark.parametrize("change", [{}, {"recompute": "full"}, {"method": "lora", "model": "any"}], ids=str)
