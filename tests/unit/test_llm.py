@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -413,6 +414,13 @@ def test_a_prefix_of_another_model_is_refused(llm: LLM, tmp_path: Path) -> None:
     saved.save(prefix.cache, tmp_path / "no_text", fingerprint=fingerprint(llm.model))
     with pytest.raises(BrokenFileError, match="is no prefix"):
         llm.load_prefix(tmp_path / "no_text")
+
+
+def test_a_model_goes_to_other_processes(llm: LLM) -> None:
+    options: Any = {"max_tokens": 4, "temperature": 1.0, "seed": 3}
+    written = llm.generate("hello", **options)
+    assert pickle.loads(pickle.dumps(llm)).generate("hello", **options) == written
+    assert pickle.loads(pickle.dumps(written)) == written
 
 
 def test_a_broken_off_word_is_healed(cria: LLM) -> None:
