@@ -207,10 +207,9 @@ class Parser(argparse.ArgumentParser):
         """The error for an option that the verb does not have: another verb's, or no verb's."""
         if name in self.options:  # after --
             return UsageError(f"{name} stands after --, where every word is a text: write options before it")
-        if own := next((one for one in (f"{name}s", name.removesuffix("s")) if one in self.options), None):
-            return UsageError(f"there is no option {name}: write {own}")
-        ours = habits.renamed(name)
-        if users := [verb for verb, theirs in _options_of_all().items() if ours in theirs]:
+        ours, is_near = habits.renamed(name), {f"{name}s", name.removesuffix("s")}.intersection(self.options)
+        users = [] if is_near else [verb for verb, theirs in _options_of_all().items() if ours in theirs]
+        if users:
             return UsageError(f"llamita {self.verb} does nothing with {name}: leave it out, it is for {_listed(users)}")
         return unknown("option", name, self.options, f"{self.prog} --help lists them")
 
