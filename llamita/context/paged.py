@@ -72,17 +72,16 @@ class Paged:
         tables = np.fromiter(chain.from_iterable(own), dtype=np.int64, count=sum(map(len, own)))
         origins = np.array([0, *accumulate(map(len, own[:-1]))])
         starts, tables, origins = (torch.from_numpy(one) for one in (np.array(starts), tables, origins))
-        return BatchLayout(starts, 0, tables, origins, self.pages.block_size, (counts, firsts))
+        return BatchLayout(starts, 0, tables, origins, self.pages.block_size, (counts, firsts), True)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation, *, layer: int) -> Tensor:
         """Rotate, store and attend: q (1, T, N, H), k and v (1, T, K, H) -> (1, T, N, H)."""
         q, k, v = rotation(q).transpose(1, 2), rotation(k).transpose(1, 2), v.transpose(1, 2)
-        attend, (keys, values) = attention_backend(self._backend), self.pages.buffers[layer]
-        out: list[Tensor] = []
+        attend, out = attention_backend(self._backend), list[Tensor]()
         for first, count, (slots, mask) in zip(self._firsts, self.counts, self._rows, strict=True):
-            own, new = slice(first, first + count), slots[len(slots) - count :]
-            keys[:, :, new], values[:, :, new] = k[:, :, own].to(keys.dtype), v[:, :, own].to(values.dtype)
-            seen = keys[:, :, slots].to(q.dtype), values[:, :, slots].to(q.dtype)
+            own = slice(first, first + count)
+            self.pages.write(layer, slots[len(slots) - count :], k[0, :, own], v[0, :, own])
+            seen = (x[None].to(q.dtype) for x in self.pages.read(layer, slots))
             out.append(attend(q[:, :, own], *seen, mask, scale=self.scale, dropout=0.0))
         return torch.cat(out, dim=1)
 

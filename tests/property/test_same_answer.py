@@ -1,6 +1,7 @@
 """Same question, same answer: the logits of a token do not depend on what else runs, nor on what was read before."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ from torch import Tensor
 
 import llamita
 from llamita.cache.growing import GrowingCache
+from llamita.cache.paged import PagedCache
 from llamita.cache.saved import load, save
 from llamita.checkpoint.load import Loaded
 from llamita.config import LlamaConfig
@@ -151,14 +153,18 @@ def test_logits_are_the_same_from_pages_in_any_order(form: str, page: int) -> No
     heads = config.num_key_value_heads
     cache.begin(config.num_hidden_layers, batch=1, heads=heads, width=config.head_dim, dtype=model.dtype)
     table = torch.randperm(256 // page, generator=torch.Generator().manual_seed(page))  # of all of its slots
-    start = 0
+    blocks = PagedCache(config, num_blocks=256 // page, block_size=page, dtype=model.dtype, device="cpu")
+    start, from_blocks = 0, []
     for part in ids.split([100, 1, 20, 9], dim=1):
         made = Pass(ModelParts.of(model), Workspace(), part.numel(), dtype=model.dtype)
         layout = BatchLayout(start, 0, table, 0, page)
         cache.reserve(part.shape[1])
         logits.append(made.run(part, cache.buffers, [layout], range(part.numel()))[None])
+        layout = replace(layout, is_blocked=True)
+        from_blocks.append(made.run(part, blocks.buffers, [layout], range(part.numel()))[None])
         start = start + part.shape[1]
     assert torch.equal(torch.cat(logits, dim=1), whole)
+    assert torch.equal(torch.cat(from_blocks, dim=1), whole)
 
 
 PROMPTS = ["Once upon a time", "2 + 3 =", "The dog ran. The dog ran. The dog", "A", "Tom had a red ball and a"]

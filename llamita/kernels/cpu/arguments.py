@@ -253,10 +253,11 @@ class Sizes(NamedTuple):
     """What all layers of a pass share: rows B of `decode_attention`, key/value heads K, query heads of each, head
     size H.
 
-    row_stride, head_stride, slot_stride: elements of the cache from one row, head or slot to the next. page_bits: a
-    page has 2 to this power slots, where rows have page tables. window: tokens that a token sees, its own included.
-    scale: fp32, on the scores. blocks, queries: how many blocks of queries there are, and tokens of one, for
-    `prefill_attention`.
+    row_stride, head_stride, slot_stride, page_stride: elements of the cache from one row, head, slot or page to the
+    next. page_bits: a page has 2 to this power slots, where rows have page tables. is_tiled: whether keys are in tiles
+    (see `key_tiles`). window: tokens that a token sees, its own included. scale: fp32, on the scores. blocks, queries:
+    how many blocks of queries there are, and tokens of one, for `prefill_attention`. span: heads of a chunk, for
+    `decode_attention`.
     """
 
     rows: Argument
@@ -266,11 +267,14 @@ class Sizes(NamedTuple):
     row_stride: Argument
     head_stride: Argument
     slot_stride: Argument
+    page_stride: Argument
     page_bits: Argument
+    is_tiled: Argument
     window: Argument
     scale: Argument
     blocks: Argument
     queries: Argument
+    span: Argument
 
 
 class Row(NamedTuple):

@@ -1,29 +1,30 @@
 """Decode attention, for few new tokens in each row: rotate and store them; each then sees the tokens up to itself.
 
 Must equal reference.attention bit for bit, and so `prefill_attention`. Arguments: `Attend`. H is a multiple of 16, at
-most 256. A chunk is a key/value head of a row with its query heads, so the cache is read once for all of them.
+most 256. A chunk is some key/value heads of a row with their query heads, so the cache is read once for all of them.
 
-Keys are taken 64 at a time, counted from the row's own first token, and transposed: a lane is a key, so no sum crosses
-lanes. Of the values a lane is a column. Both add two products at a time, the second first, as `simd.dot_bf16` does.
+Keys are taken 64 at a time, counted from the row's own first token, in tiles where a lane is a key (`key_tiles`). Of
+the values a lane is a column. Both add two products at a time, the second first, as `simd.dot_bf16` does.
 """
 
 from llamita.kernels.cpu import dtype_io as e
 from llamita.kernels.cpu import simd as v
 from llamita.kernels.cpu.arguments import Attend, Row, Sizes, offsets
-from llamita.kernels.cpu.cache_rows import head_of, is_in_line, row_of, slot_of, store_token
-from llamita.kernels.cpu.constants import KEYS
+from llamita.kernels.cpu.cache_rows import head_of, is_in_line, place_of, row_of, store_token
+from llamita.kernels.cpu.constants import KEYS, TILE
 from llamita.kernels.cpu.elementwise import put_rounded
 from llamita.kernels.cpu.functions import exponential
 from llamita.kernels.cpu.interleaved import first_columns, last_columns
+from llamita.kernels.cpu.key_tiles import score, transpose_keys
 from llamita.kernels.cpu.rotary import rotate
 from llamita.kernels.cpu.runtime.program import inline, kernel
-from llamita.kernels.cpu.weighted_values import fetch, mix_pairs, mix_queries
+from llamita.kernels.cpu.weighted_values import fetch, mix_pairs, mix_queries, without_pieces
 
 AT, SIZE, ROW = offsets(Attend), offsets(Sizes), offsets(Row)
 NEVER = -1e30  # less than any score
-QUERIES = 16  # of a key/value head that are worked on at once
+QUERIES = 16  # of a chunk that are worked on at once
 # Where things lie in the kernel's own memory, in bytes; columns are at most 256.
-SCORES, OUT, Q, STATE, TILE, OFFSETS = 1 << 16, 69632, 86016, 102400, 102656, 103680
+SCORES, OUT, Q, STATE, LINES, OFFSETS = 1 << 16, 69632, 86016, 102400, 102656, 103680
 LIST = 8 * KEYS  # bytes of the offsets of a block
 
 
@@ -40,53 +41,12 @@ def _find_offsets(row, sizes, size, first, end, is_line, to):
     stride = size * v.read(sizes + SIZE.slot_stride)
     for i in range(0, KEYS, 16):
         if is_line and first + i < end:
-            begin = stride * slot_of(row, sizes, first + i)
+            begin = size * place_of(row, sizes, first + i)
             for lane in range(16):
                 v.write(to + 8 * (i + lane), begin + stride * lane if first + i + lane < end else -1)
             continue
         for lane in range(i, i + 16):
-            v.write(to + 8 * lane, stride * slot_of(row, sizes, first + lane) if first + lane < end else -1)
-
-
-@inline
-def _transpose_keys(dtype, is_paired, keys, stride, offsets, is_line, width, to, scratch):
-    """Sixteen keys as columns (H, 16), or as pairs of columns (H/2, 16)."""
-    columns = 2 if is_paired else 1  # of a word
-    size, is_direct = e.size(dtype), is_line and v.read(offsets + 120) >= 0 and (is_paired or dtype == e.FP32)
-    for i in range(0, width, 16 * columns):
-        words = min(16, (width - i) // columns)
-        if is_direct and words == 16:
-            v.transpose(keys + v.read(offsets) + size * i, stride, to + 64 * (i // columns))
-            continue
-        for lane in range(16):
-            offset, line = v.read(offsets + 8 * lane), scratch + 64 * lane
-            if offset < 0:
-                v.store(line, v.zero_fp32())
-            elif is_paired or dtype == e.FP32:
-                v.store(line, v.load_some(keys + offset + size * i, words))
-            else:
-                v.store(line, e.wide(dtype, keys + offset, i))
-        v.transpose(scratch, 64, to + 64 * (i // columns))
-
-
-@inline
-def _score(is_paired, q, keys, width):
-    """One query with four times sixteen keys."""
-    a = b = c = d = v.zero_fp32()
-    if is_paired:
-        far = 32 * width
-        for i in range(width // 2):
-            word, at = v.broadcast_word(q + 4 * i), keys + 64 * i
-            a, b = v.dot_bf16(a, v.load_words(at), word), v.dot_bf16(b, v.load_words(at + far), word)
-            c, d = v.dot_bf16(c, v.load_words(at + 2 * far), word), v.dot_bf16(d, v.load_words(at + 3 * far), word)
-        return a, b, c, d
-    far = 64 * width
-    for pair in range(0, width, 2):
-        for i in (pair + 1, pair):
-            x, at = v.broadcast(v.read_fp32(q + 4 * i)), keys + 64 * i
-            a, b = v.fma(v.load(at), x, a), v.fma(v.load(at + far), x, b)
-            c, d = v.fma(v.load(at + 2 * far), x, c), v.fma(v.load(at + 3 * far), x, d)
-    return a, b, c, d
+            v.write(to + 8 * lane, size * place_of(row, sizes, first + lane) if first + lane < end else -1)
 
 
 @inline
@@ -103,12 +63,24 @@ def _exponentials(dtype, is_paired, x, largest, first, low, high, to, i):
 
 
 @inline
-def _softmax_step(dtype, is_paired, q, keys, first, low, high, width, to, state):
+def _score(dtype, is_paired, is_tiled, q, tiles, width, ahead):
+    """One query with the tiles of the cache, or those made of its keys, which are fp32 unless they are pairs."""
+    if is_tiled and not is_paired:
+        if ahead[4]:
+            return score(dtype, False, q, tiles, width, True, ahead)
+        return score(dtype, False, q, tiles, width, False, ahead)
+    if ahead[4]:
+        return score(e.FP32, is_paired, q, tiles, width, True, ahead)
+    return score(e.FP32, is_paired, q, tiles, width, False, ahead)
+
+
+@inline
+def _softmax_step(dtype, is_paired, is_tiled, q, tiles, first, low, high, width, to, state, ahead):
     """A step of the online softmax: a query's factors for a block of values.
 
     state: its largest score, the sum of its factors, and what its sums so far are to be multiplied by.
     """
-    a, b, c, d = _score(is_paired, q, keys, width)
+    a, b, c, d = _score(dtype, is_paired, is_tiled, q, tiles, width, ahead)
     never = v.broadcast(NEVER)
     a, b = hide(a, first, low, high, never), hide(b, first + 16, low, high, never)
     c, d = hide(c, first + 32, low, high, never), hide(d, first + 48, low, high, never)
@@ -126,7 +98,7 @@ def _softmax_step(dtype, is_paired, q, keys, first, low, high, width, to, state)
 
 
 @inline
-def _begin_queries(dtype, is_paired, at, row, head, begin, count, scratch):
+def _begin_queries(dtype, is_paired, at, row, head, begin, count, scratch, own):
     """Rotate, scale and round the queries as the cache is rounded, and begin their softmax."""
     sizes = v.read(at + AT.sizes)
     heads, group = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group)
@@ -135,7 +107,11 @@ def _begin_queries(dtype, is_paired, at, row, head, begin, count, scratch):
         number = v.read(row + ROW.offset) + (begin + i) // group
         x = v.read(at + AT.q) + 4 * width * ((number * heads + head) * group + (begin + i) % group)
         cosines, sines = v.read(at + AT.cosines) + 2 * width * number, v.read(at + AT.sines) + 2 * width * number
-        to = scratch + Q + 1024 * i
+        to, out, state = (
+            scratch + Q + 1024 * (own + i),
+            scratch + OUT + 1024 * (own + i),
+            scratch + STATE + 16 * (own + i),
+        )
         if is_paired:
             rotate(x, cosines, sines, width // 2, scale, e.BF16, to, 0)
         else:
@@ -143,42 +119,144 @@ def _begin_queries(dtype, is_paired, at, row, head, begin, count, scratch):
             if dtype == e.BF16:
                 for column in range(0, width, 16):
                     v.store(to + 4 * column, v.round_bf16(v.load(to + 4 * column)))
-        v.zero_memory(scratch + OUT + 1024 * i, -(-width // 32) * 2)
-        v.write_fp32(scratch + STATE + 16 * i, v.extract_first(v.broadcast(NEVER)))
-        v.write_fp32(scratch + STATE + 16 * i + 4, v.extract_first(v.zero_fp32()))
+        v.zero_memory(out, -(-width // 32) * 2)
+        v.write_fp32(state, v.extract_first(v.broadcast(NEVER)))
+        v.write_fp32(state + 4, v.extract_first(v.zero_fp32()))
+
+
+@inline
+def _heads_of(at, chunk):
+    """Of a chunk: its row, its first head and how many it has; none for a chunk after the last."""
+    sizes = v.read(at + AT.sizes)
+    heads, span = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.span)
+    parts = -(-heads // span)
+    number, head = chunk // parts, chunk % parts * span
+    last = v.read(sizes + SIZE.rows) - 1
+    return row_of(at, min(number, last)), head, min(span, heads - head) if number <= last else 0
 
 
 @inline
 def _first_block(at, sizes, dtype, chunk):
-    """Of a chunk: its row, its bytes in the cache before its head, and the first and last of its first block's tokens.
+    """Of a chunk: its row, its bytes in the cache before its first head, and its first block's first and last tokens.
 
     A chunk after the last has no tokens.
     """
-    heads, group, window = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group), v.read(sizes + SIZE.window)
-    number = min(chunk // heads, v.read(sizes + SIZE.rows) - 1)
-    row = row_of(at, number)
-    where = e.size(dtype) * head_of(sizes, row, chunk % heads)
+    row, head, heads = _heads_of(at, chunk)
+    group, window = v.read(sizes + SIZE.group), v.read(sizes + SIZE.window)
     start, queries = v.read(row + ROW.start), v.read(row + ROW.tokens) * group
-    late = start + (min(QUERIES, queries) - 1) // group
+    late = start + (min(QUERIES // max(1, heads), queries) - 1) // group
     first = max(0, start - window + 1) // KEYS * KEYS
-    return row, where, first, min(first + KEYS, late + 1) if number == chunk // heads else first
+    end = min(first + KEYS, late + 1) if heads > 0 else first
+    return row, e.size(dtype) * head_of(sizes, row, head), first, end
+
+
+@inline
+def _pieces(keys, offsets, end):
+    """Where the sixteens of a block's `end` tokens begin; the last again for those after it."""
+    last = max(0, end - 1) // TILE
+    a, b = keys + v.read(offsets), keys + v.read(offsets + 8 * TILE * min(1, last))
+    return a, b, keys + v.read(offsets + 8 * TILE * min(2, last)), keys + v.read(offsets + 8 * TILE * last)
+
+
+@inline
+def _store_tokens(dtype, at, row, head, scratch):
+    """Put the new tokens of a row into the cache: into tiles when they have been prefetched, as each has many lines."""
+    for token in range(v.read(row + ROW.tokens)):
+        store_token(dtype, at, row, head, token, scratch + LINES)
+
+
+@inline
+def _attend_block(
+    dtype, is_paired, at, row, where, offsets, first, end, begin, count, next_where, there, coming, scratch, own
+):
+    """The queries of one head with a block of tokens. What comes next is prefetched meanwhile.
+
+    The processor's own prefetcher cannot know where the next page is. own: the first of the queries' numbers in the
+    kernel's memory.
+    """
+    sizes = v.read(at + AT.sizes)
+    group, window, is_tiled = v.read(sizes + SIZE.group), v.read(sizes + SIZE.window), v.read(sizes + SIZE.is_tiled)
+    width, size = v.read(sizes + SIZE.width), e.size(dtype)
+    keys, values = v.read(at + AT.keys) + where, v.read(at + AT.values) + where
+    a, b, c, d = _pieces(v.read(at + AT.keys) + next_where, there, coming)
+    nbytes = 2 * TILE * size if coming > 0 else 0  # of a tile for a pair of columns
+    ahead = a, b, c, d, nbytes, nbytes, TILE * width * size
+    if is_tiled:
+        tiles = _pieces(keys, offsets, end)
+    else:
+        tiles = _transposed(dtype, is_paired, sizes, row, keys, offsets, end, width, scratch, ahead)
+        ahead = without_pieces(ahead)
+    for i in range(count):
+        token = v.read(row + ROW.start) + (begin + i) // group
+        q, to, state = scratch + Q + 1024 * (own + i), scratch + SCORES + 256 * i, scratch + STATE + 16 * (own + i)
+        low = max(0, token - window + 1)
+        _softmax_step(dtype, is_paired, is_tiled, q, tiles, first, low, token, width, to, state, ahead)
+        ahead = without_pieces(ahead)
+    ahead = _next_values(v.read(at + AT.values) + next_where, there, coming, is_tiled, width * size)
+    together = 2 if is_paired else 4
+    for i in range(0, count, together):
+        factors, out, state = (
+            scratch + SCORES + 256 * i,
+            scratch + OUT + 1024 * (own + i),
+            scratch + STATE + 16 * (own + i),
+        )
+        some = min(together, count - i)
+        if is_paired:
+            mix_pairs(factors, values, offsets, end, out, state, some, width, ahead)
+        else:
+            mix_queries(dtype, factors, values, offsets, end, out, state, some, width, ahead)
+        if i == 0:
+            fetch(ahead, end // 2, KEYS // 2)
+        ahead = without_pieces(ahead)
+
+
+@inline
+def _next_values(values, offsets, coming, is_tiled, nbytes):
+    """What to prefetch for each pair of values: of all sixteens side by side, as keys are; or values in their order."""
+    half = nbytes // 2 if coming > 0 else 0
+    if is_tiled:
+        a, b, c, d = _pieces(values, offsets, coming)
+        return a, b, c, d, half, half, TILE * nbytes
+    first = values + v.read(offsets)
+    return first, first + half, first + 2 * half, first + 3 * half, half, 4 * half, max(0, coming - 2) * nbytes
+
+
+@inline
+def _transposed(dtype, is_paired, sizes, row, keys, offsets, end, width, scratch, ahead):
+    """Tiles of the keys of a block, which lie one after the other in the cache."""
+    stride, is_line = e.size(dtype) * v.read(sizes + SIZE.slot_stride), is_in_line(row, sizes, TILE)
+    far = 32 * width if is_paired else 64 * width
+    nbytes = TILE * width * e.size(dtype) if ahead[4] else 0
+    for i in range(4):
+        v.prefetch_lines(ahead[i], nbytes)
+        if TILE * i < end:
+            transpose_keys(
+                dtype,
+                is_paired,
+                keys,
+                stride,
+                offsets + 8 * TILE * i,
+                is_line,
+                width,
+                scratch + far * i,
+                scratch + LINES,
+            )
+    return scratch, scratch + far, scratch + 2 * far, scratch + 3 * far
 
 
 @inline
 def _attend_queries(dtype, is_paired, at, chunk, begin, count, scratch):
-    """The queries `begin` to `begin + count` of a head: block after block of the keys that any of them sees.
+    """The queries `begin` to `begin + count` of a chunk's heads: block after block of the tokens that any of them sees.
 
-    Between the work on a block the next one is prefetched, at the end that of the next chunk: the processor's own
-    prefetcher cannot know where the next page is. `ahead`: where the next values lie, their offsets, and bytes of each.
+    A block is read for all heads before the next, as what heads have of a page lies together.
     """
     sizes = v.read(at + AT.sizes)
-    row, head = row_of(at, chunk // v.read(sizes + SIZE.heads)), chunk % v.read(sizes + SIZE.heads)
+    row, head, heads = _heads_of(at, chunk)
     group, window = v.read(sizes + SIZE.group), v.read(sizes + SIZE.window)
-    width, size = v.read(sizes + SIZE.width), e.size(dtype)
-    stride, is_line = size * v.read(sizes + SIZE.slot_stride), is_in_line(row, sizes, 16)
-    where, all_keys, all_values = size * head_of(sizes, row, head), v.read(at + AT.keys), v.read(at + AT.values)
-    early, late = v.read(row + ROW.start) + begin // group, v.read(row + ROW.start) + (begin + count - 1) // group
-    words = width // 2 if is_paired else width  # of a key's columns
+    size, is_tiled = e.size(dtype), v.read(sizes + SIZE.is_tiled)
+    is_line, far = is_in_line(row, sizes, TILE), size * v.read(sizes + SIZE.head_stride)
+    where, new = size * head_of(sizes, row, head), v.read(row + ROW.start)
+    early, late = new + begin // group, new + (begin + count - 1) // group
     here, there = scratch + OFFSETS, scratch + OFFSETS + LIST
     start = max(0, early - window + 1) // KEYS * KEYS
     _find_offsets(row, sizes, size, start, late + 1, is_line, here)
@@ -188,30 +266,15 @@ def _attend_queries(dtype, is_paired, at, chunk, begin, count, scratch):
         if next_first > late:
             next_row, next_where, next_first, next_end = _first_block(at, sizes, dtype, chunk + 1)
         _find_offsets(next_row, sizes, size, next_first, next_end, is_line, there)
-        coming = next_end - next_first
-        for i in range(0, KEYS, 16):
-            fetch(all_keys + next_where, there + 8 * i, min(16, max(0, coming - i)), width * size)
-            if i < end:
-                to, offsets_of = scratch + 4 * words * i, here + 8 * i
-                _transpose_keys(
-                    dtype, is_paired, all_keys + where, stride, offsets_of, is_line, width, to, scratch + TILE
-                )
-        for i in range(count):
-            own = v.read(row + ROW.start) + (begin + i) // group
-            q, to, state = scratch + Q + 1024 * i, scratch + SCORES + 256 * i, scratch + STATE + 16 * i
-            _softmax_step(dtype, is_paired, q, scratch, first, max(0, own - window + 1), own, width, to, state)
-        ahead = all_values + next_where, there, width * size if coming > 0 else 0
-        together = 2 if is_paired else 4
-        for i in range(0, count, together):
-            factors, out, state = scratch + SCORES + 256 * i, scratch + OUT + 1024 * i, scratch + STATE + 16 * i
-            some = min(together, count - i)
-            if is_paired:
-                mix_pairs(factors, all_values + where, here, end, out, state, some, width, ahead)
-            else:
-                mix_queries(dtype, factors, all_values + where, here, end, out, state, some, width, ahead)
-            ahead = ahead[0], there, 0
-        done = end // 2 * 2
-        fetch(all_values + next_where, there + 8 * done, max(0, coming - done), width * size)
+        for i in range(heads):
+            if is_tiled and begin == 0 and first <= new < first + KEYS:
+                _store_tokens(dtype, at, row, head + i, scratch)
+            its, then, after, coming = where + far * i, where + far * (i + 1), here, end
+            if i + 1 == heads:
+                then, after, coming = next_where, there, next_end - next_first
+            _attend_block(
+                dtype, is_paired, at, row, its, here, first, end, begin, count, then, after, coming, scratch, count * i
+            )
         here, there = there, here
 
 
@@ -232,24 +295,43 @@ def _put(is_paired, sums, inverse, width, to):
 @inline
 def _attend(dtype, is_paired, at, chunk):
     sizes, scratch = v.read(at + AT.sizes), v.stack()
-    heads, group, width = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group), v.read(sizes + SIZE.width)
-    row, head = row_of(at, chunk // heads), chunk % heads
-    tokens, offset = v.read(row + ROW.tokens), v.read(row + ROW.offset)
-    for token in range(tokens):
-        store_token(dtype, at, row, head, token)
-    for begin in range(0, tokens * group, QUERIES):
-        count = min(QUERIES, tokens * group - begin)
-        _begin_queries(dtype, is_paired, at, row, head, begin, count, scratch)
+    row, head, heads = _heads_of(at, chunk)
+    queries = v.read(row + ROW.tokens) * v.read(sizes + SIZE.group)
+    if v.read(sizes + SIZE.is_tiled) == 0:
+        for i in range(heads):
+            _store_tokens(dtype, at, row, head + i, scratch)
+    for begin in range(0, queries, QUERIES // heads):
+        count = min(QUERIES // heads, queries - begin)
+        for i in range(heads):
+            _begin_queries(dtype, is_paired, at, row, head + i, begin, count, scratch, count * i)
         _attend_queries(dtype, is_paired, at, chunk, begin, count, scratch)
-        for i in range(count):
-            number = offset + (begin + i) // group
-            to = v.read(at + AT.out) + 4 * width * ((number * heads + head) * group + (begin + i) % group)
-            inverse = inverse_of(v.broadcast(v.read_fp32(scratch + STATE + 16 * i + 4)))
-            _put(is_paired, scratch + OUT + 1024 * i, inverse, width, to)
-    for token in range(tokens):
-        start = ((offset + token) * heads + head) * group * width
-        halves, q8_blocks = v.read(at + AT.halves), v.read(at + AT.q8_blocks)
-        put_rounded(v.read(at + AT.out) + 4 * start, start, group * width, halves, q8_blocks)
+        for i in range(heads):
+            _end_queries(is_paired, at, row, head + i, begin, count, scratch, count * i)
+    for i in range(heads):
+        _round(at, row, head + i)
+
+
+@inline
+def _end_queries(is_paired, at, row, head, begin, count, scratch, own):
+    """Write the results of a head's queries."""
+    sizes = v.read(at + AT.sizes)
+    heads, group, width = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group), v.read(sizes + SIZE.width)
+    for i in range(count):
+        number = v.read(row + ROW.offset) + (begin + i) // group
+        to = v.read(at + AT.out) + 4 * width * ((number * heads + head) * group + (begin + i) % group)
+        inverse = inverse_of(v.broadcast(v.read_fp32(scratch + STATE + 16 * (own + i) + 4)))
+        _put(is_paired, scratch + OUT + 1024 * (own + i), inverse, width, to)
+
+
+@inline
+def _round(at, row, head):
+    """Write a head's results again, rounded."""
+    sizes = v.read(at + AT.sizes)
+    heads, count = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group) * v.read(sizes + SIZE.width)
+    halves, q8_blocks = v.read(at + AT.halves), v.read(at + AT.q8_blocks)
+    for token in range(v.read(row + ROW.tokens)):
+        start = ((v.read(row + ROW.offset) + token) * heads + head) * count
+        put_rounded(v.read(at + AT.out) + 4 * start, start, count, halves, q8_blocks)
 
 
 @inline

@@ -10,8 +10,9 @@ Two kernels, with the arguments `Attend`; `prefill_attention` reads what they ha
 from llamita.kernels.cpu import dtype_io as e
 from llamita.kernels.cpu import simd as v
 from llamita.kernels.cpu.arguments import Attend, Row, Sizes, offsets
-from llamita.kernels.cpu.cache_rows import head_of, row_of_entry, slot_of, store_token
-from llamita.kernels.cpu.constants import KEYS
+from llamita.kernels.cpu.cache_rows import fills_tile, head_of, place_of, row_of_entry, store_tile, store_token
+from llamita.kernels.cpu.constants import KEYS, TILE
+from llamita.kernels.cpu.key_tiles import read_keys
 from llamita.kernels.cpu.rotary import rotate
 from llamita.kernels.cpu.runtime.program import inline, kernel
 
@@ -20,52 +21,94 @@ AT, SIZE, ROW = offsets(Attend), offsets(Sizes), offsets(Row)
 
 @inline
 def _store(dtype, at, chunk):
-    sizes = v.read(at + AT.sizes)
+    sizes, scratch = v.read(at + AT.sizes), v.stack()
     row, begin = row_of_entry(at, v.read(at + AT.blocks), chunk)
     heads, group = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group)
     width, scale = v.read(sizes + SIZE.width), v.read_fp32(sizes + SIZE.scale)
-    for token in range(begin, min(begin + v.read(sizes + SIZE.queries), v.read(row + ROW.tokens))):
+    end = min(begin + v.read(sizes + SIZE.queries), v.read(row + ROW.tokens))
+    for token in range(begin, end):
         number = v.read(row + ROW.offset) + token
         cosines, sines = v.read(at + AT.cosines) + 2 * width * number, v.read(at + AT.sines) + 2 * width * number
         for head in range(heads * group):
             x = v.read(at + AT.q) + 4 * width * (number * heads * group + head)
             rotate(x, cosines, sines, width // 2, scale, e.FP32, x, 0)
-        for head in range(heads):
-            store_token(dtype, at, row, head, token)
+    for head in range(heads):
+        token = begin
+        while token < end:
+            if fills_tile(dtype, at, row, token, end):
+                store_tile(dtype, at, row, head, token, scratch)
+                token += TILE
+            else:
+                store_token(dtype, at, row, head, token, scratch)
+                token += 1
 
 
 @inline
 def _gather(dtype, is_paired, at, chunk):
     sizes = v.read(at + AT.sizes)
-    heads, width, stride = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.width), v.read(sizes + SIZE.slot_stride)
+    heads, width = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.width)
     row, first = row_of_entry(at, v.read(at + AT.tiles), chunk // heads)
     head, slots = chunk % heads, v.read(row + ROW.slots)
     filled, start = v.read(row + ROW.start) + v.read(row + ROW.tokens), head_of(sizes, row, head)
+    target, is_tiled = v.read(row + ROW.wide) + (head * slots + first) * width, v.read(sizes + SIZE.is_tiled)
+    if is_tiled:
+        for token in range(first, first + KEYS, TILE):
+            count = min(TILE, filled - token)
+            source = start + place_of(row, sizes, token) if count > 0 else 0
+            _gather_tile(dtype, is_paired, at, source, target + (token - first) * width, count, width)
     for token in range(first, first + KEYS):
-        source = -1
-        if token < filled:
-            source = start + stride * slot_of(row, sizes, token)
-        target = v.read(row + ROW.wide) + (head * slots + token) * width
+        source = start + place_of(row, sizes, token) if token < filled else -1
+        to = target + (token - first) * width
         for i in range(0, width, 16):
-            if is_paired:
-                _gather_pairs(at, source, target, token, width, i)
-            else:
-                key = value = v.zero_fp32()
-                if source >= 0:
-                    key = e.wide(dtype, v.read(at + AT.keys), source + i)
-                    value = e.wide(dtype, v.read(at + AT.values), source + i)
-                v.store(v.read(at + AT.wide_keys) + 4 * (target + i), key)
-                v.store(v.read(at + AT.wide_values) + 4 * (target + i), value)
+            if not is_tiled:
+                _gather_key(dtype, is_paired, at, source, to, i)
+            _gather_value(dtype, is_paired, at, source, to, token, width, i)
 
 
 @inline
-def _gather_pairs(at, source, target, token, width, i):
-    """Sixteen columns: of a key as they are; of a value into the low or high halves of a pair of tokens' words."""
-    key = value = v.zero_words()
-    if source >= 0:
-        key = v.load_uint16(v.read(at + AT.keys) + 2 * (source + i))
-        value = v.load_uint16(v.read(at + AT.values) + 2 * (source + i))
-    v.store_uint16(v.read(at + AT.wide_keys) + 2 * (target + i), key)
+def _gather_key(dtype, is_paired, at, source, target, i):
+    """Sixteen columns of a key: in pairs as they are, else in fp32; 0 for no source."""
+    if is_paired:
+        words = v.load_uint16(v.read(at + AT.keys) + 2 * (source + i)) if source >= 0 else v.zero_words()
+        v.store_uint16(v.read(at + AT.wide_keys) + 2 * (target + i), words)
+    else:
+        key = e.wide(dtype, v.read(at + AT.keys), source + i) if source >= 0 else v.zero_fp32()
+        v.store(v.read(at + AT.wide_keys) + 4 * (target + i), key)
+
+
+@inline
+def _gather_tile(dtype, is_paired, at, source, target, count, width):
+    """The same of the first `count` keys of a tile; the others are 0."""
+    size, lines = e.size(dtype), v.stack()
+    columns = 4 // size  # of a word
+    for i in range(0, width, 16 * columns):
+        words = min(16, (width - i) // columns)
+        if count > 0:
+            tile = v.read(at + AT.keys) + size * source + 64 * (i // columns)
+            read_keys(tile, words, lines, lines + 1024)
+        for lane in range(TILE):
+            if is_paired and words == TILE:
+                pairs = v.load_words(lines + 64 * lane) if lane < count else v.zero_words()
+                v.store_words(v.read(at + AT.wide_keys) + 2 * (target + lane * width + i), pairs)
+                continue
+            for column in range(0, words * columns, 16):
+                line, to = lines + 64 * lane + size * column, target + lane * width + i + column
+                if is_paired:
+                    pairs = v.load_uint16(line) if lane < count else v.zero_words()
+                    v.store_uint16(v.read(at + AT.wide_keys) + 2 * to, pairs)
+                else:
+                    key = e.wide(dtype, line, 0) if lane < count else v.zero_fp32()
+                    v.store(v.read(at + AT.wide_keys) + 4 * to, key)
+
+
+@inline
+def _gather_value(dtype, is_paired, at, source, target, token, width, i):
+    """Sixteen columns of a value: in fp32, or in pairs into the low or high halves of a pair of tokens' words."""
+    if not is_paired:
+        value = e.wide(dtype, v.read(at + AT.values), source + i) if source >= 0 else v.zero_fp32()
+        v.store(v.read(at + AT.wide_values) + 4 * (target + i), value)
+        return
+    value = v.load_uint16(v.read(at + AT.values) + 2 * (source + i)) if source >= 0 else v.zero_words()
     word = v.read(at + AT.wide_values) + 2 * (target - token % 2 * width) + 4 * i
     if token % 2:
         value = v.or_words(v.load_words(word), v.shl(value, 16))

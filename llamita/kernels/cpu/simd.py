@@ -147,6 +147,15 @@ low_bf16 = operation(  # of pairs, the numbers in the low halves of the lanes
     Floats(Words), lambda b, x: b.bitcast(b.shl(x, ir.Constant(WORDS, [16] * LANES)), FLOATS)
 )
 high_bf16 = operation(Floats(Words), lambda b, x: b.bitcast(b.and_(x, ir.Constant(WORDS, [-65536] * LANES)), FLOATS))
+low_fp16 = operation(  # of pairs of fp16, the numbers in the low halves of the lanes
+    Floats(Words), lambda b, x: widened_fp16(b, b.trunc(x, ir.VectorType(I16, LANES)), WORDS, FLOATS)
+)
+high_fp16 = operation(
+    Floats(Words),
+    lambda b, x: widened_fp16(
+        b, b.trunc(b.lshr(x, ir.Constant(WORDS, [16] * LANES)), ir.VectorType(I16, LANES)), WORDS, FLOATS
+    ),
+)
 pack_bf16 = operation(  # as bf16: the first in the low halves of the lanes, the second above
     Words(Floats, Floats), code.pack_bf16
 )
@@ -211,6 +220,13 @@ def prefetcher(ahead: int, count: int, *, level: int) -> Any:
     """
     places = range(ahead, ahead + count, 64)
     return operation(void(i64), lambda b, at: [code.prefetch(b, b.add(at, I64(i)), level) for i in places])
+
+
+@njit(forceinline=True)
+def prefetch_lines(at: int, count: int) -> None:
+    """Prefetch the `count` bytes at an address into the second cache."""
+    for i in range(0, count, 64):
+        prefetch_line(at + i)
 
 
 @njit(forceinline=True)

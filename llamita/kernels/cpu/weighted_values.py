@@ -9,16 +9,27 @@ from llamita.kernels.cpu import simd as v
 from llamita.kernels.cpu.interleaved import high_pairs, load_half, low_pairs
 from llamita.kernels.cpu.runtime.program import inline
 
-Ahead = tuple[int, int, int]  # where the values of the next block are: address, offsets, bytes of each
+# What comes next: addresses of four pieces; then the bytes of each for a step, from a step's to the next one's, and to
+# those of the last step.
+Ahead = tuple[int, int, int, int, int, int, int]
 
 
 @inline
-def fetch(at: int, offsets: int, count: int, nbytes: int) -> None:
-    """Prefetch `count` keys or values of `nbytes` bytes each, by their offsets from `at`."""
-    for i in range(count):
-        begin = at + v.read(offsets + 8 * i)
-        for line in range(0, nbytes, 64):
-            v.prefetch_line(begin + line)
+def fetch(ahead: Ahead, first: int, end: int) -> None:
+    """Prefetch what comes next, side by side from its four pieces: the bytes for the steps from `first` to `end`."""
+    for step in range(first, end):
+        begin = min(step * ahead[5], ahead[6])
+        for at in range(begin, begin + ahead[4], 64):
+            v.prefetch_line(ahead[0] + at)
+            v.prefetch_line(ahead[1] + at)
+            v.prefetch_line(ahead[2] + at)
+            v.prefetch_line(ahead[3] + at)
+
+
+@inline
+def without_pieces(ahead: Ahead) -> Ahead:
+    """Nothing to prefetch."""
+    return ahead[0], ahead[1], ahead[2], ahead[3], 0, 0, 0
 
 
 @inline
@@ -57,7 +68,7 @@ def _mix(dtype, factors, values, offsets, end, out, state, begin, last, columns,
         a, b = _rescaled(out, state, i + columns[0], far[0]), _rescaled(out, state, i + columns[1], far[1])
         c, d = _rescaled(out, state, i + columns[2], far[2]), _rescaled(out, state, i + columns[3], far[3])
         for pair in range(end // 2):
-            fetch(ahead[0], ahead[1] + 16 * pair, 2, ahead[2] if i == 0 else 0)
+            fetch(ahead if i == 0 else without_pieces(ahead), pair, pair + 1)
             one, two = v.read(offsets + 16 * pair), v.read(offsets + 16 * pair + 8)
             a, b, c, d = _add_pair(dtype, factors + 8 * pair, values, one, two, True, i, columns, far, (a, b, c, d))
         if end % 2:
@@ -125,7 +136,7 @@ def _mix_words(factors, values, offsets, end, out, state, i, apart, is_half, far
     c, d = _rescaled(out, state, other, far), _rescaled(out, state, other + 16, far)
     values += 2 * i
     for pair in range(end // 2):
-        fetch(ahead[0], ahead[1] + 16 * pair, 2, ahead[2] if i == 0 else 0)
+        fetch(ahead if i == 0 else without_pieces(ahead), pair, pair + 1)
         one, two = values + v.read(offsets + 16 * pair), values + v.read(offsets + 16 * pair + 8)
         a, b, c, d = _add_words(factors + 4 * pair, one, two, 2 * apart, is_half, True, far, (a, b, c, d))
     if end % 2:

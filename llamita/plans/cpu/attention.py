@@ -1,6 +1,7 @@
 """The attention kernels of a pass over rows of any lengths: the only kernels that know caches and positions."""
 
 from collections.abc import Callable, Sequence
+from math import ceil
 from typing import NamedTuple
 from weakref import ref
 
@@ -12,7 +13,7 @@ from llamita.config import LlamaConfig
 from llamita.context.batch import BatchLayout
 from llamita.kernels.cpu import linear
 from llamita.kernels.cpu.arguments import Attend, Row, Sizes, bits
-from llamita.kernels.cpu.constants import DTYPES, KEYS, QUERIES
+from llamita.kernels.cpu.constants import DTYPES, KEYS, QUERIES, TILE
 from llamita.kernels.cpu.runtime.program import Program, named
 from llamita.plans.cpu.workspace import Workspace, empty, numbers
 
@@ -25,6 +26,8 @@ DECODE_PAIRS = named("decode_attention", "attend_pairs")
 GATHER_PAIRS, PREFILL_PAIRS = named("prefill_cache", "gather_pairs"), named("prefill_attention", "prefill_pairs")
 SIZE, ROW = Sizes(*range(len(Sizes._fields))), Row(*range(len(Row._fields)))  # the column of each field
 Buffers = Sequence[tuple[Tensor, Tensor]]
+MOST_QUERIES = 16  # that `decode_attention` works on at once
+SHARES = 8  # a chunk of it is at most this part of what a thread has to do, so that threads end together
 FEW_QUERIES = 8  # tokens of a row up to which the kernel for decoding is the faster
 
 
@@ -73,6 +76,7 @@ class RaggedAttention:
         self._workspace, self._program, self._dtype = workspace, program, dtype
         self._heads, self._width = config.num_key_value_heads, config.head_dim
         self._group = config.num_attention_heads // self._heads
+        self._few, self._most = 0, 1
         self._is_paired = dtype == torch.bfloat16 and multiplies_pairs()
         self._queries = QUERIES if self._is_paired else 16  # of a block
         self._positions, self._tokens = positions.numpy(), len(positions)
@@ -82,7 +86,8 @@ class RaggedAttention:
         window, scale = config.sliding_window or 1 << 30, bits(config.softmax_scale)
         sizes = Sizes(
             rows=0, heads=self._heads, group=self._group, width=self._width, row_stride=0, head_stride=0,
-            slot_stride=self._width, page_bits=0, window=window, scale=scale, blocks=0, queries=self._queries,
+            slot_stride=self._width, page_stride=0, page_bits=0, is_tiled=0, window=window, scale=scale, blocks=0,
+            queries=self._queries, span=1,
         )  # fmt: skip
         self._sizes = numbers(*sizes)
         self._size_numbers = self._sizes.numpy()
@@ -127,10 +132,29 @@ class RaggedAttention:
         if layout.tables is not None:
             self._pages[:] = layout.tables.data_ptr() + 8 * self._sorted(layout.origin)
             self._size_numbers[SIZE.page_bits] = layout.page_size.bit_length() - 1
+            self._size_numbers[SIZE.page_stride] = (
+                layout.page_size * self._width * (self._heads if layout.is_blocked else 1)
+            )
+        self._set_span(self._starts[: self._few])
         row, step, number = self._new
         self._positions[number] = np.maximum(self._starts[row] + step, 0)  # below 0 is padding
         if self._few < len(self._written):
             self._list_tiles(self._written[self._few :])
+
+    def _set_span(self, starts: np.ndarray) -> None:
+        """Give a chunk of `decode_attention` many heads, as these lie together, within `SHARES`.
+
+        starts: of the rows of few new tokens.
+        """
+        parts = self._heads
+        if len(starts) and self._size_numbers[SIZE.is_tiled]:
+            seen = np.minimum(starts + 1, self._size_numbers[SIZE.window])
+            least = seen.max() * SHARES * torch.get_num_threads() / seen.sum()  # by the longest row
+            most = MOST_QUERIES // (self._group * self._most)  # heads of a part
+            parts = min(self._heads, max(ceil(least), -(-self._heads // max(1, most))))
+        span = -(-self._heads // parts)
+        self._size_numbers[SIZE.span] = span
+        self._decode.resize(len(starts) * -(-self._heads // span))
 
     def _sorted(self, numbers: Tensor | int) -> np.ndarray | int:
         """Numbers of the rows in the order of the kernels."""
@@ -151,7 +175,7 @@ class RaggedAttention:
             step = np.arange(len(row)) - (counts.cumsum() - counts)[row]
             self._new = row, step, offsets[row] + step
         self._size_numbers[SIZE.rows] = few
-        self._decode.resize(few * self._heads)
+        self._most = int(counts[:few].max(initial=1))  # new tokens of such a row
         if self._prefill.numbers:
             self._list_blocks(counts[few:])
 
@@ -185,14 +209,15 @@ class RaggedAttention:
         for number in (*self._gather.numbers, *self._prefill.numbers):
             self._program.change(number, tiles=needed[0], wide_keys=needed[1], wide_values=needed[2])
 
-    def set_buffers(self, buffers: Buffers) -> None:
+    def set_buffers(self, buffers: Buffers, *, is_blocked: bool) -> None:
         """Put the buffers' addresses into the program if they have changed; those of all layers change at once."""
         if buffers[0][0] is self._keys():
             return
         rows, heads, capacity, width = buffers[0][0].shape
         assert all(x.shape[2] == capacity and x.dtype == self._dtype for layer in buffers for x in layer)
-        self._size_numbers[SIZE.row_stride] = 0 if rows == 1 else heads * capacity * width
+        self._size_numbers[SIZE.row_stride] = 0 if rows == 1 or is_blocked else heads * capacity * width
         self._size_numbers[SIZE.head_stride] = capacity * width
+        self._size_numbers[SIZE.is_tiled] = is_blocked and capacity % TILE == 0
         for calls in (self._decode, self._store, self._gather, self._prefill):
             for number, (keys, values) in zip(calls.numbers, buffers, strict=False):
                 self._program.change(number, keys=keys, values=values)

@@ -77,12 +77,13 @@ class Pass:
         """The logits (n, V) in fp32 of some tokens of ids, whose keys and values go into the cache's buffers.
 
         ids: (B, T), or (1, T) of rows of any lengths. buffers: (keys, values) of each layer, (B, K, slots, H);
-        (1, K, slots, H) where the rows share all slots. layouts: one of each level. wanted: their numbers.
+        (1, K, slots, H) where the rows share all slots; or those of a `PagedCache`. layouts: one of each
+        level. wanted: their numbers.
         """
         ids = ids.contiguous()
         logits = torch.empty(len(wanted), self._config.vocab_size, dtype=torch.float32, device=CPU)
         for attention, layout in zip(self._attention, layouts, strict=True):
-            attention.set_buffers(buffers)
+            attention.set_buffers(buffers, is_blocked=layout.is_blocked)
             attention.write_rows(layout, *ids.shape)
         self._set_logits(wanted)
         self._program.put(self._ids, ids)

@@ -25,7 +25,7 @@ def paged(pages: PagedCache, config: LlamaConfig, starts: list[int], counts: lis
     return Paged(pages, starts=starts, counts=counts, tables=TABLES, scale=config.softmax_scale)
 
 
-@pytest.mark.parametrize("size", [4, 8])
+@pytest.mark.parametrize("size", [4, 16])
 def test_ragged_rows(model: LlamaForCausalLM, size: int) -> None:
     config = model.config
     pages = PagedCache(config, num_blocks=10, block_size=size, dtype=torch.float32, device="cpu")
@@ -68,9 +68,23 @@ def standing(layout: BatchLayout) -> tuple[object, ...]:
 def test_blocks_are_copied_up_to_a_token(tiny_config: LlamaConfig) -> None:
     pages = PagedCache(tiny_config, num_blocks=3, block_size=4, dtype=torch.float32, device="cpu")
     keys, _ = pages.buffers[1]
-    keys[:] = torch.arange(12.0)[None, None, :, None]
+    keys[:] = torch.arange(12.0).view(3, 1, 4, 1)
     pages.copy(2, 0, 3)
-    assert keys[0, 1, :, 2].tolist() == [8, 9, 10, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+    assert keys[:, 1, :, 2].flatten().tolist() == [8, 9, 10, 3, 4, 5, 6, 7, 8, 9, 10, 11]
     assert pages.slots([2, 0], 1, 6).tolist() == [9, 10, 11, 0, 1]
     layers, heads, width = 3, 2, 10
     assert PagedCache.block_bytes(tiny_config, block_size=4, dtype=torch.float32) == 2 * layers * heads * width * 4 * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", [4, 16, 32])
+def test_what_is_written_is_read(tiny_config: LlamaConfig, size: int, dtype: torch.dtype) -> None:
+    pages = PagedCache(tiny_config, num_blocks=3, block_size=size, dtype=dtype, device="cpu")
+    slots = torch.randperm(3 * size)[: 2 * size]
+    keys, values = torch.randn(2, 2, len(slots), 10).to(dtype)
+    pages.write(1, slots, keys, values)
+    assert all(map(torch.equal, pages.read(1, slots), (keys, values)))
+    assert pages.is_tiled == (size >= 16)
+    pages.copy(0, 2, size - 1)
+    first = [pages.read(1, pages.slots([block], 0, size - 1)) for block in (0, 2)]
+    assert all(map(torch.equal, *first))

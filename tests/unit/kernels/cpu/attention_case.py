@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from llamita.cache.paged import PagedCache
+from llamita.config import LlamaConfig
 from llamita.kernels import reference
 from llamita.kernels.cpu import decode_attention, isa, prefill_attention, prefill_cache
 from llamita.kernels.cpu.arguments import Attend
-from llamita.kernels.cpu.constants import KEYS, QUERIES
+from llamita.kernels.cpu.constants import KEYS, QUERIES, TILE
 from tests.unit.kernels.cpu.launch import DTYPES, call
 
 DECODE = dict(
@@ -22,7 +24,8 @@ HAS_PAIRS = isa.has("avx512bf16")
 class Case:
     """B rows of T new tokens each; `starts` of the rows' own tokens stand before them in the cache.
 
-    page: 0 for a cache of one slot behind the other, else the slots of a page, a power of two.
+    page: 0 for a cache of one slot behind the other, else the slots of a page, a power of two. is_blocked: whether
+    pages are blocks as `PagedCache` has them. span: key/value heads of a chunk.
     """
 
     def __init__(
@@ -36,8 +39,11 @@ class Case:
         dtype: torch.dtype = torch.bfloat16,
         window: int = 1 << 30,
         page: int = 0,
+        is_blocked: bool = False,
+        span: int = 1,
     ) -> None:
         self.starts, self.tokens, self.dtype, self.window, self.page = starts, tokens, dtype, window, page
+        self.is_blocked, self.span = is_blocked, span
         self.heads, self.keyed, self.width, batch = heads, keyed, width, len(starts)
         self.q = torch.randn(batch, tokens, heads, width)
         self.k, self.v = torch.randn(2, batch, tokens, keyed, width)
@@ -64,7 +70,7 @@ class Case:
         """What decode_attention makes of it."""
         arguments, out = self._arguments()
         kernel = decode_attention.attend_pairs if is_paired else DECODE[self.dtype]
-        call(kernel, arguments, chunks=len(self.starts) * self.keyed, threads=threads)
+        call(kernel, arguments, chunks=len(self.starts) * -(-self.keyed // self.span), threads=threads)
         return out
 
     def prefilled(self, *, is_paired: bool = False, threads: int = 1) -> Tensor:
@@ -76,7 +82,7 @@ class Case:
         batch = range(len(self.starts))
         blocks = torch.tensor([[row, begin] for row in batch for begin in range(0, self.tokens, queries)])
         tiles = torch.tensor([[row, first] for row in batch for first in range(0, self._slots(row), KEYS)])
-        sizes = torch.cat((arguments.sizes[:10], torch.tensor([len(blocks), queries])))
+        sizes = torch.cat((arguments.sizes[:12], torch.tensor([len(blocks), queries, 1])))
         arguments = arguments._replace(blocks=blocks, tiles=tiles, sizes=sizes)
         call(STORE[self.dtype], arguments, chunks=len(blocks), threads=threads)
         call(gather, arguments, chunks=len(tiles) * self.keyed, threads=threads)
@@ -95,10 +101,12 @@ class Case:
             [*standing[row], self.tokens, row * self.tokens, row, sum(wide[:row]), self._slots(row)]
             for row in range(batch)
         ])  # fmt: skip
-        strides = (room.stride(1), room.stride(2), room.stride(3)) if not self.page else (0, room.stride(2), width)
-        bits = max(0, self.page.bit_length() - 1)
-        sizes = torch.tensor([batch, keyed, self.heads // keyed, width, *strides, bits, self.window, 0])
-        sizes[9:].view(torch.float32)[0] = self.scale
+        strides = (room.stride(1), room.stride(2), room.stride(3), 0) if not self.page else self._page_strides(room)
+        bits, is_tiled = max(0, self.page.bit_length() - 1), self.is_blocked and self.page >= TILE
+        sizes = torch.tensor([
+            batch, keyed, self.heads // keyed, width, *strides, bits, is_tiled, self.window, 0, 0, 0, self.span,
+        ])  # fmt: skip
+        sizes[11:].view(torch.float32)[0] = self.scale
         out = torch.full((batch, self.tokens, self.heads, width), torch.nan)
         copied = torch.full((2, sum(wide)), torch.nan)
         arguments = Attend(
@@ -133,16 +141,33 @@ class Case:
             rows.append([start, first, 0])
         return room, rows
 
+    def _page_strides(self, room: Tensor) -> tuple[int, int, int, int]:
+        """Elements from one row, head, slot or page to the next."""
+        return 0, room.stride(2), self.width, room.stride(1) if self.is_blocked else self.page * self.width
+
     def _paged(self) -> tuple[Tensor, list[list[int]]]:
-        """Keys and values (2, 1, K, slots, H) in pages in any order, and where rows stand."""
+        """Keys and values in pages in any order, and where rows stand.
+
+        (2, 1, K, slots, H), or (2, pages, K, page, H) in blocks.
+        """
         counts = [-(-(start + self.tokens) // self.page) for start in self.starts]
         order = torch.randperm(sum(counts))
-        room = torch.full((2, 1, self.keyed, len(order) * self.page, self.width), torch.nan).to(self.dtype)
         self._tables = [table.contiguous() for table in order.split(counts)]
+        cache = PagedCache(
+            LlamaConfig(
+                vocab_size=8, hidden_size=2, intermediate_size=2, num_hidden_layers=1, head_dim=self.width,
+                num_attention_heads=self.heads, num_key_value_heads=self.keyed,
+            ),
+            num_blocks=len(order), block_size=self.page, dtype=self.dtype, device="cpu",
+        )  # fmt: skip
+        room = torch.full((2, 1, self.keyed, len(order) * self.page, self.width), torch.nan).to(self.dtype)
+        for buffer in cache.buffers[0]:
+            buffer.fill_(torch.nan)
         rows = []
         for start, table, before in zip(self.starts, self._tables, self.before, strict=True):
-            for token in range(start):
-                slot = int(table[token // self.page]) * self.page + token % self.page
-                room[:, 0, :, slot] = before[:, token]
+            if start:
+                slots = cache.slots(table.tolist(), 0, start)
+                cache.write(0, slots, before[0].transpose(0, 1), before[1].transpose(0, 1))
+                room[:, 0, :, slots] = before.transpose(1, 2)
             rows.append([start, 0, table.data_ptr()])
-        return room, rows
+        return torch.stack(cache.buffers[0]) if self.is_blocked else room, rows

@@ -37,6 +37,19 @@ def test_pages(dtype: torch.dtype, page: int) -> None:
     assert torch.equal(case.decoded(), case.expected())
 
 
+@pytest.mark.parametrize("page", [4, 16, 64])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_blocks(dtype: torch.dtype, page: int) -> None:
+    for case in (
+        Case([70, 0, 33, 130], 2, dtype=dtype, page=page, is_blocked=True),
+        Case([127, 15], dtype=dtype, heads=5, keyed=1, width=80, page=page, is_blocked=True),
+        Case([100, 3], 4, dtype=dtype, window=70, page=page, is_blocked=True),
+        Case([100, 3, 64], 2, dtype=dtype, heads=10, keyed=5, page=page, is_blocked=True, span=3),
+        Case([130, 3, 64], heads=4, keyed=4, width=64, dtype=dtype, page=page, is_blocked=True, span=4),
+    ):
+        assert torch.equal(case.decoded(threads=2), case.expected())
+
+
 def test_padding_is_not_seen_and_gives_zeros() -> None:
     case = Case([-2, 9], 4)
     out = case.decoded()
@@ -47,5 +60,7 @@ def test_padding_is_not_seen_and_gives_zeros() -> None:
 @pytest.mark.parametrize("width", [16, 48, 64])
 def test_pairs_of_bf16_give_the_same_bits(width: int) -> None:
     paged = [Case([40, 64, 129], 2, width=width, page=page) for page in (4, 16, 64)]
+    paged += [Case([40, 64, 129], 2, width=width, page=page, is_blocked=True) for page in (4, 16, 64)]
+    paged += [Case([40, 64, 129], heads=9, keyed=3, width=width, page=16, is_blocked=True, span=2)]
     for case in (Case([70, 5, 0], 5, width=width), *paged, Case([90], 1, width=width, window=7)):
         assert torch.equal(case.decoded(is_paired=True), case.decoded())

@@ -1,5 +1,7 @@
 """Attention of many new tokens over a cache, held to reference.attention and to decode_attention bit for bit."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -30,6 +32,13 @@ def test_pages(dtype: torch.dtype, page: int) -> None:
     assert torch.equal(case.prefilled(), case.decoded())
 
 
+@pytest.mark.parametrize("page", [4, 16])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_blocks(dtype: torch.dtype, page: int) -> None:
+    case = Case([70, 0, 33], 20, dtype=dtype, width=80, page=page, is_blocked=True)
+    assert torch.equal(case.prefilled(), case.decoded())
+
+
 def test_padding_is_not_seen_and_gives_zeros() -> None:
     case = Case([-20, 9, -40], 41, width=16)
     out = case.prefilled()
@@ -39,6 +48,11 @@ def test_padding_is_not_seen_and_gives_zeros() -> None:
 @pytest.mark.skipif(not HAS_PAIRS, reason="this processor has no instruction for pairs of bf16")
 @pytest.mark.parametrize(("heads", "keyed", "width"), [(4, 4, 16), (5, 1, 64), (3, 3, 80), (2, 1, 256)])
 def test_pairs_of_bf16_give_the_same_bits(heads: int, keyed: int, width: int) -> None:
-    for starts, tokens, window, page in (([70, 5], 50, 1 << 30, 0), ([0, 33], 34, 1 << 30, 16), ([90], 33, 7, 0)):
-        case = Case(starts, tokens, heads=heads, keyed=keyed, width=width, window=window, page=page)
+    make = partial(Case, heads=heads, keyed=keyed, width=width)
+    for case in (
+        make([70, 5], 50),
+        make([0, 33], 34, page=16),
+        make([0, 33], 34, page=16, is_blocked=True),
+        make([90], 33, window=7),
+    ):
         assert torch.equal(case.prefilled(is_paired=True), case.prefilled())
