@@ -300,8 +300,9 @@ def _attend(dtype, is_paired, at, chunk):
     if v.read(sizes + SIZE.is_tiled) == 0:
         for i in range(heads):
             _store_tokens(dtype, at, row, head + i, scratch)
-    for begin in range(0, queries, QUERIES // heads):
-        count = min(QUERIES // heads, queries - begin)
+    most = max(1, QUERIES // heads)  # as LLVM must see that no step is 0, or the kernel needs Numba to run
+    for begin in range(0, queries, most):
+        count = min(most, queries - begin)
         for i in range(heads):
             _begin_queries(dtype, is_paired, at, row, head + i, begin, count, scratch, count * i)
         _attend_queries(dtype, is_paired, at, chunk, begin, count, scratch)

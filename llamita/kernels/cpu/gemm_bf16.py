@@ -245,7 +245,7 @@ def sum_of_products(at: int, chunk: int) -> None:
     width = columns // 16 * (chunk % across + 1) // across * 16 - column
     end = min(v.read(at + AT.lines), begin + some)
     parts = -(-(end - begin) // LINES_OF_PART)
-    most = -(-(end - begin) // (16 * parts)) * 16
+    most = max(16, -(-(end - begin) // (16 * parts)) * 16)  # not 0: LLVM must see it, or the kernel needs Numba to run
     for line in range(begin, end, most):
         count, is_new = min(most, end - line), True
         for number in range(v.read(at + AT.products)):
