@@ -22,6 +22,7 @@ GONE = (
     "connection reset by peer",
     "broken pipe",
     "remote process exited",
+    "connection was likely closed",
     "ncclremoteerror",
 )
 

@@ -225,7 +225,7 @@ DEATHS: dict[str, tuple[Any, str, int, tuple[int, ...], int]] = {
     "all before their files": (shards, "write_tensors", 1, (0, 1), 1),
     "after its file": (shards, "facts", 1, (1,), 1),
     "all after their files": (shards, "facts", 1, (0, 1), 1),
-    "before the manifest": (draft, "_write_json", 2, (0,), 1),
+    "before the manifest": (draft.Draft, "_write_json", 2, (0,), 1),
     "before the name": (draft, "sync_folder", 1, (0,), 1),
     "after the name": (draft, "sync_folder", 2, (0,), 1),
     "before the latest": (draft, "write_text", 1, (0,), 1),
