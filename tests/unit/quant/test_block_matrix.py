@@ -138,6 +138,8 @@ def test_one_class_is_all_that_layers_know(name: str) -> None:
         "raw",
         "moved",
         "stored_tensors",
+        "part",
+        "joined",
     }
     matrix = quantize_weight(name, torch.randn(32, 256))
     assert isinstance(matrix, QuantizedMatrix) and matrix.format_name == name and matrix.shape == (32, 256)
