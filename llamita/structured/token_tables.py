@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Self
 
 from llamita.errors import UsageError
 from llamita.structured import grammar, healing
@@ -15,6 +16,10 @@ class TokenTables:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self._grammars: dict[tuple[int, ...], grammar.Vocabulary] = {}
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Tokenizer]]:
+        """For pickle, the tokenizer alone: another process makes its own tables, as those of grammars are no data."""
+        return type(self), (self.tokenizer,)
 
     @cached_property
     def texts(self) -> TokenTexts:
