@@ -46,7 +46,7 @@ def multiplier(form: BlockFormat) -> Inline:
     ) -> int:  # fmt: skip
         if rows_of_panel(lines) == matrix_tiles.ROWS:
             return many(tiles, skipped, x, lines, blocks, out, stride, at)
-        return few(tiles, skipped, x, lines, blocks, at)
+        return few(tiles, skipped, x, lines, blocks, out, stride, at)
 
     return multiply
 

@@ -87,6 +87,28 @@ def test_kernels_for_a_lesser_processor_equal_the_reference_bit_for_bit(level: L
     assert json.loads(result(zygote.start(script, environment))) == {}
 
 
+WITH_MATRIX_TILES = """
+from numba import types
+from llamita.kernels.cpu import isa
+features = dict.fromkeys([*isa._host_features(), "amx-tile", "amx-int8"], True)
+isa._host_features, isa._lacking = lambda: features, lambda needed: []
+from llamita.kernels.cpu.block_kernels import KERNELS
+from llamita.kernels.cpu.compile_target import instructions
+from llamita.kernels.cpu.runtime.compiler import inline
+assert instructions().matrix_tiles
+inline(KERNELS["linear_q8_0"]._function).compile((types.int64, types.int64))
+"""
+
+
+@pytest.mark.early
+@pytest.mark.skipif(not isa.host()[0].startswith("x86_64"), reason="LLVM is asked for this kind of machine only")
+def test_a_product_for_matrix_tiles_can_be_compiled_on_any_machine(zygote: Zygote) -> None:
+    """Its types are inferred and LLVM's code is written; to optimize that too would take as long again."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "NUMBA_CPU_"))}
+    environment = kept | {isa.VARIABLE: "sapphirerapids", "PYTHONPATH": str(ROOT)}
+    assert result(zygote.start(WITH_MATRIX_TILES, environment)) == ""
+
+
 def kind(case: str) -> str:
     """What a case tests: "product fp16" is of plain products, "product q4_k" of quantized ones."""
     name, _, of = case.partition(" ")
