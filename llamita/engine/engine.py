@@ -16,10 +16,11 @@ from torch import Tensor
 from llamita.engine.engine_core import EngineCore, EngineStats
 from llamita.engine.handle import RequestHandle
 from llamita.engine.limits import EngineLimits, blocks_of
-from llamita.engine.live import live_request
+from llamita.engine.live import LiveRequest, live_request
 from llamita.engine.proposer import check_draft
 from llamita.engine.receipt import ModelFacts, Receipt, receipt_of
 from llamita.errors import AbortedError, ClosedError, OverloadedError, UnsupportedError
+from llamita.generation.request import GenerationRequest
 from llamita.generation.text_options import Prompt, TextModel, TextOptions
 
 if TYPE_CHECKING:
@@ -103,10 +104,7 @@ class Engine:
         """
         self._enter()
         try:
-            if options.get("seed") is None:
-                options["seed"] = randbits(62)  # so that the same text can be written again
-            texts = self.texts.with_adapter(adapter)
-            request = texts.request([texts.token_ids(prompt)], options, reads_on=reads_on)
+            request = self._request(prompt, options, reads_on=reads_on, adapter=adapter)
             handle = RequestHandle(uuid4().hex, request, self._abort, adapter)
             live = live_request(
                 request,
@@ -116,18 +114,11 @@ class Engine:
                 timeout=timeout,
                 queue_timeout=queue_timeout,
                 tools=tools,
-                adapter=adapter,
             )
         except BaseException:
             self._leave()
             raise
-        top = options.get("prompt_logprobs")
-
-        def drop(error: BaseException) -> None:
-            handle.end(error)
-            self._leave()
-
-        self._put(Command(lambda: self._core.add(live, top), drop))
+        self._start(live, options.get("prompt_logprobs"))
         return handle
 
     def receipt(self, handle: RequestHandle) -> Receipt:
@@ -240,6 +231,24 @@ class Engine:
             self._unfinished -= 1
             if not self._unfinished:
                 self._all_done.set()
+
+    def _request(
+        self, prompt: Prompt, options: TextOptions, *, reads_on: bool, adapter: str | None
+    ) -> GenerationRequest:
+        """What is to be written, with a drawn seed where none is given, so that the same can be written again."""
+        seed = options.get("seed")
+        options = {**options, "seed": randbits(62) if seed is None else seed}
+        texts = self.texts.with_adapter(adapter)
+        return texts.request([texts.token_ids(prompt)], options, reads_on=reads_on)
+
+    def _start(self, live: LiveRequest, prompt_logprobs: int | None) -> None:
+        """Let the engine's thread add a request, which ends with an error where the engine has stopped."""
+
+        def drop(error: BaseException) -> None:
+            live.handle.end(error)
+            self._leave()
+
+        self._put(Command(lambda: self._core.add(live, prompt_logprobs), drop))
 
     def _abort(self, handle: RequestHandle) -> None:
         self._put(Command(lambda: self._core.abort(handle), lambda error: None))

@@ -95,7 +95,8 @@ def live_request(
     )
     (prompt,) = generation.prompts or [[]]
     # In JSON, as no salt that a client makes up may be that of another adapter.
-    request = Request(list(prompt), salt=json.dumps([adapter, salt]), priority=priority, adapter=adapter)
+    key = json.dumps([handle.adapter, salt])
+    request = Request(list(prompt), salt=key, priority=priority, adapter=handle.adapter)
     deadline, queue_deadline = (
         None if seconds is None else handle.metrics.arrival + seconds for seconds in (timeout, queue_timeout)
     )
