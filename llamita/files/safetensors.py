@@ -96,8 +96,9 @@ def read_header(file: BinaryIO, path: Path) -> tuple[int, dict[str, Entry]]:
     size = file.seek(0, 2)
     file.seek(0)
     head = file.read(64)
-    _refuse_other_formats(head, path)
     length = int.from_bytes(head[:8], "little")
+    if length > MAX_HEADER or head[8:9] != b"{":  # the length of a header may have the bytes of another format's mark
+        _refuse_other_formats(head, path)
     if length > MAX_HEADER:
         raise BrokenFileError(f"{path} is not a safetensors file: its first 8 bytes announce a {length}-byte header")
     if 8 + length > size:

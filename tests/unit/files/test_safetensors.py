@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 from llamita.errors import BrokenFileError
 from llamita.files.checkpoint import open_checkpoint
-from llamita.files.safetensors import read_header
+from llamita.files.safetensors import SafetensorsFile, read_header
 
 ONE = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 GOOD = save({"a": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.int64)})
@@ -83,6 +83,13 @@ def complaint(folder: Path, content: bytes, name: str = "model.safetensors") -> 
 )
 def test_ts3_a_hostile_safetensors_file_is_one_sentence(tmp_path: Path, content: bytes, message: str):
     assert message in complaint(tmp_path, content)
+
+
+def test_a_header_whose_length_has_the_bytes_of_a_pickle_is_read(tmp_path: Path):
+    length = int.from_bytes(pickle.dumps(None, protocol=2)[:2], "little")
+    header = json.dumps({"a": ONE}).encode().ljust(length)
+    (tmp_path / "model.safetensors").write_bytes(packed(header))
+    assert torch.equal(SafetensorsFile(tmp_path / "model.safetensors").load("a"), torch.zeros(2))
 
 
 def test_a_damaged_shard_is_found_before_anything_is_returned(tmp_path: Path):
