@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-p", "--prompt", metavar="TEXT", help="the same, as an option")
     arguments.add_model(parser)
     parser.add_argument(
-        "--draft-model", metavar="MODEL", help="a smaller one that guesses ahead, with the same tokens (default: none)"
+        "--draft-model", metavar="MODEL", help="a smaller one of the same tokens, to draft for it (default: none)"
     )
     arguments.add_writing(parser).add_argument(
         "--heal", action="store_true", help="let the answer finish the word that the prompt breaks off in"
@@ -99,7 +99,7 @@ def _report(completion: "Completion", seed: int, args: argparse.Namespace, clock
     if args.stats:
         print(clock.stats(completion), file=sys.stderr)
         if completion.acceptance is not None:
-            print(_guesses(completion.acceptance), file=sys.stderr)
+            print(_drafts(completion.acceptance), file=sys.stderr)
     elif sys.stderr.isatty() and not args.quiet and not args.json:
         terminal.note(summary(completion, clock.seconds, seed))
 
@@ -153,13 +153,13 @@ class Clock:
         )
 
 
-def _guesses(acceptance: "Acceptance") -> str:
-    """A line on how well guessing ahead went, and the rule that limits it."""
+def _drafts(acceptance: "Acceptance") -> str:
+    """A line on how well speculative decoding went, and the rule that limits it."""
     if acceptance.limit == 0:
-        return "guessed: nothing, as guesses would cost a pass over this many texts more time than they save"
-    rule = f", at most {acceptance.limit} guesses a pass" if acceptance.limit < sys.maxsize else ""
+        return "drafted: nothing, as drafts would cost a pass over this many texts more time than they save"
+    rule = f", at most {acceptance.limit} drafts a pass" if acceptance.limit < sys.maxsize else ""
     return (
-        f"guessed: {acceptance.drafted} tokens, {acceptance.accepted} accepted ({acceptance.rate:.0%}), "
+        f"drafted: {acceptance.drafted} tokens, {acceptance.accepted} accepted ({acceptance.rate:.0%}), "
         f"{acceptance.tokens_per_pass:.2f} tokens a pass{rule}"
     )
 

@@ -46,12 +46,14 @@ def add_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-model-len", type=int, metavar="N", help="tokens of a prompt and its answer (default: the model's)"
     )
-    group.add_argument("--draft-model", metavar="MODEL", help="a smaller model of the same tokens that guesses ahead")
+    group.add_argument(
+        "--draft-model", metavar="MODEL", help="a smaller model of the same tokens, for speculative decoding"
+    )
     group.add_argument(
         "--speculative-tokens",
         type=int,
         metavar="N",
-        help="guesses of a text in a step, by its own text without a draft (default: 5 with a draft, 0 without)",
+        help="drafts of a text in a step, by its own text without a draft model (default: 5 with a draft, 0 without)",
     )
     group.add_argument("--kv-blocks", type=int, metavar="N", help="blocks of 16 tokens of the cache (default: as fit)")
 

@@ -65,7 +65,7 @@ class Engine:
         check_draft(model, texts.draft)
         self.texts = texts.limited(most)
         self._core = EngineCore(
-            self.texts, limits, num_blocks=blocks, on_end=self._leave, draft=texts.draft, followers=followers
+            self.texts, limits, num_blocks=blocks, on_end=self._leave, draft_model=texts.draft, followers=followers
         )
         self._facts: dict[str | None, ModelFacts] = {}
         self._facts_lock = threading.Lock()

@@ -24,7 +24,7 @@ from llamita.sampling.batch import sample
 if TYPE_CHECKING:
     from llamita.parallel.followers import Followers
 
-GUESSES = 5  # of a draft model, where no other number is asked for
+NUM_SPECULATIVE_TOKENS = 5  # with a draft model, where no other number is asked for
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ COUNTED = (
 class EngineCore:
     """Requests that are under way, and the steps that write them. No method but `stats` is safe in another thread.
 
-    on_end: called once for each request that ends, however that is. draft: a model that guesses ahead. followers: see
+    on_end: called once for each request that ends, however that is. draft_model: proposes tokens. followers: see
     `StepRunner`.
     """
 
@@ -70,7 +70,7 @@ class EngineCore:
         *,
         num_blocks: int,
         on_end: Callable[[], None],
-        draft: LanguageModel | None = None,
+        draft_model: LanguageModel | None = None,
         followers: "Followers | None" = None,
     ) -> None:
         model = texts.model
@@ -88,10 +88,10 @@ class EngineCore:
         self._live: dict[Request, LiveRequest] = {}
         self._on_end = on_end
         self._prompt_tokens = self._cached_prompt_tokens = self._generation_tokens = 0
-        self._draft, self._draft_tokens, self._accepted_tokens = draft, 0, 0
-        self._most_guesses = limits.num_speculative_tokens
-        if self._most_guesses is None:
-            self._most_guesses = 0 if draft is None else GUESSES
+        self._draft_model, self._draft_tokens, self._accepted_tokens = draft_model, 0, 0
+        self._num_speculative_tokens = limits.num_speculative_tokens
+        if self._num_speculative_tokens is None:
+            self._num_speculative_tokens = 0 if draft_model is None else NUM_SPECULATIVE_TOKENS
 
     @property
     def has_work(self) -> bool:
@@ -120,8 +120,8 @@ class EngineCore:
     def add(self, live: LiveRequest, prompt_logprobs: int | None) -> None:
         """Let a request wait for its turn. prompt_logprobs: note its prompt's, with this number of alternatives."""
         self._live[live.request] = live
-        if self._most_guesses:
-            live.proposer = Proposer(self._draft, self._most_guesses)
+        if self._num_speculative_tokens:
+            live.proposer = Proposer(self._draft_model, self._num_speculative_tokens)
         self.scheduler.add(live.request)
         if prompt_logprobs is not None:
             try:
@@ -151,8 +151,8 @@ class EngineCore:
         self._end_overdue()
         step = self.scheduler.schedule()
         self._note_scheduled(step)
-        guesses = self._guesses(step)
-        parts = list(zip(step.scheduled, self.runner.run(step, guesses), strict=True))
+        drafts = self._propose(step)
+        parts = list(zip(step.scheduled, self.runner.run(step, drafts), strict=True))
         self.scheduler.update(Step([part for part, outcome in parts if isinstance(outcome, Logits)], []))
         rows: list[tuple[LiveRequest, Logits]] = []
         for part, outcome in parts:
@@ -161,44 +161,42 @@ class EngineCore:
             elif part.is_last:
                 rows.append((self._live[part.request], outcome))
         if rows:
-            self._write(rows, guesses)
+            self._write(rows, drafts)
         self.last_step = monotonic()
 
-    def _guesses(self, step: Step) -> dict[Request, list[int]]:
-        """Guesses of what the requests of a step will write, where they are worth it."""
-        most = most_in_step(self.runner.models[None], step.scheduled) if self._most_guesses else 0
+    def _propose(self, step: Step) -> dict[Request, list[int]]:
+        """The drafts of what the requests of a step will write, where they are worth it."""
+        most = most_in_step(self.runner.models[None], step.scheduled) if self._num_speculative_tokens else 0
         if not most:
             return {}
         size = self.scheduler.pool.block_size
-        found = {part.request: self._live[part.request].guesses(most, size) for part in step.scheduled if part.is_last}
-        return {request: guesses for request, guesses in found.items() if guesses}
+        found = {part.request: self._live[part.request].propose(most, size) for part in step.scheduled if part.is_last}
+        return {request: drafts for request, drafts in found.items() if drafts}
 
-    def _write(self, rows: list[tuple[LiveRequest, Logits]], guesses: Mapping[Request, list[int]]) -> None:
+    def _write(self, rows: list[tuple[LiveRequest, Logits]], drafts: Mapping[Request, list[int]]) -> None:
         """Choose the next tokens of each request by its logits, and hand over what became of it."""
         tokens = sample([live.sampler for live, _ in rows], first_rows([logits for _, logits in rows]))
         readers = [self._take(live, token) for (live, _), token in zip(rows, tokens, strict=True)]
         for live, logits in rows:
             if len(logits.rows) > 1:
-                readers += self._take_guessed(live, guesses[live.request], logits.of_pass[logits.rows[1:]])
+                readers += self._take_drafts(live, drafts[live.request], logits.of_pass[logits.rows[1:]])
         wake([reader for reader in dict.fromkeys(readers) if reader is not None])
 
-    def _take_guessed(
-        self, live: LiveRequest, guesses: list[int], logits: Tensor
-    ) -> "list[asyncio.Future[None] | None]":
-        """Go on with a request as long as its last token is the guessed one; logits: (guesses, V) of what follows."""
+    def _take_drafts(self, live: LiveRequest, drafts: list[int], logits: Tensor) -> "list[asyncio.Future[None] | None]":
+        """Go on with a request as long as its last token is the draft; logits: (drafts, V) of what follows each."""
         readers, accepted = [], 0
-        for guess, after in zip(guesses, logits, strict=True):
-            if live.handle.is_over or live.request.token_ids[-1] != guess:
+        for draft, after in zip(drafts, logits, strict=True):
+            if live.handle.is_over or live.request.token_ids[-1] != draft:
                 break
             self.scheduler.update(Step([Scheduled(live.request, live.request.num_computed_tokens, 1)], []))
             accepted += 1
             (token,) = sample([live.sampler], after[None])
             readers.append(self._take(live, token))
         assert live.proposer is not None
-        live.proposer.learn(len(guesses), accepted)
-        live.handle.metrics.draft_tokens += len(guesses)
+        live.proposer.learn(len(drafts), accepted)
+        live.handle.metrics.draft_tokens += len(drafts)
         live.handle.metrics.accepted_tokens += accepted
-        self._draft_tokens += len(guesses)
+        self._draft_tokens += len(drafts)
         self._accepted_tokens += accepted
         return readers
 

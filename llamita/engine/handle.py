@@ -29,7 +29,7 @@ class RequestMetrics:
     """When what happened to a request, in seconds of `time.monotonic`, and how much of its prompt was cached.
 
     cached_instead: the token that the cache had after the cached part, instead of the prompt's own. draft_tokens,
-    accepted_tokens: that were guessed, and how many of these were written.
+    accepted_tokens: that were proposed, and how many of these were written.
     """
 
     arrival: float

@@ -20,7 +20,7 @@ class EngineLimits:
     max_num_seqs: requests that run at once. max_num_queued: requests that may wait. max_num_batched_tokens: tokens of a
     step. max_model_len: tokens of a prompt and its answer, None for the model's. block_size: tokens of a block, a power
     of two. num_blocks: blocks of the cache; None is enough for all that run, in at most 40 % of the free memory.
-    num_speculative_tokens: the most guesses of a request in a step, by a draft model or, without one, by its own text;
+    num_speculative_tokens: the most drafts of a request in a step, by a draft model or, without one, by its own text;
     None is 5 with a draft model and 0 without.
     """
 

@@ -41,15 +41,15 @@ class LiveRequest:
             return QueueTimeoutError(f"request {number} has waited for {waited} and not begun: try again later")
         return None
 
-    def guesses(self, most: int, block_size: int) -> list[int]:
-        """At most `most` guesses of what it will write, which fit its blocks and its limit."""
+    def propose(self, most: int, block_size: int) -> list[int]:
+        """At most `most` drafts of what it will write, which fit its blocks and its limit."""
         if self.proposer is None or most < 1:
             return []
         fitting = len(self.request.block_ids) * block_size - self.request.num_tokens
         left = self.sequence.limit - len(self.sequence.token_ids) - 1
         try:
             return self.proposer.propose(self.request.token_ids, min(most, fitting, left))
-        except Exception:  # of the draft model: no answer needs guesses
+        except Exception:  # of the draft model: no answer needs drafts
             self.proposer = None
             return []
 

@@ -1,7 +1,7 @@
-"""Guessing ahead in the engine: the next tokens of a text, from the text itself or by a draft model.
+"""Speculative decoding in the engine: drafts of the next tokens of a text, from the text itself or by a draft model.
 
-A guess changes no answer: the request's own sampler chooses after each token as always, and goes on in the same step as
-long as the next token is the guessed one, whose keys and values are there already.
+A draft changes no answer: the request's own sampler chooses after each token as always, and goes on in the same step as
+long as the next token is the draft, whose keys and values are there already.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from llamita.errors import UsageError
 from llamita.generation.common_prefix import common_prefix
 from llamita.generation.protocol import LanguageModel
 from llamita.generation.speculative.proposers import follow
-from llamita.generation.speculative.verify import has_kernels, most_guesses
+from llamita.generation.speculative.verify import draft_limit, has_kernels
 
 NGRAM = 2  # last tokens that are looked for earlier in the text
 
@@ -31,24 +31,24 @@ class DraftText:
         if len(token_ids) + count > self._model.config.max_position_embeddings:
             return []
         self._cache.crop(min(common_prefix(self._read, token_ids), len(token_ids) - 1))
-        new, guesses = list(token_ids[self._cache.length :]), list[int]()
+        new, drafts = list(token_ids[self._cache.length :]), list[int]()
         for _ in range(count):
             ids = torch.tensor([new], device=self._model.device)
             output = self._model(ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1, return_dict=True)
             new = [int(output.logits[0, -1].argmax())]
-            guesses += new
-        self._read = [*token_ids, *guesses[:-1]]
-        return guesses
+            drafts += new
+        self._read = [*token_ids, *drafts[:-1]]
+        return drafts
 
 
 class Proposer:
-    """Proposes the next tokens of one text, fewer after wrong guesses.
+    """Proposes the next tokens of one text, fewer after wrong ones.
 
-    draft: a model that guesses; None looks for the last tokens earlier in the text. most: guesses of a step.
+    draft_model: None looks for the last tokens earlier in the text. most: drafts of a step.
     """
 
-    def __init__(self, draft: LanguageModel | None, most: int) -> None:
-        self._draft = None if draft is None else DraftText(draft)
+    def __init__(self, draft_model: LanguageModel | None, most: int) -> None:
+        self._draft = None if draft_model is None else DraftText(draft_model)
         self._most = self._worth = most
 
     def propose(self, token_ids: Sequence[int], most: int) -> list[int]:
@@ -60,9 +60,9 @@ class Proposer:
             return self._draft.propose(token_ids, count)
         return follow(torch.tensor(token_ids, device="cpu"), count, ngram=NGRAM).tolist()
 
-    def learn(self, guessed: int, accepted: int) -> None:
-        """Guess one more than were accepted the next time, or twice as many if all were."""
-        self._worth = accepted + 1 if accepted < guessed else max(self._worth, 2 * accepted)
+    def learn(self, drafted: int, accepted: int) -> None:
+        """Draft one more than were accepted the next time, or twice as many if all were."""
+        self._worth = accepted + 1 if accepted < drafted else max(self._worth, 2 * accepted)
 
 
 def check_draft(model: LanguageModel, draft: LanguageModel | None) -> None:
@@ -75,11 +75,11 @@ def check_draft(model: LanguageModel, draft: LanguageModel | None) -> None:
 
 
 def most_in_step(model: LanguageModel, parts: Sequence[Scheduled]) -> int:
-    """How many guesses each request of a step may have, by the rule of `generation.speculative`.
+    """How many drafts each request of a step may have, by the rule of `generation.speculative`.
 
-    None where a prompt is read, as each guess would cost what a token of it costs; nor without the CPU's kernels, as
+    None where a prompt is read, as each draft would cost what a token of it costs; nor without the CPU's kernels, as
     then more rows may change the last bits of an answer.
     """
     if not parts or not has_kernels(model) or any(part.num_tokens > 1 for part in parts):
         return 0
-    return most_guesses(model, len(parts))
+    return draft_limit(model, len(parts))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Logits(NamedTuple):
-    """The fp32 logits (rows, V) of a pass, and the numbers of a part's own rows: of what follows it and its guesses."""
+    """The fp32 logits (rows, V) of a pass, and the numbers of a part's own rows: of what follows it and its drafts."""
 
     of_pass: Tensor
     rows: Sequence[int]
@@ -41,7 +41,7 @@ def first_rows(parts: Sequence[Logits]) -> Tensor:
 class Row(NamedTuple):
     """Tokens of a text, whose blocks are `block_ids`, from number `start` on.
 
-    level: 0, or the number of a guess. part: the number of the part of the step that it is of.
+    level: 0, or the number of a draft. part: the number of the part of the step that it is of.
     """
 
     block_ids: list[int]
@@ -90,9 +90,9 @@ class StepRunner:
             return model.last_hidden_state(torch.tensor([token_ids], device=model.device))[0]
 
     @torch.no_grad()
-    def run(self, step: Step, guesses: Mapping[Request, Sequence[int]] = MappingProxyType({})) -> list[Outcome]:
+    def run(self, step: Step, drafts: Mapping[Request, Sequence[int]] = MappingProxyType({})) -> list[Outcome]:
         """For each part of a step the logits of the token that follows it, and of those that follow each of its
-        guesses; or the error that it ended in.
+        drafts; or the error that it ended in.
 
         Where a pass of several requests fails, each of them is tried alone: nobody fails for another.
         """
@@ -104,8 +104,8 @@ class StepRunner:
         for number, part in enumerate(step.scheduled):
             its = rows.setdefault(part.request.adapter, [])
             its.append(Row(part.request.block_ids, part.start, part.new_token_ids, 0, number))
-            if guesses:
-                its += _guessed(part, guesses.get(part.request, ()), number)
+            if drafts:
+                its += _draft_rows(part, drafts.get(part.request, ()), number)
         for adapter, own in rows.items():
             own.sort(key=itemgetter(LEVEL))  # rows see what those of lower levels write
             found |= self._tried(self.models[adapter], own)
@@ -147,7 +147,7 @@ class StepRunner:
         return model(given, context=context, logits_to_keep=context.last, return_dict=True).logits.squeeze(0).float()
 
 
-def _guessed(part: Scheduled, guesses: Sequence[int], number: int) -> list[Row]:
-    """Each of the guesses after a part, which has this number, as a row."""
+def _draft_rows(part: Scheduled, drafts: Sequence[int], number: int) -> list[Row]:
+    """Each of the drafts after a part, which has this number, as a row."""
     blocks, end = part.request.block_ids, part.start + part.num_tokens
-    return [Row(blocks, end + n, [token], n + 1, number) for n, token in enumerate(guesses)]
+    return [Row(blocks, end + n, [token], n + 1, number) for n, token in enumerate(drafts)]

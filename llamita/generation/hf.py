@@ -68,7 +68,7 @@ def generate(
     dictionary, or transformers' object) gives defaults for these, the checkpoint's generation_config.json for the rest.
     Without a `seed` it draws as transformers does: the same torch.manual_seed gives the same tokens.
 
-    attention_mask: (B, T), 0 for padding, which belongs on the left; guessed from the padding token when absent.
+    attention_mask: (B, T), 0 for padding, which belongs on the left; inferred from the padding token when absent.
     past_key_values: a cache of the first tokens; the ids are the whole text, or with a longer mask the new part only.
     It may be transformers' DynamicCache or StaticCache too, which is filled, or (keys, values) by layer.
     position_ids: (B, T), of the input or its end; new tokens count on from the last. logits_to_keep: forward's, of
@@ -159,7 +159,7 @@ def _request(
     if attention_mask is not None:
         _check_mask(attention_mask, given)
     elif inputs_embeds is None:
-        attention_mask = guessed_mask(input_ids, settings)
+        attention_mask = inferred_mask(input_ids, settings)
     embedded = 0 if inputs_embeds is None else inputs_embeds.shape[1]
 
     def limit(_: int, columns: int) -> int:
@@ -209,7 +209,7 @@ def _positions(request: GenerationRequest, position_ids: Tensor | None) -> Tenso
     return position_ids.to(request.input_ids.device)
 
 
-def guessed_mask(input_ids: Tensor, settings: GenerationSettings) -> Tensor | None:
+def inferred_mask(input_ids: Tensor, settings: GenerationSettings) -> Tensor | None:
     """The mask (B, T) that the padding token implies, where it is not also an end token: transformers' rule."""
     pad = settings.padding
     if pad is None or pad in settings.eos_token_ids:

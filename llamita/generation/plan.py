@@ -36,12 +36,14 @@ def _loop(request: GenerationRequest) -> Callable[[GenerationRequest], Run]:
     has_model = request.assistant is not None or bool(settings.assistant_early_exit)
     is_drafting = has_model or bool(settings.prompt_lookup_num_tokens)
     if settings.draft_tree is not None and not has_model:
-        raise UsageError("a draft_tree is of a model's guesses: pass assistant_model or assistant_early_exit")
+        raise UsageError("a draft_tree needs a model that drafts: pass assistant_model or assistant_early_exit")
     if is_drafting or settings.num_beams > 1:
         _check_needs_no_plain_loop(request)
     if settings.num_beams > 1:
         if is_drafting:
-            raise UsageError("beams and guessing ahead exclude each other: set num_beams=1, or leave the assistant out")
+            raise UsageError(
+                "beams and speculative decoding exclude each other: set num_beams=1, or leave the assistant out"
+            )
         from llamita.generation.beam import search_beams
 
         return search_beams
@@ -63,7 +65,7 @@ def _check_needs_no_plain_loop(request: GenerationRequest) -> None:
     """Raise UsageError for what only the plain loop does, one token of one text after another."""
     asked = {"a prefix": request.prefix, "logprobs": request.settings.logprobs, "watch": request.observers or None}
     if name := next((name for name, value in asked.items() if value is not None), None):
-        raise UsageError(f"{name} goes with texts that are written token by token: leave beams and guessing ahead out")
+        raise UsageError(f"{name} goes with texts that are written token by token: leave beams and drafts out")
 
 
 def constrained(request: GenerationRequest) -> GenerationRequest:

@@ -40,8 +40,8 @@ COUNTERS: dict[str, tuple[str, Value]] = {
     "num_preemptions": ("times that a text had to give up its blocks", lambda stats: stats.preemptions),
     "prompt_tokens": ("tokens read", lambda stats: stats.prompt_tokens),
     "generation_tokens": ("tokens written", lambda stats: stats.generation_tokens),
-    "spec_decode_num_draft_tokens": ("tokens guessed", lambda stats: stats.draft_tokens),
-    "spec_decode_num_accepted_tokens": ("guessed tokens that were written", lambda stats: stats.accepted_tokens),
+    "spec_decode_num_draft_tokens": ("draft tokens", lambda stats: stats.draft_tokens),
+    "spec_decode_num_accepted_tokens": ("draft tokens that were written", lambda stats: stats.accepted_tokens),
     "prefix_cache_queries": ("prompt tokens looked for in the cache", lambda stats: stats.prompt_tokens),
     "prefix_cache_hits": ("prompt tokens found in it", lambda stats: stats.cached_prompt_tokens),
 }

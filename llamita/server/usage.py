@@ -25,7 +25,7 @@ def timings(handles: Sequence[RequestHandle], n: int) -> dict[str, Any]:
     """llama.cpp's figures of a request that is over: ms and tokens a second, of prompts and of answers.
 
     prompt_n: tokens that were read, without the cache's. The first token counts to the prompt's time. draft_n: tokens
-    that were guessed, if any were.
+    that were proposed, if any were.
     """
     cached, written = tokens_cached(handles, n), tokens_written(handles)
     read = tokens_read(handles, n) - cached

@@ -42,7 +42,8 @@ WORDS: Mapping[str, str] = {
 WORDS_OF: Mapping[str, Mapping[str, str]] = {
     "quant": {"form": "format_name or block_format"},
     "bench": {"form": "format"},
-    "generation": {"stage": "processor"},
+    "engine": {"guess": "draft", "guesses": "drafts", "guessed": "drafted"},
+    "generation": {"stage": "processor", "guess": "draft", "guesses": "drafts", "guessed": "drafted"},
 }
 # Word of a docstring, comment or message -> what to say instead.
 PROSE: Mapping[str, str] = {
@@ -55,6 +56,7 @@ PROSE: Mapping[str, str] = {
     "likeliest": "most probable",
     "so many": "the number, by its name",
     "of ours": "our",
+    "guessing ahead": "speculative decoding",
 }
 # What holds prose: comments and strings, which Python 3.12 and later cut at the fields of an f-string.
 TEXT = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}

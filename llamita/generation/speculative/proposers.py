@@ -178,7 +178,7 @@ class DraftTreeProposer:
             raise UsageError(f"a draft tree of branches {tuple(branches)}: give 1 or more at each depth")
         if sum(accumulate(branches, mul)) > MOST_DRAFTS:
             raise UsageError(
-                f"a draft tree of branches {tuple(branches)} is too large: give at most {MOST_DRAFTS} guesses"
+                f"a draft tree of branches {tuple(branches)} is too large: give at most {MOST_DRAFTS} drafts"
             )
         self.branches = tuple(branches)
         self._proposer = proposer if isinstance(proposer, DraftModelProposer) else DraftModelProposer(proposer)

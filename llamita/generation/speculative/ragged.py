@@ -21,8 +21,8 @@ class RaggedBatch:
     def __init__(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> None:
         if attention_mask is not None and attention_mask.shape != input_ids.shape:
             raise UsageError(
-                f"the attention mask is {tuple(attention_mask.shape)} and the ids {tuple(input_ids.shape)}: guessing "
-                "ahead looks at the whole text, pass the ids of cached tokens too"
+                f"the attention mask is {tuple(attention_mask.shape)} and the ids {tuple(input_ids.shape)}: "
+                "speculative decoding looks at the whole text, pass the ids of cached tokens too"
             )
         self.tokens = input_ids
         self.real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()

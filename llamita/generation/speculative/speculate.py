@@ -72,18 +72,18 @@ def _checked_cache(request: GenerationRequest) -> DynamicCache | None:
     settings = request.settings
     if settings.recorded_outputs or settings.is_guided or request.criteria or request.embeds is not None:
         raise UnsupportedError(
-            "guessing ahead gives no attentions or hidden states and takes no guidance, criteria or inputs_embeds: "
-            "leave the assistant out"
+            "speculative decoding gives no attentions or hidden states and takes no guidance, criteria or "
+            "inputs_embeds: leave the assistant out"
         )
     if request.positions is not None or request.logits_to_keep != 1:
         raise UnsupportedError(
-            "guessing ahead counts positions by the mask and keeps the logits of its guesses: leave position_ids and "
-            "logits_to_keep out"
+            "speculative decoding counts positions by the mask and keeps the logits of its drafts: leave "
+            "position_ids and logits_to_keep out"
         )
     cache = request.cache if request.cache is not None else request.new_cache()
     if not hasattr(request.model, "first_layers") or not (cache is None or isinstance(cache, DynamicCache)):
         raise UnsupportedError(
-            f"guessing ahead takes tokens back, and needs a language model and a DynamicCache, not a "
+            f"speculative decoding takes tokens back, and needs a language model and a DynamicCache, not a "
             f"{type(request.model).__name__} and a {type(getattr(cache, 'inner', cache)).__name__}: leave the "
             "assistant out"
         )

@@ -55,7 +55,7 @@ def speculative_steps(
     for own in proposer.caches:  # may hold an earlier text
         own.reset()
     worth = most_drafts(batch, text.real.device)  # (B,) how many drafts pay off
-    acceptance.limit = limit = most_guesses(model, len(text.real))
+    acceptance.limit = limit = draft_limit(model, len(text.real))
     while not batch.is_over:
         most = torch.minimum(most_drafts(batch, text.real.device), worth).clamp(max=limit)
         drafts = proposer.propose(text, most, selector=selector, cache=cache)
@@ -70,7 +70,7 @@ def speculative_steps(
         yield new
 
 
-def most_guesses(model: LanguageModel, rows: int) -> int:
+def draft_limit(model: LanguageModel, rows: int) -> int:
     """The most drafts that a row may have in a pass over `rows` rows; 0 turns drafting off.
 
     With kernels a pass of up to FEW rows, drafts included, costs little more than one of a single row, as memory is

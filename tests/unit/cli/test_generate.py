@@ -175,7 +175,7 @@ def test_a_draft_model_is_told_of_in_the_stats(run: Run, small_path: Path) -> No
     outcome = run("generate", "abc", "-n", "20", "-t", "0", "--stats", "--draft-model", str(small_path))
     assert outcome.out == plain.out
     line = outcome.err.splitlines()[-1]
-    pattern = r"guessed: \d+ tokens, \d+ accepted \(\d+%\), [\d.]+ tokens a pass(, at most \d+ guesses a pass)?"
+    pattern = r"drafted: \d+ tokens, \d+ accepted \(\d+%\), [\d.]+ tokens a pass(, at most \d+ drafts a pass)?"
     assert re.fullmatch(pattern, line)
     assert run("generate", "abc", "--draft-model", "no/such").code == 3
 

@@ -23,7 +23,7 @@ from llamita.generation.speculative.proposers import (
     follow,
 )
 from llamita.generation.speculative.ragged import RaggedBatch
-from llamita.generation.speculative.verify import most_guesses, residual, speculative_steps
+from llamita.generation.speculative.verify import draft_limit, residual, speculative_steps
 from llamita.model.llama import LlamaForCausalLM
 from llamita.plans.cpu import fuse
 from llamita.sampling.history import History
@@ -287,5 +287,5 @@ def test_guessing_is_off_where_a_pass_of_so_many_rows_costs_more_than_it_saves(r
         vocab_size=20, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2
     )
     model = LlamaForCausalLM(config).eval()
-    assert most_guesses(model, rows) == sys.maxsize
-    assert most_guesses(fuse(model), rows) == limit
+    assert draft_limit(model, rows) == sys.maxsize
+    assert draft_limit(fuse(model), rows) == limit
