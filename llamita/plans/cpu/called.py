@@ -63,6 +63,11 @@ def is_in_function_mode() -> bool:
     return torch._C._len_torch_function_stack() > 0 and any(type(one) is not DeviceContext for one in function_modes())
 
 
+def is_ours(value: Any) -> bool:
+    """Whether it is a function of this package, as the hook is by which a quantized model refuses to be trained."""
+    return isinstance(value, FunctionType) and _home(value).startswith(f"{PACKAGE}.")
+
+
 def _bindings(todo: list[Binding]) -> Iterator[Binding]:
     """These bindings, and those that their values look up."""
     seen = set[tuple[int, Any]]()

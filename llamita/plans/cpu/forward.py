@@ -16,6 +16,7 @@ from llamita.kernels.cpu.runtime.huge_pages import collapse
 from llamita.model import plan
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.outputs import CausalLMOutputWithPast
+from llamita.plans.cpu.called import is_ours
 from llamita.plans.cpu.parts import unsupported_reason
 from llamita.plans.cpu.passes import ModelParts, Pass, check_ids
 from llamita.plans.cpu.watch import Watch
@@ -130,7 +131,8 @@ class FusedForward(plan.StandIn):
             return None
         if programs.watch.is_observed() or any(map(module.config.extra.get, ASK_MORE)):
             return None
-        if run is not None and not module._forward_hooks and not module._forward_pre_hooks:  # which may do anything
+        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        if run is not None and all(map(is_ours, hooks)):  # others may do anything; ours change no model
             self._run = run, programs
         return programs
 

@@ -64,9 +64,10 @@ def test_rows_of_any_lengths_in_one_pass(form: str) -> None:
         assert torch.equal(torch.stack(mine), torch.stack(its))
 
 
+@pytest.mark.parametrize("form", ["bfloat16", "q8_0"])  # a quantized model has a hook of ours
 @torch.no_grad()
-def test_the_passes_of_a_run_look_once_for_changes_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, looks = model_of("bfloat16"), list[bool]()
+def test_the_passes_of_a_run_look_once_for_changes_of_the_model(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, looks = model_of(form), list[bool]()
     pages = PagedCache(model.config, num_blocks=1, block_size=BLOCK, dtype=torch.bfloat16, device="cpu")
     has_changed = Watch.has_changed
     monkeypatch.setattr(Watch, "has_changed", lambda watch: (looks.append(has_changed(watch)), looks[-1])[1])
@@ -76,6 +77,6 @@ def test_the_passes_of_a_run_look_once_for_changes_of_the_model(monkeypatch: pyt
         assert torch.equal(logits_of(model, pages, [(0, [5], [0])], given), before)
         counts.append(len(looks))
     assert counts == [1, 1, 1, 2, 3, 4]
-    model.lm_head.weight = torch.nn.Parameter(-model.lm_head.weight)
+    model.model.norm.weight = torch.nn.Parameter(-model.model.norm.weight)
     assert torch.equal(logits_of(model, pages, [(0, [5], [0])], object()), -before)
     assert looks == [False, False, False, False, True]
