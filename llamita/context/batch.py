@@ -16,7 +16,7 @@ class BatchLayout:
     tables: None for that; else int64 (n,), the pages of each row in order. origin: int64 (B,), the entry of token 0.
     Start, first and origin are ints where they are the same for all rows.
     page_size: slots of a page, a power of two. is_blocked: whether the pages are blocks of a `PagedCache`; else tables
-    name pages of slots that lie as if there were no pages.
+    name pages of slots that lie as if there were no pages. is_tiled: whether the blocks' keys are in tiles.
     spans: for rows of any lengths in one row of ids: how many new tokens each row has, and the index of the first of
     them. None where the ids are (B, T).
     """
@@ -28,6 +28,7 @@ class BatchLayout:
     page_size: int = 1
     spans: tuple[Sequence[int], Sequence[int]] | None = None
     is_blocked: bool = False
+    is_tiled: bool = False
 
     def later(self, tokens: int) -> "BatchLayout":
         """The layout of the same pass without its first `tokens` tokens."""

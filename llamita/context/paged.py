@@ -72,7 +72,15 @@ class Paged:
         tables = np.fromiter(chain.from_iterable(own), dtype=np.int64, count=sum(map(len, own)))
         origins = np.array([0, *accumulate(map(len, own[:-1]))])
         starts, tables, origins = (torch.from_numpy(one) for one in (np.array(starts), tables, origins))
-        return BatchLayout(starts, 0, tables, origins, self.pages.block_size, (counts, firsts), True)
+        return BatchLayout(
+            start=starts,
+            tables=tables,
+            origin=origins,
+            page_size=self.pages.block_size,
+            spans=(counts, firsts),
+            is_blocked=True,
+            is_tiled=self.pages.is_tiled,
+        )
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation, *, layer: int) -> Tensor:
         """Rotate, store and attend: q (1, T, N, H), k and v (1, T, K, H) -> (1, T, N, H)."""

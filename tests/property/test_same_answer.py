@@ -160,7 +160,7 @@ def test_logits_are_the_same_from_pages_in_any_order(form: str, page: int) -> No
         layout = BatchLayout(start, 0, table, 0, page)
         cache.reserve(part.shape[1])
         logits.append(made.run(part, cache.buffers, [layout], range(part.numel()))[None])
-        layout = replace(layout, is_blocked=True)
+        layout = replace(layout, is_blocked=True, is_tiled=blocks.is_tiled)
         from_blocks.append(made.run(part, blocks.buffers, [layout], range(part.numel()))[None])
         start = start + part.shape[1]
     assert torch.equal(torch.cat(logits, dim=1), whole)

@@ -13,7 +13,7 @@ from llamita.config import LlamaConfig
 from llamita.context.batch import BatchLayout
 from llamita.kernels.cpu import linear
 from llamita.kernels.cpu.arguments import Attend, Row, Sizes, bits
-from llamita.kernels.cpu.constants import DTYPES, KEYS, QUERIES, TILE
+from llamita.kernels.cpu.constants import DTYPES, KEYS, QUERIES
 from llamita.kernels.cpu.runtime.program import Program, named
 from llamita.plans.cpu.workspace import Workspace, empty, numbers
 
@@ -209,15 +209,18 @@ class RaggedAttention:
         for number in (*self._gather.numbers, *self._prefill.numbers):
             self._program.change(number, tiles=needed[0], wide_keys=needed[1], wide_values=needed[2])
 
-    def set_buffers(self, buffers: Buffers, *, is_blocked: bool) -> None:
-        """Put the buffers' addresses into the program if they have changed; those of all layers change at once."""
+    def set_buffers(self, buffers: Buffers, layout: BatchLayout) -> None:
+        """Put the buffers' addresses into the program if they have changed; those of all layers change at once.
+
+        layout: of a pass over these buffers; all such layouts say the same of blocks and tiles.
+        """
         if buffers[0][0] is self._keys():
             return
         rows, heads, capacity, width = buffers[0][0].shape
         assert all(x.shape[2] == capacity and x.dtype == self._dtype for layer in buffers for x in layer)
-        self._size_numbers[SIZE.row_stride] = 0 if rows == 1 or is_blocked else heads * capacity * width
+        self._size_numbers[SIZE.row_stride] = 0 if rows == 1 or layout.is_blocked else heads * capacity * width
         self._size_numbers[SIZE.head_stride] = capacity * width
-        self._size_numbers[SIZE.is_tiled] = is_blocked and capacity % TILE == 0
+        self._size_numbers[SIZE.is_tiled] = layout.is_tiled
         for calls in (self._decode, self._store, self._gather, self._prefill):
             for number, (keys, values) in zip(calls.numbers, buffers, strict=False):
                 self._program.change(number, keys=keys, values=values)

@@ -83,7 +83,7 @@ class Pass:
         ids = ids.contiguous()
         logits = torch.empty(len(wanted), self._config.vocab_size, dtype=torch.float32, device=CPU)
         for attention, layout in zip(self._attention, layouts, strict=True):
-            attention.set_buffers(buffers, is_blocked=layout.is_blocked)
+            attention.set_buffers(buffers, layout)
             attention.write_rows(layout, *ids.shape)
         self._set_logits(wanted)
         self._program.put(self._ids, ids)
