@@ -70,11 +70,13 @@ def _unchanged(run: Run) -> Iterator[None]:
     """Leave a run as it was before the block, in which it computes without dropout."""
     position, rng = run.loader.position, torch.get_rng_state()
     run.model.eval()
-    yield
-    run.model.train()
-    reshard(run.root)
-    run.loader.position = position
-    torch.set_rng_state(rng)
+    try:
+        yield
+    finally:
+        run.model.train().zero_grad()
+        reshard(run.root)
+        run.loader.position = position
+        torch.set_rng_state(rng)
 
 
 def _largest(tensors: Iterable[Tensor]) -> float:
@@ -84,8 +86,7 @@ def _largest(tensors: Iterable[Tensor]) -> float:
 def _taken(run: Run) -> list[Tensor]:
     """This rank's part of the gradients of all weights that have one, which are then without."""
     gradients = [local(weight.grad).clone() for weight in run.model.parameters() if weight.grad is not None]
-    for weight in run.model.parameters():
-        weight.grad = None
+    run.model.zero_grad()
     return gradients
 
 

@@ -72,7 +72,10 @@ class Deadline:
 
 @contextmanager
 def _undone(run: Run) -> Iterator[None]:
-    """Leave a run as it was before the block. Meanwhile a copy of this rank's weights is in memory, as in a save."""
+    """Leave a run as it was before the block. Meanwhile a copy of this rank's weights is in memory, as in a save.
+
+    A run whose block fails stays as it is: nobody trains it, and its weights may be whole or sharded then.
+    """
     copies, position = [local(weight).clone() for weight in run.weights().values()], run.loader.position
     states = [copy.deepcopy(optimizer.state_dict()) for optimizer in run.optimizers]
     with torch.random.fork_rng(), sharded_loss(run.model):

@@ -138,9 +138,11 @@ class _FakeSteps:
 
         handles = [layer.register_forward_hook(mark) for layer in base.layers]
         handles += [base.layers[0].register_forward_pre_hook(mark), base.register_forward_hook(mark_end)]
-        yield at
-        for handle in handles:
-            handle.remove()
+        try:
+            yield at
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def loss(self) -> Tensor:
         """The loss () of a micro-batch of packed rows, by the recipe's own task."""

@@ -37,6 +37,21 @@ def test_the_run_stays_as_it_was(tmp_path: Path) -> None:
     assert manifests[0] == manifests[1]
 
 
+def test_the_run_stays_as_it_was_where_the_check_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(make_rows())
+    position, backward = run.loader.position, checks.backward
+
+    def fail(*args: Any) -> float:
+        backward(*args)
+        raise MemoryError
+
+    monkeypatch.setattr(checks, "backward", fail)
+    with pytest.raises(MemoryError):
+        check_loss(run, RECIPE)
+    assert run.model.training and run.loader.position == position
+    assert all(weight.grad is None for weight in run.model.parameters())
+
+
 @pytest.mark.parametrize("wrong", ["each micro-batch by its own count", "by the number of micro-batches"])
 def test_a_wrong_normalization_is_found(monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
     def backward(run, task, batch, recipe, gradients) -> float:  # type: ignore[no-untyped-def]
