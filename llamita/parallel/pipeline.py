@@ -18,10 +18,10 @@ from llamita.model.llama import LlamaForCausalLM
 from llamita.parallel.context import pass_of
 from llamita.parallel.gradients import Gradients, scale_down
 from llamita.parallel.mesh import dim
+from llamita.parallel.placements import TOKENS
 from llamita.parallel.shard import Pass, align_gradient, local, whole
 from llamita.parallel.slices import joined, own_part
 from llamita.parallel.stages import Received, cut, tied_weight, view
-from llamita.parallel.tensor import TOKENS
 
 # The names of schedules, here and in torch. gpipe: all forward passes first (arXiv:1811.06965). 1f1b: a backward pass
 # after each forward pass, with activations of at most as many micro-batches as stages in memory (arXiv:1806.03377).
