@@ -44,3 +44,12 @@ def test_a_conversation_may_go_on_from_its_last_message(server: Running) -> None
     talk: dict[str, Any] = {"messages": [*TALK, {"role": "assistant", "content": "Well,"}]}
     assert server.post("/apply-template", {**talk, "continue_final_message": True}).json()["prompt"].endswith("Well,")
     assert not server.post("/apply-template", talk).json()["prompt"].endswith("Well,")
+
+
+def test_a_refusal_of_an_earlier_answer_is_what_it_said(server: Running) -> None:
+    told: list[Any] = [
+        {"role": "assistant", "content": "No."},
+        {"role": "assistant", "content": None, "refusal": "No."},
+    ]
+    found = [server.post("/apply-template", {"messages": [*TALK, one, TALK[1]]}).json() for one in told]
+    assert found[0] == found[1] and "No." in found[1]["prompt"]

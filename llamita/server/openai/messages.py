@@ -41,17 +41,19 @@ class ChatMessage(StrictModel):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | Annotated[list[TextPart], bounded(1024, least=1)] | None = None
+    refusal: Text | None = None  # of an earlier answer, whose content is null then
     name: Annotated[str, Field(max_length=256)] | None = None
     tool_calls: Annotated[list[CalledTool], bounded(64)] | None = None
     tool_call_id: Annotated[str, Field(max_length=256)] | None = None
 
     def for_template(self) -> dict[str, Any]:
         """The message as chat templates read it: plain text, arguments as objects. Raises RequestError."""
-        if self.content is None and not self.tool_calls:
+        content = self.refusal if self.content is None else self.content
+        if content is None and not self.tool_calls:
             raise refused(f"a message of role {self.role} has no content: give it a text", param="messages")
         if self.role == "tool" and self.tool_call_id is None:
             raise refused("a message of role tool needs the tool_call_id of its call", param="messages")
-        message: dict[str, Any] = {"role": SYNONYMS.get(self.role, self.role), "content": text_of(self.content)}
+        message: dict[str, Any] = {"role": SYNONYMS.get(self.role, self.role), "content": text_of(content)}
         if self.role == "tool":
             message["tool_call_id"] = self.tool_call_id
         if self.tool_calls:
