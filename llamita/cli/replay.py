@@ -101,15 +101,9 @@ def _receipt(values: Any, choice: int) -> Any:
 
 
 def _prompt(llm: "LLM", request: Any, receipt: "Receipt") -> list[int]:
-    """The token ids of what a request asked. Raises UsageError for one that asks for nothing."""
-    from llamita.tokenizer.chat import encode_chat
+    """The token ids of what a request asked, of several prompts those of the receipt. Raises UsageError for none."""
+    from llamita.engine.receipt import tokens_digest
+    from llamita.server.sent_request import prompts_of
 
-    if isinstance(request, dict) and isinstance(messages := request.get("messages"), list):
-        tools = request.get("tools")
-        return encode_chat(llm.tokenizer, messages, tools=tools, continue_final_message=receipt.reads_on)
-    prompt = request.get("prompt") if isinstance(request, dict) else request
-    if isinstance(prompt, str):
-        return llm.tokenizer.encode(prompt)
-    if isinstance(prompt, list) and prompt and all(type(one) is int for one in prompt):
-        return prompt
-    raise UsageError("the request has neither messages nor a prompt of one text: give the JSON that was sent")
+    prompts = prompts_of(llm.tokenizer, request, reads_on=receipt.reads_on)
+    return next((ids for ids in prompts if tokens_digest(ids) == receipt.prompt), prompts[0])

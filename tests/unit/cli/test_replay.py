@@ -26,13 +26,19 @@ def asked(small_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / f"{name}.json").write_text(json.dumps(answer))
     (folder / "request.json").write_text(json.dumps({"messages": messages, "temperature": 1.0}))
     (folder / "ids.json").write_text(json.dumps({"prompt": text.prompt_token_ids}))
+    (folder / "list.json").write_text(json.dumps({"prompt": ["Twice", "Once"]}))
     (folder / "no.json").write_text("{")
     return folder
 
 
 @pytest.mark.parametrize(
     ("receipt", "prompt"),
-    [("text", ["-p", "Once"]), ("text", ["--request", "ids.json"]), ("chat", ["--request", "request.json"])],
+    [
+        ("text", ["-p", "Once"]),
+        ("text", ["--request", "ids.json"]),
+        ("text", ["--request", "list.json"]),
+        ("chat", ["--request", "request.json"]),
+    ],
 )
 def test_the_same(
     asked: Path, small_path: Path, capsys: pytest.CaptureFixture[str], receipt: str, prompt: list[str]
