@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from llamita.cli import ranks, terminal, train
+from llamita.cli import ranks, terminal, train, train_report
 from llamita.cli.finetune_score import Score, askable, count_right, text_of
 from llamita.errors import UsageError
 
@@ -109,7 +109,7 @@ def _end(session: "Session", before: Score, *, is_quiet: bool) -> None:
     """Write the report, and show both scores and how to use the result."""
     from llamita.train.metrics import read_log
 
-    report = train.write_report(session, NAME, [])
+    report = train_report.write_report(session, NAME, [])
     if is_quiet:
         print(session.folder)
         return
