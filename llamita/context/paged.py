@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import accumulate, chain
+from itertools import accumulate, chain, compress
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ class Paged:
     starts: how many tokens of each row are stored already. counts: how many new ones it has. tables: its blocks in
     order, enough for the new tokens too. Every row attends by itself, so that its numbers do not depend on the others'.
     levels: rows see what rows of lower levels write to their blocks in this pass; None where no block is written by two
-    rows. run: None, or what passes have in common between which nobody else changes the model.
+    rows. wanted: of each row, whether the logits of what follows it are; None for all. run: None, or what passes
+    have in common between which nobody else changes the model.
     """
 
     cache = None  # forward has none to return
@@ -37,17 +38,20 @@ class Paged:
         window: int | None = None,
         backend: str = "sdpa",
         levels: Sequence[int] | None = None,
+        wanted: Sequence[bool] | None = None,
         run: object | None = None,
     ) -> None:
         self.pages, self.starts, self.counts, self.tables = pages, list(starts), list(counts), tables
         self.scale, self.window, self.run, self._backend = scale, window, run, backend
         self._levels = [0] * len(self.counts) if levels is None else levels
         self.device = pages.buffers[0][0].device
-        self.last_tokens = [end - 1 for end in accumulate(self.counts)]
+        self._ends = [*accumulate(self.counts)]
+        last = [end - 1 for end in (self._ends if wanted is None else compress(self._ends, wanted))]
+        self.last_tokens = last or [self._ends[-1] - 1]  # as no head is made for none
 
     @cached_property
     def last(self) -> Tensor:
-        """The index of each row's last token, for logits_to_keep: int64 (B,)."""
+        """The indices of `last_tokens`, those of each wanted row, for logits_to_keep: int64 (n,)."""
         return torch.from_numpy(np.array(self.last_tokens)).to(self.device)
 
     @cached_property
@@ -95,7 +99,7 @@ class Paged:
 
     @cached_property
     def _firsts(self) -> list[int]:
-        return [0, *(number + 1 for number in self.last_tokens[:-1])]
+        return [0, *self._ends[:-1]]
 
     @cached_property
     def _rows(self) -> list[tuple[Tensor, Mask]]:

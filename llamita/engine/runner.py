@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 class Logits(NamedTuple):
-    """The fp32 logits (rows, V) of a pass, and the numbers of a part's own rows: of what follows it and its drafts."""
+    """The fp32 logits (rows, V) of a pass, and the numbers of a part's own: of what follows it and its drafts.
+
+    A part that does not reach the end of its text has none: what follows it is known.
+    """
 
     of_pass: Tensor
     rows: Sequence[int]
@@ -31,7 +34,7 @@ Outcome = Logits | Exception
 
 
 def first_rows(parts: Sequence[Logits]) -> Tensor:
-    """The logits (B, V) of what follows each part; no copy of those of a pass where all of its rows are asked for."""
+    """The logits (B, V) of what follows each part; without drafts those of a pass, and no copy."""
     whole, numbers = parts[0].of_pass, [one.rows[0] for one in parts]
     if any(one.of_pass is not whole for one in parts):
         return torch.stack([one.of_pass[one.rows[0]] for one in parts])
@@ -41,7 +44,8 @@ def first_rows(parts: Sequence[Logits]) -> Tensor:
 class Row(NamedTuple):
     """Tokens of a text, whose blocks are `block_ids`, from number `start` on.
 
-    level: 0, or the number of a draft. part: the number of the part of the step that it is of.
+    level: 0, or the number of a draft. part: the number of the part of the step that it is of. is_wanted: whether the
+    logits of what comes after it are.
     """
 
     block_ids: list[int]
@@ -49,6 +53,7 @@ class Row(NamedTuple):
     token_ids: list[int]
     level: int
     part: int
+    is_wanted: bool
 
 
 LEVEL = Row._fields.index("level")
@@ -91,8 +96,8 @@ class StepRunner:
 
     @torch.no_grad()
     def run(self, step: Step, drafts: Mapping[Request, Sequence[int]] = MappingProxyType({})) -> list[Outcome]:
-        """For each part of a step the logits of the token that follows it, and of those that follow each of its
-        drafts; or the error that it ended in.
+        """For each part of a step that reaches the end of its text the logits of the token that follows it, and of
+        those that follow each of its drafts; or the error that it ended in.
 
         Where a pass of several requests fails, each of them is tried alone: nobody fails for another.
         """
@@ -103,7 +108,7 @@ class StepRunner:
         rows: dict[str | None, list[Row]] = {}
         for number, part in enumerate(step.scheduled):
             its = rows.setdefault(part.request.adapter, [])
-            its.append(Row(part.request.block_ids, part.start, part.new_token_ids, 0, number))
+            its.append(Row(part.request.block_ids, part.start, part.new_token_ids, 0, number, part.is_last))
             if drafts:
                 its += _draft_rows(part, drafts.get(part.request, ()), number)
         for adapter, own in rows.items():
@@ -122,15 +127,15 @@ class StepRunner:
                 return dict.fromkeys(parts, error)
             each = ([row for row in rows if row.part == part] for part in parts)
             return {part: outcome for own in each for part, outcome in self._tried(model, own).items()}
-        own: dict[int, list[int]] = {}
-        for at, row in enumerate(rows):
-            own.setdefault(row.part, []).append(at)
+        own: dict[int, list[int]] = {row.part: [] for row in rows}
+        for at, row in enumerate(row for row in rows if row.is_wanted):
+            own[row.part].append(at)
         return {part: Logits(logits, mine) for part, mine in own.items()}
 
     def logits(self, model: LanguageModel, rows: Sequence[Row]) -> Tensor:
-        """The fp32 logits (rows, V) of what comes after each row, in one pass."""
+        """The fp32 logits (rows, V) of what comes after each row that wants them, in one pass; of the last if none."""
         config = model.config
-        tables, starts, new, levels, _ = zip(*rows, strict=True)
+        tables, starts, new, levels, _, wanted = zip(*rows, strict=True)
         context = Paged(
             self.pages,
             starts=starts,
@@ -140,6 +145,7 @@ class StepRunner:
             window=config.sliding_window,
             backend=config.attn_implementation,
             levels=levels,
+            wanted=wanted,
             run=self._run,
         )
         # From NumPy, as torch reads lists of numbers several times more slowly.
@@ -150,4 +156,4 @@ class StepRunner:
 def _draft_rows(part: Scheduled, drafts: Sequence[int], number: int) -> list[Row]:
     """Each of the drafts after a part, which has this number, as a row."""
     blocks, end = part.request.block_ids, part.start + part.num_tokens
-    return [Row(blocks, end + n, [token], n + 1, number) for n, token in enumerate(drafts)]
+    return [Row(blocks, end + n, [token], n + 1, number, True) for n, token in enumerate(drafts)]

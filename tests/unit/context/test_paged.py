@@ -57,6 +57,18 @@ def test_a_layout_has_the_rows_of_a_level(tiny_config: LlamaConfig) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("wanted", [[False, True, True], [True, False, False], [False, False, False]])
+def test_logits_are_those_of_the_wanted_rows(model: LlamaForCausalLM, wanted: list[bool]) -> None:
+    pages = PagedCache(model.config, num_blocks=10, block_size=8, dtype=torch.float32, device="cpu")
+    rows = {"starts": [0, 0, 0], "counts": [2, 1, 4], "tables": TABLES, "scale": model.config.softmax_scale}
+    of_all, of_some = Paged(pages, **rows), Paged(pages, **rows, wanted=wanted)
+    ids = torch.randint(model.config.vocab_size, (1, 7))
+    with torch.no_grad():
+        every, some = (model(ids, context=one, logits_to_keep=one.last).logits[0] for one in (of_all, of_some))
+    expected = every[wanted] if any(wanted) else every[-1:]  # one is made at least
+    torch.testing.assert_close(some, expected, rtol=1e-5, atol=1e-5)
+
+
 def standing(layout: BatchLayout) -> tuple[object, ...]:
     """Starts, counts, first tokens, page tables and their beginnings of a layout."""
     assert layout.spans is not None
