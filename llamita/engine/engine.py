@@ -161,6 +161,8 @@ class Engine:
                 future.set_exception(error)
                 if not isinstance(error, Exception):  # the engine's end, and not of this function alone
                     raise
+            finally:
+                self._core.runner.begin_run()  # it may have changed the model
 
         self._put(Command(run, lambda error: future.cancelled() or future.set_exception(error)))
         return future
@@ -295,9 +297,9 @@ class Engine:
             command = self._commands.get()  # no other thread takes any
             if command is None:
                 return False
-            if is_waiting:  # an engine without work has not stalled
-                self._core.last_step = monotonic()
+            if is_waiting:
+                self._core.last_step = monotonic()  # an engine without work has not stalled
+                self._core.runner.begin_run()  # nor written anything, so that anybody may have changed the model
             command.run()
-            self._core.runner.begin_run()  # what it called may have changed the model
             is_waiting = False
         return True

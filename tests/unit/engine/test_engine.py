@@ -25,6 +25,7 @@ from llamita.errors import (
 )
 from llamita.generation.completion import Completion
 from llamita.llm import LLM
+from llamita.plans.cpu.watch import Watch
 from tests.architecture.source import ROOT
 from tests.unit.engine.integrity import checked
 from tests.zygote import Zygote, result
@@ -195,6 +196,30 @@ def test_r13_logits_that_are_not_finite(small_path: Path) -> None:
         llm.model.model.norm.weight[0] = float("nan")
     with llm.engine() as engine, pytest.raises(NotFiniteError, match="damaged"):
         engine.submit("a", max_tokens=3).result(60)
+
+
+def test_an_engine_that_writes_looks_for_changes_of_the_model_only_after_a_call(
+    fast: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, has_changed = list[bool](), Watch.has_changed
+    monkeypatch.setattr(Watch, "has_changed", lambda watch: (looks.append(has_changed(watch)), looks[-1])[1])
+    fast.generate("a", max_tokens=1)  # it has its programs now
+    looks.clear()
+    counts = list[int]()
+    with fast.engine() as engine:
+        run = engine._core.runner.run
+
+        def joined(*given: Any) -> Any:
+            counts.append(len(looks))
+            if len(counts) < 5:
+                engine.submit("b", max_tokens=2)
+            elif len(counts) == 5:
+                engine.call(lambda: None)
+            return run(*given)
+
+        engine._core.runner.run = joined
+        engine.submit("a", min_tokens=9, max_tokens=9).result()
+    assert counts[:9] == [0, 1, 1, 1, 1, 1, 2, 2, 2]
 
 
 def test_r26_a_defect_of_the_engine_reaches_everybody(fast: LLM) -> None:
