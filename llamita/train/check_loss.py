@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llamita.errors import LlamitaError, UsageError
 from llamita.parallel import mesh
-from llamita.parallel.shard import local, reshard, whole
+from llamita.parallel.shard import local, whole
 from llamita.parallel.tensor import sharded_loss
 from llamita.train.loop import autocast, backward, gradients_of, next_batch
 from llamita.train.recipe import Recipe
@@ -69,12 +69,11 @@ def check_loss(run: Run, recipe: Recipe) -> LossCheck:
 def _unchanged(run: Run) -> Iterator[None]:
     """Leave a run as it was before the block, in which it computes without dropout."""
     position, rng = run.loader.position, torch.get_rng_state()
-    run.model.eval()
     try:
-        yield
+        with run.without_dropout():
+            yield
     finally:
-        run.model.train().zero_grad()
-        reshard(run.root)
+        run.model.zero_grad()
         run.loader.position = position
         torch.set_rng_state(rng)
 

@@ -96,12 +96,9 @@ def evaluate(run: Run, task: Task, batches: list[Batch], precision: str) -> tupl
     """The mean loss of some batches, and the task's figures of them, without dropout; each rank has its share."""
     turns = -(-len(batches) // run.ranks.size)
     numbers = [run.ranks.number(turn) for turn in range(turns)]
-    run.root.eval()  # also what stages have besides the model
     count = max(1, sum(task.count(batch) for batch in batches))
-    with autocast(precision, run.device):
+    with run.without_dropout(), autocast(precision, run.device):
         parts = [whole(run.loss(task.measured, batches[min(number, len(batches) - 1)])) for number in numbers]
-    run.root.train()
-    reshard(run.root)
     own = torch.stack(parts, 1).double().tolist()  # a list for each name
     # The last turn may have ranks with nothing of their own to do.
     totals = [sum(run.ranks.in_order(values)[: len(batches)]) for values in own]

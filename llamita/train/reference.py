@@ -6,7 +6,6 @@ import torch
 
 from llamita.data.loader import take
 from llamita.data.packing import Rows
-from llamita.parallel.shard import reshard
 from llamita.train.loop import autocast
 from llamita.train.recipe import Recipe
 from llamita.train.run import Run
@@ -19,12 +18,10 @@ def with_reference(rows: Rows, run: Run, recipe: Recipe) -> Rows:
 
     An adapter adds nothing at the start, so a new adapter's model is its base. Every rank computes all rows.
     """
-    run.model.eval()
     found = []
-    for first in range(0, len(rows), recipe.micro_rows):
-        index = torch.arange(first, min(first + recipe.micro_rows, len(rows)))
-        with autocast(recipe.precision, run.device):
-            found.append(run.loss(log_probs, take(rows, index)).cpu())
-    run.model.train()
-    reshard(run.root)
+    with run.without_dropout():
+        for first in range(0, len(rows), recipe.micro_rows):
+            index = torch.arange(first, min(first + recipe.micro_rows, len(rows)))
+            with autocast(recipe.precision, run.device):
+                found.append(run.loss(log_probs, take(rows, index)).cpu())
     return replace(rows, reference=torch.cat(found) if found else None)

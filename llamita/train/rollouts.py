@@ -44,15 +44,17 @@ class Sampler:
         if self._texts is None or self._texts.model is not model:
             self._texts = TextModel(model, self._tokenizer)
         was_training = model.training
-        model.eval()
         limits = EngineLimits(max_num_seqs=min(len(prompts), AT_ONCE), max_num_queued=len(prompts))
-        with Engine(self._texts, limits) as engine:
-            handles = [
-                engine.submit(prompt, **{**self._options, "seed": seed})
-                for prompt, seed in zip(prompts, seeds, strict=True)
-            ]
-            written = [handle.result() for handle in handles]
-        model.train(was_training)
+        model.eval()
+        try:
+            with Engine(self._texts, limits) as engine:
+                handles = [
+                    engine.submit(prompt, **{**self._options, "seed": seed})
+                    for prompt, seed in zip(prompts, seeds, strict=True)
+                ]
+                written = [handle.result() for handle in handles]
+        finally:
+            model.train(was_training)
         return [
             Rollout(prompt, list(one.token_ids), [entry.logprob for entry in one.logprobs or ()], one.text)
             for prompt, one in zip(prompts, written, strict=True)

@@ -1,6 +1,7 @@
 """A run: the model, its optimizers, the loader and the steps done; all that a checkpoint holds."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field
 from functools import cached_property
 from typing import cast
@@ -18,7 +19,7 @@ from llamita.parallel.context import check_length, pass_of
 from llamita.parallel.gradients import TreeReduceScatter, check_tree
 from llamita.parallel.pipeline import Pipeline, Stage, check_micro_batches
 from llamita.parallel.ranks import DataRanks
-from llamita.parallel.shard import Pass, shard, sharded_as
+from llamita.parallel.shard import Pass, reshard, shard, sharded_as
 from llamita.parallel.tensor import shard_for_training
 from llamita.train import optim, savings
 from llamita.train.recipe import Recipe
@@ -66,6 +67,16 @@ class Run:
         """
         batch = batch.to(self.device)
         return self.root(compute, batch) if self.pipeline is None else self.pipeline.measure(compute, batch)
+
+    @contextmanager
+    def without_dropout(self) -> Iterator[None]:
+        """Let passes in this block drop nothing; after it each rank has its shards alone."""
+        self.root.eval()  # also what stages have besides the model
+        try:
+            yield
+        finally:
+            self.root.train()
+            reshard(self.root)
 
     @property
     def device(self) -> torch.device:
