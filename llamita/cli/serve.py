@@ -182,6 +182,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _settings(args: argparse.Namespace) -> "ServerSettings":
+    from llamita.server.access import named_host
     from llamita.server.keys import Keys, read_keys
     from llamita.server.settings import ServerSettings
 
@@ -192,7 +193,7 @@ def _settings(args: argparse.Namespace) -> "ServerSettings":
         host=args.host,
         keys=Keys.of(keys),
         admin_keys=Keys.of([args.admin_key] if args.admin_key else []),
-        allowed_hosts=tuple(args.allowed_host) if args.allowed_host else None,
+        allowed_hosts=tuple(map(named_host, args.allowed_host)) if args.allowed_host else None,
         max_connections=args.max_connections,
         queue_timeout=args.queue_timeout,
         drain_timeout=args.drain_timeout,

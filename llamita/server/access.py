@@ -1,9 +1,14 @@
 """Who may ask: keys by path, everything closed that is not named open; and the names that this server answers to."""
 
+import re
 from collections.abc import Collection
+from contextlib import suppress
+from ipaddress import IPv6Address
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from llamita.checks import quoted
+from llamita.errors import UsageError
 from llamita.server.errors import Failure, RequestError, refused
 from llamita.server.keys import Keys
 from llamita.server.settings import ServerSettings
@@ -49,9 +54,9 @@ class HostCheck:
 
     def __init__(self, app: ASGIApp, *, settings: ServerSettings) -> None:
         self._app = app
-        self._hosts = settings.allowed_hosts
-        if self._hosts is None and settings.is_local:
-            self._hosts = LOCAL_HOSTS
+        # With names of its own too, a server answers to this machine's, which no page of another site can have.
+        names = () if settings.allowed_hosts is None and settings.is_local else settings.allowed_hosts
+        self._hosts = None if names is None else {*LOCAL_HOSTS, *names}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._hosts is not None:
@@ -70,3 +75,15 @@ def host_name(header: bytes) -> str:
     text = header.decode("latin-1").strip().lower()
     name, colon, port = text.rpartition(":")
     return name if colon and port.isdigit() and not name.endswith(":") else text
+
+
+def named_host(given: str) -> str:
+    """A name as `host_name` gives it. Raises UsageError for what no Host header has."""
+    with suppress(ValueError):
+        return f"[{IPv6Address(given)}]"
+    name = host_name(given.encode())
+    if not re.fullmatch(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]", name):
+        raise UsageError(
+            f"--allowed-host is {quoted(given)}: give one name as a Host header has it, such as llama.example"
+        )
+    return name

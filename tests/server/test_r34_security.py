@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from llamita.errors import UsageError
 from llamita.llm import LLM
+from llamita.server.access import host_name, named_host
 from llamita.server.keys import Keys
 from llamita.server.openai import chat as chat_handler
 from tests.server.serving import Running, chat, connected, serving, wait_until
@@ -209,8 +211,28 @@ def test_ts17_pages_of_other_sites_are_let_in_by_no_header(server: Running) -> N
 
 def test_ts17_a_server_for_others_answers_to_the_names_it_is_given(cria: LLM) -> None:
     with serving(cria, allowed_hosts=("llama.example",)) as server:
-        assert server.get("/health", host="llama.example:80").status_code == 200
-        assert server.get("/health", host="127.0.0.1").status_code == 403
+        assert server.get("/health", host="Llama.example:80").status_code == 200
+        assert server.get("/health", host="127.0.0.1").status_code == 200  # as a probe on this machine asks
+        assert server.get("/health", host="evil.example").status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("Llama.Example", "llama.example"),
+        ("a.b:8080", "a.b"),
+        ("2001:DB8::5:1", "[2001:db8::5:1]"),
+        ("[::1]:80", "[::1]"),
+    ],
+)
+def test_ts17_a_name_is_allowed_however_it_is_written(given: str, name: str) -> None:
+    assert named_host(given) == name == host_name(f"{name.upper()}:8000".encode())
+
+
+@pytest.mark.parametrize("given", ["*", "", "https://a.example", "a.example/", "a, b", "é.example", "*.example"])
+def test_ts17_what_no_host_header_has_is_no_name(given: str) -> None:
+    with pytest.raises(UsageError, match="--allowed-host is"):
+        named_host(given)
 
 
 def test_ts19_logs_hold_no_line_ends_prompts_or_keys(locked: Running, caplog: pytest.LogCaptureFixture) -> None:
