@@ -17,7 +17,7 @@ from llamita.tokenizer.chat import render
 from llamita.train.shapes import SHAPES
 from recipes.cria import chats, tasks
 from recipes.cria.corpus import Corpus, render_chat
-from recipes.cria.export import TEMPLATE, export
+from recipes.cria.export import export
 from recipes.cria.functions import functions
 from recipes.cria.grammar import expand
 from recipes.cria.recipe import CriaRecipe, read_recipe
@@ -32,10 +32,10 @@ from recipes.cria.score import (
     unseen_grams,
     writer,
 )
+from recipes.cria.session import begin, prepare_tokenizer
 from recipes.cria.source import CorpusSource
 from recipes.cria.stories import short_story, story
-from recipes.cria.tokens import BOS, SPECIAL
-from recipes.cria.train import begin, prepare_tokenizer
+from recipes.cria.tokens import BOS, SPECIAL, TEMPLATE
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "cria.toml"
 MIX = {"story": 2.0, "small talk": 1.0, "everyday": 1.0, "plain": 2.0, "add": 1.0, "tool call": 1.0}
