@@ -5,16 +5,59 @@ from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
+from llvmlite import ir
 from numba import cfunc, njit, types
+from numba.core.callconv import CPUCallConv
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import PassManager, register_pass
+from numba.core.cpu import CPUContext
 from numba.core.typed_passes import NativeLowering
 
 from llamita.errors import UnsupportedError
 from llamita.kernels.cpu import isa
 from llamita.kernels.cpu.compile_target import target
+from llamita.kernels.cpu.pieces import call_intrinsic
 from llamita.kernels.cpu.runtime.machine_code import Code
+
+
+class _NoErrors(CPUCallConv):
+    """Numba's calling convention for functions that report no error: where they would, the process ends.
+
+    Nobody would read it, and code that reports it calls Numba, so each process would have to compile it again.
+    """
+
+    def return_user_exc(self, builder: Any, *_: Any, **__: Any) -> None:
+        """An error that LLVM may find impossible: an index beyond a tuple, a range with a step of 0."""
+        call_intrinsic(builder, "llvm.trap", ir.VoidType())
+        builder.unreachable()
+
+    def return_status_propagate(self, builder: Any, status: Any) -> None:
+        """An error of a function that was called."""
+        self.return_user_exc(builder)
+
+
+class _Context(CPUContext):
+    """What functions are lowered with: Numba's, with that convention."""
+
+    @property
+    def call_conv(self) -> CPUCallConv:
+        """The convention."""
+        return _NoErrors(self)
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _Lowering(NativeLowering):
+    """Numba's last pass, with that convention."""
+
+    _name = "lowering_without_errors"
+
+    def run_pass(self, state: Any) -> Any:
+        """Lower a function."""
+        # A copy, with functions of Numba's own apart: those that others compile report their errors as ever.
+        state.targetctx = state.targetctx.subtarget(cached_internal_func={})
+        state.targetctx.__class__ = _Context
+        return super().run_pass(state)
 
 
 class _Inlined(JITCodeLibrary):
@@ -45,8 +88,8 @@ class _Inlined(JITCodeLibrary):
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
-class _LoweringToInline(NativeLowering):
-    """Numba's last pass, whose result is `_Inlined`."""
+class _LoweringToInline(_Lowering):
+    """The same, whose result is `_Inlined`."""
 
     _name = "lowering_to_inline"
 
@@ -56,17 +99,25 @@ class _LoweringToInline(NativeLowering):
         return super().run_pass(state)
 
 
-class _InlineCompiler(CompilerBase):
-    """Numba's compiler with that pass."""
+class _Compiler(CompilerBase):
+    """Numba's compiler, of kernels."""
+
+    lowering: type[_Lowering] = _Lowering
 
     def define_pipelines(self) -> list[PassManager]:
         """The passes."""
         passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
         ours = PassManager(passes.pipeline_name)
         for each, text in passes.passes:
-            ours.add_pass(_LoweringToInline if each is NativeLowering else each, text)
+            ours.add_pass(self.lowering if each is NativeLowering else each, text)
         ours.finalize()
         return [ours]
+
+
+class _InlineCompiler(_Compiler):
+    """The same, of inline functions."""
+
+    lowering = _LoweringToInline
 
 
 # Without wrappers for Python and C: nobody calls them, and each would be one more copy for LLVM to compile.
@@ -79,15 +130,16 @@ inline = njit(  # pyright: ignore[reportCallIssue] - Numba's types leave these o
 def compiled(function: Callable[..., None]) -> Code:
     """The machine code of a function of one or two integers, with C's calling convention."""
     _check_target()
-    count = function.__code__.co_argcount
-    code = _code(function, count)
-    if not any(name.startswith(("numba_", "Py")) for name in code.calls):
-        return code
-    # The code still calls Numba's error reports, as LLVM did not prove that no error can happen. With the body inlined
-    # into another function LLVM does prove it, but compiles for a fifth longer.
-    body = inline(function)
-    entries: list[Callable[..., None]] = [lambda table: body(table), lambda at, chunk: body(at, chunk)]
-    return _code(entries[count - 1], count)
+    form = types.void(*[types.int64] * function.__code__.co_argcount)
+    made: Any = cfunc(form, nogil=True, error_model="numpy", pipeline_class=_Compiler)(function)
+    module = llvm.parse_assembly(made.inspect_llvm())
+    names = {value.name for value in (*module.functions, *module.global_variables) if value.is_declaration}
+    calls = {name for name in names if not name.startswith("llvm.")}
+    # LLVM turns some of its math operations into calls of the C library's function of that name, if there is one.
+    found = [re.fullmatch(r"llvm\.(\w+)\.(?:v\d+)?f(32|64)", name) for name in names - calls]
+    likely = {operation[1] + "f" * (operation[2] == "32") for operation in found if operation}
+    calls |= {name for name in likely if llvm.address_of_symbol(name)}
+    return Code(made._library._get_compiled_object(), made.native_name, tuple(sorted(calls)))
 
 
 def _check_target() -> None:
@@ -103,15 +155,3 @@ def _check_target() -> None:
             f"Numba's own settings have it compile for {cpu}, and this machine lacks its {', '.join(lacking)}: unset "
             f"NUMBA_CPU_NAME and NUMBA_CPU_FEATURES, and name a lesser machine by {isa.VARIABLE}"
         )
-
-
-def _code(function: Callable[..., None], count: int) -> Code:
-    made: Any = cfunc(types.void(*[types.int64] * count), nogil=True, error_model="numpy")(function)
-    module = llvm.parse_assembly(made.inspect_llvm())
-    names = {value.name for value in (*module.functions, *module.global_variables) if value.is_declaration}
-    calls = {name for name in names if not name.startswith("llvm.")}
-    # LLVM turns some of its math operations into calls of the C library's function of that name, if there is one.
-    found = [re.fullmatch(r"llvm\.(\w+)\.(?:v\d+)?f(32|64)", name) for name in names - calls]
-    likely = {operation[1] + "f" * (operation[2] == "32") for operation in found if operation}
-    calls |= {name for name in likely if llvm.address_of_symbol(name)}
-    return Code(made._library._get_compiled_object(), made.native_name, tuple(sorted(calls)))
