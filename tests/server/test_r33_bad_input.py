@@ -10,9 +10,10 @@ import pytest
 
 from tests.server.bad_input import BODIES, ENDPOINTS, written
 from tests.server.bad_messages import MESSAGE_ENDPOINTS
+from tests.server.bad_responses import RESPONSE_ENDPOINTS
 from tests.server.serving import JSON, Running, chat, connected
 
-ALL_ENDPOINTS = {**ENDPOINTS, **MESSAGE_ENDPOINTS}
+ALL_ENDPOINTS = {**ENDPOINTS, **RESPONSE_ENDPOINTS, **MESSAGE_ENDPOINTS}
 
 
 def complaint(answer: httpx.Response) -> str | None:
