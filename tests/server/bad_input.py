@@ -37,7 +37,7 @@ MODELS: list[Any] = [None, 123, "", "../../etc/passwd", "a" * 10_000, "unknown",
 NUMBERS: dict[str, list[Any]] = {
     "n": [-1, 0, 1.5, "2", True, 9, 10**9, [1]],
     "temperature": [-1, 2.1, NAN, INFINITY, "hot", True],
-    "top_p": [0, 1.1, -1, NAN, "1"],
+    "top_p": [0, -0.0, 1.1, -1, NAN, "1"],
     "top_k": [-2, 10**12, 1.5, "1"],
     "min_p": [2, -0.1, NAN],
     "presence_penalty": [2.01, -2.01, NAN],
@@ -45,7 +45,7 @@ NUMBERS: dict[str, list[Any]] = {
     "repetition_penalty": [0, -1, NAN, 1e9],
     "seed": [-(2**63) - 1, 2**64, 1.5, "1"],
     "priority": [2**70, 1.5, 10**6],
-    "stop": ["", [""], ["a"] * 17, "a" * 10_000, [1], {"a": 1}],
+    "stop": ["", [""], ["a"] * 17, "a" * 10_000, ["a" * 10_000], [1], {"a": 1}],
     "stream": ["yes", 1],
     "cache_salt": [1, "a" * 1000],
 }
@@ -58,7 +58,7 @@ SCHEMAS: list[Any] = [
     123,
     {"type": "hiccup"},
     {"type": "string", "pattern": "("},
-    {"enum": ["x" * 200] * 20_000},
+    {"enum": [f"{number}" for number in range(20_000)]},
     {"$ref": "http://169.254.169.254/"},
 ]
 FORMS: dict[str, list[Any]] = {
@@ -129,7 +129,8 @@ def chats() -> list[dict[str, Any]]:
     found += [{**base, "messages": value} for value in messages]
     found += [{**base, "tools": value} for value in tools]
     found += [{**base, "response_format": value} for value in formats]
-    found += [{**base, "max_tokens": value} for value in (0, -1, 1e9, NAN, 10**9, "1", True)]
+    for name in ("max_tokens", "max_completion_tokens"):
+        found += [{**base, name: value} for value in (0, -1, 1e9, NAN, 10**9, "1", True)]
     found += [{**base, "top_logprobs": 2}, {**base, "logprobs": 1}]
     found += [{**base, "logprobs": True, "top_logprobs": value} for value in (21, -1, True, "2")]
     found += [{**base, "tools": [tool], "tool_choice": value} for value in ("maybe", 1, {"type": "function"})]
@@ -169,31 +170,40 @@ def embeddings() -> list[dict[str, Any]]:
         "a" * 1_000_000, [1] * 600,
     ]  # fmt: skip
     found = [{**base, "input": value} for value in inputs] + [{**base, "model": model} for model in MODELS]
+    found += [{"input": "Hi"}, {"model": "cria"}]
     found += [{**base, "encoding_format": value} for value in ("int8", 1)]
     return found + [{**base, "dimensions": value} for value in (0, -1, 8, "256")]
 
 
+def unnamed() -> list[Any]:
+    """Names of models that are wrong where a request needs none."""
+    return [model for model in MODELS if model is not None]
+
+
 def tokens() -> list[dict[str, Any]]:
     """Wrong bodies of /tokenize."""
-    return [
-        {},
-        {"prompt": 1},
-        {"prompt": ["a"]},
-        {"prompt": "a", "add_special_tokens": 1},
-        {"prompt": "a", "messages": [{"role": "user", "content": "a"}]},
-        {"prompt": "a", "model": "b"},
-    ]
+    base = {"prompt": "a"}
+    found: list[dict[str, Any]] = [{}, {"prompt": None}, {"messages": None}]
+    found += [{"prompt": value} for value in (1, ["a"], [1], True, {"a": 1})]
+    found += [{**base, name: value} for name in ("add_special_tokens", "with_pieces") for value in (1, "yes")]
+    found += [{**base, "messages": [{"role": "user", "content": "a"}]}, {**base, "model": "b"}]
+    return [*found, *({**base, "model": model} for model in unnamed()), *conversations()]
 
 
 def conversations() -> list[dict[str, Any]]:
     """Wrong bodies of /apply-template."""
-    return [{"messages": one["messages"]} for one in chats() if one["messages"] != [{"role": "user", "content": "Hi"}]]
+    hi = [{"role": "user", "content": "Hi"}]
+    fields = [{name: value for name, value in body.items() if name not in ("model", "max_tokens")} for body in chats()]
+    found = [body for body in fields if set(body) == {"messages"} and body["messages"] != hi]
+    found += [body for body in fields if set(body) == {"messages", "tools"}]
+    return [*found, *({"messages": hi, "model": model} for model in unnamed())]
 
 
 def ids() -> list[dict[str, Any]]:
     """Wrong bodies of /detokenize."""
-    values: list[Any] = [None, "a", [-1], [2048], [1.5], [True], ["a"], [2**63]]
-    return [{}, *({"tokens": value} for value in values)]
+    values: list[Any] = [None, "a", [-1], [2048], [1.5], [True], ["a"], [2**63], [[1]], {"a": 1}, [None]]
+    found = [{}, *({"tokens": value} for value in values)]
+    return [*found, *({"tokens": [1], "model": model} for model in unnamed())]
 
 
 ENDPOINTS = {

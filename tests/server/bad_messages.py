@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.server.bad_input import MODELS, NUMBERS, nested, shared
+from tests.server.bad_input import MODELS, NUMBERS, SCHEMAS, nested, shared
 
 HI: list[Any] = [{"role": "user", "content": "Hello"}]
 IMAGE = {"type": "image", "source": {"type": "url", "url": "http://169.254.169.254/"}}
@@ -50,10 +50,12 @@ def messages() -> list[dict[str, Any]]:
     """Wrong bodies of /v1/messages."""
     base = {"model": "cria", "max_tokens": 4, "messages": HI}
     formats: list[Any] = [
-        {}, 1, {"type": "json_schema"}, {"type": "text", "schema": {}}, {"type": "json_schema", "schema": 123},
-        {"type": "json_schema", "schema": {"type": "hiccup"}}, {"type": "json_schema", "schema": nested(400)},
+        {}, 1, {"type": "json_schema"}, {"type": "text", "schema": {}},
+        *({"type": "json_schema", "schema": schema} for schema in (*SCHEMAS, nested(400))),
     ]  # fmt: skip
-    forced: list[Any] = [{"type": 123}, {"type": "object", "properties": 5}, {"$ref": "http://169.254.169.254/"}]
+    forced: list[Any] = [
+        {"type": 123}, {"type": "object", "properties": 5}, {"$ref": "http://169.254.169.254/"}, nested(400)
+    ]  # fmt: skip
     found = [{**base, **fields} for fields in conversations()]
     found += [one for one in shared(base) if not any(name in one for name in NOT_HERE)]
     found += [{**base, "messages": [*HI, {"role": "assistant", "content": text}]} for text in ("Well, ", "a\n", " ")]
