@@ -8,12 +8,7 @@ from llamita.server.openai.other_servers import NOT_HERE
 NAN, INFINITY = float("nan"), float("inf")
 DEEP = b"[" * 2000 + b"]" * 2000
 
-# The rest of a body that is good everywhere, but for what comes before it.
-GOOD = (
-    b""""messages": [{"role": "user", "content": "a"}], "max_tokens": 1, "prompt": "a", "input": "a", "tokens": [1]}"""
-)
-
-# Whole bodies, the same for every endpoint.
+# Whole bodies, wrong for every endpoint.
 BODIES: dict[str, bytes] = {
     "empty": b"",
     "null": b"null",
@@ -27,11 +22,27 @@ BODIES: dict[str, bytes] = {
     "long number": b'{"model": "cria", "n": ' + b"1" * 5000 + b"}",
     "half a surrogate": b'{"model": "cria", "prompt": "\\ud800", "input": "\\ud800", "messages": [{"role": "\\ud8"}]}',
     "trailing": b'{"model": "cria"} {}',
-    "twice": b'{"model": "cria", "model": "cria", ' + GOOD,
-    "twice inside": b'{"model": "cria", "metadata": {"a": 1, "a": 2}, ' + GOOD,
-    "nan": b'{"model": "cria", "unknown": [NaN], ' + GOOD,
-    "infinity": b'{"model": "cria", "unknown": {"a": -Infinity}, ' + GOOD,
-    "too large a number": b'{"model": "cria", "tools": [{"x": 1e999}], ' + GOOD,
+}
+# What makes a good body, without its opening brace, a bad one.
+SPOILT: dict[str, bytes] = {
+    "twice": b'{"model": "cria", "model": "cria", ',
+    "twice inside": b'{"model": "cria", "metadata": {"a": 1, "a": 2}, ',
+    "nan": b'{"model": "cria", "unknown": [NaN], ',
+    "infinity": b'{"model": "cria", "unknown": {"a": -Infinity}, ',
+    "too large a number": b'{"model": "cria", "more": [{"x": 1e999}], ',
+}
+HELLO = [{"role": "user", "content": "a"}]
+GOOD: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": HELLO, "max_tokens": 1},
+    "/v1/completions": {"prompt": "a", "max_tokens": 1},
+    "/v1/responses": {"input": "a", "max_output_tokens": 1},
+    "/v1/responses/input_tokens": {"input": "a"},
+    "/v1/embeddings": {"input": "a"},
+    "/v1/messages": {"messages": HELLO, "max_tokens": 1},
+    "/v1/messages/count_tokens": {"messages": HELLO},
+    "/tokenize": {"prompt": "a"},
+    "/detokenize": {"tokens": [1]},
+    "/apply-template": {"messages": HELLO},
 }
 MODELS: list[Any] = [None, 123, "", "../../etc/passwd", "a" * 10_000, "unknown", "cria\0", ["cria"]]
 NUMBERS: dict[str, list[Any]] = {
@@ -219,3 +230,9 @@ ENDPOINTS = {
 def written(body: dict[str, Any]) -> bytes:
     """A body as JSON, with NaN and Infinity as Python writes them."""
     return json.dumps(body).encode()
+
+
+def whole(path: str) -> dict[str, bytes]:
+    """Wrong bodies of a path, as bytes, by names."""
+    rest = json.dumps(GOOD[path]).encode()[1:]
+    return BODIES | {name: start + rest for name, start in SPOILT.items()}

@@ -3,7 +3,9 @@
 import json
 import socket
 import time
+from typing import Any
 
+import anthropic
 import pytest
 
 from llamita.engine.limits import EngineLimits
@@ -28,6 +30,27 @@ def test_r25_a_request_that_takes_too_long_ends_with_an_error(cria: LLM, monkeyp
         names = [line for line in response.text.splitlines() if line.startswith("event: ")]
         assert names[-2:] == ["event: response.failed", "event: error"]
         wait_until(lambda: server.metric("requests_aborted_total", reason="timeout") == 3, "three are counted")
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_r25_a_message_that_takes_too_long_ends_with_an_error(is_stream: bool, cria: LLM) -> None:
+    with (
+        serving(cria, request_timeout=0.01) as running,
+        anthropic.Anthropic(base_url=running.address, api_key="none", max_retries=0) as client,
+        pytest.raises(anthropic.APIStatusError) as caught,
+    ):
+        bias = {str(token_id): -100 for token_id in cria.tokenizer.eos_token_ids}
+        answer = client.messages.create(
+            model="cria",
+            max_tokens=400,
+            messages=[{"role": "user", "content": "Hello"}],
+            stream=is_stream,
+            extra_body={"logit_bias": bias},
+        )
+        assert not isinstance(answer, anthropic.types.Message)
+        list(answer)
+    body: Any = caught.value.body
+    assert (body["type"], body["error"]["type"]) == ("error", "timeout_error")
 
 
 def test_r25_a_text_that_waits_too_long_for_its_turn_is_sent_away(cria: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
