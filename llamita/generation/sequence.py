@@ -122,11 +122,16 @@ class Sequence:
         return _shown(held[:start])
 
     def _rest(self) -> str:
-        """The text still held when the row ended: an incomplete character, the start of a stop string."""
+        """The text still held when the row ended: the start of a stop string, and what the decoder has.
+
+        Nothing is shown of a character that the limit cut: its tokens are not wrong, the next ones are missing.
+        """
         assert self.finish is not None
         if self._decoder is None or isinstance(self.finish.matched, str):
             return ""
-        text = self._release(self._own(self._decoder.flush())) + _shown(self._held)
+        rest = self._decoder.flush()
+        rest = rest.rstrip("\ufffd") if self.finish.reason == "length" else rest
+        text = self._release(self._own(rest)) + _shown(self._held)
         self._held = []
         return text
 

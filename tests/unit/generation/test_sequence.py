@@ -49,10 +49,17 @@ def test_stop_strings_of_several_bytes_a_character(tokenizer: Tokenizer) -> None
     assert row.finish == Finish("stop", "🦙")
 
 
-def test_text_cut_in_a_character_says_so_at_its_end_only(tokenizer: Tokenizer) -> None:
+def test_text_cut_in_a_character_ends_before_it(tokenizer: Tokenizer) -> None:
     row, pieces = written(tokenizer, "a🦙", limit=3)
-    assert pieces == ["a", "", "\ufffd"]
-    assert row.text == tokenizer.decode(row.token_ids)
+    assert (pieces, row.text) == (["a", "", ""], "a")
+    assert tokenizer.decode(row.token_ids) == "a\ufffd"
+
+
+def test_a_character_that_is_no_longer_written_is_shown_as_wrong(tokenizer: Tokenizer) -> None:
+    row = Sequence(10, eos_token_ids=[257], tokenizer=tokenizer)
+    for token_id in [*tokenizer.encode("a🦙", add_special_tokens=False)[:3], 257]:
+        row.push(token_id)
+    assert row.text == "a\ufffd"
 
 
 def test_an_end_token_releases_what_was_held(tokenizer: Tokenizer) -> None:
