@@ -1,13 +1,18 @@
 """R14: a step that finds no memory is repeated by smaller ones; a request that finds none at all fails alone."""
 
+import resource
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
+from llamita.cli.main import main
 from llamita.llm import LLM
 from tests.server.serving import Running, chat, serving, wait_until
 
@@ -72,3 +77,23 @@ def test_r14_no_memory_at_all_is_503_and_the_engine_goes_on(short: Any, error: t
     assert [answer.status_code for answer in ask(server, 3)] == [200] * 3
     stats = server.model.engine.stats
     assert (stats.running, stats.waiting, stats.free_blocks) == (0, 0, stats.blocks)
+
+
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """No more than 200 MB beyond what the process has reserved."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    reserved = psutil.Process().memory_info().vms
+    resource.setrlimit(resource.RLIMIT_AS, (reserved + (200 << 20), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not keep to the limit")
+def test_r14_a_server_that_has_no_memory_to_start_says_so(
+    small_path: Path, little_memory: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["serve", "--port", "0", "-m", str(small_path), "--kv-blocks", "100000"]  # 1.6 GB
+    assert main(words) == 5
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert "a cache of 100000 blocks of 16 tokens does not fit the memory" in sentence

@@ -1,9 +1,13 @@
 """R31: what keeps a server from starting is one sentence and an exit code."""
 
 import json
+import math
+import os
 import shutil
 import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,22 +26,53 @@ def never_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "set_up", lambda *_, **__: None)  # the test process keeps its own
 
 
-@pytest.fixture
-def broken(tmp_path: Path, small_path: Path) -> Path:
-    """A folder whose config is no JSON."""
-    folder = tmp_path / "broken"
-    shutil.copytree(small_path, folder)
-    (folder / "config.json").write_text("{")
-    return folder
+def config(**fields: Any) -> Callable[[Path], None]:
+    """Change fields of a folder's config.json."""
+
+    def change(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+    return change
+
+
+def without(name: str) -> Callable[[Path], None]:
+    """Remove a file of a folder."""
+    return lambda folder: (folder / name).unlink()
+
+
+def with_content(name: str, content: str) -> Callable[[Path], None]:
+    """Write another content into a file of a folder."""
+    return lambda folder: (folder / name).write_text(content) and None
+
+
+def truncate(folder: Path) -> None:
+    """Leave the end of the weights out."""
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+# What is wrong with a folder, the exit code, and what the sentence names.
+BROKEN: dict[str, tuple[Callable[[Path], None], int, str]] = {
+    "empty": (lambda folder: shutil.rmtree(folder) or folder.mkdir(), 3, "has no config.json"),
+    "no weights": (without("model.safetensors"), 3, "no weights"),
+    "no tokenizer": (without("tokenizer.json"), 3, "no tokenizer.json"),
+    "no JSON": (with_content("config.json", "{"), 1, "config.json"),
+    "a list": (with_content("config.json", "[]"), 1, "config.json holds a list"),
+    "a broken tokenizer": (with_content("tokenizer.json", "{"), 1, "tokenizer.json"),
+    "an unknown family": (config(model_type="mamba", architectures=["MambaForCausalLM"]), 6, "'mamba'"),
+    "an impossible number": (config(rms_norm_eps=math.nan), 2, "rms_norm_eps"),
+    "another shape": (config(hidden_size=128), 1, "does not fit its config.json"),
+    "more tokens than the model": (config(**SMALLER), 1, "only 100 embeddings"),
+    "truncated weights": (truncate, 1, "truncated"),
+}
 
 
 @pytest.fixture
-def misfit(tmp_path: Path, small_path: Path) -> Path:
-    """A folder whose tokenizer has more tokens than its model."""
-    folder = tmp_path / "misfit"
-    shutil.copytree(small_path, folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **SMALLER}))
+def forbidden(small_path: Path, tmp_path: Path) -> Path:
+    """A folder whose config its owner alone could make readable."""
+    folder = Path(shutil.copytree(small_path, tmp_path / "forbidden"))
+    (folder / "config.json").chmod(0)
     return folder
 
 
@@ -104,10 +139,17 @@ def test_r31_a_port_in_use_is_said_and_another_taken_where_none_was_asked_for(
             bind("127.0.0.1", port)
 
 
-def test_r31_broken_models_are_one_sentence(broken: Path, misfit: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for folder in (broken, misfit):
-        assert main(["serve", "--port", "0", "-m", str(folder)]) == 1
-        assert str(folder) in said(capsys)
+@pytest.mark.parametrize("name", BROKEN)
+def test_r31_a_broken_model_is_one_sentence(
+    name: str, small_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil, code, says = BROKEN[name]
+    folder = Path(shutil.copytree(small_path, tmp_path / "broken"))
+    spoil(folder)
+    found = main(["serve", "--port", "0", "-m", str(folder)])
+    printed = said(capsys)
+    assert (found, says in printed) == (code, True), printed
+    assert "Traceback" not in printed
 
 
 def test_r31_an_adapter_named_as_its_model_is_refused(
@@ -129,3 +171,22 @@ def test_r31_a_key_file_without_keys_is_refused(tmp_path: Path, capsys: pytest.C
 def test_r31_a_cache_too_small_for_the_least_text_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--port", "0", "--kv-blocks", "1", "--max-model-len", "1"]) == 2
     said(capsys)
+
+
+@pytest.fixture
+def nobody() -> Iterator[None]:
+    """No rights but those that everybody has: root may read everything."""
+    before = os.geteuid()
+    if not before:
+        os.seteuid(65534)
+    yield
+    os.seteuid(before)
+
+
+def test_r31_a_folder_that_may_not_be_read_is_one_sentence(
+    forbidden: Path, nobody: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--port", "0", "-m", str(forbidden)]) == 4
+    printed = said(capsys)
+    assert str(forbidden) in printed
+    assert "permission denied" in printed

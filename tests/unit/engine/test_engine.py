@@ -76,15 +76,17 @@ def test_r1_texts_without_kernels_are_greedy_texts(llm: LLM) -> None:
 
 
 def test_r2_a_second_request_reads_only_the_end_of_its_prompt(fast: LLM) -> None:
+    prompt, options = "Once upon a time there was a llama", {"max_tokens": 4, "seed": 1, "temperature": 1.0}
     with checked(fast.engine(EngineLimits(block_size=8))) as engine:
-        counts = []
-        for _ in range(3):
-            handle = engine.submit("Once upon a time there was a llama", max_tokens=4, seed=1, temperature=1.0)
-            handle.result(60)
-            counts.append(handle.metrics.cached_tokens)
-        assert counts[0] == 0
-        assert counts[1] == counts[2] == len(handle.prompt_token_ids) - 1  # whole blocks, and the tail by a copy
-        other = engine.submit("Once upon a time there was a llama", max_tokens=4, cache_salt="other")
+        handles = [engine.submit(prompt, **options)]
+        for _ in range(4):  # each after the end of the one before
+            handles[-1].result(60)
+            handles.append(engine.submit(prompt, **options))
+        outcomes = [outcome(handle.result(60)) for handle in handles]
+        counts = [handle.metrics.cached_tokens for handle in handles]
+        assert counts == [0] + 4 * [len(handles[0].prompt_token_ids) - 1]  # whole blocks, and the tail by a copy
+        assert outcomes == 5 * [outcome(fast.generate(prompt, **options))]
+        other = engine.submit(prompt, max_tokens=4, cache_salt="other")
         other.result(60)
         assert other.metrics.cached_tokens == 0
 
