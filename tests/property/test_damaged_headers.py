@@ -63,7 +63,7 @@ def places(path: Path) -> tuple[dict[str, list[Place]], list[Place]]:
 
 
 @pytest.mark.parametrize("form", ["f32", "q8_0"])
-def test_gguf(form: str, small_path: Path, tmp_path: Path) -> None:
+def test_ts4_gguf(form: str, small_path: Path, tmp_path: Path) -> None:
     small = llamita.load(small_path, kernels="off")
     good = save_gguf(small.model, small.tokenizer, tmp_path / "good.gguf", form)
     content, expected = good.read_bytes(), weights(load_gguf(good)[0])
@@ -89,7 +89,7 @@ def test_gguf(form: str, small_path: Path, tmp_path: Path) -> None:
     assert outcomes == {True, False}
 
 
-def test_safetensors(small_path: Path, tmp_path: Path) -> None:
+def test_ts3_safetensors(small_path: Path, tmp_path: Path) -> None:
     good = (small_path / "model.safetensors").read_bytes()
     for file in small_path.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

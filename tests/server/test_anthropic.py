@@ -261,7 +261,7 @@ def test_models_are_listed_for_this_client_too(client: anthropic.Anthropic) -> N
     assert client.models.retrieve("cria") == model
 
 
-def test_x_api_key_is_a_key(cria: LLM) -> None:
+def test_ts12_x_api_key_is_a_key(cria: LLM) -> None:
     with serving(cria, keys=Keys.of(["secret"])) as running:
         address = running.address
         with anthropic.Anthropic(base_url=address, api_key="secret", max_retries=0) as client:
@@ -274,7 +274,7 @@ def test_x_api_key_is_a_key(cria: LLM) -> None:
         assert caught.value.body["error"]["type"] == "authentication_error"  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
 
 
-def test_an_answer_stops_when_its_client_leaves(client: anthropic.Anthropic, server: Running, cria: LLM) -> None:
+def test_r19_an_answer_stops_when_its_client_leaves(client: anthropic.Anthropic, server: Running, cria: LLM) -> None:
     bias = {str(token_id): -100 for token_id in cria.tokenizer.eos_token_ids}
     stream = client.messages.create(
         model="cria", max_tokens=400, messages=HELLO, stream=True, extra_body={"logit_bias": bias}

@@ -30,7 +30,7 @@ def client(server: Running) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def test_chat_writes_what_the_model_writes(client: openai.OpenAI, cria: LLM) -> None:
+def test_r16_chat_writes_what_the_model_writes(client: openai.OpenAI, cria: LLM) -> None:
     alone = cria.chat(HELLO, max_tokens=20, temperature=0)
     answer = client.chat.completions.create(model="cria", messages=HELLO, max_tokens=20, temperature=0)
     (choice,) = answer.choices
@@ -45,7 +45,7 @@ def test_chat_writes_what_the_model_writes(client: openai.OpenAI, cria: LLM) -> 
     assert timings["predicted_n"] == answer.usage.completion_tokens
 
 
-def test_chat_stream_is_the_whole_answer_in_pieces(client: openai.OpenAI) -> None:
+def test_r16_chat_stream_is_the_whole_answer_in_pieces(client: openai.OpenAI) -> None:
     options: Any = {"model": "cria", "messages": HELLO, "max_tokens": 20, "temperature": 1, "seed": 3}
     whole = client.chat.completions.create(**options)
     chunks = list(client.chat.completions.create(**options, stream=True, stream_options={"include_usage": True}))
@@ -101,7 +101,7 @@ NAMED = {"type": "function", "function": {"name": "weather"}}
     "choice",
     ["required", NAMED, {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [NAMED]}}],
 )
-def test_a_tool_that_must_be_called_is_called(client: openai.OpenAI, choice: Any) -> None:
+def test_r16_a_tool_that_must_be_called_is_called(client: openai.OpenAI, choice: Any) -> None:
     options: Any = {"model": "cria", "messages": HELLO, "tools": [WEATHER], "tool_choice": choice, "temperature": 0}
     (whole,) = client.chat.completions.create(**options).choices
     assert (whole.finish_reason, whole.message.content) == ("tool_calls", None)
@@ -117,7 +117,7 @@ def test_a_tool_that_must_be_called_is_called(client: openai.OpenAI, choice: Any
 
 
 @pytest.mark.parametrize("choice", ["none", "auto"])
-def test_a_text_is_a_text_though_there_are_tools(client: openai.OpenAI, choice: Any) -> None:
+def test_r16_a_text_is_a_text_though_there_are_tools(client: openai.OpenAI, choice: Any) -> None:
     options: Any = {"model": "cria", "messages": HELLO, "tools": [WEATHER], "tool_choice": choice, "temperature": 0}
     (whole,) = client.chat.completions.create(**options, max_tokens=10).choices
     chunks = [chunk.choices[0] for chunk in client.chat.completions.create(**options, max_tokens=10, stream=True)]
@@ -138,13 +138,13 @@ def test_a_text_is_a_text_though_there_are_tools(client: openai.OpenAI, choice: 
         ({"extra_body": {"grammar": 'start: "a" "b"'}}, lambda text: text == "ab"),
     ],
 )
-def test_an_answer_has_the_form_that_was_asked_for(client: openai.OpenAI, fields: Any, fits: Any) -> None:
+def test_r16_an_answer_has_the_form_that_was_asked_for(client: openai.OpenAI, fields: Any, fits: Any) -> None:
     options: Any = {"model": "cria", "messages": HELLO, "temperature": 0, "max_tokens": 40}
     text = client.chat.completions.create(**options, **fields).choices[0].message.content
     assert fits(text), text
 
 
-def test_what_only_we_take_is_taken(client: openai.OpenAI) -> None:
+def test_r16_what_only_we_take_is_taken(client: openai.OpenAI) -> None:
     extra = {"top_k": 1, "min_p": 0.1, "repetition_penalty": 1.1, "cache_salt": "a", "priority": -1, "new_field": [1]}
     bias = {"973": -100}
     answer = client.chat.completions.create(
@@ -153,14 +153,14 @@ def test_what_only_we_take_is_taken(client: openai.OpenAI) -> None:
     assert "Hello" not in (answer.choices[0].message.content or "")
 
 
-def test_an_answer_goes_on_from_its_beginning(client: openai.OpenAI) -> None:
+def test_r16_an_answer_goes_on_from_its_beginning(client: openai.OpenAI) -> None:
     messages: Any = [*HELLO, {"role": "assistant", "content": "Hello! I am"}]
     options: Any = {"model": "cria", "messages": messages, "temperature": 0, "max_tokens": 5}
     answer = client.chat.completions.create(**options, extra_body={"continue_final_message": True})
     assert (answer.choices[0].message.content or "").startswith(" ")
 
 
-def test_completions_of_texts_and_ids_agree(client: openai.OpenAI, cria: LLM) -> None:
+def test_r16_completions_of_texts_and_ids_agree(client: openai.OpenAI, cria: LLM) -> None:
     texts = ["Once upon a time", "Mia had a"]
     ids = [cria.tokenizer.encode(text) for text in texts]
     options: Any = {"model": "cria", "max_tokens": 6, "temperature": 0}
@@ -171,7 +171,7 @@ def test_completions_of_texts_and_ids_agree(client: openai.OpenAI, cria: LLM) ->
     assert one == of_texts[1]
 
 
-def test_completion_logprobs_and_echo(client: openai.OpenAI) -> None:
+def test_r16_completion_logprobs_and_echo(client: openai.OpenAI) -> None:
     options: Any = {"model": "cria", "max_tokens": 4, "temperature": 0, "logprobs": 2}
     (echoed,) = client.completions.create(prompt="Once upon", echo=True, **options).choices
     assert echoed.text.startswith("Once upon")
@@ -190,12 +190,12 @@ def test_completion_logprobs_and_echo(client: openai.OpenAI) -> None:
     assert streamed == (noted.token_logprobs or [])[-len(streamed) :]
 
 
-def test_echo_is_streamed_first(client: openai.OpenAI) -> None:
+def test_r16_echo_is_streamed_first(client: openai.OpenAI) -> None:
     chunks = list(client.completions.create(model="cria", prompt="Once upon", echo=True, max_tokens=2, stream=True))
     assert chunks[0].choices[0].text == "Once upon"
 
 
-def test_embeddings_are_the_same_in_both_encodings(client: openai.OpenAI) -> None:
+def test_r16_embeddings_are_the_same_in_both_encodings(client: openai.OpenAI) -> None:
     packed = client.embeddings.create(model="cria", input=["Once upon a time", "a"])
     plain = client.embeddings.create(model="cria", input=["Once upon a time", "a"], encoding_format="float")
     assert [one.embedding for one in packed.data] == [one.embedding for one in plain.data]
@@ -254,7 +254,7 @@ def test_response_takes_instructions_items_and_a_limit(client: openai.OpenAI) ->
     assert counted.input_tokens == cut.usage.input_tokens
 
 
-def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
+def test_r16_models_are_listed_and_found(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list().data] == ["cria"]
     assert client.models.retrieve("cria").id == "cria"
     with pytest.raises(openai.NotFoundError) as caught:

@@ -55,7 +55,9 @@ def decoded(stream: bytes) -> Iterator[tuple[str | None, str]]:
 @pytest.mark.parametrize("usage", [None, False, True])
 @pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize("fields", [{}, {"logprobs": True}, {"tools": [TOOL]}], ids=["text", "logprobs", "tools"])
-def test_chat_stream_keeps_the_contract(server: Running, fields: dict[str, Any], n: int, usage: bool | None) -> None:
+def test_r17_chat_stream_keeps_the_contract(
+    server: Running, fields: dict[str, Any], n: int, usage: bool | None
+) -> None:
     options = {} if usage is None else {"stream_options": {"include_usage": usage}}
     events = read_events(server, "/v1/chat/completions", chat(max_tokens=6, n=n, **options, **fields))
     assert all(name is None for name, _ in events)
@@ -77,7 +79,7 @@ def test_chat_stream_keeps_the_contract(server: Running, fields: dict[str, Any],
         assert last["usage"]["completion_tokens"] == 6 * n
 
 
-def test_completion_stream_keeps_the_contract(server: Running) -> None:
+def test_r17_completion_stream_keeps_the_contract(server: Running) -> None:
     body = {"model": "cria", "prompt": ["Once", "Mia"], "max_tokens": 4, "stream_options": {"include_usage": True}}
     events = read_events(server, "/v1/completions", body)
     assert events[-1] == (None, "[DONE]")
@@ -86,7 +88,7 @@ def test_completion_stream_keeps_the_contract(server: Running) -> None:
     assert (last["choices"], last["usage"]["completion_tokens"]) == ([], 8)
 
 
-def test_response_stream_names_its_events_and_has_no_done(server: Running) -> None:
+def test_r17_response_stream_names_its_events_and_has_no_done(server: Running) -> None:
     events = read_events(server, "/v1/responses", {"model": "cria", "input": "Hello", "max_output_tokens": 4})
     for number, (name, data) in enumerate(events):
         fields = json.loads(data)
@@ -94,7 +96,15 @@ def test_response_stream_names_its_events_and_has_no_done(server: Running) -> No
     assert events[-1][0] == "response.incomplete"
 
 
-def test_characters_that_some_clients_take_for_line_ends_are_escaped(server: Running) -> None:
+def test_r17_message_stream_names_its_events_and_has_no_done(server: Running) -> None:
+    events = read_events(server, "/v1/messages", chat(max_tokens=4))
+    assert all(json.loads(data)["type"] == name for name, data in events)
+    names = [name for name, _ in events]
+    assert [name for name in names if name != "ping"][:2] == ["message_start", "content_block_start"]
+    assert names[-3:] == ["content_block_stop", "message_delta", "message_stop"]
+
+
+def test_r17_characters_that_some_clients_take_for_line_ends_are_escaped(server: Running) -> None:
     form = {"grammar": 'start: "a\u2028b\\u0085c\\nd"'}
     events = read_events(server, "/v1/chat/completions", chat(**form))
     texts = [json.loads(data)["choices"][0]["delta"].get("content") or "" for _, data in events[:-1]]

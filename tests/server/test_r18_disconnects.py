@@ -61,7 +61,14 @@ def test_r19_one_disconnect_ends_one_request(narrow: Running, stream: bool, wait
 
 @pytest.mark.parametrize(
     ("path", "fields"),
-    [("/v1/completions", {"prompt": "Once", "n": 2, "max_tokens": 450}), ("/v1/responses", {"input": "Once"})],
+    [
+        ("/v1/completions", {"prompt": "Once", "n": 2, "max_tokens": 450}),
+        ("/v1/completions", {"prompt": ["Once", "Mia"], "max_tokens": 450, "stream": True}),
+        ("/v1/responses", {"input": "Once"}),
+        ("/v1/responses", {"input": "Once", "stream": True}),
+        ("/v1/messages", chat(**LONG)),
+        ("/v1/messages", chat(**LONG, stream=True)),
+    ],
 )
 def test_r19_holds_for_every_endpoint(narrow: Running, path: str, fields: dict[str, Any]) -> None:
     body = {"model": "cria", "temperature": 1, "logit_bias": LONG["logit_bias"]}
@@ -69,3 +76,23 @@ def test_r19_holds_for_every_endpoint(narrow: Running, path: str, fields: dict[s
         mine.sendall(raw_request(path, {**body, **fields}))
         wait_until(lambda: narrow.model.engine.stats.running > 0, "a running request")
     wait_until(lambda: is_empty(narrow), "an empty engine")
+
+
+def test_r19_holds_for_embeddings(narrow: Running) -> None:
+    read: list[int] = []
+    embed = narrow.model.engine.last_hidden_state
+
+    def noted(ids: list[int], adapter: str | None) -> Any:
+        read.append(len(ids))
+        return embed(ids, adapter)
+
+    with pytest.MonkeyPatch.context() as patched, connected(narrow.port) as mine:
+        patched.setattr(narrow.model.engine, "last_hidden_state", noted)
+        mine.sendall(raw_request("/v1/embeddings", {"model": "cria", "input": ["Once"] * 2048}))
+        wait_until(lambda: bool(read), "the first text")
+        mine.shutdown(socket.SHUT_RDWR)
+        wait_until(lambda: narrow.in_flight == 0, "the end of mine")
+        narrow.model.engine.call(lambda: None).result(60)
+        count = len(read)
+        assert narrow.post("/v1/embeddings", {"model": "cria", "input": "a"}).status_code == 200
+        assert len(read) == count + 1 < 2048

@@ -13,6 +13,8 @@ import pytest
 from llamita.errors import UsageError
 from llamita.llm import LLM
 from llamita.server.access import host_name, named_host
+from llamita.server.anthropic import messages as message_handler
+from llamita.server.anthropic.answer import MessageAnswer
 from llamita.server.keys import Keys
 from llamita.server.openai import chat as chat_handler
 from tests.server.serving import Running, chat, connected, serving, wait_until
@@ -160,6 +162,13 @@ def test_ts15_the_server_opens_no_connections(server: Running, monkeypatch: pyte
         server.post("/v1/chat/completions", chat(max_tokens=2) | {"messages": [{"role": "user", "content": content}]})
     schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"$ref": url}}}
     assert server.post("/v1/chat/completions", chat(response_format=schema)).status_code == 400
+    for block in ({"type": "image", "source": {"type": "url", "url": url}}, {"type": "input_image", "image_url": url}):
+        turns = [{"role": "user", "content": [block]}]
+        for path in ("/v1/messages", "/v1/messages/count_tokens", "/v1/responses", "/v1/responses/input_tokens"):
+            body = {"model": "cria", "max_tokens": 2, "messages": turns, "input": turns}
+            assert server.post(path, body).status_code == 400
+    servers = {"mcp_servers": [{"type": "url", "url": url, "name": "a"}]}
+    assert server.post("/v1/messages", chat(max_tokens=2) | servers).status_code == 400
     assert opened == []
 
 
@@ -185,7 +194,7 @@ def test_ts17_names_of_this_machine_are_answered(server: Running, host: str) -> 
     assert raw(server, head.encode()) == 200
 
 
-def test_a_body_with_two_lengths_is_refused_and_ends_the_connection(server: Running) -> None:
+def test_ts10_a_body_with_two_lengths_is_refused_and_ends_the_connection(server: Running) -> None:
     start = (
         b"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: 60\r\n"
     )
@@ -258,19 +267,25 @@ def test_ts20_metrics_need_a_key_where_clients_do(cria: LLM) -> None:
         assert [server.get("/metrics", **headers).status_code for headers in ({}, bearer(FIRST))] == [401, 200]
 
 
+WRITERS = {
+    "/v1/chat/completions": ((chat_handler.ChatAnswer, "_ending"), (chat_handler, "chat_items")),
+    "/v1/messages": ((MessageAnswer, "_ending"), (message_handler, "message_item")),
+}
+
+
+@pytest.mark.parametrize("path", WRITERS)
 @pytest.mark.parametrize("stream", [True, False])
 def test_ts21_unforeseen_errors_disclose_nothing(
-    server: Running, stream: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: Running, path: str, stream: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("0x7f00 /home/secret")
 
-    where = (chat_handler.ChatAnswer, "_ending") if stream else (chat_handler, "chat_items")
-    monkeypatch.setattr(*where, fail)
-    answer = server.post("/v1/chat/completions", chat(stream=stream, max_tokens=2))
+    monkeypatch.setattr(*WRITERS[path][not stream], fail)
+    answer = server.post(path, chat(stream=stream, max_tokens=2))
     assert answer.status_code == (200 if stream else 500)
     assert "secret" not in answer.text
-    assert "server_error" in answer.text
+    assert ("api_error" if path == "/v1/messages" else "server_error") in answer.text
     assert answer.headers["x-request-id"] in answer.text
     if not stream:
         assert answer.headers["x-should-retry"] == "false"

@@ -143,7 +143,7 @@ def test_other_alignments_are_read(alignment: int, tmp_path: Path) -> None:
     assert GgufFile(tmp_path / "odd.gguf").load("t").tolist() == [1, 2, 3]
 
 
-def test_every_cut_of_a_good_file_is_refused(tmp_path: Path) -> None:
+def test_ts4_every_cut_of_a_good_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "good.gguf"
     fields = {f"a.{kind}": Field(kind, 1) for kind in KINDS if kind not in ("string", "array", "bool")}
     fields |= {"b": Field("string", ["x", "y"]), "c": Field("bool", True), "d": Field("int16", [1, 2])}

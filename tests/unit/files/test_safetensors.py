@@ -100,7 +100,7 @@ def test_a_damaged_shard_is_found_before_anything_is_returned(tmp_path: Path):
 
 
 @given(place=st.integers(0, len(GOOD) - 1), byte=st.integers(0, 255))
-def test_a_changed_byte_is_a_clear_error_or_another_value(place: int, byte: int):
+def test_ts3_a_changed_byte_is_a_clear_error_or_another_value(place: int, byte: int):
     content = GOOD[:place] + bytes([byte]) + GOOD[place + 1 :]
     try:
         read_header(io.BytesIO(content), Path("model.safetensors"))

@@ -45,7 +45,7 @@ def passed(method: str, path: str, *full: bool) -> bool:
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"])
-def test_paths_that_write_are_closed_while_all_engines_are_full(path: str) -> None:
+def test_r22_paths_that_write_are_closed_while_all_engines_are_full(path: str) -> None:
     assert not passed("POST", path, True)
     assert not passed("POST", path, True, True)
     assert passed("POST", path, True, False)
@@ -53,7 +53,7 @@ def test_paths_that_write_are_closed_while_all_engines_are_full(path: str) -> No
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/messages/count_tokens", "/tokenize", "/v1/models"])
-def test_other_paths_stay_open(path: str) -> None:
+def test_r22_other_paths_stay_open(path: str) -> None:
     assert passed("POST", path, True)
 
 
