@@ -76,7 +76,8 @@ def test_r1_texts_without_kernels_are_greedy_texts(llm: LLM) -> None:
 
 
 def test_r2_a_second_request_reads_only_the_end_of_its_prompt(fast: LLM) -> None:
-    prompt, options = "Once upon a time there was a llama", {"max_tokens": 4, "seed": 1, "temperature": 1.0}
+    prompt = "Once upon a time there was a llama"
+    options: Any = {"max_tokens": 4, "seed": 1, "temperature": 1.0}
     with checked(fast.engine(EngineLimits(block_size=8))) as engine:
         handles = [engine.submit(prompt, **options)]
         for _ in range(4):  # each after the end of the one before
