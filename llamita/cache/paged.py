@@ -23,13 +23,13 @@ class PagedCache:
     def __init__(
         self, config: LlamaConfig, *, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device | str
     ) -> None:
-        self.num_blocks, self.block_size = num_blocks, block_size
+        self.num_blocks, self.block_size, self.device = num_blocks, block_size, torch.device(device)
         heads, width = config.num_key_value_heads, config.head_dim
         shape = (num_blocks, heads, block_size, width)
         layers = range(config.num_hidden_layers)
         self.buffers = [(_zeros(shape, dtype, device), _zeros(shape, dtype, device)) for _ in layers]
         columns = max(1, 4 // dtype.itemsize)  # of a word of a tile
-        self.is_tiled = torch.device(device).type == "cpu" and block_size % TILE == 0 and width % columns == 0
+        self.is_tiled = self.device.type == "cpu" and block_size % TILE == 0 and width % columns == 0
         self._step, columns = (TILE, columns) if self.is_tiled else (1, 1)
         tiles = num_blocks, heads, block_size // self._step, width // columns, self._step, columns
         self._views = [

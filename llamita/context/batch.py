@@ -3,28 +3,30 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
+Numbers = Sequence[int] | int  # of B rows; one where it is the same for all
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(slots=True, eq=False)  # not frozen, and without tensors: one is made at every step of an engine
 class BatchLayout:
     """For each of B rows: which of its tokens the pass begins with, and where in the cache its tokens lie.
 
-    start: int64 (B,), the number of the first new token, counted from the row's own first; below 0 for padding.
-    first: int64 (B,), the slot of the row's token 0, where its tokens lie in slots next to each other.
-    tables: None for that; else int64 (n,), the pages of each row in order. origin: int64 (B,), the entry of token 0.
-    Start, first and origin are ints where they are the same for all rows.
+    start: the number of the first new token, counted from the row's own first; below 0 for padding.
+    first: the slot of the row's token 0, where its tokens lie in slots next to each other.
+    tables: None for that; else int64 (n,), the pages of each row in order. origin: the entry of token 0.
     page_size: slots of a page, a power of two. is_blocked: whether the pages are blocks of a `PagedCache`; else tables
     name pages of slots that lie as if there were no pages. is_tiled: whether the blocks' keys are in tiles.
     spans: for rows of any lengths in one row of ids: how many new tokens each row has, and the index of the first of
     them. None where the ids are (B, T).
     """
 
-    start: Tensor | int
-    first: Tensor | int = 0
-    tables: Tensor | None = None
-    origin: Tensor | int = 0
+    start: Numbers
+    first: Numbers = 0
+    tables: np.ndarray | None = None
+    origin: Numbers = 0
     page_size: int = 1
     spans: tuple[Sequence[int], Sequence[int]] | None = None
     is_blocked: bool = False
@@ -32,7 +34,10 @@ class BatchLayout:
 
     def later(self, tokens: int) -> "BatchLayout":
         """The layout of the same pass without its first `tokens` tokens."""
-        return replace(self, start=self.start + tokens) if tokens else self
+        if not tokens:
+            return self
+        start = self.start
+        return replace(self, start=start + tokens if isinstance(start, int) else [one + tokens for one in start])
 
     @classmethod
     def of_mask(cls, mask: Tensor | None, *, rows: int, cached: int, tokens: int) -> "BatchLayout | None":
@@ -49,7 +54,7 @@ class BatchLayout:
         first = cached + tokens - shown.sum(dim=1)  # all of a row may be padding, which a later pass ends
         slots = torch.arange(cached + tokens, device="cpu")
         if torch.equal(shown, slots >= first[:, None]):
-            return cls(cached - first, first)
+            return cls((cached - first).tolist(), first.tolist())
         return cls._with_holes(shown, slots, cached)
 
     @classmethod
@@ -64,4 +69,5 @@ class BatchLayout:
         rows = torch.arange(len(shown), device="cpu")
         # In the order of: hidden slots of the cache, none of which anybody asks for; those that are seen; the new ones.
         order = torch.cat((old.int().argsort(dim=1, stable=True), slots[cached:].expand(len(shown), -1)), dim=1)
-        return cls(seen - padding, 0, order.flatten(), rows * order.shape[1] + cached - seen + padding)
+        origin = rows * order.shape[1] + cached - seen + padding
+        return cls((seen - padding).tolist(), 0, order.flatten().numpy(), origin.tolist())

@@ -1,7 +1,7 @@
 """A pass over rows of any lengths, whose keys and values are in blocks."""
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate, chain, compress
 
 import numpy as np
@@ -44,7 +44,7 @@ class Paged:
         self.pages, self.starts, self.counts, self.tables = pages, list(starts), list(counts), tables
         self.scale, self.window, self.run, self._backend = scale, window, run, backend
         self._levels = [0] * len(self.counts) if levels is None else levels
-        self.device = pages.buffers[0][0].device
+        self.device = pages.device
         self._ends = [*accumulate(self.counts)]
         last = [end - 1 for end in (self._ends if wanted is None else compress(self._ends, wanted))]
         self.last_tokens = last or [self._ends[-1] - 1]  # as no head is made for none
@@ -52,7 +52,7 @@ class Paged:
     @cached_property
     def last(self) -> Tensor:
         """The indices of `last_tokens`, those of each wanted row, for logits_to_keep: int64 (n,)."""
-        return torch.from_numpy(np.array(self.last_tokens)).to(self.device)
+        return _indices(tuple(self.last_tokens), self.device)
 
     @cached_property
     def positions(self) -> Tensor:
@@ -63,23 +63,21 @@ class Paged:
     @property
     def layouts(self) -> list[BatchLayout]:
         """Where the rows of each level stand, the lowest first, for kernels."""
-        if len(set(self._levels)) == 1:
-            return [self._layout(range(len(self.counts)))]
-        levels = list(enumerate(self._levels))
-        return [self._layout([row for row, own in levels if own == level]) for level in sorted(set(self._levels))]
+        levels = sorted(set(self._levels))
+        if len(levels) == 1:
+            return [self._layout(self.starts, self.counts, self._firsts, self.tables)]
+        each = list(zip(self._levels, self.starts, self.counts, self._firsts, self.tables, strict=True))
+        parts = ([row for own, *row in each if own == level] for level in levels)
+        return [self._layout(*map(list, zip(*rows, strict=True))) for rows in parts]
 
-    def _layout(self, rows: Sequence[int]) -> BatchLayout:
-        own = [self.tables[row] for row in rows]
-        starts, counts, firsts = (
-            [numbers[row] for row in rows] for numbers in (self.starts, self.counts, self._firsts)
-        )
-        tables = np.fromiter(chain.from_iterable(own), dtype=np.int64, count=sum(map(len, own)))
-        origins = np.array([0, *accumulate(map(len, own[:-1]))])
-        starts, tables, origins = (torch.from_numpy(one) for one in (np.array(starts), tables, origins))
+    def _layout(
+        self, starts: list[int], counts: list[int], firsts: list[int], tables: Sequence[Sequence[int]]
+    ) -> BatchLayout:
+        lengths = [*map(len, tables)]
         return BatchLayout(
             start=starts,
-            tables=tables,
-            origin=origins,
+            tables=np.fromiter(chain.from_iterable(tables), dtype=np.int64, count=sum(lengths)),
+            origin=[0, *accumulate(lengths[:-1])],
             page_size=self.pages.block_size,
             spans=(counts, firsts),
             is_blocked=True,
@@ -109,3 +107,9 @@ class Paged:
             mask = Mask(count, start + count, device=self.device, offset=start, window=self.window)
             rows.append((self.pages.slots(table, 0, start + count).to(self.device), mask))
         return rows
+
+
+@lru_cache(maxsize=256)
+def _indices(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    """A tensor of numbers; steps that follow each other mostly have the same."""
+    return torch.tensor(numbers, dtype=torch.int64, device=device)

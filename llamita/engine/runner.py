@@ -1,7 +1,7 @@
 """Runs one step of the engine: copies blocks, passes tokens through the model, returns logits."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from operator import itemgetter
 from types import MappingProxyType
@@ -57,6 +57,7 @@ class Row(NamedTuple):
 
 
 LEVEL = Row._fields.index("level")
+ALONE = nullcontext()
 
 
 class StepRunner:
@@ -76,17 +77,9 @@ class StepRunner:
         """Say that nobody else changes a model from now on until this is called again, so that steps need not look."""
         self._run = object()
 
-    @contextmanager
-    def together(self, name: str, *values: Any) -> Iterator[None]:
+    def together(self, name: str, *values: Any) -> AbstractContextManager[None]:
         """Let the other processes do what the block does. Raises LostProcess where it fails, as they cannot go back."""
-        if self.followers is None:
-            yield
-            return
-        self.followers.tell(name, *values)
-        try:
-            yield
-        except Exception as error:
-            raise self.followers.lost(error) from error
+        return ALONE if self.followers is None else _followed(self.followers, name, *values)
 
     def last_hidden_state(self, token_ids: Sequence[int], adapter: str | None = None) -> Tensor:
         """The last hidden states (T, D) of a text, read without a cache."""
@@ -94,12 +87,12 @@ class StepRunner:
         with torch.no_grad(), self.together("last_hidden_state", list(token_ids)):
             return model.last_hidden_state(torch.tensor([token_ids], device=model.device))[0]
 
-    @torch.no_grad()
     def run(self, step: Step, drafts: Mapping[Request, Sequence[int]] = MappingProxyType({})) -> list[Outcome]:
         """For each part of a step that reaches the end of its text the logits of the token that follows it, and of
         those that follow each of its drafts; or the error that it ended in.
 
-        Where a pass of several requests fails, each of them is tried alone: nobody fails for another.
+        Where a pass of several requests fails, each of them is tried alone: nobody fails for another. For callers in
+        inference mode.
         """
         for copied in step.copies:
             with self.together("copy", *copied):
@@ -149,8 +142,20 @@ class StepRunner:
             run=self._run,
         )
         # From NumPy, as torch reads lists of numbers several times more slowly.
-        given = torch.from_numpy(np.array([[*chain.from_iterable(new)]])).to(context.device)
-        return model(given, context=context, logits_to_keep=context.last, return_dict=True).logits.squeeze(0).float()
+        given = torch.from_numpy(np.array([[*chain.from_iterable(new)]]))
+        given = given if context.device.type == "cpu" else given.to(context.device)
+        logits = model(given, context=context, logits_to_keep=context.last, return_dict=True).logits[0]
+        return logits if logits.dtype == torch.float32 else logits.float()
+
+
+@contextmanager
+def _followed(followers: "Followers", name: str, *values: Any) -> Iterator[None]:
+    """Tell others what the block does, and that it has failed."""
+    followers.tell(name, *values)
+    try:
+        yield
+    except Exception as error:
+        raise followers.lost(error) from error
 
 
 def _draft_rows(part: Scheduled, drafts: Sequence[int], number: int) -> list[Row]:

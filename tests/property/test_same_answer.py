@@ -157,7 +157,7 @@ def test_logits_are_the_same_from_pages_in_any_order(form: str, page: int) -> No
     start, from_blocks = 0, []
     for part in ids.split([100, 1, 20, 9], dim=1):
         made = Pass(ModelParts.of(model), Workspace(), part.numel(), dtype=model.dtype)
-        layout = BatchLayout(start, 0, table, 0, page)
+        layout = BatchLayout(start, 0, table.numpy(), 0, page)
         cache.reserve(part.shape[1])
         logits.append(made.run(part, cache.buffers, [layout], range(part.numel()))[None])
         layout = replace(layout, is_blocked=True, is_tiled=blocks.is_tiled)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llamita.config import LlamaConfig
-from llamita.context.batch import BatchLayout
+from llamita.context.batch import BatchLayout, Numbers
 from llamita.kernels.cpu import linear
 from llamita.kernels.cpu.arguments import Attend, Row, Sizes, bits
 from llamita.kernels.cpu.constants import DTYPES, KEYS, QUERIES
@@ -83,10 +83,12 @@ class RaggedAttention:
         self._rows = empty(self._tokens, len(Row._fields), dtype=torch.int64).zero_()  # a `Row` of each
         self._blocks = empty(self._tokens, 2, dtype=torch.int64)
         self._spans: tuple[Sequence[int], Sequence[int]] | None = None
-        window, scale = config.sliding_window or 1 << 30, bits(config.softmax_scale)
+        self._order: list[int] | None = None  # of the rows, where it is not theirs
+        self._new: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # row, number in it, number of each token
+        self._window, scale = config.sliding_window or 1 << 30, bits(config.softmax_scale)
         sizes = Sizes(
             rows=0, heads=self._heads, group=self._group, width=self._width, row_stride=0, head_stride=0,
-            slot_stride=self._width, page_stride=0, page_bits=0, is_tiled=0, window=window, scale=scale, blocks=0,
+            slot_stride=self._width, page_stride=0, page_bits=0, is_tiled=0, window=self._window, scale=scale, blocks=0,
             queries=self._queries, span=1,
         )  # fmt: skip
         self._sizes = numbers(*sizes)
@@ -127,50 +129,68 @@ class RaggedAttention:
         if spans != self._spans:
             self._spans = spans
             self._divide(*map(np.array, spans))
-        self._starts[:], self._firsts[:] = self._sorted(layout.start), self._sorted(layout.first)
-        self._pages[:], self._tables = 0, layout.tables
-        if layout.tables is not None:
-            self._pages[:] = layout.tables.data_ptr() + 8 * self._sorted(layout.origin)
-            self._size_numbers[SIZE.page_bits] = layout.page_size.bit_length() - 1
-            self._size_numbers[SIZE.page_stride] = (
-                layout.page_size * self._width * (self._heads if layout.is_blocked else 1)
-            )
-        self._set_span(self._starts[: self._few])
-        row, step, number = self._new
-        self._positions[number] = np.maximum(self._starts[row] + step, 0)  # below 0 is padding
+        starts = self._sorted(layout.start)
+        self._starts[:], self._firsts[:] = starts, self._sorted(layout.first)
+        self._pages[:], self._tables = self._addresses(layout), layout.tables
+        self._size_numbers[SIZE.page_bits] = layout.page_size.bit_length() - 1
+        self._size_numbers[SIZE.page_stride] = (
+            layout.page_size * self._width * (self._heads if layout.is_blocked else 1)
+        )
+        self._set_span([starts] * self._few if isinstance(starts, int) else starts[: self._few])
+        self._write_positions()
         if self._few < len(self._written):
             self._list_tiles(self._written[self._few :])
 
-    def _set_span(self, starts: np.ndarray) -> None:
+    def _addresses(self, layout: BatchLayout) -> Sequence[int] | int:
+        """Where the page table of each row begins; 0 where there is none."""
+        if layout.tables is None:
+            return 0
+        start, origin = layout.tables.__array_interface__["data"][0], self._sorted(layout.origin)
+        return start + 8 * origin if isinstance(origin, int) else [start + 8 * one for one in origin]
+
+    def _write_positions(self) -> None:
+        """Write the position of each new token; below 0 is padding, which gets 0."""
+        if self._new is None:
+            np.maximum(self._starts, 0, out=self._positions)
+        else:
+            row, step, number = self._new
+            self._positions[number] = np.maximum(self._starts[row] + step, 0)
+
+    def _set_span(self, starts: Sequence[int]) -> None:
         """Give a chunk of `decode_attention` many heads, as these lie together, within `SHARES`.
 
         starts: of the rows of few new tokens.
         """
         parts = self._heads
-        if len(starts) and self._size_numbers[SIZE.is_tiled]:
-            seen = np.minimum(starts + 1, self._size_numbers[SIZE.window])
-            least = seen.max() * SHARES * torch.get_num_threads() / seen.sum()  # by the longest row
+        if starts and self._size_numbers[SIZE.is_tiled]:
+            longest, all_seen = max(starts) + 1, sum(starts) + len(starts)
+            if longest > self._window:
+                longest, all_seen = self._window, sum(min(start + 1, self._window) for start in starts)
+            least = longest * SHARES * torch.get_num_threads() / all_seen
             most = MOST_QUERIES // (self._group * self._most)  # heads of a part
             parts = min(self._heads, max(ceil(least), -(-self._heads // max(1, most))))
         span = -(-self._heads // parts)
         self._size_numbers[SIZE.span] = span
         self._decode.resize(len(starts) * -(-self._heads // span))
 
-    def _sorted(self, numbers: Tensor | int) -> np.ndarray | int:
+    def _sorted(self, numbers: Numbers) -> Numbers:
         """Numbers of the rows in the order of the kernels."""
-        return numbers.numpy()[self._order] if isinstance(numbers, Tensor) else numbers
+        if self._order is None or isinstance(numbers, int):
+            return numbers
+        return [numbers[row] for row in self._order]
 
     def _divide(self, counts: np.ndarray, offsets: np.ndarray) -> None:
         """Give each kernel its rows, those of few new tokens first: these counts of them, from these numbers on."""
         is_few = counts <= FEW_QUERIES
         self._few = few = int(is_few.sum())
-        self._order = order = np.argsort(~is_few, kind="stable") if 0 < few < len(counts) else slice(None)
+        order = np.argsort(~is_few, kind="stable") if 0 < few < len(counts) else np.arange(len(counts))
+        self._order = order.tolist() if 0 < few < len(counts) else None
         self._written = written = self._rows.numpy()[: len(counts)]
-        written[:, ROW.row] = np.arange(len(counts))[order]
+        written[:, ROW.row] = order
         written[:, ROW.tokens], written[:, ROW.offset] = counts, offsets = counts[order], offsets[order]
         self._starts, self._firsts, self._pages = (written[:, one] for one in (ROW.start, ROW.first, ROW.table))
-        self._new = slice(None), 0, slice(None)
-        if len(counts) < self._tokens:  # else each has one
+        self._new = None  # each has one
+        if len(counts) < self._tokens:
             row = np.repeat(np.arange(len(counts)), counts)  # of each new token
             step = np.arange(len(row)) - (counts.cumsum() - counts)[row]
             self._new = row, step, offsets[row] + step

@@ -143,7 +143,7 @@ class FusedForward(plan.StandIn):
             return None
         if (len(buffers), buffers[0][0].dtype, buffers[0][0].is_cpu) != (programs.layers, programs.dtype, True):
             return None
-        ids = ids.long()
+        ids = ids if ids.dtype == torch.int64 else ids.long()
         check_ids(ids, self.module.config.vocab_size)
         with self._lock:
             return programs.read_paged(ids, context)
