@@ -213,12 +213,13 @@ _fetch_line = operation(void(i64), lambda b, at: code.prefetch(b, at, 1))
 prefetch_line = operation(void(i64), lambda b, at: code.prefetch(b, at, 2))  # 64 bytes, into the second cache
 
 
-def prefetcher(ahead: int, count: int, *, level: int) -> Any:
+def prefetcher(ahead: int, count: int, *, level: int, step: int) -> Any:
     """The operation that prefetches `count` bytes, `ahead` bytes after an address, into the cache of this level.
 
-    They need not exist. Each line is an instruction of its own: few of them in a loop took as long as many products.
+    They need not exist. Of every `step` bytes one line is prefetched. Each is an instruction of its own: few of them in
+    a loop took as long as many products.
     """
-    places = range(ahead, ahead + count, 64)
+    places = range(ahead, ahead + count, step)
     return operation(void(i64), lambda b, at: [code.prefetch(b, b.add(at, I64(i)), level) for i in places])
 
 
