@@ -34,7 +34,7 @@ def save_adapter(
 ) -> None:
     """Write an adapter as peft's PeftModel.from_pretrained, vLLM and llama.cpp's converter read it.
 
-    weights: by the names of the model's parameters, where the model has parts of them.
+    weights: whole, by the names of the model's parameters, for a model that has parts of them.
     Raises UsageError for an unknown name, AccessError, or LlamitaError where the disk is full.
     """
     known = adapters(model)

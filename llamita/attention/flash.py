@@ -114,7 +114,7 @@ def _starts(real: Tensor, documents: Tensor | None) -> tuple[Tensor, int]:
 def by_flash_attn(
     q: Tensor, k: Tensor, v: Tensor, layout: Layout, *, scale: float, window: int | None, dropout: float
 ) -> Tensor:
-    """The kernel of the flash-attn package."""
+    """The kernel of the flash-attn package: q (tokens, N, H), k and v (tokens, K, H) -> (tokens, N, H)."""
     from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]
 
     return flash_attn_varlen_func(
@@ -125,7 +125,7 @@ def by_flash_attn(
 def by_torch(
     q: Tensor, k: Tensor, v: Tensor, layout: Layout, *, scale: float, window: int | None, dropout: float
 ) -> Tensor:
-    """torch's own kernel; raises UnsupportedError for dropout."""
+    """torch's own kernel, for the same shapes. Raises UnsupportedError for dropout."""
     from torch.nn.attention.varlen import varlen_attn
 
     if dropout:

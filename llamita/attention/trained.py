@@ -57,7 +57,10 @@ class Attended(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
-        """Our kernel's where it is by far the faster, else the operation of sdpa."""
+        """Our kernel's where it is by far the faster, else the operation of sdpa.
+
+        q (B, N, T, H), k and v (B, K, T, H) -> (B, T, N, H).
+        """
         starts, sides = first_keys(mask, len(q)), (q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
         if q.dtype == torch.bfloat16 and has_pairs():
             out, logs = whole(*sides, starts, scale=scale)

@@ -51,7 +51,7 @@ def rotate_half(x: Tensor) -> Tensor:
 
 
 def rotate_in_model_dtype(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """transformers' arithmetic: cos and sin rounded to the model's dtype, products in it."""
+    """transformers' arithmetic: cos and sin rounded to the model's dtype, products in it; x (B, T, heads, H)."""
     return x * cos + rotate_half(x) * sin
 
 

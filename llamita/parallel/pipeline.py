@@ -107,7 +107,7 @@ class Stage(nn.Module):
         return torch.Size((rows, length // self.columns, self.model.config.hidden_size))
 
     def example(self, part: Rows) -> Tensor:
-        """What is sent of a micro-batch, without memory."""
+        """What is sent of a micro-batch: hidden states (B, T, D), without memory."""
         states = torch.empty(self.shape(part), dtype=self.dtype, device="meta")
         if self.tensor is not None:
             states = own_part(states, self.tensor, [TOKENS])

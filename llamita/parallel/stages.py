@@ -38,7 +38,7 @@ class Received(nn.Module):
         self._waiting: list[Tensor] = []
 
     def put(self, hidden_states: Tensor) -> None:
-        """Give the hidden states of the next pass."""
+        """Give the hidden states (B, T, D) of the next pass."""
         self._waiting.append(hidden_states)
 
     def forward(self, input_ids: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def _is_by_rows(matrix: Tensor) -> bool:
 
 
 def newton_schulz(matrix: Tensor) -> Tensor:
-    """A matrix near to U V^T, where U S V^T is the given one, in bf16."""
+    """A matrix (R, C) in bf16 near to U V^T, where U S V^T is the given one."""
     a, b, c = COEFFICIENTS
     x = matrix.bfloat16()
     is_tall = matrix.shape[0] > matrix.shape[1]

@@ -61,9 +61,9 @@ class Run:
         self.num_parameters = self.num_parameters or self.model.num_parameters()
 
     def loss(self, compute: Callable[..., Tensor], batch: Batch) -> Tensor:
-        """What `compute(model, batch)` returns, on the model's device; every rank must ask at the same time.
+        """The tensor that `compute(model, batch)` returns, on the model's device; every rank must ask at the same time.
 
-        Without gradients where there are stages.
+        Where there are stages it has no gradients.
         """
         batch = batch.to(self.device)
         return self.root(compute, batch) if self.pipeline is None else self.pipeline.measure(compute, batch)
