@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from llamita.attention import eager, sdpa
 from llamita.config import LlamaConfig
 from llamita.kernels.cpu.linear import PLAIN
+from llamita.kernels.cpu.packed_layout import Packed
 from llamita.kernels.cpu.runtime import program
 from llamita.model.layers import LlamaAttention, LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
 from llamita.model.llama import LlamaForCausalLM, LlamaModel
@@ -64,38 +65,62 @@ def _of_config(model: LlamaForCausalLM) -> str | None:
 
 def _of_modules(model: LlamaForCausalLM) -> Iterator[str]:
     """What the kernels do not know about the modules; whoever asks for the next knows all before it to be in order."""
-    shapes, width = _shapes(model.config), model.config.head_dim
+    config, shapes = model.config, _shapes(model.config)
     for name, module, kind in _parts("", model, LlamaForCausalLM):
-        packed = packed_of(module) if kind in (nn.Linear, nn.Embedding) else None
-        is_known = packed and type(module).__module__.startswith(f"{PACKAGE}.")
-        if type(module) is not kind and not is_known and name:
-            yield f"{name} is a {type(module).__name__} that the kernels do not know"
-        is_patched = name and (is_replaced(module) or not vars(module).keys().isdisjoint(STEPS.get(kind, ())))
-        if is_patched or not is_own(module, kind if packed is None else type(module)):
-            yield f"the forward of {name or 'the model'} is not its class's own, and the kernels would bypass it"
-        for fact, value in _facts(name, model.config).items():
-            if vars(module).get(fact) != value:
-                yield f"{name}.{fact} is {vars(module).get(fact)}, and the kernels know {value}"
-        for leaf, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None and tensor.numel() and not _is_readable(tensor):
-                yield f"{name}.{leaf} is no plain tensor in this machine's memory, in fp32, fp16 or bf16"
+        yield from _of_class(name, module, kind)
+        yield from _of_attributes(name, module, _facts(name, config))
         if isinstance(module, LlamaRotaryEmbedding):
-            if module.config.rope_parameters.depends_on_length:
-                yield f"its rotary type {module.config.rope_parameters.rope_type} depends on the length"
-            frequencies = module._buffers.get("inv_freq")
-            if frequencies is None or (frequencies.dtype, frequencies.numel()) != (torch.float32, width // 2):
-                yield f"{name}.inv_freq is not {width // 2} numbers in fp32"
+            yield from _of_rotation(name, module, config.head_dim)
         if kind is nn.ModuleList and not len(module._modules):
             yield "it has no layers"
-        if (shape := shapes.get(name.rpartition(".")[2])) is None:
-            continue
-        weight = module._parameters.get("weight")
-        found = (packed.rows, packed.columns) if packed else weight is not None and tuple(weight.shape)
-        if found != shape:
-            yield f"the weight of {name} is not of the shape {shape} that its config says"
-        bias = module._parameters.get("bias")
-        if bias is not None and bias.shape != shape[:1]:
-            yield f"the bias of {name} is of the shape {tuple(bias.shape)}"
+        if (shape := shapes.get(name.rpartition(".")[2])) is not None:
+            yield from _of_shapes(name, module, kind, shape)
+
+
+def _of_class(name: str, module: nn.Module, kind: type[nn.Module]) -> Iterator[str]:
+    """What is wrong with a module's class or forward, where this class is expected."""
+    is_packed = _packed(module, kind) is not None
+    is_known = is_packed and type(module).__module__.startswith(f"{PACKAGE}.")
+    if type(module) is not kind and not is_known and name:
+        yield f"{name} is a {type(module).__name__} that the kernels do not know"
+    is_patched = name and (is_replaced(module) or not vars(module).keys().isdisjoint(STEPS.get(kind, ())))
+    if is_patched or not is_own(module, type(module) if is_packed else kind):
+        yield f"the forward of {name or 'the model'} is not its class's own, and the kernels would bypass it"
+
+
+def _of_attributes(name: str, module: nn.Module, facts: Mapping[str, object]) -> Iterator[str]:
+    """What is wrong with a module's attributes, which must have these values, and with its tensors."""
+    for fact, value in facts.items():
+        if vars(module).get(fact) != value:
+            yield f"{name}.{fact} is {vars(module).get(fact)}, and the kernels know {value}"
+    for leaf, tensor in (*module._parameters.items(), *module._buffers.items()):
+        if tensor is not None and tensor.numel() and not _is_readable(tensor):
+            yield f"{name}.{leaf} is no plain tensor in this machine's memory, in fp32, fp16 or bf16"
+
+
+def _of_rotation(name: str, module: LlamaRotaryEmbedding, width: int) -> Iterator[str]:
+    """What is wrong with the frequencies of heads of this width."""
+    if module.config.rope_parameters.depends_on_length:
+        yield f"its rotary type {module.config.rope_parameters.rope_type} depends on the length"
+    frequencies = module._buffers.get("inv_freq")
+    if frequencies is None or (frequencies.dtype, frequencies.numel()) != (torch.float32, width // 2):
+        yield f"{name}.inv_freq is not {width // 2} numbers in fp32"
+
+
+def _of_shapes(name: str, module: nn.Module, kind: type[nn.Module], shape: tuple[int, ...]) -> Iterator[str]:
+    """What is wrong with the shapes of a module's weight, which should be this one, and of its bias."""
+    packed, weight = _packed(module, kind), module._parameters.get("weight")
+    found = (packed.rows, packed.columns) if packed else weight is not None and tuple(weight.shape)
+    if found != shape:
+        yield f"the weight of {name} is not of the shape {shape} that its config says"
+    bias = module._parameters.get("bias")
+    if bias is not None and bias.shape != shape[:1]:
+        yield f"the bias of {name} is of the shape {tuple(bias.shape)}"
+
+
+def _packed(module: nn.Module, kind: type[nn.Module]) -> Packed | None:
+    """The packed weight of a module in the place of a plain layer or embedding, if it has one."""
+    return packed_of(module) if kind in (nn.Linear, nn.Embedding) else None
 
 
 def _parts(name: str, module: nn.Module, kind: type[nn.Module]) -> Iterator[tuple[str, nn.Module, type[nn.Module]]]:
