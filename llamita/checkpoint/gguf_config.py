@@ -71,24 +71,8 @@ def config_from_gguf(file: Gguf, tokenizer: Tokenizer | None) -> LlamaConfig:
     """
     values: dict[str, Any] = {key: field.value for key, field in file.metadata.items()}
     source = file.paths[0]
-    architecture = values.get("general.architecture")
-    is_known = architecture in GGUF_ARCHITECTURES
-    if not is_known or values.get(f"{architecture}.expert_count", 0):
-        what = "a mixture of experts" if is_known else f"of architecture {quoted(architecture)}"
-        raise UnsupportedError(f"{source} is {what}: only plain Llamas can be read")
-    if values.get(f"{architecture}.attention.causal") is False:
-        raise UnsupportedError(
-            f"{source} attends to later tokens too (attention.causal): only causal Llamas can be read"
-        )
-    numbers = {name: _number(values, f"{architecture}.{key}", source) for name, key in FIELDS.items()}
-    missing = next((f"{architecture}.{FIELDS[name]}" for name in NEEDED if numbers[name] is None), None)
-    if missing or "token_embd.weight" not in file:
-        raise BrokenFileError(f"{source} has no {missing or 'token_embd.weight'}: it is no whole model")
-    embedding = file.entry("token_embd.weight").shape
-    if len(embedding) != 2:
-        raise BrokenFileError(f"{source} has an embedding of shape {embedding}, not of rows: download it again")
-    numbers["vocab_size"] = embedding[0]
-    numbers["sliding_window"] = numbers["sliding_window"] or None  # 0 is none
+    architecture = _architecture(values, source)
+    numbers = _numbers(file, values, architecture)
     try:
         config = LlamaConfig(
             **{name: number for name, number in numbers.items() if number is not None},
@@ -108,6 +92,33 @@ def config_from_gguf(file: Gguf, tokenizer: Tokenizer | None) -> LlamaConfig:
         raise BrokenFileError(
             f"{source} describes no Llama ({shortened(error, MAX_REASON)}): download it again"
         ) from error
+
+
+def _architecture(values: Mapping[str, Any], source: object) -> str:
+    """The architecture that a file names, which is the prefix of its keys; raises UnsupportedError for no Llama's."""
+    architecture = values.get("general.architecture")
+    is_known = architecture in GGUF_ARCHITECTURES
+    if not is_known or values.get(f"{architecture}.expert_count", 0):
+        what = "a mixture of experts" if is_known else f"of architecture {quoted(architecture)}"
+        raise UnsupportedError(f"{source} is {what}: only plain Llamas can be read")
+    if values.get(f"{architecture}.attention.causal") is False:
+        raise UnsupportedError(
+            f"{source} attends to later tokens too (attention.causal): only causal Llamas can be read"
+        )
+    return str(architecture)
+
+
+def _numbers(file: Gguf, values: Mapping[str, Any], architecture: str) -> dict[str, int | None]:
+    """The numbers of `FIELDS` by our names; raises BrokenFileError where one is missing, or the embedding is."""
+    source = file.paths[0]
+    numbers = {name: _number(values, f"{architecture}.{key}", source) for name, key in FIELDS.items()}
+    missing = next((f"{architecture}.{FIELDS[name]}" for name in NEEDED if numbers[name] is None), None)
+    if missing or "token_embd.weight" not in file:
+        raise BrokenFileError(f"{source} has no {missing or 'token_embd.weight'}: it is no whole model")
+    embedding = file.entry("token_embd.weight").shape
+    if len(embedding) != 2:
+        raise BrokenFileError(f"{source} has an embedding of shape {embedding}, not of rows: download it again")
+    return {**numbers, "vocab_size": embedding[0], "sliding_window": numbers["sliding_window"] or None}  # 0 is none
 
 
 def generation_to_gguf(generation: Mapping[str, Any]) -> dict[str, Field]:

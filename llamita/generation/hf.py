@@ -112,15 +112,18 @@ def generate(
     if streamer is not None:
         request.on_step = lambda step: streamer.put(step.cpu())
     run = plan(request)
-    if streamer is not None:
-        # Of beams only the best text is streamed.
-        prompts = run.request.input_ids if settings.num_beams > 1 else run.request.returned_ids
-        streamer.put(prompts.cpu())
-    result = run.finish()
-    if streamer is not None:
-        streamer.end()
+    result = run.finish() if streamer is None else _finish_streaming(run, streamer)
     sequences = torch.cat((run.request.returned_ids, result.tokens), dim=1)
     return _output(run, result, sequences) if settings.return_dict_in_generate else sequences
+
+
+def _finish_streaming(run: Run, streamer: Streamer) -> GenerationResult:
+    """The result of a run whose steps a streamer receives: it gets the prompts before them, and the end after them."""
+    has_beams = run.request.settings.num_beams > 1  # of which only the best text is streamed
+    streamer.put((run.request.input_ids if has_beams else run.request.returned_ids).cpu())
+    result = run.finish()
+    streamer.end()
+    return result
 
 
 def _output(run: Run, result: GenerationResult, sequences: Tensor) -> Output:
