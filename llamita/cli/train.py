@@ -170,7 +170,7 @@ def _train(
 
 def _asked(args: argparse.Namespace, verb: Verb) -> "tuple[Recipe, Path]":
     """The recipe and the folder that the options, the recipe file and the resumed run say."""
-    from llamita.train.recipe import make_recipe, read_recipe
+    from llamita.train.recipe_file import make_recipe, read_recipe
     from llamita.train.setup import resumed_recipe
 
     own = {} if args.resume else verb.settings(args)
@@ -219,7 +219,7 @@ def _absolute_data(name: str) -> str:
 
 def _checked(values: dict[str, Any], source: str) -> dict[str, Any]:
     """The values of a recipe file, once they make a recipe."""
-    from llamita.train.recipe import make_recipe
+    from llamita.train.recipe_file import make_recipe
 
     recipe = make_recipe(values, source=source)
     return {name: getattr(recipe, name) for name in values}

@@ -8,7 +8,8 @@ from typing import Any
 
 from llamita.errors import BrokenFileError, UsageError
 from llamita.files.disk import explained, read_text, write_text
-from llamita.train.recipe import Recipe, make_recipe
+from llamita.train.recipe import Recipe
+from llamita.train.recipe_file import make_recipe
 
 FILE = "history.jsonl"  # a line for each change: {"step": steps taken before, setting: value, ...}
 

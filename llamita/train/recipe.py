@@ -1,19 +1,14 @@
-"""A recipe: every number that decides what a run computes, from a TOML file and the options that overrule it."""
+"""A recipe: every number that decides what a run computes, and which of them go together."""
 
 import json
-import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from math import prod
-from pathlib import Path
-from types import NoneType
-from typing import Any, get_args, get_origin
 
 from llamita.adapters.config import ALL_LINEAR, LoraConfig
-from llamita.checks import MOST_THREADS, quoted, remedy
+from llamita.checks import MOST_THREADS, quoted
 from llamita.data.cleaning import parsed_steps
-from llamita.errors import BrokenFileError, UsageError
-from llamita.files.disk import read_text
+from llamita.errors import UsageError
 from llamita.parallel.mesh import Degrees
 from llamita.parallel.pipeline import PP_SCHEDULES
 from llamita.tokenizer.train import SMALLEST
@@ -198,7 +193,7 @@ class Recipe:
         )
 
     def to_toml(self) -> str:
-        """The recipe as a file that `read_recipe` reads."""
+        """The recipe as a file that `llamita.train.recipe_file` reads."""
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items() if v is not None}
         return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
 
@@ -279,56 +274,3 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "threads": (1, MOST_THREADS), "tp": (1, 4096), "cp": (1, 4096), "pp": (1, 4096),
     "pp_stages": (2, 4096),
 }  # fmt: skip
-
-
-def read_recipe(path: Path) -> dict[str, Any]:
-    """The values of a recipe file, not yet checked. Raises BrokenFileError, UsageError for a name that is none."""
-    try:
-        values = tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise BrokenFileError(f"{path} is not valid TOML ({error}): mend it") from error
-    return values
-
-
-KINDS: Mapping[type, str] = {
-    str: "a text", bool: "true or false", int: "a whole number", float: "a number", list: "a list of files' names",
-}  # fmt: skip
-# What to do -> names of other trainers' settings.
-HABITS: Mapping[str, tuple[str, ...]] = {
-    "write lr": ("learning_rate", "rate"),
-    "write steps": ("max_steps", "num_steps", "iters", "max_iters", "step"),
-    "say how long by minutes or steps": ("epochs", "num_train_epochs", "num_epochs"),
-    "write length": ("seq_len", "seq_length", "max_seq_length", "max_length", "block_size", "context_length"),
-    "write batch_tokens": ("batch_size", "batch", "per_device_train_batch_size"),
-    "write warmup, a share of the steps": ("warmup_steps", "warmup_ratio"),
-    "write clip": ("grad_clip", "max_grad_norm", "clip_grad_norm"),
-    "write rank": ("r", "lora_r", "lora_rank"),
-    "write alpha": ("lora_alpha",),
-    "write targets": ("target_modules",),
-    "the folder is said by -o on the command line": ("output", "output_dir", "out"),
-}
-
-
-def make_recipe(values: Mapping[str, Any], *, source: str = "the recipe") -> Recipe:
-    """A recipe of values by name. Raises UsageError for an unknown name, a wrong type or an impossible value."""
-    known = {field.name: field for field in fields(Recipe)}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            raise UsageError(f"{source} has the table {quoted(name)}: settings stand outside of tables")
-        if name not in known:
-            raise UsageError(f"{source} has {quoted(name)}, which is no setting{remedy(name, HABITS, known)}")
-        wanted = _types(known[name].type)
-        if isinstance(value, bool) != (wanted == (bool,)) or not isinstance(value, wanted):
-            raise UsageError(f"{name} in {source} is {quoted(value)}: it must be {KINDS[wanted[0]]}")
-        if name == "data" and (wrong := [one for one in value if not isinstance(one, str | Path)]):
-            raise UsageError(f"data in {source} has {quoted(wrong[0])}: it must be {KINDS[list]}")
-    given: dict[str, Any] = {name: tuple(value) if name == "data" else value for name, value in values.items()}
-    return Recipe(**given)
-
-
-def _types(annotation: Any) -> tuple[type, ...]:
-    """What a value may be; a whole number is a float too."""
-    if get_origin(annotation) is tuple:
-        return (list, tuple)
-    kinds = tuple(kind for kind in get_args(annotation) or (annotation,) if kind is not NoneType)
-    return (*kinds, int) if float in kinds else kinds

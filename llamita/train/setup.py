@@ -23,7 +23,8 @@ from llamita.tokenizer.train import train_tokenizer
 from llamita.train import endless, savings, state
 from llamita.train.measure import Deadline, resolved
 from llamita.train.method import METHODS
-from llamita.train.recipe import Recipe, make_recipe, read_recipe
+from llamita.train.recipe import Recipe
+from llamita.train.recipe_file import make_recipe, read_recipe
 from llamita.train.reference import with_reference
 from llamita.train.run import Run, check_ranks, start
 from llamita.train.run_model import RunModel, run_model

@@ -4,7 +4,8 @@ import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llamita.train.recipe import Recipe, make_recipe
+from llamita.train.recipe import Recipe
+from llamita.train.recipe_file import make_recipe
 
 
 @dataclass(frozen=True, kw_only=True)

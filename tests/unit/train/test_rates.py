@@ -10,7 +10,7 @@ from torch import nn
 from llamita.errors import UsageError
 from llamita.train import optim
 from llamita.train.rates import OF_ADAMW, parsed_rates, set_shares
-from llamita.train.recipe import make_recipe
+from llamita.train.recipe_file import make_recipe
 
 
 class Tiny(nn.Module):

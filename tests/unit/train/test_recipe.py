@@ -9,7 +9,8 @@ import pytest
 from llamita.cli.train_settings import SETTINGS
 from llamita.errors import BrokenFileError, UsageError
 from llamita.parallel.mesh import Degrees
-from llamita.train.recipe import Recipe, make_recipe, read_recipe
+from llamita.train.recipe import Recipe
+from llamita.train.recipe_file import make_recipe, read_recipe
 
 
 def test_a_recipe_is_written_and_read_the_same(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from llamita.plans import offload
 from llamita.train import savings, state
 from llamita.train.loop import train
 from llamita.train.master_weights import MasterWeights
-from llamita.train.recipe import Recipe, make_recipe
+from llamita.train.recipe import Recipe
+from llamita.train.recipe_file import make_recipe
 from llamita.train.run import Run
 from tests.unit.train.tiny import CONFIG, RECIPE, make_rows, make_run
 
