@@ -226,8 +226,9 @@ class RaggedAttention:
         if [one.data_ptr() for one in needed] == [one.data_ptr() for one in self._wide]:
             return
         self._wide = needed
-        for number in (*self._gather.numbers, *self._prefill.numbers):
-            self._program.change(number, tiles=needed[0], wide_keys=needed[1], wide_values=needed[2])
+        listed, keys, values = map(Tensor.data_ptr, needed)
+        calls = [*self._gather.numbers, *self._prefill.numbers]
+        self._program.change_each(calls, tiles=listed, wide_keys=keys, wide_values=values)
 
     def set_buffers(self, buffers: Buffers, layout: BatchLayout) -> None:
         """Put the buffers' addresses into the program if they have changed; those of all layers change at once.
@@ -241,9 +242,10 @@ class RaggedAttention:
         self._size_numbers[SIZE.row_stride] = 0 if rows == 1 or layout.is_blocked else heads * capacity * width
         self._size_numbers[SIZE.head_stride] = capacity * width
         self._size_numbers[SIZE.is_tiled] = layout.is_tiled
+        keys, values = ([one.data_ptr() for one in each] for each in zip(*buffers, strict=True))
         for calls in (self._decode, self._store, self._gather, self._prefill):
-            for number, (keys, values) in zip(calls.numbers, buffers, strict=False):
-                self._program.change(number, keys=keys, values=values)
+            if calls.numbers:
+                self._program.change_each(calls.numbers, keys=keys, values=values)
         self._keys = ref(buffers[0][0])
 
 

@@ -1,6 +1,7 @@
 """A pass of any number of tokens through a whole Llama, as one program of kernels."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -25,11 +26,15 @@ NORM, GATE, ANGLES = named("elementwise", "norm"), named("elementwise", "gate"),
 
 
 class ModelParts(NamedTuple):
-    """A model, read once for all programs: its layers, their weights, and all of its biases."""
+    """A model, read once for all programs: its layers, their weights, and all of its biases.
+
+    like: of each layer, the number of the first whose calls it repeats with other tensors; its own where none is.
+    """
 
     model: LlamaForCausalLM
     layers: list[LayerParts]
     weights: list[LayerWeights]
+    like: list[int]
     biases: list[Tensor]
 
     @classmethod
@@ -38,10 +43,15 @@ class ModelParts(NamedTuple):
         plan = "the plan of the CPU's kernels"
         layers = [parts_of(layer, model.config, plan=plan) for layer in model.model.layers]
         found = (module._parameters.get("bias") for module in model.modules())
+        weights = [LayerWeights.of(layer) for layer in layers]
         return cls(
             model,
             layers,
-            [LayerWeights.of(layer) for layer in layers],
+            weights,
+            [
+                next(n for n, one in enumerate(weights) if n == number or own.can_replace(one))
+                for number, own in enumerate(weights)
+            ],
             list({id(bias): bias for bias in found if bias is not None}.values()),
         )
 
@@ -63,7 +73,7 @@ class Pass:
         dtype: torch.dtype,
         levels: int = 1,
     ) -> None:
-        self._config, self._workspace, self._count, self._model = parts.model.config, workspace, tokens, parts.model
+        self._parts, self._config, self._workspace, self._count = parts, parts.model.config, workspace, tokens
         self._program, self._buffers = Program(), dict[tuple[object, ...], Tensor]()
         self._positions, self._wanted = empty(tokens, dtype=torch.int64), empty(tokens, dtype=torch.int64)
         self._attention = [
@@ -71,7 +81,7 @@ class Pass:
             for _ in range(levels)
         ]
         self._heads, self._last_wanted = dict[int, Program](), list[int]()
-        self._build(parts)
+        self._build()
 
     def run(self, ids: Tensor, buffers: Buffers, layouts: Sequence[BatchLayout], wanted: Sequence[int]) -> Tensor:
         """The logits (n, V) in fp32 of some tokens of ids, whose keys and values go into the cache's buffers.
@@ -108,13 +118,13 @@ class Pass:
 
     # Building
 
-    def _build(self, parts: ModelParts) -> None:
-        model = parts.model
+    def _build(self) -> None:
+        model = self._parts.model
         config, rope, rows = model.config, model.model.rotary_emb, self._count
         half = config.head_dim // 2
         self._x = self._buffer("x", rows, config.hidden_size)
         self._cosines, self._sines = self._buffer("cosines", rows, half), self._buffer("sines", rows, half)
-        self._widen(parts.biases)
+        self._widen(self._parts.biases)
         embedding = model.model.embed_tokens
         packed = packed_of(embedding)
         table, kernel = (
@@ -126,13 +136,13 @@ class Pass:
         self._ids = self._program.place(self._program.add(kernel, arguments, chunks=rows, concurrent=True), "ids")
         angles = Angles(self._positions, rope.inv_freq, self._cosines, self._sines, half, bits(rope.attention_factor))
         self._program.add(ANGLES, angles, chunks=rows, concurrent=True)
-        self._layers(parts)
+        self._layers(self._parts)
         self._logit_count, self._head = 1, self._add_head(self._program, 1)
         self._out = self._program.place(self._head, "out")
 
     def _add_head(self, program: Program, count: int) -> int:
         """Add the norm and the product for the logits of `count` tokens; returns the number of the latter."""
-        norm, head = self._model.model.norm, self._model.lm_head
+        norm, head = self._parts.model.model.norm, self._parts.model.lm_head
         out = self._activations("normed", torch.Size((count, norm.weight.numel())), (head,))
         self._add_norm(program, norm, out, self._wanted)
         return self._linear(head, out, self._x, program=program)
@@ -149,19 +159,22 @@ class Pass:
 
     def _layers(self, parts: ModelParts) -> None:
         """Build the first layer of a kind, and repeat its calls with the tensors of others."""
-        built: dict[tuple[object, ...], tuple[int, range]] = {}  # the first's number, and its calls
-        weights = [one.with_biases(self._biases) for one in parts.weights]
-        for number, (layer, its) in enumerate(zip(parts.layers, weights, strict=True)):
-            first, calls = built.get(its.kind, (number, range(0)))
-            tensors = its.instead_of(weights[first]) if calls else None
-            if tensors is None:
+        built: dict[int, range] = {}
+        for first, alike in groupby(range(len(parts.layers)), key=parts.like.__getitem__):
+            numbers = [*alike]
+            if first not in built:
                 start = len(self._program) + 1
-                self._layer(layer)
-                built[its.kind] = number, range(start, len(self._program) + 1)
-                continue
-            shift = self._program.repeat(calls, tensors)
-            for attention in self._attention:
-                attention.repeat(first, shift)
+                self._layer(parts.layers[numbers.pop(0)])
+                built[first] = range(start, len(self._program) + 1)
+            if numbers:
+                addresses, *others = (self._addresses(parts.weights[number]) for number in (first, *numbers))
+                for shift in self._program.repeat(built[first], addresses, others):
+                    for attention in self._attention:
+                        attention.repeat(first, shift)
+
+    def _addresses(self, weights: LayerWeights) -> list[int]:
+        """Of all tensors that a layer's calls read."""
+        return weights.addresses + [self._biases[id(bias)].data_ptr() for bias in weights.biases]
 
     def _layer(self, layer: LayerParts) -> None:
         rows, config = self._count, self._config

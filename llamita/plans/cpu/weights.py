@@ -1,6 +1,5 @@
 """The weights of a model's modules, as the kernels read them."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -28,15 +27,19 @@ def matrix_of(module: nn.Module) -> Tensor | None:
 
 
 class LayerWeights(NamedTuple):
-    """The tensors that a layer's calls read, and all else that these depend on: of equal kind, they are the same."""
+    """The tensors that a layer's calls read, and all else that these depend on: of equal kind, they are the same.
+
+    addresses: those of the tensors, which are no biases.
+    """
 
     tensors: list[Tensor]
+    addresses: list[int]
     biases: list[Tensor]
     kind: tuple[object, ...]
 
     @classmethod
     def of(cls, layer: LayerParts) -> "LayerWeights":
-        """Those of a layer, but for biases, of which each pass has copies of its own."""
+        """Those of a layer."""
         tensors, kind, biases = list[Tensor](), list[object](), list[Tensor]()
         for norm in (layer.input_norm, layer.post_norm):
             tensors.append(norm.weight.detach())
@@ -47,14 +50,13 @@ class LayerWeights(NamedTuple):
             tensors.append(weight)
             kind.append((packed.format_name if packed else weight.dtype, weight.shape, bias is not None and bias.dtype))
             biases += [] if bias is None else [bias]
-        return cls(tensors, biases, tuple(kind))
+        return cls(tensors, [one.data_ptr() for one in tensors], biases, tuple(kind))
 
-    def with_biases(self, copies: Mapping[int, Tensor]) -> "LayerWeights":
-        """The same with these copies of the biases, by their ids."""
-        return self._replace(biases=[copies[id(bias)] for bias in self.biases])
-
-    def instead_of(self, other: "LayerWeights") -> dict[int, Tensor] | None:
-        """The tensors by the addresses of another layer's of this kind; None where one of those stands for two."""
-        pairs = list(zip([*other.tensors, *other.biases], [*self.tensors, *self.biases], strict=True))
-        found = {one.data_ptr(): own for one, own in pairs}
-        return found if all(found[one.data_ptr()] is own for one, own in pairs) else None
+    def can_replace(self, other: "LayerWeights") -> bool:
+        """Whether its calls are those of the other with its own tensors: not where one of those stands for two."""
+        if self.kind != other.kind:
+            return False
+        pairs = list(zip(other.addresses, self.addresses, strict=True))
+        pairs += [(id(one), id(own)) for one, own in zip(other.biases, self.biases, strict=True)]
+        found = dict(pairs)
+        return all(found[one] == own for one, own in pairs)

@@ -8,13 +8,14 @@ program finishes with any number of threads, and a thread that the system suspen
 The result of a chunk does not depend on the thread that computes it: results are the same for any number of threads.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
 from threading import Lock
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -113,7 +114,7 @@ class Program:
 
     def __init__(self) -> None:
         self.keep: list[Any] = []
-        self._rows: list[list[int]] = [[0]]
+        self._rows = np.zeros((1, BYTES + 1), dtype=np.int64)  # of the table, without what threads count
         self._structs: list[Any] = [()]
         self._group = 1  # the first of the rows that nobody has waited for
         self._table: Tensor | None = None
@@ -143,9 +144,8 @@ class Program:
                 row.append(argument.data_ptr())
             else:
                 row.append(argument or 0)
-        row += [0] * (BYTES - len(row))
-        row.append(streams)
-        self._rows.append(row)
+        made = self._more(1)[0]
+        made[: len(row)], made[BYTES] = row, streams
         self._structs.append(arguments)
         self._group = self._group if concurrent else number
         self._table = None
@@ -155,22 +155,38 @@ class Program:
         """How many calls there are, which is the number of the last."""
         return len(self._rows) - 1
 
-    def repeat(self, calls: range, tensors: Mapping[int, Tensor]) -> int:
-        """Append calls again that stand together, with tensors in the place of others, by the addresses of these.
+    def repeat(self, calls: range, addresses: Sequence[int], others: Sequence[Sequence[int]]) -> range:
+        """Append calls again that stand together, once for each of `others`: addresses in the place of these.
 
-        They must end with a call that all before it are waited for. Returns how far they are from the first ones.
+        They must end with a call that all before it are waited for. Returns how far each copy is from the first ones.
+        The caller keeps what is at the addresses.
         """
-        before, shift = self._group, len(self._rows) - calls.start
-        addresses = {old: new.data_ptr() for old, new in tensors.items()}
-        for number in calls:
-            row = [addresses.get(one, one) for one in self._rows[number]]
-            row[FROM] = before if row[FROM] < calls.start else row[FROM] + shift
-            self._rows.append(row)
-            self._structs.append(self._structs[number])
-        self.keep.extend(tensors.values())
+        size, rows, given = len(calls), self._rows[calls.start : calls.stop], np.array(others)
+        first = len(self._rows) - calls.start
+        shifts = range(first, first + size * len(others), size)
+        made = np.repeat(rows[None], len(others), axis=0)
+        for address, instead in zip(addresses, given.T, strict=True):
+            call, place = (rows[:, ARGUMENTS:BYTES] == address).nonzero()
+            made[:, call, ARGUMENTS + place] = instead[:, None]
+        # A call that waits for what is before these waits for the end of the copy before.
+        before = [self._group, *range(len(self._rows) + size - 1, len(self._rows) + size * len(others) - 1, size)]
+        waits = rows[:, FROM]
+        made[:, :, FROM] = np.where(waits < calls.start, np.array(before)[:, None], waits + np.array(shifts)[:, None])
+        self._more(size * len(others))[:] = made.reshape(-1, BYTES + 1)
+        self._structs += self._structs[calls.start : calls.stop] * len(others)
         self._group = len(self._rows) - 1
         self._table = None
-        return shift
+        return shifts
+
+    def _more(self, count: int) -> np.ndarray:
+        """The next `count` rows."""
+        size = len(self._rows)
+        memory = self._rows if self._rows.base is None else self._rows.base
+        if len(memory) < size + count:
+            memory = np.zeros((max(2 * size, size + count), BYTES + 1), dtype=np.int64)
+            memory[:size] = self._rows
+        self._rows = memory[: size + count]
+        return self._rows[size:]
 
     def change(self, number: int, *, chunks: int | None = None, **arguments: Tensor | int) -> None:
         """Change arguments of a call, by the names of its struct; the caller must keep tensors alive."""
@@ -179,6 +195,14 @@ class Program:
         if chunks is not None:
             self.resize([number], chunks)
 
+    def change_each(self, numbers: Sequence[int], **arguments: Sequence[int] | int) -> None:
+        """Change arguments of several calls of one struct: an address for each of them, or one for all."""
+        for name, addresses in arguments.items():
+            _, column = self.place(numbers[0], name)
+            self._rows[numbers, column] = addresses
+            if self._table is not None:
+                self._numbers[numbers, column] = addresses
+
     def place(self, number: int, name: str) -> tuple[int, int]:
         """Where the argument of this name of a call stands, for `put`."""
         return number, ARGUMENTS + self._structs[number]._fields.index(name)
@@ -186,22 +210,21 @@ class Program:
     def put(self, place: tuple[int, int], argument: Tensor | int) -> None:
         """Change the argument that stands at a place; the caller must keep a tensor alive."""
         value = argument if isinstance(argument, int) else argument.data_ptr()
-        self._rows[place[0]][place[1]] = value
+        self._rows[place] = value
         if self._table is not None:
             self._numbers[place] = value
 
     def resize(self, numbers: Sequence[int], chunks: int) -> None:
         """Change the number of chunks of several calls."""
-        for number in numbers:
-            self._rows[number][CHUNKS] = chunks
+        self._rows[numbers, CHUNKS] = chunks
         if self._table is not None:
             self._numbers[numbers, CHUNKS] = chunks
 
     def replace(self, number: int, other: "Program", of: int) -> None:
         """Put another program's call in the place of one, which waits for the same; the caller keeps that program."""
-        waits_for = self._rows[number][FROM]
-        self._rows[number] = [*other._rows[of]]
-        self._rows[number][FROM] = waits_for
+        waits_for = self._rows[number, FROM]
+        self._rows[number] = other._rows[of]
+        self._rows[number, FROM] = waits_for
         self._structs[number] = other._structs[of]
         if self._table is not None:
             self._numbers[number, : BYTES + 1] = self._rows[number]
