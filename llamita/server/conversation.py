@@ -7,6 +7,7 @@ from typing import Any
 from llamita.generation.text_options import TextOptions
 from llamita.server.errors import refused
 from llamita.server.models import ServedModel
+from llamita.structured.forms import FORMS
 from llamita.structured.tool_calls import grammar
 from llamita.tokenizer.chat import encode_chat
 
@@ -34,14 +35,26 @@ def _characters(messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool]) ->
     return len(data) + sum(len(message.get("content") or "") for message in messages)
 
 
-def force_call(options: TextOptions, tools: Sequence[Tool], name: str) -> None:
-    """Let an answer be nothing but a call of a tool: of that name, or REQUIRED for any. Raises RequestError."""
-    chosen = tools if name == REQUIRED else [tool for tool in tools if tool["function"]["name"] == name]
-    if not chosen:
-        raise refused(f"tool_choice names {name}, which is not among the tools", param="tool_choice")
-    if any(form in options for form in ("json_schema", "regex", "choice", "grammar")):
-        raise refused("a tool must be called and the answer have another form: ask for one of them", param="tools")
-    options["grammar"] = grammar(chosen)
+def set_form(
+    options: TextOptions, tools: Sequence[Tool], *, call: str | None, schema: Mapping[str, Any] | None
+) -> None:
+    """Let an answer be a call of a tool, JSON of a schema, or either, as the model likes. Raises RequestError.
+
+    call: the name of the tool that must be called, REQUIRED for any, None where none must be. schema: of the text, if
+    there is one: a call that must be made comes before it, and one that may be made may take its place.
+    """
+    has_form = any(options.get(form) is not None for form in FORMS)
+    if call is not None:
+        chosen = tools if call == REQUIRED else [tool for tool in tools if tool["function"]["name"] == call]
+        if not chosen:
+            raise refused(f"tool_choice names {call}, which is not among the tools", param="tool_choice")
+        if has_form:
+            raise refused("a tool must be called and the answer have another form: ask for one of them", param="tools")
+        options["grammar"] = grammar(chosen)
+    elif schema is not None and tools and not has_form:
+        options["grammar"] = grammar(tools, answer=schema)
+    elif schema is not None:
+        options["json_schema"] = schema
 
 
 def allowed(tools: Mapping[str, Tool], names: Sequence[str]) -> list[Tool]:

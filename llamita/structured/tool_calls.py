@@ -106,12 +106,13 @@ READERS: Mapping[str, Callable[[str], Iterator[ToolCall]]] = {"{": _json, "[": _
 # The grammars that force a call
 
 
-def grammar(tools: Sequence[Tool], *, style: str = "json") -> Grammar:
+def grammar(tools: Sequence[Tool], *, style: str = "json", answer: Mapping[str, Any] | None = None) -> Grammar:
     """A grammar that allows exactly the valid calls of these tools: `Constraint(grammar(tools), vocabulary)`.
 
     tools: as chat templates get them, {"type": "function", "function": {...}}, or the inner object alone, with name
     and parameters. style: "json" (Llama 3), "tag" (<function=f>) or "pythonic", which allows several calls at once.
-    Raises UsageError for an unknown style, an empty list, or a tool without a proper name.
+    answer: the JSON schema of a text that may be there instead. Raises UsageError for an unknown style, an empty list,
+    a tool without a proper name, or a schema that cannot be kept to.
     """
     if style not in STYLES:
         raise UsageError(f"tool-call style {style!r} is unknown: use {', '.join(STYLES)}")
@@ -120,8 +121,10 @@ def grammar(tools: Sequence[Tool], *, style: str = "json") -> Grammar:
     functions = [tool.get("function", tool) if isinstance(tool, Mapping) else {} for tool in tools]
     rules = [STYLES[style](f"call{i}", function) for i, function in enumerate(functions)]
     one = " | ".join(f"call{i}" for i in range(len(functions)))
-    start = 'start: "[" call (", " call)* "]"' if style == "pythonic" else "start: call"
-    return lark("\n".join([start, f"call: {one}", *rules]))
+    start = '"[" call (", " call)* "]"' if style == "pythonic" else "call"
+    if answer is not None:
+        start, rules = f"{start} | answer", [*rules, f"answer: %json {_json_text(answer)}"]
+    return lark("\n".join([f"start: {start}", f"call: {one}", *rules]))
 
 
 def _json_rule(rule: str, function: Tool) -> str:

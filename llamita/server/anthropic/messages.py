@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 from llamita.server.answers import answered, submitted
 from llamita.server.anthropic.answer import MessageAnswer
 from llamita.server.anthropic.schemas import CountRequest, MessageRequest
-from llamita.server.conversation import REQUIRED, conversation_ids, force_call, names_of
+from llamita.server.conversation import conversation_ids, names_of, set_form
 from llamita.server.models import ServedModel
 from llamita.server.state import model_of, parsed
 from llamita.server.submission import Item
@@ -43,8 +43,6 @@ def message_item(model: ServedModel, asked: MessageRequest) -> Item:
     options["max_tokens"] = asked.max_tokens  # every request has one, more than the context often: it ends there
     if asked.stop_sequences:
         options["stop"] = asked.stop_sequences
-    if asked.output_config is not None and asked.output_config.format is not None:
-        options["json_schema"] = asked.output_config.format.schema_
-    if asked.tool_choice is not None and asked.tool_choice.type in ("any", "tool"):
-        force_call(options, tools, asked.tool_choice.name or REQUIRED)
+    form = None if asked.output_config is None else asked.output_config.format
+    set_form(options, tools, call=asked.forced_call, schema=None if form is None else form.schema_)
     return Item(ids_of(model, asked), options, reads_on=asked.continues, tools=names_of(tools))

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from llamita.server.anthropic.blocks import MessageParam, TextBlock, ToolName, text_of
 from llamita.server.body import StrictModel, bounded
+from llamita.server.conversation import REQUIRED
 from llamita.server.errors import refused
 from llamita.server.sampling_request import RequestModel, SamplingRequest, Stop, Text
 
@@ -83,6 +84,12 @@ class CountRequest(RequestModel):
         """The tools that may be called, as chat templates and grammars read them."""
         is_none = self.tool_choice is not None and self.tool_choice.type == "none"
         return [] if is_none else [tool.for_template() for tool in self.tools or ()]
+
+    @property
+    def forced_call(self) -> str | None:
+        """The name of the tool that must be called, REQUIRED for any of them, None where none must be."""
+        choice = self.tool_choice
+        return choice.name or REQUIRED if choice is not None and choice.type in ("any", "tool") else None
 
     def conversation(self) -> list[dict[str, Any]]:
         """The messages as chat templates read them. Raises RequestError where there is none."""

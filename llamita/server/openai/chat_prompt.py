@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from llamita.generation.text_options import TextOptions
-from llamita.server.conversation import Tool, conversation_ids, force_call, names_of
+from llamita.server.conversation import Tool, conversation_ids, names_of, set_form
 from llamita.server.models import ServedModel
 from llamita.server.openai.schemas import ChatRequest
 from llamita.server.sampling_request import limited, seeded
@@ -28,8 +28,6 @@ def chat_options(model: ServedModel, asked: ChatRequest, tools: Sequence[Tool]) 
         options["max_tokens"] = limited(most, model.texts.context_length)
     if asked.logprobs:
         options["logprobs"] = asked.top_logprobs or 0
-    if asked.response_format is not None and (schema := asked.response_format.json_schema_option) is not None:
-        options["json_schema"] = schema
-    if (name := asked.forced_call) is not None:
-        force_call(options, tools, name)
+    schema = None if asked.response_format is None else asked.response_format.json_schema_option
+    set_form(options, tools, call=asked.forced_call, schema=schema)
     return options

@@ -118,6 +118,11 @@ class TextFormat(StrictModel):
             raise ValueError("schema belongs to type json_schema, which needs it")
         return self
 
+    @property
+    def json_schema_option(self) -> dict[str, Any] | None:
+        """The engine's option, None for any text."""
+        return {"type": "object"} if self.type == "json_object" else self.schema_
+
 
 class TextSettings(StrictModel):
     """How the text of an answer is written."""

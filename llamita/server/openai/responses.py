@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from llamita.engine.handle import Delta
 from llamita.generation.completion import Completion
 from llamita.server.answers import answered, submitted
-from llamita.server.conversation import conversation_ids, force_call, names_of
+from llamita.server.conversation import conversation_ids, names_of, set_form
 from llamita.server.errors import Failure
 from llamita.server.models import ServedModel
 from llamita.server.openai.response_events import ResponseEvents
@@ -60,10 +60,8 @@ def response_text(model: ServedModel, asked: ResponseRequest) -> Item:
     if asked.has_logprobs:
         options["logprobs"] = asked.top_logprobs or 0
     form = asked.text.format if asked.text is not None else None
-    if form is not None and form.type != "text":
-        options["json_schema"] = {"type": "object"} if form.schema_ is None else form.schema_
-    if (name := asked.forced_call) is not None:
-        force_call(options, tools, name)
+    schema = None if form is None else form.json_schema_option
+    set_form(options, tools, call=asked.forced_call, schema=schema)
     return Item(ids, options, reads_on=False, tools=names_of(tools))
 
 

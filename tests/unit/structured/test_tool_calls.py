@@ -3,7 +3,7 @@
 import pytest
 
 from llamita.errors import UsageError
-from llamita.structured.grammar import Constraint, Vocabulary
+from llamita.structured.grammar import Constraint, Vocabulary, matches
 from llamita.structured.tool_calls import STYLES, ToolCall, grammar, parse
 from tests.unit.structured.test_grammar import tokenizer_of, written
 
@@ -118,3 +118,11 @@ def test_wrong_tools_are_refused(tools: list, style: str, message: str) -> None:
         Constraint(grammar(tools, style=style), Vocabulary(tokenizer_of("bytes")))
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def test_a_text_of_a_schema_may_stand_in_the_place_of_a_call() -> None:
+    either = grammar(TOOLS, answer={"$defs": {"n": {"type": "integer"}}, "properties": {"n": {"$ref": "#/$defs/n"}}})
+    assert matches(either, '{"n": 5}') and not matches(either, '{"n": "a"}')
+    assert matches(either, '{"name": "clock", "parameters": {}}') and not matches(grammar(TOOLS), '{"n": 5}')
+    with pytest.raises(UsageError):
+        grammar(TOOLS, answer={"type": "hiccup"})
