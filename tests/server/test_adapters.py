@@ -30,11 +30,11 @@ def completion(name: str, **fields: Any) -> dict[str, Any]:
 
 
 def test_adapters_are_listed_with_their_model(adapted: Running) -> None:
-    client = openai.OpenAI(base_url=f"{adapted.address}/v1", api_key="none")
-    models = client.models.list().data
+    with openai.OpenAI(base_url=f"{adapted.address}/v1", api_key="none") as client:
+        models = client.models.list().data
+        assert client.models.retrieve("two").id == "two"
     assert [model.id for model in models] == list(NAMES)
     assert [model.model_dump()["parent"] for model in models] == [None, "cria", "cria"]
-    assert client.models.retrieve("two").id == "two"
     assert adapted.get("/ready").status_code == 200
 
 

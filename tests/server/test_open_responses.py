@@ -145,11 +145,12 @@ def test_a_stream_that_fails(server: Running, monkeypatch: pytest.MonkeyPatch) -
     for event in events:
         check_event(event)
     assert [event["type"] for event in events[-2:]] == ["response.failed", "error"]
-    client = openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0)
-    with pytest.raises(openai.APIError, match="not finite"):
-        list(
-            client.responses.create(model="cria", input="Hello", temperature=1.0, stream=True, extra_body={"seed": 66})
-        )
+    asked: Any = {"model": "cria", "input": "Hello", "temperature": 1.0, "stream": True, "extra_body": {"seed": 66}}
+    with (
+        openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0) as client,
+        pytest.raises(openai.APIError, match="not finite"),
+    ):
+        list(client.responses.create(**asked))
 
 
 def failing(real: Any, key: Any, samplers: Any, logits: Any) -> Any:

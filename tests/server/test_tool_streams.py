@@ -1,6 +1,7 @@
 """Streams of tool calls as the official clients put them together: arguments come as they are written."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -24,13 +25,15 @@ CALLS = [("weather", {"city": "Łódź"}), ("time", {"city": "Oslo"})]
 
 
 @pytest.fixture(scope="module")
-def client(server: Running) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0)
+def client(server: Running) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
-def claude(server: Running) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=server.address, api_key="none", max_retries=0)
+def claude(server: Running) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=server.address, api_key="none", max_retries=0) as client:
+        yield client
 
 
 def body(answer: str, **more: Any) -> dict[str, Any]:
