@@ -18,7 +18,7 @@ from llamita.errors import UsageError
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-    from llamita.server.models import ModelFacts
+    from llamita.server.models import ModelSummary
     from llamita.server.settings import ServerSettings
 
 NAME = "serve"
@@ -110,7 +110,7 @@ def _follow(args: argparse.Namespace, mesh: "DeviceMesh") -> int:
 
 def _run(args: argparse.Namespace, mesh: "DeviceMesh | None") -> int:
     from llamita.server import run
-    from llamita.server.models import ModelFacts
+    from llamita.server.models import ModelSummary
 
     chosen, listener = ranks.together(lambda: _prepared(args), mesh)
     try:
@@ -118,9 +118,9 @@ def _run(args: argparse.Namespace, mesh: "DeviceMesh | None") -> int:
             return _run_replicas(args, chosen, listener)
         limits = served.limits(args, max_num_queued=args.max_num_queued)
         server = run.Server(served.load(args, limits, mesh), chosen)
-        facts = [ModelFacts.of(model) for model in server.state.models]
+        summaries = [ModelSummary.of(model) for model in server.state.models]
         address = _address(args.host, listener.getsockname()[1])
-        return server.listen(listener, lambda: _greet(facts, server.paths, address, args))
+        return server.listen(listener, lambda: _greet(summaries, server.paths, address, args))
     finally:
         listener.close()
 
@@ -208,7 +208,7 @@ def _address(host: str, port: int) -> str:
     return f"http://{name}:{port}"
 
 
-def _greet(models: "Sequence[ModelFacts]", paths: set[str], address: str, args: argparse.Namespace) -> None:
+def _greet(models: "Sequence[ModelSummary]", paths: set[str], address: str, args: argparse.Namespace) -> None:
     """Say where the server is, and how to ask it something."""
     page = f"{address}/" if "/" in paths else f"{address}/docs"
     if args.quiet:

@@ -79,7 +79,7 @@ class ServedModel:
 
 
 @dataclass(frozen=True)
-class ModelFacts:
+class ModelSummary:
     """What is said of a model when the server starts. parameters: their number. context_length: in tokens."""
 
     name: str
@@ -87,7 +87,7 @@ class ModelFacts:
     context_length: int
 
     @classmethod
-    def of(cls, model: ServedModel) -> "ModelFacts":
+    def of(cls, model: ServedModel) -> "ModelSummary":
         """Of a loaded model."""
         return cls(model.name, model.texts.model.num_parameters(), model.texts.context_length)
 

@@ -16,7 +16,7 @@ from llamita.server.forwarding import ForwardedRequest, Forwarder, Pieces, answe
 from llamita.server.health import METRICS_TYPE, trouble
 from llamita.server.merged_metrics import merged
 from llamita.server.metrics import Metrics
-from llamita.server.models import ModelFacts, ServedModel
+from llamita.server.models import ModelSummary, ServedModel
 from llamita.server.prefix import ranked
 from llamita.server.ray_cluster import cause, cluster
 from llamita.server.settings import ServerSettings
@@ -70,9 +70,9 @@ class Replica:
         async for messages in answer(self._app, request):
             yield messages
 
-    def facts(self) -> tuple[list[ModelFacts], set[str]]:
+    def facts(self) -> tuple[list[ModelSummary], set[str]]:
         """What is to be said of the models, and the paths of the application."""
-        return [ModelFacts.of(model) for model in self._app.state.server.models], paths_of(self._app)
+        return [ModelSummary.of(model) for model in self._app.state.server.models], paths_of(self._app)
 
     def metrics(self, _: ForwardedRequest) -> tuple[str, str]:
         """This replica's name and its metrics; the request is what it was chosen by."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 
-class Vocabulary:
+class TokenPrefixes:
     """Tokens found by the bytes they begin with. pieces: the bytes of every id (V,), from `tokenizer.token_bytes`."""
 
     def __init__(self, pieces: Sequence[bytes | None]) -> None:
@@ -52,9 +52,9 @@ class Healing:
     dropped: the bytes taken off the prompt; the text that follows begins with them.
     """
 
-    def __init__(self, vocabulary: Vocabulary, dropped: bytes) -> None:
+    def __init__(self, prefixes: TokenPrefixes, dropped: bytes) -> None:
         self.dropped = dropped
-        self._vocabulary = vocabulary
+        self._prefixes = prefixes
         self._left = dropped
 
     @property
@@ -67,8 +67,8 @@ class Healing:
         """Which ids may come next, bool (V,): those that spell what is left, or a part of it; None for any."""
         if self.is_over:
             return None
-        mask = torch.zeros(len(self._vocabulary.pieces), dtype=torch.bool, device="cpu")
-        mask[self._vocabulary.going_on_from(self._left) + self._vocabulary.leading_into(self._left)] = True
+        mask = torch.zeros(len(self._prefixes.pieces), dtype=torch.bool, device="cpu")
+        mask[self._prefixes.going_on_from(self._left) + self._prefixes.leading_into(self._left)] = True
         return mask
 
     def mask(self, size: int) -> Tensor | None:
@@ -87,7 +87,7 @@ class Healing:
         return copy(self)
 
     def _piece(self, token_id: int) -> bytes:
-        pieces = self._vocabulary.pieces
+        pieces = self._prefixes.pieces
         return (pieces[token_id] if token_id < len(pieces) else None) or b""
 
 
@@ -98,18 +98,18 @@ class Healed(NamedTuple):
     healing: Healing
 
 
-def heal(token_ids: Sequence[int], vocabulary: Vocabulary) -> Healed:
+def heal(token_ids: Sequence[int], prefixes: TokenPrefixes) -> Healed:
     """Drop the most last tokens whose bytes together begin a longer token; the first token always stays.
 
     Control tokens are never dropped, so a prompt that ends with one is left alone.
     """
     start, text = len(token_ids), b""
     for index in range(len(token_ids) - 1, 0, -1):
-        piece = vocabulary.pieces[token_ids[index]]
-        if piece is None or len(piece) + len(text) >= max(vocabulary.longest, 1):
+        piece = prefixes.pieces[token_ids[index]]
+        if piece is None or len(piece) + len(text) >= max(prefixes.longest, 1):
             break
         text = piece + text
-        if vocabulary.is_begun_by(text):
+        if prefixes.is_begun_by(text):
             start = index
     kept = list(token_ids[:start])
-    return Healed(kept, Healing(vocabulary, b"".join(vocabulary.pieces[i] or b"" for i in token_ids[start:])))
+    return Healed(kept, Healing(prefixes, b"".join(prefixes.pieces[i] or b"" for i in token_ids[start:])))

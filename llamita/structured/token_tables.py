@@ -27,9 +27,9 @@ class TokenTables:
         return TokenTexts(self.tokenizer)
 
     @cached_property
-    def healing(self) -> healing.Vocabulary:
+    def healing(self) -> healing.TokenPrefixes:
         """Which tokens begin alike."""
-        return healing.Vocabulary(self.texts.pieces)
+        return healing.TokenPrefixes(self.texts.pieces)
 
     def grammar(self, eos_token_ids: Sequence[int]) -> grammar.Vocabulary:
         """The tokens as grammars see them; a text may end with one of these ids."""

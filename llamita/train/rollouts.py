@@ -27,7 +27,7 @@ class Rollout:
     text: str
 
 
-class Sampler:
+class RolloutWriter:
     """Writes answers with the model as it is, drawn from its own distribution: temperature 1, no filters.
 
     max_tokens: the most tokens of an answer.

@@ -18,7 +18,7 @@ from llamita.data.records import Record
 from llamita.errors import UsageError
 from llamita.model.llama import LlamaForCausalLM
 from llamita.tokenizer.protocol import Tokenizer
-from llamita.train.rollouts import Rollout, Sampler
+from llamita.train.rollouts import Rollout, RolloutWriter
 from llamita.train.tasks.log_probs import as_sampled, log_probs
 from llamita.train.tasks.rewards import Reward, check_fields, find_reward
 from llamita.train.tasks.task import Compute, Task, TaskOptions
@@ -90,7 +90,7 @@ class _Steps:
     reward: Reward
     needs: str | None
     records: Sequence[Record] = ()
-    sampler: Sampler | None = None
+    writer: RolloutWriter | None = None
     figures: dict[str, float] = field(default_factory=dict)
 
     def documents(self, records: Sequence[Record], tokenizer: Tokenizer) -> list[Document]:
@@ -99,7 +99,7 @@ class _Steps:
             raise UsageError(
                 f"an answer may have {self.options.max_tokens} tokens and a row {self.options.length}: raise --length"
             )
-        self.records, self.sampler = records, Sampler(tokenizer, max_tokens=self.options.max_tokens)
+        self.records, self.writer = records, RolloutWriter(tokenizer, max_tokens=self.options.max_tokens)
         return [self._document(record, number, tokenizer) for number, record in enumerate(records, start=1)]
 
     def prepare(self, compute: Compute, batch: Batch, micro_rows: int) -> Batch:
@@ -110,8 +110,8 @@ class _Steps:
         seeds = torch.randint(2**62, (len(prompts),), device="cpu").tolist()
 
         def write(model: LlamaForCausalLM, _: Batch) -> Tensor:
-            assert self.sampler is not None
-            written.extend(self.sampler(model, prompts, seeds))
+            assert self.writer is not None
+            written.extend(self.writer(model, prompts, seeds))
             return torch.zeros(())
 
         compute(write, batch)
@@ -139,9 +139,9 @@ class _Steps:
     @torch.no_grad()
     def held_out(self, model: LlamaForCausalLM, batch: Batch) -> Mapping[str, Tensor]:
         """The summed reward of one answer to each prompt, by seeds that are always the same."""
-        assert self.sampler is not None
+        assert self.writer is not None
         found = _prompts(batch)
-        written = self.sampler(model, [prompt for prompt, _ in found], [number for _, number in found])
+        written = self.writer(model, [prompt for prompt, _ in found], [number for _, number in found])
         pairs = zip(written, found, strict=True)
         rewards = [float(self.reward(one.text, self.records[number].fields)) for one, (_, number) in pairs]
         return {HELD_OUT: torch.tensor(sum(rewards), dtype=torch.float32, device="cpu")}

@@ -7,13 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamita.structured.healing import Healed, Vocabulary, heal
+from llamita.structured.healing import Healed, TokenPrefixes, heal
 from llamita.tokenizer.load import load_tokenizer
 from llamita.tokenizer.token_bytes import token_bytes
 
 #          0     1    2       3    4      5      6     7       8     9
 PIECES = [None, b"a", b"http", b":", b"://", b":/", b"/", b"abc", b"b", None]
-VOCABULARY = Vocabulary(PIECES)
+VOCABULARY = TokenPrefixes(PIECES)
 
 
 def allowed(healed: Healed) -> set[int] | None:
@@ -57,7 +57,7 @@ def test_the_first_token_and_control_tokens_stay() -> None:
 def test_a_vocabulary_of_single_bytes_has_nothing_to_heal(small_path: Path) -> None:
     tokenizer = load_tokenizer(small_path)
     ids = tokenizer.encode("http:")
-    assert heal(ids, Vocabulary(token_bytes(tokenizer))).token_ids == ids
+    assert heal(ids, TokenPrefixes(token_bytes(tokenizer))).token_ids == ids
 
 
 pieces = st.lists(st.binary(min_size=1, max_size=4).map(lambda b: bytes(x % 3 for x in b)), min_size=1, max_size=12)
@@ -66,7 +66,7 @@ pieces = st.lists(st.binary(min_size=1, max_size=4).map(lambda b: bytes(x % 3 fo
 @given(pieces=pieces, prompt=st.lists(st.integers(0, 11), max_size=8), choices=st.lists(st.integers(0, 99)))
 def test_text_is_kept_and_a_token_is_always_allowed(pieces: list[bytes], prompt: list[int], choices: list[int]) -> None:
     pieces = [b"\0", b"\1", b"\2", *pieces]
-    vocabulary = Vocabulary(pieces)
+    vocabulary = TokenPrefixes(pieces)
     prompt = [i % len(pieces) for i in prompt]
     kept, healing = heal(prompt, vocabulary)
     text = b"".join(pieces[i] for i in prompt)
