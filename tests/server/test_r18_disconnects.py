@@ -88,7 +88,7 @@ def test_r19_holds_for_embeddings(narrow: Running) -> None:
 
     with pytest.MonkeyPatch.context() as patched, connected(narrow.port) as mine:
         patched.setattr(narrow.model.engine, "last_hidden_state", noted)
-        mine.sendall(raw_request("/v1/embeddings", {"model": "cria", "input": ["Once"] * 2048}))
+        mine.sendall(raw_request("/v1/embeddings", {"model": "cria", "input": [[number] for number in range(2048)]}))
         wait_until(lambda: bool(read), "the first text")
         mine.shutdown(socket.SHUT_RDWR)
         wait_until(lambda: narrow.in_flight == 0, "the end of mine")

@@ -1,7 +1,7 @@
 """R33: what is odd and allowed is answered, in every dialect, and means what it says."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -116,6 +116,16 @@ def test_r33_a_call_that_no_json_can_carry_is_a_text(server: Running, path: str,
     assert json.dumps(text)[1:-1] in json.dumps(answer.json())
 
 
-def test_r33_many_texts_are_embedded_at_once(server: Running) -> None:
-    answer = server.post("/v1/embeddings", {"model": "cria", "input": ["a"] * 100})
-    assert len(answer.json()["data"]) == 100
+def test_r33_many_texts_are_embedded_at_once(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Sequence[int]] = []
+    embed = server.model.engine.last_hidden_state
+    monkeypatch.setattr(
+        server.model.engine, "last_hidden_state", lambda ids, adapter: read.append(ids) or embed(ids, adapter)
+    )
+    answer = server.post("/v1/embeddings", {"model": "cria", "input": ["a", "b", "c"] * 682 + ["", ""]})
+    data = answer.json()["data"]
+    assert [one["index"] for one in data] == list(range(2048))
+    assert len(read) == 4  # equal texts are read once
+    for number, text in enumerate(("a", "b", "c")):
+        (alone,) = server.post("/v1/embeddings", {"model": "cria", "input": text}).json()["data"]
+        assert {str(one["embedding"]) for one in data[number:-2:3]} == {str(alone["embedding"])}

@@ -2,18 +2,19 @@
 
 import asyncio
 import base64
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from torch import Tensor
 
 from llamita.server.disconnect import unless_disconnected
 from llamita.server.errors import refused
 from llamita.server.models import ServedModel
 from llamita.server.openai.schemas import EmbeddingRequest
+from llamita.server.sse import dumped
 from llamita.server.state import model_of, parsed
 
 
@@ -29,19 +30,24 @@ async def create_embeddings(request: Request) -> Response:
         body = await unless_disconnected(request.receive, _embeddings(model, asked))
     finally:
         model.served.release(1)
-    return JSONResponse(body)
+    return Response(body, media_type="application/json")
 
 
-async def _embeddings(model: ServedModel, asked: EmbeddingRequest) -> dict[str, Any]:
+async def _embeddings(model: ServedModel, asked: EmbeddingRequest) -> str:
+    """The answer as JSON. Each vector is written by itself: all at once would hold up every other answer."""
     prompts = await asyncio.to_thread(_all_ids, model, asked)
-    data = []
-    for index, ids in enumerate(prompts):  # one at a time, so that the engine makes its steps between two
-        vector = await model.served.call(partial(embedded, model, ids))
-        written = vector.tolist() if asked.encoding_format != "base64" else encoded(vector)
-        data.append({"object": "embedding", "index": index, "embedding": written})
+    written: dict[tuple[int, ...], str] = {}
+    for ids in map(tuple, prompts):  # one at a time, so that the engine makes its steps between two
+        if ids not in written:
+            vector = await model.served.call(partial(embedded, model, ids))
+            written[ids] = dumped(encoded(vector) if asked.encoding_format == "base64" else vector.tolist())
+    items = (
+        f'{{"object":"embedding","index":{index},"embedding":{written[tuple(ids)]}}}'
+        for index, ids in enumerate(prompts)
+    )
     read = sum(len(ids) for ids in prompts)
-    usage = {"prompt_tokens": read, "total_tokens": read}
-    return {"object": "list", "data": data, "model": model.name, "usage": usage}
+    rest = {"model": model.name, "usage": {"prompt_tokens": read, "total_tokens": read}}
+    return f'{{"object":"list","data":[{",".join(items)}],{dumped(rest)[1:]}'
 
 
 def _all_ids(model: ServedModel, asked: EmbeddingRequest) -> list[list[int]]:
@@ -49,7 +55,7 @@ def _all_ids(model: ServedModel, asked: EmbeddingRequest) -> list[list[int]]:
     return [model.checked_ids(one, "input") for one in ids]
 
 
-def embedded(model: ServedModel, ids: list[int]) -> Tensor:
+def embedded(model: ServedModel, ids: Sequence[int]) -> Tensor:
     """The vector (D,) of a text, in fp32 and of length 1; for the engine's thread."""
     states = model.engine.last_hidden_state(ids, model.adapter)  # (T, D), without gradients
     return torch.nn.functional.normalize(states.float().mean(0), dim=0).cpu()
