@@ -60,9 +60,10 @@ def test_r27_a_long_prompt_holds_up_no_other_answer(cria: LLM, monkeypatch: pyte
         assert connection.recv(12) == b"HTTP/1.1 200"
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
 @pytest.mark.parametrize("stream", [True, False])
 def test_r26_a_dead_engine_ends_its_requests_and_the_server(
-    cria: LLM, stream: bool, monkeypatch: pytest.MonkeyPatch
+    cria: LLM, path: str, stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(cria) as server:
         engine = server.model.engine
@@ -71,7 +72,7 @@ def test_r26_a_dead_engine_ends_its_requests_and_the_server(
             raise SystemError("a defect")
 
         monkeypatch.setattr(engine._core.scheduler, "schedule", fail)
-        answer = server.post("/v1/chat/completions", chat(stream=stream))
+        answer = server.post(path, chat(stream=stream, max_tokens=5))
         assert answer.status_code == (200 if stream else 503)
         assert "the engine has failed" in answer.text
         wait_until(lambda: server.server.should_exit, "the end of the server")

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from typing import Any
 
 import psutil
 import pytest
@@ -47,19 +48,27 @@ def test_r28_answers_end_and_new_requests_are_refused(cria: LLM) -> None:
     assert server.server.exit_code == 0
 
 
+# How the stream of a path ends that is not waited for.
+CUT: dict[str, tuple[dict[str, Any], bytes]] = {
+    "/v1/chat/completions": (chat(max_tokens=450), b'data: {"error":'),
+    "/v1/completions": ({"model": "cria", "prompt": "Hello", "max_tokens": 450}, b'data: {"error":'),
+    "/v1/responses": ({"model": "cria", "input": "Hello", "max_output_tokens": 450}, b"event: error\n"),
+    "/v1/messages": (chat(max_tokens=450), b"event: error\n"),
+}
+
+
 def test_r28_answers_that_take_too_long_end_with_an_error(cria: LLM) -> None:
     with serving(cria, drain_timeout=0.0) as server, ExitStack() as stack:
-        connections = [stack.enter_context(connected(server.port)) for _ in range(3)]
-        for connection in connections:
-            body = chat(**ENDLESS, max_tokens=450, stream=True)
-            connection.sendall(raw_request("/v1/chat/completions", body, connection="close"))
-        wait_until(lambda: server.model.engine.stats.running == 3, "the requests")
+        connections = [stack.enter_context(connected(server.port)) for _ in CUT]
+        for connection, (path, (body, _)) in zip(connections, CUT.items(), strict=True):
+            connection.sendall(raw_request(path, {**body, **ENDLESS, "stream": True}, connection="close"))
+        wait_until(lambda: server.model.engine.stats.running == len(CUT), "the requests")
         stop(server)
-        for connection in connections:
+        for connection, (path, (_, error)) in zip(connections, CUT.items(), strict=True):
             ended = read_all(connection)
-            assert b'data: {"error":' in ended
-            assert b"data: [DONE]" in ended
-        wait_until(lambda: server.metric("requests_aborted_total", reason="shutdown") == 3, "their count")
+            assert ended.count(error) == 1, path
+            assert (b"data: [DONE]" in ended) == error.startswith(b"data: ")
+        wait_until(lambda: server.metric("requests_aborted_total", reason="shutdown") == len(CUT), "their count")
 
 
 @contextmanager
