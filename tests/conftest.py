@@ -70,7 +70,7 @@ def seed() -> None:
 @pytest.fixture(autouse=True)
 def server_log() -> Iterator[None]:
     """Give the loggers of a server back as they were: a command lets them write to the stderr of its own test."""
-    loggers = [logging.getLogger(name) for name in ("llamita.server", "uvicorn.error")]
+    loggers = [logging.getLogger(name) for name in ("llamita.server", "uvicorn.error", "asyncio")]
     before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     yield
     for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):

@@ -33,10 +33,11 @@ class _JsonLines(logging.Formatter):
 
 
 def set_up(level: str, *, as_json: bool = False) -> None:
-    """Let the server and uvicorn log to stderr from this level on."""
+    """Let the server log to stderr from this level on, and what it stands on where something is wrong."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines() if as_json else _Lines())
-    for name, lowest in (("llamita.server", level), ("uvicorn.error", "warning")):
+    # asyncio warns of clients that left while several events of a stream were sent, which is no news.
+    for name, lowest in (("llamita.server", level), ("uvicorn.error", "warning"), ("asyncio", "error")):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.setLevel(lowest.upper())

@@ -21,6 +21,14 @@ def test_lines_are_plain_or_json_from_a_level_on(capsys: pytest.CaptureFixture[s
     assert (fields["level"], fields["message"]) == ("WARNING", 'a "b"')
 
 
+def test_ts19_errors_of_asyncio_are_lines_too_and_its_warnings_none(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up("info", as_json=True)
+    logger = logging.getLogger("asyncio")
+    logger.warning("socket.send() raised exception.")
+    logger.error("a task failed")
+    assert json.loads(capsys.readouterr().err)["message"] == "a task failed"
+
+
 @pytest.mark.parametrize("text", ["a\r\nb", "a\x1b[31m", "\u2028", "é", "\0", "a" * 5000, "/plain"])
 def test_ts19_a_client_s_text_is_one_plain_line(text: str) -> None:
     line = quoted(text)
