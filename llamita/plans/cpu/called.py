@@ -68,6 +68,11 @@ def is_ours(value: Any) -> bool:
     return isinstance(value, FunctionType) and _home(value).startswith(f"{PACKAGE}.")
 
 
+def is_transformed() -> bool:
+    """Whether a transform of `torch.func` (vmap, jvp) runs: its tensors stand for others, and have no memory."""
+    return torch._C._functorch.maybe_current_level() is not None
+
+
 def _bindings(todo: list[Binding]) -> Iterator[Binding]:
     """These bindings, and those that their values look up."""
     seen = set[tuple[int, Any]]()

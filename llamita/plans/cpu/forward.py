@@ -1,5 +1,6 @@
 """The plan `kernels`: passes over a cache run as one program of CPU kernels, all others as before."""
 
+from collections.abc import Callable
 from threading import Lock
 from typing import Any
 
@@ -16,7 +17,7 @@ from llamita.kernels.cpu.runtime.huge_pages import collapse
 from llamita.model import plan
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.outputs import CausalLMOutputWithPast
-from llamita.plans.cpu.called import is_ours
+from llamita.plans.cpu.called import is_ours, is_transformed
 from llamita.plans.cpu.parts import unsupported_reason
 from llamita.plans.cpu.passes import ModelParts, Pass, check_ids
 from llamita.plans.cpu.watch import Watch
@@ -25,6 +26,7 @@ from llamita.plans.cpu.workspace import Workspace
 
 ASK_MORE = ("output_attentions", "output_hidden_states")  # what a config may ask for in every pass
 MOST_AT_ONCE = 512  # tokens, all rows together, that a long prompt is read by
+TRACED = "programs of the CPU's kernels are compiled already: unfuse(model) before compiling torch's pass"
 PROGRAMS = 160  # numbers of tokens whose programs are kept: those of an engine's steps, 1 to 128, and some more
 
 
@@ -90,7 +92,7 @@ class FusedForward(plan.StandIn):
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """The kernels' logits where they can do the pass, else the plain model's outputs."""
         if isinstance(context, Paged) and input_ids is not None:
-            logits = self._paged_logits(input_ids, context, logits_to_keep)
+            logits = _untraced(self._paged_logits)(input_ids, context, logits_to_keep)
             if logits is not None:
                 return self.module.finish(CausalLMOutputWithPast(logits=logits), return_dict)
         more = more if context is None else {**more, "context": context}
@@ -98,7 +100,7 @@ class FusedForward(plan.StandIn):
         if past_key_values is None and self._begins_cache(use_cache):
             past_key_values = GrowingCache()
         if input_ids is not None and not asks_more and isinstance(past_key_values, GrowingCache):
-            logits = self._logits(input_ids, attention_mask, past_key_values, logits_to_keep)
+            logits = _untraced(self._logits)(input_ids, attention_mask, past_key_values, logits_to_keep)
             if logits is not None:
                 output = CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
                 return self.module.finish(output, return_dict)
@@ -127,7 +129,12 @@ class FusedForward(plan.StandIn):
         if run is not None and (run, self._programs) == self._run:
             return self._programs
         self._run, module = None, self.module
-        if torch.is_grad_enabled() or module.training or (programs := self._current_programs()) is None:
+        if (
+            torch.is_grad_enabled()
+            or module.training
+            or is_transformed()
+            or (programs := self._current_programs()) is None
+        ):
             return None
         if programs.watch.is_observed() or any(map(module.config.extra.get, ASK_MORE)):
             return None
@@ -173,6 +180,11 @@ class FusedForward(plan.StandIn):
             except BaseException:  # Ctrl-C between two parts of a prompt
                 cache.crop(start)
                 raise
+
+
+def _untraced(call: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+    """The call as it is, under `torch.compile` too, which would trace how programs are made and run."""
+    return torch.compiler.disable(call, reason=TRACED) if torch.compiler.is_compiling() else call
 
 
 def _are_ids(ids: Tensor) -> bool:

@@ -26,6 +26,13 @@ def matrix_of(module: nn.Module) -> Tensor | None:
     return module.weight.detach() if isinstance(module, nn.Linear) else None
 
 
+def _plain(module: nn.Module) -> Tensor:
+    """A plain layer's weight, which `torch.func.functional_call` may have replaced by a tensor that is no parameter."""
+    weight = module._parameters["weight"]
+    assert weight is not None, "the kernels know no layer without a weight"
+    return weight.detach()
+
+
 class LayerWeights(NamedTuple):
     """The tensors that a layer's calls read, and all else that these depend on: of equal kind, they are the same.
 
@@ -46,7 +53,7 @@ class LayerWeights(NamedTuple):
             kind.append((norm.variance_epsilon, norm.weight.dtype, norm.weight.shape))
         for module in layer.products:
             packed, bias = packed_of(module), module._parameters.get("bias")
-            weight = packed.stream if packed else module.get_parameter("weight").detach()
+            weight = packed.stream if packed else _plain(module)
             tensors.append(weight)
             kind.append((packed.format_name if packed else weight.dtype, weight.shape, bias is not None and bias.dtype))
             biases += [] if bias is None else [bias]

@@ -425,6 +425,48 @@ def test_a_quantized_layer_may_become_a_plain_one_and_another_again() -> None:
     assert_follows(model, before, "quantized", "another stream")
 
 
+@pytest.mark.parametrize("kind", CLOSE)
+@torch.no_grad()
+def test_a_functional_call_is_that_of_its_tensors(kind: str) -> None:
+    """These are no parameters, and those of the model are back after it."""
+    model, before = running(kind), logits(running(kind))
+    louder_ones = {name: 1.5 * x for name, x in model.named_parameters() if x.numel()}
+    other = deepcopy(model)
+    for name, x in other.named_parameters():
+        x.copy_(louder_ones.get(name, x))
+    got = torch.func.functional_call(model, louder_ones, (IDS,), {"use_cache": True}).logits
+    assert torch.equal(got, logits(other)) and not torch.equal(got, before)
+    assert torch.equal(logits(model), before)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@torch.no_grad()
+def test_transforms_of_functions_are_left_to_torch() -> None:
+    models = [running("plain"), running("plain")]
+    for parameter in models[1].parameters():
+        parameter.mul_(1.1)
+    stacked, buffers = torch.func.stack_module_state([*models])
+
+    def called(parameters: Any, buffers: Any) -> Tensor:
+        return torch.func.functional_call(models[0], (parameters, buffers), (IDS,), {"use_cache": True}).logits
+
+    for got, model in zip(torch.func.vmap(called)(stacked, buffers), models, strict=True):
+        torch.testing.assert_close(got, plainly(model))
+    got = torch.func.vmap(lambda ids: models[0](ids[None], use_cache=True).logits)(torch.cat((IDS, IDS + 1)))
+    torch.testing.assert_close(got[0], plainly(models[0]))
+
+
+def test_a_compiled_model_runs_the_same_programs() -> None:
+    """torch's tracer, which would trace how programs are made, leaves them out."""
+    model, before = running("plain"), logits(running("plain"))
+    wanted = model.generate(IDS, max_new_tokens=4)
+    torch.compiler.reset()
+    model.compile(backend="eager")
+    assert torch.equal(logits(model), before)
+    assert torch.equal(model.generate(IDS, max_new_tokens=4), wanted)
+    torch.compiler.reset()
+
+
 def test_hooks_on_all_modules_are_called() -> None:
     model, seen = running("plain"), []
     handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(module))
