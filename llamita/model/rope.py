@@ -103,7 +103,7 @@ class LlamaRotaryEmbedding(nn.Module):
         inv_freq = self.inv_freq
         with torch.no_grad():  # no decorator: the class's forward is to be this very function, which plans look for
             if rope.rope_type in AT_LENGTH:
-                inv_freq = AT_LENGTH[rope.rope_type](self.config, positions.max() + 1, inv_freq)
+                inv_freq = AT_LENGTH[rope.rope_type](self.config, positions.max().float() + 1, inv_freq)
             return Rotation(positions, inv_freq, self.attention_factor, dtype, rope, self.config.numerics)
 
 
@@ -115,8 +115,9 @@ def frequencies(config: LlamaConfig) -> tuple[Tensor, float]:
 def _plain(config: LlamaConfig, base: float | Tensor | None = None) -> Tensor:
     """1 / base^(2i/H) in fp32: (H/2,)."""
     base = config.rope_parameters.rope_theta if base is None else base
-    exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-    return 1.0 / (base ** (exponent if isinstance(base, float | int) else exponent.to(base.device)))
+    device = base.device if isinstance(base, Tensor) else None
+    exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=device) / config.head_dim
+    return 1.0 / (base**exponent)
 
 
 def default(config: LlamaConfig) -> tuple[Tensor, float]:
@@ -192,15 +193,16 @@ def longrope(config: LlamaConfig) -> tuple[Tensor, float]:
     return _divided(config, rope["short_factor"]), attention_factor
 
 
-def _divided(config: LlamaConfig, divisors: list[float]) -> Tensor:
-    exponent = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
-    return 1.0 / (torch.tensor(divisors, dtype=torch.float32) * config.rope_parameters.rope_theta**exponent)
+def _divided(config: LlamaConfig, divisors: list[float], device: torch.device | None = None) -> Tensor:
+    exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=device) / config.head_dim
+    divided = torch.tensor(divisors, dtype=torch.float32, device=device)
+    return 1.0 / (divided * config.rope_parameters.rope_theta**exponent)
 
 
 def longrope_at(config: LlamaConfig, length: Tensor, short: Tensor) -> Tensor:
     """The set of a sequence of `length` (): `short` up to original_max_position_embeddings, the long set above."""
     rope = config.rope_parameters
-    long = _divided(config, rope["long_factor"]).to(short.device)
+    long = _divided(config, rope["long_factor"], short.device)
     return torch.where(length > rope["original_max_position_embeddings"], long, short)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ SHAPES: Mapping[str, tuple[int, int, int, int, int]] = {
     "small": (512, 8, 8, 4, 1376),
     "base": (768, 12, 12, 12, 2048),
 }
+# Weights are drawn so whatever torch's defaults are: the numbers depend on the seed alone.
+IN_MEMORY: Mapping[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 
 
 def first_weights(model: LlamaForCausalLM, *, seed: int, device: torch.device) -> None:
@@ -48,16 +51,16 @@ def first_weights(model: LlamaForCausalLM, *, seed: int, device: torch.device) -
 def _draw_as_torch_does(module: nn.Module) -> None:
     """Make a module's torch would-be weights and drop them: the constructors of a whole model draw before its own."""
     if isinstance(module, nn.Linear):
-        nn.Linear(module.in_features, module.out_features, bias=module.bias is not None, device="cpu")
+        nn.Linear(module.in_features, module.out_features, bias=module.bias is not None, **IN_MEMORY)
     elif isinstance(module, nn.Embedding):
-        nn.Embedding(module.num_embeddings, module.embedding_dim, device="cpu")
+        nn.Embedding(module.num_embeddings, module.embedding_dim, **IN_MEMORY)
 
 
 def _first_weight(model: LlamaForCausalLM, name: str, shape: torch.Size) -> Tensor:
     owner, _, leaf = name.rpartition(".")
     if owner == "lm_head":  # of an untied model, made after the rest
         _draw_as_torch_does(model.lm_head)
-    weight = torch.empty(shape, device="cpu")
+    weight = torch.empty(shape, **IN_MEMORY)
     initialize(model.get_submodule(owner), leaf, weight, std=model.config.initializer_range)
     if name.endswith(("o_proj.weight", "down_proj.weight")):
         weight.mul_(1 / math.sqrt(2 * model.config.num_hidden_layers))

@@ -83,3 +83,26 @@ def test_the_tables_name_the_same_types() -> None:
     for name in FREQUENCIES:
         rope = CONFIG.replace(rope_parameters=None, rope_scaling={"rope_type": name, **rest[name]}).rope_parameters
         assert rope.depends_on_length == (name in AT_LENGTH)
+
+
+LATER = {
+    "dynamic": {"factor": 2.0},
+    "longrope": {"short_factor": [1.0] * 4, "long_factor": [3.0] * 4, "original_max_position_embeddings": 64},
+}
+
+
+@pytest.mark.parametrize("kind", LATER)
+def test_frequencies_at_a_length_are_the_same_under_torch_s_every_default(kind: str) -> None:
+    rotary = LlamaRotaryEmbedding(CONFIG.replace(rope_parameters={"rope_type": kind, **LATER[kind]}))
+    positions = torch.tensor([[0, 5, 700]])
+    wanted = rotary(positions, torch.float32).cos
+    try:
+        for dtype in (torch.float16, torch.float64):
+            torch.set_default_dtype(dtype)
+            assert torch.equal(rotary(positions, torch.float32).cos, wanted)
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device("meta")
+        assert torch.equal(rotary(positions, torch.float32).cos, wanted)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)

@@ -41,6 +41,21 @@ def test_first_weights_are_those_of_a_constructor(small_path: Path, is_tied: boo
         assert torch.equal(own[name], weight * (1 / 2 if is_small else 1))  # two layers
 
 
+def test_first_weights_are_the_same_under_torch_s_every_default(small_path: Path) -> None:
+    config = config_of("pico", load_tokenizer(small_path), length=32)
+    first, again = (LlamaForCausalLM.without_weights(config) for _ in range(2))
+    first_weights(first, seed=3, device=torch.device("cpu"))
+    torch.set_default_dtype(torch.float16)
+    torch.set_default_device("meta")
+    try:
+        first_weights(again, seed=3, device=torch.device("cpu"))
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert again.dtype == torch.float32
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+
+
 def test_an_unknown_shape_is_refused(small_path: Path) -> None:
     with pytest.raises(UsageError, match="shape is 'huge': use one of pico, nano"):
         config_of("huge", load_tokenizer(small_path), length=32)
