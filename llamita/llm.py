@@ -84,6 +84,7 @@ class LLM:
         """
         found, is_one = text_options.prompts_of(prompt)
         prompts = [self._ids(one) for one in found]
+        options = text_options.plain_options(options)
         text_options.check(options)
         if not prompts:
             return []

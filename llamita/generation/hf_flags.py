@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from torch import Tensor
-
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
-from llamita.generation.settings import HABITS, GenerationSettings
+from llamita.generation.settings import HABITS, GenerationSettings, plain
 
 # Flags of transformers that are accepted only with these values, which change nothing.
 NEUTRAL: Mapping[str, Any] = {
     "penalty_alpha": None, "dola_layers": None, "diversity_penalty": 0.0, "num_beam_groups": 1, "constraints": None,
-    "force_words_ids": None, "low_memory": None, "assistant_lookbehind": 10, "target_lookbehind": 10, "use_mtp": False,
+    "force_words_ids": None, "low_memory": False, "assistant_lookbehind": 10, "target_lookbehind": 10, "use_mtp": False,
     "assistant_ensemble_weight": None, "num_assistant_tokens_schedule": "constant", "is_assistant": False,
     "speculation_type": None, "decoder_start_token_id": None, "synced_gpus": False, "disable_compile": True,
     "compile_config": None, "custom_generate": None, "trust_remote_code": None,
@@ -43,13 +41,8 @@ def resolve(flags: Mapping[str, Any], *, checkpoint: Mapping[str, Any], config: 
     if ignored:
         warnings.warn(f"the checkpoint asks for {', '.join(ignored)}, which llamita leaves out", stacklevel=3)
     defaults = {name: checkpoint[name] for name in NAMES if checkpoint.get(name) is not None and name not in HABITS}
-    given = {name: _plain(value) for name, value in flags.items() if name in NAMES}
+    given = {name: plain(value) for name, value in flags.items() if name in NAMES}
     return GenerationSettings(**_with_switches(defaults, given))
-
-
-def _plain(value: Any) -> Any:
-    """A number or list of numpy or torch, such as a tensor of end tokens, as Python's own; any other value itself."""
-    return value.tolist() if isinstance(value, Tensor) or type(value).__module__ == "numpy" else value
 
 
 def _with_switches(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,11 @@ MOST_TEXTS = 65_536
 CACHES = (None, "dynamic", "static", "offloaded", "quantized")
 
 
+def plain(value: Any) -> Any:
+    """A number, a text or a list of numpy or torch as Python's own; any other value itself."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerationSettings(SamplingParams):
     """How to continue: transformers' flags by their names and with their defaults, and what llamita adds.

@@ -3,18 +3,20 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields, replace
 from operator import index
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from torch import Tensor
 
+from llamita import checks
 from llamita.checks import quoted, remedy
 from llamita.config import LlamaConfig
 from llamita.errors import UsageError
 from llamita.generation.prefix_cache import Prefix
 from llamita.generation.request import Criterion, GenerationRequest, left_padded
-from llamita.generation.settings import GenerationSettings
+from llamita.generation.settings import GenerationSettings, plain
 from llamita.habits import WRITING
 from llamita.model.llama import LlamaForCausalLM
+from llamita.sampling.kinds import check_functions
 from llamita.sampling.sampler import seeds_of
 from llamita.structured.forms import FORMS, check_forms
 from llamita.structured.grammar import Grammar
@@ -82,6 +84,14 @@ DRAFTS: Mapping[str, Any] = {"num_assistant_tokens": 5, "assistant_confidence_th
 SETTINGS = (*DRAWING, "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias")
 
 
+def plain_options(options: TextOptions) -> TextOptions:
+    """The options with numbers and lists of numpy and torch as Python's own."""
+    found = {name: plain(value) for name, value in options.items()}
+    if isinstance(bias := found.get("logit_bias"), Mapping):
+        found["logit_bias"] = {plain(token): plain(value) for token, value in bias.items()}
+    return cast("TextOptions", found)
+
+
 def check(options: TextOptions) -> None:
     """Raise UsageError for an unknown option, and for some that are wrong whatever the model."""
     if unknown := options.keys() - TextOptions.__annotations__.keys():
@@ -89,6 +99,8 @@ def check(options: TextOptions) -> None:
     if (most := options.get("max_tokens")) is not None and (type(most) is not int or most < 1):
         raise UsageError(f"max_tokens is {quoted(most)}: it must be a whole number, at least 1")
     _check_least(options, most)
+    if (beams := options.get("num_beams")) is not None:
+        checks.count("num_beams", beams)
     for name in ("logprobs", "prompt_logprobs"):
         if (count := options.get(name)) is not None and (type(count) is not int or count < 0):
             raise UsageError(f"{name} is {quoted(count)}: give a count of tokens, 0 tells of those of the text alone")
@@ -266,6 +278,7 @@ class TextModel:
 
         Raises UsageError for options that are wrong.
         """
+        options = plain_options(options)
         check(options)
         is_plain = prefix is not None or watch is not None or options.get("logprobs") is not None
         is_plain = is_plain or (self.draft is None and options.keys().isdisjoint(DRAFTING))
@@ -283,7 +296,7 @@ class TextModel:
             prompts=list(prompts),
             reads_on=reads_on,
             tables=self.tables,
-            criteria=tuple(options.get("stopping_criteria") or ()),
+            criteria=check_functions("stopping_criteria", options.get("stopping_criteria") or ()),
             assistant=None if is_plain else self.draft,
             negative=self._negative(options, len(prompts)),
             prefix=prefix,

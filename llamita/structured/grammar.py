@@ -1,7 +1,7 @@
 """Structured output: text that matches a JSON schema, a regular expression, a Lark grammar, or one of some choices."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llamita import checks
 from llamita.errors import UsageError
 from llamita.structured.exact import LARGEST as LARGEST_EXACT
 from llamita.structured.exact import inexact
@@ -71,7 +72,8 @@ def choice(texts: Sequence[str]) -> Grammar:
 
     Raises UsageError for no texts, and for an empty one.
     """
-    if isinstance(texts, str) or not texts or not all(isinstance(text, str) and text for text in texts):
+    is_listed = isinstance(texts, Iterable) and not isinstance(texts, str)
+    if not is_listed or not texts or not all(isinstance(text, str) and text for text in texts):
         raise UsageError("a choice is a list of texts: give at least one, and none that is empty")
     return lark("start: CHOICE\nCHOICE: " + " | ".join(quoted(text) for text in texts))
 
@@ -253,6 +255,8 @@ def _unpacked(bits: bytes, size: int) -> Tensor:
 
 
 def _bounded(what: str, text: str) -> str:
+    if not isinstance(text, str):
+        raise UsageError(f"the {what} is {checks.quoted(text)}: give its text")
     if len(text) > LARGEST:
         raise UsageError(f"the {what} has {len(text)} characters, at most {LARGEST} are read: make it smaller")
     try:

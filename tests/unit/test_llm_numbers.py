@@ -4,11 +4,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import llamita
-from llamita.errors import NotFiniteError
+from llamita.errors import LlamitaError, NotFiniteError
 from llamita.llm import LLM
 
 
@@ -55,3 +56,31 @@ def test_damaged_weights_are_named(small_path: Path, kernels: str) -> None:
     for options in ways:
         with pytest.raises(NotFiniteError, match="its weights are damaged"):
             llm.generate("abc", max_tokens=3, **options)
+
+
+def test_numbers_of_numpy_and_torch_are_taken(llm: LLM) -> None:
+    plain: Any = {"max_tokens": 4, "temperature": 0.5, "top_k": 5, "seed": 3, "repetition_penalty": 2.0, "logprobs": 1}
+    plain["logit_bias"] = {65: 1.0}
+    odd: Any = {
+        "max_tokens": np.int64(4), "temperature": np.float32(0.5), "top_k": torch.tensor(5), "seed": np.int32(3),
+        "repetition_penalty": np.array(2.0), "logprobs": np.int8(1), "logit_bias": {np.int64(65): np.float32(1.0)},
+    }  # fmt: skip
+    wanted = llm.generate("abc", **plain)
+    assert llm.generate("abc", **odd) == wanted
+    assert "".join(llm.stream("abc", **odd)) == wanted.text
+    with llm.engine() as engine:
+        assert engine.submit("abc", **odd).result() == wanted
+    assert len(llm.generate(["abc", "d"], **odd)) == 2
+
+
+@pytest.mark.parametrize("value", [3, 0.5, True, b"a", [0.5], np.int64(3), torch.tensor(3)], ids=repr)
+@pytest.mark.parametrize(
+    "name", ["stop", "regex", "grammar", "choice", "json_schema", "stopping_criteria", "logit_bias", "negative_prompt"]
+)
+def test_what_is_of_another_kind_is_a_sentence(llm: LLM, name: str, value: Any) -> None:
+    options: Any = {name: value}
+    with pytest.raises(LlamitaError) as caught:
+        llm.generate("abc", max_tokens=2, **options)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(LlamitaError, match=r"^num_beams is .*: it must be a whole number of at least 1$"):
+        llm.generate(["a", "b"], num_beams=str(value))  # pyright: ignore
