@@ -34,7 +34,12 @@ class ConfigFiles(ABC):
 
         Raises NotFoundError without such a file, BrokenFileError when it is not a JSON object.
         """
-        return cls.from_dict(_read(Path(folder) / "config.json", folder), **changes)
+        return cls.from_dict(cls.get_config_dict(folder)[0], **changes)
+
+    @classmethod
+    def get_config_dict(cls, folder: str | Path, **others: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The object of `folder/config.json`, and what else was given, as transformers; raises as `from_pretrained`."""
+        return _read(Path(folder) / "config.json", folder), others
 
     @classmethod
     def from_json_file(cls, json_file: str | Path) -> Self:

@@ -45,6 +45,8 @@ def generate(
     model: LanguageModel,
     input_ids: Tensor | None = None,
     *,
+    inputs: Tensor | None = None,
+    labels: Tensor | None = None,
     attention_mask: Tensor | None = None,
     inputs_embeds: Tensor | None = None,
     past_key_values: Any = None,
@@ -68,6 +70,7 @@ def generate(
     dictionary, or transformers' object) gives defaults for these, the checkpoint's generation_config.json for the rest.
     Without a `seed` it draws as transformers does: the same torch.manual_seed gives the same tokens.
 
+    inputs: transformers' name of `input_ids`. labels: of a batch that is handed over whole, without effect.
     attention_mask: (B, T), 0 for padding, which belongs on the left; inferred from the padding token when absent.
     past_key_values: a cache of the first tokens; the ids are the whole text, or with a longer mask the new part only.
     It may be transformers' DynamicCache or StaticCache too, which is filled, or (keys, values) by layer.
@@ -82,6 +85,9 @@ def generate(
     number of most probable alternatives to record.
     prefix: from `LLM.new_prefix`; a text that begins like the last one with it reuses the cache.
     """
+    if inputs is not None and input_ids is not None:
+        raise UsageError("inputs and input_ids are two names of one argument: give one of them")
+    input_ids = inputs if input_ids is None else input_ids
     check_tensors(
         input_ids=input_ids,
         attention_mask=attention_mask,

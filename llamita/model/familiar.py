@@ -29,6 +29,13 @@ class Familiar(nn.Module):
         """transformers' name of the loss: the class's own name without the architecture."""
         return next((kind.__name__ for kind in type(self).__mro__ if kind.__name__.startswith("LlamaFor")), "")[5:]
 
+    def get_parameter_or_buffer(self, target: str) -> Tensor:
+        """The parameter or else the buffer of this name; AttributeError where there is neither."""
+        try:
+            return self.get_parameter(target)
+        except AttributeError:
+            return self.get_buffer(target)
+
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
         """The bytes of the weights, each tied one counted once, and of the buffers."""
         tensors: list[Tensor] = [*self.parameters(), *(self.buffers() if return_buffers else ())]

@@ -227,7 +227,7 @@ class LlamaPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     _no_split_modules: ClassVar[list[str]] = ["LlamaDecoderLayer"]
 
-    def generate(self, input_ids: Tensor | None = None, **options: Any) -> Any:
+    def generate(self, input_ids: Tensor | None = None, generation_config: Any = None, **options: Any) -> Any:
         """Continue token ids (B, T): a tensor, or the record that `return_dict_in_generate` asks for.
 
         The options are those of `llamita.generation.hf.generate`.
@@ -235,7 +235,7 @@ class LlamaPreTrainedModel(PreTrainedModel):
         self.check_inputs_are_own()
         from llamita.generation.hf import generate
 
-        return generate(cast("Any", self), input_ids, **options)
+        return generate(cast("Any", self), input_ids, generation_config=generation_config, **options)
 
 
 def _require_grad(module: nn.Module, inputs: object, output: Tensor) -> None:

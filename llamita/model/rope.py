@@ -115,9 +115,8 @@ def frequencies(config: LlamaConfig) -> tuple[Tensor, float]:
 def _plain(config: LlamaConfig, base: float | Tensor | None = None) -> Tensor:
     """1 / base^(2i/H) in fp32: (H/2,)."""
     base = config.rope_parameters.rope_theta if base is None else base
-    device = base.device if isinstance(base, Tensor) else None
-    exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=device) / config.head_dim
-    return 1.0 / (base**exponent)
+    steps = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=getattr(base, "device", None))
+    return 1.0 / (base ** (steps / config.head_dim))
 
 
 def default(config: LlamaConfig) -> tuple[Tensor, float]:

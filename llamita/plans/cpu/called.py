@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._C._functorch import maybe_current_level
 from torch.overrides import _get_current_function_mode_stack as function_modes
 from torch.utils._device import DeviceContext
 
@@ -70,7 +71,7 @@ def is_ours(value: Any) -> bool:
 
 def is_transformed() -> bool:
     """Whether a transform of `torch.func` (vmap, jvp) runs: its tensors stand for others, and have no memory."""
-    return torch._C._functorch.maybe_current_level() is not None
+    return maybe_current_level() is not None
 
 
 def _bindings(todo: list[Binding]) -> Iterator[Binding]:

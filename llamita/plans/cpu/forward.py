@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -184,7 +184,7 @@ class FusedForward(plan.StandIn):
 
 def _untraced(call: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
     """The call as it is, under `torch.compile` too, which would trace how programs are made and run."""
-    return torch.compiler.disable(call, reason=TRACED) if torch.compiler.is_compiling() else call
+    return cast("Any", torch.compiler.disable(call, reason=TRACED)) if torch.compiler.is_compiling() else call
 
 
 def _are_ids(ids: Tensor) -> bool:

@@ -11,7 +11,7 @@ import transformers
 import llamita
 from llamita import LlamaForCausalLM
 from llamita.bridge.transformers import twin
-from llamita.errors import UnsupportedError
+from llamita.errors import UnsupportedError, UsageError
 from tests.small import CONFIG
 
 IDS = torch.randint(0, 256, (3, 5), generator=torch.Generator().manual_seed(1))
@@ -91,6 +91,27 @@ def test_inputs_that_another_library_makes_are_not_left_out_in_silence() -> None
         model.generate(IDS, max_new_tokens=1)
     model.prepare_inputs_for_generation = own  # type: ignore[method-assign]
     assert model.generate(IDS, max_new_tokens=1).shape == (3, 6)
+
+
+def test_a_call_of_generate_as_transformers_signature_has_it(models: tuple[Any, Any]) -> None:
+    ours, theirs = models
+    config = transformers.GenerationConfig(max_new_tokens=3, num_beams=2, low_memory=False)
+    assert torch.equal(ours.generate(IDS, config), theirs.generate(IDS, config))
+    batch = {"inputs": IDS, "attention_mask": torch.ones_like(IDS), "labels": IDS}
+    assert torch.equal(ours.generate(**batch, max_new_tokens=3), theirs.generate(**batch, max_new_tokens=3))
+    with pytest.raises(UsageError, match=r"^inputs and input_ids are two names of one argument: give one of them$"):
+        ours.generate(IDS, inputs=IDS)
+
+
+def test_a_parameter_or_buffer_by_its_name(models: tuple[Any, Any]) -> None:
+    ours, theirs = models
+    for name in ("model.norm.weight", "lm_head.weight", "model.rotary_emb.inv_freq"):
+        assert torch.equal(ours.get_parameter_or_buffer(name), theirs.get_parameter_or_buffer(name))
+    assert ours.get_parameter_or_buffer("model.norm.weight") is ours.model.norm.weight
+    for name in ("model.norm", "model.norm.bias", "nothing.weight", "dtype"):
+        for model in models:
+            with pytest.raises(AttributeError):
+                model.get_parameter_or_buffer(name)
 
 
 def test_facts(models: tuple[Any, Any], small_path: Path) -> None:
