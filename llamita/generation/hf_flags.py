@@ -8,7 +8,7 @@ from typing import Any
 
 from llamita.config import LlamaConfig
 from llamita.errors import UnsupportedError, UsageError
-from llamita.generation.settings import HABITS, GenerationSettings, plain
+from llamita.generation.settings import DRAFTING_DEFAULTS, GenerationSettings, plain
 
 # Flags of transformers that are accepted only with these values, which change nothing.
 NEUTRAL: Mapping[str, Any] = {
@@ -40,7 +40,9 @@ def resolve(flags: Mapping[str, Any], *, checkpoint: Mapping[str, Any], config: 
     ignored = [name for name in NEUTRAL if name in checkpoint and not _is_neutral(name, checkpoint[name])]
     if ignored:
         warnings.warn(f"the checkpoint asks for {', '.join(ignored)}, which llamita leaves out", stacklevel=3)
-    defaults = {name: checkpoint[name] for name in NAMES if checkpoint.get(name) is not None and name not in HABITS}
+    defaults = {
+        name: checkpoint[name] for name in NAMES if checkpoint.get(name) is not None and name not in DRAFTING_DEFAULTS
+    }
     given = {name: plain(value) for name, value in flags.items() if name in NAMES}
     return GenerationSettings(**_with_switches(defaults, given))
 

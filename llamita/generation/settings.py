@@ -19,8 +19,8 @@ DEFAULT_NEW_TOKENS = 20  # transformers' default max_length, which it counts fro
 QUANTIZED: Mapping[str, str | None] = {
     "nbits": "bits", "q_group_size": "group", "residual_length": "residual", "backend": None,
 }  # fmt: skip
-# Settings of speculation that the assistant's own generation config may set, with transformers' defaults.
-HABITS: Mapping[str, Any] = {"num_assistant_tokens": 20, "assistant_confidence_threshold": 0.4}
+# Settings of speculative decoding that the assistant's own generation config may set, with transformers' defaults.
+DRAFTING_DEFAULTS: Mapping[str, Any] = {"num_assistant_tokens": 20, "assistant_confidence_threshold": 0.4}
 COUNTS = (
     "num_beams", "num_return_sequences", "prefill_chunk_size", "prompt_lookup_num_tokens", "max_matching_ngram_size",
     "num_assistant_tokens", "assistant_early_exit",

@@ -12,7 +12,7 @@ from llamita.generation.protocol import LanguageModel
 from llamita.generation.request import GenerationRequest
 from llamita.generation.run import Acceptance, GenerationResult, Run
 from llamita.generation.sequence import Sequence, SequenceBatch, generators_of
-from llamita.generation.settings import DEFAULT_TOP_K, HABITS
+from llamita.generation.settings import DEFAULT_TOP_K, DRAFTING_DEFAULTS
 from llamita.generation.speculative.hf_draws import HFDraftProposer, HFLookupProposer, HFProposer, hf_speculative_steps
 from llamita.generation.speculative.proposers import (
     DraftModelProposer,
@@ -155,10 +155,10 @@ def _lookup(request: GenerationRequest) -> PromptLookupProposer:
 
 def _drafting(request: GenerationRequest, model: LanguageModel, assistant: LanguageModel) -> DraftModelProposer:
     """The draft model's proposer, set by the call, its own generation config, or the defaults."""
-    habits: dict[str, Any] = dict(HABITS)
+    chosen: dict[str, Any] = dict(DRAFTING_DEFAULTS)
     for said in (assistant.generation_config, vars(request.settings)):
-        habits |= {name: said[name] for name in HABITS if said.get(name) is not None}
-    length, confidence = habits["num_assistant_tokens"], habits["assistant_confidence_threshold"]
+        chosen |= {name: said[name] for name in DRAFTING_DEFAULTS if said.get(name) is not None}
+    length, confidence = chosen["num_assistant_tokens"], chosen["assistant_confidence_threshold"]
     if (layers := request.settings.assistant_early_exit) is not None:
         return EarlyExitProposer(model, layers=layers, length=length, confidence=confidence)
     return DraftModelProposer(assistant, length=length, confidence=confidence)
