@@ -4,13 +4,16 @@ A model may have several plans where the table allows it. Each puts `StandIn`s i
 modules for `PlanModule`s permanently. There is no other record: a copy of a model has the plans of the original.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Never
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Never
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from llamita.errors import UnsupportedError, UsageError
+
+if TYPE_CHECKING:
+    from llamita.context.paged import Paged
 
 # Each plan, and how to undo it.
 PLANS: Mapping[str, str] = {
@@ -80,6 +83,13 @@ class StandIn:
     def __call__(self, *args: Any, **named: Any) -> Any:
         """Run in the place of the module's forward."""
         raise NotImplementedError
+
+    def read_rows(self, token_ids: Sequence[int], context: "Paged") -> Tensor | None:
+        """The fp32 logits (n, V) of the wanted rows of a step, without the module's forward, where the plan can.
+
+        That is after the first pass of the context's run, as that forward saw all there is to look at. None elsewhere.
+        """
+        return None
 
     def undo(self, model: nn.Module) -> None:
         """Undo what the plan has changed in the model other than forwards."""

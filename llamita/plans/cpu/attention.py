@@ -83,6 +83,7 @@ class RaggedAttention:
         self._rows = empty(self._tokens, len(Row._fields), dtype=torch.int64).zero_()  # a `Row` of each
         self._blocks = empty(self._tokens, 2, dtype=torch.int64)
         self._spans: tuple[Sequence[int], Sequence[int]] | None = None
+        self._page: tuple[int, bool] | None = None  # the size of pages, and whether they are blocks
         self._order: list[int] | None = None  # of the rows, where it is not theirs
         self._new: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # row, number in it, number of each token
         self._window, scale = config.sliding_window or 1 << 30, bits(config.softmax_scale)

@@ -1,14 +1,16 @@
 """The plan `kernels`: passes over a cache run as one program of CPU kernels, all others as before."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Any, cast
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
 
 from llamita.cache.cache import Cache
 from llamita.cache.growing import GrowingCache
+from llamita.cache.paged import PagedCache
 from llamita.context.batch import BatchLayout
 from llamita.context.paged import Paged
 from llamita.context.protocol import Context
@@ -69,13 +71,14 @@ class FusedForward(plan.StandIn):
         super().__init__(model)
         self._programs: _Programs | None = None
         self._run: tuple[object, _Programs] | None = None  # of the pass before, and the programs that it found
+        self._paged: tuple[object, _Programs, ref[PagedCache]] | None = None  # the same of one over a paged cache
         self._lock = Lock()  # a step works in buffers of its own
 
     def __getstate__(self) -> LlamaForCausalLM:
         return self.module  # a copy of the model makes its own programs
 
     def __setstate__(self, model: LlamaForCausalLM) -> None:
-        self.module, self._programs, self._run, self._lock = model, None, None, Lock()
+        self.module, self._programs, self._run, self._paged, self._lock = model, None, None, None, Lock()
 
     def __call__(
         self,
@@ -150,10 +153,22 @@ class FusedForward(plan.StandIn):
             return None
         if (len(buffers), buffers[0][0].dtype, buffers[0][0].is_cpu) != (programs.layers, programs.dtype, True):
             return None
-        ids = ids if ids.dtype == torch.int64 else ids.long()
-        check_ids(ids, self.module.config.vocab_size)
+        self._paged = None if self._run is None else (*self._run, ref(context.pages))
+        return self._read(programs, ids.flatten().tolist(), context).unsqueeze(0)
+
+    def read_rows(self, token_ids: Sequence[int], context: Paged) -> Tensor | None:
+        """The same (B, V) within a run, after its first pass: without tensors, a call of the module, and its hooks."""
+        run, programs, pages = self._paged or (None, None, None)
+        if programs is None or context.run is not run or self._programs is not programs:
+            return None
+        if pages is None or pages() is not context.pages or len(token_ids) > MOST_AT_ONCE:
+            return None
+        return self._read(programs, token_ids, context)
+
+    def _read(self, programs: "_Programs", token_ids: Sequence[int], context: Paged) -> Tensor:
+        check_ids([token_ids], self.module.config.vocab_size)
         with self._lock:
-            return programs.read_paged(ids, context)
+            return programs.read_paged(token_ids, context)
 
     def _logits(self, ids: Tensor, mask: Tensor | None, cache: GrowingCache, keep: int | Tensor) -> Tensor | None:
         """The logits (B, kept, V) in fp32, or None where the pass is not one for kernels."""
@@ -172,7 +187,7 @@ class FusedForward(plan.StandIn):
         if (programs.layers, ids.shape[0], config.num_key_value_heads, config.head_dim, programs.dtype) != _kind(cache):
             return None
         ids = ids if ids.dtype == torch.int64 else ids.long()
-        check_ids(ids, config.vocab_size)
+        check_ids(ids.tolist(), config.vocab_size)
         with self._lock:
             start = cache.length
             try:
@@ -225,11 +240,11 @@ class _Programs:
             start += length
         return logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
 
-    def read_paged(self, ids: Tensor, context: Paged) -> Tensor:
-        """The logits (1, B, V) of the last token of each row of a paged cache."""
+    def read_paged(self, token_ids: Sequence[int], context: Paged) -> Tensor:
+        """The logits (n, V) of the wanted rows of a paged cache."""
         layouts = context.layouts
-        program = self._pass(ids.numel(), len(layouts))
-        return program.run(ids, context.pages.buffers, layouts, context.last_tokens).unsqueeze(0)
+        program = self._pass(len(token_ids), len(layouts))
+        return program.run(token_ids, context.pages.buffers, layouts, context.last_tokens)
 
     def _pass(self, tokens: int, levels: int = 1) -> Pass:
         """The program for `tokens` tokens, of any rows; the `PROGRAMS` last used ones are stored."""

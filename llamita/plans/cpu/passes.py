@@ -76,6 +76,8 @@ class Pass:
         self._parts, self._config, self._workspace, self._count = parts, parts.model.config, workspace, tokens
         self._program, self._buffers = Program(), dict[tuple[object, ...], Tensor]()
         self._positions, self._wanted = empty(tokens, dtype=torch.int64), empty(tokens, dtype=torch.int64)
+        self._given = empty(1, tokens, dtype=torch.int64)
+        self._given_numbers = self._given.numpy()[0]
         self._attention = [
             RaggedAttention(self._config, workspace, self._program, positions=self._positions, dtype=dtype)
             for _ in range(levels)
@@ -83,13 +85,18 @@ class Pass:
         self._heads, self._last_wanted = dict[int, Program](), list[int]()
         self._build()
 
-    def run(self, ids: Tensor, buffers: Buffers, layouts: Sequence[BatchLayout], wanted: Sequence[int]) -> Tensor:
+    def run(
+        self, ids: Tensor | Sequence[int], buffers: Buffers, layouts: Sequence[BatchLayout], wanted: Sequence[int]
+    ) -> Tensor:
         """The logits (n, V) in fp32 of some tokens of ids, whose keys and values go into the cache's buffers.
 
-        ids: (B, T), or (1, T) of rows of any lengths. buffers: (keys, values) of each layer, (B, K, slots, H);
-        (1, K, slots, H) where the rows share all slots; or those of a `PagedCache`. layouts: one of each
-        level. wanted: their numbers.
+        ids: (B, T), or (1, T) of rows of any lengths, or a list of these. buffers: (keys, values) of each layer,
+        (B, K, slots, H); (1, K, slots, H) where the rows share all slots; or those of a `PagedCache`. layouts: one of
+        each level. wanted: their numbers.
         """
+        if not isinstance(ids, Tensor):
+            self._given_numbers[:] = ids
+            ids = self._given
         ids = ids.contiguous()
         logits = torch.empty(len(wanted), self._config.vocab_size, dtype=torch.float32, device=CPU)
         for attention, layout in zip(self._attention, layouts, strict=True):
@@ -271,9 +278,8 @@ class Pass:
         return self._buffers[key]
 
 
-def check_ids(ids: Tensor, vocabulary: int) -> None:
+def check_ids(rows: Sequence[Sequence[int]], vocabulary: int) -> None:
     """Raise IndexError for token ids outside the embedding: kernels would read memory past its end."""
-    rows = ids.tolist()
     least, most = min(map(min, rows)), max(map(max, rows))
     if least < 0 or most >= vocabulary:
         raise IndexError(f"ids run from {least} to {most}, but the model has {vocabulary}: give its own tokenizer's")

@@ -8,6 +8,7 @@ import torch
 from llamita.cache.paged import PagedCache
 from llamita.context.paged import Paged
 from llamita.model.llama import LlamaForCausalLM
+from llamita.model.plan import stand_in_of
 from llamita.plans.cpu import fuse
 from llamita.plans.cpu.watch import Watch
 from llamita.quant.surgery import quantize
@@ -80,3 +81,29 @@ def test_the_passes_of_a_run_look_once_for_changes_of_the_model(form: str, monke
     model.model.norm.weight = torch.nn.Parameter(-model.model.norm.weight)
     assert torch.equal(logits_of(model, pages, [(0, [5], [0])], object()), -before)
     assert looks == [False, False, False, False, True]
+
+
+@torch.no_grad()
+def test_rows_of_a_run_are_read_without_the_forward_after_its_first_pass() -> None:
+    model = model_of("q8_0")
+    plan, config = stand_in_of(model), model.config
+    assert plan is not None
+    pages, twin = (PagedCache(config, num_blocks=2, block_size=BLOCK, dtype=torch.bfloat16, device="cpu") for _ in "ab")
+
+    def read(pages: PagedCache, run: object | None, start: int = 0) -> torch.Tensor | None:
+        rows = {"starts": [start, 0], "counts": [2, 1], "tables": [[0], [1]]}
+        context = Paged(pages, **rows, scale=config.softmax_scale, window=config.sliding_window, run=run)
+        return plan.read_rows([5, 9, 7], context)
+
+    run = object()
+    assert read(pages, run) is None
+    rows: Rows = [(0, [5, 9], [0]), (0, [7], [1])]
+    first = logits_of(model, pages, rows, run)
+    assert torch.equal(first, read(pages, run))
+    assert read(twin, run) is read(pages, object()) is read(pages, None) is None
+    later = read(pages, run, start=2)
+    logits_of(model, twin, rows)
+    assert torch.equal(later, logits_of(model, twin, [(2, [5, 9], [0]), (0, [7], [1])]))
+    model.register_forward_hook(lambda *_: None)  # which wants to see every pass
+    logits_of(model, pages, rows, run := object())
+    assert read(pages, run) is None
