@@ -10,9 +10,7 @@ from llamita.data.records import Record
 from llamita.errors import UsageError
 from llamita.tokenizer.protocol import Tokenizer
 from llamita.train.recipe import Recipe
-from llamita.train.tasks import Task
-
-TASKS = ("pretrain", "sft")  # that read each row by itself
+from llamita.train.tasks import TOKEN_TASKS, Task
 
 
 def first_records(recipe: Recipe, *, offline: bool) -> list[Record]:
@@ -29,7 +27,7 @@ def all_windows(recipe: Recipe, task: Task, first: Rows, tokenizer: Tokenizer, *
 
     Raises UsageError for a task that needs all of its data.
     """
-    if recipe.task not in TASKS:
+    if recipe.task not in TOKEN_TASKS:
         raise UsageError(f"{recipe.data[0]} has no end, and {recipe.task} needs all of its data: give rows for the *")
 
     def read() -> Iterator[Rows]:

@@ -20,8 +20,8 @@ from llamita.train.loop import autocast
 from llamita.train.method import METHODS
 from llamita.train.optimizer_in_backward import GradientsInBackward
 from llamita.train.recipe import Recipe
+from llamita.train.tasks import TOKEN_TASKS
 
-TASKS = ("pretrain", "sft")  # whose steps are alike
 MIB = 2**20
 
 
@@ -72,9 +72,9 @@ def estimate(config: LlamaConfig, recipe: Recipe, *, device: torch.device | str 
 
 def check_known(recipe: Recipe) -> None:
     """Raise UnsupportedError for a task or a method whose steps have shapes that only data gives."""
-    if recipe.task not in TASKS or METHODS[recipe.method].is_quantized:
+    if recipe.task not in TOKEN_TASKS or METHODS[recipe.method].is_quantized:
         raise UnsupportedError(
-            f"--dry-run knows the steps of {' and '.join(TASKS)} by full, lora or dora, not of {recipe.task} by "
+            f"--dry-run knows the steps of {' and '.join(TOKEN_TASKS)} by full, lora or dora, not of {recipe.task} by "
             f"{recipe.method}: leave it out"
         )
 

@@ -16,7 +16,7 @@ from llamita.train.method import METHODS
 from llamita.train.optim import OPTIMIZERS, RATES
 from llamita.train.rates import parsed_rates, rate_of_trained
 from llamita.train.schedule import SCHEDULES
-from llamita.train.tasks import TASKS, Task, TaskOptions
+from llamita.train.tasks import TASKS, TOKEN_TASKS, Task, TaskOptions
 from llamita.train.tasks.dpo import LOSSES
 
 ROLLOUTS = ("exact", "plain")
@@ -199,7 +199,7 @@ class Recipe:
 
 
 DEGREES = ("tp", "cp", "pp")
-TOKEN_TASKS = ("auto", "pretrain", "sft")  # whose losses are of tokens: they know logits that are sharded, and z_loss
+OPEN_OR_TOKEN_TASKS = ("auto", *TOKEN_TASKS)  # auto is checked again once it is decided
 
 
 def check_task(recipe: Recipe) -> None:
@@ -210,7 +210,7 @@ def check_task(recipe: Recipe) -> None:
         raise UsageError(f"method is {recipe.method}, and a reward model has a head to train: take --method full")
     if recipe.loss == "ipo" and not recipe.beta:
         raise UsageError("beta is 0, and the loss ipo divides by it: give one above 0")
-    if recipe.z_loss and recipe.task not in TOKEN_TASKS:
+    if recipe.z_loss and recipe.task not in OPEN_OR_TOKEN_TASKS:
         raise UsageError(f"z_loss is of pretrain and sft, and the task is {recipe.task}: leave --z-loss out")
     if recipe.z_loss and recipe.tp > 1:
         raise UsageError(
@@ -224,9 +224,9 @@ def check_degrees(recipe: Recipe) -> None:
         size = getattr(recipe, name)
         if size > 1 and recipe.exact_scaling:
             raise UsageError(f"--exact-scaling is for data parallelism, and {name} is {size}: leave one of the two out")
-        if size > 1 and recipe.task not in TOKEN_TASKS:
+        if size > 1 and recipe.task not in OPEN_OR_TOKEN_TASKS:
             raise UsageError(
-                f"task is {recipe.task} and {name} is {size}: only {' and '.join(TOKEN_TASKS[1:])} are trained by "
+                f"task is {recipe.task} and {name} is {size}: only {' and '.join(TOKEN_TASKS)} are trained by "
                 f"processes that share a model, leave --{name} out"
             )
 

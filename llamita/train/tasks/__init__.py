@@ -10,8 +10,10 @@ from llamita.train.tasks.reward import reward
 from llamita.train.tasks.sft import sft
 from llamita.train.tasks.task import MakeTask, Task, TaskOptions
 
-__all__ = ["TASKS", "Task", "TaskOptions", "task_of"]
+__all__ = ["TASKS", "TOKEN_TASKS", "Task", "TaskOptions", "task_of"]
 TASKS: Mapping[str, MakeTask] = {"pretrain": pretrain, "sft": sft, "dpo": dpo, "reward": reward, "grpo": grpo}
+# Those whose loss is a sum over tokens, each row by itself: other tasks compare texts or write them.
+TOKEN_TASKS = ("pretrain", "sft")
 LEARNED_BY: Mapping[str, str] = {
     "pair": "dpo",
     "rated completion": "dpo",
