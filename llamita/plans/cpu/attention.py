@@ -133,10 +133,10 @@ class RaggedAttention:
         starts = self._sorted(layout.start)
         self._starts[:], self._firsts[:] = starts, self._sorted(layout.first)
         self._pages[:], self._tables = self._addresses(layout), layout.tables
-        self._size_numbers[SIZE.page_bits] = layout.page_size.bit_length() - 1
-        self._size_numbers[SIZE.page_stride] = (
-            layout.page_size * self._width * (self._heads if layout.is_blocked else 1)
-        )
+        if self._page != (layout.page_size, layout.is_blocked):
+            self._page = size, is_blocked = layout.page_size, layout.is_blocked
+            self._size_numbers[SIZE.page_bits] = size.bit_length() - 1
+            self._size_numbers[SIZE.page_stride] = size * self._width * (self._heads if is_blocked else 1)
         self._set_span([starts] * self._few if isinstance(starts, int) else starts[: self._few])
         self._write_positions()
         if self._few < len(self._written):
