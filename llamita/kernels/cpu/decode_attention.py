@@ -308,8 +308,7 @@ def _attend(dtype, is_paired, at, chunk):
         _attend_queries(dtype, is_paired, at, chunk, begin, count, scratch)
         for i in range(heads):
             _end_queries(is_paired, at, row, head + i, begin, count, scratch, count * i)
-    for i in range(heads):
-        _round(at, row, head + i)
+    _round(at, row, head, heads)
 
 
 @inline
@@ -325,14 +324,14 @@ def _end_queries(is_paired, at, row, head, begin, count, scratch, own):
 
 
 @inline
-def _round(at, row, head):
-    """Write a head's results again, rounded."""
+def _round(at, row, head, heads):
+    """Write the results of some heads, which lie together, again, rounded."""
     sizes = v.read(at + AT.sizes)
-    heads, count = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group) * v.read(sizes + SIZE.width)
+    all_heads, each = v.read(sizes + SIZE.heads), v.read(sizes + SIZE.group) * v.read(sizes + SIZE.width)
     halves, q8_blocks = v.read(at + AT.halves), v.read(at + AT.q8_blocks)
     for token in range(v.read(row + ROW.tokens)):
-        start = ((v.read(row + ROW.offset) + token) * heads + head) * count
-        put_rounded(v.read(at + AT.out) + 4 * start, start, count, halves, q8_blocks)
+        start = ((v.read(row + ROW.offset) + token) * all_heads + head) * each
+        put_rounded(v.read(at + AT.out) + 4 * start, start, heads * each, halves, q8_blocks)
 
 
 @inline

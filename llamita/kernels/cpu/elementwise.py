@@ -1,9 +1,6 @@
 """Elementwise kernels between the products: embedding, norm, gate, and the rounding of activations for products.
 
 Must equal norm, gate and quantize_activations of `reference` bit for bit. Their arguments are structs of `arguments`.
-
-A q8_block is 48 bytes: 32 columns of x as int8, their scale in fp32, and minus the sums of the first sixteen, of the
-last sixteen and of all in int32 (kernels for unsigned codes subtract a multiple of these; ggml's block_q8_1).
 """
 
 import math
@@ -13,28 +10,11 @@ from llamita.kernels.cpu import simd as v
 from llamita.kernels.cpu.arguments import Embed, Exponentials, Gate, Norm, Round, offsets
 from llamita.kernels.cpu.constants import Q8_BLOCK
 from llamita.kernels.cpu.functions import exponential, silu_times
+from llamita.kernels.cpu.q8_blocks import quantize_blocks, quantize_q8
 from llamita.kernels.cpu.runtime.program import inline, kernel
 
 EMBED, NORM, GATE, ROUND = offsets(Embed), offsets(Norm), offsets(Gate), offsets(Round)
 EXPONENTIALS = offsets(Exponentials)
-
-
-@inline
-def quantize_q8(x: int, columns: int, q8_blocks: int) -> None:
-    """Write x fp32 (columns,) as q8_blocks; reference.quantize_activations is what it must equal."""
-    for i in range(0, columns, 32):
-        low, high = v.load(x + 4 * i), v.load(x + 4 * i + 64)
-        most = v.reduce_max(v.max(v.abs(low), v.abs(high)))
-        inverse = v.broadcast(127.0 / most if most > 0.0 else 0.0)
-        low_bytes, high_bytes = v.round_to_words(v.mul(low, inverse)), v.round_to_words(v.mul(high, inverse))
-        v.store_int8(q8_blocks, low_bytes)
-        v.store_int8(q8_blocks + 16, high_bytes)
-        v.write_fp32(q8_blocks + 32, most / 127.0)
-        low_sum, high_sum = v.reduce_add_words(low_bytes), v.reduce_add_words(high_bytes)
-        v.write_int32(q8_blocks + 36, -low_sum)
-        v.write_int32(q8_blocks + 40, -high_sum)
-        v.write_int32(q8_blocks + 44, -low_sum - high_sum)
-        q8_blocks += Q8_BLOCK
 
 
 @inline
@@ -54,6 +34,16 @@ def put_rounded(x: int, start: int, count: int, halves: int, q8_blocks: int) -> 
         round_to_halves(x, count, halves + 2 * start)
     if q8_blocks:
         quantize_q8(x, count, q8_blocks + start // 32 * Q8_BLOCK)
+
+
+@inline
+def put_rounded_rows(x: int, start: int, width: int, step: int, count: int, halves: int, q8_blocks: int) -> None:
+    """The same of `count` rows (width,), whose first elements are `step` apart, and the first of all is `start`."""
+    for row in range(count if halves else 0):
+        round_to_halves(x + 4 * step * row, width, halves + 2 * (start + step * row))
+    for column in range(0, width if q8_blocks else 0, 32):
+        to = q8_blocks + (start + column) // 32 * Q8_BLOCK
+        quantize_blocks(x + 4 * column, 4 * step, to, step // 32 * Q8_BLOCK, count)
 
 
 @inline

@@ -18,10 +18,10 @@ from llamita.kernels.cpu import simd as v
 from llamita.kernels.cpu.arguments import Embed, GatedQuantized, LinearQuantized, offsets
 from llamita.kernels.cpu.block_dots import Dots, dots_of, sixteen_columns
 from llamita.kernels.cpu.constants import Q8_BLOCK
-from llamita.kernels.cpu.elementwise import quantize_q8
 from llamita.kernels.cpu.functions import silu_times
 from llamita.kernels.cpu.gemm_panels import ROOM, add_offset, add_symmetric, add_two_scales
 from llamita.kernels.cpu.gemm_tiles import put, put_wide
+from llamita.kernels.cpu.q8_blocks import quantize_blocks
 from llamita.kernels.cpu.runtime.program import Inline, inline
 
 LINEAR, GATED, EMBED = offsets(LinearQuantized), offsets(GatedQuantized), offsets(Embed)
@@ -188,8 +188,7 @@ def _gated(multiply: Inline, size: int, at: int, chunk: int) -> None:
         for i in range(count):
             both = sums + gemm.place(i, count)
             v.store(gated_rows + 128 * i + 64 * half, silu_times(v.load(both), v.load(both + 64)))
-    for i in range(count):
-        quantize_q8(gated_rows + 128 * i, 32, out + ((first + i) * across + column) * Q8_BLOCK)
+    quantize_blocks(gated_rows, 128, out + (first * across + column) * Q8_BLOCK, across * Q8_BLOCK, count)
 
 
 @inline

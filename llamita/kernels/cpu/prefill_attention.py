@@ -16,7 +16,7 @@ from llamita.kernels.cpu.arguments import Attend, Row, Sizes, offsets
 from llamita.kernels.cpu.cache_rows import row_of_entry
 from llamita.kernels.cpu.constants import KEYS, QUERIES
 from llamita.kernels.cpu.decode_attention import NEVER, inverse_of
-from llamita.kernels.cpu.elementwise import put_rounded
+from llamita.kernels.cpu.elementwise import put_rounded_rows
 from llamita.kernels.cpu.functions import exponential
 from llamita.kernels.cpu.runtime.program import inline, kernel
 
@@ -145,8 +145,7 @@ def _put(sums, total, width, count, at, start, step, scratch):
             x = v.mul(v.load(scratch + 64 * lane), v.broadcast(v.extract(inverse, lane)))
             v.store(out + 4 * (lane * step + i), x)
     halves, q8_blocks = v.read(at + AT.halves), v.read(at + AT.q8_blocks)
-    for lane in range(count):
-        put_rounded(out + 4 * lane * step, start + lane * step, width, halves, q8_blocks)
+    put_rounded_rows(out, start, width, step, count, halves, q8_blocks)
 
 
 @inline

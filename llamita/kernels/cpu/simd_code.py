@@ -1,5 +1,7 @@
 """The code of the operations of `simd`: a function of LLVM's builder, and of values, writes each."""
 
+from collections.abc import Callable
+
 from llvmlite import ir
 
 from llamita.kernels.cpu import dot_bytes
@@ -65,14 +67,19 @@ def shuffled(b: Builder, x: Value, y: Value, lanes: list[int]) -> Value:
 
 def reduce_add_4(b: Builder, x: Value, y: Value, z: Value, w: Value) -> Value:
     """The sums of four vectors, each in the order of `reduce_add`, side by side."""
+    return reduce_4(b, b.fadd, x, y, z, w)
+
+
+def reduce_4(b: Builder, join: Callable[[Value, Value], Value], x: Value, y: Value, z: Value, w: Value) -> Value:
+    """What an operation makes of the lanes of each of four vectors, side by side."""
     early, late = [*range(8), *range(16, 24)], [*range(8, 16), *range(24, 32)]
-    xy = b.fadd(shuffled(b, x, y, early), shuffled(b, x, y, late))
-    zw = b.fadd(shuffled(b, z, w, early), shuffled(b, z, w, late))
+    xy = join(shuffled(b, x, y, early), shuffled(b, x, y, late))
+    zw = join(shuffled(b, z, w, early), shuffled(b, z, w, late))
     early = [start + i for start in (0, 8, 16, 24) for i in range(4)]
-    quarters = b.fadd(shuffled(b, xy, zw, early), shuffled(b, xy, zw, [lane + 4 for lane in early]))
+    quarters = join(shuffled(b, xy, zw, early), shuffled(b, xy, zw, [lane + 4 for lane in early]))
     early = [start + i for start in (0, 4, 8, 12) for i in range(2)]
-    pairs = b.fadd(shuffled(b, quarters, quarters, early), shuffled(b, quarters, quarters, [i + 2 for i in early]))
-    return b.fadd(shuffled(b, pairs, pairs, [0, 2, 4, 6]), shuffled(b, pairs, pairs, [1, 3, 5, 7]))
+    pairs = join(shuffled(b, quarters, quarters, early), shuffled(b, quarters, quarters, [i + 2 for i in early]))
+    return join(shuffled(b, pairs, pairs, [0, 2, 4, 6]), shuffled(b, pairs, pairs, [1, 3, 5, 7]))
 
 
 def merge(b: Builder, x: Value, y: Value, size: int) -> Value:

@@ -87,13 +87,24 @@ def test_gate_rounds_and_may_write_over_what_it_reads() -> None:
     assert_blocks(blocks, first)
 
 
-@pytest.mark.parametrize("columns", [32, 96, 2080])
-def test_rounded_rows(columns: int) -> None:
-    x = torch.randn(3, columns)
+@pytest.mark.parametrize(("columns", "chunk"), [(32, 64), (96, 64), (2080, 64), (96, 288), (2080, 1120)])
+def test_rounded_rows(columns: int, chunk: int) -> None:
+    x = torch.randn(3, columns) * torch.logspace(-3, 3, 3 * columns // 32).repeat_interleave(32).view(3, columns)
     x[1, :32] = 0
     x[2, :32] = torch.arange(32) - 15.5  # halves, which go to even
     x[0, 5], x[1, 31] = 1e30, -1e30
     blocks, halves = blocks_of(3, columns), torch.zeros(3, columns, dtype=torch.bfloat16)
-    call(elementwise.round_rows, Round(x, halves, blocks, 64, x.numel()), chunks=-(-x.numel() // 64))
+    call(elementwise.round_rows, Round(x, halves, blocks, chunk, x.numel()), chunks=-(-x.numel() // chunk))
     assert_blocks(blocks, x)
     assert torch.equal(halves, x.bfloat16())
+
+
+@pytest.mark.parametrize("columns", [32, 160])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_block_with_a_value_that_is_not_finite_makes_products_that_are_not(columns: int, value: float) -> None:
+    x = torch.randn(1, columns)
+    x[0, columns - 7] = value
+    blocks = blocks_of(1, columns)
+    call(elementwise.round_rows, Round(x, None, blocks, columns, columns), chunks=1)
+    scales = blocks.view(-1, Q8_BLOCK)[:, 32:36].contiguous().view(torch.float32).flatten()
+    assert scales.isfinite().tolist() == [True] * (columns // 32 - 1) + [False]
