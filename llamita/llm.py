@@ -36,7 +36,7 @@ class LLM:
 
     draft: a smaller model of the same tokens that drafts ahead; a completion's `acceptance` tells how well. A text
     that is watched, given a prefix or has its logprobs noted is written token by token. adapters: the same model with
-    an adapter, by the names that requests of the `engine` give.
+    an adapter, by the names that requests of the `engine` give. `llamita.load` makes one; raises UsageError without it.
     """
 
     def __init__(

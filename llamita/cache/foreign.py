@@ -31,7 +31,10 @@ class ForeignCache(Cache):
         )
 
     def visible_range(self, queries: int) -> tuple[int, int]:
-        """The slots that a pass of `queries` tokens attends to: the number of the first, and their count."""
+        """The slots that a pass of `queries` tokens attends to: the number of the first, and their count.
+
+        Raises UsageError where the tokens do not fit the cache.
+        """
         kept, first = self.inner.get_mask_sizes(queries, 0)
         if kept < self.length + queries:
             raise UsageError(

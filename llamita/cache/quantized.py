@@ -57,6 +57,8 @@ class QuantizedCache(Cache):
     so each group is `group` channels of one token (the largest common divisor with the head dim). A token is quantized
     once, when `group` of them have left the residual window, never again. A number then takes bits + 2 d / group bits
     where those stored have d: at 64 and bf16 8.5 or 4.5 instead of 16. A pass attends to its own tokens as they are.
+
+    Raises UsageError for other bits, and impossible sizes.
     """
 
     def __init__(self, bits: int = 8, *, group: int = 64, residual: int = 128, unrotated: bool = False) -> None:

@@ -25,7 +25,10 @@ from llamita.tokenizer.protocol import Tokenizer
 
 
 class GgufTensors:
-    """A GGUF file's weights under our names, queries and keys in our order; otherwise a checkpoint like others."""
+    """A GGUF file's weights under our names, queries and keys in our order; otherwise a checkpoint like others.
+
+    Raises UnsupportedError for a weight in a storage that llamita does not read.
+    """
 
     def __init__(self, file: Gguf, config: LlamaConfig) -> None:
         self._file, self._config = file, config

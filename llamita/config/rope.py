@@ -45,7 +45,8 @@ class RopeConfig(dict[str, Any]):
     """Rotary positions: the type, the base, and what the type needs (keys of transformers' `rope_parameters`).
 
     A dictionary of the keys that are set, too, which like the fields cannot be changed. Keys that no type knows are in
-    `extra`, and written back.
+    `extra`, and written back. Raises UsageError for an unknown type and impossible values, UnsupportedError for what a
+    Llama does not have.
     """
 
     rope_type: str = "default"
@@ -133,7 +134,7 @@ KNOWN = tuple(item.name for item in fields(RopeConfig) if item.name != "extra")
 
 
 def parse(values: Mapping[str, Any]) -> RopeConfig:
-    """The RopeConfig of an object of a config.json, in silence."""
+    """The RopeConfig of an object of a config.json, in silence. Raises what `RopeConfig` raises."""
     values = {key: value for key, value in values.items() if value is not None}
     for name in ("type", "rope_type"):
         if not isinstance(values.get(name, ""), str):

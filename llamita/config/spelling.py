@@ -13,7 +13,10 @@ OTHER_NAMES: Mapping[str, str] = {"torch_dtype": "dtype", "_attn_implementation"
 
 
 def renamed(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Changes by the fields' own names, which win over the others; the labels in one of their three spellings."""
+    """Changes by the fields' own names, which win over the others; the labels in one of their three spellings.
+
+    Raises UsageError for counts of labels that contradict each other.
+    """
     others = {OTHER_NAMES[name]: value for name, value in changes.items() if name in OTHER_NAMES}
     changes = others | {name: value for name, value in changes.items() if name not in OTHER_NAMES}
     numbers = changes.pop("label2id", None)
@@ -38,7 +41,7 @@ def resolve_labels(labels: Mapping[int, str], count: int | None) -> Mapping[int,
 
 
 def backend_name(name: Any) -> str:
-    """Our name of an attention backend, under which others may be known."""
+    """Our name of an attention backend, under which others may be known. Raises UsageError for what is no name."""
     if not isinstance(name, str):
         raise UsageError(f"attn_implementation is {quoted(name)}: give the name of one")
     return BACKEND_SYNONYMS.get(name, name)

@@ -88,7 +88,7 @@ class Loader:
     """Reads rows epoch after epoch, each epoch in another order.
 
     position: how many rows were read since the first. It is the whole state: the rows of a batch depend on it, the
-    seed and the data alone, not on the size of the batches before.
+    seed and the data alone, not on the size of the batches before. Raises UsageError for no rows.
     """
 
     def __init__(self, rows: Rows, *, seed: int, position: int = 0) -> None:

@@ -21,7 +21,7 @@ class EngineLimits:
     step. max_model_len: tokens of a prompt and its answer, None for the model's. block_size: tokens of a block, a power
     of two. num_blocks: blocks of the cache; None is enough for all that run, in at most 40 % of the free memory.
     num_speculative_tokens: the most drafts of a request in a step, by a draft model or, without one, by its own text;
-    None is 5 with a draft model and 0 without.
+    None is 5 with a draft model and 0 without. Raises UsageError for limits that cannot be, or contradict each other.
     """
 
     max_num_seqs: int = 32

@@ -92,7 +92,10 @@ class SafetensorsFile:
 
 
 def read_header(file: BinaryIO, path: Path) -> tuple[int, dict[str, Entry]]:
-    """The offset of the data and the place of every tensor, once the whole header has been checked."""
+    """The offset of the data and the entry of every tensor, once the whole header has been checked.
+
+    Raises BrokenFileError for a damaged header, and for files of other formats.
+    """
     size = file.seek(0, 2)
     file.seek(0)
     head = file.read(64)

@@ -69,7 +69,7 @@ class BeamSearch:
     one, at its present length, is no better than the worst finished; "never" when it cannot become better.
     stops: which rows of token ids (R, written) are over, besides those with an end token.
     do_sample: draw the candidates, from `generators` (one a prompt) or torch's global one, rather than take the best.
-    fill: the token after the end (see `filler`).
+    fill: the token after the end (see `filler`). Raises UsageError for less than one beam or token.
     """
 
     def __init__(

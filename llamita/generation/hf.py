@@ -84,6 +84,8 @@ def generate(
     token_healing (the returned ids then lack the dropped tokens, which are written again), and for logprobs, the
     number of most probable alternatives to record.
     prefix: from `LLM.new_prefix`; a text that begins like the last one with it reuses the cache.
+    Raises UsageError for arguments and flags that are wrong or contradict each other, and UnsupportedError for what
+    the strategy does not do.
     """
     if inputs is not None and input_ids is not None:
         raise UsageError("inputs and input_ids are two names of one argument: give one of them")

@@ -152,7 +152,10 @@ class GenerationRequest:
         return any(map(bool, functions))
 
     def new_cache(self) -> Cache | None:
-        """An empty cache of the kind that the settings name, or None for the model's own choice."""
+        """An empty cache of the kind that the settings name, or None for the model's own choice.
+
+        Raises MemoryShortError for a static cache that does not fit.
+        """
         name, model = self.settings.cache_implementation, self.model
         if name == "static":
             batch = len(self.input_ids)  # of the expanded request where texts multiply before they are read

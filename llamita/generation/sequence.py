@@ -31,6 +31,7 @@ class Sequence:
     again: ids of the prompt that are written a second time; their text is left out.
     prompt_token_ids: the prompt. generator: draws its tokens; None is torch's global one. constraint: which tokens it
     may have. surprise_limit: mirostat's state. logprobs, prompt_logprobs: of its tokens and its prompt's, if recorded.
+    Raises UsageError for stop strings without a tokenizer.
     """
 
     def __init__(

@@ -46,6 +46,7 @@ class GenerationSettings(SamplingParams):
     draft_tree: the draft model drafts a tree; (3, 2) is the 3 most probable tokens and the 2 best after each.
     num_assistant_tokens, assistant_confidence_threshold: None takes the assistant's generation config, else 20 and
     0.4.
+    Raises UsageError for values that cannot be.
     """
 
     top_k: PerRow = DEFAULT_TOP_K

@@ -260,7 +260,7 @@ def chosen_dtype(dtype: str | torch.dtype, config: LlamaConfig, tensors: Any) ->
 
 
 def chosen_device(device: str | torch.device) -> torch.device:
-    """The device asked for, checked; "auto" is CUDA where there is one, else the CPU."""
+    """The device asked for; "auto" is CUDA where there is one, else the CPU. Raises UsageError for one not here."""
     if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -21,7 +21,10 @@ from llamita.model.stored import StoredWeight
 
 
 class PreTrainedModel(ModelFiles):
-    """The base of all models: a config, weights with a rule for their first values, and files to keep both in."""
+    """The base of all models: a config, weights with a rule for their first values, and files to keep both in.
+
+    Raises UsageError for a config that is no LlamaConfig.
+    """
 
     base_model_prefix = ""
     _tied_weights_keys: ClassVar[Mapping[str, str]] = {}

@@ -63,7 +63,7 @@ def sequence_bias(rows: BatchSettings) -> LogitsProcessor:
 
 
 def logit_bias(rows: BatchSettings) -> LogitsProcessor:
-    """OpenAI's bias of single tokens."""
+    """OpenAI's bias of single tokens. The process raises UsageError for a token outside the vocabulary."""
     table = {int(token): penalties.bias_of(value, token) for token, value in _given(rows.settings.logit_bias).items()}
     fitting = [min(max(token, -1), LARGEST) for token in table]
     tokens = torch.tensor(fitting, dtype=torch.int64, device=rows.device)

@@ -78,6 +78,7 @@ class SamplingParams:
     the range counts tokens, 0 for all.
     xtc_*: see `filters.exclude_top_choices`; xtc_protected are ids that it leaves, with the end tokens. mirostat: 2
     for on. max_length and num_beams are needed by forced_eos_token_id and the filters' least number of tokens.
+    Raises UsageError for a value outside its range, or of another kind.
     """
 
     do_sample: bool = False

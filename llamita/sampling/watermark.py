@@ -28,7 +28,8 @@ class WatermarkingConfig:
     """Settings of the watermark, by transformers' names and with its defaults.
 
     greenlist_ratio: the green share of the vocabulary. bias: added to green logits. seeding_scheme: what chooses the
-    list; "lefthash" is the last token, "selfhash" the token itself and the `context_width` - 1 before it.
+    list; "lefthash" is the last token, "selfhash" the token itself and the `context_width` - 1 before it. Raises
+    UsageError for an unknown scheme and impossible numbers.
     """
 
     greenlist_ratio: float = 0.25

@@ -93,7 +93,10 @@ class ModelSummary:
 
 
 class Models:
-    """All models of a server and their adapters; the first is the one that its page begins with."""
+    """All models of a server and their adapters; the first is the one that its page begins with.
+
+    Raises UsageError for none, and for two of one name.
+    """
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
         self._models = {model.name: model for model in models}

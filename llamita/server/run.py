@@ -99,7 +99,10 @@ class Server(uvicorn.Server):
         yield
 
     def listen(self, listener: socket.socket, ready: Callable[[], object] | None = None) -> int:
-        """Serve until a signal comes or an engine dies; `ready` is called once. Returns the exit code."""
+        """Serve until a signal comes or an engine dies; `ready` is called once. Returns the exit code.
+
+        Raises UsageError where another program listens at the port by now.
+        """
         try:
             listener.listen(BACKLOG)
         except OSError:

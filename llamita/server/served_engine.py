@@ -21,7 +21,7 @@ class ServedEngine:
     """The engine of a model and its adapters. The event loop alone counts, loads and unloads.
 
     name: the model's. load: makes the engine again; without it, it is never unloaded. in_flight: texts that are
-    prepared, wait or are written.
+    prepared, wait or are written. Raises UsageError for an engine that has no tokens to write with.
     """
 
     def __init__(self, name: str, engine: Engine, load: Callable[[], Engine] | None = None) -> None:

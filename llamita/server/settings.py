@@ -18,7 +18,8 @@ class ServerSettings:
     queue_timeout: that a text may wait for its turn. send_timeout: for a client to take a piece of a stream.
     drain_timeout: to finish answers when the server stops. stall_timeout: after so long without a step of a busy engine
     /health says 503. unload_after: after so long without a request a model is unloaded, until the next one.
-    has_receipts: every answer has them, not only those whose request asks for them.
+    has_receipts: every answer has them, not only those whose request asks for them. Raises UsageError for a bound below
+    its least.
     """
 
     host: str = "127.0.0.1"

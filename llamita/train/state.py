@@ -98,7 +98,10 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def newest(folder: Path) -> Path:
-    """The checkpoint to resume from: the latest, or the newest other one if that is damaged."""
+    """The checkpoint to resume from: the latest, or the newest other one if that is damaged.
+
+    Raises UsageError where there is none, and BrokenFileError where none is whole.
+    """
     found = sorted((path.name for path in folder.glob("step-*") if NAME.fullmatch(path.name)), reverse=True)
     last = latest(folder)
     names = sorted(found, key=lambda name: name != last)  # stable: the latest first, then the newest

@@ -65,6 +65,7 @@ class PromptLookupProposer:
     """Finds the last tokens earlier in the text, and proposes the tokens after them.
 
     length: the most drafts. ngram: how many last tokens to look for; fewer if they are not found.
+    Raises UsageError for less than 1 of either.
     """
 
     vocab_size = None
@@ -112,7 +113,7 @@ class DraftModelProposer:
     """A smaller model of the same vocabulary proposes a chain, chosen by the rules of the target.
 
     length: the most drafts. confidence: a row stops where the most probable token has a lower probability than this
-    (tested before the draw, so that the result stays exact).
+    (tested before the draw, so that the result stays exact). Raises UsageError for a length below 1.
     """
 
     def __init__(self, model: LanguageModel, *, length: int = 5, confidence: float = 0.0) -> None:
@@ -170,7 +171,7 @@ def _chain(drafted: list[tuple[Tensor, Tensor]], drawn_from: list[Tensor], text:
 class DraftTreeProposer:
     """A smaller model proposes a tree: the `branches[d]` most probable tokens after each draft of depth d.
 
-    proposer: a draft model, or an early exit of the target.
+    proposer: a draft model, or an early exit of the target. Raises UsageError for a tree that is empty or too large.
     """
 
     def __init__(self, proposer: LanguageModel | DraftModelProposer, *, branches: Sequence[int] = (3, 2, 1)) -> None:
