@@ -10,6 +10,7 @@ from torch import Tensor
 from llamita.adapters.config import LoraConfig
 from llamita.adapters.files import load_adapter, save_adapter
 from llamita.adapters.lora import add_lora, merge_and_unload, targets
+from llamita.adapters.pair import sides
 from llamita.adapters.unread import first_values, taken_off
 from llamita.checkpoint.load import load_pretrained
 from llamita.errors import UsageError
@@ -76,6 +77,17 @@ def adapt_unread(
         return finish
 
     return read_base
+
+
+def check_rank(model: LlamaForCausalLM, config: LoraConfig) -> None:
+    """Raise UsageError for a rank beyond both sides of a layer's matrix, which adds numbers and nothing to learn."""
+    for name in targets(model, config):
+        columns, rows = sides(model.get_submodule(name))
+        if config.rank(name) > max(rows, columns):
+            raise UsageError(
+                f"rank is {config.rank(name)}, and {name} is a matrix of {rows} by {columns}: give at most "
+                f"{max(rows, columns)}"
+            )
 
 
 def check_merges(model: LlamaForCausalLM, config: LoraConfig) -> None:

@@ -13,7 +13,7 @@ from llamita.errors import UsageError
 from llamita.model.llama import LlamaForCausalLM
 from llamita.tokenizer.load import load_tokenizer
 from llamita.tokenizer.protocol import Tokenizer
-from llamita.train.method import METHODS, adapt, adapt_unread, check_merges
+from llamita.train.method import METHODS, adapt, adapt_unread, check_merges, check_rank
 from llamita.train.recipe import Recipe
 from llamita.train.shapes import config_of, first_weights
 from llamita.train.tasks.reward import first_head, with_reward_head
@@ -89,5 +89,7 @@ def _check(recipe: Recipe, model: LlamaForCausalLM) -> None:
     most = model.config.max_position_embeddings
     if recipe.length > most:
         raise UsageError(f"length is {recipe.length}, but {recipe.model} reads at most {most} tokens: lower --length")
+    if METHODS[recipe.method].is_adapter:
+        check_rank(model, recipe.lora)
     if recipe.merge and METHODS[recipe.method].is_adapter:  # now, and not when all steps are taken
         check_merges(model, recipe.lora)

@@ -77,6 +77,8 @@ def test_a_base_that_changed_is_refused(tmp_path: Path, recipe: Recipe) -> None:
             "lm_head shares its weight .*: leave it out of the targets, or --merge",
         ),
         ({"targets": "embed_tokens,q_proj", "merge": True, "method": "dora"}, "model.embed_tokens shares its weight"),
+        ({"rank": 177}, "rank is 177, and model.layers.0.self_attn.q_proj is a matrix of 64 by 64: give at most 64"),
+        ({"rank": 177, "targets": "up_proj"}, "model.layers.0.mlp.up_proj is a matrix of 176 by 64: give at most 176"),
         ({"method": "ia3"}, "method is 'ia3': use one of full, lora, dora, qlora"),
     ],
 )
