@@ -13,10 +13,11 @@ DATASET = "hf:"  # before the name of a dataset of Hugging Face
 SEPARATOR = "\f"  # between the documents of a text file
 TEXT = (str,)
 EITHER = (str, list)  # a text, or messages
+RATING = (bool,)  # or 0 or 1
 # The fields of a record, and what each may hold; a record has the first form that fits.
 FORMS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
     "text": {"text": TEXT},
-    "rated completion": {"prompt": EITHER, "completion": EITHER, "label": (bool,)},
+    "rated completion": {"prompt": EITHER, "completion": EITHER, "label": RATING},
     "completion": {"prompt": EITHER, "completion": EITHER},
     "pair": {"prompt": EITHER, "chosen": EITHER, "rejected": EITHER},
     "messages": {"messages": (list,)},
@@ -168,4 +169,4 @@ def _texts_of(value: Any) -> list[str]:
 
 
 def _is(value: Any, kinds: tuple[type, ...]) -> bool:
-    return isinstance(value, kinds)
+    return isinstance(value, kinds) or (kinds == RATING and type(value) is int and value in (0, 1))

@@ -31,7 +31,7 @@ class RunRows:
 def run_rows(recipe: Recipe, tokenizer: Tokenizer, *, offline: bool) -> RunRows:
     """The rows of a recipe, whose task may be open."""
     records, cleaned = records_of(recipe, offline=offline)
-    recipe = replace(recipe, task=task_of(records) if recipe.task == "auto" else recipe.task)
+    recipe = replace(recipe, task=task_of(records, loss=recipe.loss) if recipe.task == "auto" else recipe.task)
     # Cut first, so that a part of a single long text can be held out too.
     task = recipe.training_task()
     documents = parts(task.documents(records, tokenizer), recipe.length)

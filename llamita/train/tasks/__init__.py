@@ -21,8 +21,13 @@ LEARNED_BY: Mapping[str, str] = {
 }  # the form of all records -> their task
 
 
-def task_of(records: Sequence[Record]) -> str:
-    """The task that fits the data: by LEARNED_BY, else sft where every record has a prompt, else pretrain."""
+def task_of(records: Sequence[Record], *, loss: str = TaskOptions.loss) -> str:
+    """The task that fits the data: by LEARNED_BY, else sft where every record has a prompt, else pretrain.
+
+    loss: one that only preferences have says that the data is to hold some, which their task then checks.
+    """
+    if loss != TaskOptions.loss:
+        return "dpo"
     forms = {record.form for record in records}
     if len(forms) == 1 and (task := LEARNED_BY.get(str(*forms))):
         return task

@@ -56,7 +56,7 @@ def rated_documents(records: Sequence[Record], tokenizer: Tokenizer) -> list[Doc
 def _rated(record: Record) -> list[Rated]:
     fields = record.fields
     if record.form == "rated completion":
-        return [(fields["prompt"], fields["completion"], fields["label"], record.where)]
+        return [(fields["prompt"], fields["completion"], bool(fields["label"]), record.where)]
     if record.form == "pair":
         return [(fields["prompt"], fields[name], name == "chosen", record.where) for name in ("chosen", "rejected")]
     raise UsageError(f"{record.where} has no rating: give the fields prompt, completion and label (true or false)")
