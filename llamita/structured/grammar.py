@@ -1,6 +1,7 @@
 """Structured output: text that matches a JSON schema, a regular expression, a Lark grammar, or one of some choices."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -23,6 +24,7 @@ LARGEST = 100_000  # characters of a grammar
 IMPOSSIBLE = "no text can have this form"
 # Whitespace between the parts of JSON is at most this; otherwise a model may write blanks without end.
 BLANK = r"(\x20|\n\x20{0,16})?"
+_STRING = re.compile(r'"(?:\\.|[^"\\])*"')  # of Lark
 
 
 @dataclass(frozen=True)
@@ -123,10 +125,22 @@ class Vocabulary:
         self.eos_token_ids = [i for i in ends if 0 <= i < self.size]
         if not self.eos_token_ids:
             raise UsageError("a constrained text needs a token to end with, and there is none: name one, eos_token_id=")
+        self._tokenizer = tokenizer
         try:
-            self.inner = LLTokenizer(tokenizer.to_json(), n_vocab=self.size, eos_token=self.eos_token_ids)
+            # Sealed: of a text that stands fast, llguidance takes the tokens that the tokenizer makes of it.
+            self.inner = LLTokenizer(tokenizer.to_sealed_json(), n_vocab=self.size, eos_token=self.eos_token_ids)
         except (ValueError, RuntimeError) as error:
             raise UsageError(f"llguidance cannot read this tokenizer: {_sentence(str(error))}") from error
+
+    def of(self, grammar: Grammar) -> "llguidance.LLTokenizer":
+        """The form for a grammar; one in Lark may name control tokens, such as <|python_tag|>, outside of strings."""
+        from llguidance import LLTokenizer
+
+        lark = "" if grammar.source.startswith("{") else _STRING.sub("", grammar.source)
+        names = (self._tokenizer.id_to_token(token) for token in self._tokenizer.control_ids)
+        if not any(name and name in lark for name in names):
+            return self.inner
+        return LLTokenizer(self._tokenizer.to_json(), n_vocab=self.size, eos_token=self.eos_token_ids)
 
 
 class Rule(Protocol):
@@ -158,7 +172,9 @@ class Constraint:
         self.vocabulary = vocabulary
         self.error: str | None = None
         limits = LLParserLimits(verbose_errors=False, max_grammar_size=100_000)
-        self._matcher: llguidance.LLMatcher = LLMatcher(vocabulary.inner, grammar.source, log_level=0, limits=limits)
+        self._matcher: llguidance.LLMatcher = LLMatcher(
+            vocabulary.of(grammar), grammar.source, log_level=0, limits=limits
+        )
         self._is_ended = False
         self._look()
         self.allowed()

@@ -108,6 +108,10 @@ class HuggingFaceTokenizer:
         """The content of a tokenizer.json, for libraries that read that themselves."""
         return self._library.to_str()
 
+    def to_sealed_json(self) -> str:
+        """The same with its control tokens under names that nobody can type."""
+        return self._sealed[0].to_str()
+
     def _ids(self, text: str) -> list[int]:
         try:
             return _encoded(self._library, text)

@@ -80,3 +80,7 @@ class Tokenizer(Protocol):
     def to_json(self) -> str:
         """The content of a tokenizer.json, for libraries that read that themselves."""
         ...
+
+    def to_sealed_json(self) -> str:
+        """The same with its control tokens under names that nobody can type."""
+        ...

@@ -338,3 +338,22 @@ def test_large_numbers_that_can_be_held_are_kept_to() -> None:
                 constraint.accept(token_id)
             assert constraint.is_complete == (EXACT - 1 <= number <= EXACT)
     assert grammar.json_schema({"type": "integer", "minimum": 0, "maximum": 10**18})
+
+
+@pytest.mark.parametrize("form", ["choice", "schema", "regex"])
+def test_a_text_may_spell_a_control_token(tokenizer: HuggingFaceTokenizer, vocabulary: Vocabulary, form: str) -> None:
+    """Where nothing else may be written, and the tokenizer would read the control token."""
+    name = tokenizer.id_to_token(tokenizer.eos_token_ids[0])
+    made = {
+        "choice": lambda: grammar.choice([f"{name} it is"]),
+        "schema": lambda: grammar.json_schema({"const": f"{name} it is"}),
+        "regex": lambda: grammar.regex(re.escape(name).replace("\\ ", " ") + " it is"),
+    }
+    (text,) = written([Constraint(made[form](), vocabulary)], vocabulary, seed=1)
+    assert text.strip('"') == f"{name} it is"
+
+
+def test_a_grammar_may_name_a_control_token() -> None:
+    vocabulary = Vocabulary(tokenizer_of("byte-level"))
+    constraint = Constraint(grammar.lark('start: <|start_header_id|> "a"'), vocabulary)
+    assert vocabulary.size > int(constraint.mask(vocabulary.size).sum()) >= 1
