@@ -8,7 +8,7 @@ from llamita.generation.text_options import TextOptions
 from llamita.server.errors import refused
 from llamita.server.models import ServedModel
 from llamita.structured.forms import FORMS
-from llamita.structured.tool_calls import grammar
+from llamita.structured.tool_calls import call_or_json, grammar
 from llamita.tokenizer.chat import encode_chat
 
 Tool = Mapping[str, Any]
@@ -52,7 +52,7 @@ def set_form(
             raise refused("a tool must be called and the answer have another form: ask for one of them", param="tools")
         options["grammar"] = grammar(chosen)
     elif schema is not None and tools and not has_form:
-        options["grammar"] = grammar(tools, answer=schema)
+        options["grammar"] = call_or_json(tools, schema)
     elif schema is not None:
         options["json_schema"] = schema
 

@@ -106,13 +106,12 @@ READERS: Mapping[str, Callable[[str], Iterator[ToolCall]]] = {"{": _json, "[": _
 # The grammars that force a call
 
 
-def grammar(tools: Sequence[Tool], *, style: str = "json", answer: Mapping[str, Any] | None = None) -> Grammar:
+def grammar(tools: Sequence[Tool], *, style: str = "json") -> Grammar:
     """A grammar that allows exactly the valid calls of these tools: `Constraint(grammar(tools), vocabulary)`.
 
     tools: as chat templates get them, {"type": "function", "function": {...}}, or the inner object alone, with name
     and parameters. style: "json" (Llama 3), "tag" (<function=f>) or "pythonic", which allows several calls at once.
-    answer: the JSON schema of a text that may be there instead. Raises UsageError for an unknown style, an empty list,
-    a tool without a proper name, or a schema that cannot be kept to.
+    Raises UsageError for an unknown style, an empty list, or a tool without a proper name.
     """
     if style not in STYLES:
         raise UsageError(f"tool-call style {style!r} is unknown: use {', '.join(STYLES)}")
@@ -121,10 +120,28 @@ def grammar(tools: Sequence[Tool], *, style: str = "json", answer: Mapping[str, 
     functions = [tool.get("function", tool) if isinstance(tool, Mapping) else {} for tool in tools]
     rules = [STYLES[style](f"call{i}", function) for i, function in enumerate(functions)]
     one = " | ".join(f"call{i}" for i in range(len(functions)))
-    start = '"[" call (", " call)* "]"' if style == "pythonic" else "call"
-    if answer is not None:
-        start, rules = f"{start} | answer", [*rules, f"answer: %json {_json_text(answer)}"]
-    return lark("\n".join([f"start: {start}", f"call: {one}", *rules]))
+    start = 'start: "[" call (", " call)* "]"' if style == "pythonic" else "start: call"
+    return lark("\n".join([start, f"call: {one}", *rules]))
+
+
+def call_or_json(tools: Sequence[Tool], schema: Mapping[str, Any]) -> Grammar:
+    """A grammar of JSON that is a call of one of these tools, in Llama 3's style, or what a schema describes.
+
+    Raises UsageError for a tool without a proper name, and for schemas that cannot be kept to.
+    """
+    # Calls are schemas too: the lexer does not go back from a literal '{"name": "f"' to the key of another object.
+    schemas = [*(_call_schema(tool.get("function", tool)) for tool in tools), schema]
+    rules = [f"form{i}: %json {_json_text(one)}" for i, one in enumerate(schemas)]
+    return lark("\n".join([f"start: {' | '.join(f'form{i}' for i in range(len(schemas)))}", *rules]))
+
+
+def _call_schema(function: Tool) -> dict[str, Any]:
+    """The schema of a whole call; what the parameters refer to stands at its top."""
+    parameters = json.loads(_parameters(function))
+    definitions = {key: parameters.pop(key) for key in ("$defs", "definitions") if key in parameters}
+    del parameters["x-guidance"]
+    fields = {"name": {"const": _name(function)}, "parameters": parameters}
+    return {"type": "object", "properties": fields, "required": [*fields], "additionalProperties": False, **definitions}
 
 
 def _json_rule(rule: str, function: Tool) -> str:

@@ -4,7 +4,7 @@ import pytest
 
 from llamita.errors import UsageError
 from llamita.structured.grammar import Constraint, Vocabulary, matches
-from llamita.structured.tool_calls import STYLES, ToolCall, grammar, parse
+from llamita.structured.tool_calls import STYLES, ToolCall, call_or_json, grammar, parse
 from tests.unit.structured.test_grammar import tokenizer_of, written
 
 WEATHER = {
@@ -121,8 +121,12 @@ def test_wrong_tools_are_refused(tools: list, style: str, message: str) -> None:
 
 
 def test_a_text_of_a_schema_may_stand_in_the_place_of_a_call() -> None:
-    either = grammar(TOOLS, answer={"$defs": {"n": {"type": "integer"}}, "properties": {"n": {"$ref": "#/$defs/n"}}})
-    assert matches(either, '{"n": 5}') and not matches(either, '{"n": "a"}')
-    assert matches(either, '{"name": "clock", "parameters": {}}') and not matches(grammar(TOOLS), '{"n": 5}')
-    with pytest.raises(UsageError):
-        grammar(TOOLS, answer={"type": "hiccup"})
+    number = {"$defs": {"n": {"type": "integer"}}, "properties": {"n": {"$ref": "#/$defs/n"}}}
+    either = call_or_json(TOOLS, {"type": "object", "additionalProperties": False, **number})
+    texts = ['{"n": 5}', '{"name": "clock", "parameters": {}}']
+    texts.append('{"name": "get_weather", "parameters": {"city": "Lima", "where": null}}')
+    assert [text for text in texts if not matches(either, text)] == []
+    assert not matches(either, '{"n": "a"}')
+    assert not matches(either, '{"name": "get_weather", "parameters": {"city": "Rome"}}')
+    with pytest.raises(UsageError, match="hiccup"):
+        Constraint(call_or_json(TOOLS, {"type": "hiccup"}), Vocabulary(tokenizer_of("byte-level")))
