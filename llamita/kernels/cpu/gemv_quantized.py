@@ -1,7 +1,7 @@
 """GEMV of a quantized matrix, packed as `packed_layout` says, with x as q8_blocks; for many rows `gemm_quantized`.
 
 Must equal reference.product_quantized of the same codes bit for bit.
-A q8_block is 48 bytes: 32 columns of x as int8, their scale, and their sums (see `elementwise`; ggml's block_q8_1).
+A q8_block is 48 bytes: 32 columns of x as int8, their scale, and their sums (see `q8_blocks`; ggml's block_q8_1).
 
 A function here makes the kernel of one format, and `block_kernels` has them all. The arguments of `linear` are
 LinearQuantized, those of `gated` GatedQuantized, those of `embed` Embed with a stream as its table.
