@@ -76,7 +76,7 @@ async def parsed_body(request: Request, schema: type[Schema], *, timeout: float)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":  # a page of another site can send other types without asking the browser's leave
         raise refused("the content-type must be application/json", code="unsupported_media_type", status=415)
-    if request.headers.get("content-encoding", "identity") != "identity":
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise refused("the body must not be compressed", code="unsupported_media_type", status=415)
     try:
         async with asyncio.timeout(timeout):

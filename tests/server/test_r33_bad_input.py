@@ -50,6 +50,11 @@ def test_r33_other_kinds_of_bodies_are_refused(server: Running, path: str) -> No
         assert (answer.status_code, complaint(answer)) == (415, None), headers
 
 
+def test_no_compression_is_named_in_any_case(server: Running) -> None:
+    for name in ("identity", "Identity"):
+        assert server.post("/tokenize", {"prompt": "a"}, **{"content-encoding": name}).status_code == 200
+
+
 @pytest.mark.parametrize("path", ALL_ENDPOINTS)
 @pytest.mark.parametrize(
     "head",
