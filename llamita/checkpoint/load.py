@@ -103,7 +103,7 @@ def unread(
         from llamita.checkpoint.gguf import unread_gguf
 
         model, words, weights = unread_gguf(folder, dtype=dtype)
-        model.name_or_path = str(name)
+        model.to(getattr(torch, dtype)).name_or_path = str(name)
 
         def dequantize(model: LlamaForCausalLM, seen: Seen | None = None) -> None:
             model.read_weights(weights, device=device, copies=True, seen=seen)
@@ -117,7 +117,7 @@ def unread(
     tokenizer = load_tokenizer(folder)
     check_vocabulary(tokenizer, config, folder)
     check_weights(folder, config)
-    model = LlamaForCausalLM.without_weights(config.replace(dtype=dtype))
+    model = LlamaForCausalLM.without_weights(config.replace(dtype=dtype)).to(getattr(torch, dtype))
     model.name_or_path, model.generation_config = str(name), read_generation_config(folder, model.generation_config)
 
     def read(model: LlamaForCausalLM, seen: Seen | None = None) -> None:

@@ -46,6 +46,18 @@ def test_only_the_adapter_is_trained_and_saved(tmp_path: Path, recipe: Recipe, s
     assert all(torch.equal(weight, weights[name]) for name, weight in adapted.named_parameters())
 
 
+def test_a_new_adapter_is_the_same_under_another_default_dtype(tmp_path: Path, recipe: Recipe) -> None:
+    expected = begin(recipe, tmp_path / "one").run.weights()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = begin(recipe, tmp_path / "other").run.weights()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name, weight in expected.items():
+        assert found[name].dtype == torch.float32
+        assert torch.equal(found[name], weight), name
+
+
 def test_a_resumed_adapter_ends_with_the_same_bits(tmp_path: Path, recipe: Recipe) -> None:
     list(begin(recipe, tmp_path / "whole").steps(lambda: False))
     first = begin(recipe, tmp_path / "parts")
