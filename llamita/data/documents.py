@@ -63,8 +63,8 @@ def _document(record: Record, tokenizer: Tokenizer, *, learns_all: bool) -> Docu
 
 def shifted(tokens: list[int], is_learned: list[bool], where: str) -> tuple[Tensor, Tensor]:
     """The inputs (n,) and targets (n,) of a text of n + 1 tokens. Raises UsageError where nothing is learned."""
-    ids = torch.tensor(tokens, dtype=torch.int32)
-    targets = torch.where(torch.tensor(is_learned[1:], dtype=torch.bool), ids[1:], IGNORED)
+    ids = torch.tensor(tokens, dtype=torch.int32, device="cpu")
+    targets = torch.where(torch.tensor(is_learned[1:], dtype=torch.bool, device="cpu"), ids[1:], IGNORED)
     if not bool((targets != IGNORED).any()):
         raise UsageError(f"{where} has no token to learn: give it a text, a completion or an assistant's message")
     return ids[:-1], targets

@@ -57,7 +57,7 @@ class Windows:
         while self.position < stop:
             self._reach(self.position)
             index = self._order[self.position - self._first : stop - self._first]
-            parts.append(take(self._rows, torch.tensor(index)))
+            parts.append(take(self._rows, torch.tensor(index, device="cpu")))
             self.position += len(index)
         return joined(parts)
 

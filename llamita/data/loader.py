@@ -112,7 +112,7 @@ class Loader:
     def next(self, count: int) -> Batch:
         """The next `count` rows; the position moves on."""
         first, self.position = self.position, self.position + count
-        index = torch.tensor([self._row(position) for position in range(first, first + count)])
+        index = torch.tensor([self._row(position) for position in range(first, first + count)], device="cpu")
         return take(self.rows, index)
 
     def _row(self, position: int) -> int:

@@ -88,7 +88,9 @@ class TreeGradients(Gradients):
     def clip(self, most: float) -> float:
         """Scale the sum down, by a norm whose order of additions does not depend on the shards either."""
         gradients = [weight.grad for weight in self.weights if weight.grad is not None]
-        total = sum((_sum_of_squares(gradient) for gradient in gradients), torch.zeros(()))
+        total = sum(
+            (_sum_of_squares(gradient) for gradient in gradients), torch.zeros((), dtype=torch.float32, device="cpu")
+        )
         norm = total.sqrt()
         scale_down(gradients, norm, most)
         return float(norm)

@@ -68,7 +68,7 @@ class DataRanks:
 
         What ranks have of the same rows is added.
         """
-        own = torch.tensor(values, dtype=torch.float64)
+        own = torch.tensor(values, dtype=torch.float64, device="cpu")
         if self.context is not None:
             distributed.all_reduce(own, group=self.context.get_group())
         if self.mesh is None:

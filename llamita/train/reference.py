@@ -21,7 +21,7 @@ def with_reference(rows: Rows, run: Run, recipe: Recipe) -> Rows:
     found = []
     with run.without_dropout():
         for first in range(0, len(rows), recipe.micro_rows):
-            index = torch.arange(first, min(first + recipe.micro_rows, len(rows)))
+            index = torch.arange(first, min(first + recipe.micro_rows, len(rows)), device="cpu")
             with autocast(recipe.precision, run.device):
                 found.append(run.loss(log_probs, take(rows, index)).cpu())
     return replace(rows, reference=torch.cat(found) if found else None)

@@ -84,7 +84,7 @@ class Session:
     def measured_batches(self) -> list[Batch]:
         """The held-out rows that are measured, in batches."""
         count = min(len(self.held_out), MEASURED_ROWS)
-        return take(self.held_out, torch.arange(count)).split(self.recipe.micro_rows) if count else []
+        return take(self.held_out, torch.arange(count, device="cpu")).split(self.recipe.micro_rows) if count else []
 
     def measure(self) -> dict[str, float]:
         """The loss and the task's figures on held-out rows, as the model is now; nothing where none are held out."""

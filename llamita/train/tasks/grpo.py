@@ -112,7 +112,7 @@ class _Steps:
         def write(model: LlamaForCausalLM, _: Batch) -> Tensor:
             assert self.writer is not None
             written.extend(self.writer(model, prompts, seeds))
-            return torch.zeros(())
+            return torch.zeros((), device="cpu")
 
         compute(write, batch)
         rewards = torch.tensor(
@@ -161,8 +161,8 @@ class _Steps:
                 f"{record.where} has {len(ids)} tokens and its answer up to {self.options.max_tokens}, a row {length}: "
                 f"pass --length {len(ids) + self.options.max_tokens}"
             )
-        inputs = torch.zeros(length, dtype=torch.int32)
-        inputs[: len(ids)] = torch.tensor(ids, dtype=torch.int32)
+        inputs = torch.zeros(length, dtype=torch.int32, device="cpu")
+        inputs[: len(ids)] = torch.tensor(ids, dtype=torch.int32, device="cpu")
         return Document(
             inputs, torch.full_like(inputs, IGNORED), False, record.where, starts=(0, len(ids)), label=float(number)
         )
@@ -174,12 +174,12 @@ def answer_batch(written: Sequence[Rollout], advantage: Tensor, length: int) -> 
     documents = []
     for place, number in enumerate(kept, start=1):
         one = written[number]
-        ids = torch.tensor([*one.prompt, *one.answer], dtype=torch.int32)
+        ids = torch.tensor([*one.prompt, *one.answer], dtype=torch.int32, device="cpu")
         targets = ids[1:].clone()
         targets[: len(one.prompt) - 1] = IGNORED
         documents.append(Document(ids[:-1], targets, False, label=float(place)))
     rows = pack(documents, length)
-    batch = take(rows, torch.arange(len(rows)))
+    batch = take(rows, torch.arange(len(rows), device="cpu"))
     assert batch.labels is not None
     label, old = (torch.zeros(batch.targets.shape, dtype=torch.float32, device="cpu") for _ in range(2))
     for place, number in enumerate(kept, start=1):

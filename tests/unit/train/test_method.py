@@ -58,6 +58,25 @@ def test_a_new_adapter_is_the_same_under_another_default_dtype(tmp_path: Path, r
         assert torch.equal(found[name], weight), name
 
 
+@pytest.mark.parametrize(
+    "changes", [{"task": "sft"}, {"task": "dpo", "loss": "kto"}, {"task": "grpo", "group": 2}], ids=str
+)
+def test_steps_are_the_same_under_another_default_device(
+    tmp_path: Path, recipe: Recipe, changes: dict[str, object]
+) -> None:
+    rows = [{"prompt": f"{n}+1=", "completion": "1", "label": 1, "answer": "1"} for n in range(8)]
+    rows = [{"prompt": one["prompt"], "answer": "1"} for one in rows] if "group" in changes else rows
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    recipe = replace(recipe, data=(str(tmp_path / "rows.jsonl"),), length=48, held_out=0.3, steps=2, **changes)  # type: ignore[arg-type]
+    expected = [line.loss for line in begin(recipe, tmp_path / "one").steps(lambda: False)]
+    torch.set_default_device("meta")
+    try:
+        found = [line.loss for line in begin(recipe, tmp_path / "other").steps(lambda: False)]
+    finally:
+        torch.set_default_device(None)
+    assert found == expected
+
+
 def test_a_resumed_adapter_ends_with_the_same_bits(tmp_path: Path, recipe: Recipe) -> None:
     list(begin(recipe, tmp_path / "whole").steps(lambda: False))
     first = begin(recipe, tmp_path / "parts")
