@@ -64,8 +64,8 @@ def test_a_new_adapter_is_the_same_under_another_default_dtype(tmp_path: Path, r
 def test_steps_are_the_same_under_another_default_device(
     tmp_path: Path, recipe: Recipe, changes: dict[str, object]
 ) -> None:
-    rows = [{"prompt": f"{n}+1=", "completion": "1", "label": 1, "answer": "1"} for n in range(8)]
-    rows = [{"prompt": one["prompt"], "answer": "1"} for one in rows] if "group" in changes else rows
+    fields = {"sft": {"completion": "1"}, "dpo": {"completion": "1", "label": 1}, "grpo": {"answer": "1"}}
+    rows = [{"prompt": f"{n}+1=", **fields[str(changes["task"])]} for n in range(8)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     recipe = replace(recipe, data=(str(tmp_path / "rows.jsonl"),), length=48, held_out=0.3, steps=2, **changes)  # type: ignore[arg-type]
     expected = [line.loss for line in begin(recipe, tmp_path / "one").steps(lambda: False)]
