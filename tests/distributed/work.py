@@ -262,7 +262,7 @@ def _deaths(recipe: Recipe, folder: Path, name: str) -> list[Any]:
     *_, victims, whole_one = DEATHS[name]
     wrong = list[Any]()
     for rank, (process, pipe) in enumerate(group.start(2, lambda: _killed_save(recipe, folder, name))):
-        process.join(60)
+        process.join(300)
         if rank in victims:
             wrong += [] if process.exitcode == -signal.SIGKILL else [f"rank {rank} ended with {process.exitcode}"]
         else:
@@ -312,7 +312,7 @@ def _saving(mesh: Any, folder: Path) -> dict[str, Any]:
     one, may_write, write = make_run(mesh, EXACT), Event(), shards.write_tensors
 
     def waiting(*given: Any) -> None:
-        assert may_write.wait(60)
+        assert may_write.wait(300)
         write(*given)
 
     def full(*given: Any) -> None:

@@ -92,7 +92,7 @@ def test_r19_holds_for_embeddings(narrow: Running) -> None:
         wait_until(lambda: bool(read), "the first text")
         mine.shutdown(socket.SHUT_RDWR)
         wait_until(lambda: narrow.in_flight == 0, "the end of mine")
-        narrow.model.engine.call(lambda: None).result(60)
+        narrow.model.engine.call(lambda: None).result(300)
         count = len(read)
         assert narrow.post("/v1/embeddings", {"model": "cria", "input": "a"}).status_code == 200
         assert len(read) == count + 1 < 2048

@@ -28,7 +28,7 @@ def test_r22_overload_is_refused_and_passes(cria: LLM, monkeypatch: pytest.Monke
 
     def counted(parts: Any) -> Any:
         tokenized.append(parts)
-        held.wait(60)
+        held.wait(300)
         return real(parts)
 
     with serving(cria, limits=limits) as server:
@@ -66,14 +66,14 @@ def full(cria: LLM, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Iterato
 
     def hold(parts: Any) -> Any:
         has_begun.set()
-        held.wait(60)
+        held.wait(300)
         return real(parts)
 
     with serving(cria, limits=EngineLimits(max_num_seqs=1, max_num_queued=0), **settings) as server:
         monkeypatch.setattr(type(cria.tokenizer), "encode_parts", lambda _, parts: hold(parts))
         with connected(server.port) as first:
             first.sendall(raw_request("/v1/chat/completions", chat(max_tokens=1), **KEY))
-            assert has_begun.wait(60)
+            assert has_begun.wait(300)
             try:
                 yield server
             finally:

@@ -244,7 +244,7 @@ def test_ctrl_c_while_loading(small_path: Path, tmp_path: Path) -> None:
     assert process.stderr is not None
     assert process.stderr.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, out, err) == (130, "", "")
 
 
@@ -258,9 +258,9 @@ def test_ctrl_c_while_writing_and_a_reader_who_leaves(tmp_path: Path, zygote: Zy
         process.stdout.read(5)
         process.send_signal(signal.SIGINT)
         assert process.stderr.read() == ""
-        assert process.wait(60) == 130
+        assert process.wait(300) == 130
     with closing(zygote.open(words)) as process:
         process.stdout.read(5)
         process.stdout.close()
         assert process.stderr.read() == ""
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0

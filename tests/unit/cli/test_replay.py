@@ -21,7 +21,7 @@ def asked(small_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         prompt = llm.chat(messages, max_tokens=1).prompt_token_ids
         chat = engine.submit(prompt, reads_on=False, max_tokens=9, temperature=1.0)
         for name, handle in (("text", text), ("chat", chat)):
-            handle.result(60)
+            handle.result(300)
             answer = {"id": name, "receipts": [engine.receipt(handle).to_dict()]}
             (folder / f"{name}.json").write_text(json.dumps(answer))
     (folder / "request.json").write_text(json.dumps({"messages": messages, "temperature": 1.0}))
@@ -53,7 +53,7 @@ def test_an_adapters_answer_needs_its_adapter(
 ) -> None:
     with llamita.load(small_path, adapters={"one": adapter}).engine() as engine:
         handle = engine.submit("Once", adapter="one", max_tokens=9, temperature=1.0)
-        handle.result(60)
+        handle.result(300)
         path = tmp_path / "receipt.json"
         path.write_text(json.dumps(engine.receipt(handle).to_dict()))
     words = ["replay", str(path), "-p", "Once", "-m", str(small_path)]

@@ -58,9 +58,9 @@ def test_r1_r3_r7_texts_are_those_of_requests_alone(fast: LLM, limits: EngineLim
     expected = [outcome(fast.generate(prompt, **options)) for prompt, options in asked]
     with checked(fast.engine(limits)) as engine:
         handles = [engine.submit(prompt, **options) for prompt, options in asked]
-        assert [outcome(handle.result(60)) for handle in handles] == expected
+        assert [outcome(handle.result(300)) for handle in handles] == expected
         again = [engine.submit(prompt, **options) for prompt, options in asked]  # from a warm cache
-        assert [outcome(handle.result(60)) for handle in again] == expected
+        assert [outcome(handle.result(300)) for handle in again] == expected
         assert sum(handle.metrics.cached_tokens for handle in again) > 0
         stats = engine.stats
     assert (stats.preemptions > 0) == (limits is SMALL)
@@ -71,7 +71,7 @@ def test_r1_texts_without_kernels_are_greedy_texts(llm: LLM) -> None:
     prompts = ["Once upon a time", "abc", "Once upon a llama" * 4]
     with checked(llm.engine(SMALL)) as engine:
         handles = [engine.submit(prompt, max_tokens=12, temperature=0.0) for prompt in prompts]
-        texts = [handle.result(60).text for handle in handles]
+        texts = [handle.result(300).text for handle in handles]
     assert texts == [llm.generate(prompt, max_tokens=12, temperature=0.0).text for prompt in prompts]
 
 
@@ -81,14 +81,14 @@ def test_r2_a_second_request_reads_only_the_end_of_its_prompt(fast: LLM) -> None
     with checked(fast.engine(EngineLimits(block_size=8))) as engine:
         handles = [engine.submit(prompt, **options)]
         for _ in range(4):  # each after the end of the one before
-            handles[-1].result(60)
+            handles[-1].result(300)
             handles.append(engine.submit(prompt, **options))
-        outcomes = [outcome(handle.result(60)) for handle in handles]
+        outcomes = [outcome(handle.result(300)) for handle in handles]
         counts = [handle.metrics.cached_tokens for handle in handles]
         assert counts == [0] + 4 * [len(handles[0].prompt_token_ids) - 1]  # whole blocks, and the tail by a copy
         assert outcomes == 5 * [outcome(fast.generate(prompt, **options))]
         other = engine.submit(prompt, max_tokens=4, cache_salt="other")
-        other.result(60)
+        other.result(300)
         assert other.metrics.cached_tokens == 0
 
 
@@ -96,7 +96,7 @@ def test_ts13_salts_are_never_shared(fast: LLM) -> None:
     with checked(fast.engine()) as engine:
         for salt in ("a", "b", "a"):
             handle = engine.submit("a long enough prompt for a block", max_tokens=2, cache_salt=salt)
-            handle.result(60)
+            handle.result(300)
         assert handle.metrics.cached_tokens > 0
 
 
@@ -104,7 +104,7 @@ def test_r4_what_can_never_run_is_refused_at_once(fast: LLM) -> None:
     with checked(fast.engine(EngineLimits(num_blocks=4, block_size=4))) as engine:
         with pytest.raises(UsageError, match="at most 16"):
             engine.submit("more than sixteen tokens", max_tokens=1)
-        assert len(engine.submit("eight", max_tokens=500, temperature=0.0).result(60).token_ids) <= 16 - 6
+        assert len(engine.submit("eight", max_tokens=500, temperature=0.0).result(300).token_ids) <= 16 - 6
 
 
 def test_r6_aborts_at_any_time(fast: LLM) -> None:
@@ -117,9 +117,9 @@ def test_r6_aborts_at_any_time(fast: LLM) -> None:
         handles[1].abort()
         for handle in (*handles[::2], handles[1]):
             with pytest.raises(AbortedError):
-                handle.result(60)
+                handle.result(300)
         for handle in handles[3::2]:
-            handle.result(60)
+            handle.result(300)
             handle.abort()  # is over: nothing happens
             handle.result(0)
         assert (engine.stats.running, engine.stats.waiting) == (0, 0)
@@ -129,7 +129,7 @@ def test_r6_aborts_at_any_time(fast: LLM) -> None:
 def test_r9_pieces_join_to_the_text(fast: LLM) -> None:
     with fast.engine() as engine:
         options: Any = {"max_tokens": 30, "temperature": 1.0, "seed": 2, "logprobs": 1}
-        assert "".join(engine.submit("Once", **options)) == engine.submit("Once", **options).result(60).text
+        assert "".join(engine.submit("Once", **options)) == engine.submit("Once", **options).result(300).text
 
         async def read() -> None:
             handle = engine.submit("Once", **options)
@@ -144,7 +144,7 @@ def test_r9_pieces_join_to_the_text(fast: LLM) -> None:
 
 def test_r12_prompt_logprobs(fast: LLM) -> None:
     with fast.engine() as engine:
-        whole = engine.submit("Once upon", max_tokens=2, prompt_logprobs=2, temperature=0.0).result(60)
+        whole = engine.submit("Once upon", max_tokens=2, prompt_logprobs=2, temperature=0.0).result(300)
     assert whole.prompt_logprobs == fast.generate("Once upon", max_tokens=2, prompt_logprobs=2).prompt_logprobs
 
 
@@ -152,8 +152,8 @@ def test_r13_prompt_logprobs_that_fail_leave_the_engine_alive(fast: LLM, monkeyp
     with checked(fast.engine()) as engine:
         monkeypatch.setattr(type(fast.model), "last_hidden_state", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            engine.submit("a", prompt_logprobs=1).result(60)
-        assert len(engine.submit("a", max_tokens=2, temperature=0.0).result(60).token_ids)
+            engine.submit("a", prompt_logprobs=1).result(300)
+        assert len(engine.submit("a", max_tokens=2, temperature=0.0).result(300).token_ids)
 
 
 def test_r13_a_fault_is_of_one_request(fast: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,11 +167,11 @@ def test_r13_a_fault_is_of_one_request(fast: LLM, monkeypatch: pytest.MonkeyPatc
                     monkeypatch.setattr(live.sequence, "push", lambda token: 1 / 0)
             done.set()
 
-        engine.call(spoil).result(60)
+        engine.call(spoil).result(300)
         assert done.is_set()
         with pytest.raises(ZeroDivisionError):
-            bad.result(60)
-        assert len(good.result(60).token_ids) == 20
+            bad.result(300)
+        assert len(good.result(300).token_ids) == 20
         assert engine.is_alive
 
 
@@ -188,8 +188,8 @@ def test_r13_r14_a_model_that_fails_for_one_row_fails_for_it_alone(fast: LLM) ->
         bad = engine.submit("x", max_tokens=3)
         good = [engine.submit(letter, max_tokens=3, temperature=0.0) for letter in "abc"]
         with pytest.raises(torch.OutOfMemoryError):
-            bad.result(60)
-        texts = [one.result(60).text for one in good]
+            bad.result(300)
+        texts = [one.result(300).text for one in good]
     assert texts == [fast.generate(letter, max_tokens=3, temperature=0.0).text for letter in "abc"]
 
 
@@ -198,7 +198,7 @@ def test_r13_logits_that_are_not_finite(small_path: Path) -> None:
     with torch.no_grad():
         llm.model.model.norm.weight[0] = float("nan")
     with llm.engine() as engine, pytest.raises(NotFiniteError, match="damaged"):
-        engine.submit("a", max_tokens=3).result(60)
+        engine.submit("a", max_tokens=3).result(300)
 
 
 def test_an_engine_that_writes_looks_for_changes_of_the_model_only_after_a_call(
@@ -230,8 +230,8 @@ def test_r26_a_defect_of_the_engine_reaches_everybody(fast: LLM) -> None:
     engine._core.scheduler.schedule = lambda: 1 / 0  # pyright: ignore[reportAttributeAccessIssue]
     handle = engine.submit("a")
     with pytest.raises(ClosedError, match="division by zero"):
-        handle.result(60)
-    engine._thread.join(60)
+        handle.result(300)
+    engine._thread.join(300)
     assert not engine.is_alive
     with pytest.raises(ClosedError):
         engine.submit("b")
@@ -247,8 +247,8 @@ def test_r22_only_so_many_requests_wait(fast: LLM) -> None:
             engine.submit("a")
         held.set()
         for handle in handles:
-            handle.result(60)
-        engine.submit("a", max_tokens=1).result(60)
+            handle.result(300)
+        engine.submit("a", max_tokens=1).result(300)
 
 
 def test_r25_a_request_may_take_only_so_long(fast: LLM) -> None:
@@ -259,7 +259,7 @@ def test_r25_a_request_may_take_only_so_long(fast: LLM) -> None:
         held.wait(0.05)
         held.set()
         with pytest.raises(OverdueError, match="is not over after"):
-            handle.result(60)
+            handle.result(300)
 
 
 def test_wrong_requests_are_refused_at_submission(fast: LLM) -> None:
@@ -306,9 +306,9 @@ def test_nothing_waits_for_an_engine_that_has_stopped(fast: LLM) -> None:
     engine._enter = late
     handle = engine.submit("a")
     with pytest.raises(AbortedError):
-        handle.result(60)
+        handle.result(300)
     with pytest.raises(AbortedError):
-        engine.call(lambda: 1).result(60)
+        engine.call(lambda: 1).result(300)
     handle.abort()
     engine = fast.engine()
     held = threading.Event()
@@ -318,17 +318,17 @@ def test_nothing_waits_for_an_engine_that_has_stopped(fast: LLM) -> None:
     closer.start()
     engine._commands.put(None)
     held.set()
-    closer.join(60)
-    assert late_call.result(60) == 1
+    closer.join(300)
+    assert late_call.result(300) == 1
 
 
 def test_a_caller_may_be_in_inference_mode(fast: LLM) -> None:
     options: Any = {"max_tokens": 8, "temperature": 1.0, "seed": 1, "regex": "[a-z]+"}
     expected = fast.generate("Once", **options).text
     with torch.inference_mode(), fast.engine() as engine:
-        assert engine.submit("Once", **options).result(60).text == expected
+        assert engine.submit("Once", **options).result(300).text == expected
     with fast.engine() as engine:
-        assert engine.submit("Once", **options).result(60).text == expected
+        assert engine.submit("Once", **options).result(300).text == expected
 
 
 def test_engines_share_the_tables_of_their_texts(fast: LLM) -> None:
@@ -354,7 +354,7 @@ torch.set_num_threads(2)
 llm = llamita.load(os.environ["MODEL"], dtype="bfloat16")
 wanted = llm.generate("Once", max_tokens=5, temperature=0).text
 engine = llm.engine()
-engine.submit("Once", max_tokens=2).result(60)
+engine.submit("Once", max_tokens=2).result(300)
 
 
 def refused() -> bool:
@@ -371,7 +371,7 @@ for check in (lambda: llm.generate("Once", max_tokens=5, temperature=0).text == 
     else:
         signal.alarm(60)
         os._exit(0 if check() else 1)
-assert engine.submit("Once", max_tokens=2).result(60) and torch.get_num_threads() == 2
+assert engine.submit("Once", max_tokens=2).result(300) and torch.get_num_threads() == 2
 """
 
 

@@ -37,7 +37,7 @@ def test_two_threads_read_one_handle_to_its_end() -> None:
     one.push(Delta("a", (1,)))
     one.end(WHOLE)
     for reader in readers:
-        reader.join(10)
+        reader.join(300)
     assert sorted(ended) == ["", "a"]
 
 

@@ -50,7 +50,7 @@ def written(llm: LLM, asked: Any, limits: EngineLimits) -> tuple[list[Any], Any,
     with checked(llm.engine(limits)) as engine:
         counts = rows_of_passes(engine)
         handles = [engine.submit(prompt, **options) for prompt, options in asked]
-        return [handle.result(60) for handle in handles], engine.stats, counts
+        return [handle.result(300) for handle in handles], engine.stats, counts
 
 
 def test_answers_are_the_same_with_guesses_of_their_own_texts(llm: LLM) -> None:
@@ -124,7 +124,7 @@ def test_adapters_are_guessed_for_too(small_path: Path, adapter: Path) -> None:
         with llm.engine(EngineLimits(num_speculative_tokens=most)) as engine:
             options: dict[str, Any] = {"max_tokens": 30, "temperature": 0, "logprobs": 0}
             handles = [engine.submit("upon a time upon a", adapter=name, **options) for name in (None, "one")]
-            texts.append([handle.result(60) for handle in handles])
+            texts.append([handle.result(300) for handle in handles])
     assert texts[0] == texts[1]
 
 

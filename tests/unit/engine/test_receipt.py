@@ -33,7 +33,7 @@ def written(llm: LLM, **options: Any) -> Receipt:
     """A receipt, through JSON."""
     with llm.engine() as engine:
         handle = engine.submit("Once upon", **options)
-        handle.result(60)
+        handle.result(300)
         return Receipt.from_dict(json.loads(json.dumps(engine.receipt(handle).to_dict())))
 
 
@@ -42,7 +42,7 @@ def test_r1_every_receipt_of_a_busy_engine_replays_alone(llm: LLM) -> None:
         asked = requests(20, 5, longest=90, most=30)
         handles = [engine.submit(prompt, **options) for prompt, options in asked]
         for handle in handles:
-            handle.result(60)
+            handle.result(300)
         receipts = [engine.receipt(handle) for handle in handles]
         assert engine.stats.preemptions > 0
     for handle, receipt in zip(handles, receipts, strict=True):
@@ -64,7 +64,7 @@ def test_the_least_tokens_are_in_the_receipt_as_far_as_the_context_has_room(llm:
     for prompt, most in (("Once upon", 4), ("x" * 125, 2)):
         with llm.engine() as engine:
             handle = engine.submit(prompt, min_tokens=4, temperature=0.0, logit_bias={257: 100.0})
-            handle.result(60)
+            handle.result(300)
             receipt = engine.receipt(handle)
         assert receipt.options["min_tokens"] == most
         _, again = replay(receipt, texts_of(llm), handle.prompt_token_ids)
