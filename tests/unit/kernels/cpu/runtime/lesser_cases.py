@@ -84,7 +84,8 @@ def between() -> Pairs:
     table, ids, rows = torch.randn(11, 37).half(), torch.tensor([10, 0, 3, 3]), torch.empty(4, 37)
     call(elementwise.embed_fp16, Embed(ids, table, rows, 37), chunks=4)
     yield rows, table[ids].float()
-    test_elementwise.test_rounded_rows(96)
+    for columns, chunk in ((96, 64), (2080, 1120)):
+        test_elementwise.test_rounded_rows(columns, chunk)
 
 
 def numbers() -> Pairs:
