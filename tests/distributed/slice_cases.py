@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, cast
 
 import torch
@@ -115,9 +116,9 @@ def adapted(mesh: Any, changes: dict[str, Any], folder: Path) -> dict[str, bool]
 
 
 def reading(mesh: Any, degrees: Degrees, folder: Path, load: Callable[..., Any]) -> dict[str, float]:
-    """What a process reads of a file, the peak of its memory, and what of that is its own; in parts of the file's size.
+    """What a process reads of a file, and the most and the last memory of its own; in parts of the file's size.
 
-    The peak has the pages of the file too, those around what is read included, and what libraries take.
+    Its own: without pages of files, which the system may take away, or read more of, at any time.
     """
     size, read = (folder / "model.safetensors").stat().st_size, [0]
 
@@ -133,10 +134,18 @@ def reading(mesh: Any, degrees: Degrees, folder: Path, load: Callable[..., Any])
 
     counting(slices, "own_part")  # of a matrix that is cut
     counting(files, "whole")  # of one that a stage has whole
-    peak, own = _status("VmRSS"), _status("RssAnon")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is what is used now
+    own, sizes, is_loaded = _own(), list[int](), Event()
+
+    def sample() -> None:
+        while not is_loaded.wait(0.001):
+            sizes.append(_own())
+
+    sampler = Thread(target=sample)
+    sampler.start()
     kept = load(mesh, degrees, folder)
-    found = {"peak": _status("VmHWM") - peak, "own": _status("RssAnon") - own, "read": read[0]}
+    is_loaded.set()
+    sampler.join()
+    found = {"peak": max(sizes, default=own) - own, "own": _own() - own, "read": read[0]}
     assert kept is not None
     return {name: value / size for name, value in found.items()}
 
@@ -169,9 +178,10 @@ def written(mesh: Any, degrees: Degrees, folder: Path) -> LLM:
     return LLM(load_pretrained(folder, dtype="float32", device_mesh=arranged(mesh, degrees)))
 
 
-def _status(name: str) -> int:
+def _own() -> int:
+    """The bytes of this process's own memory."""
     lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines[name].split()[0]) * 1024
+    return int(lines["RssAnon"].split()[0]) * 1024
 
 
 def check() -> dict[str, Any]:

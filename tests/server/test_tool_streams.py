@@ -56,7 +56,7 @@ def test_chat_completions(client: openai.OpenAI, form: str) -> None:
     assert [call.function.arguments for call in choice.message.tool_calls or []] == wanted
     assert (choice.message.content or "") == (whole.message.content or "") == ("Well: " if form == "tagged" else "")
     deltas = [event for event in events if event.type == "tool_calls.function.arguments.delta"]
-    assert len(deltas) > 2 or form == "pythonic"  # a busy machine hands several over at once
+    assert len(deltas) >= len(CALLS)  # how many more depends on how busy the machine is
     assert len({call.id for call in choice.message.tool_calls or []}) == 2
 
 
@@ -95,7 +95,7 @@ def test_responses(client: openai.OpenAI, form: str) -> None:
     assert calls == CALLS
     assert {item.status for item in final.output if item.type in ("function_call", "message")} == {"completed"}
     deltas = [event for event in events if event.type == "response.function_call_arguments.delta"]
-    assert len(deltas) > 2 or form == "pythonic"  # a busy machine hands several over at once
+    assert len(deltas) >= len(CALLS)  # how many more depends on how busy the machine is
 
 
 @pytest.mark.parametrize("form", list(ANSWERS))
@@ -112,12 +112,12 @@ def test_messages(claude: anthropic.Anthropic, form: str) -> None:
     assert text == (["Well: "] if form == "tagged" else [])
     assert [block.type for block in whole.content] == [block.type for block in final.content]
     deltas = [event for event in events if event.type == "input_json"]
-    assert len(deltas) > 2 or form == "pythonic"  # a busy machine hands several over at once
+    assert len(deltas) >= len(CALLS)  # how many more depends on how busy the machine is
 
 
 def test_a_forced_call_comes_in_pieces(client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
     run = StepRunner.run
-    monkeypatch.setattr(StepRunner, "run", lambda *given: (time.sleep(0.01), run(*given))[1])  # a large model's
+    monkeypatch.setattr(StepRunner, "run", lambda *given: (time.sleep(0.03), run(*given))[1])  # a large model's
     options: Any = {"model": "cria", "messages": HELLO, "tools": CHAT_TOOLS, "tool_choice": "required"}
     chunks = list(client.chat.completions.create(**options, stream=True, temperature=0))
     calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
