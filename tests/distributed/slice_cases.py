@@ -1,5 +1,6 @@
 """What processes read of a checkpoint that they train together: `python -m tests.distributed.slice_cases`."""
 
+import ctypes
 import json
 import os
 import tempfile
@@ -134,6 +135,7 @@ def reading(mesh: Any, degrees: Degrees, folder: Path, load: Callable[..., Any])
 
     counting(slices, "own_part")  # of a matrix that is cut
     counting(files, "whole")  # of one that a stage has whole
+    ctypes.CDLL(None).malloc_trim(0)  # or a model finds room in what one before it has left
     own, sizes, is_loaded = _own(), list[int](), Event()
 
     def sample() -> None:
