@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
@@ -118,29 +119,37 @@ class Vocabulary:
     """
 
     def __init__(self, tokenizer: Tokenizer, eos_token_ids: Sequence[int] | None = None) -> None:
-        from llguidance import LLTokenizer
-
         self.size = tokenizer.vocab_size
         ends = tokenizer.eos_token_ids if eos_token_ids is None else eos_token_ids
         self.eos_token_ids = [i for i in ends if 0 <= i < self.size]
         if not self.eos_token_ids:
             raise UsageError("a constrained text needs a token to end with, and there is none: name one, eos_token_id=")
         self._tokenizer = tokenizer
-        try:
-            # Sealed: of a text that stands fast, llguidance takes the tokens that the tokenizer makes of it.
-            self.inner = LLTokenizer(tokenizer.to_sealed_json(), n_vocab=self.size, eos_token=self.eos_token_ids)
-        except (ValueError, RuntimeError) as error:
-            raise UsageError(f"llguidance cannot read this tokenizer: {_sentence(str(error))}") from error
+        # Sealed: of a text that stands fast, llguidance takes the tokens that the tokenizer makes of it.
+        self.inner = self._read(tokenizer.to_sealed_json())
 
     def of(self, grammar: Grammar) -> "llguidance.LLTokenizer":
         """The form for a grammar; one in Lark may name control tokens, such as <|python_tag|>, outside of strings."""
+        lark = "" if grammar.source.startswith("{") else _STRING.sub("", grammar.source)
+        return self._unsealed if any(name in lark for name in self._control_names) else self.inner
+
+    @cached_property
+    def _unsealed(self) -> "llguidance.LLTokenizer":
+        """The form whose control tokens have their own names."""
+        return self._read(self._tokenizer.to_json())
+
+    @cached_property
+    def _control_names(self) -> list[str]:
+        names = (self._tokenizer.id_to_token(token) for token in self._tokenizer.control_ids)
+        return [name for name in names if name]
+
+    def _read(self, text: str) -> "llguidance.LLTokenizer":
         from llguidance import LLTokenizer
 
-        lark = "" if grammar.source.startswith("{") else _STRING.sub("", grammar.source)
-        names = (self._tokenizer.id_to_token(token) for token in self._tokenizer.control_ids)
-        if not any(name and name in lark for name in names):
-            return self.inner
-        return LLTokenizer(self._tokenizer.to_json(), n_vocab=self.size, eos_token=self.eos_token_ids)
+        try:
+            return LLTokenizer(text, n_vocab=self.size, eos_token=self.eos_token_ids)
+        except (ValueError, RuntimeError) as error:
+            raise UsageError(f"llguidance cannot read this tokenizer: {_sentence(str(error))}") from error
 
 
 class Rule(Protocol):

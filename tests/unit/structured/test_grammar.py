@@ -357,3 +357,10 @@ def test_a_grammar_may_name_a_control_token() -> None:
     vocabulary = Vocabulary(tokenizer_of("byte-level"))
     constraint = Constraint(grammar.lark('start: <|start_header_id|> "a"'), vocabulary)
     assert vocabulary.size > int(constraint.mask(vocabulary.size).sum()) >= 1
+
+
+def test_a_vocabulary_is_read_once_for_all_grammars_that_name_a_control_token() -> None:
+    vocabulary = Vocabulary(tokenizer_of("byte-level"))
+    first, second = (vocabulary.of(grammar.lark(f'start: <|start_header_id|> "{text}"')) for text in "ab")
+    assert first is second is not vocabulary.inner
+    assert vocabulary.of(grammar.lark('start: "<|start_header_id|>"')) is vocabulary.inner
