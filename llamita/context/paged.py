@@ -1,7 +1,7 @@
 """A pass over rows of any lengths, whose keys and values are in blocks."""
 
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import accumulate, chain, compress
 
 import numpy as np
@@ -52,7 +52,7 @@ class Paged:
     @cached_property
     def last(self) -> Tensor:
         """The indices of `last_tokens`, those of each wanted row, for logits_to_keep: int64 (n,)."""
-        return _indices(tuple(self.last_tokens), self.device)
+        return torch.tensor(self.last_tokens, dtype=torch.int64, device=self.device)
 
     @cached_property
     def positions(self) -> Tensor:
@@ -107,9 +107,3 @@ class Paged:
             mask = Mask(count, start + count, device=self.device, offset=start, window=self.window)
             rows.append((self.pages.slots(table, 0, start + count).to(self.device), mask))
         return rows
-
-
-@lru_cache(maxsize=256)
-def _indices(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    """A tensor of numbers; steps that follow each other mostly have the same."""
-    return torch.tensor(numbers, dtype=torch.int64, device=device)
