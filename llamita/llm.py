@@ -84,8 +84,7 @@ class LLM:
         """
         found, is_one = text_options.prompts_of(prompt)
         prompts = [self._ids(one) for one in found]
-        options = text_options.plain_options(options)
-        text_options.check(options)
+        options = text_options.checked(options)
         if not prompts:
             return []
         has_engine = self.draft is None and not self._is_sharded

@@ -84,12 +84,14 @@ DRAFTS: Mapping[str, Any] = {"num_assistant_tokens": 5, "assistant_confidence_th
 SETTINGS = (*DRAWING, "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias")
 
 
-def plain_options(options: TextOptions) -> TextOptions:
-    """The options with numbers and lists of numpy and torch as Python's own."""
+def checked(options: TextOptions) -> TextOptions:
+    """The options with numbers and lists of numpy and torch as Python's own. Raises UsageError as `check` does."""
     found = {name: plain(value) for name, value in options.items()}
     if isinstance(bias := found.get("logit_bias"), Mapping):
         found["logit_bias"] = {plain(token): plain(value) for token, value in bias.items()}
-    return cast("TextOptions", found)
+    plain_options = cast("TextOptions", found)
+    check(plain_options)
+    return plain_options
 
 
 def check(options: TextOptions) -> None:
@@ -278,8 +280,7 @@ class TextModel:
 
         Raises UsageError for options that are wrong.
         """
-        options = plain_options(options)
-        check(options)
+        options = checked(options)
         is_plain = prefix is not None or watch is not None or options.get("logprobs") is not None
         is_plain = is_plain or (self.draft is None and options.keys().isdisjoint(DRAFTING))
         settings = settings_of(
