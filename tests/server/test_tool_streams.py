@@ -43,10 +43,17 @@ def body(answer: str, **more: Any) -> dict[str, Any]:
     return {"choice": [answer], "temperature": 0, **more}
 
 
+def take_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let steps take as long as a large model's, or a busy machine hands over several pieces at once."""
+    run = StepRunner.run
+    monkeypatch.setattr(StepRunner, "run", lambda *given: (time.sleep(0.02), run(*given))[1])
+
+
 @pytest.mark.parametrize("form", list(ANSWERS))
-def test_chat_completions(client: openai.OpenAI, form: str) -> None:
+def test_chat_completions(client: openai.OpenAI, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     options: Any = {"model": "cria", "messages": HELLO, "tools": CHAT_TOOLS, "extra_body": body(ANSWERS[form])}
     whole = client.chat.completions.create(**options).choices[0]
+    take_time(monkeypatch)
     with client.chat.completions.stream(**options) as stream:
         events = list(stream)
         choice = stream.get_final_completion().choices[0]
@@ -56,7 +63,7 @@ def test_chat_completions(client: openai.OpenAI, form: str) -> None:
     assert [call.function.arguments for call in choice.message.tool_calls or []] == wanted
     assert (choice.message.content or "") == (whole.message.content or "") == ("Well: " if form == "tagged" else "")
     deltas = [event for event in events if event.type == "tool_calls.function.arguments.delta"]
-    assert len(deltas) >= len(CALLS)  # how many more depends on how busy the machine is
+    assert len(deltas) > 2 or form == "pythonic"
     assert len({call.id for call in choice.message.tool_calls or []}) == 2
 
 
@@ -81,9 +88,10 @@ def test_parallel_calls_of_n_choices_keep_apart(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("form", list(ANSWERS))
-def test_responses(client: openai.OpenAI, form: str) -> None:
+def test_responses(client: openai.OpenAI, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     options: Any = {"model": "cria", "input": "Hello", "tools": RESPONSE_TOOLS, "extra_body": body(ANSWERS[form])}
     whole = client.responses.create(**options)
+    take_time(monkeypatch)
     with client.responses.stream(**options) as stream:
         events = list(stream)
         final = stream.get_final_response()
@@ -95,14 +103,15 @@ def test_responses(client: openai.OpenAI, form: str) -> None:
     assert calls == CALLS
     assert {item.status for item in final.output if item.type in ("function_call", "message")} == {"completed"}
     deltas = [event for event in events if event.type == "response.function_call_arguments.delta"]
-    assert len(deltas) >= len(CALLS)  # how many more depends on how busy the machine is
+    assert len(deltas) > 2 or form == "pythonic"
 
 
 @pytest.mark.parametrize("form", list(ANSWERS))
-def test_messages(claude: anthropic.Anthropic, form: str) -> None:
+def test_messages(claude: anthropic.Anthropic, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     options: Any = {"model": "cria", "messages": HELLO, "tools": MESSAGE_TOOLS, "max_tokens": 200}
     options["extra_body"] = body(ANSWERS[form])
     whole = claude.messages.create(**options)
+    take_time(monkeypatch)
     with claude.messages.stream(**options) as stream:
         events = list(stream)
         final = stream.get_final_message()
@@ -112,12 +121,11 @@ def test_messages(claude: anthropic.Anthropic, form: str) -> None:
     assert text == (["Well: "] if form == "tagged" else [])
     assert [block.type for block in whole.content] == [block.type for block in final.content]
     deltas = [event for event in events if event.type == "input_json"]
-    assert len(deltas) >= len(CALLS)  # how many more depends on how busy the machine is
+    assert len(deltas) > 2 or form == "pythonic"
 
 
 def test_a_forced_call_comes_in_pieces(client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = StepRunner.run
-    monkeypatch.setattr(StepRunner, "run", lambda *given: (time.sleep(0.03), run(*given))[1])  # a large model's
+    take_time(monkeypatch)
     options: Any = {"model": "cria", "messages": HELLO, "tools": CHAT_TOOLS, "tool_choice": "required"}
     chunks = list(client.chat.completions.create(**options, stream=True, temperature=0))
     calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
