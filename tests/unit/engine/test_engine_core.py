@@ -1,5 +1,8 @@
 """The steps of the engine, one by one."""
 
+import itertools
+import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -52,3 +55,16 @@ def test_r6_an_abort_gives_back_all_blocks_in_every_state(llm: LLM, state: str) 
         assert (engine.stats.running, engine.stats.waiting, engine.stats.generation_tokens) == (0, 0, written)
         assert engine.stats.free_blocks == engine.stats.blocks
         assert engine.submit("a", max_tokens=3, seed=1).result(300) == llm.generate("a", max_tokens=3, seed=1)
+
+
+def test_a_cached_prompt_of_2000_tokens_has_its_first_token_after_one_step(small_path: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(small_path, tmp_path / "longer")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "max_position_embeddings": 2048}))
+    prompt = [number * number % 251 for number in range(2000)]
+    with checked(llamita.load(folder, dtype="bfloat16").engine()) as engine:
+        steps = [0]
+        for ids in (prompt, prompt, [*prompt[:1995], *range(40)]):
+            engine.submit(ids, max_tokens=1, temperature=0.0).result(300)
+            steps.append(engine.call(lambda: engine.stats.steps).result(300))
+    assert [after - before for before, after in itertools.pairwise(steps)] == [16, 1, 1]
