@@ -138,12 +138,12 @@ def _prepared(args: argparse.Namespace) -> "tuple[ServerSettings, socket.socket]
 
 def _run_replicas(args: argparse.Namespace, settings: "ServerSettings", listener: socket.socket) -> int:
     """Start the replicas, and serve their port."""
-    from llamita.server import replicas
-    from llamita.server.front import FrontServer
+    from llamita.server.replicas import deployment
+    from llamita.server.replicas.front import FrontServer
 
     limits = served.limits(args, max_num_queued=args.max_num_queued)
     load = partial(served.load, served.for_replicas(args, args.replicas), limits)
-    options = replicas.ReplicaOptions(
+    options = deployment.ReplicaOptions(
         count=args.replicas,
         max_num_seqs=limits.max_num_seqs,
         max_num_queued=limits.max_num_queued,
@@ -154,7 +154,7 @@ def _run_replicas(args: argparse.Namespace, settings: "ServerSettings", listener
     message = f"starting {args.replicas} replicas"
     with ExitStack() as stack:
         with terminal.waiting(message, is_quiet=args.quiet):
-            running = stack.enter_context(replicas.running(load, settings, options, level))
+            running = stack.enter_context(deployment.running(load, settings, options, level))
         server = FrontServer(running.app, settings)
         server.listen(listener, lambda: _greet(running.models, running.paths, address, args))
     return 0

@@ -61,7 +61,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "rich": ("cli", "bench", "verify", "train", "lens"),
     "fastapi": ("server",),
     "uvicorn": ("server", "cli"),
-    "ray": ("server.replicas", "server.ray_cluster", "server.batch.ray_data"),
+    "ray": ("server.replicas.deployment", "server.ray_cluster", "server.batch.ray_data"),
     "torch": tuple(sorted(frozenset.union(*ROWS) - ROWS[0])),
 }
 
@@ -83,7 +83,7 @@ TOP_ONLY_IN: dict[str, tuple[str, ...]] = {
     "rich": ("cli", "bench", "verify"),
     "fastapi": ("server",),
     "uvicorn": ("server",),
-    "ray": ("server.replicas", "server.batch.ray_data"),
+    "ray": ("server.replicas.deployment", "server.batch.ray_data"),
     "torch.nn.attention.flex_attention": ("attention.flex",),
     "torch.nn.attention.varlen": ("attention.flash", "attention.varlen"),
 }

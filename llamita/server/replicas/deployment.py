@@ -12,13 +12,13 @@ from starlette.types import ASGIApp, Message
 from llamita.errors import ClosedError, LlamitaError, OverloadedError, UnsupportedError
 from llamita.server import log
 from llamita.server.app import create_app, middleware, paths_of
-from llamita.server.forwarding import ForwardedRequest, Forwarder, Pieces, answer
 from llamita.server.health import METRICS_TYPE, trouble
-from llamita.server.merged_metrics import merged
 from llamita.server.metrics import Metrics
 from llamita.server.models import ModelSummary, ServedModel
-from llamita.server.prefix import ranked
 from llamita.server.ray_cluster import cause, cluster
+from llamita.server.replicas.forwarding import ForwardedRequest, Forwarder, Pieces, answer
+from llamita.server.replicas.merged_metrics import merged
+from llamita.server.replicas.prefix import ranked
 from llamita.server.settings import ServerSettings
 
 try:

@@ -3,7 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from llamita.server.merged_metrics import merged
+from llamita.server.replicas.merged_metrics import merged
 
 
 def text_of(count: int, *, has_gauge: bool = False) -> str:

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from llamita.server.front import FrontServer
+from llamita.server.replicas.front import FrontServer
 from llamita.server.run import bind
 from llamita.server.settings import ServerSettings
 

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Scope
 
 from llamita.errors import ClosedError
 from llamita.server.errors import ClientGoneError, RequestError
-from llamita.server.forwarding import ForwardedRequest, Forwarder, Pieces, answer, forwarded
+from llamita.server.replicas.forwarding import ForwardedRequest, Forwarder, Pieces, answer, forwarded
 
 EVENTS: list[str] = []
 

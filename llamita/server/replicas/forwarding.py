@@ -11,7 +11,7 @@ from llamita.errors import ClosedError
 from llamita.server.boundary import ID_HEADERS
 from llamita.server.disconnect import disconnected
 from llamita.server.errors import ClientGoneError, refused
-from llamita.server.prefix import prefix_of
+from llamita.server.replicas.prefix import prefix_of
 
 # What a request is made of, without what only the process knows that received it.
 KEYS = ("type", "http_version", "method", "scheme", "path", "raw_path", "root_path", "query_string", "client", "server")

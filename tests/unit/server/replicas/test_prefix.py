@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llamita.server.prefix import CHARACTERS, prefix_of, ranked
+from llamita.server.replicas.prefix import CHARACTERS, prefix_of, ranked
 
 NAMES = ["a", "b", "c", "d"]
 SYSTEM = {"role": "system", "content": "x" * CHARACTERS}
