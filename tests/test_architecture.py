@@ -18,6 +18,7 @@ Checker = Callable[[list[Module]], list[str]]
 RULES: list[Checker] = [
     imports.wrong_arrows,
     imports.idle_deferrals,
+    imports.absent_names,
     imports.stray_libraries,
     shape.long_files,
     shape.drawers,
@@ -143,6 +144,12 @@ def test_room_may_import_itself(fake: Callable[..., list[Module]]) -> None:
 
 def test_room_without_row_is_found(fake: Callable[..., list[Module]]) -> None:
     assert imports.wrong_arrows(fake(attic=""), TOY_ROWS, NONE) == ["toy.attic is in no row"]
+
+
+def test_listed_name_that_is_not_there_is_found(fake: Callable[..., list[Module]]) -> None:
+    rows = (frozenset({"config"}), frozenset({"attic"}))
+    found = imports.absent_names(fake(config=""), rows, [{"numba": ("config", "config.far")}])
+    assert found == ["attic is listed and not there", "config.far is listed and not there"]
 
 
 def test_deferral_holds_inside_a_function_only(fake: Callable[..., list[Module]]) -> None:
