@@ -174,8 +174,9 @@ def test_r31_a_cache_too_small_for_the_least_text_is_refused(capsys: pytest.Capt
 
 
 @pytest.fixture
-def nobody() -> Iterator[None]:
+def nobody(small_path: Path) -> Iterator[None]:
     """No rights but those that everybody has: root may read everything."""
+    main(["serve", "-q", "--port", "0", "-m", str(small_path)])  # imports what Python's own folder may not let it later
     before = os.geteuid()
     if not before:
         os.seteuid(65534)
