@@ -9,11 +9,12 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from llamita.cli import terminal
+from llamita.cli import address_space, terminal
 from llamita.errors import AccessError, LlamitaError, MemoryShortError, NotFoundError
 
 INTERRUPTED = 130
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+NO_ADDRESSES = ("failed to map segment", *OUT_OF_MEMORY)  # the first of libraries that are loaded
 
 
 def report(error: BaseException, words: Sequence[str]) -> int:
@@ -68,6 +69,8 @@ def explained(error: BaseException) -> LlamitaError:
     if isinstance(error, LlamitaError):
         kind = type(error)
         return kind(text)
+    if (most := address_space.limit()) is not None and _lacks_addresses(error):
+        return address_space.too_small(most)
     if isinstance(error, MemoryError) or any(sign in text.lower() for sign in OUT_OF_MEMORY):
         return MemoryShortError("out of memory: take a smaller model, --dtype bfloat16, or fewer tokens with -n")
     if isinstance(error, FileNotFoundError):
@@ -78,6 +81,13 @@ def explained(error: BaseException) -> LlamitaError:
         return LlamitaError("the disk that is written to is full: free some space and try again")
     text = text[:300] or "no details"
     return LlamitaError(f"{type(error).__name__}: {text}; this was not foreseen, --debug shows where it happened")
+
+
+def _lacks_addresses(error: BaseException) -> bool:
+    """Whether an error came from too little memory, under a limit; libraries that are not loaded have many words."""
+    causes = list(_chain(error))
+    said = " ".join(map(str, causes)).lower()
+    return any(isinstance(cause, MemoryError) for cause in causes) or any(sign in said for sign in NO_ADDRESSES)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

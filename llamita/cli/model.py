@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from llamita import checks
-from llamita.cli import errors, names, terminal
+from llamita.cli import address_space, errors, names, terminal
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def set_threads(count: int | None) -> None:
     """Import torch, and let it compute with this number of threads; None leaves its own."""
     if count is not None:
         checks.threads("--threads", count)
+    address_space.check()
     import torch
 
     if count is not None:

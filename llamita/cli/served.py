@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from llamita import checks
-from llamita.cli import model, names
+from llamita.cli import address_space, model, names
 from llamita.errors import UsageError
 from llamita.files.disk import named_path
 
@@ -59,7 +59,8 @@ def add_limits(group: argparse._ArgumentGroup) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise UsageError for what is wrong whatever the models are."""
+    """Raise UsageError for what is wrong whatever the models are, and MemoryShortError where torch does not fit."""
+    address_space.check()
     for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "kv_blocks"):
         if (value := getattr(args, name)) is not None:
             checks.count(f"--{name.replace('_', '-')}", value)

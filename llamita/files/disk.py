@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from llamita.checks import parsed_json, quoted
-from llamita.errors import AccessError, BrokenFileError, LlamitaError, NotFoundError, UsageError
+from llamita.errors import AccessError, BrokenFileError, LlamitaError, MemoryShortError, NotFoundError, UsageError
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -37,6 +37,8 @@ def explained(action: str, path: Path) -> Iterator[None]:
         if error.errno == errno.EFBIG:
             why = "it is larger than the file system or a limit (ulimit -f) allows, write elsewhere or raise that"
             raise LlamitaError(f"cannot {action} {path}: {why}") from error
+        if error.errno == errno.ENOMEM:
+            raise MemoryShortError(f"cannot {action} {path}: too little memory, close other programs") from error
         reason = error.strerror or str(error)
         raise LlamitaError(f"cannot {action} {path}: {reason[:1].lower()}{reason[1:]}") from error
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llamita.config import LlamaConfig
-from llamita.errors import AccessError, BrokenFileError, LlamitaError, NotFoundError, UsageError
+from llamita.errors import AccessError, BrokenFileError, LlamitaError, MemoryShortError, NotFoundError, UsageError
 from llamita.files.disk import explained, read_json, read_text
 from llamita.files.write import save_checkpoint, write_json, write_text
 
@@ -72,6 +72,7 @@ def test_missing_files_and_folders(tmp_path: Path):
         (PermissionError(errno.EACCES, "Permission denied"), AccessError, "permission denied"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), LlamitaError, "the disk is full"),
         (OSError(errno.EIO, "Input/output error"), LlamitaError, "input/output error"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), MemoryShortError, "too little memory"),
         (NotFoundError("told already"), NotFoundError, "^told already$"),
     ],
 )
