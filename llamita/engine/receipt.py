@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.resources import files
+from types import NoneType
 from typing import Any, Self, cast
 
 import torch
 
+from llamita.checks import quoted
 from llamita.errors import BrokenFileError
 from llamita.generation.completion import Completion, completion_of
 from llamita.generation.logprobs import TokenLogprob
@@ -93,9 +95,25 @@ class Receipt:
         try:
             facts = ModelFacts(**values["facts"])
             named = {name: value for name, value in values.items() if name not in ("facts", "system_fingerprint")}
-            return cls(facts=facts, **named)
+            receipt = cls(facts=facts, **named)
         except (TypeError, KeyError) as error:
             raise BrokenFileError(f"the receipt is damaged: {error}") from error
+        for record, kinds in ((facts, FACTS), (receipt, FIELDS)):
+            for name, kind in kinds.items():
+                if not isinstance(value := getattr(record, name), kind):
+                    raise BrokenFileError(f"the receipt is damaged: {name} is {quoted(value)}")
+        return receipt
+
+
+TEXT_OR_NONE = (str, NoneType)
+# What the fields of a file must be; its options are checked as those of any request.
+FACTS: Mapping[str, type | tuple[type, ...]] = {
+    "weights": str, "tokenizer": str, "chat_template": TEXT_OR_NONE, "arithmetic": Mapping, "adapter": TEXT_OR_NONE,
+}  # fmt: skip
+FIELDS: Mapping[str, type | tuple[type, ...]] = {
+    "model": str, "options": Mapping, "reads_on": bool, "prompt": str, "prompt_tokens": int, "tokens": str,
+    "completion_tokens": int, "finish_reason": TEXT_OR_NONE, "logprobs": TEXT_OR_NONE,
+}  # fmt: skip
 
 
 def receipt_of(
@@ -133,12 +151,15 @@ def options_of(request: GenerationRequest) -> dict[str, Any]:
 
 
 def text_options(receipt: Receipt) -> TextOptions:
-    """The options of a receipt, as `LLM` and the engine take them."""
+    """The options of a receipt, as `LLM` and the engine take them. Raises BrokenFileError for damaged ones."""
     options = dict(receipt.options)
-    if isinstance(grammar := options.get("grammar"), Mapping):
-        options["grammar"] = Grammar(grammar["llguidance"])
-    if "logit_bias" in options:
-        options["logit_bias"] = {int(token): value for token, value in options["logit_bias"].items()}
+    try:
+        if isinstance(grammar := options.get("grammar"), Mapping):
+            options["grammar"] = Grammar(grammar["llguidance"])
+        if "logit_bias" in options:
+            options["logit_bias"] = {int(token): value for token, value in options["logit_bias"].items()}
+    except (AttributeError, KeyError, ValueError) as error:
+        raise BrokenFileError(f"the options of the receipt are damaged: {error}") from error
     return cast("TextOptions", options)
 
 

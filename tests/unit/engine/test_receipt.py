@@ -109,13 +109,32 @@ def test_a_grammar_of_tools_is_kept(llm: LLM) -> None:
     assert differences(receipt, replay(receipt, texts_of(llm), llm.tokenizer.encode("Once upon"))[1]) == []
 
 
-@pytest.mark.parametrize("change", [{"version": 9}, {"facts": {}}, {"tokens": None, "unknown": 1}, {"facts": 3}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 9}, {"facts": {}}, {"tokens": None, "unknown": 1}, {"facts": 3}, {"options": 1.5}, {"options": "x"},
+        {"prompt": None}, {"reads_on": "yes"}, {"logprobs": [1]},
+    ],
+)  # fmt: skip
 def test_damaged_receipts(llm: LLM, change: dict[str, Any]) -> None:
     values = {**written(llm, max_tokens=1).to_dict(), **change}
     with pytest.raises(BrokenFileError):
         Receipt.from_dict(values)
     with pytest.raises(BrokenFileError):
         Receipt.from_dict([])
+
+
+def test_damaged_facts(llm: LLM) -> None:
+    values = written(llm, max_tokens=1).to_dict()
+    with pytest.raises(BrokenFileError, match="arithmetic is 7"):
+        Receipt.from_dict({**values, "facts": {**values["facts"], "arithmetic": 7}})
+
+
+@pytest.mark.parametrize("options", [{"logit_bias": {"x": 1}}, {"logit_bias": [1]}, {"grammar": {"lark": "a"}}])
+def test_damaged_options(llm: LLM, options: dict[str, Any]) -> None:
+    receipt = Receipt.from_dict({**written(llm, max_tokens=1).to_dict(), "options": options})
+    with pytest.raises(BrokenFileError, match="the options of the receipt are damaged"):
+        replay(receipt, texts_of(llm), llm.tokenizer.encode("Once upon"))
 
 
 def test_digests_of_tokens() -> None:
