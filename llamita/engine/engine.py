@@ -19,6 +19,7 @@ from llamita.engine.limits import EngineLimits, blocks_of
 from llamita.engine.live import LiveRequest, live_request
 from llamita.engine.proposer import check_draft
 from llamita.engine.receipt import ModelFacts, Receipt, receipt_of
+from llamita.engine.terms import NO_TERMS, Terms
 from llamita.errors import AbortedError, ClosedError, OverloadedError, UnsupportedError
 from llamita.generation.request import GenerationRequest
 from llamita.generation.text_options import Prompt, TextModel, TextOptions
@@ -84,37 +85,24 @@ class Engine:
         self,
         prompt: Prompt,
         *,
-        priority: int = 0,
-        cache_salt: str = "",
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
+        terms: Terms = NO_TERMS,
         reads_on: bool = True,
         tools: tuple[str, ...] = (),
         adapter: str | None = None,
         **options: Unpack[TextOptions],
     ) -> RequestHandle:
-        """Let a text be written; returns at once.
+        """Submit a request for one text; returns its handle at once.
 
-        priority: lower is served first. cache_salt: only requests of the same salt share cached prompts. timeout:
-        seconds that it may take, waiting included. queue_timeout: seconds that it may wait for its first step.
-        reads_on: the text continues the prompt's. tools: names of the tools that may be called. adapter: the one that
-        writes, of those that the model was loaded with. Raises UsageError for wrong options and unknown adapters,
-        UnsupportedError for options that the engine does not have, OverloadedError where too many wait, ClosedError
-        after `close`.
+        terms: its priority, and how long it may take. reads_on: the text continues the prompt's. tools: names of the
+        tools that may be called. adapter: the one that writes, of those that the model was loaded with. Raises
+        UsageError for wrong options and unknown adapters, UnsupportedError for options that the engine does not have,
+        OverloadedError where too many wait, ClosedError after `close`.
         """
         self._enter()
         try:
             request = self._request(prompt, options, reads_on=reads_on, adapter=adapter)
             handle = RequestHandle(uuid4().hex, request, self._abort, adapter)
-            live = live_request(
-                request,
-                handle,
-                salt=cache_salt,
-                priority=priority,
-                timeout=timeout,
-                queue_timeout=queue_timeout,
-                tools=tools,
-            )
+            live = live_request(request, handle, terms, tools)
         except BaseException:
             self._leave()
             raise

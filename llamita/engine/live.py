@@ -7,6 +7,7 @@ from time import monotonic
 from llamita.engine.handle import Delta, RequestHandle
 from llamita.engine.proposer import Proposer
 from llamita.engine.scheduler import Request
+from llamita.engine.terms import Terms
 from llamita.errors import OverdueError, QueueTimeoutError, UnsupportedError
 from llamita.generation.decode import logprob_recorder
 from llamita.generation.logprobs import TokenLogprob, note_prompt_logprobs
@@ -26,19 +27,18 @@ class LiveRequest:
     sequence: Sequence
     sampler: Sampler
     handle: RequestHandle
+    terms: Terms
     tools: tuple[str, ...] = ()
-    deadline: float | None = None
-    queue_deadline: float | None = None  # for its first step
     proposer: Proposer | None = None
 
     def overdue(self, now: float) -> Exception | None:
         """The error that a request ends with which has waited, or been written, for too long by now."""
-        metrics, number = self.handle.metrics, self.handle.request_id
-        if self.deadline is not None and now > self.deadline:
-            return OverdueError(f"request {number} is not over after {now - metrics.arrival:.1f} s")
-        if self.queue_deadline is not None and metrics.scheduled is None and now > self.queue_deadline:
-            waited = f"{now - metrics.arrival:.1f} s"
-            return QueueTimeoutError(f"request {number} has waited for {waited} and not begun: try again later")
+        metrics, terms, number = self.handle.metrics, self.terms, self.handle.request_id
+        seconds = now - metrics.arrival
+        if terms.timeout is not None and seconds > terms.timeout:
+            return OverdueError(f"request {number} is not over after {seconds:.1f} s")
+        if terms.queue_timeout is not None and metrics.scheduled is None and seconds > terms.queue_timeout:
+            return QueueTimeoutError(f"request {number} has waited for {seconds:.1f} s and not begun: try again later")
         return None
 
     def propose(self, most: int, block_size: int) -> list[int]:
@@ -70,15 +70,7 @@ class LiveRequest:
 
 
 def live_request(
-    generation: GenerationRequest,
-    handle: RequestHandle,
-    *,
-    salt: str,
-    priority: int,
-    timeout: float | None,
-    queue_timeout: float | None = None,
-    tools: tuple[str, ...],
-    adapter: str | None = None,
+    generation: GenerationRequest, handle: RequestHandle, terms: Terms, tools: tuple[str, ...] = ()
 ) -> LiveRequest:
     """A request of one row for the engine, with its constraint compiled. Raises UsageError and UnsupportedError."""
     _check(generation)
@@ -95,12 +87,9 @@ def live_request(
     )
     (prompt,) = generation.prompts or [[]]
     # In JSON, as no salt that a client makes up may be that of another adapter.
-    key = json.dumps([handle.adapter, salt])
-    request = Request(list(prompt), salt=key, priority=priority, adapter=handle.adapter)
-    deadline, queue_deadline = (
-        None if seconds is None else handle.metrics.arrival + seconds for seconds in (timeout, queue_timeout)
-    )
-    return LiveRequest(request, sequence, sampler, handle, tools, deadline, queue_deadline)
+    salt = json.dumps([handle.adapter, terms.cache_salt])
+    request = Request(list(prompt), salt=salt, priority=terms.priority, adapter=handle.adapter)
+    return LiveRequest(request, sequence, sampler, handle, terms, tools)
 
 
 def _check(request: GenerationRequest) -> None:

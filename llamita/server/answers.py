@@ -36,7 +36,9 @@ async def submitted(
     request: Request, asked: SamplingRequest, model: ServedModel, prepare: Callable[[], Sequence[Item]], count: int = 1
 ) -> Submission:
     """Let an engine write `count` texts, which `prepare` makes. Raises ClientGoneError, and what `submit` does."""
-    work = submit(model, count, prepare, terms_of(request, asked), state_of(request).metrics)
+    state = state_of(request)
+    has_receipts = bool(asked.receipt) or state.settings.has_receipts
+    work = submit(model, count, prepare, terms_of(request, asked), state.metrics, has_receipts=has_receipts)
     return await unless_disconnected(request.receive, work)
 
 

@@ -7,12 +7,12 @@ from typing import TypeVar
 from pydantic import BaseModel
 from starlette.requests import Request
 
+from llamita.engine.terms import Terms
 from llamita.server.body import parsed_body
 from llamita.server.metrics import Metrics
 from llamita.server.models import Models, ServedModel
 from llamita.server.sampling_request import SamplingRequest
 from llamita.server.settings import ServerSettings
-from llamita.server.submission import Terms
 
 LOGGER = logging.getLogger("llamita.server")
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -64,7 +64,6 @@ def terms_of(request: Request, asked: SamplingRequest) -> Terms:
         priority=asked.priority or 0,
         timeout=settings.request_timeout,
         queue_timeout=settings.queue_timeout,
-        has_receipts=bool(asked.receipt) or settings.has_receipts,
     )
 
 

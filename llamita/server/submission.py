@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llamita.engine.handle import Delta, RequestHandle
+from llamita.engine.terms import Terms
 from llamita.generation.completion import Completion
 from llamita.generation.text_options import TextOptions
 from llamita.server.metrics import Metrics
@@ -24,17 +25,6 @@ class Item:
     options: TextOptions
     reads_on: bool = True
     tools: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Terms:
-    """What holds for all texts of a request: whose cache they share, their rank, how long they may take, receipts."""
-
-    cache_salt: str = ""
-    priority: int = 0
-    timeout: float | None = None
-    queue_timeout: float | None = None
-    has_receipts: bool = False
 
 
 @dataclass(eq=False)
@@ -109,13 +99,16 @@ async def submit(
     prepare: Callable[[], Sequence[Item]],
     terms: Terms,
     metrics: Metrics,
+    *,
+    has_receipts: bool = False,
 ) -> Submission:
     """Let an engine write `count` texts; `prepare` makes them, in a thread, as tokenizing and grammars take a while.
 
-    Raises OverloadedError before anything is prepared, and whatever `prepare` and `Engine.submit` raise.
+    has_receipts: whether the answer has a receipt of each text. Raises OverloadedError before anything is prepared, and
+    whatever `prepare` and `Engine.submit` raise.
     """
     model.served.admit(count)
-    work = asyncio.get_running_loop().run_in_executor(None, _submitted, model, prepare, terms)
+    work = asyncio.get_running_loop().run_in_executor(None, _submitted, model, prepare, terms, has_receipts)
     try:
         handles = await asyncio.shield(work)
     except asyncio.CancelledError:  # the client has left: the thread cannot be stopped, what it hands over can
@@ -126,21 +119,20 @@ async def submit(
     except BaseException:
         model.served.release(count)
         raise
-    return Submission(model, handles, metrics, count, terms.has_receipts)
+    return Submission(model, handles, metrics, count, has_receipts)
 
 
-def _submitted(model: ServedModel, prepare: Callable[[], Sequence[Item]], terms: Terms) -> list[RequestHandle]:
+def _submitted(
+    model: ServedModel, prepare: Callable[[], Sequence[Item]], terms: Terms, has_receipts: bool
+) -> list[RequestHandle]:
     handles: list[RequestHandle] = []
-    if terms.has_receipts:
+    if has_receipts:
         model.engine.facts(model.adapter)  # this thread may wait for them, the event loop may not
     try:
         for item in prepare():
             handle = model.engine.submit(
                 item.prompt,
-                priority=terms.priority,
-                cache_salt=terms.cache_salt,
-                timeout=terms.timeout,
-                queue_timeout=terms.queue_timeout,
+                terms=terms,
                 reads_on=item.reads_on,
                 tools=item.tools,
                 adapter=model.adapter,
