@@ -1,26 +1,24 @@
 """The engine: one thread that owns the model and writes many texts at once, each as if it were alone."""
 
-import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from secrets import randbits
-from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 from uuid import uuid4
 
-import torch
 from torch import Tensor
 
 from llamita.engine.engine_core import EngineCore, EngineStats
+from llamita.engine.engine_thread import EngineThread
 from llamita.engine.handle import RequestHandle
 from llamita.engine.limits import EngineLimits, blocks_of
 from llamita.engine.live import LiveRequest, live_request
 from llamita.engine.proposer import check_draft
 from llamita.engine.receipt import ModelFacts, Receipt, receipt_of
 from llamita.engine.terms import NO_TERMS, Terms
-from llamita.errors import AbortedError, ClosedError, OverloadedError, UnsupportedError
+from llamita.errors import ClosedError, OverloadedError, UnsupportedError
 from llamita.generation.request import GenerationRequest
 from llamita.generation.text_options import Prompt, TextModel, TextOptions
 
@@ -28,13 +26,6 @@ if TYPE_CHECKING:
     from llamita.parallel.followers import Followers
 
 Result = TypeVar("Result")
-
-
-class Command(NamedTuple):
-    """What the engine's thread is to do, and what is to be done with an error where it has stopped before."""
-
-    run: Callable[[], object]
-    drop: Callable[[BaseException], object]
 
 
 class Engine:
@@ -70,16 +61,12 @@ class Engine:
         )
         self._facts: dict[str | None, ModelFacts] = {}
         self._facts_lock = threading.Lock()
-        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # of the four below
+        self._lock = threading.Lock()  # of the two below
         self._unfinished = 0
-        self._is_closing = self._has_stopped = False
-        self._failure: BaseException | None = None
+        self._is_closing = False
         self._all_done = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="llamita-engine", daemon=True)
+        self._thread = EngineThread(self._core, followers)
         self._thread.start()
-
-    # For callers, in any thread
 
     def submit(
         self,
@@ -133,27 +120,12 @@ class Engine:
         return self.call(read).result()
 
     def known_facts(self, adapter: str | None = None) -> ModelFacts | None:
-        """The same if somebody has asked for it before, else None; does not wait."""
+        """The facts where somebody has asked for them before, else None; does not wait."""
         return self._facts.get(adapter)
 
     def call(self, function: Callable[[], Result]) -> "Future[Result]":
         """Let the engine's thread call a function between two steps, for what else needs the model."""
-        future: Future[Result] = Future()
-
-        def run() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(function())
-            except BaseException as error:
-                future.set_exception(error)
-                if not isinstance(error, Exception):  # the engine's end, and not of this function alone
-                    raise
-            finally:
-                self._core.runner.begin_run()  # it may have changed the model
-
-        self._put(Command(run, lambda error: future.cancelled() or future.set_exception(error)))
-        return future
+        return self._thread.call(function)
 
     def last_hidden_state(self, token_ids: Sequence[int], adapter: str | None = None) -> Tensor:
         """The last hidden states (T, D) of a text; for `call`, as the model is the engine's thread's."""
@@ -171,12 +143,12 @@ class Engine:
     @property
     def failure(self) -> BaseException | None:
         """What the engine has ended by, None where nothing is wrong."""
-        return self._failure
+        return self._thread.failure
 
     @property
     def is_alive(self) -> bool:
         """Whether the engine's thread runs and takes requests."""
-        return self._failure is None and self._thread.is_alive() and not self._is_closing
+        return self.failure is None and self._thread.is_alive() and not self._is_closing
 
     def close(self, timeout: float | None = 0.0) -> None:
         """Take no more requests, let those that are there end within `timeout` seconds, abort the rest, and stop.
@@ -189,8 +161,7 @@ class Engine:
                 self._all_done.set()
         if self._thread.is_alive():
             self._all_done.wait(timeout)
-            self._commands.put(None)
-            self._thread.join()
+            self._thread.stop()
 
     def __enter__(self) -> Self:
         return self
@@ -238,56 +209,7 @@ class Engine:
             live.handle.end(error)
             self._leave()
 
-        self._put(Command(lambda: self._core.add(live, prompt_logprobs), drop))
+        self._thread.put(lambda: self._core.add(live, prompt_logprobs), drop)
 
     def _abort(self, handle: RequestHandle) -> None:
-        self._put(Command(lambda: self._core.abort(handle), lambda error: None))
-
-    def _put(self, command: Command) -> None:
-        with self._lock:
-            if not self._has_stopped:
-                self._commands.put(command)
-                return
-        command.drop(self._reason())
-
-    def _reason(self) -> BaseException:
-        """Why the engine has stopped."""
-        if self._failure is None:
-            return AbortedError("the engine was closed before the text was over")
-        reason = ClosedError(f"the engine has failed: {self._failure}")
-        reason.__cause__ = self._failure
-        return reason
-
-    # In the engine's thread
-
-    def _run(self) -> None:
-        try:
-            # A caller may be in inference mode, whose tensors only this mode can change.
-            with torch.inference_mode():
-                while self._run_commands():
-                    if self._core.has_work:
-                        self._core.step()
-        except BaseException as error:  # a defect of the engine itself: say so to everybody, rather than hang
-            self._failure = error
-        with self._lock:
-            self._has_stopped = True
-        if self.followers is not None:
-            self.followers.close()
-        self._core.end_all(self._reason())
-        while not self._commands.empty():
-            if (command := self._commands.get()) is not None:
-                command.drop(self._reason())
-
-    def _run_commands(self) -> bool:
-        """Run the commands that have come, waiting for one where there is nothing else to do; False to stop."""
-        is_waiting = not self._core.has_work
-        while is_waiting or not self._commands.empty():
-            command = self._commands.get()  # no other thread takes any
-            if command is None:
-                return False
-            if is_waiting:
-                self._core.last_step = monotonic()  # an engine without work has not stalled
-                self._core.runner.begin_run()  # nor written anything, so that anybody may have changed the model
-            command.run()
-            is_waiting = False
-        return True
+        self._thread.put(lambda: self._core.abort(handle), lambda error: None)

@@ -317,7 +317,7 @@ def test_nothing_waits_for_an_engine_that_has_stopped(fast: LLM) -> None:
     late_call = engine.call(lambda: 1)
     closer = threading.Thread(target=engine.close)
     closer.start()
-    engine._commands.put(None)
+    engine._thread._commands.put(None)
     held.set()
     closer.join(300)
     assert late_call.result(300) == 1
