@@ -87,9 +87,7 @@ WRITING: Mapping[str, Collection[str]] = {
     "the text is that of the answer alone, without special tokens: leave it out": (
         *("skip_special_tokens", "return_full_text", "echo"),
     ),
-    "a text ends with the checkpoint's end tokens: logit_bias={token_id: -1e9} forbids one": (
-        *("ignore_eos", "eos_token_id", "stop_token_ids"),
-    ),
+    "write stop_token_ids, with ignore_eos=True if the checkpoint's end tokens are to end nothing": ("eos_token_id",),
     "a cache grows as it fills: leave it out": ("num_ctx", "n_ctx", "max_model_len", "cache_prompt", "use_cache"),
     "prompts of one call are written together: leave it out": ("batch_size", "use_tqdm"),
     "call torch.set_num_threads": ("threads", "num_threads", "n_threads", "num_thread"),

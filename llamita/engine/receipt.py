@@ -142,7 +142,9 @@ def options_of(request: GenerationRequest) -> dict[str, Any]:
     options |= {name: getattr(settings, name) for name in (*FORMS, "logprobs", "seed")}
     most, least = request.limits[0], cast("int | None", settings.min_new_tokens)
     options |= {"max_tokens": most, "min_tokens": min(most, least) if least else None}
-    options |= {"stop": settings.stops or None, "heal": settings.token_healing or None}
+    options |= {"stop": settings.stops or None, "stop_token_ids": list(request.ending.token_ids) or None}
+    options |= {"include_stop_str_in_output": request.ending.is_shown or None}
+    options |= {"ignore_eos": not settings.eos_token_ids or None, "heal": settings.token_healing or None}
     if isinstance(grammar := options["grammar"], Grammar):
         options["grammar"] = {"llguidance": grammar.source}
     if options["logit_bias"] is not None:

@@ -93,7 +93,7 @@ def search_beams(request: GenerationRequest) -> Run:
     recorder, runner, sequences = request.score_recorder, request.runner(BeamRunner), request.sequences()
     assert isinstance(runner, BeamRunner)
     seeded = generators_of(sequences)
-    fill = filler(settings.pad_token_id, settings.eos_token_ids)
+    fill = filler(settings.pad_token_id, request.ending_ids)
     found = _search(request, recorder, seeded, fill)
     params = request.params([row for row in range(prompts) for _ in range(settings.num_beams)])
     of_beams = None if seeded is None else [one for one in seeded for _ in range(settings.num_beams)]
@@ -124,7 +124,7 @@ def _search(
         request.history,
         beams=settings.num_beams,
         limit=max(request.limits),
-        eos_token_ids=settings.eos_token_ids,
+        eos_token_ids=request.ending_ids,
         stops=_stops(request, recorder),
         length_penalty=settings.length_penalty,
         early_stopping=settings.early_stopping,

@@ -17,6 +17,7 @@ from llamita.generation.outputs import ScoreRecorder
 from llamita.generation.prefix_cache import Prefix
 from llamita.generation.protocol import LanguageModel
 from llamita.generation.runner import ModelRunner, finite
+from llamita.generation.sequence import NOTHING_ELSE, Ending
 from llamita.generation.sequence import Sequence as TextSequence
 from llamita.generation.settings import QUANTIZED, GenerationSettings
 from llamita.sampling.history import History, LogitsProcessor
@@ -37,6 +38,7 @@ class GenerationRequest:
     positions: (B | 1, T), None to count by the mask. logits_to_keep: forward's, of every pass.
     limit: the most new tokens of a row, from the length of its prompt and the columns T of the batch.
     prompts: the rows as lists, if their text is wanted; reads_on: the text continues the prompt's.
+    ending: what ends a text besides the settings.
     tables: tables of the tokenizer's tokens. constraints, dropped: see `plan.constrained`.
     negative: ids and mask of the negative prompt. prefix: the prefix cache, for one row.
     repeats_hf_draws: one drawn, unseeded text with drafts uses random numbers as transformers does.
@@ -54,6 +56,7 @@ class GenerationRequest:
     logits_to_keep: int | Tensor = 1
     prompts: list[list[int]] | None = None
     reads_on: bool = False
+    ending: Ending = NOTHING_ELSE
     tables: TokenTables | None = None
     constraints: Constraints | None = None
     dropped: Sequence[Sequence[int]] = ()
@@ -87,6 +90,11 @@ class GenerationRequest:
         return [self.limit(length, columns) for length in lengths]
 
     @property
+    def ending_ids(self) -> list[int]:
+        """All tokens that end a text."""
+        return [*self.settings.eos_token_ids, *self.ending.token_ids]
+
+    @property
     def score_recorder(self) -> ScoreRecorder | None:
         """A new recorder of scores and logits, if the settings ask for them."""
         scores, logits = self.settings.output_scores, self.settings.output_logits
@@ -102,8 +110,10 @@ class GenerationRequest:
         """The sampling parameters of these rows of the batch."""
         embedded = 0 if self.embeds is None or self.input_ids.shape[1] else self.embeds.shape[1]
         least: Any = self.settings.min_length
+        stops = {"eos_token_id": self.ending_ids} if self.ending.token_ids else {}
         params = SamplingParams.of(
             self.settings,
+            **stops,
             max_length=self.input_ids.shape[1] + max(self.limits),
             min_length=max(least - embedded, 0) if isinstance(least, int) else least,
         )
@@ -189,6 +199,7 @@ class GenerationRequest:
                 limit,
                 eos_token_ids=settings.eos_token_ids,
                 strings=strings,
+                ending=self.ending,
                 tokenizer=tables.tokenizer if tables and (strings or self.prompts is not None) else None,
                 after=prompt if self.reads_on else (),
                 again=again,

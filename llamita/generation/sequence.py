@@ -22,12 +22,23 @@ class Finish:
     matched: int | str | None = None
 
 
+@dataclass(frozen=True)
+class Ending:
+    """Tokens that end a row besides the end tokens, and whether what ends it is part of its text, if it is text."""
+
+    token_ids: tuple[int, ...] = ()
+    is_shown: bool = False
+
+
+NOTHING_ELSE = Ending()
+
+
 class Sequence:
     """One row of a batch: its tokens, its text, why it ended, and the state its next token depends on.
 
-    limit: the most tokens. eos_token_ids: ids that end it. strings: stop strings, which end the text and are not part
-    of it, across token borders too. tokenizer: needed for `strings`, and where text is wanted. after: the ids before
-    the row, if its text continues theirs: a SentencePiece token keeps its leading space only after another token.
+    limit: the most tokens. eos_token_ids: ids that end it. strings: stop strings, which end the text, across token
+    borders too. ending: what else ends it. tokenizer: needed for `strings`, and where text is wanted. after: the ids
+    before the row, if its text continues theirs: a SentencePiece token keeps its leading space only after another one.
     again: ids of the prompt that are written a second time; their text is left out.
     prompt_token_ids: the prompt. generator: draws its tokens; None is torch's global one. constraint: which tokens it
     may have. surprise_limit: mirostat's state. logprobs, prompt_logprobs: of its tokens and its prompt's, if recorded.
@@ -40,6 +51,7 @@ class Sequence:
         *,
         eos_token_ids: abc.Collection[int] = (),
         strings: abc.Sequence[str] = (),
+        ending: Ending = NOTHING_ELSE,
         tokenizer: Tokenizer | None = None,
         after: abc.Sequence[int] = (),
         again: abc.Sequence[int] = (),
@@ -50,8 +62,8 @@ class Sequence:
         if strings and tokenizer is None:
             raise UsageError("stop_strings are found in text: pass tokenizer= as well")
         self.limit = limit
-        self.eos_token_ids = frozenset(eos_token_ids)
-        self.strings = tuple(strings)
+        self.ending_ids = frozenset((*eos_token_ids, *ending.token_ids))
+        self.strings, self.ending = tuple(strings), ending
         self.token_ids: list[int] = []
         self.text = ""  # complete and safe to show; what may become a stop string waits
         self.finish: Finish | None = None
@@ -70,20 +82,20 @@ class Sequence:
     @property
     def needs_tokens(self) -> bool:
         """Whether the values of the tokens are read, not only their count."""
-        return bool(self.eos_token_ids) or self._decoder is not None
+        return bool(self.ending_ids) or self._decoder is not None
 
     def push(self, token_id: int) -> str:
         """Take the next token; returns the text that became safe to show."""
         self.token_ids.append(token_id)
-        shown = ""
-        if token_id in self.eos_token_ids:
-            self.finish = Finish("stop", token_id)
-        elif self._decoder is not None:
+        shown, is_end = "", token_id in self.ending_ids
+        if self._decoder is not None and (self.ending.is_shown or not is_end):
             shown = self._decoder.push(token_id)
             if self._again:
                 shown = self._own(shown)
             if self.strings:
                 shown = self._release(shown, self._name(token_id))
+        if is_end and self.finish is None:
+            self.finish = Finish("stop", token_id)
         if self.finish is None and len(self.token_ids) >= self.limit:
             self.finish = Finish("length")
         if self.finish is not None:
@@ -117,7 +129,7 @@ class Sequence:
         if (found := first_match(text, self.strings)) is not None:
             start, string = found
             self.finish, self._held = Finish("stop", string), []
-            return _shown(held[:start])
+            return _shown(held[: start + len(string) if self.ending.is_shown else start])
         start = len(text) - partial_match(text, self.strings)
         self._held = held[start:]
         return _shown(held[:start])

@@ -13,6 +13,7 @@ from llamita.config import LlamaConfig
 from llamita.errors import UsageError
 from llamita.generation.prefix_cache import Prefix
 from llamita.generation.request import Criterion, GenerationRequest, left_padded
+from llamita.generation.sequence import Ending
 from llamita.generation.settings import GenerationSettings, plain
 from llamita.habits import WRITING
 from llamita.model.llama import LlamaForCausalLM
@@ -31,6 +32,8 @@ class TextOptions(TypedDict, total=False):
     before this many others; a stop string ends the text anyway. temperature: 0 is greedy; any of
     temperature, top_k (0 keeps all), top_p (1 keeps all) and min_p makes it draw. seed: the same seed gives the same
     text; one number for all prompts, or one each. stop: texts that end the answer and are not part of it.
+    stop_token_ids: tokens that end it as end tokens do. include_stop_str_in_output: what ends the answer is part of it,
+    if it is text. ignore_eos: end tokens end nothing, so that an answer is as long as it may be.
     repetition_penalty counts prompt and answer, presence_penalty and frequency_penalty (OpenAI's) the answer alone.
     json_schema, regex, grammar (Lark) and choice: the form that the answer must have; one of them at most.
     logprobs: record the log-probability of each token, and this many of the most probable alternatives.
@@ -52,6 +55,9 @@ class TextOptions(TypedDict, total=False):
     logit_bias: Mapping[int, float] | None
     seed: int | Sequence[int] | None
     stop: str | Sequence[str] | None
+    stop_token_ids: Sequence[int] | None
+    include_stop_str_in_output: bool
+    ignore_eos: bool
     json_schema: Mapping[str, Any] | str | None
     regex: str | None
     grammar: str | Grammar | None
@@ -101,6 +107,7 @@ def check(options: TextOptions) -> None:
     if (most := options.get("max_tokens")) is not None and (type(most) is not int or most < 1):
         raise UsageError(f"max_tokens is {quoted(most)}: it must be a whole number, at least 1")
     _check_least(options, most)
+    _check_ending(options)
     if (beams := options.get("num_beams")) is not None:
         checks.count("num_beams", beams)
     for name in ("logprobs", "prompt_logprobs"):
@@ -119,6 +126,9 @@ def _check_texts(options: TextOptions) -> None:
         raise UsageError(f"stop is {quoted(stop)}: give a text, or a list of texts")
     if not isinstance(regex, str | None):
         raise UsageError(f"regex is {quoted(regex)}: give the text of a regular expression")
+    ids = options.get("stop_token_ids")
+    if ids is not None and not (isinstance(ids, list | tuple) and all(type(one) is int for one in ids)):
+        raise UsageError(f"stop_token_ids is {quoted(ids)}: give a list of token ids")
 
 
 def _check_least(options: TextOptions, most: int | None) -> None:
@@ -128,8 +138,13 @@ def _check_least(options: TextOptions, most: int | None) -> None:
         raise UsageError(f"min_tokens is {quoted(least)}: it must be a whole number, 0 or above")
     if most is not None and least > most:
         raise UsageError(f"min_tokens is {least} and max_tokens {most}: the least must be at most the most")
-    if least and (form := next((name for name in FORMS if options.get(name) is not None), None)):
-        raise UsageError(f"min_tokens is {least}, and {form} says when the answer is over: give one of them")
+
+
+def _check_ending(options: TextOptions) -> None:
+    name = next((name for name in ("min_tokens", "ignore_eos") if options.get(name)), None)
+    if name and (form := next((name for name in FORMS if options.get(name) is not None), None)):
+        value = quoted(options.get(name))
+        raise UsageError(f"{name} is {value}, and {form} says when the answer is over: give one of them")
 
 
 def _unknown(name: str) -> UsageError:
@@ -215,7 +230,7 @@ def settings_of(
     return GenerationSettings(
         **{**NEUTRAL, **known, **given, **same, **ahead},
         do_sample=draws,
-        eos_token_id=list(tokenizer.eos_token_ids),
+        eos_token_id=None if options.get("ignore_eos") else list(tokenizer.eos_token_ids),
         pad_token_id=tokenizer.pad_token_id or 0,
         stop_strings=options.get("stop"),
         min_new_tokens=options.get("min_tokens") or None,
@@ -296,6 +311,7 @@ class TextModel:
             limit=lambda length, _: min(most, self.context_length - length),
             prompts=list(prompts),
             reads_on=reads_on,
+            ending=Ending(tuple(options.get("stop_token_ids") or ()), bool(options.get("include_stop_str_in_output"))),
             tables=self.tables,
             criteria=check_functions("stopping_criteria", options.get("stopping_criteria") or ()),
             assistant=None if is_plain else self.draft,

@@ -15,10 +15,11 @@ BiasKey = Annotated[str, Field(max_length=10)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 ChoiceText = Annotated[str, Field(min_length=1, max_length=1024)]
 Text = Annotated[str, Field(max_length=2_000_000)]
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 PLAIN = (
     "min_tokens", "temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
-    "seed",
+    "seed", "stop_token_ids", "include_stop_str_in_output", "ignore_eos",
 )  # fmt: skip
 FORMS = ("regex", "choice", "grammar")
 
@@ -64,6 +65,9 @@ class SamplingRequest(RequestModel):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: Stop | Annotated[list[Stop], bounded(16)] | None = None
+    stop_token_ids: Annotated[list[TokenId], bounded(64)] | None = None
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
     logit_bias: Annotated[dict[BiasKey, Bias], BeforeValidator(at_most(1024))] | None = None
     regex: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     choice: Annotated[list[ChoiceText], bounded(256, least=1)] | None = None
@@ -77,6 +81,8 @@ class SamplingRequest(RequestModel):
         options: dict[str, Any] = {name: getattr(self, name) for name in (*PLAIN, *FORMS)}
         options["top_k"] = 0 if self.top_k == -1 else self.top_k
         options["stop"] = self.stop or None
+        if outside := next((i for i in self.stop_token_ids or () if i >= vocab_size), None):
+            raise refused(f"stop_token_ids has {outside}: the tokens are below {vocab_size}", param="stop_token_ids")
         if self.logit_bias:
             options["logit_bias"] = {token_id(text, vocab_size): bias for text, bias in self.logit_bias.items()}
         return TextOptions(**{name: value for name, value in options.items() if value is not None})

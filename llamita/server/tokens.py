@@ -12,7 +12,7 @@ from llamita.server.conversation import conversation_ids
 from llamita.server.errors import refused
 from llamita.server.models import ServedModel
 from llamita.server.openai.messages import ChatMessage, ChatTool, tool_data
-from llamita.server.openai.schemas import TokenId
+from llamita.server.sampling_request import TokenId
 from llamita.server.sse import dumped
 from llamita.server.state import model_of, parsed
 

@@ -77,6 +77,40 @@ def test_a_text_has_its_least_tokens(llm: LLM, way: dict[str, Any]) -> None:
     assert llm.generate("x" * 125, min_tokens=50, temperature=0.0).finish_reason == "length"
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_text_ends_by_the_tokens_that_it_is_told(llm: LLM, count: int) -> None:
+    options: Any = {"max_tokens": 12, "temperature": 1.0, "seed": 7}
+    prompts = ["abc", "abc"][:count]
+    whole = llm.generate(prompts, **options)[0]
+    end = whole.token_ids[5]
+    (short, *_) = llm.generate(prompts, stop_token_ids=[end], **options)
+    least = whole.token_ids.index(end)
+    assert short.token_ids == whole.token_ids[: least + 1]
+    assert (short.finish_reason, short.stop_reason) == ("stop", end)
+    assert short.text == llm.tokenizer.decode(short.token_ids[:-1])
+    kept = llm.generate(prompts, stop_token_ids=[end], include_stop_str_in_output=True, **options)[0]
+    assert (kept.token_ids, kept.text) == (short.token_ids, llm.tokenizer.decode(short.token_ids))
+    later = llm.generate(prompts, stop_token_ids=[end], min_tokens=least + 3, **options)[0]
+    assert end not in later.token_ids[: least + 3]
+
+
+def test_end_tokens_end_nothing_where_they_are_ignored(llm: LLM) -> None:
+    ended: Any = {"logit_bias": {END: 100.0}, "max_tokens": 6, "temperature": 0.0}
+    assert llm.generate("abc", **ended).token_ids == [END]
+    ignored = llm.generate("abc", ignore_eos=True, **ended)
+    assert (ignored.token_ids, ignored.text, ignored.finish_reason) == ([END] * 6, "", "length")
+    stopped = llm.generate("abc", ignore_eos=True, stop_token_ids=[END], **ended)
+    assert (stopped.token_ids, stopped.stop_reason) == ([END], END)
+
+
+def test_a_stop_text_may_be_part_of_the_answer(llm: LLM) -> None:
+    options: Any = {"max_tokens": 30, "temperature": 1.0, "seed": 7}
+    whole = llm.generate("abc", **options).text
+    for stop in (whole[5:8], whole[9]):
+        kept = llm.generate("abc", stop=stop, include_stop_str_in_output=True, **options)
+        assert (kept.text, kept.stop_reason) == (whole[: whole.index(stop) + len(stop)], stop)
+
+
 def test_the_context_ends_a_text(llm: LLM) -> None:
     long = llm.generate("x" * 100, temperature=0.0)
     assert long.usage.total_tokens == CONFIG.max_position_embeddings
@@ -190,6 +224,9 @@ def test_the_checkpoint_gives_defaults(llm: LLM, monkeypatch: pytest.MonkeyPatch
         ("a", {"min_tokens": True}, "min_tokens is True"),
         ("a", {"min_tokens": 4, "max_tokens": 3}, "min_tokens is 4 and max_tokens 3"),
         ("a", {"min_tokens": 4, "regex": "a+"}, "min_tokens is 4, and regex says"),
+        ("a", {"ignore_eos": True, "regex": "a+"}, "ignore_eos is True, and regex says"),
+        ("a", {"stop_token_ids": 5}, "stop_token_ids is 5"),
+        ("a", {"stop_token_ids": ["a"]}, "stop_token_ids is"),
         ("a", {"logprobs": 0.5}, "logprobs is 0.5"),
         ("a", {"logit_bias": {5: math.nan}}, "the bias of 5 is nan"),
         ("a", {"logit_bias": {10**30: 1.0}}, "outside the vocabulary of 260"),

@@ -10,9 +10,6 @@ FILTERS = "use temperature, top_p, top_k and min_p"
 NOT_HERE: Mapping[str, str] = {
     **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"), FORMS),
     "json_schema": FORMS,
-    "ignore_eos": "forbid the end tokens by logit_bias",
-    "stop_token_ids": "give stop their texts",
-    "include_stop_str_in_output": "an answer ends before its stop string",
     "bad_words": "forbid tokens by logit_bias",
     "allowed_token_ids": "say by regex, choice or grammar what may be written",
     "use_beam_search": "the server draws, or takes the most probable token",
@@ -28,8 +25,8 @@ NOT_HERE: Mapping[str, str] = {
 # The values by which they ask for nothing, which clients send along.
 NOTHING: Mapping[str, tuple[Any, ...]] = {
     **dict.fromkeys(("mirostat", "dry_multiplier", "xtc_probability"), (0,)),
-    **dict.fromkeys(("ignore_eos", "include_stop_str_in_output", "use_beam_search"), (False,)),
-    **dict.fromkeys(("stop_token_ids", "bad_words", "lora"), ([],)),
+    **dict.fromkeys(("bad_words", "lora"), ([],)),
+    "use_beam_search": (False,),
     "n_predict": (-1,),
     "typical_p": (1,),
 }

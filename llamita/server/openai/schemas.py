@@ -9,9 +9,8 @@ from llamita.server.body import StrictModel, bounded
 from llamita.server.conversation import REQUIRED, Tool, allowed
 from llamita.server.openai.messages import AllowedTools, ChatMessage, ChatTool, ToolChoice, tool_data
 from llamita.server.openai.other_servers import NOT_HERE, NOTHING
-from llamita.server.sampling_request import MOST_N, SamplingRequest, StreamOptions, Text
+from llamita.server.sampling_request import MOST_N, SamplingRequest, StreamOptions, Text, TokenId
 
-TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 TokenIds = Annotated[list[TokenId], bounded(2_000_000, least=1)]
 MOST_PROMPTS = 64
 MOST_INPUTS = 2048  # OpenAI's limit; clients send hundreds at once

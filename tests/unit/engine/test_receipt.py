@@ -71,6 +71,22 @@ def test_the_least_tokens_are_in_the_receipt_as_far_as_the_context_has_room(llm:
         assert differences(receipt, again) == []
 
 
+@pytest.mark.parametrize(
+    "ending",
+    [
+        {"ignore_eos": True, "logit_bias": {257: 100.0}},
+        {"stop_token_ids": [257, 97], "logit_bias": {97: 100.0}, "min_tokens": 3},
+        {"stop": "a", "include_stop_str_in_output": True, "logit_bias": {97: 100.0}},
+    ],
+)
+def test_what_ends_an_answer_is_in_its_receipt(llm: LLM, ending: Any) -> None:
+    receipt = written(llm, max_tokens=7, temperature=0.0, **ending)
+    assert {name: receipt.options[name] for name in ending.keys() - {"logit_bias", "stop"}}.items() <= ending.items()
+    assert differences(receipt, replay(receipt, texts_of(llm), llm.tokenizer.encode("Once upon"))[1]) == []
+    plain = Receipt(**{**vars(receipt), "options": {k: v for k, v in receipt.options.items() if k not in ending}})
+    assert "options" in differences(receipt, replay(plain, texts_of(llm), llm.tokenizer.encode("Once upon"))[1])[0]
+
+
 def test_settings_of_the_checkpoint_are_in_the_receipt(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llm.model, "generation_config", {"do_sample": True, "temperature": 1.3, "top_k": 5})
     receipt = written(llm, max_tokens=12)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamita.errors import UsageError
-from llamita.generation.sequence import Finish, Sequence, SequenceBatch, first_match, partial_match
+from llamita.generation.sequence import Ending, Finish, Sequence, SequenceBatch, first_match, partial_match
 from llamita.tokenizer.load import load_tokenizer
 from llamita.tokenizer.protocol import Tokenizer
 
@@ -34,6 +34,15 @@ def test_a_stop_string_over_several_tokens_is_not_shown(tokenizer: Tokenizer) ->
     assert row.text == "".join(pieces) == "one\ntwo "
     assert row.finish == Finish("stop", "END")
     assert tokenizer.decode(row.token_ids) == "one\ntwo END"
+
+
+def test_a_stop_string_may_be_shown(tokenizer: Tokenizer) -> None:
+    row, pieces = written(tokenizer, "one\ntwo END three", strings=["END", "\n\n"], ending=Ending(is_shown=True))
+    assert row.text == "".join(pieces) == "one\ntwo END"
+    ends = tokenizer.encode("w", add_special_tokens=False)
+    assert written(tokenizer, "one two", eos_token_ids=ends)[0].text == "one t"
+    row, _ = written(tokenizer, "one two", ending=Ending(tuple(ends), is_shown=True))
+    assert (row.text, row.finish) == ("one tw", Finish("stop", ends[0]))
 
 
 def test_what_only_looked_like_a_stop_string_is_shown(tokenizer: Tokenizer) -> None:

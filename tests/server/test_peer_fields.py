@@ -1,0 +1,65 @@
+"""Fields of vLLM's and llama.cpp's servers, which the clients and benchmarks of these send."""
+
+import json
+from typing import Any
+
+import pytest
+
+from llamita.llm import LLM
+from tests.server.serving import Running, chat
+
+HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
+ONCE: dict[str, Any] = {"model": "cria", "prompt": "Once upon a time", "temperature": 0, "max_tokens": 24}
+
+
+def events(server: Running, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    lines = server.post(path, {**body, "stream": True}).text.splitlines()
+    return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("completions", ONCE),
+        ("chat/completions", chat()),
+        ("responses", {"model": "cria", "input": "Hello", "temperature": 0}),
+        ("messages", {"model": "cria", "messages": HELLO, "temperature": 0}),
+    ],
+)
+def test_an_answer_without_an_end_is_as_long_as_it_may_be(server: Running, path: str, body: dict[str, Any]) -> None:
+    most = "max_output_tokens" if path == "responses" else "max_tokens"
+    answer = server.post(f"/v1/{path}", {**body, most: 90, "ignore_eos": True, "logit_bias": {"2046": 100}}).json()
+    usage = answer["usage"]
+    assert usage.get("completion_tokens", usage.get("output_tokens")) == 90
+
+
+def test_benchmarks_get_the_tokens_that_they_ask_for(server: Running) -> None:
+    asked = {"repetition_penalty": 1.0, "best_of": 1, "ignore_eos": True, "stream_options": {"include_usage": True}}
+    assert (
+        events(server, "/v1/completions", {**ONCE, "min_tokens": 24, **asked})[-1]["usage"]["completion_tokens"] == 24
+    )
+
+
+def test_a_token_or_a_text_ends_an_answer_and_may_be_part_of_it(server: Running, cria: LLM) -> None:
+    whole = server.post("/v1/completions", ONCE).json()["choices"][0]["text"]
+    ids = cria.generate(ONCE["prompt"], max_tokens=24, temperature=0.0).token_ids
+    before, after = (cria.tokenizer.decode(ids[:number]) for number in (ids.index(ids[7]), ids.index(ids[7]) + 1))
+    stop = whole[9:12]
+    for ending, text, longer in (
+        ({"stop_token_ids": [ids[7]]}, before, after),
+        ({"stop": stop}, whole[: whole.index(stop)], whole[: whole.index(stop) + 3]),
+    ):
+        for shown, fields in ((text, ending), (longer, {**ending, "include_stop_str_in_output": True})):
+            (choice,) = server.post("/v1/completions", {**ONCE, **fields}).json()["choices"]
+            assert (choice["text"], choice["finish_reason"]) == (shown, "stop")
+            chunks = events(server, "/v1/completions", {**ONCE, **fields})
+            assert "".join(one["choices"][0]["text"] for one in chunks) == shown
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("stop_token_ids", [10**6]), ("stop_token_ids", ["a"]), ("stop_token_ids", [-1]), ("ignore_eos", "yes")],
+)
+def test_endings_that_cannot_be_are_refused(server: Running, field: str, value: Any) -> None:
+    answer = server.post("/v1/chat/completions", chat(**{field: value}))
+    assert answer.status_code == 400 and field in answer.json()["error"]["message"]
