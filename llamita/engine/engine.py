@@ -155,13 +155,14 @@ class Engine:
 
         None waits as long as it takes. May be called twice.
         """
+        if not self._thread.is_alive():  # as in a forked process, where the lock may be held for ever
+            return
         with self._lock:
             self._is_closing = True
             if not self._unfinished:
                 self._all_done.set()
-        if self._thread.is_alive():
-            self._all_done.wait(timeout)
-            self._thread.stop()
+        self._all_done.wait(timeout)
+        self._thread.stop()
 
     def __enter__(self) -> Self:
         return self
@@ -173,12 +174,14 @@ class Engine:
 
     def _enter(self) -> None:
         """Count a request. Raises ClosedError and OverloadedError."""
+        closed = ClosedError(
+            "the engine takes no more requests: it is closed, has failed, or is another process's; start another one"
+        )
+        if not self.is_alive:  # as in a forked process, where the lock may be held for ever
+            raise closed
         with self._lock:
-            if not self.is_alive:  # in a forked process its thread is none of those
-                raise ClosedError(
-                    "the engine takes no more requests: it is closed, has failed, or is another process's; start "
-                    "another one"
-                )
+            if self._is_closing:
+                raise closed
             if self._unfinished >= self.limits.max_num_seqs + self.limits.max_num_queued:
                 raise OverloadedError(
                     f"{self._unfinished} requests are written or wait already, which is the limit: try again later"

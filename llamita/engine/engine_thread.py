@@ -42,10 +42,11 @@ class EngineThread(threading.Thread):
 
     def put(self, run: Callable[[], object], drop: Callable[[BaseException], object]) -> None:
         """Let the thread run a function; where it does not, `drop` gets the reason."""
-        with self._lock:
-            if not self._has_stopped:
-                self._commands.put(Command(run, drop))
-                return
+        if self.is_alive():  # in a forked process it is not, and the lock may be held for ever
+            with self._lock:
+                if not self._has_stopped:
+                    self._commands.put(Command(run, drop))
+                    return
         drop(self._reason())
 
     def call(self, function: Callable[[], Result]) -> "Future[Result]":
@@ -64,7 +65,11 @@ class EngineThread(threading.Thread):
             finally:
                 self._core.runner.begin_run()  # it may have changed the model
 
-        self.put(run, lambda error: future.cancelled() or future.set_exception(error))
+        def drop(error: BaseException) -> None:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
+
+        self.put(run, drop)
         return future
 
     def stop(self) -> None:
@@ -73,8 +78,10 @@ class EngineThread(threading.Thread):
         self.join()
 
     def _reason(self) -> BaseException:
-        """Why the thread has stopped."""
+        """Why the thread runs nothing more."""
         if self.failure is None:
+            if not self._has_stopped:
+                return ClosedError("the engine is of the process that this one was forked from: make one here")
             return AbortedError("the engine was closed before the text was over")
         reason = ClosedError(f"the engine has failed: {self.failure}")
         reason.__cause__ = self.failure

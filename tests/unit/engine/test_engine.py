@@ -359,11 +359,14 @@ engine.submit("Once", max_tokens=2).result(300)
 
 
 def refused() -> bool:
-    try:
-        engine.submit("Once")
-    except ClosedError:
-        return True
-    return False
+    for ask in (engine.submit, lambda text: engine.call(lambda: text).result(30)):
+        try:
+            ask("Once")
+        except ClosedError:
+            continue
+        return False
+    engine.close(None)
+    return True
 
 
 for check in (lambda: llm.generate("Once", max_tokens=5, temperature=0).text == wanted, refused):
