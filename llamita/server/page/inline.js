@@ -40,7 +40,7 @@ function codeSpan(text, at) {
 }
 
 function emphasis(text, at, depth) {
-  for (const [mark, tag] of [[text[at].repeat(2), "strong"], [text[at], "em"]]) {
+  for (const [mark, tag] of MARKS[text[at]]) {
     if (!text.startsWith(mark, at) || /\s|^$/.test(text[at + mark.length] ?? "")) continue;
     if (mark[0] === "_" && /\w/.test(text[at - 1] ?? "")) continue; // snake_case
     const end = closing(text, at + mark.length, mark);
@@ -81,6 +81,11 @@ function anchor(address, children) {
   return element("a", { href: address, rel: "noopener noreferrer nofollow", target: "_blank" }, ...children);
 }
 
+const MARKS = {
+  "*": [["**", "strong"], ["*", "em"]],
+  "_": [["__", "strong"], ["_", "em"]],
+  "~": [["~~", "del"]],
+};
 const INLINE = {
-  "\\": escaped, "`": codeSpan, "*": emphasis, "_": emphasis, "[": link, h: bareLink,
+  "\\": escaped, "`": codeSpan, "*": emphasis, "_": emphasis, "~": emphasis, "[": link, h: bareLink,
 };

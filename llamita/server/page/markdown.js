@@ -7,7 +7,11 @@ const FENCE = /^ {0,3}(```+|~~~+)\s*([\w+#.-]*)/;
 const HEADING = /^ {0,3}(#{1,6})\s+(.*)$/;
 const RULE = /^ {0,3}([-*_])( *\1){2,} *$/;
 const QUOTE = /^ {0,3}> ?/;
+const DASHES = /^ {0,3}\|?( *:?-+:? *\|)* *:?-+:? *\|? *$/; // under the first row of a table
+// Properties of a column's cells, by whether colons are before and after its dashes.
+const SIDES = { "true true": { className: "center" }, "false true": { className: "right" } };
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])( +)(.*)$/;
+const TASK = /^\[([ xX])\] /; // at the beginning of an item
 const DEEPEST = 12; // of lists and quotes in each other
 
 /** A fragment with the blocks of a text. */
@@ -21,7 +25,7 @@ function blocks(lines, depth) {
   const made = [];
   let at = 0;
   while (at < lines.length) {
-    const rule = depth < DEEPEST ? BLOCKS.find(([begins]) => begins.test(lines[at])) : undefined;
+    const rule = depth < DEEPEST ? BLOCKS.find(([begins]) => begins(lines, at)) : undefined;
     const [node, next] = (rule ? rule[1] : paragraph)(lines, at, depth);
     if (node) made.push(node);
     at = next;
@@ -76,7 +80,7 @@ function list(lines, at, depth) {
     const item = lines[next].match(ITEM);
     if (!item || item[1].length > first[1].length + 1 || /\d/.test(item[2]) !== isOrdered) break;
     const [inner, end] = itemLines(lines, next, item);
-    made.append(element("li", {}, ...unwrapped(blocks(inner, depth + 1))));
+    made.append(listItem(inner, depth));
     next = end;
   }
   return [made, next];
@@ -91,10 +95,17 @@ function itemLines(lines, at, [, indent, , , text]) {
     const depth = line.length - line.trimStart().length;
     const isBlank = !line.trim();
     if (isBlank && !/^\s+\S/.test(lines[end + 1] ?? "") && !ITEM.test(lines[end + 1] ?? "")) break;
-    if (!isBlank && depth <= indent.length && (ITEM.test(line) || !inner.at(-1).trim() || startsBlock(line))) break;
+    if (!isBlank && depth <= indent.length && (ITEM.test(line) || !inner.at(-1).trim() || startsBlock(lines, end))) break;
     inner.push(line.slice(Math.min(depth, indent.length + 2)));
   }
   return [inner, end];
+}
+
+/** An item, with the box of one that is done or to be done. */
+function listItem([first, ...rest], depth) {
+  const [mark, state] = first.match(TASK) ?? [];
+  const text = mark ? `${state === " " ? "\u2610" : "\u2611"} ${first.slice(mark.length)}` : first;
+  return element("li", mark ? { className: "task" } : {}, ...unwrapped(blocks([text, ...rest], depth + 1)));
 }
 
 /** A lone paragraph of a list item as its children: tight lists have none. */
@@ -104,16 +115,45 @@ function unwrapped(nodes) {
 
 function paragraph(lines, at) {
   let end = at + 1;
-  while (end < lines.length && !startsBlock(lines[end])) end++;
+  while (end < lines.length && !startsBlock(lines, end)) end++;
   return [element("p", {}, ...inline(lines.slice(at, end).join("\n").trim())), end];
 }
 
-const startsBlock = (line) => BLOCKS.some(([begins]) => begins.test(line));
+/** Whether a line of cells and a line of dashes under it begin a table, with as many of the one as of the other. */
+function beginsTable(lines, at) {
+  const dashes = lines[at + 1] ?? "";
+  return lines[at].includes("|") && DASHES.test(dashes) && cells(lines[at]).length === cells(dashes).length;
+}
+
+function table(lines, at) {
+  const sides = cells(lines[at + 1]).map((dashes) => SIDES[`${dashes.startsWith(":")} ${dashes.endsWith(":")}`] ?? {});
+  let end = at + 2;
+  while (end < lines.length && lines[end].includes("|") && !startsBlock(lines, end)) end++;
+  const rows = lines.slice(at + 2, end).map((line) => row(line, "td", sides));
+  const made = element("table", {}, element("thead", {}, row(lines[at], "th", sides)), element("tbody", {}, ...rows));
+  return [element("div", { className: "wide-table", tabIndex: 0 }, made), end];
+}
+
+/** A row with as many cells as the table has columns. */
+function row(line, tag, sides) {
+  const texts = cells(line);
+  return element("tr", {}, ...sides.map((side, i) => element(tag, side, ...inline(texts[i] ?? ""))));
+}
+
+/** The texts of a row's cells; a bar after a backslash is a character of its cell. */
+function cells(line) {
+  const inner = line.trim().replace(/^\|/, "").replace(/(?<!\\)\|$/, "");
+  return inner.split(/(?<!\\)\|/).map((text) => text.trim().replaceAll("\\|", "|"));
+}
+
+const startsBlock = (lines, at) => BLOCKS.some(([begins]) => begins(lines, at));
+const startsWith = (pattern) => (lines, at) => pattern.test(lines[at]);
 const BLOCKS = [
-  [/^\s*$/, blank],
-  [FENCE, code],
-  [HEADING, heading],
-  [RULE, thematicBreak],
-  [QUOTE, quote],
-  [ITEM, list],
+  [startsWith(/^\s*$/), blank],
+  [startsWith(FENCE), code],
+  [startsWith(HEADING), heading],
+  [startsWith(RULE), thematicBreak],
+  [startsWith(QUOTE), quote],
+  [startsWith(ITEM), list],
+  [beginsTable, table],
 ];

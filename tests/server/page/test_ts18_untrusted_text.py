@@ -94,6 +94,21 @@ MARKDOWN = {
     "~~~\nstill open": '<pre tabindex="0"><code>still open</code></pre>',
     "> a\n> - b": "<blockquote><p>a</p><ul><li>b</li></ul></blockquote>",
     "a\n\n---\n\nb": "<p>a</p><hr><p>b</p>",
+    "~~gone~~ ~left~ a ~~ b": "<p><del>gone</del> ~left~ a ~~ b</p>",
+    "- [x] done\n- [ ] *to do*\n- [y] no": (
+        '<ul><li class="task">\u2611 done</li><li class="task">\u2610 <em>to do</em></li><li>[y] no</li></ul>'
+    ),
+    "text\n| a | b\\|c | d |\n|:--|:-:|--:|\n| `1` | **2** |\n| <b> | x | y | more |\n\nafter": (
+        '<p>text</p><div class="wide-table" tabindex="0"><table><thead><tr><th>a</th><th class="center">b|c</th>'
+        '<th class="right">d</th></tr></thead><tbody><tr><td><code>1</code></td><td class="center"><strong>2</strong>'
+        '</td><td class="right"></td></tr><tr><td>&lt;b&gt;</td><td class="center">x</td><td class="right">y</td></tr>'
+        "</tbody></table></div><p>after</p>"
+    ),
+    "a | b\n--- | ---\n1 | 2": (
+        '<div class="wide-table" tabindex="0"><table><thead><tr><th>a</th><th>b</th></tr></thead>'
+        "<tbody><tr><td>1</td><td>2</td></tr></tbody></table></div>"
+    ),
+    "a | b\n---\n| a | b |\n| - |": "<p>a | b</p><hr><p>| a | b |\n| - |</p>",
     "one\ntwo\n\nthree": "<p>one\ntwo</p><p>three</p>",
 }
 
@@ -121,8 +136,11 @@ def test_r35_links_to_the_web_are_links(text: str, href: str, label: str, plain:
 
 @pytest.mark.parametrize(
     "text",
-    ["*a " * 30_000, "x" + "`" * 60_000, "[" * 60_000, "> " * 5_000 + "x", "- " * 5_000 + "x", "**a **b" * 9_000],
-)
+    [
+        "*a " * 30_000, "x" + "`" * 60_000, "[" * 60_000, "> " * 5_000 + "x", "- " * 5_000 + "x", "**a **b" * 9_000,
+        "|" * 60_001 + "\n" + "|-" * 60_000, "a|b\n-|-\n" * 9_000, "~~a " * 20_000,
+    ],
+)  # fmt: skip
 def test_ts18_hostile_markdown_renders_at_all(text: str, plain: Tab) -> None:
     assert len(rendered(plain, text)) > 100
 
