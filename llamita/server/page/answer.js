@@ -1,5 +1,6 @@
 // One turn of the conversation on the page: what was asked, or what was answered.
 
+import { copyButton } from "./clipboard.js";
 import { button, byId, element, fitHeight, onEnter } from "./elements.js";
 import { render } from "./markdown.js";
 import { TokenText } from "./tokens.js";
@@ -105,12 +106,8 @@ export class AnswerView {
   #buttons() {
     const { answer, actions } = this;
     const made = element("div", { className: "actions" });
-    const copy = async ({ target }) => {
-      const isCopied = await navigator.clipboard.writeText(answer.text).then(() => true, () => false);
-      target.textContent = isCopied ? "Copied" : "The browser refused";
-    };
     const add = (text, call, title) => made.append(button(text, call, { className: "quiet", title }));
-    if (answer.text && navigator.clipboard) add("Copy", copy, "Copy the answer as Markdown");
+    if (answer.text) made.append(copyButton(() => answer.text, "Copy the answer as Markdown"));
     add(answer.error ? "Try again" : "Retry", () => actions.retry(answer), "Write this answer again");
     if (answer.text && (answer.finish === "length" || answer.finish === "stopped" || answer.error)) {
       add("Go on", () => actions.goOn(answer), "Go on from where the answer ends");

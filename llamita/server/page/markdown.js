@@ -1,5 +1,6 @@
 // Renders the Markdown that models write, as DOM nodes. What is not understood stays text.
 
+import { copyButton } from "./clipboard.js";
 import { element } from "./elements.js";
 import { inline } from "./inline.js";
 
@@ -43,10 +44,9 @@ function code(lines, at) {
   const [, fence, language] = lines[at].match(FENCE);
   let end = at + 1;
   while (end < lines.length && !isClosing(lines[end], fence)) end++;
-  const inner = element("code", {}, lines.slice(at + 1, end).join("\n"));
-  const block = element("pre", { tabIndex: 0 }, inner);
-  if (language) block.dataset.language = language;
-  return [block, end + 1];
+  const text = lines.slice(at + 1, end).join("\n");
+  const head = element("div", { className: "code-head" }, language, copyButton(() => text, "Copy the code"));
+  return [element("div", { className: "code", dir: "ltr" }, head, element("pre", { tabIndex: 0 }, element("code", {}, text))), end + 1];
 }
 
 function isClosing(line, fence) {

@@ -28,8 +28,8 @@ NAMES: Mapping[str, str] = {
     **{
         f"/page/{name}": name
         for name in (
-            "style.css", "icon.svg", "app.js", "answer.js", "api.js", "chat.js", "elements.js", "inline.js",
-            "markdown.js", "models.js", "settings.js", "tokens.js",
+            "style.css", "icon.svg", "app.js", "answer.js", "api.js", "chat.js", "clipboard.js", "elements.js",
+            "inline.js", "markdown.js", "models.js", "settings.js", "tokens.js",
         )
     },
 }  # fmt: skip

@@ -141,17 +141,40 @@ def test_r35_the_focus_stays_where_it_was(tab: Tab, script: Script) -> None:
     assert tab.evaluate("document.activeElement.id") == "send"
 
 
-def test_r35_an_answer_is_copied_as_markdown(browser: Browser, tab: Tab, script: Script) -> None:
+COPIED = "[...document.querySelectorAll('button')].some((one) => one.innerText === 'Copied')"
+
+
+@pytest.fixture
+def copying(browser: Browser, tab: Tab) -> Tab:
+    """The page, which may read the clipboard."""
+    permissions = ["clipboardReadWrite", "clipboardSanitizedWrite"]
+    browser.call("Browser.grantPermissions", browserContextId=tab.profile, permissions=permissions)
+    return tab
+
+
+@pytest.mark.parametrize("is_secure", [True, False])
+def test_r35_an_answer_is_copied_as_markdown(is_secure: bool, copying: Tab, script: Script) -> None:
     script.tokens = ["**bold**"]
-    ask(tab)
-    browser.call(
-        "Browser.grantPermissions",
-        browserContextId=tab.profile,
-        permissions=["clipboardReadWrite", "clipboardSanitizedWrite"],
-    )
-    tab.click("button", "Copy")
-    tab.wait("[...document.querySelectorAll('button')].some((one) => one.innerText === 'Copied')")
-    assert tab.evaluate("navigator.clipboard.readText()") == "**bold**"
+    ask(copying)
+    copying.evaluate("window.read = navigator.clipboard.readText.bind(navigator.clipboard)")
+    if not is_secure:  # as over plain HTTP from another machine
+        copying.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined, configurable: true})")
+    copying.click("button", "Copy")
+    copying.wait(COPIED)
+    assert copying.text("#status") == "Copied"
+    assert copying.evaluate("read()") == "**bold**"
+    assert copying.evaluate("document.activeElement.innerText") == "Copied"
+    copying.evaluate("delete navigator.clipboard")
+
+
+def test_r35_a_block_of_code_has_a_button_that_copies_it(copying: Tab, script: Script) -> None:
+    script.tokens = ["```py\n", "a = 1\n\n", "b = '<b>'\n", "```\n", "Done.\n```\nother\n```"]
+    ask(copying)
+    assert copying.count(".code") == 2
+    copying.click(".code:first-child button", "Copy")
+    copying.wait(COPIED)
+    assert copying.evaluate("navigator.clipboard.readText()") == "a = 1\n\nb = '<b>'"
+    copying.wait(f"!{COPIED}")
 
 
 def test_r35_a_new_chat_is_empty(tab: Tab, script: Script) -> None:

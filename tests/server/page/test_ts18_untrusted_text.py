@@ -77,6 +77,13 @@ def plain(browser: Browser) -> Iterator[Tab]:
         tab.close()
 
 
+def code_html(text: str, language: str = "") -> str:
+    """A block of code with its head."""
+    copy = '<button type="button" class="quiet" title="Copy the code">Copy</button>'
+    head = f'<div class="code-head">{language}{copy}</div>'
+    return f'<div class="code" dir="ltr">{head}<pre tabindex="0"><code>{text}</code></pre></div>'
+
+
 MARKDOWN = {
     "# One\n## Two #": "<h2>One</h2><h3>Two</h3>",
     "**b** *c* ***d*** __e__ _f_ `g`": (
@@ -88,10 +95,8 @@ MARKDOWN = {
     "- a\n- b\n  - c\n- d": "<ul><li>a</li><li>b<ul><li>c</li></ul></li><li>d</li></ul>",
     "3. a\n4. b": '<ol start="3"><li>a</li><li>b</li></ol>',
     "* a\n\n* b\n\ntext": "<ul><li>a</li><li>b</li></ul><p>text</p>",
-    "```js\nlet x = '<b>';\n\n# no\n```\nafter": (
-        '<pre tabindex="0" data-language="js"><code>let x = \'&lt;b&gt;\';\n\n# no</code></pre><p>after</p>'
-    ),
-    "~~~\nstill open": '<pre tabindex="0"><code>still open</code></pre>',
+    "```js\nlet x = '<b>';\n\n# no\n```\nafter": code_html("let x = '&lt;b&gt;';\n\n# no", "js") + "<p>after</p>",
+    "~~~\nstill open": code_html("still open"),
     "> a\n> - b": "<blockquote><p>a</p><ul><li>b</li></ul></blockquote>",
     "a\n\n---\n\nb": "<p>a</p><hr><p>b</p>",
     "~~gone~~ ~left~ a ~~ b": "<p><del>gone</del> ~left~ a ~~ b</p>",
