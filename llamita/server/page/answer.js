@@ -2,7 +2,7 @@
 
 import { copyButton } from "./clipboard.js";
 import { button, byId, element, fitHeight, onEnter } from "./elements.js";
-import { render } from "./markdown.js";
+import { Markdown } from "./markdown.js";
 import { TokenText } from "./tokens.js";
 
 const ENDS = { length: "cut at the limit", stopped: "stopped" };
@@ -48,6 +48,7 @@ export class AnswerView {
     this.alternatives = alternatives;
     this.actions = actions;
     this.body = element("div", { className: "body" });
+    this.markdown = new Markdown(this.body);
     this.foot = element("div", { className: "foot" });
     this.element = element("li", { className: "turn answer" }, element("h2", { className: "unseen" }, "Answer"), this.body, this.foot);
   }
@@ -73,13 +74,14 @@ export class AnswerView {
 
   #showText() {
     this.tokens = null;
-    this.body.replaceChildren(render(this.answer.text));
+    this.markdown.show(this.answer.text);
   }
 
   #showTokens() {
     const isShown = this.tokens && this.tokens.tokens.every((token, i) => token === this.answer.tokens[i]);
     if (!isShown) {
       this.tokens = new TokenText(this.alternatives, (index, chosen) => this.actions.choose(this.answer, index, chosen));
+      this.markdown.forget();
       this.body.replaceChildren(this.tokens.element);
     }
     this.tokens.show(this.answer.tokens);

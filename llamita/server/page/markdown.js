@@ -15,24 +15,51 @@ const ITEM = /^( *)([-*+]|\d{1,9}[.)])( +)(.*)$/;
 const TASK = /^\[([ xX])\] /; // at the beginning of an item
 const DEEPEST = 12; // of lists and quotes in each other
 
-/** A fragment with the blocks of a text. */
-export function render(text) {
-  const fragment = document.createDocumentFragment();
-  fragment.append(...blocks(text.split("\n"), 0));
-  return fragment;
+/** Shows a text in an element. Where a text grows, what cannot change any more stays, and with it selection and focus. */
+export class Markdown {
+  #parent;
+  #settled = ""; // the text of the blocks that cannot change any more
+  #kept = 0; // how many blocks these are
+
+  constructor(parent) {
+    this.#parent = parent;
+  }
+
+  /** Show a text in place of the last one. */
+  show(text) {
+    if (!text.startsWith(this.#settled)) this.forget();
+    const lines = text.slice(this.#settled.length).split("\n");
+    const made = blocks(lines, 0);
+    while (this.#parent.childNodes.length > this.#kept) this.#parent.lastChild.remove();
+    this.#parent.append(...made.map(([node]) => node));
+    // What comes can change how the last two lines begin: "***" is a rule, "***a***" is none; and the block before them.
+    const open = made.findLastIndex(([, at]) => at < lines.length - 2);
+    if (open < 1) return;
+    this.#settled += lines.slice(0, made[open][1]).map((line) => `${line}\n`).join("");
+    this.#kept += open;
+  }
+
+  /** Take nothing that the element has for this text. */
+  forget() {
+    this.#settled = "";
+    this.#kept = 0;
+  }
 }
 
+/** Pairs of a block's node and the index of its first line. */
 function blocks(lines, depth) {
   const made = [];
   let at = 0;
   while (at < lines.length) {
     const rule = depth < DEEPEST ? BLOCKS.find(([begins]) => begins(lines, at)) : undefined;
     const [node, next] = (rule ? rule[1] : paragraph)(lines, at, depth);
-    if (node) made.push(node);
+    if (node) made.push([node, at]);
     at = next;
   }
   return made;
 }
+
+const nodes = (lines, depth) => blocks(lines, depth).map(([node]) => node);
 
 // Each takes the lines and the first line's index, and gives a node and the index after the block.
 
@@ -68,7 +95,7 @@ function quote(lines, at, depth) {
   let end = at;
   while (end < lines.length && QUOTE.test(lines[end])) end++;
   const inner = lines.slice(at, end).map((line) => line.replace(QUOTE, ""));
-  return [element("blockquote", {}, ...blocks(inner, depth + 1)), end];
+  return [element("blockquote", {}, ...nodes(inner, depth + 1)), end];
 }
 
 function list(lines, at, depth) {
@@ -105,12 +132,12 @@ function itemLines(lines, at, [, indent, , , text]) {
 function listItem([first, ...rest], depth) {
   const [mark, state] = first.match(TASK) ?? [];
   const text = mark ? `${state === " " ? "\u2610" : "\u2611"} ${first.slice(mark.length)}` : first;
-  return element("li", mark ? { className: "task" } : {}, ...unwrapped(blocks([text, ...rest], depth + 1)));
+  return element("li", mark ? { className: "task" } : {}, ...unwrapped(nodes([text, ...rest], depth + 1)));
 }
 
 /** A lone paragraph of a list item as its children: tight lists have none. */
-function unwrapped(nodes) {
-  return nodes.flatMap((node, i) => (node.tagName === "P" && i === 0 ? [...node.childNodes] : [node]));
+function unwrapped(children) {
+  return children.flatMap((node, i) => (node.tagName === "P" && i === 0 ? [...node.childNodes] : [node]));
 }
 
 function paragraph(lines, at) {

@@ -123,6 +123,27 @@ def test_r35_markdown_renders_as_elements(text: str, plain: Tab) -> None:
     assert rendered(plain, text) == MARKDOWN[text]
 
 
+GROWING = """
+import('/page/markdown.js').then(({Markdown}) => {
+  const text = %s, grown = document.createElement('div'), markdown = new Markdown(grown), kept = new Set(), wrong = [];
+  for (let end = 0; end <= text.length; end++) {
+    const whole = document.createElement('div');
+    markdown.show(text.slice(0, end));
+    new Markdown(whole).show(text.slice(0, end));
+    if (grown.innerHTML !== whole.innerHTML) wrong.push(text.slice(0, end));
+    if (grown.firstChild) kept.add(grown.firstChild);
+  }
+  return [wrong, kept.size];
+})"""
+
+
+def test_r35_a_text_that_grows_renders_as_the_whole_and_keeps_its_first_blocks(plain: Tab) -> None:
+    text = "".join(f"{text}\n\n***a*** b\n{text}\n--- x\n" for text in MARKDOWN)
+    wrong, first_nodes = plain.evaluate(GROWING % json.dumps(text))
+    assert wrong == []
+    assert first_nodes < 20
+
+
 @pytest.mark.parametrize(
     ("text", "href", "label"),
     [
@@ -157,7 +178,8 @@ def rendered(tab: Tab, text: str) -> str:
 
 def render_js(text: str) -> str:
     """A promise of an element with the rendered text."""
-    append = f"div.id = 'probe'; div.append(render({json.dumps(text)})); return div"
+    append = f"div.id = 'probe'; new Markdown(div).show({json.dumps(text)}); return div"
     return (
-        f"import('/page/markdown.js').then(({{render}}) => {{ const div = document.createElement('div'); {append}; }})"
+        "import('/page/markdown.js').then(({Markdown}) => "
+        f"{{ const div = document.createElement('div'); {append}; }})"
     )
