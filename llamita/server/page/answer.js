@@ -47,7 +47,7 @@ export class AnswerView {
     this.answer = answer;
     this.alternatives = alternatives;
     this.actions = actions;
-    this.body = element("div", { className: "body" });
+    this.body = element("div", { className: "body", dir: "auto" });
     this.markdown = new Markdown(this.body);
     this.foot = element("div", { className: "foot" });
     this.element = element("li", { className: "turn answer" }, element("h2", { className: "unseen" }, "Answer"), this.body, this.foot);

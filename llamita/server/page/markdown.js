@@ -95,13 +95,14 @@ function quote(lines, at, depth) {
   let end = at;
   while (end < lines.length && QUOTE.test(lines[end])) end++;
   const inner = lines.slice(at, end).map((line) => line.replace(QUOTE, ""));
-  return [element("blockquote", {}, ...nodes(inner, depth + 1)), end];
+  return [element("blockquote", { dir: "auto" }, ...nodes(inner, depth + 1)), end];
 }
 
 function list(lines, at, depth) {
   const first = lines[at].match(ITEM);
   const isOrdered = /\d/.test(first[2]);
-  const made = element(isOrdered ? "ol" : "ul", isOrdered ? { start: parseInt(first[2], 10) } : {});
+  const start = isOrdered ? { start: parseInt(first[2], 10) } : {};
+  const made = element(isOrdered ? "ol" : "ul", { dir: "auto", ...start });
   let next = at;
   while (next < lines.length) {
     const item = lines[next].match(ITEM);
@@ -157,7 +158,7 @@ function table(lines, at) {
   let end = at + 2;
   while (end < lines.length && lines[end].includes("|") && !startsBlock(lines, end)) end++;
   const rows = lines.slice(at + 2, end).map((line) => row(line, "td", sides));
-  const made = element("table", {}, element("thead", {}, row(lines[at], "th", sides)), element("tbody", {}, ...rows));
+  const made = element("table", { dir: "auto" }, element("thead", {}, row(lines[at], "th", sides)), element("tbody", {}, ...rows));
   return [element("div", { className: "wide-table", tabIndex: 0 }, made), end];
 }
 

@@ -123,3 +123,18 @@ def test_r35_every_control_has_a_name_and_a_visible_focus(tab: Tab) -> None:
     assert [node["role"] for node in unnamed if node["role"]["value"] != "MenuListPopup"] == []
     tab.press("Tab")
     assert tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_r35_text_goes_in_the_direction_of_its_first_letter(tab: Tab, script: Script) -> None:
+    script.tokens = ["English.\n\nمرحبا (a).\n\n- שלום\n\n```\nمرحبا\n```"]
+    ask(tab, "مرحبا.")
+    tab.evaluate(
+        "window.isOnTheRight = (name) => { const range = document.createRange(); "
+        "range.selectNodeContents(document.querySelector(name)); "
+        "const body = document.querySelector('.body').getBoundingClientRect(); "
+        "return range.getClientRects()[0].left > body.x + body.width / 2; }"
+    )
+    found = [tab.evaluate(f"isOnTheRight({name!r})") for name in (".body p", ".body p + p", ".body li", ".body pre")]
+    assert found == [False, True, True, False]
+    assert tab.evaluate("getComputedStyle(document.querySelector('.body ul')).direction") == "rtl"
+    assert tab.evaluate("getComputedStyle(document.getElementById('message')).unicodeBidi") == "plaintext"

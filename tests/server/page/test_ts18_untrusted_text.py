@@ -92,25 +92,27 @@ MARKDOWN = {
     "snake_case_name 2 * 3 * 4 \\*x\\* a_b": "<p>snake_case_name 2 * 3 * 4 *x* a_b</p>",
     "**open and `open and [open](": "<p>**open and `open and [open](</p>",
     "``a ` b``": "<p><code>a ` b</code></p>",
-    "- a\n- b\n  - c\n- d": "<ul><li>a</li><li>b<ul><li>c</li></ul></li><li>d</li></ul>",
-    "3. a\n4. b": '<ol start="3"><li>a</li><li>b</li></ol>',
-    "* a\n\n* b\n\ntext": "<ul><li>a</li><li>b</li></ul><p>text</p>",
+    "- a\n- b\n  - c\n- d": '<ul dir="auto"><li>a</li><li>b<ul dir="auto"><li>c</li></ul></li><li>d</li></ul>',
+    "3. a\n4. b": '<ol dir="auto" start="3"><li>a</li><li>b</li></ol>',
+    "* a\n\n* b\n\ntext": '<ul dir="auto"><li>a</li><li>b</li></ul><p>text</p>',
     "```js\nlet x = '<b>';\n\n# no\n```\nafter": code_html("let x = '&lt;b&gt;';\n\n# no", "js") + "<p>after</p>",
     "~~~\nstill open": code_html("still open"),
-    "> a\n> - b": "<blockquote><p>a</p><ul><li>b</li></ul></blockquote>",
+    "> a\n> - b": '<blockquote dir="auto"><p>a</p><ul dir="auto"><li>b</li></ul></blockquote>',
     "a\n\n---\n\nb": "<p>a</p><hr><p>b</p>",
     "~~gone~~ ~left~ a ~~ b": "<p><del>gone</del> ~left~ a ~~ b</p>",
     "- [x] done\n- [ ] *to do*\n- [y] no": (
-        '<ul><li class="task">\u2611 done</li><li class="task">\u2610 <em>to do</em></li><li>[y] no</li></ul>'
+        '<ul dir="auto"><li class="task">\u2611 done</li><li class="task">\u2610 <em>to do</em></li>'
+        "<li>[y] no</li></ul>"
     ),
     "text\n| a | b\\|c | d |\n|:--|:-:|--:|\n| `1` | **2** |\n| <b> | x | y | more |\n\nafter": (
-        '<p>text</p><div class="wide-table" tabindex="0"><table><thead><tr><th>a</th><th class="center">b|c</th>'
-        '<th class="right">d</th></tr></thead><tbody><tr><td><code>1</code></td><td class="center"><strong>2</strong>'
+        '<p>text</p><div class="wide-table" tabindex="0"><table dir="auto"><thead><tr><th>a</th>'
+        '<th class="center">b|c</th><th class="right">d</th></tr></thead>'
+        '<tbody><tr><td><code>1</code></td><td class="center"><strong>2</strong>'
         '</td><td class="right"></td></tr><tr><td>&lt;b&gt;</td><td class="center">x</td><td class="right">y</td></tr>'
         "</tbody></table></div><p>after</p>"
     ),
     "a | b\n--- | ---\n1 | 2": (
-        '<div class="wide-table" tabindex="0"><table><thead><tr><th>a</th><th>b</th></tr></thead>'
+        '<div class="wide-table" tabindex="0"><table dir="auto"><thead><tr><th>a</th><th>b</th></tr></thead>'
         "<tbody><tr><td>1</td><td>2</td></tr></tbody></table></div>"
     ),
     "a | b\n---\n| a | b |\n| - |": "<p>a | b</p><hr><p>| a | b |\n| - |</p>",
