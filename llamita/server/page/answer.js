@@ -35,7 +35,11 @@ export class QuestionView {
     this.element.replaceChildren(element("div", { className: "editor" }, area), buttons);
     onEnter(area, send);
     area.addEventListener("input", () => fitHeight(area));
-    area.addEventListener("keydown", (event) => event.key === "Escape" && close());
+    area.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || event.isComposing) return;
+      event.preventDefault();
+      close();
+    });
     fitHeight(area);
     area.focus();
   }

@@ -3,7 +3,7 @@
 import { alternatives, isWriting, send, showAgain, startOver, stop } from "./chat.js";
 import { byId, fitHeight, onEnter } from "./elements.js";
 import { loadModels, startModels } from "./models.js";
-import { isPanelOpen, sampling, startSettings, togglePanel } from "./settings.js";
+import { closePanel, isPanelOpen, sampling, startSettings } from "./settings.js";
 
 const message = byId("message");
 
@@ -22,11 +22,12 @@ function toggleProbabilities() {
   showAgain();
 }
 
+/** Escape does one thing: what has the focus comes first, as an editor. */
 function onEscape(event) {
-  if (event.key !== "Escape") return;
+  if (event.key !== "Escape" || event.defaultPrevented || event.isComposing) return;
   if (isWriting()) stop();
   else if (!alternatives.element.hidden) alternatives.close();
-  else if (isPanelOpen()) togglePanel(false);
+  else if (isPanelOpen()) closePanel();
 }
 
 document.body.append(alternatives.element);

@@ -67,6 +67,13 @@ export function togglePanel(isOpen) {
   document.body.classList.toggle("has-panel", isOpen);
 }
 
+/** Close the panel; a focus that was in it goes to the button that opens it. */
+export function closePanel() {
+  const hadFocus = byId("settings").contains(document.activeElement);
+  togglePanel(false);
+  if (hadFocus) byId("open-settings").focus();
+}
+
 /** Whether the panel is open. */
 export const isPanelOpen = () => !byId("settings").hidden;
 
@@ -78,10 +85,7 @@ function save() {
 
 function startPanel() {
   byId("open-settings").addEventListener("click", () => togglePanel(!isPanelOpen()));
-  byId("close-settings").addEventListener("click", () => {
-    togglePanel(false);
-    byId("open-settings").focus();
-  });
+  byId("close-settings").addEventListener("click", closePanel);
 }
 
 function startTheme() {

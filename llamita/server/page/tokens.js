@@ -45,6 +45,7 @@ export class TokenText {
     this.element.addEventListener("pointermove", (event) => this.#open(event.target));
     this.element.addEventListener("focusin", (event) => this.#open(event.target));
     this.element.addEventListener("pointerleave", () => alternatives.closeSoon());
+    this.element.addEventListener("focusout", (event) => alternatives.closeWithout(event.relatedTarget));
     this.element.addEventListener("keydown", (event) => this.#move(event));
   }
 
@@ -98,6 +99,7 @@ export class Alternatives {
     this.element = element("div", { className: "alternatives", role: "dialog", ariaLabel: "Alternatives", hidden: true });
     this.element.addEventListener("pointerenter", () => clearTimeout(this.timer));
     this.element.addEventListener("pointerleave", () => this.closeSoon());
+    this.element.addEventListener("focusout", (event) => this.closeWithout(event.relatedTarget));
     this.element.addEventListener("keydown", (event) => this.#move(event));
   }
 
@@ -135,6 +137,11 @@ export class Alternatives {
     this.timer = setTimeout(() => this.close(), CLOSING);
   }
 
+  /** Close where the focus goes to something that is neither a token nor an alternative. */
+  closeWithout(focused) {
+    if (focused && !focused.closest(".token, .alternatives")) this.close();
+  }
+
   /** Move the focus to the first alternative. */
   focus() {
     this.element.querySelector("button:not(:disabled)")?.focus();
@@ -163,6 +170,7 @@ export class Alternatives {
   #move(event) {
     const step = { ArrowUp: "previousElementSibling", ArrowDown: "nextElementSibling" }[event.key];
     if (event.key === "Escape") {
+      event.preventDefault();
       this.anchor?.focus();
       this.close();
     } else if (step) {

@@ -108,6 +108,21 @@ def test_r35_escape_leaves_a_turn_as_it_was(tab: Tab, script: Script) -> None:
     assert len(script.requests) == 1
 
 
+def test_r35_escape_in_an_editor_stops_no_answer(tab: Tab, script: Script) -> None:
+    ask(tab)
+    script.tokens, script.pause = ["word "] * 100, 0.05
+    tab.click("#message")
+    tab.type("More")
+    tab.press("Enter")
+    tab.wait("document.querySelectorAll('.body')[1]?.innerText.includes('word')")
+    tab.click(".question:first-child button", "Edit")
+    tab.press("Escape")
+    assert tab.count(".editor") == 0
+    assert tab.count(".writing") == 1
+    tab.press("Escape")
+    over(tab, 2)
+
+
 def test_r35_retry_writes_another_answer_with_another_seed(tab: Tab, script: Script) -> None:
     ask(tab)
     script.tokens = ["Something", " else"]

@@ -109,8 +109,10 @@ def test_r35_nothing_is_wider_than_a_phone(width: int, browser: Browser, address
 def test_r35_escape_closes_the_settings(tab: Tab) -> None:
     tab.click("#open-settings")
     assert tab.evaluate("document.getElementById('open-settings').ariaExpanded") == "true"
+    tab.click("[name=system]")
     tab.press("Escape")
     tab.wait("document.getElementById('settings').hidden")
+    assert tab.evaluate("document.activeElement.id") == "open-settings"
 
 
 def test_r35_every_control_has_a_name_and_a_visible_focus(tab: Tab) -> None:

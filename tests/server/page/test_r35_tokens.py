@@ -89,6 +89,24 @@ def test_r35_the_keyboard_reaches_tokens_and_alternatives(answered: Tab, script:
     assert script.requests[-1]["messages"][-1]["content"] == "I will"
 
 
+def test_r35_the_list_closes_alone_and_where_the_focus_leaves_its_token(answered: Tab) -> None:
+    is_closed = "document.querySelector('.alternatives').hidden"
+    answered.click("#open-settings")
+    answered.evaluate("document.querySelectorAll('.token')[1].focus()")
+    answered.press("ArrowDown")
+    answered.press("Escape")
+    assert answered.evaluate(is_closed)
+    assert answered.evaluate("document.getElementById('settings').hidden") is False
+    answered.press("ArrowDown")
+    answered.press("Escape")
+    answered.press("Enter")
+    assert not answered.evaluate(is_closed)
+    answered.evaluate("document.querySelectorAll('.token')[1].focus()")
+    answered.press("Tab")
+    assert answered.evaluate("document.activeElement.innerText") == "Copy"
+    assert answered.evaluate(is_closed)
+
+
 def test_r35_a_later_turn_goes_with_the_answer_it_followed(answered: Tab, script: Script) -> None:
     ask(answered, "And then?", answers=2)
     answered.point(".turn:nth-child(2) .token", " am")
