@@ -140,3 +140,16 @@ def test_r35_text_goes_in_the_direction_of_its_first_letter(tab: Tab, script: Sc
     assert found == [False, True, True, False]
     assert tab.evaluate("getComputedStyle(document.querySelector('.body ul')).direction") == "rtl"
     assert tab.evaluate("getComputedStyle(document.getElementById('message')).unicodeBidi") == "plaintext"
+
+
+def test_r35_what_is_printed_is_the_conversation(tab: Tab, script: Script) -> None:
+    ask(tab)
+    tab.click("#open-settings")
+    tab.call("Emulation.setEmulatedMedia", media="print")
+    shown = (
+        "[...document.querySelectorAll('button, textarea, select, header, footer')].filter((e) => e.checkVisibility())"
+    )
+    assert tab.evaluate(f"{shown}.length") == 0
+    assert (tab.text(".said"), tab.text(".body")) == ("Who are you?", "I am a script.")
+    assert tab.evaluate("document.body.getBoundingClientRect().width === innerWidth")
+    tab.call("Emulation.setEmulatedMedia", media="")
