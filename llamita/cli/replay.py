@@ -19,13 +19,17 @@ EXAMPLES = """\
   llamita replay
   llamita replay receipt.json -p "Once upon a time"
   llamita replay answer.json --request request.json
+  llamita replay receipt.json -m org/name
   llamita replay answer.json --request request.json -m org/name --threads 1
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The receipt, the prompt that it is of, and the model."""
-    what = "a JSON file: a receipt, or an answer of llamita serve with one in it (default: that of a story of cria's)"
+    what = (
+        "a JSON file: a receipt, an answer of llamita serve with one in it, or what its page saved with Receipt "
+        "(default: that of a story of cria's)"
+    )
     parser.add_argument("receipt", nargs="?", help=what)
     parser.add_argument("--choice", type=int, default=0, metavar="N", help="which of an answer's texts (default: 0)")
     group = parser.add_mutually_exclusive_group()
@@ -65,9 +69,13 @@ def run(args: argparse.Namespace) -> int:
 def _given(args: argparse.Namespace) -> tuple[Any, Any]:
     """What holds the receipt, and the request or None. Raises UsageError without a prompt."""
     values = _read(args.receipt)
-    if args.prompt is None and args.request is None:
+    if args.prompt is not None:
+        return values, None
+    if args.request is not None:
+        return values, _read(args.request)
+    if not isinstance(values, dict) or "request" not in values:  # which a file has that the chat page saved
         raise UsageError("a receipt has no text in it: give the prompt with -p, or what was sent with --request")
-    return values, None if args.request is None else _read(args.request)
+    return values, values["request"]
 
 
 def _published(args: argparse.Namespace) -> tuple[Any, Any]:

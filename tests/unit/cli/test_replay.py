@@ -27,6 +27,8 @@ def asked(small_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "request.json").write_text(json.dumps({"messages": messages, "temperature": 1.0}))
     (folder / "ids.json").write_text(json.dumps({"prompt": text.prompt_token_ids}))
     (folder / "list.json").write_text(json.dumps({"prompt": ["Twice", "Once"]}))
+    page = {**json.loads((folder / "chat.json").read_text()), "request": {"messages": messages}}
+    (folder / "page.json").write_text(json.dumps(page))
     (folder / "no.json").write_text("{")
     return folder
 
@@ -38,12 +40,14 @@ def asked(small_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("text", ["--request", "ids.json"]),
         ("text", ["--request", "list.json"]),
         ("chat", ["--request", "request.json"]),
+        ("page", []),  # with the request beside it, as the chat page saves it
+        ("page", ["--request", "request.json"]),
     ],
 )
 def test_the_same(
     asked: Path, small_path: Path, capsys: pytest.CaptureFixture[str], receipt: str, prompt: list[str]
 ) -> None:
-    words = [prompt[0], str(asked / prompt[1]) if prompt[1].endswith(".json") else prompt[1]]
+    words = [str(asked / word) if word.endswith(".json") else word for word in prompt]
     assert main(["replay", str(asked / f"{receipt}.json"), *words, "-m", str(small_path)]) == 0
     assert capsys.readouterr().out.startswith("the same tokens")
 
@@ -85,6 +89,8 @@ def test_what_differs(asked: Path, small_path: Path, capsys: pytest.CaptureFixtu
         (["no.json", "-p", "a"], 1, "no.json is no JSON"),
         (["request.json", "-p", "a"], 1, "this is no receipt"),
         (["text.json", "--request", "text.json"], 2, "neither messages nor a prompt"),
+        (["text.json"], 2, "a receipt has no text in it"),
+        (["page.json", "-p", "Who?"], 1, "prompt is"),
         ([".", "-p", "a"], 2, "is a folder"),
     ],
 )
