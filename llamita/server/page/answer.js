@@ -45,7 +45,7 @@ export class QuestionView {
   }
 }
 
-/** What a model wrote. `actions` has retry, goOn, replay and choose, each called with the answer first. */
+/** What a model wrote. `actions` has retry, goOn, replay, choose and saveReceipt, each called with the answer first. */
 export class AnswerView {
   constructor(answer, alternatives, actions) {
     this.answer = answer;
@@ -120,6 +120,9 @@ export class AnswerView {
     }
     if (answer.request && !answer.error && answer.finish !== "stopped") {
       add("Replay", () => actions.replay(answer), "Send the same request with the same seed, and compare");
+    }
+    if (answer.receipt) {
+      add("Receipt", () => actions.saveReceipt(answer), "Save a file from which llamita replay writes this answer again");
     }
     return made;
   }

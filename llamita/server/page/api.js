@@ -37,8 +37,9 @@ async function request(path, key, init) {
   let response;
   try {
     response = await fetch(path, { ...init, headers });
-  } catch (error) {
-    throw init.signal?.aborted ? error : new ApiError(UNREACHABLE);
+  } catch {
+    init.signal?.throwIfAborted();
+    throw new ApiError(UNREACHABLE);
   }
   if (!response.ok) throw new ApiError(await messageOf(response), response.status);
   return response;
@@ -68,7 +69,8 @@ async function* events(body, signal) {
       }
     }
   } catch (error) {
-    throw signal?.aborted || error instanceof ApiError ? error : new ApiError(BROKE_OFF);
+    signal?.throwIfAborted(); // whatever the browser says of a connection that was closed for it
+    throw error instanceof ApiError ? error : new ApiError(BROKE_OFF);
   } finally {
     reader.cancel().catch(() => {});
   }

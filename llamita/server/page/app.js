@@ -1,7 +1,11 @@
 // Starts the page: what each control calls.
 
-import { alternatives, isWriting, send, showAgain, startOver, stop } from "./chat.js";
+import {
+  alternatives, bringBack, keepTurns, openChat, restore, saveChat, send, showAgain, startOver,
+} from "./chat.js";
 import { byId, fitHeight, onEnter } from "./elements.js";
+import { opensFile } from "./files.js";
+import { isRunning, stop } from "./running.js";
 import { loadModels, startModels } from "./models.js";
 import { closePanel, isPanelOpen, sampling, startSettings } from "./settings.js";
 
@@ -9,7 +13,7 @@ const message = byId("message");
 
 function submit() {
   const text = message.value.trim();
-  if (!text || isWriting() || !sampling()) return;
+  if (!text || isRunning() || !sampling()) return;
   message.value = "";
   fitHeight(message);
   send(text);
@@ -25,9 +29,19 @@ function toggleProbabilities() {
 /** Escape does one thing: what has the focus comes first, as an editor. */
 function onEscape(event) {
   if (event.key !== "Escape" || event.defaultPrevented || event.isComposing) return;
-  if (isWriting()) stop();
+  if (isRunning()) stop();
   else if (!alternatives.element.hidden) alternatives.close();
   else if (isPanelOpen()) closePanel();
+}
+
+function openFile(text) {
+  const hint = byId("file-hint");
+  try {
+    openChat(text);
+    hint.textContent = "Opened.";
+  } catch (error) {
+    hint.textContent = error.message;
+  }
 }
 
 document.body.append(alternatives.element);
@@ -43,13 +57,22 @@ byId("new").addEventListener("click", () => {
   startOver();
   message.focus();
 });
+byId("back").addEventListener("click", bringBack);
+byId("save-chat").addEventListener("click", saveChat);
+opensFile("open-chat", openFile);
 byId("probabilities").addEventListener("click", toggleProbabilities);
 byId("suggestions").addEventListener("click", ({ target }) => {
-  if (target.matches("button") && !isWriting() && sampling()) send(target.textContent);
+  if (target.matches("button") && !isRunning() && sampling()) send(target.textContent);
 });
 addEventListener("pointerdown", ({ target }) => {
   if (!target.closest(".alternatives, .token")) alternatives.close();
 });
 addEventListener("scroll", () => alternatives.follow(), { passive: true });
 addEventListener("keydown", onEscape);
+addEventListener("pagehide", () => {
+  stop(); // else the browser closes the connection after this, which looks as if the server had
+  keepTurns();
+});
+document.addEventListener("visibilitychange", () => document.hidden && keepTurns());
+restore();
 startModels();

@@ -1,56 +1,92 @@
 // The conversation: its turns, the requests that write answers, and what can be done with an answer.
 
 import { AnswerView, QuestionView } from "./answer.js";
-import { ApiError, streamChat } from "./api.js";
+import { ApiError } from "./api.js";
+import { conversationOf, keep, kept, messagesOf } from "./conversation.js";
 import { atMostOncePerFrame, byId } from "./elements.js";
-import { modelName, showUsage } from "./models.js";
-import { apiKey, askForKey, sampling, systemPrompt } from "./settings.js";
+import { saveJson } from "./files.js";
+import { modelName, showUsed } from "./models.js";
+import { run, showSpeed, speedOf, stop } from "./running.js";
+import { askForKey, sampling, setSystemPrompt, systemPrompt } from "./settings.js";
 import { Alternatives, textOf, tokensOf, unknownToken } from "./tokens.js";
 
 const TOP = 10; // alternatives of each token
 const turns = []; // {role, text, view}, and of answers what `newAnswer` has
-let running = null; // the AbortController of the request that runs
-let written = null; // the answer that it writes
+let last = []; // the turns of the conversation before this one
+let written = null; // the `request` of the answer that is being written
 
 /** The list of a token's alternatives. */
 export const alternatives = new Alternatives();
 
-/** Whether a request runs. */
-export const isWriting = () => running !== null;
-
-/** Stop the request that runs; what is written stays. */
-export const stop = () => running?.abort();
-
 /** Ask something at the end of the conversation. */
 export function send(text) {
-  const question = { role: "user", text };
-  question.view = new QuestionView(text, (changed) => edit(question, changed));
-  add(question);
+  add(newQuestion(text));
   ask();
 }
 
-/** Forget the conversation. */
+/** Begin another conversation; `bringBack` shows the last one again. */
 export function startOver() {
-  stop();
-  for (const turn of turns.splice(0)) turn.view.element.remove();
-  byId("welcome").hidden = false;
-  showUsage(null);
+  last = turns.length ? turns.slice() : last;
+  show([]);
+}
+
+/** Show the last conversation again. */
+export const bringBack = () => show(last);
+
+/** Show what this tab had before it was loaded again. */
+export const restore = () => show(kept().map(turnOf));
+
+/** Keep the conversation for the next load of this tab. */
+export const keepTurns = () => keep(turns);
+
+/** Save the conversation as the body of a request. */
+export function saveChat() {
+  saveJson("chat.json", { model: modelName(), messages: messagesOf(turns, systemPrompt()), ...sampling() });
+}
+
+/** Show the conversation of a file. Throws an Error where it has none. */
+export function openChat(json) {
+  const { system, turns: opened } = conversationOf(json);
+  startOver();
+  setSystemPrompt(system);
+  show(opened.map(turnOf));
 }
 
 /** Draw every answer again, after a change of how answers are shown. */
 export function showAgain() {
-  for (const turn of turns) if (turn.role === "assistant") show(turn);
+  for (const turn of turns) if (turn.role === "assistant") draw(turn);
 }
 
 // Turns
 
+function newQuestion(text) {
+  const question = { role: "user", text };
+  question.view = new QuestionView(text, (changed) => edit(question, changed));
+  return question;
+}
+
 function newAnswer() {
   const answer = {
-    role: "assistant", text: "", tokens: [], request: null, prefix: "", seed: null, count: null, speed: null,
-    finish: null, error: null, replay: null,
+    role: "assistant", text: "", tokens: [], request: null, system: "", prefix: "", seed: null, count: null, speed: null,
+    used: null, finish: null, error: null, replay: null, receipt: null,
   };
-  answer.view = new AnswerView(answer, alternatives, { retry, goOn, replay, choose });
+  answer.view = new AnswerView(answer, alternatives, { retry, goOn, replay, choose, saveReceipt });
   return answer;
+}
+
+/** A turn of its role, text and whatever else was kept of it. */
+const turnOf = (plain) => (plain.role === "user" ? newQuestion(plain.text) : Object.assign(newAnswer(), plain));
+
+/** Show these turns in place of those that are there. */
+function show(shown) {
+  stop();
+  for (const turn of turns.splice(0)) turn.view.element.remove();
+  shown.forEach(add);
+  showAgain();
+  byId("welcome").hidden = turns.length > 0;
+  byId("back").hidden = !last.length;
+  showUsed(turns.at(-1)?.used ?? null);
+  keepTurns();
 }
 
 function add(turn) {
@@ -74,85 +110,67 @@ const showsTokens = () => byId("probabilities").ariaPressed === "true";
 const announce = (text) => (byId("status").textContent = text);
 
 /** Draw an answer; a page that was scrolled to its end stays there. */
-function show(answer) {
+function draw(answer) {
   const page = document.scrollingElement;
   const isAtEnd = page.scrollHeight - page.scrollTop - page.clientHeight < 80;
-  answer.view.show({ isWriting: answer === written, asTokens: showsTokens() });
+  answer.view.show({ isWriting: written !== null && answer.request === written, asTokens: showsTokens() });
   if (isAtEnd) page.scrollTop = page.scrollHeight;
 }
 
 // Requests
 
-/** The request that writes an answer on from the text that it has; null where a setting is wrong. */
+/** The settings of a request that writes an answer, or writes it on; null where one of them is wrong. */
 function requestFor(answer) {
   const options = sampling();
   if (!options) return null;
-  const before = turns.slice(0, turns.indexOf(answer)).map(({ role, text }) => ({ role, content: text }));
-  const system = systemPrompt();
-  const messages = system ? [{ role: "system", content: system }, ...before] : before;
-  const request = { model: modelName(), messages, seed: newSeed(), ...options };
+  const request = { model: modelName(), seed: newSeed(), ...options };
   if (showsTokens()) Object.assign(request, { logprobs: true, top_logprobs: TOP });
-  if (answer.text) {
-    messages.push({ role: "assistant", content: answer.text });
-    request.continue_final_message = true;
-  }
+  if (answer.text) request.continue_final_message = true;
   return request;
 }
 
+/** The whole request that wrote an answer: turns change only where those after them are gone. */
+function bodyOf({ request, system, prefix }, before) {
+  const messages = messagesOf(before, system);
+  if (prefix) messages.push({ role: "assistant", content: prefix });
+  return { ...request, messages };
+}
+
+const requestOf = (answer) => bodyOf(answer, turns.slice(0, turns.indexOf(answer)));
+
 const newSeed = () => crypto.getRandomValues(new Uint32Array(1))[0] >>> 1; // 31 bits: every server takes them
-
-/** Send a request and give each chunk to a function; `answer` is what it writes, if any. Throws what streamChat does. */
-async function run(request, answer, take) {
-  stop();
-  const mine = (running = new AbortController());
-  written = answer;
-  showStop(true);
-  try {
-    for await (const chunk of streamChat(request, apiKey(), mine.signal)) take(chunk);
-  } finally {
-    if (running === mine) {
-      running = written = null;
-      showStop(false);
-      byId("speed").textContent = "";
-    }
-  }
-}
-
-function showStop(isRunning) {
-  const [shown, gone] = [byId(isRunning ? "stop" : "send"), byId(isRunning ? "send" : "stop")];
-  const hasFocus = document.activeElement === gone;
-  shown.hidden = false;
-  gone.hidden = true;
-  if (hasFocus) shown.focus();
-}
 
 async function write(answer) {
   const request = requestFor(answer);
-  if (!request) return show(answer);
+  if (!request) return draw(answer);
   const clock = { first: 0, last: 0, count: 0 }; // count: pieces of text, mostly one token each
   begin(answer, request);
+  written = request;
   announce("The model is writing.");
-  const redraw = atMostOncePerFrame(() => answer === written && show(answer));
+  const redraw = atMostOncePerFrame(() => answer.request === request && draw(answer));
   try {
-    const done = run(request, answer, (chunk) => {
+    const done = run(requestOf(answer), (chunk) => {
       if (answer.request !== request) return;
       take(answer, chunk, clock);
       redraw();
     });
-    show(answer);
+    draw(answer);
     await done;
     announce(`Answer: ${answer.text}`);
   } catch (error) {
     if (answer.request === request) fail(answer, error);
   }
-  if (turns.includes(answer)) show(answer);
+  if (written === request) written = null;
+  if (!turns.includes(answer)) return;
+  draw(answer);
+  keepTurns();
 }
 
 function begin(answer, request) {
   if (!request.logprobs) answer.tokens = [];
   else if (answer.text !== textOf(answer.tokens)) answer.tokens = [unknownToken(answer.text)];
-  const unset = { count: null, speed: null, finish: null, error: null, replay: null };
-  Object.assign(answer, { request, prefix: answer.text, seed: request.seed, ...unset });
+  const unset = { count: null, speed: null, finish: null, error: null, replay: null, receipt: null };
+  Object.assign(answer, { request, system: systemPrompt(), prefix: answer.text, seed: request.seed, ...unset });
 }
 
 function take(answer, chunk, clock) {
@@ -162,7 +180,7 @@ function take(answer, chunk, clock) {
     clock.last = performance.now();
     clock.first ||= clock.last;
     clock.count++;
-    byId("speed").textContent = speedText(speedOf(null, clock.count, clock));
+    showSpeed(speedOf(null, clock.count, clock));
   }
   answer.tokens.push(...tokensOf(choice?.logprobs));
   answer.finish = choice?.finish_reason ?? answer.finish;
@@ -170,17 +188,10 @@ function take(answer, chunk, clock) {
   if (chunk.usage) {
     answer.count = chunk.usage.completion_tokens;
     answer.speed = speedOf(clock.timings, answer.count, clock);
-    showUsage(chunk.usage);
+    answer.used = chunk.usage.total_tokens;
+    showUsed(answer.used);
   }
 }
-
-/** Tokens a second as the server measured them, or from the first to the last that came; null where it is unknown. */
-function speedOf(timings, count, { first, last }) {
-  const speed = timings?.predicted_per_second ?? (last > first ? (1000 * (count - 1)) / (last - first) : null);
-  return speed === null ? null : speed < 10 ? speed.toFixed(1) : Math.round(speed);
-}
-
-const speedText = (speed) => (speed === null ? "" : `${speed} tokens/s`);
 
 function fail(answer, error) {
   if (error.name === "AbortError") {
@@ -221,24 +232,31 @@ function choose(answer, index, chosen) {
   answer.tokens = isEnd ? before : [...before, { ...chosen, top: answer.tokens[index].top, isChosen: true }];
   answer.text = textOf(answer.tokens);
   if (!isEnd) return goOn(answer);
-  const unset = { request: null, count: null, speed: null, seed: null, replay: null, error: null };
+  const unset = { request: null, count: null, speed: null, seed: null, replay: null, receipt: null, error: null };
   Object.assign(answer, { ...unset, finish: "stop" });
   removeAfter(answer);
-  show(answer);
+  draw(answer);
+  keepTurns();
 }
 
-/** Send the answer's request once more, and say whether the same text comes back. */
+/** Send the answer's request once more, and say whether the same text comes back; its receipt comes with it. */
 async function replay(answer) {
   const say = (outcome, text) => {
     answer.replay = { outcome, text };
     announce(text);
-    show(answer);
+    draw(answer);
   };
   const expected = answer.text.slice(answer.prefix.length);
+  const request = requestOf(answer);
   let text = "";
+  let receipts = null;
   say("pending", "replaying\u2026");
   try {
-    await run(answer.request, null, (chunk) => (text += chunk.choices[0]?.delta?.content ?? ""));
+    await run({ ...request, receipt: true }, (chunk) => {
+      text += chunk.choices[0]?.delta?.content ?? "";
+      receipts = chunk.receipts ?? receipts;
+    });
+    answer.receipt = receipts && text === expected ? { request, receipts } : null;
     if (text === expected) say("same", "replayed: the same");
     else say("other", `replayed: differs from character ${firstDifference(text, expected) + 1} on`);
   } catch (error) {
@@ -246,6 +264,9 @@ async function replay(answer) {
     else say("other", `replay failed: ${messageOf(error)}`);
   }
 }
+
+/** Save what `llamita replay` writes an answer again from. */
+const saveReceipt = (answer) => saveJson("receipt.json", answer.receipt);
 
 function firstDifference(one, other) {
   let at = 0;

@@ -1,6 +1,7 @@
 // Settings: read from the panel, kept between visits; the API key is kept for this tab alone.
 
 import { byId } from "./elements.js";
+import { store, stored } from "./storage.js";
 
 const STORED = "llamita.settings";
 const THEME = "llamita.theme";
@@ -39,6 +40,12 @@ export function sampling() {
 
 /** The system prompt, or "". */
 export const systemPrompt = () => form.elements.system.value.trim();
+
+/** Put a system prompt in the panel. */
+export function setSystemPrompt(text) {
+  form.elements.system.value = text;
+  save();
+}
 
 /** The API key, or "". */
 export const apiKey = () => form.elements.key.value.trim();
@@ -102,22 +109,4 @@ function startTheme() {
     apply();
   });
   apply();
-}
-
-// A browser may refuse its storage: the page works without.
-
-function stored(storage, name) {
-  try {
-    return JSON.parse(storage.getItem(name));
-  } catch {
-    return null;
-  }
-}
-
-function store(storage, name, value) {
-  try {
-    storage.setItem(name, JSON.stringify(value));
-  } catch {
-    // as above
-  }
 }

@@ -81,7 +81,8 @@ async def chunks(script: Script, body: dict[str, Any]) -> AsyncIterator[str]:
             if body.get("logprobs") and not text:
                 choice["logprobs"] = {"content": [logprob(script, token)]}
             yield sse({"choices": [choice]})
-        yield sse({"choices": [{"index": 0, "delta": {}, "finish_reason": script.finish}]})
+        extra = {"receipts": [{"version": 1}]} if body.get("receipt") else {}
+        yield sse({"choices": [{"index": 0, "delta": {}, "finish_reason": script.finish}], **extra})
         count = len(script.tokens)
         usage = {"prompt_tokens": 20, "completion_tokens": count, "total_tokens": 20 + count}
         yield sse({"choices": [], "usage": usage, "timings": {"predicted_per_second": 321.4}})

@@ -1,5 +1,10 @@
 """R35: the page on the real server and cria: what it asks for is what the server understands, and answers repeat."""
 
+from pathlib import Path
+
+import pytest
+
+from llamita.cli.main import main
 from llamita.llm import LLM
 from llamita.server.keys import Keys
 from llamita.server.page.page import NAMES
@@ -34,6 +39,22 @@ def test_r35_an_answer_of_cria_is_replayed_branched_and_continued(browser: Brows
     assert tab.text("#context-text").endswith(" of 512 tokens")
     assert tab.complaints() == []
     tab.close()
+
+
+def test_r35_a_receipt_that_the_page_saved_is_replayed_by_the_command(
+    browser: Browser, server: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tab = browser.open(server.address)
+    browser.call(
+        "Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path), browserContextId=tab.profile
+    )
+    ask(tab, "Tell me a story about a fox.")
+    tab.click("button", "Replay")
+    tab.click("button", "Receipt")
+    wait_until((tmp_path / "receipt.json").exists, "the file")
+    tab.close()
+    assert main(["replay", str(tmp_path / "receipt.json")]) == 0
+    assert capsys.readouterr().out.startswith("the same tokens")
 
 
 def test_ts17_the_page_answers_to_the_servers_own_name_alone(server: Running) -> None:
