@@ -12,7 +12,7 @@ from llamita.server.page.page import HEADERS, NAMES, PATHS, page_routes
 FOLDER = files("llamita.server.page")
 POLICY = (
     "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "frame-ancestors 'none'; base-uri 'none'"
+    "form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
 )
 
 

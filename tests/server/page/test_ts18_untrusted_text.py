@@ -64,6 +64,9 @@ def test_ts17_the_policy_stops_what_gets_in_nevertheless(tab: Tab) -> None:
     tab.evaluate("document.body.setAttribute('onclick', 'window.hacked=1'), document.body.click()")
     refused = "fetch('https://example.com/', {mode: 'no-cors'}).then(() => 'sent', () => 'refused')"
     assert tab.evaluate(refused) == "refused"
+    tab.evaluate("addEventListener('securitypolicyviolation', (event) => (window.stopped = event.effectiveDirective))")
+    tab.evaluate("document.body.append(document.createElement('form')), document.forms.item(2).submit()")
+    tab.wait("window.stopped === 'form-action'")
     assert tab.evaluate("window.hacked") is None
     assert any("Content Security Policy" in complaint for complaint in tab.complaints())
 
