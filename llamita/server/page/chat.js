@@ -39,8 +39,9 @@ export const restore = () => show(kept().map(turnOf));
 /** Keep the conversation for the next load of this tab. */
 export const keepTurns = () => keep(turns);
 
-/** Save the conversation as the body of a request. */
+/** Save the conversation as the body of a request, if there is one. */
 export function saveChat() {
+  if (!turns.length) return;
   saveJson("chat.json", { model: modelName(), messages: messagesOf(turns, systemPrompt()), ...sampling() });
 }
 

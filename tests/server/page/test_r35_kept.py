@@ -111,6 +111,7 @@ def test_r35_a_chat_is_saved_as_a_request_and_opened_again(tab: Tab, script: Scr
     tab.click("#open-settings")
     tab.click("[name=system]")
     tab.type("You are brief.")
+    tab.click("#save-chat")  # there is none yet
     ask(tab)
     tab.click("#save-chat")
     saved = downloaded(tab, downloads / "chat.json")
