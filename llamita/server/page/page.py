@@ -29,8 +29,8 @@ NAMES: Mapping[str, str] = {
         f"/page/{name}": name
         for name in (
             "style.css", "icon.svg", "app.js", "answer.js", "api.js", "chat.js", "clipboard.js", "conversation.js",
-            "elements.js", "files.js", "inline.js", "markdown.js", "models.js", "running.js", "settings.js", "storage.js",
-            "tokens.js",
+            "elements.js", "files.js", "inline.js", "markdown.js", "models.js", "running.js", "settings.js",
+            "storage.js", "tokens.js",
         )
     },
 }  # fmt: skip
