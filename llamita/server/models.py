@@ -62,17 +62,21 @@ class ServedModel:
         if not ids:
             raise refused(f"{param} is empty: give the model a text", param=param)
         if len(ids) >= self.texts.context_length:
-            raise self.too_long(f"{len(ids)} tokens", param)
+            raise self.too_long(f"{len(ids)} tokens > {self.texts.context_length - 1} maximum", param)
         size = self.texts.model.config.vocab_size
         if outside := next((i for i in ids if not 0 <= i < size), None):
             raise refused(f"token id {outside} is outside the vocabulary of {size}", param=param)
         return list(ids)
 
     def too_long(self, given: str, param: str = "prompt") -> RequestError:
-        """The error of a prompt that fills the context, by OpenAI's code."""
-        most = self.texts.context_length
+        """The error of a prompt that fills the context.
+
+        Clients know it by OpenAI's code or by Anthropic's words, "prompt is too long: 9 tokens > 8 maximum", and
+        shorten the conversation themselves.
+        """
+        read = f"the model reads at most {self.texts.context_length} tokens"
         return refused(
-            f"the prompt has {given}, the model reads at most {most} tokens and needs room to write: shorten it",
+            f"the prompt is too long: {given}; {read} and needs room to write: shorten it",
             param=param,
             code="context_length_exceeded",
         )

@@ -1,6 +1,7 @@
 """R16: the official openai client, streaming and not, over every endpoint."""
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -273,6 +274,7 @@ def test_r4_errors_are_of_the_client_s_classes(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as long:
         client.completions.create(model="cria", prompt="a " * 600)
     assert long.value.code == "context_length_exceeded"
+    assert re.search(r"prompt is too long: \d+ tokens > 511 maximum", long.value.message)
 
 
 def test_r2_a_prompt_read_before_is_counted_as_cached(client: openai.OpenAI) -> None:
