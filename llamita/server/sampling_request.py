@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
+from llamita.checks import quoted
 from llamita.generation.text_options import TextOptions
 from llamita.server.body import StrictModel, at_most, bounded
 from llamita.server.errors import refused
@@ -22,6 +23,17 @@ PLAIN = (
     "seed", "stop_token_ids", "include_stop_str_in_output", "ignore_eos",
 )  # fmt: skip
 FORMS = ("regex", "choice", "grammar")
+
+
+def text_alone(*kinds: str) -> BeforeValidator:
+    """What refuses a part of a content whose type is none of these, which are all texts, in one sentence."""
+
+    def check(kind: Any) -> Any:
+        if isinstance(kind, str) and kind not in kinds:
+            raise ValueError(f"it is {quoted(kind)}, and the models read text alone: send a part of type {kinds[0]}")
+        return kind
+
+    return BeforeValidator(check)
 
 
 class RequestModel(StrictModel):

@@ -8,16 +8,17 @@ from pydantic import AliasChoices, Field
 
 from llamita.server.body import StrictModel, bounded
 from llamita.server.errors import refused
-from llamita.server.sampling_request import Text, ToolName
+from llamita.server.sampling_request import Text, ToolName, text_alone
 from llamita.structured.tool_calls import check_arguments
 
+PARTS = ("text", "input_text", "output_text", "refusal")
 SYNONYMS = {"developer": "system", "function": "tool"}
 
 
 class TextPart(StrictModel):
     """A part of a content; there are only texts, as the models read nothing else."""
 
-    type: Literal["text", "input_text", "output_text", "refusal"]
+    type: Annotated[Literal["text", "input_text", "output_text", "refusal"], text_alone(*PARTS)]
     text: Annotated[Text, Field(validation_alias=AliasChoices("text", "refusal"))]  # a refusal's is called so
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from llamita.server.errors import RequestError
+from llamita.server.errors import RequestError, failure_of
 from llamita.server.openai.schemas import ChatRequest, CompletionRequest, EmbeddingRequest, ResponseFormat
 from llamita.server.sampling_request import limited, seeded, token_id
 
@@ -115,3 +115,13 @@ def test_limits_and_seeds() -> None:
         limited(11, 10)
     assert seeded({"seed": 3}, 2) == {"seed": 5}
     assert seeded({}, 2) == {}
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_image", "input_audio", "file"])
+def test_what_the_models_cannot_read_is_refused_in_one_sentence(kind: str) -> None:
+    content = [{"type": "text", "text": "a"}, {"type": kind, kind: {"url": "data:,"}}]
+    with pytest.raises(ValidationError) as caught:
+        ChatRequest.model_validate({"model": "m", "messages": [{"role": "user", "content": content}]})
+    failure = failure_of(caught.value)
+    assert failure.param == "messages.0.content.1.type"
+    assert f"it is {kind!r}, and the models read text alone" in failure.message
