@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llamita.generation.text_options import TextOptions
+from llamita.server.conversation_tokens import conversation_tokens
 from llamita.server.errors import refused
 from llamita.server.models import ServedModel
 from llamita.structured.forms import FORMS
 from llamita.structured.tool_calls import call_or_json, grammar
-from llamita.tokenizer.chat import encode_chat
 
 Tool = Mapping[str, Any]
 REQUIRED = "required"  # a tool must be called, whichever
@@ -24,7 +24,7 @@ def conversation_ids(
     """
     if _characters(messages, tools) > model.most_prompt_characters:
         raise model.too_long("more characters than fit", "messages")
-    ids = encode_chat(model.texts.tokenizer, messages, tools=tools or None, continue_final_message=continues)
+    ids = conversation_tokens(model.texts.tokenizer, messages, tools, continues=continues)
     return model.checked_ids(ids, "messages")
 
 

@@ -8,9 +8,9 @@ from pydantic import BaseModel, ValidationError
 
 from llamita.errors import LlamitaError, UsageError
 from llamita.server.anthropic.schemas import CountRequest
+from llamita.server.conversation_tokens import conversation_tokens
 from llamita.server.openai.response_request import ResponseRequest
 from llamita.server.openai.schemas import ChatRequest, CompletionRequest
-from llamita.tokenizer.chat import encode_chat
 from llamita.tokenizer.protocol import Tokenizer
 
 # What was asked: texts or ids to go on from, or a conversation: messages, tools, and whether the last one goes on.
@@ -65,5 +65,5 @@ def _read(tokenizer: Tokenizer, body: Mapping[str, Any]) -> Iterator[list[int]]:
 def _ids(tokenizer: Tokenizer, asked: Asked) -> list[int]:
     if isinstance(asked, tuple):
         messages, tools, continues = asked
-        return encode_chat(tokenizer, messages, tools=tools or None, continue_final_message=continues)
+        return conversation_tokens(tokenizer, messages, tools, continues=continues)
     return tokenizer.encode(asked) if isinstance(asked, str) else asked
