@@ -1,12 +1,12 @@
 """What messages are made of in Anthropic's API, and the same as chat templates read it."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from llamita.server.body import StrictModel, bounded
-from llamita.server.sampling_request import Text
+from llamita.server.sampling_request import Text, text_alone
 
 KINDS = "a block is a text, a tool_use or a tool_result: the models read nothing else"
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]  # twice as long as OpenAI's
@@ -16,7 +16,7 @@ Id = Annotated[str, Field(min_length=1, max_length=256)]
 class TextBlock(StrictModel):
     """A text."""
 
-    type: Literal["text"]
+    type: Annotated[Literal["text"], text_alone("text")]
     text: Text
 
 
@@ -66,10 +66,16 @@ Block = Annotated[
 
 
 class MessageParam(StrictModel):
-    """A turn of a conversation."""
+    """A turn of a conversation; one of role system says more to the model from there on, as agents do."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant", "system"]
     content: Text | Annotated[list[Block], bounded(1024)]
+
+    @model_validator(mode="after")
+    def _check_system(self) -> Self:
+        if self.role == "system" and not all(isinstance(block, str | TextBlock) for block in self.content):
+            raise ValueError("a message of role system has texts alone")
+        return self
 
     def for_template(self) -> list[dict[str, Any]]:
         """The turn as messages of chat templates: results of tools are messages of their own."""

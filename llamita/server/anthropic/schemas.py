@@ -10,14 +10,23 @@ from llamita.server.conversation import REQUIRED
 from llamita.server.errors import refused
 from llamita.server.sampling_request import RequestModel, SamplingRequest, Stop, Text
 
+OTHER_TOOLS = "this server has none of Anthropic's own tools: give one of type custom, with its input_schema"
+
 
 class ToolParam(StrictModel):
-    """A tool that the client runs; those that Anthropic's servers run are not here."""
+    """A tool that the client runs; those that only Anthropic's servers know are not here."""
 
     type: Literal["custom"] | None = None
     name: ToolName
     description: Text | None = None
     input_schema: dict[str, Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_type(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("type") not in ("custom", None):
+            raise ValueError(OTHER_TOOLS)
+        return data
 
     def for_template(self) -> dict[str, Any]:
         """The tool as chat templates and grammars read it."""
@@ -67,6 +76,12 @@ class CountRequest(RequestModel):
     system: Text | Annotated[list[TextBlock], bounded(1024)] | None = None
     tools: Annotated[list[ToolParam], bounded(128)] | None = None
     tool_choice: ToolChoice | None = None
+
+    @model_validator(mode="after")
+    def _check_first(self) -> Self:
+        if self.messages[0].role == "system":
+            raise ValueError("the first message is of role system: give its text as system")
+        return self
 
     @model_validator(mode="after")
     def _check_tools(self) -> Self:
