@@ -29,7 +29,8 @@ def responses() -> list[dict[str, Any]]:
         [{"type": "function_call_output", "call_id": "a", "output": [image]}],
     ]  # fmt: skip
     tools: list[Any] = [
-        1, "f", [1], [{}], [TOOL] * 1000, [{"type": "web_search"}], [{"type": "function", "function": {"name": "f"}}],
+        1, "f", [1], [{}], [TOOL] * 1000, [{"type": "local_shell"}], [{"type": "function", "function": {"name": "f"}}],
+        [{"type": "namespace", "name": "n"}], [{"type": "namespace", "name": "n", "tools": [{"type": "custom"}]}],
         *([{**TOOL, "name": name}] for name in ("a b", "a\n", "", 1, "a" * 65, "é", None)),
         [{**TOOL, "parameters": "x"}], [{**TOOL, "description": "a" * 1_000_000}],
     ]  # fmt: skip

@@ -159,3 +159,98 @@ def test_claude_code_reads_how_many_tokens_are_too_many(server: Running) -> None
     counted = claude(server, {"model": "cria", "messages": long["messages"]}, "/v1/messages/count_tokens")
     assert "tokens > 511 maximum" in counted.json()["error"]["message"]
     assert "tokens > 511 maximum" in claude(server, CLAUDE | long).json()["error"]["message"]
+
+
+def codex_message(role: str, text: str) -> dict[str, Any]:
+    kind = "output_text" if role == "assistant" else "input_text"
+    return {"type": "message", "id": "msg_5f4e", "role": role, "content": [{"type": kind, "text": text}]}
+
+
+def codex_tool(name: str) -> dict[str, Any]:
+    parameters = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
+    return {"type": "function", "name": name, "description": "Do it.", "strict": False, "parameters": parameters}
+
+
+SPACE = {
+    "type": "namespace",
+    "name": "multi_agent_v1",
+    "description": "Tools for sub-agents.",
+    "tools": [codex_tool("close_agent"), codex_tool("spawn_agent")],
+}
+CODEX: dict[str, Any] = {
+    "model": "cria",
+    "stream": True,
+    "input": [
+        codex_message("developer", "You are a coding agent."),
+        codex_message("developer", "The sandbox is read-only."),
+        codex_message("user", "<environment_context><cwd>/work</cwd></environment_context>"),
+        codex_message("user", "Who are you?"),
+    ],
+    "tools": [codex_tool("get_goal"), SPACE, {"type": "web_search", "external_web_access": False}],
+    "tool_choice": "auto",
+    "parallel_tool_calls": True,
+    "reasoning": {"summary": "auto"},
+    "store": False,
+    "include": ["reasoning.encrypted_content"],
+    "prompt_cache_key": "01a22c00-959b-79c3-810e-3c99d12cc4ca",
+    "client_metadata": {"turn_id": "01a22c00", "x-codex-window-id": "01a22c00:0"},
+}
+CODEX_HEADERS = {
+    "accept": "text/event-stream",
+    "authorization": "Bearer none",
+    "originator": "codex_exec",
+    "session-id": "01a22c00",
+    "user-agent": "codex_exec/0.171.0 (Debian 12.0.0; x86_64) dumb (codex_exec; 0.171.0)",
+    "x-codex-turn-metadata": '{"sandbox":"seccomp"}',
+}
+CLOSE = '{"name": "multi_agent_v1.close_agent", "parameters": {}}'
+
+
+def codex(server: Running, body: dict[str, Any]) -> httpx.Response:
+    return server.post("/v1/responses", body, **CODEX_HEADERS)
+
+
+def test_codexs_first_request_is_answered(server: Running) -> None:
+    found = events(codex(server, CODEX))
+    assert [found[0]["type"], found[-1]["type"]] == ["response.created", "response.completed"]
+    response = found[-1]["response"]
+    assert response["usage"]["total_tokens"] > 0
+    assert [tool["type"] for tool in response["tools"]] == ["function", "namespace"]  # those that can be called
+
+
+def test_a_function_of_a_namespace_is_called_and_its_result_read(server: Running) -> None:
+    found = events(codex(server, CODEX | {"choice": [CLOSE], "temperature": 0}))
+    (item,) = [one["item"] for one in found if one["type"] == "response.output_item.done"]
+    assert (item["namespace"], item["name"], item["arguments"]) == ("multi_agent_v1", "close_agent", "{}")
+    whole = codex(server, CODEX | {"choice": [CLOSE], "temperature": 0, "stream": False}).json()["output"]
+    assert (whole[0]["namespace"], whole[0]["name"]) == ("multi_agent_v1", "close_agent")
+    chosen = {"type": "function", "name": "multi_agent_v1.close_agent"}
+    (forced,) = codex(server, CODEX | {"tool_choice": chosen, "stream": False}).json()["output"]
+    assert (forced["type"], forced["namespace"], forced["name"]) == (
+        "function_call", "multi_agent_v1", "close_agent",
+    )  # fmt: skip
+    asked = {"type": "reasoning", "summary": [], "content": None, "encrypted_content": "x"}
+    output = {"type": "function_call_output", "call_id": item["call_id"], "output": "closed"}
+    turns = [*CODEX["input"], asked, item, output]
+    assert events(codex(server, CODEX | {"input": turns}))[-1]["type"] == "response.completed"
+    read = server.post("/v1/responses/input_tokens", {"model": "cria", "input": turns}).json()["input_tokens"]
+    plain = {name: value for name, value in item.items() if name != "namespace"}
+    less = server.post("/v1/responses/input_tokens", {"model": "cria", "input": [*turns[:-2], plain, output]}).json()
+    assert read > less["input_tokens"]  # the model reads its full name
+
+
+@pytest.mark.parametrize(
+    ("tool", "says"),
+    [
+        ({"type": "custom", "name": "apply_patch", "format": {"type": "grammar"}}, "a tool is a function or a"),
+        ({"type": "local_shell"}, "this server runs none itself"),
+        ({"type": "code_interpreter", "container": {"type": "auto"}}, "this server runs none itself"),
+        (SPACE | {"tools": []}, "at least 1"),
+        (SPACE | {"name": "a" * 64}, "pattern"),
+    ],
+)
+def test_tools_that_the_server_would_run_are_refused_in_one_sentence(
+    server: Running, tool: dict[str, Any], says: str
+) -> None:
+    error = codex(server, CODEX | {"tools": [tool]}).json()["error"]
+    assert error["type"] == "invalid_request_error" and says in error["message"]

@@ -60,7 +60,9 @@ class ChatMessage(StrictModel):
         if self.tool_calls:
             if self.role != "assistant":
                 raise refused("only messages of role assistant have tool_calls", param="messages")
-            message["tool_calls"] = [called(call.id, call.function) for call in self.tool_calls]
+            message["tool_calls"] = [
+                called(call.id, call.function.name, call.function.arguments) for call in self.tool_calls
+            ]
         return message
 
 
@@ -112,19 +114,19 @@ def text_of(content: str | Sequence[TextPart] | None) -> str:
     return (content or "") if isinstance(content, str | None) else "".join(part.text for part in content)
 
 
-def called(call_id: str, function: CalledFunction, param: str = "messages") -> dict[str, Any]:
+def called(call_id: str, name: str, arguments: str, param: str = "messages") -> dict[str, Any]:
     """A call as templates read it. Raises RequestError where its arguments are no JSON object."""
     try:
-        arguments = json.loads(function.arguments or "{}")
-        check_arguments(arguments)
+        read = json.loads(arguments or "{}")
+        check_arguments(read)
     except (ValueError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):
-        raise refused(f"the arguments of {function.name} are no JSON object", param=param)
-    return {"id": call_id, "type": "function", "function": {"name": function.name, "arguments": arguments}}
+        read = None
+    if not isinstance(read, dict):
+        raise refused(f"the arguments of {name} are no JSON object", param=param)
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": read}}
 
 
-def tool_data(function: FunctionTool) -> dict[str, Any]:
-    """A tool as templates and grammars read it."""
-    fields = {"name": function.name, "description": function.description, "parameters": function.parameters}
+def tool_data(function: FunctionTool, name: str | None = None) -> dict[str, Any]:
+    """A tool as templates and grammars read it, by a name of its own if one is given."""
+    fields = {"name": name or function.name, "description": function.description, "parameters": function.parameters}
     return {"type": "function", "function": {name: value for name, value in fields.items() if value is not None}}

@@ -1,6 +1,6 @@
 """The events of a streamed response: numbered, named, and each thing opened before it is filled and closed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -11,10 +11,13 @@ from llamita.server.tool_text import Piece
 
 
 class ResponseEvents:
-    """Writes the events of one response; `output` has the items that are over."""
+    """Writes the events of one response; `output` has the items that are over.
 
-    def __init__(self, response: dict[str, Any]) -> None:
-        self._response = response
+    namespaces: of the functions that have one, by full name.
+    """
+
+    def __init__(self, response: dict[str, Any], namespaces: Mapping[str, tuple[str, str]]) -> None:
+        self._response, self._namespaces = response, namespaces
         self._number = 0
         self._item: dict[str, Any] | None = None  # the one that is written
         self.output: list[dict[str, Any]] = []
@@ -31,7 +34,7 @@ class ResponseEvents:
     def piece(self, piece: Piece, logprobs: list[dict[str, Any]]) -> Iterator[bytes]:
         """More of the message or of the call that is written, or the beginning of the next one."""
         if piece.kind == "call":
-            yield from self._begin(call_item(piece.text, "", "in_progress"))
+            yield from self._begin(call_item(piece.text, "", "in_progress", self._namespaces))
         elif piece.kind == "arguments":
             assert self._item is not None
             self._item["arguments"] += piece.text

@@ -1,7 +1,7 @@
 """The objects of the Responses API: the response, its items and their parts."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -44,7 +44,7 @@ def response_object(model: ServedModel, asked: ResponseRequest) -> dict[str, Any
         "top_logprobs": asked.top_logprobs or 0,
         "text": {"format": _format(asked)},
         "tool_choice": _tool_choice(asked),
-        "tools": [tool.model_dump() for tool in asked.tools or ()],
+        "tools": [tool.model_dump() for tool in asked.offered_tools],
         "truncation": "disabled",
         "service_tier": "default",
         "metadata": asked.metadata or {},
@@ -77,14 +77,16 @@ def text_part(text: str, logprobs: list[dict[str, Any]]) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
-def call_item(name: str, arguments: str, status: str) -> dict[str, Any]:
-    """A call of a function; its arguments are JSON text."""
+def call_item(name: str, arguments: str, status: str, namespaces: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """A call of a function; its arguments are JSON text. namespaces: of the functions that have one, by full name."""
+    namespace, own_name = namespaces.get(name, (None, name))
     return {
         "id": f"fc_{uuid4().hex}",
         "type": "function_call",
         "status": status,
         "call_id": f"call_{uuid4().hex[:24]}",
-        "name": name,
+        "name": own_name,
+        **({} if namespace is None else {"namespace": namespace}),
         "arguments": arguments,
     }
 

@@ -8,14 +8,20 @@ from llamita.server.body import StrictModel, at_most, bounded
 from llamita.server.conversation import REQUIRED, Tool, allowed
 from llamita.server.openai.messages import (
     SYNONYMS,
-    CalledFunction,
-    FunctionTool,
     TextPart,
     called,
     text_of,
     tool_data,
 )
 from llamita.server.openai.other_servers import NOT_HERE, NOTHING
+from llamita.server.openai.response_tools import (
+    AllowedTools,
+    GivenTool,
+    NamedTool,
+    SearchTool,
+    full_name,
+    functions,
+)
 from llamita.server.sampling_request import SamplingRequest, Text, ToolName
 
 LOGPROBS = "message.output_text.logprobs"
@@ -42,11 +48,12 @@ class CallItem(StrictModel):
     type: Literal["function_call"]
     call_id: Annotated[str, Field(max_length=256)]
     name: ToolName
+    namespace: ToolName | None = None
     arguments: Text
 
     def for_template(self) -> dict[str, Any]:
         """The message as chat templates read it. Raises RequestError."""
-        call = called(self.call_id, CalledFunction(name=self.name, arguments=self.arguments), "input")
+        call = called(self.call_id, full_name(self.namespace, self.name), self.arguments, "input")
         return {"role": "assistant", "content": "", "tool_calls": [call]}
 
 
@@ -82,27 +89,6 @@ Item = Annotated[
     | Annotated[ReasoningItem, Tag("reasoning")],
     Discriminator(_kind, custom_error_type="item", custom_error_message=KINDS),
 ]
-
-
-class ResponseTool(FunctionTool):
-    """A tool; there are only functions."""
-
-    type: Literal["function"]
-
-
-class NamedTool(StrictModel):
-    """The function that must be called."""
-
-    type: Literal["function"]
-    name: ToolName
-
-
-class AllowedTools(StrictModel):
-    """Those of the tools that may be called, or one of which must be."""
-
-    type: Literal["allowed_tools"]
-    mode: Literal["none", "auto", "required"] = "auto"
-    tools: Annotated[list[NamedTool], bounded(128, least=1)]
 
 
 class TextFormat(StrictModel):
@@ -147,7 +133,7 @@ class ResponseRequest(SamplingRequest):
     input: Text | Annotated[list[Item], bounded(1024, least=1)]
     instructions: Text | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
-    tools: Annotated[list[ResponseTool], bounded(128)] | None = None
+    tools: Annotated[list[GivenTool], bounded(128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedTools | None = None
     parallel_tool_calls: bool | None = None
     text: TextSettings | None = None
@@ -168,10 +154,22 @@ class ResponseRequest(SamplingRequest):
         choice = self.tool_choice
         if "none" in (choice, getattr(choice, "mode", None)):
             return []
-        tools = {tool.name: tool_data(tool) for tool in self.tools or ()}
+        named = {full_name(space, tool.name): tool for space, tool in functions(self.tools or ())}
+        tools = {name: tool_data(tool, name) for name, tool in named.items()}
         if not isinstance(choice, AllowedTools):
             return list(tools.values())
         return allowed(tools, [one.name for one in choice.tools])
+
+    @property
+    def namespaces(self) -> dict[str, tuple[str, str]]:
+        """The full names of the functions that have a namespace -> the namespace, and the name in it."""
+        spaced = [(space, tool.name) for space, tool in functions(self.tools or ()) if space is not None]
+        return {full_name(*names): names for names in spaced}
+
+    @property
+    def offered_tools(self) -> list[GivenTool]:
+        """The tools that a model can call, as they were given."""
+        return [tool for tool in self.tools or () if not isinstance(tool, SearchTool)]
 
     @property
     def forced_call(self) -> str | None:

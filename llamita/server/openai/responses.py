@@ -72,7 +72,7 @@ class ResponseAnswer:
         self._asked, self._submission = asked, submission
         self._texts = model.texts.tables.texts
         self._response = response_object(model, asked)
-        self._events = ResponseEvents(self._response)
+        self._events = ResponseEvents(self._response, asked.namespaces)
 
     def body(self, completions: Sequence[Completion]) -> dict[str, Any]:
         """The whole answer."""
@@ -81,7 +81,8 @@ class ResponseAnswer:
         if calls := self._calls(completion):
             before = text_before_calls(completion.text)
             output = [message_item(f"msg_{uuid4().hex}", "completed", [text_part(before, [])])] if before else []
-            output += [call_item(call.name, dumped(call.arguments), "completed") for call in calls]
+            spaces = self._asked.namespaces
+            output += [call_item(call.name, dumped(call.arguments), "completed", spaces) for call in calls]
         else:
             part = text_part(completion.text, part_logprobs(completion.logprobs, self._texts))
             output = [message_item(f"msg_{uuid4().hex}", status, [part])]
