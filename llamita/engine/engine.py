@@ -17,7 +17,7 @@ from llamita.engine.limits import EngineLimits, blocks_of
 from llamita.engine.live import LiveRequest, live_request
 from llamita.engine.proposer import check_draft
 from llamita.engine.receipt import ModelFacts, Receipt, receipt_of
-from llamita.engine.terms import NO_TERMS, Terms
+from llamita.engine.terms import Terms
 from llamita.errors import ClosedError, OverloadedError, UnsupportedError
 from llamita.generation.request import GenerationRequest
 from llamita.generation.text_options import Prompt, TextModel, TextOptions
@@ -72,7 +72,10 @@ class Engine:
         self,
         prompt: Prompt,
         *,
-        terms: Terms = NO_TERMS,
+        priority: int = 0,
+        cache_salt: str = "",
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
         reads_on: bool = True,
         tools: tuple[str, ...] = (),
         adapter: str | None = None,
@@ -80,11 +83,12 @@ class Engine:
     ) -> RequestHandle:
         """Submit a request for one text; returns its handle at once.
 
-        terms: its priority, and how long it may take. reads_on: the text continues the prompt's. tools: names of the
-        tools that may be called. adapter: the one that writes, of those that the model was loaded with. Raises
-        UsageError for wrong options and unknown adapters, UnsupportedError for options that the engine does not have,
-        OverloadedError where too many wait, ClosedError after `close`.
+        priority, cache_salt, timeout, queue_timeout: see `Terms`. reads_on: the text continues the prompt's. tools:
+        names of the tools that may be called. adapter: the one that writes, of those that the model was loaded with.
+        Raises UsageError for wrong options and unknown adapters, UnsupportedError for options that the engine does not
+        have, OverloadedError where too many wait, ClosedError after `close`.
         """
+        terms = Terms(priority=priority, cache_salt=cache_salt, timeout=timeout, queue_timeout=queue_timeout)
         self._enter()
         try:
             request = self._request(prompt, options, reads_on=reads_on, adapter=adapter)

@@ -15,6 +15,3 @@ class Terms:
     cache_salt: str = ""
     timeout: float | None = None
     queue_timeout: float | None = None
-
-
-NO_TERMS = Terms()

@@ -132,7 +132,10 @@ def _submitted(
         for item in prepare():
             handle = model.engine.submit(
                 item.prompt,
-                terms=terms,
+                priority=terms.priority,
+                cache_salt=terms.cache_salt,
+                timeout=terms.timeout,
+                queue_timeout=terms.queue_timeout,
                 reads_on=item.reads_on,
                 tools=item.tools,
                 adapter=model.adapter,

@@ -14,7 +14,6 @@ import llamita
 from llamita.bench.replays import requests
 from llamita.config import RopeConfig
 from llamita.engine.limits import EngineLimits
-from llamita.engine.terms import Terms
 from llamita.errors import (
     AbortedError,
     ClosedError,
@@ -88,7 +87,7 @@ def test_r2_a_second_request_reads_only_the_end_of_its_prompt(fast: LLM) -> None
         counts = [handle.metrics.cached_tokens for handle in handles]
         assert counts == [0] + 4 * [len(handles[0].prompt_token_ids) - 1]  # whole blocks, and the tail by a copy
         assert outcomes == 5 * [outcome(fast.generate(prompt, **options))]
-        other = engine.submit(prompt, max_tokens=4, terms=Terms(cache_salt="other"))
+        other = engine.submit(prompt, max_tokens=4, cache_salt="other")
         other.result(300)
         assert other.metrics.cached_tokens == 0
 
@@ -96,7 +95,7 @@ def test_r2_a_second_request_reads_only_the_end_of_its_prompt(fast: LLM) -> None
 def test_ts13_salts_are_never_shared(fast: LLM) -> None:
     with checked(fast.engine()) as engine:
         for salt in ("a", "b", "a"):
-            handle = engine.submit("a long enough prompt for a block", max_tokens=2, terms=Terms(cache_salt=salt))
+            handle = engine.submit("a long enough prompt for a block", max_tokens=2, cache_salt=salt)
             handle.result(300)
         assert handle.metrics.cached_tokens > 0
 
@@ -256,7 +255,7 @@ def test_r25_a_request_may_take_only_so_long(fast: LLM) -> None:
     with fast.engine() as engine:
         held = threading.Event()
         engine.call(held.wait)
-        handle = engine.submit("a", max_tokens=100, terms=Terms(timeout=0.01))
+        handle = engine.submit("a", max_tokens=100, timeout=0.01)
         held.wait(0.05)
         held.set()
         with pytest.raises(OverdueError, match="is not over after"):

@@ -11,7 +11,6 @@ from llamita.bench.replays import requests
 from llamita.engine.engine import Engine
 from llamita.engine.limits import EngineLimits
 from llamita.engine.receipt import differences, replay
-from llamita.engine.terms import Terms
 from llamita.errors import UsageError
 from llamita.generation.text_options import TextModel
 from llamita.llm import LLM
@@ -97,7 +96,7 @@ def test_the_first_time_an_adapter_finds_nothing(llm: LLM) -> None:
         cached = []
         for name, salt in ((None, ""), ("one", ""), ("two", ""), (None, "one"), (None, '["one", ""]'), ("one", "")):
             prompt = "A prompt of some blocks, as long as two of them"
-            handle = engine.submit(prompt, adapter=name, terms=Terms(cache_salt=salt), max_tokens=1)
+            handle = engine.submit(prompt, adapter=name, cache_salt=salt, max_tokens=1)
             handle.result()
             cached.append(handle.metrics.cached_tokens)
     assert cached[:5] == [0] * 5
