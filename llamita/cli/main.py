@@ -5,6 +5,8 @@ add_arguments(parser); run(arguments) -> exit code.
 """
 
 # Nothing dear up here: what is imported before `main` runs cannot be interrupted politely.
+import atexit
+import gc
 import sys
 import warnings
 from collections.abc import Sequence
@@ -57,6 +59,8 @@ exit codes: 0 done, 1 failure, 2 wrong usage, 3 not found, 4 no access,
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command line, sys.argv's by default; returns the exit code and prints what went wrong to stderr."""
     words = list(sys.argv[1:] if words is None else words)
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)  # at its exit Python looks for circles among all objects of torch and LLVM, for nothing
     try:
         from llamita.cli import terminal
 

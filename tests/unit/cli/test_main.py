@@ -1,5 +1,7 @@
 """The way in: verbs, help, version, and what a terminal sees."""
 
+import atexit
+import gc
 import importlib
 import io
 import sys
@@ -85,3 +87,10 @@ def test_a_terminal_sees_prompt_text_and_summary(screen: Terminal, monkeypatch: 
     assert "abc" not in screen.getvalue()
     assert screen.getvalue().endswith("\n")
     assert "tokens in" not in screen.getvalue()
+
+
+def test_exits_search_no_garbage(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_exit: list[object] = []
+    monkeypatch.setattr(atexit, "register", at_exit.append)
+    run("--version")
+    assert at_exit == [gc.freeze]
