@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llamita.engine.engine_core import EngineCore, EngineStats
 from llamita.engine.engine_thread import EngineThread
-from llamita.engine.handle import RequestHandle
+from llamita.engine.handle import RequestHandle, wake
 from llamita.engine.limits import EngineLimits, blocks_of
 from llamita.engine.live import LiveRequest, live_request
 from llamita.engine.proposer import check_draft
@@ -154,19 +154,20 @@ class Engine:
         """Whether the engine's thread runs and takes requests."""
         return self.failure is None and self._thread.is_alive() and not self._is_closing
 
-    def close(self, timeout: float | None = 0.0) -> None:
+    def close(self, timeout: float | None = 0.0, *, patience: float | None = None) -> bool:
         """Take no more requests, let those that are there end within `timeout` seconds, abort the rest, and stop.
 
-        None waits as long as it takes. May be called twice.
+        patience: seconds for the step that is under way, which may compile kernels; after that the requests end with an
+        error all the same. Returns whether the engine has stopped. None waits as long as it takes. May be called twice.
         """
         if not self._thread.is_alive():  # as in a forked process, where the lock may be held for ever
-            return
+            return True
         with self._lock:
             self._is_closing = True
             if not self._unfinished:
                 self._all_done.set()
         self._all_done.wait(timeout)
-        self._thread.stop()
+        return self._thread.stop(patience)
 
     def __enter__(self) -> Self:
         return self
@@ -213,7 +214,8 @@ class Engine:
         """Let the engine's thread add a request, which ends with an error where the engine has stopped."""
 
         def drop(error: BaseException) -> None:
-            live.handle.end(error)
+            reader = live.handle.end(error)
+            wake([] if reader is None else [reader])
             self._leave()
 
         self._thread.put(lambda: self._core.add(live, prompt_logprobs), drop)

@@ -57,7 +57,7 @@ COUNTED = (
 
 
 class EngineCore:
-    """Requests that are under way, and the steps that write them. No method but `stats` is safe in another thread.
+    """Requests that are under way, and the steps that write them; only `stats` and `abandon` are safe in other threads.
 
     on_end: called once for each request that ends, however that is. draft_model: proposes tokens. followers: see
     `StepRunner`.
@@ -145,6 +145,11 @@ class EngineCore:
         """End every request with an error."""
         for live in list(self._live.values()):
             self.end(live, error)
+
+    def abandon(self, error: BaseException) -> None:
+        """End the handles of all requests, for an engine that is given up in the middle of a step; in any thread."""
+        readers = [live.handle.end(error) for live in list(self._live.values())]
+        wake([reader for reader in readers if reader is not None])
 
     def step(self) -> None:
         """Compute a step, and hand over what it wrote. What fails for one request ends that one."""

@@ -4,6 +4,7 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -28,8 +29,8 @@ class Command(NamedTuple):
 class EngineThread(threading.Thread):
     """Runs an engine's core until `stop`, or until that fails; commands that come later are dropped.
 
-    core: no other thread may touch it, but for its `stats`. followers: are closed at the end. failure: what the thread
-    has ended by, None where nothing is wrong.
+    core: no other thread may touch it, but for its `stats` and `abandon`. followers: are closed at the end. failure:
+    what the thread has ended by, None where nothing is wrong.
     """
 
     def __init__(self, core: EngineCore, followers: "Followers | None" = None) -> None:
@@ -72,10 +73,28 @@ class EngineThread(threading.Thread):
         self.put(run, drop)
         return future
 
-    def stop(self) -> None:
-        """Abort all requests, and wait until the thread has ended."""
+    def stop(self, patience: float | None = None) -> bool:
+        """Abort all requests, and wait until the thread has ended; returns whether it has.
+
+        patience: seconds to wait, None for any. After them a step is under way that nobody waits for, and all requests
+        end for their readers.
+        """
         self._commands.put(None)
-        self.join()
+        self.join(patience)
+        if self.is_alive():
+            with self._lock:
+                self._has_stopped = True
+            self._drop_commands()
+            self._commands.put(None)  # for the thread, if it comes back
+            self._core.abandon(self._reason())
+        return not self.is_alive()
+
+    def _drop_commands(self) -> None:
+        """Run none of the commands that have come."""
+        with suppress(queue.Empty):
+            while True:
+                if (command := self._commands.get_nowait()) is not None:
+                    command.drop(self._reason())
 
     def _reason(self) -> BaseException:
         """Why the thread runs nothing more."""
@@ -102,15 +121,13 @@ class EngineThread(threading.Thread):
         if self._followers is not None:
             self._followers.close()
         self._core.end_all(self._reason())
-        while not self._commands.empty():
-            if (command := self._commands.get()) is not None:
-                command.drop(self._reason())
+        self._drop_commands()
 
     def _run_commands(self) -> bool:
         """Run the commands that have come, waiting for one where there is nothing else to do; False to stop."""
         is_waiting = not self._core.has_work
         while is_waiting or not self._commands.empty():
-            command = self._commands.get()  # no other thread takes any
+            command = self._commands.get()  # what `stop` takes from another thread, it replaces by None
             if command is None:
                 return False
             if is_waiting:

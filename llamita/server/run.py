@@ -27,6 +27,7 @@ TICK = 0.25  # seconds between looks at the engines
 PORTS = 100  # that are tried where none was asked for
 BACKLOG = 2048  # connections that wait to be accepted
 CLOSING = 2.0  # seconds for what is still sent once the answers are over
+PATIENCE = 2.0  # seconds for the step of an engine that is under way when it is stopped
 
 
 def bind(host: str, port: int, *, tries: int = 1) -> socket.socket:
@@ -124,7 +125,10 @@ class Server(uvicorn.Server):
         finally:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
-            await asyncio.to_thread(self._close_engines)
+            if not await self._close_engines(PATIENCE if self._drain is None else 0.0):
+                # A model that loads, or a step that compiles kernels, say: no thread can be stopped, a process can.
+                LOGGER.warning("stopped in the middle of a step, or of loading a model")
+                os._exit(self.exit_code)
 
     def stop(self) -> None:
         """Drain and stop; the second time, at once."""
@@ -141,12 +145,13 @@ class Server(uvicorn.Server):
             LOGGER.info("answers under way: %d; the next signal stops at once", self.state.in_flight)
         while self.state.in_flight and time.monotonic() < until:
             await asyncio.sleep(0.02)
-        await asyncio.to_thread(self._close_engines)
+        await self._close_engines(PATIENCE)
         self.should_exit = True
 
-    def _close_engines(self) -> None:
-        for engine in self.state.models.engines:
-            engine.close()
+    async def _close_engines(self, patience: float) -> bool:
+        """Stop all engines; returns whether nothing goes on in any of them."""
+        engines = self.state.models.engines
+        return all(await asyncio.gather(*(asyncio.to_thread(one.close, patience=patience) for one in engines)))
 
     async def _watch(self, ready: Callable[[], object] | None) -> None:
         """Say when the server is ready; note how late the event loop is; stop when an engine is dead."""

@@ -138,10 +138,10 @@ class ServedEngine:
                 raise ClosedError("the engine has stopped: ask later")
         return future.result()
 
-    def close(self) -> None:
-        """Stop the engine, and what it writes."""
-        if self._engine is not None:
-            self._engine.close(0.0)
+    def close(self, *, patience: float | None = None) -> bool:
+        """Stop the engine, and what it writes; returns whether nothing goes on. patience: see `Engine.close`."""
+        has_stopped = self._engine is None or self._engine.close(0.0, patience=patience)
+        return has_stopped and self._loading is None
 
     async def _loaded(self) -> None:
         assert self._load is not None

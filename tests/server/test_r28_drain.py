@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -12,7 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
+from llamita.engine.engine import Engine
 from llamita.llm import LLM
+from llamita.server import run
 from tests.server.serving import PATIENCE, Running, chat, connected, raw_request, serving, wait_until
 from tests.zygote import Forked, Zygote
 
@@ -114,3 +117,51 @@ def test_r28_second_signal_ends_the_process(cria: LLM, monkeypatch: pytest.Monke
 
         asyncio.run_coroutine_threadsafe(twice(), server.loop).result(PATIENCE)
     assert codes == [130]
+
+
+@pytest.fixture
+def codes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The codes by which the process would have ended at once, with little patience for steps."""
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(run, "PATIENCE", 0.05)
+    return ended
+
+
+def test_r28_a_step_that_does_not_end_holds_up_no_process(cria: LLM, codes: list[int]) -> None:
+    held, began = threading.Event(), threading.Event()
+    with serving(cria, drain_timeout=0.1) as server, ExitStack() as stack:
+        engine = server.model.engine
+        connections = [stack.enter_context(connected(server.port)) for _ in CUT]
+        for connection, (path, (body, _)) in zip(connections, CUT.items(), strict=True):
+            connection.sendall(raw_request(path, {**body, **ENDLESS, "stream": True}, connection="close"))
+        wait_until(lambda: engine.stats.running == len(CUT), "the requests")
+        engine.call(lambda: began.set() or held.wait())  # as a step that compiles kernels
+        assert began.wait(PATIENCE)
+        with connected(server.port) as queued:
+            queued.sendall(raw_request("/v1/chat/completions", chat(), connection="close"))
+            wait_until(lambda: server.in_flight == len(CUT) + 1, "one that the engine has not seen")
+            stop(server)
+            assert b'"code":"aborted"' in read_all(queued)
+        for connection, (path, (_, error)) in zip(connections, CUT.items(), strict=True):
+            assert read_all(connection).count(error) == 1, path
+        wait_until(lambda: codes == [0], "the end of the process")
+        held.set()
+
+
+def test_r28_a_model_that_loads_again_holds_up_no_process(cria: LLM, codes: list[int]) -> None:
+    held, began = threading.Event(), threading.Event()
+
+    def load() -> Engine:
+        began.set()
+        held.wait()
+        return cria.engine()
+
+    with serving(cria, load=load) as server, connected(server.port) as waiting:
+        served = server.model.served
+        asyncio.run_coroutine_threadsafe(served.unload(), server.loop).result(PATIENCE)
+        waiting.sendall(raw_request("/v1/chat/completions", chat(), connection="close"))
+        assert began.wait(PATIENCE)
+        stop(server)
+        wait_until(lambda: codes == [0], "the end of the process")
+        held.set()

@@ -278,6 +278,28 @@ def test_wrong_requests_are_refused_at_submission(fast: LLM) -> None:
         assert engine.stats.waiting == 0
 
 
+def test_r28_an_engine_whose_step_does_not_end_is_given_up(fast: LLM) -> None:
+    held, began = threading.Event(), threading.Event()
+
+    async def give_up() -> None:
+        engine = fast.engine()
+        running = engine.submit("a", max_tokens=100)
+        async for _ in running:
+            break
+        engine.call(lambda: began.set() or held.wait())
+        assert began.wait(300)
+        unseen = engine.submit("a")  # which the engine's thread has not taken
+        readers = [asyncio.ensure_future(one.completion()) for one in (running, unseen)]
+        await asyncio.sleep(0)  # each of them waits
+        assert not await asyncio.to_thread(engine.close, patience=0.01)
+        found = await asyncio.wait_for(asyncio.gather(*readers, return_exceptions=True), 300)
+        assert [type(one) for one in found] == [AbortedError, AbortedError]
+        held.set()
+        assert engine.close()
+
+    asyncio.run(give_up())
+
+
 def test_r28_close_lets_requests_end_or_aborts_them(fast: LLM) -> None:
     engine = fast.engine()
     handle = engine.submit("a", max_tokens=50, temperature=0.0)
