@@ -88,7 +88,7 @@ def test_rows_of_x_beyond_a_chunk(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize(("lines", "batch"), [(16, 4), (33, 7), (64, 19), (90, 261)])
+@pytest.mark.parametrize(("lines", "batch"), [(16, 4), (48, 6), (33, 7), (64, 19), (90, 261)])
 def test_many_rows_are_to_the_bit_what_each_is_alone(kind: str, lines: int, batch: int) -> None:
     codes, x, bias = quantized(kind, lines, 768), torch.randn(batch, 768), torch.randn(lines)
     before = torch.randn(batch, lines)
