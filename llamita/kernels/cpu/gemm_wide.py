@@ -1,9 +1,9 @@
 """Products with a plain matrix on processors whose registers hold sixteen lanes, 32 of them (AVX-512).
 
-Must equal reference.product bit for bit. Four rows of the matrix are multiplied with one, two, four or six rows of x at
-a time, and all sums stay in registers: those of six fill 24. Columns are taken in panels where there are many, so that
-six rows of x stay in the caches. While a chunk is multiplied, the matrix's next rows come from memory, a little with
-each step: else few rows of x would read memory and multiply in turns.
+Must equal reference.product bit for bit. Four rows of the matrix are multiplied with one to six rows of x at a time,
+and all sums stay in registers: those of six fill 24. Columns are taken in panels where there are many, so that six rows
+of x stay in the caches. While a chunk is multiplied, the matrix's next rows come from memory, a little with each step:
+else few rows of x would read memory and multiply in turns.
 """
 
 from llamita.kernels.cpu import gemm_tiles as tiles
@@ -14,15 +14,17 @@ from llamita.kernels.cpu.runtime.program import Inline, inline
 
 AT = offsets(Linear)
 # The rows of x that are taken at once, by the number of those that are left: six read the matrix least often, and one
-# or two that are left alone would read it as often as six.
+# that is left alone would take half as long again as its part of six.
 # Four bits for each: a tuple would be an IndexError in the machine code, which then calls Python and cannot be kept.
-HEIGHTS = sum(height << 4 * left for left, height in enumerate((0, 1, 2, 2, 4, 4, 6, 4, 4, 6, 6, 6, 6)))
+HEIGHTS = sum(height << 4 * left for left, height in enumerate((0, 1, 2, 3, 4, 5, 6, 4, 4, 5, 5, 6, 6)))
 WIDE = 6  # the most of them
 AHEAD = 8  # rows of the matrix between a row and what is prefetched with it, where it is read once
 PANEL = 128  # steps of a panel of columns
 SAVED = 1024  # where sums between panels are in the kernel's own memory
 
 Two = tuple[Four, Four]  # of two rows of x
+Three = tuple[Two, Four]
+Five = tuple[Two, Two, Four]
 Six = tuple[Two, Two, Two]
 # What is prefetched: an address, the bytes from there to the next step's, the bytes between lines of a step, how many.
 Fetch = tuple[int, int, int, int]
@@ -36,8 +38,22 @@ def _add_2(load: Inline, add: Inline, w: Four, x: int, step: int, sums: Two) -> 
 
 
 @inline
+def _add_3(load, add, w, x, step, sums):
+    return _add_2(load, add, w, x, step, sums[0]), tiles.add_four(add, sums[1], w, load(x + 2 * step))
+
+
+@inline
 def _add_4(load, add, w, x, step, sums):
     return _add_2(load, add, w, x, step, sums[0]), _add_2(load, add, w, x + 2 * step, step, sums[1])
+
+
+@inline
+def _add_5(load, add, w, x, step, sums):
+    return (
+        _add_2(load, add, w, x, step, sums[0]),
+        _add_2(load, add, w, x + 2 * step, step, sums[1]),
+        tiles.add_four(add, sums[2], w, load(x + 4 * step)),
+    )
 
 
 @inline
@@ -55,8 +71,18 @@ def _begin_2() -> Two:
 
 
 @inline
+def _begin_3() -> Three:
+    return _begin_2(), zeros()
+
+
+@inline
 def _begin_4() -> tuple[Two, Two]:
     return _begin_2(), _begin_2()
+
+
+@inline
+def _begin_5() -> Five:
+    return _begin_2(), _begin_2(), zeros()
 
 
 @inline
@@ -103,6 +129,12 @@ def _merge_4(a: v.Vector, b: v.Vector, c: v.Vector, d: v.Vector) -> v.Vector:
 
 
 @inline
+def _put_3(sums: Three, out: int, step: int, bias: int, left: int, adds: int) -> None:
+    _put_2(sums[0], out, step, bias, left, adds)
+    tiles.put_four(sums[1], out + 2 * step, bias, left, adds)
+
+
+@inline
 def _put_4(sums: tuple[Two, Two], out: int, step: int, bias: int, left: int, adds: int) -> None:
     (a, b), (c, d) = sums
     even = v.merge_2(_merge_4(a[0], b[0], c[0], d[0]), _merge_4(a[2], b[2], c[2], d[2]))
@@ -112,6 +144,12 @@ def _put_4(sums: tuple[Two, Two], out: int, step: int, bias: int, left: int, add
     tiles.put_quad(v.second_quad(four), out + step, bias, left, adds)
     tiles.put_quad(v.third_quad(four), out + 2 * step, bias, left, adds)
     tiles.put_quad(v.fourth_quad(four), out + 3 * step, bias, left, adds)
+
+
+@inline
+def _put_5(sums: Five, out: int, step: int, bias: int, left: int, adds: int) -> None:
+    _put_4((sums[0], sums[1]), out, step, bias, left, adds)
+    tiles.put_four(sums[2], out + 4 * step, bias, left, adds)
 
 
 @inline
@@ -147,7 +185,8 @@ def _rows(add_rows: Inline, begin: Inline, put: Inline, height: int) -> Inline:
     return rows
 
 
-_rows_2, _rows_4 = _rows(_add_2, _begin_2, _put_2, 2), _rows(_add_4, _begin_4, _put_4, 4)
+_rows_2, _rows_3 = _rows(_add_2, _begin_2, _put_2, 2), _rows(_add_3, _begin_3, _put_3, 3)
+_rows_4, _rows_5 = _rows(_add_4, _begin_4, _put_4, 4), _rows(_add_5, _begin_5, _put_5, 5)
 
 
 @inline
@@ -199,8 +238,16 @@ def linear(
                         load_w, load_x, add, shape, its, step, its_x, its_to, its_bias, left, adds, near, fetch,
                         panel, saved,
                     )  # fmt: skip
+                elif height == 5:
+                    _rows_5(
+                        load_w, load_x, add, shape, its, step, its_x, its_to, its_bias, left, adds, near, fetch,
+                    )  # fmt: skip
                 elif height == 4:
                     _rows_4(
+                        load_w, load_x, add, shape, its, step, its_x, its_to, its_bias, left, adds, near, fetch,
+                    )  # fmt: skip
+                elif height == 3:
+                    _rows_3(
                         load_w, load_x, add, shape, its, step, its_x, its_to, its_bias, left, adds, near, fetch,
                     )  # fmt: skip
                 elif height == 2:
