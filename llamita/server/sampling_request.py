@@ -11,6 +11,8 @@ from llamita.server.body import StrictModel, at_most, bounded
 from llamita.server.errors import refused
 
 MOST_N = 8
+# An answer ends with the context, whatever its limit: clients have one limit for all models. None has 2**27 tokens.
+MaxTokens = Annotated[int, Field(ge=1, le=2**27)]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 BiasKey = Annotated[str, Field(max_length=10)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -105,13 +107,6 @@ def token_id(text: str, vocab_size: int) -> int:
     if not (text.isascii() and text.isdigit() and int(text) < vocab_size):
         raise refused(f"logit_bias has {text!r}: its keys are ids of tokens below {vocab_size}", param="logit_bias")
     return int(text)
-
-
-def limited(most: int | None, context_length: int, param: str = "max_tokens") -> int | None:
-    """A limit of tokens that the context could hold. Raises RequestError for one beyond; what is left is the rest."""
-    if most is not None and most > context_length:
-        raise refused(f"{param} is {most}, the model's context has {context_length} tokens: ask for less", param=param)
-    return most
 
 
 def seeded(options: TextOptions, number: int) -> TextOptions:

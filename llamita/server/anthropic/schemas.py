@@ -8,7 +8,7 @@ from llamita.server.anthropic.blocks import MessageParam, TextBlock, ToolName, t
 from llamita.server.body import StrictModel, bounded
 from llamita.server.conversation import REQUIRED
 from llamita.server.errors import refused
-from llamita.server.sampling_request import RequestModel, SamplingRequest, Stop, Text
+from llamita.server.sampling_request import MaxTokens, RequestModel, SamplingRequest, Stop, Text
 
 OTHER_TOOLS = "this server has none of Anthropic's own tools: give one of type custom, with its input_schema"
 
@@ -118,7 +118,7 @@ class CountRequest(RequestModel):
 class MessageRequest(SamplingRequest, CountRequest):
     """The body of /v1/messages. Our own sampling fields, such as seed, work too (`extra_body` of the SDK)."""
 
-    max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    max_tokens: MaxTokens
     stop_sequences: Annotated[list[Stop], bounded(16)] | None = None
     output_config: OutputConfig | None = None
 

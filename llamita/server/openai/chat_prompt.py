@@ -6,7 +6,7 @@ from llamita.generation.text_options import TextOptions
 from llamita.server.conversation import Tool, conversation_ids, names_of, set_form
 from llamita.server.models import ServedModel
 from llamita.server.openai.schemas import ChatRequest
-from llamita.server.sampling_request import limited, seeded
+from llamita.server.sampling_request import seeded
 from llamita.server.submission import Item
 
 
@@ -25,7 +25,7 @@ def chat_options(model: ServedModel, asked: ChatRequest, tools: Sequence[Tool]) 
     options = asked.sampling_options(model.texts.model.config.vocab_size)
     most = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
     if most is not None:
-        options["max_tokens"] = limited(most, model.texts.context_length)
+        options["max_tokens"] = most
     if asked.logprobs:
         options["logprobs"] = asked.top_logprobs or 0
     schema = None if asked.response_format is None else asked.response_format.json_schema_option

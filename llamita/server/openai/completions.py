@@ -18,7 +18,7 @@ from llamita.server.models import ServedModel
 from llamita.server.openai.answers import error_events, usage_of
 from llamita.server.openai.logprobs import completion_logprobs, spelled_length
 from llamita.server.openai.schemas import CompletionRequest
-from llamita.server.sampling_request import limited, seeded
+from llamita.server.sampling_request import seeded
 from llamita.server.sse import DONE, event
 from llamita.server.state import model_of, parsed
 from llamita.server.submission import Item, Submission
@@ -36,8 +36,8 @@ async def create_completion(request: Request) -> Response:
 def completion_items(model: ServedModel, asked: CompletionRequest) -> list[Item]:
     """The texts to write: n of the first prompt, n of the second, and so on. Raises RequestError and UsageError."""
     options = asked.sampling_options(model.texts.model.config.vocab_size)
-    if (most := limited(asked.max_tokens, model.texts.context_length)) is not None:
-        options["max_tokens"] = most
+    if asked.max_tokens is not None:
+        options["max_tokens"] = asked.max_tokens
     if asked.logprobs is not None:
         options["logprobs"] = asked.logprobs
         if asked.echo:

@@ -22,7 +22,7 @@ from llamita.server.openai.response_tools import (
     full_name,
     functions,
 )
-from llamita.server.sampling_request import SamplingRequest, Text, ToolName
+from llamita.server.sampling_request import MaxTokens, SamplingRequest, Text, ToolName
 
 LOGPROBS = "message.output_text.logprobs"
 KINDS = "an item is a message, a function_call, a function_call_output or reasoning; nothing is kept here to refer to"
@@ -132,7 +132,7 @@ class ResponseRequest(SamplingRequest):
 
     input: Text | Annotated[list[Item], bounded(1024, least=1)]
     instructions: Text | None = None
-    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_output_tokens: MaxTokens | None = None
     tools: Annotated[list[GivenTool], bounded(128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedTools | None = None
     parallel_tool_calls: bool | None = None

@@ -25,7 +25,6 @@ from llamita.server.openai.response_object import (
     text_part,
 )
 from llamita.server.openai.response_request import ResponseRequest
-from llamita.server.sampling_request import limited
 from llamita.server.sse import dumped
 from llamita.server.state import model_of, parsed
 from llamita.server.submission import Item, Submission
@@ -54,9 +53,8 @@ def response_text(model: ServedModel, asked: ResponseRequest) -> Item:
     tools = asked.callable_tools
     ids = conversation_ids(model, asked.messages(), tools)
     options = asked.sampling_options(model.texts.model.config.vocab_size)
-    most = limited(asked.max_output_tokens, model.texts.context_length, "max_output_tokens")
-    if most is not None:
-        options["max_tokens"] = most
+    if asked.max_output_tokens is not None:
+        options["max_tokens"] = asked.max_output_tokens
     if asked.has_logprobs:
         options["logprobs"] = asked.top_logprobs or 0
     form = asked.text.format if asked.text is not None else None

@@ -9,7 +9,7 @@ from llamita.server.body import StrictModel, bounded
 from llamita.server.conversation import REQUIRED, Tool, allowed
 from llamita.server.openai.messages import AllowedTools, ChatMessage, ChatTool, ToolChoice, tool_data
 from llamita.server.openai.other_servers import NOT_HERE, NOTHING
-from llamita.server.sampling_request import MOST_N, SamplingRequest, StreamOptions, Text, TokenId
+from llamita.server.sampling_request import MOST_N, MaxTokens, SamplingRequest, StreamOptions, Text, TokenId
 
 TokenIds = Annotated[list[TokenId], bounded(2_000_000, least=1)]
 MOST_PROMPTS = 64
@@ -71,8 +71,8 @@ class ChatRequest(SamplingRequest):
     }  # fmt: skip
 
     messages: Annotated[list[ChatMessage], bounded(1024, least=1)]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: MaxTokens | None = None
+    max_completion_tokens: MaxTokens | None = None
     n: Annotated[int, Field(ge=1, le=MOST_N)] | None = 1
     stream_options: StreamOptions | None = None
     logprobs: bool | None = False
@@ -125,7 +125,7 @@ class CompletionRequest(SamplingRequest):
         | Annotated[list[Text], bounded(MOST_PROMPTS, least=1)]
         | Annotated[list[TokenIds], bounded(MOST_PROMPTS, least=1)]
     )
-    max_tokens: Annotated[int, Field(ge=1)] | None = 16
+    max_tokens: MaxTokens | None = 16
     n: Annotated[int, Field(ge=1, le=MOST_N)] | None = 1
     stream_options: StreamOptions | None = None
     best_of: Annotated[int, Field(ge=1, le=MOST_N)] | None = None

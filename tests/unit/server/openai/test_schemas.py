@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from llamita.server.errors import RequestError, failure_of
 from llamita.server.openai.schemas import ChatRequest, CompletionRequest, EmbeddingRequest, ResponseFormat
-from llamita.server.sampling_request import limited, seeded, token_id
+from llamita.server.sampling_request import seeded, token_id
 
 ALLOWED = (
     '{"type": "allowed_tools", "allowed_tools": {"mode": "MODE", "tools": '
@@ -108,11 +108,7 @@ def test_forms_are_schemas(text: str, schema: Any) -> None:
     assert ResponseFormat.model_validate_json(text).json_schema_option == schema
 
 
-def test_limits_and_seeds() -> None:
-    assert limited(None, 10) is None
-    assert limited(10, 10) == 10
-    with pytest.raises(RequestError, match="max_tokens is 11"):
-        limited(11, 10)
+def test_each_of_n_texts_has_a_seed_of_its_own() -> None:
     assert seeded({"seed": 3}, 2) == {"seed": 5}
     assert seeded({}, 2) == {}
 
