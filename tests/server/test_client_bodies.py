@@ -136,7 +136,7 @@ ROWS: dict[str, Row] = {
     "open-webui": (
         CHAT, {"messages": [{"role": "system", "content": "Be brief."}, *HELLO], "stream": False, "temperature": 0.5,
                "top_k": 20, "min_p": 0.05, "stop": ["zz"], "max_tokens": 50, "logit_bias": {"5": 1}, "num_ctx": 2048,
-               "mirostat": 0}, text,
+               "mirostat": 0, "repeat_penalty": 1.0}, text,
     ),
     "open-webui, a title": (CHAT, {"messages": HELLO, "stream": False, "max_tokens": 1000}, text),  # cria reads 512
     "open-webui, a count": ("/v1/messages/count_tokens", {"messages": HELLO, "max_tokens": 20}, counted),
@@ -172,3 +172,9 @@ def test_a_limit_beyond_the_context_ends_with_it(
 def test_a_limit_that_no_context_has_is_refused(server: Running) -> None:
     error = server.post(CHAT, {"model": "cria", "messages": HELLO, "max_tokens": 10**9}).json()["error"]
     assert (error["param"], error["code"]) == ("max_tokens", "invalid_value")
+
+
+def test_llama_cpps_name_of_a_penalty_is_not_ignored(server: Running) -> None:
+    error = server.post(CHAT, {"model": "cria", "messages": HELLO, "repeat_penalty": 1.1}).json()["error"]
+    assert (error["param"], error["code"]) == ("repeat_penalty", "unsupported_parameter")
+    assert "it is called repetition_penalty here" in error["message"]

@@ -16,6 +16,7 @@ NOT_HERE: Mapping[str, str] = {
     "truncate_prompt_tokens": "prompts are never cut: send less",
     "prompt_embeds": "the server reads text and ids alone",
     "n_predict": "it is called max_tokens here",
+    "repeat_penalty": "it is called repetition_penalty here",
     "mirostat": FILTERS,
     "typical_p": FILTERS,
     "xtc_probability": FILTERS,
@@ -28,5 +29,5 @@ NOTHING: Mapping[str, tuple[Any, ...]] = {
     **dict.fromkeys(("bad_words", "lora"), ([],)),
     "use_beam_search": (False,),
     "n_predict": (-1,),
-    "typical_p": (1,),
+    **dict.fromkeys(("typical_p", "repeat_penalty"), (1,)),
 }
