@@ -1,5 +1,6 @@
 """Where the rows of a pass stand, for kernels that read a cache themselves."""
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,8 @@ class BatchLayout:
 
     start: the number of the first new token, counted from the row's own first; below 0 for padding.
     first: the slot of the row's token 0, where its tokens lie in slots next to each other.
-    tables: None for that; else int64 (n,), the pages of each row in order. origin: the entry of token 0.
+    tables: None for that; else the pages of each row in order: an array of int64 for each row, or one of all, (n,), in
+    which `origin` is the entry of token 0.
     page_size: slots of a page, a power of two. is_blocked: whether the pages are blocks of a `PagedCache`; else tables
     name pages of slots that lie as if there were no pages. is_tiled: whether the blocks' keys are in tiles.
     spans: for rows of any lengths in one row of ids: how many new tokens each row has, and the index of the first of
@@ -25,7 +27,7 @@ class BatchLayout:
 
     start: Numbers
     first: Numbers = 0
-    tables: np.ndarray | None = None
+    tables: "np.ndarray | Sequence[array[int]] | None" = None
     origin: Numbers = 0
     page_size: int = 1
     spans: tuple[Sequence[int], Sequence[int]] | None = None

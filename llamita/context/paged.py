@@ -1,10 +1,10 @@
 """A pass over rows of any lengths, whose keys and values are in blocks."""
 
+from array import array
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import accumulate, chain, compress
+from itertools import accumulate, compress
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +19,8 @@ class Paged:
     """New tokens of several rows, one row after the other: ids (1, T), with T tokens of all rows together.
 
     starts: how many tokens of each row are stored already. counts: how many new ones it has. tables: its blocks in
-    order, enough for the new tokens too. Every row attends by itself, so that its numbers do not depend on the others'.
+    order, enough for the new tokens too; kernels read an array of int64 where it lies. Every row attends by itself, so
+    that its numbers do not depend on the others'.
     levels: rows see what rows of lower levels write to their blocks in this pass; None where no block is written by two
     rows. wanted: of each row, whether the logits of what follows it are; None for all. run: None, or what passes
     have in common between which nobody else changes the model.
@@ -73,11 +74,9 @@ class Paged:
     def _layout(
         self, starts: list[int], counts: list[int], firsts: list[int], tables: Sequence[Sequence[int]]
     ) -> BatchLayout:
-        lengths = [*map(len, tables)]
         return BatchLayout(
             start=starts,
-            tables=np.fromiter(chain.from_iterable(tables), dtype=np.int64, count=sum(lengths)),
-            origin=[0, *accumulate(lengths[:-1])],
+            tables=[table if isinstance(table, array) else array("q", table) for table in tables],
             page_size=self.pages.block_size,
             spans=(counts, firsts),
             is_blocked=True,

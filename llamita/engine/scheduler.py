@@ -4,6 +4,8 @@ There is no phase of prompts and none of writing (vLLM v1): a request has tokens
 step computes more of them within a budget. No torch here; the answer of a request does not depend on any choice made.
 """
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import count
@@ -29,6 +31,7 @@ class Request:
 
     token_ids: prompt and written tokens. salt: only requests of one salt share cached prefixes. priority: lower first.
     adapter: the name of the one that writes, None for the model itself; those of one salt have one adapter.
+    block_ids: its blocks in order, in memory that kernels read.
     num_cached_tokens: tokens that were found in the cache when it was first scheduled. cached_instead: the token that
     the cache had after these, if any, instead of the text's own.
     """
@@ -43,7 +46,7 @@ class Request:
     cached_instead: int | None = None
     num_preemptions: int = 0
     num_stored_blocks: int = 0
-    block_ids: list[int] = field(default_factory=list)
+    block_ids: "array[int]" = field(default_factory=lambda: array("q"))
     status: Status = Status.WAITING
     arrival: int = 0
     waits_since: int = 0
@@ -90,10 +93,11 @@ class Copy(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What a step does: copies first, then the tokens."""
+    """What a step does: copies first, then the tokens. admitted: the requests that begin with it, or begin again."""
 
-    scheduled: list[Scheduled]
-    copies: list[Copy]
+    scheduled: Sequence[Scheduled]
+    copies: Sequence[Copy] = ()
+    admitted: Sequence[Request] = ()
 
 
 class Scheduler:
@@ -132,29 +136,33 @@ class Scheduler:
 
     def schedule(self) -> Step:
         """Plan the next step: running requests first, then waiting ones, unless one had to be preempted."""
-        step = Step([], [])
-        budget, before = self.max_num_batched_tokens, self.num_preemptions
+        scheduled, budget, before = list[Scheduled](), self.max_num_batched_tokens, self.num_preemptions
         order = list(self.running)
         self._share = self._fair_share()
-        for number, request in enumerate(order):
-            reserved = len(order) - number - 1  # a token for each of the others
+        for number, request in enumerate(order, start=1):
+            reserved = len(order) - number  # a token for each of the others
             if request.status is Status.RUNNING:
-                tokens = min(request.num_missing, self._share, max(1, budget - reserved))
-                if self._grow(request, tokens):
-                    step.scheduled.append(Scheduled(request, request.num_computed_tokens, tokens))
+                start = request.num_computed_tokens
+                tokens = min(len(request.token_ids) - start, self._share, max(1, budget - reserved))
+                if self._grow(request, start + tokens):
+                    scheduled.append(Scheduled(request, start, tokens))
                     budget -= tokens
+        admitted, copies = list[Scheduled](), list[Copy]()
         if self.num_preemptions == before:
-            self._admit(step, budget)
+            self._admit(admitted, copies, budget)
         self.num_steps += 1
-        return step
+        return Step(scheduled + admitted, copies, [part.request for part in admitted])
 
     def update(self, step: Step) -> None:
         """Count a step's tokens as computed, once their keys and values are written, and cache full blocks."""
+        size = self.pool.block_size
         for request, start, tokens in step.scheduled:
             if request.status is Status.RUNNING:
                 assert request.num_computed_tokens == start
-                request.num_computed_tokens = start + tokens
-                self._store_full(request)
+                end = request.num_computed_tokens = start + tokens
+                for number in range(request.num_stored_blocks, end // size):
+                    self._store(request, number, size)
+                    request.num_stored_blocks += 1
 
     def check_integrity(self) -> None:
         """Raise AssertionError where a request, a block or a count does not agree with the others."""
@@ -182,15 +190,15 @@ class Scheduler:
         return max(1, self.max_num_batched_tokens // 4) if is_shared else self.max_num_batched_tokens
 
     def _grow(self, request: Request, tokens: int) -> bool:
-        """Get a running request blocks for more tokens, preempting the last ones; False if it was the last itself."""
-        needed = self.pool.blocks_for(request.num_computed_tokens + tokens)
+        """Get a running request blocks for its tokens, preempting the last ones; False if it was the last itself."""
+        needed = self.pool.blocks_for(tokens)
         while (missing := needed - len(request.block_ids)) > self.pool.num_free:
             victim = self.running[-1]
             self._preempt(victim)
             if victim is request:
                 return False
         if missing > 0:
-            request.block_ids += self.pool.allocate(missing)
+            request.block_ids.extend(self.pool.allocate(missing))
         return True
 
     def _preempt(self, request: Request) -> None:
@@ -202,7 +210,7 @@ class Scheduler:
         self.num_preemptions += 1
         self.waiting.append(request)
 
-    def _admit(self, step: Step, budget: int) -> None:
+    def _admit(self, admitted: list[Scheduled], copies: list[Copy], budget: int) -> None:
         """Let those that wait begin, in their order, as long as there are tokens, blocks and seats."""
         while self.waiting and budget > 0 and len(self.running) < self.max_num_seqs:
             request = min(self.waiting, key=self._urgency)
@@ -217,39 +225,37 @@ class Scheduler:
             else:
                 return
             self.waiting.remove(request)
-            self._begin(request, match, blocks, step)
-            step.scheduled.append(Scheduled(request, computed, tokens))
+            copies += self._begin(request, match, blocks)
+            admitted.append(Scheduled(request, computed, tokens))
             budget -= tokens
 
-    def _begin(self, request: Request, match: PrefixMatch, blocks: int, step: Step) -> None:
-        """Let a waiting request run from the end of what the cache has of it, with this number of new blocks."""
+    def _begin(self, request: Request, match: PrefixMatch, blocks: int) -> list[Copy]:
+        """Let a waiting request run from the end of what the cache has of it, with this number of new blocks.
+
+        Returns what is to be copied before.
+        """
+        copies = list[Copy]()
         self.pool.hold(match.held)
-        request.block_ids = match.block_ids + self.pool.allocate(blocks)
+        request.block_ids = array("q", match.block_ids + self.pool.allocate(blocks))
         if match.tail is not None:
-            step.copies.append(Copy(match.tail, request.block_ids[len(match.block_ids)], match.tail_tokens))
+            copies.append(Copy(match.tail, request.block_ids[len(match.block_ids)], match.tail_tokens))
             self.pool.release([match.tail])  # copies come before all that the step writes
         request.status, request.num_computed_tokens = Status.RUNNING, self.pool.tokens_of(match)
         if request.num_cached_tokens is None:
             request.num_cached_tokens, request.cached_instead = request.num_computed_tokens, match.other
         self.running.append(request)
         self.running.sort(key=lambda one: (one.priority, one.arrival))
+        return copies
 
     def _urgency(self, request: Request) -> tuple[int, int]:
         return request.priority - (self.num_steps - request.waits_since) // AGEING, request.arrival
 
     def _release(self, request: Request) -> None:
         self.pool.release(request.block_ids)
-        request.block_ids, request.num_computed_tokens, request.num_stored_blocks = [], 0, 0
-
-    def _store_full(self, request: Request) -> None:
-        """Let the blocks that a request has filled be found by others."""
-        full = request.num_computed_tokens // self.pool.block_size
-        while request.num_stored_blocks < full:
-            self._store(request, request.num_stored_blocks, self.pool.block_size)
-            request.num_stored_blocks += 1
+        request.block_ids, request.num_computed_tokens, request.num_stored_blocks = array("q"), 0, 0
 
     def _store(self, request: Request, number: int, tokens: int) -> None:
-        """Note what the first tokens of a block of a request are."""
+        """Let the first tokens of a block of a request be found by others."""
         start = number * self.pool.block_size
         parent = request.digests[number]
         digest = self.pool.store(request.block_ids[number], parent, tuple(request.token_ids[start : start + tokens]))

@@ -40,8 +40,8 @@ class Followers:
         _set_timeout(wait)
 
     def tell(self, name: str, *values: Any) -> None:
-        """Let the others do something; the values are numbers, texts and lists. Raises LostProcess."""
-        line = json.dumps([name, *values], separators=(",", ":")).encode() + b"\n"
+        """Let the others do something; the values are numbers, texts, lists and arrays. Raises LostProcess."""
+        line = json.dumps([name, *values], separators=(",", ":"), default=list).encode() + b"\n"
         self._sent += 1
         try:
             for connection in self._connections.values():

@@ -146,6 +146,8 @@ class RaggedAttention:
         """Where the page table of each row begins; 0 where there is none."""
         if layout.tables is None:
             return 0
+        if not isinstance(layout.tables, np.ndarray):
+            return self._sorted([table.buffer_info()[0] for table in layout.tables])
         start, origin = layout.tables.__array_interface__["data"][0], self._sorted(layout.origin)
         return start + 8 * origin if isinstance(origin, int) else [start + 8 * one for one in origin]
 
