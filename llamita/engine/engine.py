@@ -214,8 +214,7 @@ class Engine:
         """Let the engine's thread add a request, which ends with an error where the engine has stopped."""
 
         def drop(error: BaseException) -> None:
-            reader = live.handle.end(error)
-            wake([] if reader is None else [reader])
+            wake(live.handle.end(error))
             self._leave()
 
         self._thread.put(lambda: self._core.add(live, prompt_logprobs), drop)

@@ -1,6 +1,5 @@
 """The core of the engine: requests, steps and their outcomes, for the one thread that owns the model."""
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
@@ -9,11 +8,11 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from llamita.engine.block_pool import BlockPool
-from llamita.engine.handle import RequestHandle, wake
+from llamita.engine.handle import RequestHandle, Waiter, wake
 from llamita.engine.limits import EngineLimits, pages_of
 from llamita.engine.live import LiveRequest
 from llamita.engine.proposer import Proposer, most_in_step
-from llamita.engine.runner import Logits, StepRunner, first_rows
+from llamita.engine.runner import Computed, Failed, StepRunner
 from llamita.engine.scheduler import Request, Scheduled, Scheduler, Step
 from llamita.errors import AbortedError
 from llamita.generation.completion import completion_of
@@ -86,6 +85,7 @@ class EngineCore:
         )
         self.last_step = monotonic()
         self._live: dict[Request, LiveRequest] = {}
+        self._timed: dict[Request, LiveRequest] = {}  # those of them that may not take as long as they like
         self._on_end = on_end
         self._prompt_tokens = self._cached_prompt_tokens = self._generation_tokens = 0
         self._draft_model, self._draft_tokens, self._accepted_tokens = draft_model, 0, 0
@@ -120,6 +120,8 @@ class EngineCore:
     def add(self, live: LiveRequest, prompt_logprobs: int | None) -> None:
         """Let a request wait for its turn. prompt_logprobs: note its prompt's, with this number of alternatives."""
         self._live[live.request] = live
+        if live.terms.timeout is not None or live.terms.queue_timeout is not None:
+            self._timed[live.request] = live
         if self._num_speculative_tokens:
             live.proposer = Proposer(self._draft_model, self._num_speculative_tokens)
         self.scheduler.add(live.request)
@@ -138,8 +140,7 @@ class EngineCore:
 
     def end(self, live: LiveRequest, error: BaseException) -> None:
         """End a request with an error."""
-        reader = self._taken_out(live, error)
-        wake([] if reader is None else [reader])
+        wake(self._taken_out(live, error))
 
     def end_all(self, error: BaseException) -> None:
         """End every request with an error."""
@@ -148,25 +149,21 @@ class EngineCore:
 
     def abandon(self, error: BaseException) -> None:
         """End the handles of all requests, for an engine that is given up in the middle of a step; in any thread."""
-        readers = [live.handle.end(error) for live in list(self._live.values())]
-        wake([reader for reader in readers if reader is not None])
+        wake([waiter for live in list(self._live.values()) for waiter in live.handle.end(error)])
 
     def step(self) -> None:
         """Compute a step, and hand over what it wrote. What fails for one request ends that one."""
         self._end_overdue()
         step = self.scheduler.schedule()
         self._note_scheduled(step)
-        drafts = self._propose(step)
-        parts = list(zip(step.scheduled, self.runner.run(step, drafts), strict=True))
-        self.scheduler.update(Step([part for part, outcome in parts if isinstance(outcome, Logits)], []))
-        rows: list[tuple[LiveRequest, Logits]] = []
-        for part, outcome in parts:
-            if isinstance(outcome, Exception):
-                self.end(self._live[part.request], outcome)
-            elif part.is_last:
-                rows.append((self._live[part.request], outcome))
-        if rows:
-            self._write(rows, drafts)
+        drafts, waiters = self._propose(step), list[Waiter]()
+        for outcome in self.runner.run(step, drafts):
+            if isinstance(outcome, Failed):
+                waiters += self._taken_out(self._live[outcome.request], outcome.error)
+            else:
+                self.scheduler.update(Step(outcome.parts))
+                waiters += self._write(outcome, drafts)
+        wake(waiters)
         self.last_step = monotonic()
 
     def _propose(self, step: Step) -> dict[Request, list[int]]:
@@ -178,59 +175,63 @@ class EngineCore:
         found = {part.request: self._live[part.request].propose(most, size) for part in step.scheduled if part.is_last}
         return {request: drafts for request, drafts in found.items() if drafts}
 
-    def _write(self, rows: list[tuple[LiveRequest, Logits]], drafts: Mapping[Request, list[int]]) -> None:
-        """Choose the next tokens of each request by its logits, and hand over what became of it."""
-        tokens = sample([live.sampler for live, _ in rows], first_rows([logits for _, logits in rows]))
-        readers = [self._take(live, token) for (live, _), token in zip(rows, tokens, strict=True)]
-        for live, logits in rows:
-            if len(logits.rows) > 1:
-                readers += self._take_drafts(live, drafts[live.request], logits.of_pass[logits.rows[1:]])
-        wake([reader for reader in dict.fromkeys(readers) if reader is not None])
+    def _write(self, done: Computed, drafts: Mapping[Request, list[int]]) -> list[Waiter]:
+        """Choose the next tokens of requests by their logits; returns who waits for them."""
+        lives, waiters = [self._live[request] for request in done.ends], list[Waiter]()
+        if lives:
+            tokens = sample(
+                [live.sampler for live in lives], done.logits[: len(lives)] if done.drafted else done.logits
+            )
+            for live, token in zip(lives, tokens, strict=True):
+                waiters += self._take(live, token)
+        for live in lives if done.drafted else ():
+            if numbers := done.drafted.get(live.request):
+                waiters += self._take_drafts(live, drafts[live.request], done.logits[numbers])
+        return waiters
 
-    def _take_drafts(self, live: LiveRequest, drafts: list[int], logits: Tensor) -> "list[asyncio.Future[None] | None]":
+    def _take_drafts(self, live: LiveRequest, drafts: list[int], logits: Tensor) -> list[Waiter]:
         """Go on with a request as long as its last token is the draft; logits: (drafts, V) of what follows each."""
-        readers, accepted = [], 0
+        request, waiters, accepted = live.request, list[Waiter](), 0
         for draft, after in zip(drafts, logits, strict=True):
-            if live.handle.is_over or live.request.token_ids[-1] != draft:
+            if live.handle.is_over or request.token_ids[-1] != draft:
                 break
-            self.scheduler.update(Step([Scheduled(live.request, live.request.num_computed_tokens, 1)], []))
+            self.scheduler.update(Step([Scheduled(request, request.num_computed_tokens, 1)]))
             accepted += 1
             (token,) = sample([live.sampler], after[None])
-            readers.append(self._take(live, token))
+            waiters += self._take(live, token)
         assert live.proposer is not None
         live.proposer.learn(len(drafts), accepted)
         live.handle.metrics.draft_tokens += len(drafts)
         live.handle.metrics.accepted_tokens += accepted
         self._draft_tokens += len(drafts)
         self._accepted_tokens += accepted
-        return readers
+        return waiters
 
-    def _take(self, live: LiveRequest, token: int | Exception) -> "asyncio.Future[None] | None":
-        """Give a request its next token, or the error that there was instead; returns the future of its reader."""
+    def _take(self, live: LiveRequest, token: int | Exception) -> list[Waiter]:
+        """Give a request its next token, or the error that there was instead; returns who waits for it."""
+        if isinstance(token, Exception):
+            return self._taken_out(live, token)
         try:
-            delta = live.push(token) if isinstance(token, int) else token
+            live.push(token)
         except Exception as error:  # of its tokenizer, grammar or stop strings: its own
-            delta = error
-        if isinstance(delta, Exception):
-            return self._taken_out(live, delta)
+            return self._taken_out(live, error)
         self._generation_tokens += 1
-        reader = live.handle.push(delta)
-        if live.sequence.finish is None:
-            return reader
-        return self._taken_out(live, None) or reader
+        waiters = live.handle.publish()
+        return waiters if live.sequence.finish is None else waiters + self._taken_out(live, None)
 
-    def _taken_out(self, live: LiveRequest, error: BaseException | None) -> "asyncio.Future[None] | None":
-        """Take a request out and hand over its outcome; returns the future of its reader."""
+    def _taken_out(self, live: LiveRequest, error: BaseException | None) -> list[Waiter]:
+        """Take a request out and hand over its outcome; returns who waits for it."""
         self.scheduler.finish(live.request)
         self._live.pop(live.request, None)
+        self._timed.pop(live.request, None)
         live.handle.metrics.preemptions = live.request.num_preemptions
-        reader = live.handle.end(completion_of(live.sequence, tools=live.tools) if error is None else error)
+        waiters = live.handle.end(completion_of(live.sequence, tools=live.tools) if error is None else error)
         self._on_end()
-        return reader
+        return waiters
 
     def _note_scheduled(self, step: Step) -> None:
         """Note when requests are scheduled for the first time, and what they found in the cache."""
-        for request, _, _ in step.scheduled:
+        for request in step.admitted:
             metrics = self._live[request].handle.metrics
             if metrics.scheduled is None:
                 metrics.scheduled, metrics.cached_instead = monotonic(), request.cached_instead
@@ -240,5 +241,5 @@ class EngineCore:
 
     def _end_overdue(self) -> None:
         now = monotonic()
-        for live, error in [(one, error) for one in self._live.values() if (error := one.overdue(now)) is not None]:
+        for live, error in [(one, error) for one in self._timed.values() if (error := one.overdue(now)) is not None]:
             self.end(live, error)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from llamita.engine.limits import pages_of
-from llamita.engine.runner import Row, StepRunner
+from llamita.engine.runner import Rows, StepRunner
 from llamita.generation.logprobs import prompt_logprobs
 from llamita.model.fingerprint import weights_digest
 from llamita.model.llama import LlamaForCausalLM
@@ -34,9 +34,9 @@ class Follower:
         """Make the cache."""
         self._runner = StepRunner({None: self.model}, pages_of(self.model, num_blocks, block_size))
 
-    def logits(self, rows: Sequence[Sequence[Any]]) -> None:
+    def logits(self, rows: Sequence[list[Any]]) -> None:
         """Take part in a pass."""
-        self.runner.logits(self.model, [Row(*row) for row in rows])
+        self.runner.logits(self.model, Rows(*rows))
 
     def prompt_logprobs(self, token_ids: Sequence[int]) -> None:
         """Take part in the pass that tells a prompt's log-probabilities."""

@@ -4,24 +4,23 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from queue import SimpleQueue
 from time import monotonic
 
 from llamita.generation.completion import Completion
 from llamita.generation.logprobs import TokenLogprob
 from llamita.generation.request import GenerationRequest
+from llamita.generation.sequence import Sequence as TextSequence
+
+Waiter = asyncio.Future[None] | threading.Event  # of who waits for more, in an event loop or in a thread
 
 
-@dataclass(slots=True)  # not frozen: one is made for each token, in a third of the time
+@dataclass(slots=True)  # not frozen: one is made for each token of a stream, in a third of the time
 class Delta:
     """What was written since the last look: text, tokens, and their log-probabilities if they are recorded."""
 
     text: str = ""
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
-
-    def __add__(self, other: "Delta") -> "Delta":
-        return Delta(self.text + other.text, self.token_ids + other.token_ids, self.logprobs + other.logprobs)
 
 
 @dataclass
@@ -47,7 +46,7 @@ class RequestHandle:
     """One submitted request. Iterate over it (`for piece in handle`, `async for delta in handle`), or ask for `result`.
 
     Both raise what ended the request early: AbortedError after `abort`, or the error of this very request. One reader
-    at a time; a slow reader delays nobody, as what it has not read yet is joined into one delta.
+    at a time; a slow reader delays nobody, as a delta is all that it has not read yet.
     """
 
     def __init__(
@@ -60,11 +59,13 @@ class RequestHandle:
         self.request_id, self.request, self.adapter = request_id, request, adapter
         self.metrics = RequestMetrics(monotonic())
         self._abort = abort
-        self._deltas: SimpleQueue[Delta | None] = SimpleQueue()  # None wakes who waits when it is over
+        self._sequence: TextSequence | None = None
+        self._written = self._read = (0, 0)  # how many of its tokens, and of its text's characters
+        self._reading = threading.Lock()
+        self._waiters: list[Waiter] = []
         self._ended = threading.Event()
         self._completion: Completion | None = None
         self._error: BaseException | None = None
-        self._waiter: asyncio.Future[None] | None = None
 
     @property
     def prompt_token_ids(self) -> list[int]:
@@ -96,13 +97,16 @@ class RequestHandle:
         """The pieces of the text as they are written."""
         while True:
             is_over = self.is_over  # then no more comes
-            delta = self._take(None if is_over else self._deltas.get())
-            if delta is not None and delta.text:
-                yield delta.text
-            if delta is None and is_over:
-                self._deltas.put(None)  # for another thread that reads too
+            if (delta := self._take()) is not None:
+                if delta.text:
+                    yield delta.text
+            elif is_over:
                 self._outcome()
                 return
+            else:
+                waiter = threading.Event()
+                if self._must_wait(waiter):
+                    waiter.wait()
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
         """What is written, step by step."""
@@ -114,20 +118,43 @@ class RequestHandle:
                 self._outcome()
                 return
             else:
-                waiter = self._waiter = asyncio.get_running_loop().create_future()
-                if self._deltas.empty() and not self.is_over:  # what comes after this look finds the waiter
+                waiter = asyncio.get_running_loop().create_future()
+                if self._must_wait(waiter):
                     await waiter
-                self._waiter = None
+
+    def _take(self) -> Delta | None:
+        """What is unread; None if there is nothing."""
+        with self._reading:
+            (first, shown), (end, length) = self._read, self._written
+            if first == end:
+                return None
+            self._read = end, length
+        assert self._sequence is not None
+        text, token_ids, noted = self._sequence.text, self._sequence.token_ids, self._sequence.logprobs
+        return Delta(text[shown:length], tuple(token_ids[first:end]), () if noted is None else tuple(noted[first:end]))
+
+    def _must_wait(self, waiter: Waiter) -> bool:
+        """Whether there is nothing to read: what comes after this look finds the waiter."""
+        self._waiters.append(waiter)
+        return self._read == self._written and not self.is_over
 
     # The engine's side
 
-    def push(self, delta: Delta) -> asyncio.Future[None] | None:
-        """Hand over what a step wrote; returns the future that a reader waits for, to be set in the reader's loop."""
-        self._deltas.put(delta)
-        return self._waiter
+    def begin(self, sequence: TextSequence) -> None:
+        """Let what will be written be read from this sequence."""
+        self._sequence = sequence
 
-    def end(self, outcome: Completion | BaseException) -> asyncio.Future[None] | None:
-        """Hand over how the request ended; the first outcome counts."""
+    def publish(self) -> list[Waiter]:
+        """Let what the sequence has by now be read; returns who waits for it, for `wake`."""
+        assert self._sequence is not None
+        self._written = len(self._sequence.token_ids), len(self._sequence.text)
+        if not self._waiters:
+            return []
+        waiters, self._waiters = self._waiters, []
+        return waiters
+
+    def end(self, outcome: Completion | BaseException) -> list[Waiter]:
+        """Hand over how the request ended; the first outcome counts. Returns who waits for it."""
         if not self.is_over:
             self.metrics.finished = monotonic()
             if isinstance(outcome, Completion):
@@ -135,15 +162,8 @@ class RequestHandle:
             else:
                 self._error = outcome
         self._ended.set()
-        self._deltas.put(None)
-        return self._waiter
-
-    def _take(self, first: Delta | None = None) -> Delta | None:
-        """All that is unread as one, after what was taken first; None if there is nothing."""
-        while not self._deltas.empty():
-            if (delta := self._deltas.get()) is not None:
-                first = delta if first is None else first + delta
-        return first
+        waiters, self._waiters = self._waiters, []
+        return waiters
 
     def _outcome(self) -> Completion:
         if self._error is not None:
@@ -152,10 +172,15 @@ class RequestHandle:
         return self._completion
 
 
-def wake(futures: Sequence[asyncio.Future[None]]) -> None:
+def wake(waiters: Sequence[Waiter]) -> None:
     """Let readers go on, with one call into each of their event loops."""
-    for loop in {future.get_loop() for future in futures}:
-        own = [future for future in futures if future.get_loop() is loop]
+    loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for waiter in waiters:
+        if isinstance(waiter, threading.Event):
+            waiter.set()
+        else:
+            loops.setdefault(waiter.get_loop(), []).append(waiter)
+    for loop, own in loops.items():
         if not loop.is_closed():
             loop.call_soon_threadsafe(_set, own)
 

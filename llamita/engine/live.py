@@ -4,13 +4,13 @@ import json
 from dataclasses import dataclass
 from time import monotonic
 
-from llamita.engine.handle import Delta, RequestHandle
+from llamita.engine.handle import RequestHandle
 from llamita.engine.proposer import Proposer
 from llamita.engine.scheduler import Request
 from llamita.engine.terms import Terms
 from llamita.errors import OverdueError, QueueTimeoutError, UnsupportedError
 from llamita.generation.decode import logprob_recorder
-from llamita.generation.logprobs import TokenLogprob, note_prompt_logprobs
+from llamita.generation.logprobs import note_prompt_logprobs
 from llamita.generation.plan import constrained
 from llamita.generation.request import GenerationRequest
 from llamita.generation.sequence import Sequence
@@ -53,15 +53,12 @@ class LiveRequest:
             self.proposer = None
             return []
 
-    def push(self, token: int) -> Delta:
-        """Append the next token; returns what it adds."""
-        if self.handle.metrics.first_token is None:
-            self.handle.metrics.first_token = monotonic()
+    def push(self, token: int) -> None:
+        """Append the next token."""
         self.request.token_ids.append(token)
-        text = self.sequence.push(token)
-        noted = self.sequence.logprobs
-        logprobs: tuple[TokenLogprob, ...] = () if noted is None else tuple(noted[len(self.sequence.token_ids) - 1 :])
-        return Delta(text, (token,), logprobs)
+        self.sequence.push(token)
+        if len(self.sequence.token_ids) == 1:
+            self.handle.metrics.first_token = monotonic()
 
     def note_prompt_logprobs(self, top: int) -> None:
         """Note how probable the prompt's tokens were, by a pass of its own."""
@@ -76,6 +73,7 @@ def live_request(
     _check(generation)
     generation = constrained(generation)
     (sequence,) = generation.sequences()
+    handle.begin(sequence)
     noted = logprob_recorder(generation, [sequence])
     sampler = Sampler(
         generation.params([0]),

@@ -1,9 +1,9 @@
 """Runs one step of the engine: copies blocks, passes tokens through the model, returns logits."""
 
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import chain
-from operator import itemgetter
+from itertools import compress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -21,43 +21,78 @@ if TYPE_CHECKING:
     from llamita.parallel.followers import Followers
 
 
-class Logits(NamedTuple):
-    """The fp32 logits (rows, V) of a pass, and the numbers of a part's own: of what follows it and its drafts.
+class Rows(NamedTuple):
+    """Tokens of texts that a pass computes, one row after the other, in columns.
 
-    A part that does not reach the end of its text has none: what follows it is known.
+    tables: the blocks of each row's text. starts: the number of its first token there. counts: how many there are.
+    levels: 0, or the number of a draft. wanted: whether the logits of what comes after it are. token_ids: of all rows.
     """
 
-    of_pass: Tensor
-    rows: Sequence[int]
-
-
-Outcome = Logits | Exception
-
-
-def first_rows(parts: Sequence[Logits]) -> Tensor:
-    """The logits (B, V) of what follows each part; without drafts those of a pass, and no copy."""
-    whole, numbers = parts[0].of_pass, [one.rows[0] for one in parts]
-    if any(one.of_pass is not whole for one in parts):
-        return torch.stack([one.of_pass[one.rows[0]] for one in parts])
-    return whole if numbers == [*range(whole.shape[0])] else whole[numbers]
-
-
-class Row(NamedTuple):
-    """Tokens of a text, whose blocks are `block_ids`, from number `start` on.
-
-    level: 0, or the number of a draft. part: the number of the part of the step that it is of. is_wanted: whether the
-    logits of what comes after it are.
-    """
-
-    block_ids: list[int]
-    start: int
+    tables: list["array[int]"]
+    starts: list[int]
+    counts: list[int]
+    levels: list[int]
+    wanted: list[bool]
     token_ids: list[int]
-    level: int
-    part: int
-    is_wanted: bool
+
+    @classmethod
+    def of(cls, parts: Sequence[Scheduled]) -> "Rows":
+        """The rows of these parts of a step."""
+        rows = cls([], [], [], [], [], [])
+        for request, start, count in parts:
+            end = start + count
+            rows.add(request.block_ids, start, request.token_ids[start:end], is_wanted=end == len(request.token_ids))
+        return rows
+
+    def add(self, table: "array[int]", start: int, token_ids: list[int], *, level: int = 0, is_wanted: bool) -> None:
+        """Append a row."""
+        self.tables.append(table)
+        self.starts.append(start)
+        self.counts.append(len(token_ids))
+        self.levels.append(level)
+        self.wanted.append(is_wanted)
+        self.token_ids.extend(token_ids)
+
+    def add_drafts(self, parts: Sequence[Scheduled], drafts: "Drafts") -> dict[Request, list[int]]:
+        """Append a row for each draft; returns the numbers of the logits that follow those of a request.
+
+        Rows see what those of lower levels write, which come first.
+        """
+        drafted: dict[Request, list[int]] = {}
+        number = sum(self.wanted)
+        for level in range(max(map(len, drafts.values()), default=0)):
+            for request, start, count in parts:
+                if level < len(own := drafts.get(request, ())):
+                    end = start + count + level
+                    self.add(request.block_ids, end, [own[level]], level=level + 1, is_wanted=True)
+                    drafted.setdefault(request, []).append(number)
+                    number += 1
+        return drafted
 
 
-LEVEL = Row._fields.index("level")
+class Computed(NamedTuple):
+    """Parts of a step that were computed in one pass, and what the next token of their texts depends on.
+
+    ends: those that reach the end of their text. logits: fp32 (n, V), of what follows each of these, then of what
+    follows their drafts. drafted: the numbers among them of those after a request's drafts.
+    """
+
+    parts: Sequence[Scheduled]
+    ends: Sequence[Request]
+    logits: Tensor
+    drafted: Mapping[Request, list[int]] = MappingProxyType({})
+
+
+class Failed(NamedTuple):
+    """A part of a step that ended in an error."""
+
+    request: Request
+    error: Exception
+
+
+Outcome = Computed | Failed
+Drafts = Mapping[Request, Sequence[int]]
+NO_DRAFTS: Drafts = MappingProxyType({})
 ALONE = nullcontext()
 
 
@@ -88,9 +123,8 @@ class StepRunner:
         with torch.no_grad(), self.together("last_hidden_state", list(token_ids)):
             return model.last_hidden_state(torch.tensor([token_ids], device=model.device))[0]
 
-    def run(self, step: Step, drafts: Mapping[Request, Sequence[int]] = MappingProxyType({})) -> list[Outcome]:
-        """For each part of a step that reaches the end of its text the logits of the token that follows it, and of
-        those that follow each of its drafts; or the error that it ended in.
+    def run(self, step: Step, drafts: Drafts = NO_DRAFTS) -> list[Outcome]:
+        """Compute the parts of a step, and the drafts of those that reach the end of their text.
 
         Where a pass of several requests fails, each of them is tried alone: nobody fails for another. For callers in
         inference mode.
@@ -98,55 +132,44 @@ class StepRunner:
         for copied in step.copies:
             with self.together("copy", *copied):
                 self.pages.copy(*copied)
-        found: dict[int, Outcome] = {}
-        rows: dict[str | None, list[Row]] = {}
-        for number, part in enumerate(step.scheduled):
-            its = rows.setdefault(part.request.adapter, [])
-            its.append(Row(part.request.block_ids, part.start, part.new_token_ids, 0, number, part.is_last))
-            if drafts:
-                its += _draft_rows(part, drafts.get(part.request, ()), number)
-        for adapter, own in rows.items():
-            own.sort(key=itemgetter(LEVEL))  # rows see what those of lower levels write
-            found |= self._tried(self.models[adapter], own)
-        return [found[number] for number in range(len(step.scheduled))]
+        parts: dict[str | None, list[Scheduled]] = {}
+        for part in step.scheduled:
+            parts.setdefault(part.request.adapter, []).append(part)
+        return [outcome for name, own in parts.items() for outcome in self._tried(self.models[name], own, drafts)]
 
-    def _tried(self, model: LanguageModel, rows: Sequence[Row]) -> dict[int, Outcome]:
-        """The outcome of each part that rows are of, by its number."""
+    def _tried(self, model: LanguageModel, parts: Sequence[Scheduled], drafts: Drafts) -> list[Outcome]:
+        """What becomes of the parts of one model."""
+        rows = Rows.of(parts)
+        ends = [part.request for part in compress(parts, rows.wanted)]
+        drafted = rows.add_drafts(parts, drafts)
         try:
             with self.together("logits", rows):
-                logits = self.logits(model, rows)
+                return [Computed(parts, ends, self.logits(model, rows), drafted)]
         except Exception as error:
-            parts = dict.fromkeys(row.part for row in rows)
             if len(parts) == 1:
-                return dict.fromkeys(parts, error)
-            each = ([row for row in rows if row.part == part] for part in parts)
-            return {part: outcome for own in each for part, outcome in self._tried(model, own).items()}
-        own: dict[int, list[int]] = {row.part: [] for row in rows}
-        for at, row in enumerate(row for row in rows if row.is_wanted):
-            own[row.part].append(at)
-        return {part: Logits(logits, mine) for part, mine in own.items()}
+                return [Failed(parts[0].request, error)]
+            return [outcome for part in parts for outcome in self._tried(model, [part], drafts)]
 
-    def logits(self, model: LanguageModel, rows: Sequence[Row]) -> Tensor:
+    def logits(self, model: LanguageModel, rows: Rows) -> Tensor:
         """The fp32 logits (rows, V) of what comes after each row that wants them, in one pass; of the last if none."""
         config = model.config
-        tables, starts, new, levels, _, wanted = zip(*rows, strict=True)
         context = Paged(
             self.pages,
-            starts=starts,
-            counts=[*map(len, new)],
-            tables=tables,
+            starts=rows.starts,
+            counts=rows.counts,
+            tables=rows.tables,
             scale=config.softmax_scale,
             window=config.sliding_window,
             backend=config.attn_implementation,
-            levels=levels,
-            wanted=wanted,
+            levels=rows.levels,
+            wanted=rows.wanted,
             run=self._run,
         )
-        token_ids, plan = [*chain.from_iterable(new)], stand_in_of(cast("nn.Module", model))
-        if plan is not None and (logits := plan.read_rows(token_ids, context)) is not None:
+        plan = stand_in_of(cast("nn.Module", model))
+        if plan is not None and (logits := plan.read_rows(rows.token_ids, context)) is not None:
             return logits
         # From NumPy, as torch reads lists of numbers several times more slowly.
-        given = torch.from_numpy(np.array([token_ids])).to(context.device)
+        given = torch.from_numpy(np.array([rows.token_ids])).to(context.device)
         logits = model(given, context=context, logits_to_keep=context.last, return_dict=True).logits[0]
         return logits if logits.dtype == torch.float32 else logits.float()
 
@@ -159,9 +182,3 @@ def _followed(followers: "Followers", name: str, *values: Any) -> Iterator[None]
         yield
     except Exception as error:
         raise followers.lost(error) from error
-
-
-def _draft_rows(part: Scheduled, drafts: Sequence[int], number: int) -> list[Row]:
-    """Each of the drafts after a part, which has this number, as a row."""
-    blocks, end = part.request.block_ids, part.start + part.num_tokens
-    return [Row(blocks, end + n, [token], n + 1, number, True) for n, token in enumerate(drafts)]

@@ -26,7 +26,7 @@ def short(cria: LLM, monkeypatch: pytest.MonkeyPatch) -> Any:
 
         def limit(fails: Callable[[int], bool], error: type[BaseException] = torch.OutOfMemoryError) -> None:
             def passed(model: Any, rows: Any) -> Any:
-                if fails(len(rows)):
+                if fails(len(rows.counts)):
                     raise error("no memory left at 0x7f00")
                 return run(model, rows)
 

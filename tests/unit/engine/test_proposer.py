@@ -38,8 +38,8 @@ def rows_of_passes(engine: Engine) -> list[int]:
     run = engine._core.runner.logits
 
     def counted(model: Any, rows: Any) -> Any:
-        if all(len(row.token_ids) == 1 for row in rows):
-            counts.append(len(rows))
+        if set(rows.counts) == {1}:
+            counts.append(len(rows.counts))
         return run(model, rows)
 
     engine._core.runner.logits = counted
