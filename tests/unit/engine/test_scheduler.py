@@ -42,6 +42,14 @@ def test_a_long_prompt_is_read_in_parts_which_are_short_while_others_come() -> N
     assert counts(of) == [(1, 16)]
 
 
+def test_a_step_has_no_more_tokens_than_its_budget() -> None:
+    of = scheduler(budget=9)
+    for first in range(1, 7):
+        of.add(Request(text(20, first)))
+    assert counts(of) == [(1, 2), (2, 2), (3, 2), (4, 2), (5, 1)]
+    assert counts(of) == [(1, 2), (2, 2), (3, 2), (4, 2), (5, 1)]  # all of those that run, none that waits
+
+
 def test_a_step_leaves_a_token_for_whoever_writes() -> None:
     of = scheduler(budget=4)
     for first in (1, 2, 3):
