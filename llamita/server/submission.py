@@ -29,7 +29,10 @@ class Item:
 
 @dataclass(eq=False)
 class Submission:
-    """The handles of a request's texts, in the order in which they were asked for."""
+    """The handles of a request's texts, in the order in which they were asked for.
+
+    left: texts whose end `deltas` has not reported yet.
+    """
 
     model: ServedModel
     handles: list[RequestHandle]
@@ -37,23 +40,27 @@ class Submission:
     admitted: int
     has_receipts: bool = False
     is_closed: bool = field(default=False, init=False)
+    left: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.left = len(self.handles)
 
     async def deltas(self) -> AsyncGenerator[tuple[int, Delta | None], None]:
         """The number of a text and what it has become longer by; None where it is over. Raises its error."""
         if len(self.handles) == 1:
             async for delta in self.handles[0]:
                 yield 0, delta
+            self.left = 0
             yield 0, None
             return
         queue: asyncio.Queue[tuple[int, Delta | BaseException | None]] = asyncio.Queue()
         readers = [asyncio.ensure_future(_read(n, handle, queue)) for n, handle in enumerate(self.handles)]
         try:
-            left = len(self.handles)
-            while left:
+            while self.left:
                 number, delta = await queue.get()
                 if isinstance(delta, BaseException):
                     raise delta
-                left -= delta is None
+                self.left -= delta is None
                 yield number, delta
         finally:
             for reader in readers:
@@ -70,6 +77,10 @@ class Submission:
         if self.has_receipts:
             found["receipts"] = [self.model.engine.receipt(handle).to_dict() for handle in self.handles]
         return found
+
+    def last_report(self, n: int) -> dict[str, Any]:
+        """The same for the end of a text in a stream: nothing, but after the last of them."""
+        return {} if self.left else self.report(n)
 
     def close(self) -> None:
         """Stop what is still written, give back its place, and count it; once is enough."""

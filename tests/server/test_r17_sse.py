@@ -109,3 +109,19 @@ def test_r17_characters_that_some_clients_take_for_line_ends_are_escaped(server:
     events = read_events(server, "/v1/chat/completions", chat(**form))
     texts = [json.loads(data)["choices"][0]["delta"].get("content") or "" for _, data in events[:-1]]
     assert "".join(texts) == "a\u2028b\u0085c\nd"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", chat(n=3, max_tokens=1)),
+        ("/v1/completions", {"model": "cria", "prompt": "Once", "n": 3, "max_tokens": 1}),
+    ],
+)
+def test_r17_a_stream_of_several_texts_has_one_report(server: Running, path: str, body: dict[str, Any]) -> None:
+    *chunks, (_, done) = read_events(server, path, {**body, "receipt": True})
+    assert done == "[DONE]"
+    events = [json.loads(data) for _, data in chunks]
+    reports = [one for one in events if "timings" in one or "receipts" in one]
+    assert reports == events[-1:]  # all texts were over before the first end was told
+    assert len(reports[0]["receipts"]) == 3

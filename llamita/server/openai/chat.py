@@ -124,7 +124,7 @@ class ChatAnswer:
             is_text = piece.kind == "text"
             pieces.append(self._chunk(number, {"content": piece.text}) if is_text else self._called(number, piece))
         finish = "tool_calls" if calls else completion.finish_reason
-        extra = self._submission.report(len(handles)) if all(handle.is_over for handle in handles) else {}
+        extra = self._submission.last_report(len(handles))
         return [*pieces, self._chunk(number, {}, finish=finish, extra=extra)]
 
     def _called(self, number: int, piece: Piece) -> bytes:

@@ -117,8 +117,8 @@ class CompletionAnswer:
         return [TokenLogprob(first, self._texts.of(first), math.nan), *(completion.prompt_logprobs or ())]
 
     def _ending(self, number: int) -> bytes:
-        extra = self._submission.report(self._n) if all(handle.is_over for handle in self._handles) else {}
-        return self._chunk(number, "", finish=self._handles[number].result().finish_reason, extra=extra)
+        finish = self._handles[number].result().finish_reason
+        return self._chunk(number, "", finish=finish, extra=self._submission.last_report(self._n))
 
     def _chunk(
         self,
