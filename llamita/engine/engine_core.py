@@ -143,9 +143,13 @@ class EngineCore:
         wake(self._taken_out(live, error))
 
     def end_all(self, error: BaseException) -> None:
-        """End every request with an error."""
+        """End every request with an error, also where the scheduler cannot, as that may be what has failed."""
         for live in list(self._live.values()):
-            self.end(live, error)
+            try:
+                self.end(live, error)
+            except Exception:
+                wake(live.handle.end(error))
+                self._on_end()
 
     def abandon(self, error: BaseException) -> None:
         """End the handles of all requests, for an engine that is given up in the middle of a step; in any thread."""

@@ -239,6 +239,22 @@ def test_r26_a_defect_of_the_engine_reaches_everybody(fast: LLM) -> None:
     engine.close()
 
 
+def test_r26_a_defect_of_the_scheduler_reaches_everybody_too(fast: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, held = fast.engine(), threading.Event()
+    engine.call(held.wait)
+    handles = [engine.submit("a") for _ in range(3)]
+    for name in ("schedule", "finish"):
+        monkeypatch.setattr(engine._core.scheduler, name, lambda *_: 1 / 0)
+    closer = threading.Thread(target=engine.close, args=(None,))
+    closer.start()
+    held.set()
+    for handle in handles:
+        with pytest.raises(ClosedError, match="division by zero"):
+            handle.result(300)
+    closer.join(300)
+    assert not closer.is_alive()
+
+
 def test_r22_only_so_many_requests_wait(fast: LLM) -> None:
     with fast.engine(EngineLimits(max_num_seqs=2, max_num_queued=3)) as engine:
         held = threading.Event()
