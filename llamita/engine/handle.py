@@ -79,7 +79,8 @@ class RequestHandle:
 
     def abort(self) -> None:
         """Stop the request; it writes no more. Does nothing where it is over."""
-        self._abort(self)
+        if not self.is_over:  # else the engine's thread would be woken for nothing
+            self._abort(self)
 
     def result(self, timeout: float | None = None) -> Completion:
         """Wait for the whole text. Raises TimeoutError after `timeout` seconds; the request goes on."""

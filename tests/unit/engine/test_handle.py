@@ -89,3 +89,14 @@ def test_a_closed_loop_is_left_alone() -> None:
     loop.close()
     wake([future])
     assert not future.done()
+
+
+def test_an_abort_of_what_is_over_asks_the_engine_for_nothing() -> None:
+    aborted = list[RequestHandle]()
+    request: Any = None
+    one = RequestHandle("id", request, aborted.append)
+    one.abort()
+    assert aborted == [one]
+    one.end(WHOLE)
+    one.abort()
+    assert aborted == [one]
