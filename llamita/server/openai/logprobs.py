@@ -30,10 +30,18 @@ def completion_logprobs(entries: Sequence[TokenLogprob], texts: TokenTexts, offs
         is_known = not math.isnan(entry.logprob)
         columns["tokens"].append(entry.text)
         columns["token_logprobs"].append(finite(entry.logprob) if is_known else None)
-        columns["top_logprobs"].append({one.text: finite(one.logprob) for one in entry.top} if is_known else None)
+        columns["top_logprobs"].append(_by_text(entry) if is_known else None)
         columns["text_offset"].append(offset)
         offset += spelled_length(entry, texts)
     return columns
+
+
+def _by_text(entry: TokenLogprob) -> dict[str, float]:
+    """The log-probabilities of an entry by the texts of its tokens; of those that look alike, the first."""
+    found: dict[str, float] = {}
+    for one in (entry, *entry.top):
+        found.setdefault(one.text, finite(one.logprob))
+    return found
 
 
 def spelled_length(entry: TokenLogprob, texts: TokenTexts) -> int:

@@ -30,3 +30,10 @@ def test_a_completion_s_columns_begin_with_what_nothing_comes_before() -> None:
     assert columns["token_logprobs"] == [None, -0.5, -0.5]
     assert columns["top_logprobs"][:2] == [None, {"é": -0.5, "<s>": LEAST}]
     assert columns["text_offset"] == [2, 2, 3]
+
+
+def test_a_completion_s_written_token_is_among_the_likely_ones_and_the_first_of_a_text_counts() -> None:
+    drawn = TokenLogprob(0, "x", -3.0, (TokenLogprob(1, "\ufffd", -0.5), TokenLogprob(1, "\ufffd", -1.0)))
+    plain = TokenLogprob(0, "x", -3.0)
+    columns = completion_logprobs([drawn, plain], Texts())["top_logprobs"]
+    assert [list(one.items()) for one in columns] == [[("x", -3.0), ("\ufffd", -0.5)], [("x", -3.0)]]
