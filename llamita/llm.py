@@ -13,7 +13,7 @@ from llamita.checkpoint.load import Loaded
 from llamita.errors import UnsupportedError, UsageError
 from llamita.generation import text_options
 from llamita.generation.completion import Completion, Stream, completion_of
-from llamita.generation.logprobs import note_prompt_logprobs
+from llamita.generation.decode import note_prompts
 from llamita.generation.plan import plan
 from llamita.generation.prefix_cache import Prefix
 from llamita.generation.run import Run
@@ -226,8 +226,7 @@ class LLM:
         request = self._texts.request(prompts, options, reads_on=reads_on, prefix=prefix, watch=watch)
         request.is_private = is_private
         run = plan(request)
-        if (count := options.get("prompt_logprobs")) is not None:
-            note_prompt_logprobs(self.model, run.sequences, self._texts.tables.texts, top=count)
+        note_prompts(request, run.sequences)
         return run
 
     def _ids(self, prompt: Prompt) -> list[int]:

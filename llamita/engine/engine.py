@@ -97,7 +97,7 @@ class Engine:
         except BaseException:
             self._leave()
             raise
-        self._start(live, options.get("prompt_logprobs"))
+        self._start(live)
         return handle
 
     def receipt(self, handle: RequestHandle) -> Receipt:
@@ -210,14 +210,14 @@ class Engine:
         texts = self.texts.with_adapter(adapter)
         return texts.request([texts.token_ids(prompt)], options, reads_on=reads_on)
 
-    def _start(self, live: LiveRequest, prompt_logprobs: int | None) -> None:
+    def _start(self, live: LiveRequest) -> None:
         """Let the engine's thread add a request, which ends with an error where the engine has stopped."""
 
         def drop(error: BaseException) -> None:
             wake(live.handle.end(error))
             self._leave()
 
-        self._thread.put(lambda: self._core.add(live, prompt_logprobs), drop)
+        self._thread.put(lambda: self._core.add(live), drop)
 
     def _abort(self, handle: RequestHandle) -> None:
         self._thread.put(lambda: self._core.abort(handle), lambda error: None)

@@ -117,20 +117,24 @@ class EngineCore:
             step_age=monotonic() - self.last_step if self.has_work else 0.0,
         )
 
-    def add(self, live: LiveRequest, prompt_logprobs: int | None) -> None:
-        """Let a request wait for its turn. prompt_logprobs: note its prompt's, with this number of alternatives."""
+    def add(self, live: LiveRequest) -> None:
+        """Let a request wait for its turn; one that writes nothing is over once its prompt is noted."""
         self._live[live.request] = live
         if live.terms.timeout is not None or live.terms.queue_timeout is not None:
             self._timed[live.request] = live
         if self._num_speculative_tokens:
             live.proposer = Proposer(self._draft_model, self._num_speculative_tokens)
         self.scheduler.add(live.request)
-        if prompt_logprobs is not None:
-            try:
-                with self.runner.together("prompt_logprobs", live.sequence.prompt_token_ids):
-                    live.note_prompt_logprobs(prompt_logprobs)
-            except Exception as error:  # of this request, as all that its tokens lead to
-                self.end(live, error)
+        if live.handle.request.prompt_logprobs is None:
+            return
+        try:
+            with self.runner.together("prompt_logprobs", live.sequence.prompt_token_ids):
+                live.note_prompt()
+        except Exception as error:  # of this request, as all that its tokens lead to
+            self.end(live, error)
+            return
+        if live.sequence.finish is not None:
+            self.end(live, None)
 
     def abort(self, handle: RequestHandle) -> None:
         """End a request, unless it is over."""
@@ -138,8 +142,8 @@ class EngineCore:
         if live is not None:
             self.end(live, AbortedError(f"request {handle.request_id} was aborted"))
 
-    def end(self, live: LiveRequest, error: BaseException) -> None:
-        """End a request with an error."""
+    def end(self, live: LiveRequest, error: BaseException | None) -> None:
+        """End a request with an error, or as it is."""
         wake(self._taken_out(live, error))
 
     def end_all(self, error: BaseException) -> None:

@@ -9,14 +9,12 @@ from llamita.engine.proposer import Proposer
 from llamita.engine.scheduler import Request
 from llamita.engine.terms import Terms
 from llamita.errors import OverdueError, QueueTimeoutError, UnsupportedError
-from llamita.generation.decode import logprob_recorder
-from llamita.generation.logprobs import note_prompt_logprobs
+from llamita.generation.decode import logprob_recorder, note_prompts
 from llamita.generation.plan import constrained
 from llamita.generation.request import GenerationRequest
 from llamita.generation.sequence import Sequence
 from llamita.sampling.sampler import Sampler
 from llamita.structured.grammar import Constraints
-from llamita.structured.token_tables import checked
 
 
 @dataclass(eq=False)
@@ -60,10 +58,9 @@ class LiveRequest:
         if len(self.sequence.token_ids) == 1:
             self.handle.metrics.first_token = monotonic()
 
-    def note_prompt_logprobs(self, top: int) -> None:
+    def note_prompt(self) -> None:
         """Note how probable the prompt's tokens were, by a pass of its own."""
-        texts = checked(self.handle.request.tables, "prompt_logprobs").texts
-        note_prompt_logprobs(self.handle.request.model, [self.sequence], texts, top=top)
+        note_prompts(self.handle.request, [self.sequence])
 
 
 def live_request(

@@ -15,6 +15,7 @@ import torch
 from llamita.checks import quoted
 from llamita.errors import BrokenFileError
 from llamita.generation.completion import Completion, completion_of
+from llamita.generation.decode import note_prompts
 from llamita.generation.logprobs import TokenLogprob
 from llamita.generation.plan import plan
 from llamita.generation.request import GenerationRequest
@@ -68,7 +69,7 @@ class Receipt:
     """What determines an answer, and digests of what was read and written.
 
     options: the request's settings, those of the checkpoint included, and its seed. prompt, tokens: sha256 of the ids.
-    logprobs: sha256 of their fp32 numbers, None where they were not asked for.
+    logprobs, prompt_logprobs: sha256 of their fp32 numbers, None where they were not asked for.
     """
 
     model: str
@@ -81,6 +82,7 @@ class Receipt:
     completion_tokens: int
     finish_reason: str | None
     logprobs: str | None = None
+    prompt_logprobs: str | None = None
     version: int = VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,6 +133,7 @@ def receipt_of(
         completion_tokens=len(completion.token_ids),
         finish_reason=completion.finish_reason,
         logprobs=None if completion.logprobs is None else logprobs_digest(completion.logprobs),
+        prompt_logprobs=None if completion.prompt_logprobs is None else logprobs_digest(completion.prompt_logprobs),
     )
 
 
@@ -144,6 +147,7 @@ def options_of(request: GenerationRequest) -> dict[str, Any]:
     options |= {"max_tokens": most, "min_tokens": min(most, least) if least else None}
     options |= {"stop": settings.stops or None, "stop_token_ids": list(request.ending.token_ids) or None}
     options |= {"include_stop_str_in_output": request.ending.is_shown or None}
+    options |= {"prompt_logprobs": request.prompt_logprobs}
     options |= {"ignore_eos": not settings.eos_token_ids or None, "heal": settings.token_healing or None}
     if isinstance(grammar := options["grammar"], Grammar):
         options["grammar"] = {"llguidance": grammar.source}
@@ -174,7 +178,9 @@ def replay(
     """
     request = texts.request([list(prompt)], text_options(receipt), reads_on=receipt.reads_on)
     run = plan(request)
-    run.finish()
+    note_prompts(request, run.sequences)
+    for _ in run.steps:
+        pass
     completion = completion_of(run.sequences[0])
     return completion, receipt_of(receipt.model, facts or ModelFacts.of(texts), request, prompt, completion)
 
@@ -187,7 +193,8 @@ def differences(receipt: Receipt, other: Receipt) -> list[str]:
     found = [
         f"{name} is {_short(theirs)} in the receipt and {_short(ours)} here" for name, theirs, ours in _pairs(mine, its)
     ]
-    names = ("prompt", "options", "reads_on", "tokens", "logprobs", "finish_reason", "completion_tokens")
+    of_prompt = ("prompt", "prompt_logprobs", "options", "reads_on")
+    names = (*of_prompt, "tokens", "logprobs", "finish_reason", "completion_tokens")
     mine, its = ({name: getattr(one, name) for name in names} for one in (receipt, other))
     return found + [
         f"{name} is {_short(theirs)} in the receipt and {_short(ours)} now" for name, theirs, ours in _pairs(mine, its)

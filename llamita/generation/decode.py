@@ -1,13 +1,13 @@
 """The plain loop: one pass, one token for every row; greedy or sampled."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from llamita.generation.logprobs import LogprobRecorder
+from llamita.generation.logprobs import LogprobRecorder, note_prompt_logprobs
 from llamita.generation.outputs import ScoreRecorder
 from llamita.generation.request import GenerationRequest
 from llamita.generation.run import GenerationResult, Run
@@ -91,6 +91,12 @@ def logprob_recorder(request: GenerationRequest, sequences: Sequence[TextSequenc
     for sequence, row in zip(sequences, recorder.rows, strict=True):
         sequence.logprobs = row
     return recorder
+
+
+def note_prompts(request: GenerationRequest, sequences: Iterable[TextSequence]) -> None:
+    """Note how probable the prompts' tokens were, by a pass of its own for each, if that is asked for."""
+    if (top := request.prompt_logprobs) is not None:
+        note_prompt_logprobs(request.model, sequences, checked(request.tables, "prompt_logprobs").texts, top=top)
 
 
 def _processors(request: GenerationRequest, sequences: Sequence[TextSequence]) -> list[StatefulProcessor]:

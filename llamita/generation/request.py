@@ -38,7 +38,7 @@ class GenerationRequest:
     positions: (B | 1, T), None to count by the mask. logits_to_keep: forward's, of every pass.
     limit: the most new tokens of a row, from the length of its prompt and the columns T of the batch.
     prompts: the rows as lists, if their text is wanted; reads_on: the text continues the prompt's.
-    ending: what ends a text besides the settings.
+    ending: what ends a text besides the settings. prompt_logprobs: how many alternatives to note with those of prompts.
     tables: tables of the tokenizer's tokens. constraints, dropped: see `plan.constrained`.
     negative: ids and mask of the negative prompt. prefix: the prefix cache, for one row.
     repeats_hf_draws: one drawn, unseeded text with drafts uses random numbers as transformers does.
@@ -57,6 +57,7 @@ class GenerationRequest:
     prompts: list[list[int]] | None = None
     reads_on: bool = False
     ending: Ending = NOTHING_ELSE
+    prompt_logprobs: int | None = None
     tables: TokenTables | None = None
     constraints: Constraints | None = None
     dropped: Sequence[Sequence[int]] = ()

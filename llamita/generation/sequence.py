@@ -66,7 +66,7 @@ class Sequence:
         self.strings, self.ending = tuple(strings), ending
         self.token_ids: list[int] = []
         self.text = ""  # complete and safe to show; what may become a stop string waits
-        self.finish: Finish | None = None
+        self.finish = None if limit else Finish("length")
         self.prompt_token_ids = list(prompt_token_ids)
         self.generator, self.constraint = generator, constraint
         self.surprise_limit = SurpriseLimit()

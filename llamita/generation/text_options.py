@@ -28,10 +28,10 @@ from llamita.tokenizer.protocol import Tokenizer
 class TextOptions(TypedDict, total=False):
     """How to write; what is not given comes from the checkpoint's generation_config.json.
 
-    max_tokens: the most new tokens; without it the text may fill the context. min_tokens: no end token is written
-    before this many others; a stop string ends the text anyway. temperature: 0 is greedy; any of
-    temperature, top_k (0 keeps all), top_p (1 keeps all) and min_p makes it draw. seed: the same seed gives the same
-    text; one number for all prompts, or one each. stop: texts that end the answer and are not part of it.
+    max_tokens: the most new tokens; without it the text may fill the context; 0 is for prompt_logprobs alone.
+    min_tokens: no end token is written before this many others; a stop string ends the text anyway. temperature: 0 is
+    greedy; any of temperature, top_k (0 keeps all), top_p (1 keeps all) and min_p makes it draw. seed: the same seed
+    gives the same text; one number for all prompts, or one each. stop: texts that end the answer and are no part of it.
     stop_token_ids: tokens that end it as end tokens do. include_stop_str_in_output: what ends the answer is part of it,
     if it is text. ignore_eos: end tokens end nothing, so that an answer is as long as it may be.
     repetition_penalty counts prompt and answer, presence_penalty and frequency_penalty (OpenAI's) the answer alone.
@@ -104,8 +104,9 @@ def check(options: TextOptions) -> None:
     """Raise UsageError for an unknown option, and for some that are wrong whatever the model."""
     if unknown := options.keys() - TextOptions.__annotations__.keys():
         raise _unknown(min(unknown))
-    if (most := options.get("max_tokens")) is not None and (type(most) is not int or most < 1):
-        raise UsageError(f"max_tokens is {quoted(most)}: it must be a whole number, at least 1")
+    floor = 1 if options.get("prompt_logprobs") is None else 0
+    if (most := options.get("max_tokens")) is not None and (type(most) is not int or most < floor):
+        raise UsageError(f"max_tokens is {quoted(most)}: it must be a whole number, at least {floor}")
     _check_least(options, most)
     _check_ending(options)
     if (beams := options.get("num_beams")) is not None:
@@ -302,7 +303,9 @@ class TextModel:
             options, self.model.generation_config, self.tokenizer, reads_on=reads_on, is_plain=is_plain
         )
         ids, mask = left_padded(prompts, settings.padding or 0, self.model.device)
-        most = options.get("max_tokens") or self.model.generation_config.get("max_new_tokens") or self.context_length
+        most = options.get("max_tokens")
+        if most is None:
+            most = self.model.generation_config.get("max_new_tokens") or self.context_length
         return GenerationRequest(
             model=self.model,
             settings=settings,
@@ -312,6 +315,7 @@ class TextModel:
             prompts=list(prompts),
             reads_on=reads_on,
             ending=Ending(tuple(options.get("stop_token_ids") or ()), bool(options.get("include_stop_str_in_output"))),
+            prompt_logprobs=options.get("prompt_logprobs"),
             tables=self.tables,
             criteria=check_functions("stopping_criteria", options.get("stopping_criteria") or ()),
             assistant=None if is_plain else self.draft,

@@ -63,3 +63,26 @@ def test_a_token_or_a_text_ends_an_answer_and_may_be_part_of_it(server: Running,
 def test_endings_that_cannot_be_are_refused(server: Running, field: str, value: Any) -> None:
     answer = server.post("/v1/chat/completions", chat(**{field: value}))
     assert answer.status_code == 400 and field in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_a_prompt_is_scored(server: Running, cria: LLM, most: int) -> None:
+    prompts = [cria.tokenizer.encode(text) for text in ("Once upon a time there was", "Mia had a ball")]
+    asked = {"model": "cria", "prompt": prompts, "max_tokens": most, "echo": True, "logprobs": 1, "temperature": 0}
+    answer = server.post("/v1/completions", {**asked, "receipt": True}).json()
+    for prompt, choice in zip(prompts, answer["choices"], strict=True):
+        noted = cria.generate(prompt, max_tokens=1, prompt_logprobs=1).prompt_logprobs or []
+        columns = choice["logprobs"]
+        assert columns["token_logprobs"][1 : len(noted) + 1] == [one.logprob for one in noted]
+        assert len(columns["tokens"]) == len(noted) + 1 + most and choice["finish_reason"] == "length"
+    assert answer["usage"]["completion_tokens"] == 2 * most
+    assert answer["timings"]["predicted_n"] == 2 * most
+    assert [one["prompt_logprobs"] is None for one in answer["receipts"]] == [False, False]
+
+
+def test_no_tokens_are_for_an_echo(server: Running) -> None:
+    assert server.post("/v1/completions", {**ONCE, "max_tokens": 0}).status_code == 400
+    body = {**ONCE, "max_tokens": 0, "echo": True}
+    (choice,) = server.post("/v1/completions", body).json()["choices"]
+    assert (choice["text"], choice["logprobs"], choice["finish_reason"]) == (ONCE["prompt"], None, "length")
+    assert "".join(one["choices"][0]["text"] for one in events(server, "/v1/completions", body)) == ONCE["prompt"]

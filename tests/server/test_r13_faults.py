@@ -55,10 +55,10 @@ def spoiling(cria: LLM) -> Iterator[tuple[Running, list[Callable[[LiveRequest], 
     spoils: list[Callable[[LiveRequest], None]] = []
     add = EngineCore.add
 
-    def spoilt(core: EngineCore, live: LiveRequest, prompt_logprobs: int | None) -> None:
+    def spoilt(core: EngineCore, live: LiveRequest) -> None:
         if live.request.priority == SPOILT:
             spoils[-1](live)
-        add(core, live, prompt_logprobs)
+        add(core, live)
 
     with pytest.MonkeyPatch.context() as patched, serving(cria) as server:
         patched.setattr(EngineCore, "add", spoilt)

@@ -382,6 +382,11 @@ def test_logprobs_of_the_prompt(llm: LLM) -> None:
         tops = [[one.token_id for one in likely.top] for likely in answer.prompt_logprobs]
         assert tops == table.topk(2).indices.tolist()
     assert llm.generate([256], prompt_logprobs=0, max_tokens=1).prompt_logprobs == []
+    read = llm.generate("Once upon", prompt_logprobs=2, max_tokens=1).prompt_logprobs
+    for more in ({}, {"prompt_lookup_num_tokens": 2}, {"logprobs": 1}):
+        alone = llm.generate("Once upon", prompt_logprobs=2, max_tokens=0, **more)
+        for scored in (alone, *llm.generate(["Once upon"] * 2, prompt_logprobs=2, max_tokens=0, **more)):
+            assert (scored.prompt_logprobs, scored.text, scored.finish_reason) == (read, "", "length")
     with pytest.raises(UsageError, match="prompt_logprobs is -1"):
         llm.generate("a", prompt_logprobs=-1)
 

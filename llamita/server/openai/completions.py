@@ -40,8 +40,8 @@ def completion_items(model: ServedModel, asked: CompletionRequest) -> list[Item]
         options["max_tokens"] = asked.max_tokens
     if asked.logprobs is not None:
         options["logprobs"] = asked.logprobs
-        if asked.echo:
-            options["prompt_logprobs"] = asked.logprobs
+    if asked.echo and (asked.logprobs is not None or asked.max_tokens == 0):
+        options["prompt_logprobs"] = asked.logprobs or 0
     items = []
     for prompt in asked.prompts:
         ids = model.checked_ids(model.prompt_ids(prompt) if isinstance(prompt, str) else prompt, "prompt")

@@ -125,7 +125,7 @@ class CompletionRequest(SamplingRequest):
         | Annotated[list[Text], bounded(MOST_PROMPTS, least=1)]
         | Annotated[list[TokenIds], bounded(MOST_PROMPTS, least=1)]
     )
-    max_tokens: MaxTokens | None = 16
+    max_tokens: Annotated[int, Field(ge=0, le=2**27)] | None = 16
     n: Annotated[int, Field(ge=1, le=MOST_N)] | None = 1
     stream_options: StreamOptions | None = None
     best_of: Annotated[int, Field(ge=1, le=MOST_N)] | None = None
@@ -135,6 +135,8 @@ class CompletionRequest(SamplingRequest):
     @model_validator(mode="after")
     def _check_pairs(self) -> Self:
         check_stream(self.stream_options, self.stream)
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens is 0, which is for echo with logprobs: ask for at least 1, or for echo")
         if self.best_of not in (None, self.n or 1):
             raise ValueError("best_of is not supported but as n: ask for n texts and choose")
         if self.stream and self.echo and self.logprobs is not None:

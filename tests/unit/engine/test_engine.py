@@ -146,6 +146,10 @@ def test_r12_prompt_logprobs(fast: LLM) -> None:
     with fast.engine() as engine:
         whole = engine.submit("Once upon", max_tokens=2, prompt_logprobs=2, temperature=0.0).result(300)
     assert whole.prompt_logprobs == fast.generate("Once upon", max_tokens=2, prompt_logprobs=2).prompt_logprobs
+    with fast.engine() as engine:
+        scored = engine.submit("Once upon", max_tokens=0, prompt_logprobs=2).result(300)
+        assert engine.stats.steps == 0
+    assert (scored.prompt_logprobs, scored.token_ids, scored.finish_reason) == (whole.prompt_logprobs, [], "length")
 
 
 def test_r13_prompt_logprobs_that_fail_leave_the_engine_alive(fast: LLM, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """A receipt is enough to write an answer again, and says what differs where that fails."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,15 @@ def test_what_ends_an_answer_is_in_its_receipt(llm: LLM, ending: Any) -> None:
     assert differences(receipt, replay(receipt, texts_of(llm), llm.tokenizer.encode("Once upon"))[1]) == []
     plain = Receipt(**{**vars(receipt), "options": {k: v for k, v in receipt.options.items() if k not in ending}})
     assert "options" in differences(receipt, replay(plain, texts_of(llm), llm.tokenizer.encode("Once upon"))[1])[0]
+
+
+@pytest.mark.parametrize("most", [0, 2])
+def test_a_prompt_s_log_probabilities_are_in_the_receipt(llm: LLM, most: int) -> None:
+    receipt = written(llm, max_tokens=most, prompt_logprobs=1, logprobs=0)
+    again = replay(receipt, texts_of(llm), llm.tokenizer.encode("Once upon"))[1]
+    assert receipt.completion_tokens == most and differences(receipt, again) == []
+    other = replace(receipt, prompt_logprobs="0")
+    assert differences(other, again)[0].startswith("prompt_logprobs is 0 in the receipt")
 
 
 def test_settings_of_the_checkpoint_are_in_the_receipt(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
