@@ -33,6 +33,16 @@ def test_an_answer_without_an_end_is_as_long_as_it_may_be(server: Running, path:
     assert usage.get("completion_tokens", usage.get("output_tokens")) == 90
 
 
+def test_an_end_token_is_no_stop_reason(server: Running) -> None:
+    body = chat(max_tokens=9, logit_bias={"2046": 100})
+    (choice,) = server.post("/v1/chat/completions", body).json()["choices"]
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", None)
+    stopped = chat(max_tokens=40, stop=["a", "e"])
+    (choice,) = server.post("/v1/chat/completions", stopped).json()["choices"]
+    last = events(server, "/v1/chat/completions", stopped)[-1]["choices"][0]
+    assert choice["stop_reason"] == last["stop_reason"] in ("a", "e")
+
+
 def test_benchmarks_get_the_tokens_that_they_ask_for(server: Running) -> None:
     asked = {"repetition_penalty": 1.0, "best_of": 1, "ignore_eos": True, "stream_options": {"include_usage": True}}
     assert (
@@ -52,7 +62,9 @@ def test_a_token_or_a_text_ends_an_answer_and_may_be_part_of_it(server: Running,
         for shown, fields in ((text, ending), (longer, {**ending, "include_stop_str_in_output": True})):
             (choice,) = server.post("/v1/completions", {**ONCE, **fields}).json()["choices"]
             assert (choice["text"], choice["finish_reason"]) == (shown, "stop")
+            assert choice["stop_reason"] == ending.get("stop", ids[7])
             chunks = events(server, "/v1/completions", {**ONCE, **fields})
+            assert chunks[-1]["choices"][0]["stop_reason"] == choice["stop_reason"]
             assert "".join(one["choices"][0]["text"] for one in chunks) == shown
 
 

@@ -1,7 +1,7 @@
 """/v1/chat/completions: a conversation in, its next message out, whole or as it is written."""
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from json.encoder import encode_basestring_ascii
 from typing import Any
 from uuid import uuid4
@@ -15,7 +15,7 @@ from llamita.server.answers import answered, submitted
 from llamita.server.conversation import names_of
 from llamita.server.errors import Failure
 from llamita.server.models import ServedModel
-from llamita.server.openai.answers import error_events, usage_of
+from llamita.server.openai.answers import NOT_OVER, ending_of, error_events, usage_of
 from llamita.server.openai.chat_prompt import chat_items
 from llamita.server.openai.logprobs import chat_logprobs
 from llamita.server.openai.schemas import ChatRequest
@@ -109,7 +109,7 @@ class ChatAnswer:
             "index": number,
             "message": message,
             "logprobs": None if noted is None else chat_logprobs(noted, self._texts),
-            "finish_reason": "tool_calls" if calls else completion.finish_reason,
+            **ending_of(completion, self._model.texts.tokenizer, is_called=bool(calls)),
         }
 
     def _calls(self, completion: Completion) -> list[ToolCall]:
@@ -123,9 +123,9 @@ class ChatAnswer:
         for piece in () if held is None else held.rest(calls):
             is_text = piece.kind == "text"
             pieces.append(self._chunk(number, {"content": piece.text}) if is_text else self._called(number, piece))
-        finish = "tool_calls" if calls else completion.finish_reason
+        ending = ending_of(completion, self._model.texts.tokenizer, is_called=bool(calls))
         extra = self._submission.last_report(len(handles))
-        return [*pieces, self._chunk(number, {}, finish=finish, extra=extra)]
+        return [*pieces, self._chunk(number, {}, ending=ending, extra=extra)]
 
     def _called(self, number: int, piece: Piece) -> bytes:
         """The chunk with a piece of a call: its name first, then its arguments."""
@@ -143,11 +143,11 @@ class ChatAnswer:
         delta: dict[str, Any],
         *,
         logprobs: Sequence[TokenLogprob] = (),
-        finish: str | None = None,
+        ending: Mapping[str, Any] = NOT_OVER,
         extra: dict[str, Any] | None = None,
     ) -> bytes:
         noted = chat_logprobs(logprobs, self._texts) if logprobs else None
-        choice = {"index": number, "delta": delta, "logprobs": noted, "finish_reason": finish}
+        choice = {"index": number, "delta": delta, "logprobs": noted, **ending}
         usage = {"usage": None} if self._has_usage else {}
         return event({**self._head, "choices": [choice], **usage, **(extra or {})})
 

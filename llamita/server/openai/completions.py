@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -15,7 +15,7 @@ from llamita.generation.logprobs import TokenLogprob
 from llamita.server.answers import answered, submitted
 from llamita.server.errors import Failure
 from llamita.server.models import ServedModel
-from llamita.server.openai.answers import error_events, usage_of
+from llamita.server.openai.answers import NOT_OVER, ending_of, error_events, usage_of
 from llamita.server.openai.logprobs import completion_logprobs, spelled_length
 from llamita.server.openai.schemas import CompletionRequest
 from llamita.server.sampling_request import seeded
@@ -104,7 +104,7 @@ class CompletionAnswer:
         if completion.logprobs is not None:
             before = self._prompt_entries(completion) if self._asked.echo else []
             noted = completion_logprobs([*before, *completion.logprobs], self._texts)
-        return {"index": number, "text": text, "logprobs": noted, "finish_reason": completion.finish_reason}
+        return {"index": number, "text": text, "logprobs": noted, **ending_of(completion, self._model.texts.tokenizer)}
 
     def _prompt(self, number: int) -> str:
         """The prompt of a choice, as text."""
@@ -117,8 +117,8 @@ class CompletionAnswer:
         return [TokenLogprob(first, self._texts.of(first), math.nan), *(completion.prompt_logprobs or ())]
 
     def _ending(self, number: int) -> bytes:
-        finish = self._handles[number].result().finish_reason
-        return self._chunk(number, "", finish=finish, extra=self._submission.last_report(self._n))
+        ending = ending_of(self._handles[number].result(), self._model.texts.tokenizer)
+        return self._chunk(number, "", ending=ending, extra=self._submission.last_report(self._n))
 
     def _chunk(
         self,
@@ -126,9 +126,9 @@ class CompletionAnswer:
         text: str,
         logprobs: dict[str, Any] | None = None,
         *,
-        finish: str | None = None,
+        ending: Mapping[str, Any] = NOT_OVER,
         extra: dict[str, Any] | None = None,
     ) -> bytes:
-        choice = {"index": number, "text": text, "logprobs": logprobs, "finish_reason": finish}
+        choice = {"index": number, "text": text, "logprobs": logprobs, **ending}
         usage = {"usage": None} if self._has_usage else {}
         return event({**self._head, "choices": [choice], **usage, **(extra or {})})
