@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("form of the answer, at most one (default: none)")
     group.add_argument("--json-schema", metavar="SCHEMA", help="JSON that this schema allows: a file, or {...} itself")
     group.add_argument("--regex", metavar="PATTERN", help="text that this pattern matches whole")
-    group.add_argument("--grammar", metavar="FILE", help="text of this grammar, written in Lark")
+    group.add_argument("--grammar", metavar="FILE", help="text of this grammar, written in Lark or GBNF")
     group.add_argument("--choice", metavar="A,B,...", help="one of these texts")
 
 

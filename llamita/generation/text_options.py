@@ -35,7 +35,7 @@ class TextOptions(TypedDict, total=False):
     stop_token_ids: tokens that end it as end tokens do. include_stop_str_in_output: what ends the answer is part of it,
     if it is text. ignore_eos: end tokens end nothing, so that an answer is as long as it may be.
     repetition_penalty counts prompt and answer, presence_penalty and frequency_penalty (OpenAI's) the answer alone.
-    json_schema, regex, grammar (Lark) and choice: the form that the answer must have; one of them at most.
+    json_schema, regex, grammar (Lark or GBNF) and choice: the form that the answer must have; one of them at most.
     logprobs: record the log-probability of each token, and this many of the most probable alternatives.
     prompt_logprobs: the same for the prompt's tokens from the second on; it takes another pass over the prompt.
     heal: token healing, which cuts a prompt that ends inside a token back to that token's start and writes it again.

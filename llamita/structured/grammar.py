@@ -15,6 +15,7 @@ from llamita import checks
 from llamita.errors import UsageError
 from llamita.structured.exact import LARGEST as LARGEST_EXACT
 from llamita.structured.exact import inexact
+from llamita.structured.gbnf import is_gbnf, lark_of
 from llamita.structured.guard import validate
 from llamita.tokenizer.protocol import Tokenizer
 
@@ -61,13 +62,14 @@ def regex(pattern: str) -> Grammar:
 
 
 def lark(grammar: str) -> Grammar:
-    """A context-free grammar in llguidance's dialect of Lark; `start` is its first rule.
+    """A context-free grammar in llguidance's dialect of Lark, whose first rule is `start`, or in llama.cpp's GBNF.
 
     Raises UsageError for a grammar that cannot be read.
     """
     from llguidance import LLMatcher
 
-    return Grammar(validate(LLMatcher.grammar_from_lark(_bounded("grammar", grammar))))
+    text = _bounded("grammar", grammar)
+    return Grammar(validate(LLMatcher.grammar_from_lark(lark_of(text) if is_gbnf(text) else text)))
 
 
 def choice(texts: Sequence[str]) -> Grammar:
