@@ -40,8 +40,8 @@ class GenerationSettings(SamplingParams):
 
     `max_new_tokens` goes before `max_length` (which counts the prompt); without both it is 20 new tokens.
     Sampling settings and the seed: one value, or one for each row. json_schema, regex, grammar (Lark or GBNF) and
-    choice: the form of the written text, at most one of them; an EachRow gives one for each row. token_healing: cut a prompt that
-    ends inside a token back to that token's start. They need a `tokenizer`.
+    choice: the form of the written text, at most one of them; an EachRow gives one for each row. token_healing: cut a
+    prompt that ends inside a token back to that token's start. They need a `tokenizer`.
     logprobs: record the log-probability of each token, and this many of the most probable alternatives.
     draft_tree: the draft model drafts a tree; (3, 2) is the 3 most probable tokens and the 2 best after each.
     num_assistant_tokens, assistant_confidence_threshold: None takes the assistant's generation config, else 20 and

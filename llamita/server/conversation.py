@@ -41,8 +41,13 @@ def set_form(
     """Let an answer be a call of a tool, JSON of a schema, or either, as the model likes. Raises RequestError.
 
     call: the name of the tool that must be called, REQUIRED for any, None where none must be. schema: of the text, if
-    there is one: a call that must be made comes before it, and one that may be made may take its place.
+    there is one, else the options' own: a call that must be made comes before it, and one that may be made may take
+    its place.
     """
+    own: Any = options.pop("json_schema", None)
+    if own is not None and schema is not None:
+        raise refused("two schemas are given for one answer: give one of them", param="json_schema")
+    schema = own if schema is None else schema
     has_form = any(options.get(form) is not None for form in FORMS)
     if call is not None:
         chosen = tools if call == REQUIRED else [tool for tool in tools if tool["function"]["name"] == call]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, Json, model_validator
 
 from llamita.checks import quoted
 from llamita.generation.text_options import TextOptions
@@ -16,7 +16,10 @@ MaxTokens = Annotated[int, Field(ge=1, le=2**27)]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 BiasKey = Annotated[str, Field(max_length=10)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
-ChoiceText = Annotated[str, Field(min_length=1, max_length=1024)]
+Schema = dict[str, Any] | Json[dict[str, Any]]
+Regex = Annotated[str, Field(min_length=1, max_length=1024)]
+Choice = Annotated[list[Annotated[str, Field(min_length=1, max_length=1024)]], bounded(256, least=1)]
+Grammar = Annotated[str, Field(min_length=1, max_length=65_536)]
 Text = Annotated[str, Field(max_length=2_000_000)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -24,7 +27,7 @@ PLAIN = (
     "min_tokens", "temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
     "seed", "stop_token_ids", "include_stop_str_in_output", "ignore_eos",
 )  # fmt: skip
-FORMS = ("regex", "choice", "grammar")
+FORMS = ("json_schema", "regex", "choice", "grammar")
 
 
 def text_alone(*kinds: str) -> BeforeValidator:
@@ -63,6 +66,37 @@ class StreamOptions(StrictModel):
     include_usage: bool | None = None
 
 
+class StructuredOutputs(RequestModel):
+    """vLLM's form of an answer: one of these fields."""
+
+    UNSUPPORTED: ClassVar = {
+        "structural_tag": "ask for tools, or by a grammar",
+        "whitespace_pattern": "blanks between the parts of JSON are few and none matter",
+    }
+
+    json_schema: Schema | None = Field(None, alias="json")
+    regex: Regex | None = None
+    choice: Choice | None = None
+    grammar: Grammar | None = None
+    json_object: bool | None = None
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        if len(self.form) != 1:
+            raise ValueError("give one of json, regex, choice, grammar and json_object")
+        return self
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """The engine's option."""
+        return form_of(self) | ({"json_schema": {"type": "object"}} if self.json_object else {})
+
+
+def form_of(asked: BaseModel) -> dict[str, Any]:
+    """The engine's options of the forms that are given."""
+    return {name: value for name in FORMS if (value := getattr(asked, name)) is not None}
+
+
 class SamplingRequest(RequestModel):
     """How to write: OpenAI's fields, and ours that OpenAI has not."""
 
@@ -83,16 +117,26 @@ class SamplingRequest(RequestModel):
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     logit_bias: Annotated[dict[BiasKey, Bias], BeforeValidator(at_most(1024))] | None = None
-    regex: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
-    choice: Annotated[list[ChoiceText], bounded(256, least=1)] | None = None
-    grammar: Annotated[str, Field(min_length=1, max_length=65_536)] | None = None
+    json_schema: Schema | None = Field(None, validation_alias=AliasChoices("json_schema", "guided_json"))
+    regex: Regex | None = Field(None, validation_alias=AliasChoices("regex", "guided_regex"))
+    choice: Choice | None = Field(None, validation_alias=AliasChoices("choice", "guided_choice"))
+    grammar: Grammar | None = Field(None, validation_alias=AliasChoices("grammar", "guided_grammar", "ebnf"))
+    structured_outputs: StructuredOutputs | None = None
     cache_salt: Annotated[str, Field(max_length=256)] | None = None
     priority: Annotated[int, Field(ge=-1000, le=1000)] | None = None
     receipt: bool | None = False
 
+    @model_validator(mode="after")
+    def _check_forms(self) -> Self:
+        named = [*form_of(self), *(["structured_outputs"] if self.structured_outputs else [])]
+        if len(named) > 1:
+            raise ValueError(f"{' and '.join(named)} are two forms for one answer: give one of them")
+        return self
+
     def sampling_options(self, vocab_size: int) -> TextOptions:
         """The options of the engine that these fields mean. Raises RequestError for ids outside the vocabulary."""
-        options: dict[str, Any] = {name: getattr(self, name) for name in (*PLAIN, *FORMS)}
+        options: dict[str, Any] = {name: getattr(self, name) for name in PLAIN}
+        options |= form_of(self) if self.structured_outputs is None else self.structured_outputs.form
         options["top_k"] = 0 if self.top_k == -1 else self.top_k
         options["stop"] = self.stop or None
         if outside := next((i for i in self.stop_token_ids or () if i >= vocab_size), None):

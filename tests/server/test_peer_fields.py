@@ -1,6 +1,7 @@
 """Fields of vLLM's and llama.cpp's servers, which the clients and benchmarks of these send."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -98,3 +99,58 @@ def test_no_tokens_are_for_an_echo(server: Running) -> None:
     (choice,) = server.post("/v1/completions", body).json()["choices"]
     assert (choice["text"], choice["logprobs"], choice["finish_reason"]) == (ONCE["prompt"], None, "length")
     assert "".join(one["choices"][0]["text"] for one in events(server, "/v1/completions", body)) == ONCE["prompt"]
+
+
+NUMBER: dict[str, Any] = {
+    "type": "object",
+    "properties": {"a": {"enum": [1, 2]}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+FORMS: list[tuple[dict[str, Any], str]] = [
+    ({"structured_outputs": {"json": NUMBER}}, r'\{"a": ?[12]\}'),
+    ({"structured_outputs": {"json": json.dumps(NUMBER)}}, r'\{"a": ?[12]\}'),
+    ({"structured_outputs": {"json_object": True}, "max_tokens": 8}, r"\{.*"),
+    ({"structured_outputs": {"regex": "a[bc]d"}}, "a[bc]d"),
+    ({"structured_outputs": {"choice": ["yes", "no"]}}, "yes|no"),
+    ({"structured_outputs": {"grammar": 'root ::= "x"{3} | [0-9]+ "!"'}}, "xxx|[0-9]+!?"),
+    ({"structured_outputs": {"grammar": 'start: "x" /[0-3]/'}}, "x[0-3]"),
+    ({"guided_json": NUMBER}, r'\{"a": ?[12]\}'),
+    ({"guided_choice": ["yes", "no"]}, "yes|no"),
+    ({"json_schema": {"const": "42"}}, '"42"'),
+    ({"grammar": 'root ::= "a"{5,5}'}, "aaaaa"),
+    ({"ebnf": 'root ::= "a"{5,5}'}, "aaaaa"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"schema": NUMBER}}}, r'\{"a": ?[12]\}'),
+]
+
+
+@pytest.mark.parametrize(("form", "fits"), FORMS)
+def test_an_answer_has_the_form_of_other_servers_fields(server: Running, form: dict[str, Any], fits: str) -> None:
+    body = {"temperature": 1, "seed": 5, "max_tokens": 30, "receipt": True, **form}
+    (choice,) = server.post("/v1/completions", {**ONCE, **body}).json()["choices"]
+    assert re.fullmatch(fits, choice["text"], re.DOTALL)
+    (choice,) = server.post("/v1/chat/completions", chat(**body)).json()["choices"]
+    assert re.fullmatch(fits, choice["message"]["content"], re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"structured_outputs": {"json": 42}},
+        {"structured_outputs": {"json": "{"}},
+        {"structured_outputs": {"regex": "a", "json": NUMBER}},
+        {"structured_outputs": {}},
+        {"structured_outputs": {"json_object": False}},
+        {"structured_outputs": {"structural_tag": "a"}},
+        {"structured_outputs": {"regex": "a"}, "regex": "b"},
+        {"structured_outputs": {"json": NUMBER}, "response_format": {"type": "json_object"}},
+        {"json_schema": NUMBER, "guided_regex": "a"},
+        {"guided_json": 42},
+        {"grammar": "root ::= nope"},
+        {"ignore_eos": True, "structured_outputs": {"choice": ["a"]}},
+    ],
+)
+def test_forms_that_cannot_be_are_refused(server: Running, form: dict[str, Any]) -> None:
+    for path, body in (("completions", ONCE), ("chat/completions", chat())):
+        answer = server.post(f"/v1/{path}", {**body, **form})
+        assert answer.status_code == 400 and answer.json()["error"]["message"], form

@@ -13,6 +13,7 @@ from llamita.engine.handle import Delta
 from llamita.generation.completion import Completion
 from llamita.generation.logprobs import TokenLogprob
 from llamita.server.answers import answered, submitted
+from llamita.server.conversation import set_form
 from llamita.server.errors import Failure
 from llamita.server.models import ServedModel
 from llamita.server.openai.answers import NOT_OVER, ending_of, error_events, usage_of
@@ -38,6 +39,8 @@ def completion_items(model: ServedModel, asked: CompletionRequest) -> list[Item]
     options = asked.sampling_options(model.texts.model.config.vocab_size)
     if asked.max_tokens is not None:
         options["max_tokens"] = asked.max_tokens
+    schema = None if asked.response_format is None else asked.response_format.json_schema_option
+    set_form(options, [], call=None, schema=schema)
     if asked.logprobs is not None:
         options["logprobs"] = asked.logprobs
     if asked.echo and (asked.logprobs is not None or asked.max_tokens == 0):

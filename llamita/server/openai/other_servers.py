@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-FORMS = "ask by response_format, regex, choice or grammar"
+FORMS = "ask by response_format, structured_outputs, regex, choice or grammar"
 FILTERS = "use temperature, top_p, top_k and min_p"
 
 # The field, and what to do instead.
 NOT_HERE: Mapping[str, str] = {
-    **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"), FORMS),
-    "json_schema": FORMS,
+    **dict.fromkeys(("structural_tag", "guided_whitespace_pattern"), FORMS),
     "bad_words": "forbid tokens by logit_bias",
     "allowed_token_ids": "say by regex, choice or grammar what may be written",
     "use_beam_search": "the server draws, or takes the most probable token",

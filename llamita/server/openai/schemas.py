@@ -131,6 +131,7 @@ class CompletionRequest(SamplingRequest):
     best_of: Annotated[int, Field(ge=1, le=MOST_N)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = False
+    response_format: ResponseFormat | None = None  # vLLM's and llama.cpp's, here
 
     @model_validator(mode="after")
     def _check_pairs(self) -> Self:
