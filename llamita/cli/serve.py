@@ -120,20 +120,21 @@ def _run(args: argparse.Namespace, mesh: "DeviceMesh | None") -> int:
         server = run.Server(served.load(args, limits, mesh), chosen)
         summaries = [ModelSummary.of(model) for model in server.state.models]
         address = _address(args.host, listener.getsockname()[1])
-        return server.listen(listener, lambda: _greet(summaries, server.paths, address, args))
+        server.listen(listener, lambda: _greet(summaries, server.paths, address, args))
+        return server.exit_code
     finally:
         listener.close()
 
 
 def _prepared(args: argparse.Namespace) -> "tuple[ServerSettings, socket.socket]":
     """The settings, and a socket at the port, before any model is loaded."""
-    from llamita.server import log, run
+    from llamita.server import listener, log
 
     chosen = _settings(args)
     level = "warning" if args.quiet and "log_level" not in args.given else args.log_level
     log.set_up(level, as_json=args.log_json)
-    tries = run.PORTS if args.port is None else 1
-    return chosen, run.bind(args.host, PORT if args.port is None else args.port, tries=tries)
+    tries = listener.PORTS if args.port is None else 1
+    return chosen, listener.bind(args.host, PORT if args.port is None else args.port, tries=tries)
 
 
 def _run_replicas(args: argparse.Namespace, settings: "ServerSettings", listener: socket.socket) -> int:

@@ -15,8 +15,9 @@ import httpx
 from llamita.engine.engine import Engine
 from llamita.engine.limits import EngineLimits
 from llamita.llm import LLM
+from llamita.server.listener import bind
 from llamita.server.models import ServedModel, served_models
-from llamita.server.run import Server, bind
+from llamita.server.run import Server
 from llamita.server.settings import ServerSettings
 
 PATIENCE = 60.0  # seconds after which a test gives up; none measures with it

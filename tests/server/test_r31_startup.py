@@ -14,7 +14,8 @@ import pytest
 from llamita.cli.main import main
 from llamita.errors import UsageError
 from llamita.server import log
-from llamita.server.run import Server, bind
+from llamita.server.listener import bind
+from llamita.server.run import Server
 
 SMALLER = {"vocab_size": 100, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
 

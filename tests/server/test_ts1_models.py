@@ -24,9 +24,10 @@ STARTED = 99
 def never_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     """`llamita serve` ends with STARTED where it would begin to serve."""
 
-    def listen(server: Server, *_: object) -> int:
-        server._close_engines()
-        return STARTED
+    def listen(server: Server, *_: object) -> None:
+        for engine in server.state.models.engines:
+            engine.close()
+        server.exit_code = STARTED
 
     monkeypatch.setattr(Server, "listen", listen)
     monkeypatch.setattr(log, "set_up", lambda *_, **__: None)  # the test process keeps its own

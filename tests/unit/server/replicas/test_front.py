@@ -7,9 +7,18 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from llamita.errors import UsageError
+from llamita.server.listener import bind
 from llamita.server.replicas.front import FrontServer
-from llamita.server.run import bind
 from llamita.server.settings import ServerSettings
+
+
+def test_a_port_that_another_program_has_taken_by_now() -> None:
+    with bind("127.0.0.1", 0) as other, bind("127.0.0.1", other.getsockname()[1]) as listener:  # neither listens yet
+        other.listen()
+        server = FrontServer(lambda scope, receive, send: receive(), ServerSettings())
+        with pytest.raises(UsageError, match="in use by now"):
+            server.listen(listener)
 
 
 @pytest.mark.parametrize("drain_timeout", [30.0, float("inf")])
