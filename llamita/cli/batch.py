@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from llamita import checks
-from llamita.cli import served, stdin, terminal
+from llamita.cli import errors, served, stdin, terminal
 from llamita.cli.errors import INTERRUPTED
 from llamita.errors import LlamitaError, UsageError
 from llamita.files.disk import explained
@@ -111,8 +111,9 @@ def _answer(args: argparse.Namespace, entries: "list[BatchRequest | BadLine]", o
 
 def _here(args: argparse.Namespace, entries: "list[BatchRequest | BadLine]", output: "BatchOutput") -> None:
     """Answer in this process."""
-    from llamita.server import log
-    from llamita.server.batch import runner
+    with errors.leaving_at_once():
+        from llamita.server import log
+        from llamita.server.batch import runner
 
     log.set_up("warning")
     models = served.load(args, _limits(args))
@@ -127,7 +128,8 @@ def _here(args: argparse.Namespace, entries: "list[BatchRequest | BadLine]", out
 
 def _on_ray(args: argparse.Namespace, entries: "list[BatchRequest | BadLine]", output: "BatchOutput") -> None:
     """Answer in other processes."""
-    from llamita.server.batch import ray_data
+    with errors.leaving_at_once():
+        from llamita.server.batch import ray_data
 
     limits = _limits(args)
 

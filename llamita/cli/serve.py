@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from llamita import checks
-from llamita.cli import ranks, served, terminal
+from llamita.cli import errors, ranks, served, terminal
 from llamita.errors import UsageError
 
 if TYPE_CHECKING:
@@ -109,16 +109,18 @@ def _follow(args: argparse.Namespace, mesh: "DeviceMesh") -> int:
 
 
 def _run(args: argparse.Namespace, mesh: "DeviceMesh | None") -> int:
-    from llamita.server import run
-    from llamita.server.models import ModelSummary
+    with errors.leaving_at_once():
+        from llamita.server import run
+        from llamita.server.models import ModelSummary
 
-    chosen, listener = ranks.together(lambda: _prepared(args), mesh)
+        chosen, listener = ranks.together(lambda: _prepared(args), mesh)
     try:
         if args.replicas is not None:
             return _run_replicas(args, chosen, listener)
         limits = served.limits(args, max_num_queued=args.max_num_queued)
-        server = run.Server(served.load(args, limits, mesh), chosen)
-        summaries = [ModelSummary.of(model) for model in server.state.models]
+        with errors.leaving_at_once():
+            server = run.Server(served.load(args, limits, mesh), chosen)
+            summaries = [ModelSummary.of(model) for model in server.state.models]
         address = _address(args.host, listener.getsockname()[1])
         server.listen(listener, lambda: _greet(summaries, server.paths, address, args))
         return server.exit_code

@@ -226,21 +226,33 @@ def started(*words: str, model: Path, **environment: str) -> subprocess.Popen[st
     )
 
 
+REQUEST = '{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"model": "m", "prompt": "a"}}\n'
+
 # A library that tells when its import begins, and loses every interruption, as torch and numpy do in places.
 DEAF = """
 import sys, time
-print("importing", file=sys.stderr, flush=True)
 while True:
     try:
+        print("importing", file=sys.stderr, flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
         pass
 """
 
 
-def test_ctrl_c_while_loading(small_path: Path, tmp_path: Path) -> None:
-    (tmp_path / "torch.py").write_text(DEAF, encoding="utf-8")
-    process = started("generate", "a", model=small_path, PYTHONPATH=str(tmp_path))
+@pytest.mark.parametrize(
+    ("library", "words"),
+    [
+        ("torch", ("generate", "a")),
+        ("uvicorn", ("serve", "--port", "0")),
+        ("fastapi", ("batch", "in.jsonl", "out.jsonl")),
+    ],
+)
+def test_ctrl_c_while_loading(library: str, words: tuple[str, ...], small_path: Path, tmp_path: Path) -> None:
+    (tmp_path / f"{library}.py").write_text(DEAF, encoding="utf-8")
+    (tmp_path / "in.jsonl").write_text(REQUEST, encoding="utf-8")
+    words = tuple(str(tmp_path / word) if word.endswith("jsonl") else word for word in words)
+    process = started(*words, model=small_path, PYTHONPATH=str(tmp_path))
     assert process.stderr is not None
     assert process.stderr.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
