@@ -3,8 +3,10 @@
 import argparse
 import json
 import math
+import shlex
 import signal
 import socket
+import threading
 import webbrowser
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -136,7 +138,10 @@ def _prepared(args: argparse.Namespace) -> "tuple[ServerSettings, socket.socket]
     level = "warning" if args.quiet and "log_level" not in args.given else args.log_level
     log.set_up(level, as_json=args.log_json)
     tries = listener.PORTS if args.port is None else 1
-    return chosen, listener.bind(args.host, PORT if args.port is None else args.port, tries=tries)
+    bound = listener.bind(args.host, PORT if args.port is None else args.port, tries=tries)
+    if not (chosen.is_local or chosen.keys or args.quiet):
+        terminal.warn("without a key, all who reach this machine can use the server: --api-key lets in who has it")
+    return chosen, bound
 
 
 def _run_replicas(args: argparse.Namespace, settings: "ServerSettings", listener: socket.socket) -> int:
@@ -224,17 +229,23 @@ def _greet(models: "Sequence[ModelSummary]", paths: set[str], address: str, args
         terminal.show(_lines(address, page, models[0].name, key, has_messages="/v1/messages" in paths))
         terminal.note("Ctrl-C stops it")
     if args.open:
-        webbrowser.open(page)
+        threading.Thread(target=_open, args=(page,), daemon=True).start()
+
+
+def _open(page: str) -> None:
+    """Open the page in a browser, and say so where there is none; a browser of text keeps its thread until it ends."""
+    if not webbrowser.open(page):
+        terminal.warn(f"no browser was found here: open {page} in one")
 
 
 def _lines(address: str, page: str, name: str, key: str, *, has_messages: bool) -> str:
     """The address, the page, a curl line and a line for each SDK, ready to be copied."""
     authorization = "" if key == "none" else f" -H 'Authorization: Bearer {key}'"
-    body = json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello"}]})
+    body = shlex.quote(json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello"}]}))
     lines = [
         f"listening  {address}",
         f"page       {page}",
-        f"curl       curl {address}/v1/chat/completions -H 'Content-Type: application/json'{authorization} -d '{body}'",
+        f"curl       curl {address}/v1/chat/completions -H 'Content-Type: application/json'{authorization} -d {body}",
         f'openai     client = openai.OpenAI(base_url="{address}/v1", api_key="{key}")',
     ]
     if has_messages:

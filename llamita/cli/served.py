@@ -70,6 +70,8 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError("--draft-model is of one model, and there are several: give each its own llamita serve")
     if args.alias and len(args.alias) != len(args.model or [None]):
         raise UsageError(f"there are {len(args.alias)} --alias for {len(args.model or [None])} models: give each one")
+    if len(set(args.alias or ())) < len(args.alias or ()):
+        raise UsageError("two --alias are the same, and requests name a model by it: give each model its own")
     if any(not 0 < len(name) <= MOST_NAME for name in args.alias or ()):
         raise UsageError(
             f"an --alias has 1 to {MOST_NAME} characters, by which requests name the model: give such a one"

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from llamita.cli import serve
 from llamita.cli.main import main
 from llamita.errors import UsageError
 from llamita.server import log
@@ -101,6 +103,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
         ("--max-model-len 0", 2, "--max-model-len"),
         ("--log-level loud", 2, "--log-level"),
         ("--alias a --alias b", 2, "--alias"),
+        ("-m /no/such/model -m cria --alias a --alias a", 2, "two --alias are the same"),
         ("--host 203.0.113.7", 2, "203.0.113.7"),
         ("--host no.such.host.invalid", 2, "no.such.host.invalid"),
         ("-m cria -m cria", 2, "--alias"),
@@ -138,6 +141,39 @@ def test_r31_a_port_in_use_is_said_and_another_taken_where_none_was_asked_for(
             assert other.getsockname()[1] > port
         with pytest.raises(UsageError, match="in use"):
             bind("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    ("words", "is_warned"),
+    [
+        ("--host 0.0.0.0", True),
+        ("--host 0.0.0.0 -q", False),
+        ("--host 0.0.0.0 --api-key k", False),
+        ("--host localhost", False),
+    ],
+)
+def test_r31_an_open_address_without_a_key_is_warned_of(
+    words: str, is_warned: bool, small_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--port", "0", "-m", str(small_path), *words.split()]) == 99
+    assert ("without a key, all who reach this machine can use the server" in capsys.readouterr().err) is is_warned
+
+
+def test_r31_the_line_for_curl_is_one_that_a_shell_takes() -> None:
+    lines = serve._lines("http://a", "http://a/", 'it\'s "one"', "none", has_messages=True)
+    curl = next(line for line in lines.splitlines() if line.startswith("curl"))
+    assert json.loads(shlex.split(curl)[-1])["model"] == 'it\'s "one"'
+
+
+@pytest.mark.parametrize("is_found", [True, False])
+def test_r31_the_page_is_opened_and_a_missing_browser_is_said(
+    is_found: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda page: opened.append(page) or is_found)
+    serve._open("http://a/")
+    assert opened == ["http://a/"]
+    assert ("no browser was found here: open http://a/" in capsys.readouterr().err) is not is_found
 
 
 @pytest.mark.parametrize("name", BROKEN)
