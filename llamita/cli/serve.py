@@ -170,9 +170,11 @@ def _run_replicas(args: argparse.Namespace, settings: "ServerSettings", listener
 
 def _check(args: argparse.Namespace) -> None:
     """Raise UsageError for what is wrong whatever the models are."""
+    from llamita.server.log import LEVELS
+
     if args.port is not None and not 0 <= args.port <= 65535:
         raise UsageError(f"--port is {args.port}: take one from 1 to 65535, or 0 for any")
-    if args.log_level not in ("debug", "info", "warning", "error"):
+    if args.log_level not in LEVELS:
         raise UsageError(f"--log-level is {checks.quoted(args.log_level)}: say debug, info, warning or error")
     served.check(args)
     served.check_sharing(args)

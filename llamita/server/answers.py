@@ -9,10 +9,11 @@ from starlette.responses import JSONResponse, Response
 from llamita.generation.completion import Completion
 from llamita.server.disconnect import unless_disconnected
 from llamita.server.errors import Failure, failure_of, is_unforeseen
+from llamita.server.log import LOGGER
 from llamita.server.models import ServedModel
 from llamita.server.sampling_request import SamplingRequest
 from llamita.server.sse import EventStream
-from llamita.server.state import LOGGER, state_of, terms_of
+from llamita.server.state import state_of, terms_of
 from llamita.server.submission import Item, Submission, submit
 
 

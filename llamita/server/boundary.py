@@ -1,6 +1,5 @@
 """The outermost middleware: gives each request its id, turns errors into answers, logs and counts."""
 
-import logging
 import re
 import traceback
 from collections.abc import Callable, Mapping
@@ -13,11 +12,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llamita.server.errors import INVALID_HTTP, ClientGoneError, Failure, failure_of, is_unforeseen, refused
-from llamita.server.log import quoted
+from llamita.server.log import LOGGER, quoted
 from llamita.server.metrics import Metrics
 from llamita.server.sse import dumped
 
-LOGGER = logging.getLogger("llamita.server")
 ErrorBody = Callable[[Failure, str], Mapping[str, Any]]  # of a failure and the request's id
 GONE = 499  # nginx's status for a client that left, in the log alone
 ID_HEADERS = (b"x-request-id", b"request-id")  # as openai-python and the anthropic SDK look for it

@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 
+LOGGER = logging.getLogger("llamita.server")
 LEVELS = ("debug", "info", "warning", "error")
 MOST = 200  # characters of what a client sent
 
@@ -37,7 +38,7 @@ def set_up(level: str, *, as_json: bool = False) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines() if as_json else _Lines())
     # asyncio warns of clients that left while several events of a stream were sent, which is no news.
-    for name, lowest in (("llamita.server", level), ("uvicorn.error", "warning"), ("asyncio", "error")):
+    for name, lowest in ((LOGGER.name, level), ("uvicorn.error", "warning"), ("asyncio", "error")):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.setLevel(lowest.upper())

@@ -10,9 +10,10 @@ from llamita.engine import garbage
 from llamita.server.app import create_app, paths_of
 from llamita.server.health import trouble
 from llamita.server.listener import ListeningServer, config_of
+from llamita.server.log import LOGGER
 from llamita.server.models import ServedModel
 from llamita.server.settings import ServerSettings
-from llamita.server.state import LOGGER, ServerState
+from llamita.server.state import ServerState
 
 TICK = 0.25  # seconds between looks at the engines
 CLOSING = 2.0  # seconds for what is still sent once the answers are over

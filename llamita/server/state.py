@@ -1,6 +1,5 @@
 """What all requests of a server share, and how a handler gets at it."""
 
-import logging
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -14,7 +13,6 @@ from llamita.server.models import Models, ServedModel
 from llamita.server.sampling_request import SamplingRequest
 from llamita.server.settings import ServerSettings
 
-LOGGER = logging.getLogger("llamita.server")
 Schema = TypeVar("Schema", bound=BaseModel)
 
 

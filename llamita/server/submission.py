@@ -10,11 +10,10 @@ from llamita.engine.handle import Delta, RequestHandle
 from llamita.engine.terms import Terms
 from llamita.generation.completion import Completion
 from llamita.generation.text_options import TextOptions
+from llamita.server.log import LOGGER
 from llamita.server.metrics import Metrics
 from llamita.server.models import ServedModel
 from llamita.server.usage import timings
-
-LOGGER = logging.getLogger("llamita.server")
 
 
 @dataclass(frozen=True)
