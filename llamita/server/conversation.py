@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llamita.generation.text_options import TextOptions
-from llamita.server.conversation_tokens import conversation_tokens
+from llamita.server.conversation_tokens import PLAIN, Rendering, conversation_tokens
 from llamita.server.errors import refused
 from llamita.server.models import ServedModel
 from llamita.structured.forms import FORMS
@@ -16,15 +16,12 @@ REQUIRED = "required"  # a tool must be called, whichever
 
 
 def conversation_ids(
-    model: ServedModel, messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool], *, continues: bool = False
+    model: ServedModel, messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool], rendering: Rendering = PLAIN
 ) -> list[int]:
-    """The ids of a conversation that the model is to answer. Raises RequestError and UsageError.
-
-    continues: the last message is the beginning of the answer.
-    """
+    """The ids of a conversation that the model is to answer. Raises RequestError and UsageError."""
     if _characters(messages, tools) > model.most_prompt_characters:
         raise model.too_long("more characters than fit", "messages")
-    ids = conversation_tokens(model.texts.tokenizer, messages, tools, continues=continues)
+    ids = conversation_tokens(model.texts.tokenizer, messages, tools, rendering)
     return model.checked_ids(ids, "messages")
 
 

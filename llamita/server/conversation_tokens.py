@@ -1,6 +1,7 @@
 """The ids of a conversation as clients send it, for every chat template, with those that take one call a message."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from llamita.errors import UsageError
@@ -10,21 +11,47 @@ from llamita.tokenizer.protocol import Tokenizer
 Message = Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Rendering:
+    """How a template is to write a conversation.
+
+    continues: the last message is the beginning of the answer. asks: the beginning of another message comes after it.
+    variables: that the template reads besides.
+    """
+
+    continues: bool = False
+    asks: bool = True
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+    def ids(self, tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The ids of a conversation. Raises UsageError where the template does not take it."""
+        return encode_chat(
+            tokenizer,
+            messages,
+            tools=tools or None,
+            add_generation_prompt=self.asks,
+            continue_final_message=self.continues,
+            **self.variables,
+        )
+
+
+PLAIN = Rendering()
+
+
 def conversation_tokens(
-    tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], *, continues: bool = False
+    tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], rendering: Rendering = PLAIN
 ) -> list[int]:
     """The ids of a conversation. Raises UsageError where the template does not take it.
 
     A message with several calls is given to the template as it is. Llama 3's own refuses that: then each call becomes
-    a message, with its result after it. continues: the last message is the beginning of the answer.
+    a message, with its result after it.
     """
     try:
-        return encode_chat(tokenizer, messages, tools=tools or None, continue_final_message=continues)
+        return rendering.ids(tokenizer, messages, tools)
     except UsageError:
         if not any(len(message.get("tool_calls") or ()) > 1 for message in messages):
             raise
-        apart = one_call_each(messages)
-        return encode_chat(tokenizer, apart, tools=tools or None, continue_final_message=continues)
+        return rendering.ids(tokenizer, one_call_each(messages), tools)
 
 
 def one_call_each(messages: Sequence[Message]) -> list[Message]:

@@ -8,27 +8,27 @@ from pydantic import BaseModel, ValidationError
 
 from llamita.errors import LlamitaError, UsageError
 from llamita.server.anthropic.schemas import CountRequest
-from llamita.server.conversation_tokens import conversation_tokens
+from llamita.server.conversation_tokens import Rendering, conversation_tokens
 from llamita.server.openai.response_request import ResponseRequest
 from llamita.server.openai.schemas import ChatRequest, CompletionRequest
 from llamita.tokenizer.protocol import Tokenizer
 
-# What was asked: texts or ids to go on from, or a conversation: messages, tools, and whether the last one goes on.
-Conversation = tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]], bool]
+# What was asked: texts or ids to go on from, or a conversation: messages, tools, and how it is written.
+Conversation = tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]], Rendering]
 Asked = str | list[int] | Conversation
 
 
 def _chat(asked: ChatRequest) -> list[Asked]:
     messages = [message.for_template() for message in asked.messages]
-    return [(messages, asked.callable_tools, bool(asked.continue_final_message))]
+    return [(messages, asked.callable_tools, asked.rendering)]
 
 
 def _messages(asked: CountRequest) -> list[Asked]:
-    return [(asked.conversation(), asked.callable_tools, asked.continues)]
+    return [(asked.conversation(), asked.callable_tools, Rendering(continues=asked.continues))]
 
 
 def _response(asked: ResponseRequest) -> list[Asked]:
-    return [(asked.messages(), asked.callable_tools, False)]
+    return [(asked.messages(), asked.callable_tools, Rendering())]
 
 
 def _completion(asked: CompletionRequest) -> list[Asked]:
@@ -49,7 +49,7 @@ def prompts_of(tokenizer: Tokenizer, request: Any, *, reads_on: bool = False) ->
     body = request if isinstance(request, dict) else {"prompt": request}
     found = [*_read(tokenizer, body)]
     if not found and isinstance(messages := body.get("messages"), list):
-        found = [_ids(tokenizer, (messages, body.get("tools") or (), reads_on))]
+        found = [_ids(tokenizer, (messages, body.get("tools") or (), Rendering(continues=reads_on)))]
     if not found:
         raise UsageError("the request has neither messages nor a prompt nor an input: give the JSON that was sent")
     return found
@@ -64,6 +64,5 @@ def _read(tokenizer: Tokenizer, body: Mapping[str, Any]) -> Iterator[list[int]]:
 
 def _ids(tokenizer: Tokenizer, asked: Asked) -> list[int]:
     if isinstance(asked, tuple):
-        messages, tools, continues = asked
-        return conversation_tokens(tokenizer, messages, tools, continues=continues)
+        return conversation_tokens(tokenizer, *asked)
     return tokenizer.encode(asked) if isinstance(asked, str) else asked

@@ -12,6 +12,7 @@ from llamita.server.conversation import conversation_ids
 from llamita.server.errors import refused
 from llamita.server.models import ServedModel
 from llamita.server.openai.messages import ChatMessage, ChatTool, tool_data
+from llamita.server.openai.template_fields import TemplateFields
 from llamita.server.sampling_request import TokenId
 from llamita.server.sse import dumped
 from llamita.server.state import model_of, parsed
@@ -22,14 +23,13 @@ Messages = Annotated[list[ChatMessage], bounded(1024, least=1)]
 Tools = Annotated[list[ChatTool], bounded(128)] | None
 
 
-class TokenizeRequest(StrictModel):
+class TokenizeRequest(TemplateFields):
     """A text to tokenize, by vLLM's names or llama.cpp's, or a conversation; without a model, for the first one."""
 
     model: Name = None
     prompt: str | None = Field(None, max_length=2_000_000, validation_alias=AliasChoices("prompt", "content"))
     messages: Messages | None = None
     tools: Tools = None
-    continue_final_message: bool = False
     add_special_tokens: bool = Field(True, validation_alias=AliasChoices("add_special_tokens", "add_special"))
     with_pieces: bool = False
 
@@ -40,13 +40,12 @@ class TokenizeRequest(StrictModel):
         return self
 
 
-class TemplateRequest(StrictModel):
+class TemplateRequest(TemplateFields):
     """A conversation to write as the model reads it; without a model, for the first one."""
 
     model: Name = None
     messages: Messages
     tools: Tools = None
-    continue_final_message: bool = False
 
 
 class DetokenizeRequest(StrictModel):
@@ -105,4 +104,4 @@ def _ids(model: ServedModel, asked: TokenizeRequest) -> list[int]:
 def _conversation(model: ServedModel, asked: TokenizeRequest | TemplateRequest) -> list[int]:
     messages = [message.for_template() for message in asked.messages or ()]
     tools = [tool_data(tool.function) for tool in asked.tools or ()]
-    return conversation_ids(model, messages, tools, continues=asked.continue_final_message)
+    return conversation_ids(model, messages, tools, asked.rendering)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from llamita.llm import LLM
+from llamita.server.sent_request import prompts_of
 from tests.server.serving import Running, chat
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
@@ -154,3 +155,44 @@ def test_forms_that_cannot_be_are_refused(server: Running, form: dict[str, Any])
     for path, body in (("completions", ONCE), ("chat/completions", chat())):
         answer = server.post(f"/v1/{path}", {**body, **form})
         assert answer.status_code == 400 and answer.json()["error"]["message"], form
+
+
+def test_a_conversation_is_written_as_its_fields_say(server: Running, cria: LLM) -> None:
+    talk: dict[str, Any] = {"messages": HELLO}
+    asked = server.post("/apply-template", talk).json()["prompt"]
+    closed = server.post("/apply-template", {**talk, "add_generation_prompt": False}).json()["prompt"]
+    assert (
+        asked.startswith(closed) and asked.endswith("assistant<|end_header_id|>\n\n") and closed.endswith("<|eot_id|>")
+    )
+    ids = server.post("/tokenize", {**talk, "add_generation_prompt": False}).json()["tokens"]
+    assert server.post("/detokenize", {"tokens": ids}).json()["prompt"] == closed
+    usage = server.post("/v1/chat/completions", chat(max_tokens=1, add_generation_prompt=False)).json()["usage"]
+    assert usage["prompt_tokens"] == len(ids)
+    going = {"messages": [*HELLO, {"role": "assistant", "content": "Well,"}], "continue_final_message": True}
+    text = server.post("/apply-template", {**going, "add_generation_prompt": False}).json()["prompt"]
+    assert text == server.post("/apply-template", going).json()["prompt"] and text.endswith("Well,")
+
+
+def test_a_template_reads_variables_of_the_request(monkeypatch: pytest.MonkeyPatch, server: Running, cria: LLM) -> None:
+    template = "{{ bos_token }}{{ mood | default('plain') }}: {{ messages[0].content }}"
+    monkeypatch.setattr(cria.tokenizer, "chat_templates", {"default": template})
+    body = chat("Hi", max_tokens=1, chat_template_kwargs={"mood": "glad <|eot_id|>", "enable_thinking": False})
+    text = server.post("/apply-template", {name: body[name] for name in ("messages", "chat_template_kwargs")}).json()
+    assert text["prompt"] == "<|begin_of_text|>glad <|eot_id|>: Hi"
+    count = server.post("/v1/chat/completions", body).json()["usage"]["prompt_tokens"]
+    assert count == len(cria.tokenizer.encode("glad <|eot_id|>: Hi"))  # what looks like a control token is text
+    assert len(prompts_of(cria.tokenizer, body)[0]) == count
+
+
+@pytest.mark.parametrize(
+    "name", ["messages", "tools", "tokenizer", "template", "chat_template", "__class__", "a b", ""]
+)
+def test_variables_that_a_template_has_from_elsewhere_are_refused(server: Running, name: str) -> None:
+    answer = server.post("/v1/chat/completions", chat(chat_template_kwargs={name: []}))
+    assert answer.status_code == 400 and "is no name of a variable" in answer.json()["error"]["message"]
+
+
+def test_a_message_does_not_go_on_and_end(server: Running) -> None:
+    for path in ("/v1/chat/completions", "/tokenize", "/apply-template"):
+        body = chat(continue_final_message=True, add_generation_prompt=True)
+        assert server.post(path, body).status_code == 400

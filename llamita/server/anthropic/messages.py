@@ -9,6 +9,7 @@ from llamita.server.answers import answered, submitted
 from llamita.server.anthropic.answer import MessageAnswer
 from llamita.server.anthropic.schemas import CountRequest, MessageRequest
 from llamita.server.conversation import conversation_ids, names_of, set_form
+from llamita.server.conversation_tokens import Rendering
 from llamita.server.models import ServedModel
 from llamita.server.state import model_of, parsed
 from llamita.server.submission import Item
@@ -33,7 +34,7 @@ async def count_tokens(request: Request) -> Response:
 
 def ids_of(model: ServedModel, asked: CountRequest) -> list[int]:
     """The ids of a conversation. Raises RequestError and UsageError."""
-    return conversation_ids(model, asked.conversation(), asked.callable_tools, continues=asked.continues)
+    return conversation_ids(model, asked.conversation(), asked.callable_tools, Rendering(continues=asked.continues))
 
 
 def message_item(model: ServedModel, asked: MessageRequest) -> Item:

@@ -12,12 +12,12 @@ from llamita.server.submission import Item
 
 def chat_items(model: ServedModel, asked: ChatRequest) -> list[Item]:
     """The texts to write, n of one prompt. Raises RequestError and UsageError."""
-    tools, continues = asked.callable_tools, bool(asked.continue_final_message)
+    tools, rendering = asked.callable_tools, asked.rendering
     messages = [message.for_template() for message in asked.messages]
-    ids = conversation_ids(model, messages, tools, continues=continues)
+    ids = conversation_ids(model, messages, tools, rendering)
     options = chat_options(model, asked, tools)
     names = names_of(tools)
-    return [Item(ids, seeded(options, number), continues, names) for number in range(asked.n or 1)]
+    return [Item(ids, seeded(options, number), rendering.continues, names) for number in range(asked.n or 1)]
 
 
 def chat_options(model: ServedModel, asked: ChatRequest, tools: Sequence[Tool]) -> TextOptions:

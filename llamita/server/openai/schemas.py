@@ -9,6 +9,7 @@ from llamita.server.body import StrictModel, bounded
 from llamita.server.conversation import REQUIRED, Tool, allowed
 from llamita.server.openai.messages import AllowedTools, ChatMessage, ChatTool, ToolChoice, tool_data
 from llamita.server.openai.other_servers import NOT_HERE, NOTHING
+from llamita.server.openai.template_fields import TemplateFields
 from llamita.server.sampling_request import MOST_N, MaxTokens, SamplingRequest, StreamOptions, Text, TokenId
 
 TokenIds = Annotated[list[TokenId], bounded(2_000_000, least=1)]
@@ -49,7 +50,7 @@ class ResponseFormat(StrictModel):
         return None
 
 
-class ChatRequest(SamplingRequest):
+class ChatRequest(SamplingRequest, TemplateFields):
     """The body of /v1/chat/completions."""
 
     UNSUPPORTED: ClassVar = {
@@ -60,14 +61,12 @@ class ChatRequest(SamplingRequest):
         "modalities": "the models write text alone",
         "web_search_options": "the server opens no connections",
         "chat_template": "the template is the checkpoint's",
-        "chat_template_kwargs": "the template is the checkpoint's",
-        "add_generation_prompt": "a message of the assistant is gone on from by continue_final_message",
         "documents": "put them into a message",
         "echo": "a conversation is no text to repeat",
     }
     HARMLESS: ClassVar = {
         **NOTHING, "modalities": (["text"],), "function_call": ("none", "auto"), "functions": ([],),
-        "chat_template_kwargs": ({},), "echo": (False,), "documents": ([],), "add_generation_prompt": (True,),
+        "echo": (False,), "documents": ([],),
     }  # fmt: skip
 
     messages: Annotated[list[ChatMessage], bounded(1024, least=1)]
@@ -81,7 +80,6 @@ class ChatRequest(SamplingRequest):
     tools: Annotated[list[ChatTool], bounded(128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | AllowedTools | None = None
     parallel_tool_calls: bool | None = None
-    continue_final_message: bool | None = False
 
     @model_validator(mode="after")
     def _check_pairs(self) -> Self:
