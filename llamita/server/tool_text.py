@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from llamita.generation.completion import Completion
 from llamita.server.compact_json import CompactJson
 from llamita.server.sse import dumped
 from llamita.structured.tool_calls import PYTHON_TAG, ToolCall
@@ -99,6 +101,39 @@ class ToolText:
         assert head is not None
         self._held, self.calls = self._held[head.end() :], self.calls + 1
         return head["name"]
+
+
+class PlainText:
+    """The pieces of an answer that can call no tool, as `ToolText` gives them."""
+
+    calls = 0
+
+    def push(self, text: str) -> list[Piece]:
+        """All of it."""
+        return [Piece("text", text)]
+
+    def rest(self, calls: Sequence[ToolCall]) -> list[Piece]:
+        """Nothing."""
+        return []
+
+
+TextReader = ToolText | PlainText
+
+
+@dataclass(frozen=True)
+class ToolUse:
+    """Which tools the answers to a request may call, by their names, and how many calls each has at the most."""
+
+    names: tuple[str, ...]
+    most: int | None = None
+
+    def reader(self) -> TextReader:
+        """What tells text from calls in an answer as it is written."""
+        return ToolText(self.names, self.most) if self.names else PlainText()
+
+    def calls_of(self, completion: Completion) -> list[ToolCall]:
+        """The calls of an answer that is over."""
+        return completion.tool_calls[: self.most]
 
 
 def pieces_of(call: ToolCall) -> list[Piece]:

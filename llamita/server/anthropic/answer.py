@@ -12,8 +12,7 @@ from llamita.server.errors import Failure
 from llamita.server.models import ServedModel
 from llamita.server.sse import event
 from llamita.server.submission import Submission
-from llamita.server.tool_text import Piece, ToolText, text_before_calls
-from llamita.structured.tool_calls import ToolCall
+from llamita.server.tool_text import Piece, ToolUse, text_before_calls
 
 
 class MessageAnswer:
@@ -22,12 +21,15 @@ class MessageAnswer:
     def __init__(self, model: ServedModel, asked: MessageRequest, submission: Submission, request_id: str) -> None:
         self._asked, self._handle, self._request_id = asked, submission.handles[0], request_id
         self._submission = submission
+        choice = asked.tool_choice
+        most = 1 if choice is not None and choice.disable_parallel_tool_use else None
+        self._tools = ToolUse(names_of(asked.callable_tools), most)
         self._head = {"id": f"msg_{uuid4().hex[:24]}", "type": "message", "role": "assistant", "model": model.name}
 
     def body(self, completions: Sequence[Completion]) -> dict[str, Any]:
         """The whole answer."""
         (completion,) = completions
-        calls = self._calls(completion)
+        calls = self._tools.calls_of(completion)
         text = text_before_calls(completion.text) if calls else completion.text
         content: list[dict[str, Any]] = [{"type": "text", "text": text}] if text else []
         content += [tool_use(call.name, call.arguments) for call in calls]
@@ -43,14 +45,13 @@ class MessageAnswer:
         """The answer as events: a block of text, if there is any, then a block for each call."""
         yield named("message_start", message=self._begun())
         yield named("ping")
-        held, blocks = self._tool_text(), Blocks()
+        reader, blocks = self._tools.reader(), Blocks()
         async for _, delta in self._submission.deltas():
             if delta is not None:
-                pieces = [Piece("text", delta.text)] if held is None else held.push(delta.text)
-                for one in blocks.events(pieces):
+                for one in blocks.events(reader.push(delta.text)):
                     yield one
         completion = self._handle.result()
-        for one in blocks.events([] if held is None else held.rest(self._calls(completion))):
+        for one in blocks.events(reader.rest(self._tools.calls_of(completion))):
             yield one
         for one in blocks.end():
             yield one
@@ -65,19 +66,6 @@ class MessageAnswer:
     def _begun(self) -> dict[str, Any]:
         usage = self._counts(len(self._handle.prompt_token_ids), 0)
         return {**self._head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
-
-    def _calls(self, completion: Completion) -> list[ToolCall]:
-        return completion.tool_calls[: self._most_calls]
-
-    @property
-    def _most_calls(self) -> int | None:
-        choice = self._asked.tool_choice
-        return 1 if choice is not None and choice.disable_parallel_tool_use else None
-
-    def _tool_text(self) -> ToolText | None:
-        """What finds the calls in an answer; None where there can be none."""
-        tools = self._asked.callable_tools
-        return ToolText(names_of(tools), self._most_calls) if tools else None
 
     def _ending(self, completion: Completion) -> dict[str, Any]:
         """Why the answer ended."""

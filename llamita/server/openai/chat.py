@@ -22,8 +22,7 @@ from llamita.server.openai.schemas import ChatRequest
 from llamita.server.sse import DONE, dumped, event
 from llamita.server.state import model_of, parsed
 from llamita.server.submission import Submission
-from llamita.server.tool_text import Piece, ToolText, text_before_calls
-from llamita.structured.tool_calls import ToolCall
+from llamita.server.tool_text import Piece, TextReader, ToolUse, text_before_calls
 
 
 async def create_chat_completion(request: Request) -> Response:
@@ -47,6 +46,7 @@ class ChatAnswer:
             "model": model.name,
             "system_fingerprint": model.system_fingerprint,
         }
+        self._tools = ToolUse(names_of(asked.callable_tools), 1 if asked.parallel_tool_calls is False else None)
         self._begun_calls: dict[int, int] = {}  # of each choice, the index of the last
         self._has_usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
 
@@ -62,14 +62,13 @@ class ChatAnswer:
         for number in range(n):
             yield self._chunk(number, {"role": "assistant", "content": ""})
         frames = [self._frame(number) for number in range(n)]
-        held = [self._tool_text() for _ in range(n)]
+        readers = [self._tools.reader() for _ in range(n)]
         async for number, delta in self._submission.deltas():
             if delta is None:
-                for piece in self._ending(number, held[number]):
+                for piece in self._ending(number, readers[number]):
                     yield piece
                 continue
-            tool_text = held[number]
-            pieces = [Piece("text", delta.text)] if tool_text is None else tool_text.push(delta.text)
+            pieces = readers[number].push(delta.text)
             if self._asked.logprobs and delta.logprobs:
                 text = "".join(piece.text for piece in pieces if piece.kind == "text")
                 yield self._chunk(number, {"content": text}, logprobs=delta.logprobs)
@@ -88,17 +87,8 @@ class ChatAnswer:
         """How a stream ends that fails."""
         return error_events(failure)
 
-    def _tool_text(self) -> ToolText | None:
-        """What finds the calls in an answer; None where there can be none."""
-        names = names_of(self._asked.callable_tools)
-        return ToolText(names, self._most_calls) if names else None
-
-    @property
-    def _most_calls(self) -> int | None:
-        return 1 if self._asked.parallel_tool_calls is False else None
-
     def _choice(self, number: int, completion: Completion) -> dict[str, Any]:
-        calls = self._calls(completion)
+        calls = self._tools.calls_of(completion)
         message: dict[str, Any] = {"role": "assistant", "content": completion.text, "refusal": None}
         if calls:
             before = text_before_calls(completion.text) or None
@@ -112,15 +102,12 @@ class ChatAnswer:
             **ending_of(completion, self._model.texts.tokenizer, is_called=bool(calls)),
         }
 
-    def _calls(self, completion: Completion) -> list[ToolCall]:
-        return completion.tool_calls[: self._most_calls]
-
-    def _ending(self, number: int, held: ToolText | None) -> list[bytes]:
+    def _ending(self, number: int, reader: TextReader) -> list[bytes]:
         """What comes when a choice is over: its calls or the text that might have been one, and why it ended."""
         handles = self._submission.handles
         completion = handles[number].result()
-        calls, pieces = self._calls(completion), []
-        for piece in () if held is None else held.rest(calls):
+        calls, pieces = self._tools.calls_of(completion), []
+        for piece in reader.rest(calls):
             is_text = piece.kind == "text"
             pieces.append(self._chunk(number, {"content": piece.text}) if is_text else self._called(number, piece))
         ending = ending_of(completion, self._model.texts.tokenizer, is_called=bool(calls))

@@ -28,8 +28,7 @@ from llamita.server.openai.response_request import ResponseRequest
 from llamita.server.sse import dumped
 from llamita.server.state import model_of, parsed
 from llamita.server.submission import Item, Submission
-from llamita.server.tool_text import Piece, ToolText, text_before_calls
-from llamita.structured.tool_calls import ToolCall
+from llamita.server.tool_text import Piece, ToolUse, text_before_calls
 
 
 async def create_response(request: Request) -> Response:
@@ -69,6 +68,7 @@ class ResponseAnswer:
     def __init__(self, model: ServedModel, asked: ResponseRequest, submission: Submission) -> None:
         self._asked, self._submission = asked, submission
         self._texts = model.texts.tables.texts
+        self._tools = ToolUse(names_of(asked.callable_tools), 1 if asked.parallel_tool_calls is False else None)
         self._response = response_object(model, asked)
         self._events = ResponseEvents(self._response, asked.namespaces)
 
@@ -76,7 +76,7 @@ class ResponseAnswer:
         """The whole answer."""
         (completion,) = completions
         status = "incomplete" if completion.finish_reason == "length" else "completed"
-        if calls := self._calls(completion):
+        if calls := self._tools.calls_of(completion):
             before = text_before_calls(completion.text)
             output = [message_item(f"msg_{uuid4().hex}", "completed", [text_part(before, [])])] if before else []
             spaces = self._asked.namespaces
@@ -88,21 +88,20 @@ class ResponseAnswer:
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The answer as events, in the order that clients rely on."""
-        events, held, noted = self._events, self._tool_text(), list[dict[str, Any]]()
+        events, reader, noted = self._events, self._tools.reader(), list[dict[str, Any]]()
         yield events.of_response("response.created")
         yield events.of_response("response.in_progress")
         async for _, delta in self._submission.deltas():
             if delta is not None:
                 noted += self._noted(delta)  # a token may have no text, or a part of what is held
-                pieces = [Piece("text", delta.text)] if held is None else held.push(delta.text)
-                for piece in (one for one in pieces if one.text):
+                for piece in (one for one in reader.push(delta.text) if one.text):
                     for one in events.piece(piece, noted):
                         yield one
                     noted = [] if piece.kind == "text" else noted
         completion = self._submission.handles[0].result()
-        calls = self._calls(completion)
-        rest = [] if held is None else held.rest(calls)
-        is_cut = held is not None and held.calls > len(calls)
+        calls = self._tools.calls_of(completion)
+        rest = reader.rest(calls)
+        is_cut = reader.calls > len(calls)
         if not rest and (not events.has_item or (noted and not calls and not is_cut)):
             rest = [Piece("text", "")]
         for piece in rest:
@@ -118,20 +117,8 @@ class ResponseAnswer:
         """How a stream ends that fails."""
         return self._events.failed(failure)
 
-    def _tool_text(self) -> ToolText | None:
-        """What finds the calls in an answer; None where there can be none."""
-        tools = self._asked.callable_tools
-        return ToolText(names_of(tools), self._most_calls) if tools else None
-
-    @property
-    def _most_calls(self) -> int | None:
-        return 1 if self._asked.parallel_tool_calls is False else None
-
     def _noted(self, delta: Delta) -> list[dict[str, Any]]:
         return part_logprobs(delta.logprobs, self._texts) if self._asked.has_logprobs else []
-
-    def _calls(self, completion: Completion) -> list[ToolCall]:
-        return completion.tool_calls[: self._most_calls]
 
     def _ended(self, status: str, output: list[dict[str, Any]]) -> dict[str, Any]:
         handles = self._submission.handles
