@@ -37,7 +37,8 @@ class ModelFacts:
 
     weights, tokenizer, chat_template: sha256; the weights are those that compute, with a merged adapter. arithmetic: of
     each format of weights, the digest that our kernels give on every CPU; or what else computes, whose bits are
-    promised nowhere else. adapter: the sha256 of its files, None without one.
+    promised nowhere else. adapter: the sha256 of its files, None without one. end_tokens: the ids that end an answer,
+    None in a receipt of a version that did not note them.
     """
 
     weights: str
@@ -45,6 +46,7 @@ class ModelFacts:
     chat_template: str | None
     arithmetic: Mapping[str, str]
     adapter: str | None = None
+    end_tokens: Sequence[int] | None = None
 
     @classmethod
     def of(cls, texts: TextModel) -> Self:
@@ -56,6 +58,7 @@ class ModelFacts:
             chat_template=None if template is None else _sha256(template.encode()),
             arithmetic=_arithmetic(texts.model),
             adapter=texts.adapter,
+            end_tokens=sorted(texts.tokenizer.eos_token_ids),
         )
 
     @property
@@ -111,10 +114,11 @@ TEXT_OR_NONE = (str, NoneType)
 # What the fields of a file must be; its options are checked as those of any request.
 FACTS: Mapping[str, type | tuple[type, ...]] = {
     "weights": str, "tokenizer": str, "chat_template": TEXT_OR_NONE, "arithmetic": Mapping, "adapter": TEXT_OR_NONE,
+    "end_tokens": (Sequence, NoneType),
 }  # fmt: skip
 FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "model": str, "options": Mapping, "reads_on": bool, "prompt": str, "prompt_tokens": int, "tokens": str,
-    "completion_tokens": int, "finish_reason": TEXT_OR_NONE, "logprobs": TEXT_OR_NONE,
+    "completion_tokens": int, "finish_reason": TEXT_OR_NONE, "logprobs": TEXT_OR_NONE, "prompt_logprobs": TEXT_OR_NONE,
 }  # fmt: skip
 
 
@@ -190,6 +194,8 @@ def differences(receipt: Receipt, other: Receipt) -> list[str]:
     mine, its = _facts(receipt.facts), _facts(other.facts)
     if mine["weights"] == its["weights"]:  # then an adapter has made no difference
         mine["adapter"] = its["adapter"]
+    if None in (mine["end_tokens"], its["end_tokens"]):
+        mine["end_tokens"] = its["end_tokens"] = None
     found = [
         f"{name} is {_short(theirs)} in the receipt and {_short(ours)} here" for name, theirs, ours in _pairs(mine, its)
     ]

@@ -1,6 +1,7 @@
 """A receipt is enough to write an answer again, and says what differs where that fails."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,17 @@ def test_what_differs_is_named(llm: LLM, small_path: Path) -> None:
     assert found[0].startswith("prompt is ")
     plain = llamita.load(small_path, dtype="bfloat16", kernels="off")
     assert "torch" in ModelFacts.of(texts_of(plain)).arithmetic
+
+
+def test_other_end_tokens_are_named(llm: LLM, small_path: Path, tmp_path: Path) -> None:
+    receipt, prompt = written(llm, max_tokens=12, temperature=0.0), llm.tokenizer.encode("Once upon")
+    folder = shutil.copytree(small_path, tmp_path / "model")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": list(range(256))}), encoding="utf-8")
+    other = llamita.load(folder, dtype="bfloat16")
+    found = [line.split()[0] for line in differences(receipt, replay(receipt, texts_of(other), prompt)[1])]
+    assert found[:2] == ["end_tokens", "tokens"]
+    older = replace(receipt, facts=replace(receipt.facts, end_tokens=None))  # of a version that did not note them
+    assert differences(older, replay(older, texts_of(llm), prompt)[1]) == []
 
 
 def test_facts_follow_every_number(llm: LLM, small_path: Path) -> None:
