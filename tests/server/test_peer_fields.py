@@ -196,3 +196,23 @@ def test_a_message_does_not_go_on_and_end(server: Running) -> None:
     for path in ("/v1/chat/completions", "/tokenize", "/apply-template"):
         body = chat(continue_final_message=True, add_generation_prompt=True)
         assert server.post(path, body).status_code == 400
+
+
+@pytest.mark.parametrize(("field", "value"), [("stop_regex", "a|b"), ("top_n_sigma", 1.0), ("max_new_tokens", 5)])
+def test_what_would_change_an_answer_is_not_ignored(server: Running, field: str, value: Any) -> None:
+    answer = server.post("/v1/completions", {**ONCE, field: value})
+    assert answer.status_code == 400 and answer.json()["error"]["message"].startswith(f"{field} is not supported: ")
+    assert server.post("/v1/completions", {**ONCE, field: None, "top_n_sigma": -1, "nobody_knows": value}).is_success
+
+
+def test_a_prompt_without_its_first_token_is_not_another_prompt(server: Running) -> None:
+    for path, body, usual in (
+        ("completions", ONCE, True),
+        ("chat/completions", chat(), False),
+        ("embeddings", {"model": "cria", "input": "a"}, True),
+    ):
+        assert server.post(f"/v1/{path}", {**body, "add_special_tokens": usual}).is_success
+        assert server.post(f"/v1/{path}", {**body, "add_special_tokens": not usual}).status_code == 400
+    assert (
+        server.post("/v1/embeddings", {"model": "cria", "input": "a", "truncate_prompt_tokens": 1}).status_code == 400
+    )

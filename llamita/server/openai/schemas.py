@@ -10,7 +10,15 @@ from llamita.server.conversation import REQUIRED, Tool, allowed
 from llamita.server.openai.messages import AllowedTools, ChatMessage, ChatTool, ToolChoice, tool_data
 from llamita.server.openai.other_servers import NOT_HERE, NOTHING
 from llamita.server.openai.template_fields import TemplateFields
-from llamita.server.sampling_request import MOST_N, MaxTokens, SamplingRequest, StreamOptions, Text, TokenId
+from llamita.server.sampling_request import (
+    MOST_N,
+    MaxTokens,
+    RequestModel,
+    SamplingRequest,
+    StreamOptions,
+    Text,
+    TokenId,
+)
 
 TokenIds = Annotated[list[TokenId], bounded(2_000_000, least=1)]
 MOST_PROMPTS = 64
@@ -66,7 +74,7 @@ class ChatRequest(SamplingRequest, TemplateFields):
     }
     HARMLESS: ClassVar = {
         **NOTHING, "modalities": (["text"],), "function_call": ("none", "auto"), "functions": ([],),
-        "echo": (False,), "documents": ([],),
+        "echo": (False,), "documents": ([],), "add_special_tokens": (False,),
     }  # fmt: skip
 
     messages: Annotated[list[ChatMessage], bounded(1024, least=1)]
@@ -115,7 +123,7 @@ class CompletionRequest(SamplingRequest):
     """The body of /v1/completions."""
 
     UNSUPPORTED: ClassVar = {**NOT_HERE, "suffix": "the models only go on from a text"}
-    HARMLESS: ClassVar = {**NOTHING, "suffix": ("",)}
+    HARMLESS: ClassVar = {**NOTHING, "suffix": ("",), "add_special_tokens": (True,)}
 
     prompt: (
         Text
@@ -151,8 +159,11 @@ class CompletionRequest(SamplingRequest):
         return [self.prompt] if is_one else self.prompt  # pyright: ignore[reportReturnType]
 
 
-class EmbeddingRequest(StrictModel):
+class EmbeddingRequest(RequestModel):
     """The body of /v1/embeddings."""
+
+    UNSUPPORTED: ClassVar = {name: NOT_HERE[name] for name in ("truncate_prompt_tokens", "add_special_tokens")}
+    HARMLESS: ClassVar = {"add_special_tokens": (True,)}
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     input: (
