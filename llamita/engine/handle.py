@@ -73,6 +73,11 @@ class RequestHandle:
         return self.request.prompts[0] if self.request.prompts else []
 
     @property
+    def prompt_logprobs(self) -> Sequence[TokenLogprob] | None:
+        """Those of the prompt's tokens from the second on, if they are asked for, before the first token is written."""
+        return None if self._sequence is None else self._sequence.prompt_logprobs
+
+    @property
     def is_over(self) -> bool:
         """Whether the request has ended; what it wrote last may be unread."""
         return self._completion is not None or self._error is not None

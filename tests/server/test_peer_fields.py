@@ -216,3 +216,15 @@ def test_a_prompt_without_its_first_token_is_not_another_prompt(server: Running)
     assert (
         server.post("/v1/embeddings", {"model": "cria", "input": "a", "truncate_prompt_tokens": 1}).status_code == 400
     )
+
+
+@pytest.mark.parametrize("most", [0, 4])
+def test_an_echoed_prompt_s_logprobs_are_streamed_before_the_text_s(server: Running, most: int) -> None:
+    body = {**ONCE, "prompt": ["Once upon", "Mia had a"], "n": 2, "echo": True, "logprobs": 2, "max_tokens": most}
+    whole = server.post("/v1/completions", body).json()["choices"]
+    chunks = [one["choices"][0] for one in events(server, "/v1/completions", body)]
+    for choice in whole:
+        own = [one for one in chunks if one["index"] == choice["index"]]
+        assert "".join(one["text"] for one in own) == choice["text"]
+        noted = [one["logprobs"] for one in own if one["logprobs"]]
+        assert {name: [value for one in noted for value in one[name]] for name in noted[0]} == choice["logprobs"]

@@ -9,7 +9,6 @@ from uuid import uuid4
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llamita.engine.handle import Delta
 from llamita.generation.completion import Completion
 from llamita.generation.logprobs import TokenLogprob
 from llamita.server.answers import answered, submitted
@@ -77,14 +76,15 @@ class CompletionAnswer:
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The chunks, as they are written."""
         written = [0] * len(self._handles)  # characters of each choice so far
-        if self._asked.echo:
-            for number in range(len(self._handles)):
-                yield self._chunk(number, self._prompt(number))
+        silent = set(range(len(self._handles))) if self._asked.echo else set[int]()  # whose prompts are not echoed yet
         async for number, delta in self._submission.deltas():
+            if number in silent:
+                silent.remove(number)
+                yield self._piece(number, self._prompt(number), self._prompt_entries(number), written)
             if delta is None:
                 yield self._ending(number)
             elif delta.text or delta.logprobs:
-                yield self._piece(number, delta, written)
+                yield self._piece(number, delta.text, delta.logprobs, written)
         if self._has_usage:
             yield event({**self._head, "choices": [], "usage": usage_of(self._handles, self._n)})
         yield DONE
@@ -93,19 +93,19 @@ class CompletionAnswer:
         """How a stream ends that fails."""
         return error_events(failure)
 
-    def _piece(self, number: int, delta: Delta, written: list[int]) -> bytes:
+    def _piece(self, number: int, text: str, entries: Sequence[TokenLogprob], written: list[int]) -> bytes:
         if self._asked.logprobs is None:
-            return self._chunk(number, delta.text)
+            return self._chunk(number, text)
         offset = written[number]
-        written[number] += sum(spelled_length(entry, self._texts) for entry in delta.logprobs)
-        return self._chunk(number, delta.text, completion_logprobs(delta.logprobs, self._texts, offset))
+        written[number] += sum(spelled_length(entry, self._texts) for entry in entries)
+        return self._chunk(number, text, completion_logprobs(entries, self._texts, offset))
 
     def _choice(self, number: int, completion: Completion) -> dict[str, Any]:
         text, noted = completion.text, None
         if self._asked.echo:
             text = self._prompt(number) + text
         if completion.logprobs is not None:
-            before = self._prompt_entries(completion) if self._asked.echo else []
+            before = self._prompt_entries(number) if self._asked.echo else []
             noted = completion_logprobs([*before, *completion.logprobs], self._texts)
         return {"index": number, "text": text, "logprobs": noted, **ending_of(completion, self._model.texts.tokenizer)}
 
@@ -114,10 +114,11 @@ class CompletionAnswer:
         prompt = self._asked.prompts[number // self._n]
         return prompt if isinstance(prompt, str) else self._model.texts.tokenizer.decode(prompt)
 
-    def _prompt_entries(self, completion: Completion) -> list[TokenLogprob]:
+    def _prompt_entries(self, number: int) -> list[TokenLogprob]:
         """The prompt's tokens; nothing comes before the first, so its log-probability is NaN."""
-        first = completion.prompt_token_ids[0]
-        return [TokenLogprob(first, self._texts.of(first), math.nan), *(completion.prompt_logprobs or ())]
+        handle = self._handles[number]
+        first = handle.prompt_token_ids[0]
+        return [TokenLogprob(first, self._texts.of(first), math.nan), *(handle.prompt_logprobs or ())]
 
     def _ending(self, number: int) -> bytes:
         ending = ending_of(self._handles[number].result(), self._model.texts.tokenizer)

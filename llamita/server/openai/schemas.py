@@ -146,8 +146,6 @@ class CompletionRequest(SamplingRequest):
             raise ValueError("max_tokens is 0, which is for echo with logprobs: ask for at least 1, or for echo")
         if self.best_of not in (None, self.n or 1):
             raise ValueError("best_of is not supported but as n: ask for n texts and choose")
-        if self.stream and self.echo and self.logprobs is not None:
-            raise ValueError("logprobs of an echoed prompt are not streamed: leave out stream, or echo")
         if len(self.prompts) * (self.n or 1) > MOST_PROMPTS:
             raise ValueError(f"n times the prompts are more than {MOST_PROMPTS} texts: ask in several requests")
         return self
