@@ -106,6 +106,18 @@ def test_r35_nothing_is_wider_than_a_phone(width: int, browser: Browser, address
     tab.close()
 
 
+def test_r35_a_long_name_of_a_model_leaves_the_buttons_their_size(browser: Browser, address: str) -> None:
+    tab = browser.open(address, width=320, height=700)
+    tab.wait("document.getElementById('model').value !== ''")
+    tab.evaluate("document.getElementById('model').options[0].text = 'long-name-'.repeat(20)")
+    widths = tab.evaluate(
+        "[...document.querySelectorAll('.icon')].filter((e) => e.checkVisibility()).map((e) => e.offsetWidth)"
+    )
+    assert min(widths) >= 38
+    assert tab.evaluate("document.documentElement.scrollWidth") == 320
+    tab.close()
+
+
 def test_r35_escape_closes_the_settings(tab: Tab) -> None:
     tab.click("#open-settings")
     assert tab.evaluate("document.getElementById('open-settings').ariaExpanded") == "true"
