@@ -65,14 +65,14 @@ class Boundary:
     def _note(self, scope: Scope, answer: "_Answer", seconds: float) -> None:
         route = getattr(scope.get("route"), "path", None)
         self._metrics.count_http(route or "other", scope["method"], answer.status)
-        LOGGER.info(
-            "%s %s %d %.0f ms %s",
-            quoted(scope["method"], 20),
-            quoted(scope["path"]),
-            answer.status,
-            seconds * 1000,
-            answer.request_id,
-        )
+        fields = {
+            "method": quoted(scope["method"], 20),
+            "path": quoted(scope["path"]),
+            "status": answer.status,
+            "ms": round(seconds * 1000),
+            "request_id": answer.request_id,
+        }
+        LOGGER.info("%(method)s %(path)s %(status)d %(ms)d ms %(request_id)s", fields)
 
 
 class _Answer:

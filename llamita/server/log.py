@@ -27,10 +27,12 @@ class _Lines(logging.Formatter):
 
 
 class _JsonLines(logging.Formatter):
-    """An object a line, for programs that collect logs."""
+    """An object a line, for programs that collect logs; what a message names is in fields of its own too."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return json.dumps({"time": record.created, "level": record.levelname, "message": record.getMessage()})
+        named = record.args if isinstance(record.args, dict) else {}
+        line = {"time": record.created, "level": record.levelname, "message": record.getMessage(), **named}
+        return json.dumps(line)
 
 
 def set_up(level: str, *, as_json: bool = False) -> None:

@@ -21,6 +21,13 @@ def test_lines_are_plain_or_json_from_a_level_on(capsys: pytest.CaptureFixture[s
     assert (fields["level"], fields["message"]) == ("WARNING", 'a "b"')
 
 
+def test_what_a_message_names_are_fields_of_a_json_line(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up("info", as_json=True)
+    logging.getLogger("llamita.server").info("%(path)s %(status)d", {"path": "/a", "status": 200})
+    fields = json.loads(capsys.readouterr().err)
+    assert (fields["message"], fields["path"], fields["status"]) == ("/a 200", "/a", 200)
+
+
 def test_ts19_errors_of_asyncio_are_lines_too_and_its_warnings_none(capsys: pytest.CaptureFixture[str]) -> None:
     set_up("info", as_json=True)
     logger = logging.getLogger("asyncio")
