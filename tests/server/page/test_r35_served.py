@@ -11,7 +11,7 @@ from llamita.server.page.page import HEADERS, NAMES, PATHS, page_routes
 
 FOLDER = files("llamita.server.page")
 POLICY = (
-    "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
 )
 
