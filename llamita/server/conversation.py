@@ -16,13 +16,21 @@ REQUIRED = "required"  # a tool must be called, whichever
 
 
 def conversation_ids(
-    model: ServedModel, messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool], rendering: Rendering = PLAIN
+    model: ServedModel,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Tool],
+    rendering: Rendering = PLAIN,
+    *,
+    param: str = "messages",
 ) -> list[int]:
-    """The ids of a conversation that the model is to answer. Raises RequestError and UsageError."""
+    """The ids of a conversation that the model is to answer. Raises RequestError and UsageError.
+
+    param: the field that has the messages.
+    """
     if _characters(messages, tools) > model.most_prompt_characters:
-        raise model.too_long("more characters than fit", "messages")
+        raise model.too_long("more characters than fit", param)
     ids = conversation_tokens(model.texts.tokenizer, messages, tools, rendering)
-    return model.checked_ids(ids, "messages")
+    return model.checked_ids(ids, param)
 
 
 def _characters(messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool]) -> int:

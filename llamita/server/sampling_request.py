@@ -11,6 +11,7 @@ from llamita.server.body import StrictModel, at_most, bounded
 from llamita.server.errors import refused
 
 MOST_N = 8
+MOST_MESSAGES = 8192  # agents come to thousands in a long context
 # An answer ends with the context, whatever its limit: clients have one limit for all models. None has 2**27 tokens.
 MaxTokens = Annotated[int, Field(ge=1, le=2**27)]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]

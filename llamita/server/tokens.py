@@ -13,13 +13,13 @@ from llamita.server.errors import refused
 from llamita.server.models import ServedModel
 from llamita.server.openai.messages import ChatMessage, ChatTool, tool_data
 from llamita.server.openai.template_fields import TemplateFields
-from llamita.server.sampling_request import TokenId
+from llamita.server.sampling_request import MOST_MESSAGES, TokenId
 from llamita.server.sse import dumped
 from llamita.server.state import model_of, parsed
 
 PART = 10_000  # tokens of an answer that are written as JSON at once
 Name = Annotated[str, Field(max_length=256)] | None
-Messages = Annotated[list[ChatMessage], bounded(1024, least=1)]
+Messages = Annotated[list[ChatMessage], bounded(MOST_MESSAGES, least=1)]
 Tools = Annotated[list[ChatTool], bounded(128)] | None
 
 

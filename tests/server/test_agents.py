@@ -254,3 +254,18 @@ def test_tools_that_the_server_would_run_are_refused_in_one_sentence(
 ) -> None:
     error = codex(server, CODEX | {"tools": [tool]}).json()["error"]
     assert error["type"] == "invalid_request_error" and says in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "turn"),
+    [
+        ("/v1/messages", "messages", {"role": "user", "content": "a"}),
+        ("/v1/responses", "input", codex_message("user", "a")),
+        ("/v1/responses/input_tokens", "input", codex_message("user", "a")),
+        ("/v1/chat/completions", "messages", {"role": "user", "content": "a"}),
+    ],
+)
+def test_a_session_may_have_thousands_of_turns(server: Running, path: str, field: str, turn: dict[str, Any]) -> None:
+    error = server.post(path, {"model": "cria", "max_tokens": 1, field: [turn] * 3000}).json()["error"]
+    assert "prompt is too long: 18005 tokens > 511 maximum" in error["message"]  # the context alone is too small
+    assert error.get("param", field) == field

@@ -8,7 +8,7 @@ from llamita.server.anthropic.blocks import MessageParam, TextBlock, ToolName, t
 from llamita.server.body import StrictModel, bounded
 from llamita.server.conversation import REQUIRED
 from llamita.server.errors import refused
-from llamita.server.sampling_request import MaxTokens, RequestModel, SamplingRequest, Stop, Text
+from llamita.server.sampling_request import MOST_MESSAGES, MaxTokens, RequestModel, SamplingRequest, Stop, Text
 
 OTHER_TOOLS = "this server has none of Anthropic's own tools: give one of type custom, with its input_schema"
 
@@ -72,9 +72,9 @@ class CountRequest(RequestModel):
     HARMLESS: ClassVar = {"mcp_servers": ([],)}
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
-    messages: Annotated[list[MessageParam], bounded(1024, least=1)]
+    messages: Annotated[list[MessageParam], bounded(MOST_MESSAGES, least=1)]
     system: Text | Annotated[list[TextBlock], bounded(1024)] | None = None
-    tools: Annotated[list[ToolParam], bounded(128)] | None = None
+    tools: Annotated[list[ToolParam], bounded(512)] | None = None
     tool_choice: ToolChoice | None = None
 
     @model_validator(mode="after")

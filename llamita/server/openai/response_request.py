@@ -22,7 +22,7 @@ from llamita.server.openai.response_tools import (
     full_name,
     functions,
 )
-from llamita.server.sampling_request import MaxTokens, SamplingRequest, Text, ToolName
+from llamita.server.sampling_request import MOST_MESSAGES, MaxTokens, SamplingRequest, Text, ToolName
 
 LOGPROBS = "message.output_text.logprobs"
 KINDS = "an item is a message, a function_call, a function_call_output or reasoning; nothing is kept here to refer to"
@@ -130,7 +130,7 @@ class ResponseRequest(SamplingRequest):
     }
     HARMLESS: ClassVar = {**NOTHING, "truncation": ("disabled",), "background": (False,)}
 
-    input: Text | Annotated[list[Item], bounded(1024, least=1)]
+    input: Text | Annotated[list[Item], bounded(MOST_MESSAGES, least=1)]
     instructions: Text | None = None
     max_output_tokens: MaxTokens | None = None
     tools: Annotated[list[GivenTool], bounded(128)] | None = None

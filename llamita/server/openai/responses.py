@@ -43,14 +43,14 @@ async def count_input_tokens(request: Request) -> Response:
     """How many tokens a conversation has, without an answer."""
     asked = await parsed(request, ResponseRequest)
     model = await model_of(request, asked.model)
-    ids = await asyncio.to_thread(conversation_ids, model, asked.messages(), asked.callable_tools)
+    ids = await asyncio.to_thread(conversation_ids, model, asked.messages(), asked.callable_tools, param="input")
     return JSONResponse({"object": "response.input_tokens", "input_tokens": len(ids)})
 
 
 def response_text(model: ServedModel, asked: ResponseRequest) -> Item:
     """The text to write. Raises RequestError and UsageError."""
     tools = asked.callable_tools
-    ids = conversation_ids(model, asked.messages(), tools)
+    ids = conversation_ids(model, asked.messages(), tools, param="input")
     options = asked.sampling_options(model.texts.model.config.vocab_size)
     if asked.max_output_tokens is not None:
         options["max_tokens"] = asked.max_output_tokens

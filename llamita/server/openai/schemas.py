@@ -11,6 +11,7 @@ from llamita.server.openai.messages import AllowedTools, ChatMessage, ChatTool, 
 from llamita.server.openai.other_servers import NOT_HERE, NOTHING
 from llamita.server.openai.template_fields import TemplateFields
 from llamita.server.sampling_request import (
+    MOST_MESSAGES,
     MOST_N,
     MaxTokens,
     RequestModel,
@@ -77,7 +78,7 @@ class ChatRequest(SamplingRequest, TemplateFields):
         "echo": (False,), "documents": ([],), "add_special_tokens": (False,),
     }  # fmt: skip
 
-    messages: Annotated[list[ChatMessage], bounded(1024, least=1)]
+    messages: Annotated[list[ChatMessage], bounded(MOST_MESSAGES, least=1)]
     max_tokens: MaxTokens | None = None
     max_completion_tokens: MaxTokens | None = None
     n: Annotated[int, Field(ge=1, le=MOST_N)] | None = 1
