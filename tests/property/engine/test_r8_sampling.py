@@ -95,7 +95,7 @@ def test_r8_probabilities_are_those_of_the_formulas(llm: LLM, asked: TextOptions
     found = LogitsProcessorList(made, rows=ROWS)(logits, history).double().softmax(-1).numpy()
     for row, ours in zip(logits.numpy(), found, strict=True):
         if not at_an_edge(row, asked):
-            np.testing.assert_allclose(ours, plain(row, asked), atol=1e-6)
+            np.testing.assert_allclose(ours, plain(row, asked), rtol=1e-5, atol=1e-6)  # fp32, at low temperatures
 
 
 def test_r8_a_vocabulary_that_is_banned_whole_is_an_error(llm: LLM) -> None:
