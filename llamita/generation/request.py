@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -259,11 +260,15 @@ def left_padded(
 ) -> tuple[Tensor, Tensor | None]:
     """Ids (B, T) of prompts, padded on the left; and a mask if their lengths differ, else None."""
     longest = max(map(len, rows))
-    ids = torch.tensor([[fill] * (longest - len(row)) + list(row) for row in rows], device=device)
+    ids = _tensor([[fill] * (longest - len(row)) + list(row) for row in rows], device)
     if all(len(row) == longest for row in rows):
         return ids, None
-    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
-    return ids, torch.tensor(mask, device=device)
+    return ids, _tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device)
+
+
+def _tensor(rows: list[list[int]], device: torch.device | str) -> Tensor:
+    """Rows of whole numbers as int64, from NumPy, as torch reads lists of numbers several times more slowly."""
+    return torch.from_numpy(np.array(rows, dtype=np.int64)).to(device)
 
 
 def unread(inputs: Tensor, attention_mask: Tensor | None, cache: Cache | None) -> Tensor:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -50,6 +51,7 @@ RANGES: Mapping[str, tuple[float, float, str]] = {
 EXTREME = 1e15
 FACTORS = ("repetition_penalty", "encoder_repetition_penalty")
 AMOUNTS = ("presence_penalty", "frequency_penalty", "dry_multiplier")
+STRONG = (*FACTORS, *AMOUNTS, "sequence_bias", "logit_bias", "exponential_decay_length_penalty")
 NUMBERS = tuple(RANGES)  # fields that take one number a row
 WHOLE = (
     "top_k", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length", "min_new_tokens", "max_length",
@@ -129,23 +131,27 @@ class SamplingParams:
     num_beams: int = 1
 
     def __post_init__(self) -> None:
-        # What is a default is right; most are, and a request is checked several times.
-        given = {name: value for name, value in vars(self).items() if value is not DEFAULTS.get(name)}
-        for name, (low, high, remedy) in RANGES.items():
-            if name in given:
-                check(name, given[name], low=low, high=high, remedy=remedy)
-        for name in WHOLE:
-            if name in given:
-                check_whole(name, given[name])
-        for name in KINDS:
-            if name in given:
-                check_kind(name, given[name])
+        for name, value in self.given.items():
+            if name in RANGES:
+                low, high, remedy = RANGES[name]
+                check(name, value, low=low, high=high, remedy=remedy)
+            if name in WHOLE:
+                check_whole(name, value)
+            if name in KINDS:
+                check_kind(name, value)
         if 1 in listed(self.mirostat, 1):
             raise UsageError("mirostat is 1: there is only version 2, give 2 or 0")
+
+    @cached_property
+    def given(self) -> dict[str, Any]:
+        """The fields that are not their defaults, which change nothing; most fields of a request are."""
+        return {name: value for name, value in vars(self).items() if value is not DEFAULTS.get(name)}
 
     @property
     def may_overflow(self) -> bool:
         """Whether penalties or biases may make logits so large that arithmetic on them leaves no numbers."""
+        if self.given.keys().isdisjoint(STRONG):
+            return False
         tables = [self.sequence_bias, self.logit_bias]
         each = [one for table in tables for one in (table if isinstance(table, EachRow) else [table])]
         values = [
@@ -164,10 +170,8 @@ class SamplingParams:
 
     def check_rows(self, rows: int) -> None:
         """Raise UsageError where values are not one for each row."""
-        for name in NUMBERS:
-            check_rows(name, getattr(self, name), rows)
-        for name in TABLES:
-            if isinstance(value := getattr(self, name), EachRow):
+        for name, value in self.given.items():
+            if name in NUMBERS or (name in TABLES and isinstance(value, EachRow)):
                 check_rows(name, value, rows)
 
     def select(self, rows: Sequence[int]) -> "SamplingParams":

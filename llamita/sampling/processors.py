@@ -18,13 +18,15 @@ from llamita.sampling.per_row import EachRow, is_given
 class ProcessorSpec(NamedTuple):
     """One logits processor: its name, whether settings ask for it, and the function that prepares it.
 
-    tables: the fields that may be an EachRow; rows that differ in one are prepared and done apart.
+    tables: the fields that may be an EachRow; rows that differ in one are prepared and done apart. asked_by: the fields
+    of which one is not its default where settings ask for it; that of its name, if none are listed.
     """
 
     name: str
     is_on: Callable[[SamplingParams], bool]
     prepare: Callable[[BatchSettings], LogitsProcessor]
     tables: tuple[str, ...] = ()
+    asked_by: tuple[str, ...] = ()
 
     def processors(self, batch: BatchSettings) -> list[LogitsProcessor]:
         """The processors of a batch: none, one, or one for each group of rows with equal tables."""
@@ -100,8 +102,11 @@ PROCESSORS: tuple[ProcessorSpec, ...] = (
         "presence_and_frequency",
         lambda s: _has("presence_penalty")(s) or _has("frequency_penalty")(s),
         prepared.presence_and_frequency,
+        asked_by=("presence_penalty", "frequency_penalty"),
     ),
-    ProcessorSpec("dry", _has("dry_multiplier"), prepared.dry, ("dry_sequence_breakers",)),  # ours
+    ProcessorSpec(  # ours
+        "dry", _has("dry_multiplier"), prepared.dry, ("dry_sequence_breakers",), asked_by=("dry_multiplier",)
+    ),
     ProcessorSpec("no_repeat_ngram_size", _has("no_repeat_ngram_size"), prepared.no_repeat),
     ProcessorSpec("encoder_no_repeat_ngram_size", _has("encoder_no_repeat_ngram_size"), prepared.encoder_no_repeat),
     ProcessorSpec(
@@ -152,9 +157,13 @@ PROCESSORS: tuple[ProcessorSpec, ...] = (
     _filter("typical_p", filters.keep_typical),
     _filter("epsilon_cutoff", filters.cut_epsilon),
     _filter("eta_cutoff", filters.cut_eta),
-    ProcessorSpec(
-        "xtc", lambda s: s.do_sample and _has("xtc_probability")(s), prepared.xtc, ("xtc_protected", "eos_token_id")
-    ),  # ours
+    ProcessorSpec(  # ours
+        "xtc",
+        lambda s: s.do_sample and _has("xtc_probability")(s),
+        prepared.xtc,
+        ("xtc_protected", "eos_token_id"),
+        asked_by=("xtc_probability",),
+    ),
     ProcessorSpec("mirostat", lambda s: s.do_sample and _has("mirostat")(s), prepared.mirostat),  # ours
     ProcessorSpec(
         "watermarking_config", lambda s: bool(s.watermarking_config), prepared.watermark, ("watermarking_config",)
@@ -166,3 +175,11 @@ PROCESSORS: tuple[ProcessorSpec, ...] = (
         ("renormalize_logits",),
     ),
 )
+ASKED_BY = [(spec, frozenset(spec.asked_by or (spec.name,))) for spec in PROCESSORS]
+
+
+def asked_for(batch: BatchSettings) -> list[tuple[str, LogitsProcessor]]:
+    """The processors that a batch asks for, by their names, in their order."""
+    given = batch.settings.given.keys()
+    specs = [spec for spec, fields in ASKED_BY if not fields.isdisjoint(given)]
+    return [(spec.name, process) for spec in specs for process in spec.processors(batch)]

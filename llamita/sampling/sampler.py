@@ -16,7 +16,7 @@ from llamita.sampling.likelihoods import likelihoods
 from llamita.sampling.mirostat import Mirostat, SurpriseLimit
 from llamita.sampling.params import SAMPLING, SamplingParams, merge
 from llamita.sampling.per_row import check_rows, listed
-from llamita.sampling.processors import PROCESSORS, with_top_k_and_p
+from llamita.sampling.processors import asked_for, with_top_k_and_p
 
 Seed = int | Sequence[int] | Sequence[torch.Generator] | None
 COMMON = frozenset(SAMPLING) - {"mirostat", "xtc_probability"}  # filters that read nothing but logits
@@ -54,7 +54,7 @@ class LogitsProcessorList:
         settings = params if isinstance(params, SamplingParams) else merge(params)
         settings.check_rows(rows)
         batch = BatchSettings(settings, rows, device, generators, limits)
-        asked = [(spec.name, process) for spec in PROCESSORS for process in spec.processors(batch)]
+        asked = asked_for(batch)
         self.names = tuple(dict.fromkeys(name for name, _ in asked))
         is_bounded = settings.may_overflow
         self._processors = [
@@ -132,8 +132,7 @@ class Sampler:
             settings, rows=rows, device=device, generators=self.generators, limits=limits
         )
         self._reads_text = self.logits_processors.reads_text
-        greedy = greedy_rows(settings, rows)
-        self._greedy = torch.tensor(greedy, device=device)  # (B,)
+        self._greedy = greedy = greedy_rows(settings, rows)
         self._is_greedy, self._is_mixed = all(greedy), any(greedy) and not all(greedy)
         self.filters = self._filters(settings)
 
@@ -173,7 +172,9 @@ class Sampler:
         if self._is_greedy:
             return best(scores)
         drawn = draw(scores, self.generators)
-        return torch.where(self._greedy, best(scores), drawn) if self._is_mixed else drawn
+        if not self._is_mixed:
+            return drawn
+        return torch.where(torch.tensor(self._greedy, device=drawn.device), best(scores), drawn)
 
 
 def best(scores: Tensor) -> Tensor:
