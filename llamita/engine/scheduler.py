@@ -130,6 +130,7 @@ class Scheduler:
         if request.status is Status.FINISHED:
             return
         (self.running if request.status is Status.RUNNING else self.waiting).remove(request)
+        self._store_full(request)
         self._store_tail(request)
         self._release(request)
         request.status = Status.FINISHED
@@ -154,15 +155,13 @@ class Scheduler:
         return Step(scheduled + admitted, copies, [part.request for part in admitted])
 
     def update(self, step: Step) -> None:
-        """Count a step's tokens as computed, once their keys and values are written, and cache full blocks."""
-        size = self.pool.block_size
+        """Count a step's tokens as computed, once their keys and values are written, and cache prompts' full blocks."""
         for request, start, tokens in step.scheduled:
             if request.status is Status.RUNNING:
                 assert request.num_computed_tokens == start
-                end = request.num_computed_tokens = start + tokens
-                for number in range(request.num_stored_blocks, end // size):
-                    self._store(request, number, size)
-                    request.num_stored_blocks += 1
+                request.num_computed_tokens = start + tokens
+                if start < request.num_prompt_tokens:  # what is written after it can wait for its end
+                    self._store_full(request)
 
     def check_integrity(self) -> None:
         """Raise AssertionError where a request, a block or a count does not agree with the others."""
@@ -204,6 +203,7 @@ class Scheduler:
     def _preempt(self, request: Request) -> None:
         """Send a running request back to wait; it computes its tokens again, and writes none twice."""
         self.running.remove(request)
+        self._store_full(request)
         self._release(request)
         request.status, request.waits_since = Status.WAITING, self.num_steps
         request.num_preemptions += 1
@@ -253,6 +253,13 @@ class Scheduler:
     def _release(self, request: Request) -> None:
         self.pool.release(request.block_ids)
         request.block_ids, request.num_computed_tokens, request.num_stored_blocks = array("q"), 0, 0
+
+    def _store_full(self, request: Request) -> None:
+        """Let the blocks that a request has filled be found by others."""
+        size = self.pool.block_size
+        for number in range(request.num_stored_blocks, request.num_computed_tokens // size):
+            self._store(request, number, size)
+            request.num_stored_blocks += 1
 
     def _store(self, request: Request, number: int, tokens: int) -> None:
         """Let the first tokens of a block of a request be found by others."""
