@@ -15,7 +15,6 @@ from llamita.bench.report import OURS, Row, p95, spread
 from llamita.bench.shapes import shape
 from llamita.bench.workers import InProcess, in_turn
 from llamita.bench.workload import COUNTS, Cost, Need, Workload
-from llamita.config import LlamaConfig
 from llamita.engine.engine import Engine
 from llamita.plans.cpu import fuse
 
@@ -46,7 +45,9 @@ def measure(settings: Settings, *, counts: tuple[int, ...] = COUNTS, nbytes: int
         attended = MULTIPLIED[dtype_of(format)]
         with engine_of(fuse(build(settings.shape, format)), max(counts)) as engine:
             served: dict[int, list[Served]] = {count: [] for count in counts}
-            runs = {str(count): InProcess(partial(_turn, engine, config, count, served[count])) for count in counts}
+            runs = {
+                str(count): InProcess(partial(_turn, engine, settings.shape, count, served[count])) for count in counts
+            }
             limits = {
                 "memory": InProcess(bandwidth.prepare(nbytes)),
                 "products": InProcess(gemm.prepare(kinds, gemm.sizes(config, 64))),
@@ -85,9 +86,9 @@ def _rows(shape_name: str, format: str, count: int, turns: list[Served], limits:
     return [speed, first]
 
 
-def _turn(engine: Engine, config: LlamaConfig, count: int, served: list[Served]) -> float:
+def _turn(engine: Engine, shape_name: str, count: int, served: list[Served]) -> float:
     """Serve a workload, `count` requests at once; returns the tokens written per second."""
-    work = Workload.of(count, config, len(served))
+    work = Workload.of(count, shape_name, len(served))
     work = work if served else work.beginning()  # the first does not count
     handles, seconds = serve(engine, work)
     metrics = [handle.metrics for handle in handles]

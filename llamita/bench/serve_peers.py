@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from llamita.bench.compare import Measurement, Results, Settings, compare
-from llamita.bench.shapes import shape
 from llamita.bench.systems import SYSTEMS, open_session
 from llamita.bench.workers import Run
 from llamita.bench.workload import COUNTS, Workload
@@ -37,7 +36,7 @@ def _against(settings: Settings, count: int) -> Results:
 def prepare(system: str, shape_name: str, format: str, path: Path | None, threads: int, at_once: int) -> Run:
     """Prepare a workload, which the first run has the beginning of, as it does not count. Runs in a worker process."""
     session = open_session(system, shape_name, format, path, threads)
-    work = Workload.of(at_once, shape(shape_name), 0)
+    work = Workload.of(at_once, shape_name, 0)
     turns = chain([work.beginning()], repeat(work))
 
     def run() -> float:

@@ -5,10 +5,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from llamita.bench.formats import Operations, cache_bytes, dtype_of, weights
+from llamita.bench.shapes import EMBEDDED, shape
 from llamita.config import LlamaConfig
 
 COUNTS = (1, 4, 8, 16, 32)  # requests at once
-ROUNDS = 2  # requests for each that runs at once
+ROUNDS = 2  # requests for each that runs at once, at least
+LEAST = {EMBEDDED: 160}  # requests of a shape whose turns would be over within a tenth of a second
 PROMPTS, ANSWERS = (16, 192), (24, 96)  # tokens, least and most
 SHARED = 64  # tokens that every other prompt begins with
 SHORT = 8  # tokens
@@ -24,10 +26,10 @@ class Workload:
     answers: list[int]
 
     @classmethod
-    def of(cls, at_once: int, config: LlamaConfig, seed: int) -> "Workload":
+    def of(cls, at_once: int, shape_name: str, seed: int) -> "Workload":
         """Requests of mixed lengths, every other one with the same first tokens; the same for the same seed."""
-        dice = random.Random(f"{at_once} {seed}")
-        count = max(2, ROUNDS * at_once)
+        config, dice = shape(shape_name), random.Random(f"{at_once} {seed}")
+        count = max(LEAST.get(shape_name, 2), ROUNDS * at_once)
         texts = [dice.choices(range(config.vocab_size), k=dice.randint(*PROMPTS)) for _ in range(count)]
         shared = dice.choices(range(config.vocab_size), k=SHARED)
         prompts = [shared + text if number % 2 else text for number, text in enumerate(texts)]

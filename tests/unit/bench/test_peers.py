@@ -55,6 +55,6 @@ def test_many_texts_at_once(system: str, package: str, tmp_path: Path) -> None:
     described = SYSTEMS[system]
     path = files.written_file(described, "tiny", "fp32", tmp_path, None) if described.needs_file else None
     session = open_session(system, "tiny", "fp32", path, 1)
-    work = Workload.of(2, shape("tiny"), 0)
+    work = Workload.of(2, "tiny", 0)
     assert session.serve_seconds(work.beginning()) > 0
     assert session.serve_seconds(work) > 0

@@ -38,14 +38,14 @@ def test_no_token_ends_an_answer() -> None:
 
 
 def test_a_workload_is_the_same_for_the_same_seed_and_shares_beginnings() -> None:
-    config = shape("tiny")
-    work = Workload.of(4, config, 1)
-    assert work == Workload.of(4, config, 1) != Workload.of(4, config, 2)
+    work = Workload.of(4, "tiny", 1)
+    assert work == Workload.of(4, "tiny", 1) != Workload.of(4, "tiny", 2)
     assert len(work.prompts) == len(work.answers) == 8
     assert work.prompts[1][:64] == work.prompts[3][:64] != work.prompts[2][:64]
     assert work.written == sum(work.answers)
     assert work.beginning().prompts == work.prompts[:4]
     assert work.beginning().written <= 4 * 8
+    assert len(Workload.of(1, "cria", 1).prompts) == len(Workload.of(32, "cria", 1).prompts) == 160
 
 
 def test_what_texts_need_is_what_is_counted_token_by_token() -> None:
@@ -79,7 +79,7 @@ def test_the_cost_of_a_prompt_and_a_token_is_a_prefills(format: str, itemsize: i
 
 def test_our_session_writes_what_is_asked() -> None:
     session = OwnSession(fused(models.build("tiny", "fp32")))
-    work = replace(Workload.of(2, shape("tiny"), 0), answers=[3, 4, 5, 6])
+    work = replace(Workload.of(2, "tiny", 0), answers=[3, 4, 5, 6])
     assert session.serve_seconds(work) > 0
     assert session.serve_seconds(work) > 0  # by the same engine
 
