@@ -1,6 +1,6 @@
-"""The ids of a conversation as clients send it, for every chat template, with those that take one call a message."""
+"""The ids of a conversation as clients send it, also for templates of one call a message, or of strict turns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,15 +43,22 @@ def conversation_tokens(
 ) -> list[int]:
     """The ids of a conversation. Raises UsageError where the template does not take it.
 
-    A message with several calls is given to the template as it is. Llama 3's own refuses that: then each call becomes
-    a message, with its result after it.
+    The template is given the messages as they are, and where it refuses them, what says the same: calls one after
+    another, as Llama 3's own wants them, and strict turns, as those of Llama 2 and Mistral do.
     """
-    try:
-        return rendering.ids(tokenizer, messages, tools)
-    except UsageError:
-        if not any(len(message.get("tool_calls") or ()) > 1 for message in messages):
-            raise
-        return rendering.ids(tokenizer, one_call_each(messages), tools)
+    refusal = None
+    tried: list[Sequence[Message]] = []
+    for rewrite in REWRITINGS:
+        rewritten = rewrite(messages)
+        if rewritten in tried:
+            continue
+        tried.append(rewritten)
+        try:
+            return rendering.ids(tokenizer, rewritten, tools)
+        except UsageError as error:
+            refusal = refusal or error
+    assert refusal is not None
+    raise refusal
 
 
 def one_call_each(messages: Sequence[Message]) -> list[Message]:
@@ -76,3 +83,32 @@ def one_call_each(messages: Sequence[Message]) -> list[Message]:
                 found.append(own)
         found += results
     return found
+
+
+def strict_turns(messages: Sequence[Message]) -> list[Message]:
+    """The same conversation with one message a turn: what one side says at once is joined, by an empty line.
+
+    What the system says after the first turn is said by the user.
+    """
+    found: list[Message] = []
+    for given in messages:
+        is_later = given.get("role") == "system" and any(one.get("role") != "system" for one in found)
+        message = {**given, "role": "user"} if is_later else given
+        if found and _are_one(found[-1], message):
+            texts = [text for text in (found[-1]["content"], message["content"]) if text]
+            found[-1] = {**message, "content": "\n\n".join(texts)}
+        else:
+            found.append(message)
+    return found
+
+
+def _are_one(first: Message, second: Message) -> bool:
+    """Whether a message goes on from another of the same side. A result answers its call, so it stands alone."""
+    are_texts = all(isinstance(one.get("content"), str) for one in (first, second))
+    return are_texts and first.get("role") == second.get("role") != "tool" and not first.get("tool_calls")
+
+
+# What is tried, in this order; the first that a template takes counts.
+REWRITINGS: tuple[Callable[[Sequence[Message]], Sequence[Message]], ...] = (
+    list, one_call_each, strict_turns, lambda messages: one_call_each(strict_turns(messages)),
+)  # fmt: skip
