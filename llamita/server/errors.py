@@ -85,7 +85,8 @@ def failure_of(error: BaseException, request_id: str = "", *, path: str = "") ->
         return _invalid(error)
     if isinstance(error, HTTPException):
         return _of_path(error, path)
-    kind = next((kind for known, kind in KINDS.items() if isinstance(error, known)), None)
+    kind = KINDS[MemoryError] if _lacks_thread(error) else None
+    kind = kind or next((kind for known, kind in KINDS.items() if isinstance(error, known)), None)
     if kind is None:
         return Failure(500, f"the server failed at this request, its log says more of {request_id}", "server_error")
     text = shortened(error, MOST_MESSAGE) if isinstance(error, SAID) else "the server is out of memory: try again"
@@ -96,7 +97,12 @@ def failure_of(error: BaseException, request_id: str = "", *, path: str = "") ->
 def is_unforeseen(error: BaseException) -> bool:
     """Whether an error is a defect of llamita, whose traceback the log should have."""
     known = (RequestError, ValidationError, HTTPException, ClientDisconnect, ClientGoneError, *KINDS)
-    return not isinstance(error, known)
+    return not (isinstance(error, known) or _lacks_thread(error))
+
+
+def _lacks_thread(error: BaseException) -> bool:
+    """Whether the system gave no further thread, as there is too little memory or there are too many."""
+    return isinstance(error, RuntimeError) and "start new thread" in str(error)
 
 
 def refused(message: str, *, param: str | None = None, code: str | None = None, status: int = 400) -> RequestError:

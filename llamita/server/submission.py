@@ -118,8 +118,8 @@ async def submit(
     whatever `prepare` and `Engine.submit` raise.
     """
     model.served.admit(count)
-    work = asyncio.get_running_loop().run_in_executor(None, _submitted, model, prepare, terms, has_receipts)
     try:
+        work = asyncio.get_running_loop().run_in_executor(None, _submitted, model, prepare, terms, has_receipts)
         handles = await asyncio.shield(work)
     except asyncio.CancelledError:  # the client has left: the thread cannot be stopped, what it hands over can
         work.add_done_callback(_give_up)

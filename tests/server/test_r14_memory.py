@@ -97,3 +97,17 @@ def test_r14_a_server_that_has_no_memory_to_start_says_so(
     assert main(words) == 5
     (sentence,) = capsys.readouterr().err.splitlines()
     assert "a cache of 100000 blocks of 16 tokens does not fit the memory" in sentence
+
+
+def test_r14_a_request_for_which_no_thread_starts_leaves_its_place(cria: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with serving(cria) as server:
+        monkeypatch.setattr(ThreadPoolExecutor, "submit", refuse)
+        for path, body in (("/v1/chat/completions", chat()), ("/tokenize", {"prompt": "a"})):
+            answer = server.post(path, body)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "out_of_memory")
+        monkeypatch.undo()
+        assert server.in_flight == 0
+        assert server.post("/v1/chat/completions", chat(max_tokens=1)).status_code == 200
