@@ -128,10 +128,11 @@ FORMS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("form", "fits"), FORMS)
 def test_an_answer_has_the_form_of_other_servers_fields(server: Running, form: dict[str, Any], fits: str) -> None:
     body = {"temperature": 1, "seed": 5, "max_tokens": 30, "receipt": True, **form}
-    (choice,) = server.post("/v1/completions", {**ONCE, **body}).json()["choices"]
-    assert re.fullmatch(fits, choice["text"], re.DOTALL)
-    (choice,) = server.post("/v1/chat/completions", chat(**body)).json()["choices"]
-    assert re.fullmatch(fits, choice["message"]["content"], re.DOTALL)
+    text = server.post("/v1/completions", {**ONCE, **body})
+    assert text.is_success, text.text
+    assert re.fullmatch(fits, text.json()["choices"][0]["text"], re.DOTALL)
+    message = server.post("/v1/chat/completions", chat(**body)).json()["choices"][0]["message"]
+    assert re.fullmatch(fits, message["content"], re.DOTALL)
 
 
 @pytest.mark.parametrize(
@@ -228,3 +229,41 @@ def test_an_echoed_prompt_s_logprobs_are_streamed_before_the_text_s(server: Runn
         assert "".join(one["text"] for one in own) == choice["text"]
         noted = [one["logprobs"] for one in own if one["logprobs"]]
         assert {name: [value for one in noted for value in one[name]] for name in noted[0]} == choice["logprobs"]
+
+
+def test_token_ids_are_told_whole_and_streamed(server: Running, cria: LLM) -> None:
+    body = {**ONCE, "return_token_ids": True, "max_tokens": 9, "n": 2}
+    whole = server.post("/v1/completions", body).json()["choices"]
+    ids = cria.generate(ONCE["prompt"], max_tokens=9, temperature=0.0).token_ids
+    prompt = cria.tokenizer.encode(ONCE["prompt"])
+    for more in ({}, {"echo": True}, {"logprobs": 1}):
+        chunks = [one["choices"][0] for one in events(server, "/v1/completions", {**body, **more})]
+        for choice in whole:
+            own = [one for one in chunks if one["index"] == choice["index"]]
+            assert own[0]["prompt_token_ids"] == choice["prompt_token_ids"] == prompt
+            assert [i for one in own[:-1] for i in one["token_ids"]] == choice["token_ids"] == ids
+    asked = chat(max_tokens=9, return_token_ids=True)
+    answer, chunks = server.post("/v1/chat/completions", asked).json(), events(server, "/v1/chat/completions", asked)
+    assert chunks[0]["prompt_token_ids"] == answer["prompt_token_ids"]
+    written = [i for one in chunks for i in one["choices"][0].get("token_ids", ())]
+    assert written == answer["choices"][0]["token_ids"]
+    assert cria.tokenizer.decode(written) == answer["choices"][0]["message"]["content"]
+    assert "token_ids" not in server.post("/v1/chat/completions", chat(max_tokens=1)).text
+
+
+@pytest.mark.parametrize("most", [0, 2])
+def test_how_probable_a_prompt_is_is_told_by_token_ids(server: Running, cria: LLM, most: int) -> None:
+    expected = cria.generate(ONCE["prompt"], max_tokens=1, prompt_logprobs=most).prompt_logprobs or []
+    for more in ({}, {"echo": True, "logprobs": 4}):
+        body = {**ONCE, "prompt_logprobs": most, **more}
+        first, *rest = server.post("/v1/completions", body).json()["choices"][0]["prompt_logprobs"]
+        assert first is None
+        for entry, found in zip(expected, rest, strict=True):
+            own = found[str(entry.token_id)]
+            assert (own["logprob"], own["decoded_token"]) == (entry.logprob, entry.text)
+            likely = {one["rank"]: one["logprob"] for one in found.values()}  # of equal ones, either may be there
+            assert [likely[rank] for rank in (1, 2)[:most]] == [one.logprob for one in entry.top]
+            assert most <= len(found) <= most + 1
+    answer = server.post("/v1/chat/completions", chat(max_tokens=1, prompt_logprobs=most)).json()
+    assert len(answer["prompt_logprobs"]) == answer["usage"]["prompt_tokens"]
+    assert server.post("/v1/chat/completions", chat(prompt_logprobs=1, stream=True)).status_code == 400

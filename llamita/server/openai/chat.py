@@ -19,6 +19,7 @@ from llamita.server.openai.answers import NOT_OVER, ending_of, error_events, usa
 from llamita.server.openai.chat_prompt import chat_items
 from llamita.server.openai.logprobs import chat_logprobs
 from llamita.server.openai.schemas import ChatRequest
+from llamita.server.openai.token_fields import prompt_fields, text_fields
 from llamita.server.sse import DONE, dumped, event
 from llamita.server.state import model_of, parsed
 from llamita.server.submission import Submission
@@ -54,13 +55,15 @@ class ChatAnswer:
         """The whole answer."""
         handles, n = self._submission.handles, len(self._submission.handles)
         choices = [self._choice(number, completion) for number, completion in enumerate(completions)]
-        return {**self._head, "choices": choices, "usage": usage_of(handles, n), **self._submission.report(n)}
+        fields = prompt_fields(handles[0], self._asked) | self._submission.report(n)
+        return {**self._head, "choices": choices, "usage": usage_of(handles, n), **fields}
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The chunks, as they are written."""
         handles, n = self._submission.handles, len(self._submission.handles)
         for number in range(n):
-            yield self._chunk(number, {"role": "assistant", "content": ""})
+            fields = prompt_fields(handles[0], self._asked) if number == 0 else {}
+            yield self._chunk(number, {"role": "assistant", "content": ""}, extra=fields)
         frames = [self._frame(number) for number in range(n)]
         readers = [self._tools.reader() for _ in range(n)]
         async for number, delta in self._submission.deltas():
@@ -69,9 +72,10 @@ class ChatAnswer:
                     yield piece
                 continue
             pieces = readers[number].push(delta.text)
-            if self._asked.logprobs and delta.logprobs:
+            if delta.logprobs or self._asked.return_token_ids:
                 text = "".join(piece.text for piece in pieces if piece.kind == "text")
-                yield self._chunk(number, {"content": text}, logprobs=delta.logprobs)
+                ending = {**NOT_OVER, **text_fields(delta.token_ids, self._asked)}
+                yield self._chunk(number, {"content": text}, logprobs=delta.logprobs, ending=ending)
                 pieces = [piece for piece in pieces if piece.kind != "text"]
             for piece in pieces:
                 if piece.kind != "text":
@@ -100,6 +104,7 @@ class ChatAnswer:
             "message": message,
             "logprobs": None if noted is None else chat_logprobs(noted, self._texts),
             **ending_of(completion, self._model.texts.tokenizer, is_called=bool(calls)),
+            **text_fields(completion.token_ids, self._asked),
         }
 
     def _ending(self, number: int, reader: TextReader) -> list[bytes]:

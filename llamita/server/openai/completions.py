@@ -18,6 +18,7 @@ from llamita.server.models import ServedModel
 from llamita.server.openai.answers import NOT_OVER, ending_of, error_events, usage_of
 from llamita.server.openai.logprobs import completion_logprobs, spelled_length
 from llamita.server.openai.schemas import CompletionRequest
+from llamita.server.openai.token_fields import prompt_fields, text_fields
 from llamita.server.sampling_request import seeded
 from llamita.server.sse import DONE, event
 from llamita.server.state import model_of, parsed
@@ -43,7 +44,7 @@ def completion_items(model: ServedModel, asked: CompletionRequest) -> list[Item]
     if asked.logprobs is not None:
         options["logprobs"] = asked.logprobs
     if asked.echo and (asked.logprobs is not None or asked.max_tokens == 0):
-        options["prompt_logprobs"] = asked.logprobs or 0
+        options["prompt_logprobs"] = max(asked.logprobs or 0, asked.prompt_logprobs or 0)
     items = []
     for prompt in asked.prompts:
         ids = model.checked_ids(model.prompt_ids(prompt) if isinstance(prompt, str) else prompt, "prompt")
@@ -76,15 +77,17 @@ class CompletionAnswer:
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The chunks, as they are written."""
         written = [0] * len(self._handles)  # characters of each choice so far
-        silent = set(range(len(self._handles))) if self._asked.echo else set[int]()  # whose prompts are not echoed yet
+        has_beginning = self._asked.echo or self._asked.return_token_ids
+        silent = set(range(len(self._handles))) if has_beginning else set[int]()  # of whose prompts nothing is said yet
         async for number, delta in self._submission.deltas():
             if number in silent:
                 silent.remove(number)
-                yield self._piece(number, self._prompt(number), self._prompt_entries(number), written)
+                yield self._beginning(number, written)
             if delta is None:
                 yield self._ending(number)
-            elif delta.text or delta.logprobs:
-                yield self._piece(number, delta.text, delta.logprobs, written)
+            elif delta.text or delta.logprobs or self._asked.return_token_ids:
+                fields = text_fields(delta.token_ids, self._asked)
+                yield self._piece(number, delta.text, delta.logprobs, written, fields)
         if self._has_usage:
             yield event({**self._head, "choices": [], "usage": usage_of(self._handles, self._n)})
         yield DONE
@@ -93,12 +96,27 @@ class CompletionAnswer:
         """How a stream ends that fails."""
         return error_events(failure)
 
-    def _piece(self, number: int, text: str, entries: Sequence[TokenLogprob], written: list[int]) -> bytes:
+    def _beginning(self, number: int, written: list[int]) -> bytes:
+        """The prompt of a choice, or its ids."""
+        fields = prompt_fields(self._handles[number], self._asked) | text_fields((), self._asked)
+        if not self._asked.echo:
+            return self._piece(number, "", (), written, fields)
+        return self._piece(number, self._prompt(number), self._prompt_entries(number), written, fields)
+
+    def _piece(
+        self,
+        number: int,
+        text: str,
+        entries: Sequence[TokenLogprob],
+        written: list[int],
+        fields: Mapping[str, Any],
+    ) -> bytes:
+        ending = {**NOT_OVER, **fields}
         if self._asked.logprobs is None:
-            return self._chunk(number, text)
+            return self._chunk(number, text, ending=ending)
         offset = written[number]
         written[number] += sum(spelled_length(entry, self._texts) for entry in entries)
-        return self._chunk(number, text, completion_logprobs(entries, self._texts, offset))
+        return self._chunk(number, text, completion_logprobs(entries, self._texts, offset), ending=ending)
 
     def _choice(self, number: int, completion: Completion) -> dict[str, Any]:
         text, noted = completion.text, None
@@ -107,7 +125,9 @@ class CompletionAnswer:
         if completion.logprobs is not None:
             before = self._prompt_entries(number) if self._asked.echo else []
             noted = completion_logprobs([*before, *completion.logprobs], self._texts)
-        return {"index": number, "text": text, "logprobs": noted, **ending_of(completion, self._model.texts.tokenizer)}
+        ending = ending_of(completion, self._model.texts.tokenizer)
+        fields = prompt_fields(self._handles[number], self._asked) | text_fields(completion.token_ids, self._asked)
+        return {"index": number, "text": text, "logprobs": noted, **ending, **fields}
 
     def _prompt(self, number: int) -> str:
         """The prompt of a choice, as text."""

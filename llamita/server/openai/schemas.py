@@ -10,12 +10,12 @@ from llamita.server.conversation import REQUIRED, Tool, allowed
 from llamita.server.openai.messages import AllowedTools, ChatMessage, ChatTool, ToolChoice, tool_data
 from llamita.server.openai.other_servers import NOT_HERE, NOTHING
 from llamita.server.openai.template_fields import TemplateFields
+from llamita.server.openai.token_fields import TokenRequest
 from llamita.server.sampling_request import (
     MOST_MESSAGES,
     MOST_N,
     MaxTokens,
     RequestModel,
-    SamplingRequest,
     StreamOptions,
     Text,
     TokenId,
@@ -59,7 +59,7 @@ class ResponseFormat(StrictModel):
         return None
 
 
-class ChatRequest(SamplingRequest, TemplateFields):
+class ChatRequest(TokenRequest, TemplateFields):
     """The body of /v1/chat/completions."""
 
     UNSUPPORTED: ClassVar = {
@@ -120,7 +120,7 @@ class ChatRequest(SamplingRequest, TemplateFields):
         return REQUIRED if mode == REQUIRED else None
 
 
-class CompletionRequest(SamplingRequest):
+class CompletionRequest(TokenRequest):
     """The body of /v1/completions."""
 
     UNSUPPORTED: ClassVar = {**NOT_HERE, "suffix": "the models only go on from a text"}
