@@ -87,6 +87,7 @@ function show(shown) {
   byId("welcome").hidden = turns.length > 0;
   byId("back").hidden = !last.length;
   showUsed(turns.at(-1)?.used ?? null);
+  scrollToEnd();
   keepTurns();
 }
 
@@ -103,19 +104,21 @@ function removeAfter(turn) {
 function ask() {
   const answer = newAnswer();
   add(answer);
-  answer.view.element.scrollIntoView({ block: "end" });
+  scrollToEnd();
   write(answer);
 }
+
+const page = document.scrollingElement;
+const scrollToEnd = () => (page.scrollTop = page.scrollHeight);
 
 const showsTokens = () => byId("probabilities").ariaPressed === "true";
 const announce = (text) => (byId("status").textContent = text);
 
 /** Draw an answer; a page that was scrolled to its end stays there. */
 function draw(answer) {
-  const page = document.scrollingElement;
   const isAtEnd = page.scrollHeight - page.scrollTop - page.clientHeight < 80;
   answer.view.show({ isWriting: written !== null && answer.request === written, asTokens: showsTokens() });
-  if (isAtEnd) page.scrollTop = page.scrollHeight;
+  if (isAtEnd) scrollToEnd();
 }
 
 // Requests

@@ -45,6 +45,33 @@ def test_r35_a_conversation_goes_on_with_all_its_turns(tab: Tab, script: Script)
     assert contents(script) == ["Who are you?", "I am a script.", "And then?"]
 
 
+def test_r35_a_long_conversation_is_seen_at_its_end(browser: Browser, address: str, script: Script) -> None:
+    tab = browser.open(address, width=700, height=420)
+    for number in range(5):
+        ask(tab, f"Question {number}", answers=number + 1)
+    script.tokens, script.pause = ["line\n\n"] * 20, 0.02
+    ask(tab, "The last one", answers=6)
+    is_seen = "[...document.querySelectorAll('.foot')].at(-1).getBoundingClientRect().bottom < "
+    is_seen += "document.getElementById('composer').getBoundingClientRect().top"
+    assert tab.evaluate(is_seen)
+    tab.evaluate("scrollTo(0, 0)")
+    script.tokens = ["line\n\n"] * 5
+    tab.click("#message")
+    tab.type("Seen at once")
+    tab.press("Enter")
+    tab.wait("[...document.querySelectorAll('.said')].at(-1).innerText === 'Seen at once'")
+    assert tab.evaluate(
+        "[...document.querySelectorAll('.said')].at(-1).getBoundingClientRect().top < innerHeight - 100"
+    )
+    tab.evaluate("scrollTo(0, 0)")  # who reads above is left there
+    over(tab, 7)
+    assert tab.evaluate("scrollY") == 0
+    tab.reload()
+    tab.wait("!window.isOld && document.querySelectorAll('.turn').length === 14")
+    assert tab.evaluate(is_seen)
+    tab.close()
+
+
 def test_r35_shift_enter_breaks_the_line_and_enter_sends(tab: Tab, script: Script) -> None:
     tab.click("#message")
     tab.type("one")
