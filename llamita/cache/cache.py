@@ -8,8 +8,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from llamita.cache.familiar import FamiliarCache
 
-class Cache(ABC):
+
+class Cache(FamiliarCache, ABC):
     """Keys and values per layer, (B, K, S, H) each, and the slots they stand in.
 
     A pass of T tokens calls `update` once a layer and gets back the keys and values of all slots it may attend to.
@@ -74,10 +76,6 @@ class Cache(ABC):
     @abstractmethod
     def crop(self, length: int) -> None:
         """Forget all but the first `length` tokens; a negative number forgets that many of the last."""
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """`length` under the name that transformers users call."""
-        return self.length
 
     def resolved_length(self, length: int) -> int:
         """How many tokens `crop(length)` leaves; raises ValueError when that is more than there are."""

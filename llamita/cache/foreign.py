@@ -102,7 +102,7 @@ def adapted(cache: Any) -> Cache | None:
         return cache
     name = type(cache).__name__
     if isinstance(cache, tuple | list):
-        return _of_pairs(cache)
+        return DynamicCache.from_legacy_cache(cache) if len(cache) else None
     if not (hasattr(cache, "layers") and hasattr(cache, "get_mask_sizes")):
         raise UsageError(f"past_key_values is a {name}, which is no cache: pass llamita.DynamicCache()")
     layers = {type(layer).__name__ for layer in cache.layers}
@@ -111,18 +111,3 @@ def adapted(cache: Any) -> Cache | None:
             f"past_key_values is a {name} of transformers, which works only there: pass one of llamita.cache"
         )
     return ForeignCache(cache)
-
-
-def _of_pairs(pairs: Any) -> DynamicCache | None:
-    """A DynamicCache of (keys, values) by layer, (B, K, S, H) each; None for an empty list."""
-    cache = DynamicCache()
-    for pair in pairs:
-        is_pair = isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(x, Tensor) for x in pair)
-        if not is_pair or pair[0].ndim != 4 or pair[0].shape != pair[1].shape:
-            raise UsageError(
-                "past_key_values is a list, but not of (keys, values) of each layer, (batch, heads, tokens, width): "
-                "pass llamita.DynamicCache()"
-            )
-        cache.keys.append(pair[0])
-        cache.values.append(pair[1])
-    return cache if len(cache) else None

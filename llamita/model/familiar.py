@@ -7,12 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from llamita.cache.cache import Cache
-from llamita.errors import UnsupportedError
+from llamita.config import LlamaConfig
+from llamita.errors import UnsupportedError, UsageError
+from llamita.model.initial import initialize_tree
 
 
 class Familiar(nn.Module):
     """Attributes and methods that other libraries use; no pass of the model needs them."""
 
+    config_class = LlamaConfig
     main_input_name = "input_ids"
     accepts_loss_kwargs = True  # forward divides the loss by num_items_in_batch
     supports_gradient_checkpointing = True
@@ -100,9 +103,22 @@ class Familiar(nn.Module):
         at = torch.arange(written, device=sequences.device).expand_as(tokens)
         return steps[at, rows.clamp(min=0), tokens].masked_fill(ended, 0)
 
+    def init_weights(self) -> None:
+        """Give first values to what has none, and tie what the config ties."""
+        owner = cast("Any", self)
+        initialize_tree(self, std=owner.config.initializer_range)
+        owner.tie_weights()
+
     def get_decoder(self) -> nn.Module:
         """The model without its head."""
         return cast("Any", self).base_model
+
+    def set_decoder(self, decoder: nn.Module) -> None:
+        """Put another model without a head in its place. Raises UsageError for a model that has no head."""
+        owner = cast("Any", self)
+        if owner.base_model is self:
+            raise UsageError(f"a {type(self).__name__} has no head, so that all of it is the decoder: use the new one")
+        setattr(self, owner.base_model_prefix, decoder)
 
     def add_model_tags(self, tags: Sequence[str] | str) -> None:
         """Keep words for a model card, as trainers do."""

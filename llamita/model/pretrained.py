@@ -15,7 +15,6 @@ from llamita.model.files import ModelFiles
 from llamita.model.files import chosen_device as chosen_device
 from llamita.model.files import chosen_dtype as chosen_dtype
 from llamita.model.generation_config import GenerationConfig, fields_of
-from llamita.model.initial import initialize_tree
 from llamita.model.loading import LoadReport
 from llamita.model.stored import StoredWeight
 
@@ -43,9 +42,8 @@ class PreTrainedModel(ModelFiles):
         self._input_hook: RemovableHandle | None = None
 
     def post_init(self) -> None:
-        """Called at the end of a model's __init__: first values for what has none, ties, the old recompute switch."""
-        initialize_tree(self, std=self.config.initializer_range)
-        self.tie_weights()
+        """Called at the end of a model's __init__: first values, ties, the old recompute switch."""
+        self.init_weights()
         if self.config.extra.get("gradient_checkpointing"):
             self.gradient_checkpointing_enable()
 

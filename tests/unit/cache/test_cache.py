@@ -9,6 +9,7 @@ from torch import Tensor
 from llamita import DynamicCache, LlamaConfig, LlamaForCausalLM, SlidingWindowCache, StaticCache
 from llamita.cache import Cache
 from llamita.cache.growing import GrowingCache
+from llamita.errors import UsageError
 from llamita.model.rope import LlamaRotaryEmbedding
 
 B, K, H, LAYERS, ROOM, WINDOW = 3, 2, 4, 2, 11, 5
@@ -54,6 +55,31 @@ def test_update_appends_and_shows_all_in_sight(name: str) -> None:
     assert torch.equal(v[:, :, 3 - start : 5 - start], -more)
     cache.update(more, more, 1)
     assert cache.length == 5
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_names_of_transformers(name: str) -> None:
+    """Those of 4.57: 5 has `cache[0]` and the legacy caches no more, which scripts ask for the length of a text."""
+    cache, put = filled(MAKERS[name]())
+    pairs = cache.to_legacy_cache()
+    assert all(torch.equal(cache[layer][0], pairs[layer][0]) for layer in (0, -1))
+    assert cache[0][0].shape == cache[-1][1].shape == put[0][0].shape
+    assert holds(DynamicCache.from_legacy_cache(pairs), put)
+    rows = torch.tensor([2, 0, 0])
+    cache.reorder_cache(rows)
+    assert holds(cache, [(k[rows], v[rows]) for k, v in put])
+    if name != "static":
+        cache.batch_select_indices(torch.tensor([1, 2]))
+        cache.batch_repeat_interleave(2)
+        assert holds(cache, [(k[[0, 0, 0, 0]], v[[0, 0, 0, 0]]) for k, v in put])
+    with pytest.raises(IndexError):
+        cache[LAYERS]
+
+
+def test_a_legacy_cache_of_nothing_and_of_no_pairs() -> None:
+    assert len(DynamicCache.from_legacy_cache()) == len(DynamicCache.from_legacy_cache(())) == 0
+    with pytest.raises(UsageError, match=r"^past_key_values is a list, but not of \(keys, values\)"):
+        DynamicCache.from_legacy_cache([(torch.zeros(1, 2, 3, 4),)])
 
 
 @pytest.mark.parametrize("name", MAKERS)

@@ -125,10 +125,24 @@ def test_facts(models: tuple[Any, Any], small_path: Path) -> None:
     for kind in ("LlamaForSequenceClassification", "LlamaForTokenClassification", "LlamaForQuestionAnswering"):
         assert getattr(llamita, kind)(CONFIG).loss_type == getattr(transformers, kind)(theirs.config).loss_type
     assert ours.get_decoder() is ours.model
+    assert (ours.config_class, type(theirs).config_class.__name__) == (type(ours.config), ours.config_class.__name__)
     assert LlamaForCausalLM.from_pretrained(small_path).name_or_path == str(small_path)
     ours.add_model_tags("a")
     ours.add_model_tags(["a", "b"])
     assert ours.model_tags == ["a", "b"]
+
+
+def test_another_decoder_and_first_values() -> None:
+    model, decoder = LlamaForCausalLM(CONFIG), llamita.LlamaModel(CONFIG)
+    weight = decoder.embed_tokens.weight.clone()
+    model.set_decoder(decoder)
+    assert model.get_decoder() is model.model is decoder
+    with pytest.raises(UsageError, match=r"^a LlamaModel has no head, .*: use the new one$"):
+        decoder.set_decoder(decoder)
+    decoder.layers[0].mlp.up_proj = torch.nn.Linear(3, 5)  # of zeros and torch's own first values
+    model.init_weights()
+    assert not decoder.layers[0].mlp.up_proj.bias.any()
+    assert torch.equal(decoder.embed_tokens.weight, weight)  # filled before, as is all of a model that was loaded
 
 
 def test_recompute_under_its_newer_name() -> None:
