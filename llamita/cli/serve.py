@@ -10,6 +10,7 @@ import threading
 import webbrowser
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -123,7 +124,7 @@ def _run(args: argparse.Namespace, mesh: "DeviceMesh | None") -> int:
         with errors.leaving_at_once():
             server = run.Server(served.load(args, limits, mesh), chosen)
             summaries = [ModelSummary.of(model) for model in server.state.models]
-        address = _address(args.host, listener.getsockname()[1])
+        address = _address(args.host, *listener.getsockname()[:2])
         server.listen(listener, lambda: _greet(summaries, server.paths, address, args))
         return server.exit_code
     finally:
@@ -139,6 +140,7 @@ def _prepared(args: argparse.Namespace) -> "tuple[ServerSettings, socket.socket]
     log.set_up(level, as_json=args.log_json)
     tries = listener.PORTS if args.port is None else 1
     bound = listener.bind(args.host, PORT if args.port is None else args.port, tries=tries)
+    chosen = replace(chosen, host=bound.getsockname()[0])  # 127.1 is this machine too
     if not (chosen.is_local or chosen.keys or args.quiet):
         terminal.warn("without a key, all who reach this machine can use the server: --api-key lets in who has it")
     return chosen, bound
@@ -158,7 +160,7 @@ def _run_replicas(args: argparse.Namespace, settings: "ServerSettings", listener
         num_gpus=int(served.is_on_gpu(args)),
     )
     level = "debug" if args.log_level == "debug" else "warning"  # each request is logged here already
-    address = _address(args.host, listener.getsockname()[1])
+    address = _address(args.host, *listener.getsockname()[:2])
     message = f"starting {args.replicas} replicas"
     with ExitStack() as stack:
         with terminal.waiting(message, is_quiet=args.quiet):
@@ -202,7 +204,7 @@ def _settings(args: argparse.Namespace) -> "ServerSettings":
     return ServerSettings(
         host=args.host,
         keys=Keys.of(keys),
-        admin_keys=Keys.of([args.admin_key] if args.admin_key else []),
+        admin_keys=Keys.of([] if args.admin_key is None else [args.admin_key]),
         allowed_hosts=tuple(map(named_host, args.allowed_host)) if args.allowed_host else None,
         max_connections=args.max_connections,
         queue_timeout=args.queue_timeout,
@@ -212,10 +214,13 @@ def _settings(args: argparse.Namespace) -> "ServerSettings":
     )
 
 
-def _address(host: str, port: int) -> str:
-    """The address to ask this server at, from this machine."""
-    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{name}:{port}"
+def _address(name: str, bound: str, port: int) -> str:
+    """The address to ask a server at, from this machine: by the name of --host, or what was bound for a number."""
+    from llamita.server.access import in_header
+
+    bound = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bound, bound)
+    is_name = ":" not in name and any(letter.isalpha() for letter in name)
+    return f"http://{name if is_name else in_header(bound)}:{port}"
 
 
 def _greet(models: "Sequence[ModelSummary]", paths: set[str], address: str, args: argparse.Namespace) -> None:

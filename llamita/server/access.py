@@ -15,6 +15,7 @@ from llamita.server.settings import ServerSettings
 
 ADMIN_PATHS = frozenset({"/metrics"})
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]", "::1")
+EVERY_ADDRESS = ("0.0.0.0", "::")
 
 
 class KeyCheck:
@@ -56,7 +57,8 @@ class HostCheck:
         self._app = app
         # With names of its own too, a server answers to this machine's, which no page of another site can have.
         names = () if settings.allowed_hosts is None and settings.is_local else settings.allowed_hosts
-        self._hosts = None if names is None else {*LOCAL_HOSTS, *names}
+        own = () if settings.host in EVERY_ADDRESS else (in_header(settings.host),)
+        self._hosts = None if names is None else {*LOCAL_HOSTS, *own, *names}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._hosts is not None:
@@ -68,6 +70,11 @@ class HostCheck:
                     "this server does not answer to that host name: --allowed-host lets it", code="host", status=403
                 )
         await self._app(scope, receive, send)
+
+
+def in_header(host: str) -> str:
+    """A name or an address as a Host header and a URL have it."""
+    return f"[{host}]" if ":" in host else host
 
 
 def host_name(header: bytes) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamita.errors import UsageError
-from llamita.files.disk import named_path
+from llamita.files.disk import explained, named_path
 
 MOST_KEY_BYTES = 1024
 MOST_FILE_BYTES = 1_000_000
@@ -56,11 +56,12 @@ def digest(key: bytes) -> bytes:
 
 
 def read_keys(path: str | Path) -> list[str]:
-    """The keys of a file, one a line; lines that begin with # are comments. Raises UsageError where there is none."""
+    """The keys of a file, one a line; lines that begin with # are comments. Raises UsageError where there is none.
+
+    Raises what the file system refuses, too.
+    """
     path = named_path(path)
-    if path.is_dir():
-        raise UsageError(f"the key file {path} is a folder: name a file with one key a line")
-    with path.open("rb") as file:
+    with explained("read", path), path.open("rb") as file:
         content = file.read(MOST_FILE_BYTES + 1)
     if len(content) > MOST_FILE_BYTES:
         raise UsageError(f"the key file {path} has more than {MOST_FILE_BYTES} bytes: it is to have one key a line")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
+from llamita.checks import quoted
 from llamita.errors import AccessError, UsageError
 from llamita.server.app import ERROR_BODIES
 from llamita.server.connection import protocol_of
@@ -31,7 +32,11 @@ def bind(host: str, port: int, *, tries: int = 1) -> socket.socket:
                 continue
             if error.errno == errno.EACCES:
                 raise AccessError(f"port {number} needs rights that this user has not: take one above 1023") from None
-            raise UsageError(f"{host} is no address of this machine ({error.strerror}): take 127.0.0.1") from None
+            raise UsageError(
+                f"{quoted(host)} is no address of this machine ({error.strerror}): take 127.0.0.1"
+            ) from None
+        except UnicodeError:
+            raise UsageError(f"{quoted(host)} is no address and no name of a machine: take 127.0.0.1") from None
     where = f"port {port} is" if tries == 1 else f"ports {port} to {port + tries - 1} are"
     raise UsageError(f"{where} in use: take another one with --port")
 

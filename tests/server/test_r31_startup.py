@@ -106,6 +106,9 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
         ("-m /no/such/model -m cria --alias a --alias a", 2, "two --alias are the same"),
         ("--host 203.0.113.7", 2, "203.0.113.7"),
         ("--host no.such.host.invalid", 2, "no.such.host.invalid"),
+        (f"--host {'x' * 300}", 2, "no name of a machine"),
+        ("--admin-key ''", 2, "an API key has 1 to"),
+        (f"--api-key-file {'x' * 300}", 1, "file name too long"),
         ("-m cria -m cria", 2, "--alias"),
         ("--drain-timeout -1", 2, "--drain-timeout"),
         ("--drain-timeout inf --port 99999", 2, "--port is 99999"),
@@ -157,6 +160,21 @@ def test_r31_an_open_address_without_a_key_is_warned_of(
 ) -> None:
     assert main(["serve", "--port", "0", "-m", str(small_path), *words.split()]) == 0
     assert ("without a key, all who reach this machine can use the server" in capsys.readouterr().err) is is_warned
+
+
+@pytest.mark.parametrize(
+    ("host", "bound", "address"),
+    [
+        ("127.1", "127.0.0.1", "http://127.0.0.1:9"),
+        ("0", "0.0.0.0", "http://127.0.0.1:9"),
+        ("*", "0.0.0.0", "http://127.0.0.1:9"),
+        ("::", "::", "http://[::1]:9"),
+        ("fe80::a", "fe80::a", "http://[fe80::a]:9"),
+        ("localhost", "127.0.0.1", "http://localhost:9"),
+    ],
+)
+def test_r31_the_address_that_is_shown_can_be_asked(host: str, bound: str, address: str) -> None:
+    assert serve._address(host, bound, 9) == address
 
 
 def test_r31_the_line_for_curl_is_one_that_a_shell_takes() -> None:

@@ -1,8 +1,12 @@
 """Host headers and keys, as they come."""
 
+import asyncio
+from contextlib import nullcontext
+
 import pytest
 
-from llamita.server.access import given_key, host_name
+from llamita.server.access import HostCheck, given_key, host_name
+from llamita.server.errors import RequestError
 from llamita.server.settings import ServerSettings
 
 
@@ -39,3 +43,28 @@ def test_key_of_either_header(headers: list[tuple[bytes, bytes]], key: bytes | N
 )
 def test_local_addresses(host: str, is_local: bool) -> None:
     assert ServerSettings(host=host).is_local == is_local
+
+
+@pytest.mark.parametrize(
+    ("host", "names", "header", "is_answered"),
+    [
+        ("127.9.9.9", None, b"127.9.9.9:80", True),
+        ("127.9.9.9", None, b"evil.example", False),
+        ("10.1.2.3", ("a.b",), b"10.1.2.3", True),
+        ("fe80::a", ("a.b",), b"[fe80::a]:80", True),
+        ("0.0.0.0", ("a.b",), b"0.0.0.0", False),
+        ("0.0.0.0", None, b"anything", True),
+    ],
+)
+def test_a_server_answers_to_the_address_it_is_bound_to(
+    host: str, names: tuple[str, ...] | None, header: bytes, is_answered: bool
+) -> None:
+    asked: list[object] = []
+
+    async def app(*_: object) -> None:
+        asked.append(host)
+
+    check = HostCheck(app, settings=ServerSettings(host=host, allowed_hosts=names))
+    with nullcontext() if is_answered else pytest.raises(RequestError):
+        asyncio.run(check({"type": "http", "http_version": "1.1", "headers": [(b"host", header)]}, None, None))  # type: ignore[arg-type]
+    assert bool(asked) == is_answered
