@@ -5,6 +5,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from llamita.generation.common_prefix import common_prefix
 
@@ -67,7 +68,7 @@ class BlockPool:
         self.blocks = [Block() for _ in range(self.num_blocks)]
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(self.num_blocks))  # next to be taken first
         self._by_digest: dict[bytes, int] = {}
-        self._after: dict[bytes, list[int]] = {}  # blocks by their parent
+        self._after: dict[bytes, dict[int, None]] = {}  # blocks by their parent, in the order in which they were stored
 
     @property
     def num_free(self) -> int:
@@ -103,7 +104,7 @@ class BlockPool:
         start = len(found) * self.block_size
         best, longest = None, -1
         rest = token_ids[start : min(limit, start + self.block_size)]
-        for block_id in self._after.get(digest, ())[-MOST_COMPARED:]:
+        for block_id in reversed([*islice(reversed(self._after.get(digest, {})), MOST_COMPARED)]):
             length = common_prefix(self.blocks[block_id].tokens, rest)
             if length > longest:
                 best, longest = block_id, length
@@ -153,7 +154,7 @@ class BlockPool:
             block = self.blocks[block_id]
             block.digest, block.parent, block.tokens = digest, parent, tokens
             self._by_digest[digest] = block_id
-            self._after.setdefault(parent, []).append(block_id)
+            self._after.setdefault(parent, {})[block_id] = None
         return digest
 
     def _forget(self, block_id: int) -> None:
@@ -162,7 +163,7 @@ class BlockPool:
             return
         del self._by_digest[block.digest]
         siblings = self._after[block.parent]
-        siblings.remove(block_id)
+        del siblings[block_id]
         if not siblings:
             del self._after[block.parent]
         block.digest, block.parent, block.tokens = None, b"", ()
