@@ -123,6 +123,49 @@ def test_a_tail_is_not_copied_where_no_block_is_left_for_it() -> None:
     of.check_integrity()
 
 
+def test_blocks_that_a_text_finds_are_neither_taken_for_it_nor_counted_as_free() -> None:
+    of = scheduler(5)
+    first = Request([*range(8), 1])
+    of.add(first)
+    counts(of)
+    of.finish(first)
+    longer = Request([*range(8), *[50] * 11])
+    of.add(longer)
+    assert counts(of) == [(0, 11)] and longer.num_cached_tokens == 8
+    assert sorted(longer.block_ids) == list(range(5))
+    of.finish(longer)
+    of.add(Request(text(11, 9)))  # takes three of the five
+    counts(of)
+    again = Request([*range(8), *[60] * 5])  # the two that are free are those that it finds
+    of.add(again)
+    of.schedule()
+    assert again.status is Status.WAITING and not again.block_ids
+
+
+def test_blocks_of_a_common_beginning_are_taken_last_when_all_have_ended() -> None:
+    of = scheduler(10, budget=64)
+    pair = [Request([*range(12), 70]), Request([*range(12), 80])]
+    for request in pair:
+        of.add(request)
+        counts(of)
+    shared = list(pair[0].block_ids[:3])
+    assert list(pair[1].block_ids[:3]) == shared and of.pool.num_free == 5
+    for request in pair:
+        of.finish(request)
+    assert of.pool.num_free == 10
+    assert of.pool.allocate(10)[-3:] == shared[::-1]
+
+
+def test_a_request_of_less_priority_is_preempted_though_it_came_first() -> None:
+    of = scheduler(4)
+    patient, urgent = Request(text(6, 1), priority=5), Request(text(6, 2), priority=0)
+    of.add(patient)
+    of.add(urgent)
+    while not of.num_preemptions:
+        counts(of)
+    assert (patient.num_preemptions, urgent.num_preemptions) == (1, 0)
+
+
 def test_it_needs_no_torch() -> None:
     code = "import sys, llamita.engine.scheduler; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
