@@ -1,7 +1,8 @@
 """/tokenize, /detokenize and /apply-template: text to ids and back, without writing anything."""
 
 import asyncio
-from typing import Annotated, Self
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Self
 
 from pydantic import AliasChoices, Field, model_validator
 from starlette.requests import Request
@@ -32,6 +33,7 @@ class TokenizeRequest(TemplateFields):
     tools: Tools = None
     add_special_tokens: bool = Field(True, validation_alias=AliasChoices("add_special_tokens", "add_special"))
     with_pieces: bool = False
+    return_token_strs: bool | None = False
 
     @model_validator(mode="after")
     def _check_one(self) -> Self:
@@ -80,12 +82,17 @@ async def detokenize(request: Request) -> Response:
 
 
 def _tokenized(model: ServedModel, asked: TokenizeRequest) -> str:
-    """The answer, in parts: to write a million tokens at once would let no other thread run meanwhile."""
     ids, texts = _ids(model, asked), model.texts.tables.texts
-    parts = (ids[start : start + PART] for start in range(0, len(ids), PART))
-    listed = ([{"id": i, "piece": texts.of(i)} for i in part] if asked.with_pieces else part for part in parts)
+    tokens = _listed(ids, lambda i: {"id": i, "piece": texts.of(i)} if asked.with_pieces else i)
+    spelled = f'"token_strs":{_listed(ids, model.texts.tokenizer.id_to_token)},' if asked.return_token_strs else ""
     rest = dumped({"count": len(ids), "max_model_len": model.texts.context_length})[1:]
-    return f'{{"tokens":[{",".join(dumped(part)[1:-1] for part in listed)}],{rest}'
+    return f'{{"tokens":{tokens},{spelled}{rest}'
+
+
+def _listed(ids: Sequence[int], entry: Callable[[int], Any]) -> str:
+    """A list in JSON, made in parts: to write a million tokens at once would let no other thread run meanwhile."""
+    parts = ([entry(i) for i in ids[start : start + PART]] for start in range(0, len(ids), PART))
+    return f"[{','.join(dumped(part)[1:-1] for part in parts)}]"
 
 
 def _text(model: ServedModel, ids: list[int]) -> str:

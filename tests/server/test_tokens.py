@@ -18,6 +18,8 @@ def test_a_text_comes_back(server: Running, cria: LLM) -> None:
     assert server.post("/detokenize", {"tokens": plain}).json()["content"] == "Once"
     pieces = server.post("/tokenize", {"prompt": "Once", "with_pieces": True}).json()["tokens"]
     assert "".join(one["piece"] for one in pieces).endswith("Once")
+    spelled = server.post("/tokenize", {"prompt": "Once é", "return_token_strs": True}).json()
+    assert spelled["token_strs"] == [cria.tokenizer.id_to_token(token_id) for token_id in spelled["tokens"]]
 
 
 def test_a_long_text_comes_back_whole(server: Running) -> None:
