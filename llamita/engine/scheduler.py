@@ -212,7 +212,8 @@ class Scheduler:
 
     def _admit(self, admitted: list[Scheduled], copies: list[Copy], budget: int) -> None:
         """Let those that wait begin, in their order, as long as there are tokens, blocks and seats."""
-        while self.waiting and budget > 0 and len(self.running) < self.max_num_seqs:
+        # Without a free block none can begin, whatever is cached of it: even its last token is in a block of its own.
+        while self.waiting and budget > 0 and self.pool.num_free and len(self.running) < self.max_num_seqs:
             request = min(self.waiting, key=self._urgency)
             found = self.pool.match(request.token_ids, salt=request.salt, limit=request.num_tokens - 1)
             # The block that a tail is copied from is one more than the text needs, which may be one too many.

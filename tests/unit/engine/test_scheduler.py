@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from llamita.engine.block_pool import BlockPool
 from llamita.engine.scheduler import AGEING, FAIR_STEPS, Request, Scheduler, Status
 
@@ -164,6 +166,17 @@ def test_a_request_of_less_priority_is_preempted_though_it_came_first() -> None:
     while not of.num_preemptions:
         counts(of)
     assert (patient.num_preemptions, urgent.num_preemptions) == (1, 0)
+
+
+def test_nothing_is_looked_up_for_who_waits_for_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    of, lookups = scheduler(3), list[int]()
+    match = of.pool.match
+    monkeypatch.setattr(of.pool, "match", lambda *given, **named: (lookups.append(1), match(*given, **named))[1])
+    of.add(Request(text(9, 1)))
+    assert counts(of) == [(1, 9)]
+    of.add(Request(text(8, 1)))  # of which two blocks are cached and held, as they are the first one's
+    assert [counts(of), counts(of)] == 2 * [[(1, 1)]]
+    assert len(lookups) == 1
 
 
 def test_it_needs_no_torch() -> None:
