@@ -10,13 +10,14 @@ from uuid import uuid4
 
 from torch import Tensor
 
-from llamita.engine.engine_core import EngineCore, EngineStats
+from llamita.engine.engine_core import EngineCore
 from llamita.engine.engine_thread import EngineThread
 from llamita.engine.handle import RequestHandle, wake
 from llamita.engine.limits import EngineLimits, blocks_of
 from llamita.engine.live import LiveRequest, live_request
 from llamita.engine.proposer import check_draft
 from llamita.engine.receipt import ModelFacts, Receipt, receipt_of
+from llamita.engine.stats import EngineStats
 from llamita.engine.terms import Terms
 from llamita.errors import ClosedError, OverloadedError, UnsupportedError
 from llamita.generation.request import GenerationRequest

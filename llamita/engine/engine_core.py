@@ -1,7 +1,6 @@
 """The core of the engine: requests, steps and their outcomes, for the one thread that owns the model."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from llamita.engine.live import LiveRequest
 from llamita.engine.proposer import Proposer, most_in_step
 from llamita.engine.runner import Computed, Failed, StepRunner
 from llamita.engine.scheduler import Request, Scheduled, Scheduler, Step
+from llamita.engine.stats import EngineStats
 from llamita.errors import AbortedError
 from llamita.generation.completion import completion_of
 from llamita.generation.protocol import LanguageModel
@@ -24,35 +24,6 @@ if TYPE_CHECKING:
     from llamita.parallel.followers import Followers
 
 NUM_SPECULATIVE_TOKENS = 5  # with a draft model, where no other number is asked for
-
-
-@dataclass(frozen=True)
-class EngineStats:
-    """Counts of an engine: of requests now, of blocks now, and of what happened since it began.
-
-    step_age: seconds since the last step ended, 0 while there is nothing to do.
-    """
-
-    running: int = 0
-    waiting: int = 0
-    blocks: int = 0
-    free_blocks: int = 0
-    cached_blocks: int = 0
-    steps: int = 0
-    preemptions: int = 0
-    prompt_tokens: int = 0
-    cached_prompt_tokens: int = 0
-    generation_tokens: int = 0
-    draft_tokens: int = 0
-    accepted_tokens: int = 0
-    step_age: float = 0.0
-
-
-# Of what happened since it began.
-COUNTED = (
-    "steps", "preemptions", "prompt_tokens", "cached_prompt_tokens", "generation_tokens", "draft_tokens",
-    "accepted_tokens",
-)  # fmt: skip
 
 
 class EngineCore:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from llamita.engine.engine_core import EngineStats
 from llamita.engine.handle import RequestHandle
+from llamita.engine.stats import EngineStats
 from llamita.errors import AbortedError, ClosedError, OverdueError, QueueTimeoutError
 from llamita.server.served_engine import ServedEngine
 

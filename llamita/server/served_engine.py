@@ -3,13 +3,12 @@
 import asyncio
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from time import monotonic
 from typing import TypeVar
 
 from llamita.engine import garbage
 from llamita.engine.engine import Engine
-from llamita.engine.engine_core import COUNTED, EngineStats
+from llamita.engine.stats import EngineStats
 from llamita.errors import ClosedError, LlamitaError, OverloadedError, UsageError
 
 Result = TypeVar("Result")
@@ -65,9 +64,7 @@ class ServedEngine:
     def stats(self) -> EngineStats:
         """The engine's counts; of what happened, with the engines before it."""
         now = EngineStats() if self._engine is None else self._engine.stats
-        if self._earlier is None:
-            return now
-        return replace(now, **{name: getattr(now, name) + getattr(self._earlier, name) for name in COUNTED})
+        return now if self._earlier is None else now.after(self._earlier)
 
     @property
     def capacity(self) -> int:
