@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
@@ -79,6 +80,8 @@ SHARED: dict[str, dict[str, Any]] = {
     "offline": {"action": "store_true", "help": "use only what was fetched before"},
 }
 MODELS = ("model", "draft_model", "checkpoint")  # the arguments that name one
+NO_NUMBER = re.compile(r": invalid (int|float) value:( .*)", re.DOTALL)  # argparse's words for a value of an option
+NUMBERS = {"int": "whole number", "float": "number"}
 NEAR = 0.7  # how alike two names are, of 1, where one may have been meant by the other
 YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
@@ -215,6 +218,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise a wrong command line as an error of one sentence."""
+        message = re.sub(NO_NUMBER, lambda found: f" is{found[2]}, which is no {NUMBERS[found[1]]}", message)
         raise UsageError(f"{message.removeprefix('argument ')}: {self.prog} --help shows what fits")
 
     def _take(self, environment: Mapping[str, str]) -> None:

@@ -120,7 +120,7 @@ def test_an_adapter_is_trained_and_used(run: Run, small_path: Path) -> None:
         (("book.txt", "--method", "lora"), 2, "method is lora, which adapts a trained model: name one with --model"),
         (("--resume", "-o", "nowhere"), 2, "nowhere has no run to resume"),
         (("book.txt", "-o", "book.txt"), 2, "book.txt is a file: give a folder"),
-        (("book.txt", "--lr", "fast"), 2, "invalid float value"),
+        (("book.txt", "--lr", "fast"), 2, "--lr is 'fast', which is no number"),
         (("book.txt", "--device", "tpu"), 2, "device 'tpu' is not available here"),
     ],
 )
