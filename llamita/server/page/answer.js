@@ -4,6 +4,7 @@ import { copyButton } from "./clipboard.js";
 import { button, byId, element, fitHeight, onEnter } from "./elements.js";
 import { Markdown } from "./markdown.js";
 import { TokenText } from "./tokens.js";
+import { countOf } from "./versions.js";
 
 const ENDS = { length: "cut at the limit", stopped: "stopped" };
 
@@ -45,7 +46,7 @@ export class QuestionView {
   }
 }
 
-/** What a model wrote. `actions` has retry, goOn, replay, choose and saveReceipt, each called with the answer first. */
+/** What a model wrote. `actions` has retry, goOn, replay, choose, saveReceipt and turn, each called with the answer first. */
 export class AnswerView {
   constructor(answer, alternatives, actions) {
     this.answer = answer;
@@ -67,13 +68,14 @@ export class AnswerView {
     this.#showFoot(isWriting ? [] : [this.#notice(), this.#facts(), this.#buttons()].filter(Boolean));
   }
 
-  /** The focus stays on the button that it was on, or goes to the one that stops. */
+  /** The focus stays on the button that it was on, or goes to the first one, or to the one that stops. */
   #showFoot(children) {
     const focused = this.foot.contains(document.activeElement) ? document.activeElement.textContent : null;
     this.foot.replaceChildren(...children);
     if (focused === null) return;
-    const same = [...this.foot.querySelectorAll("button")].find((one) => one.textContent === focused);
-    (same ?? byId("stop")).focus();
+    const enabled = [...this.foot.querySelectorAll("button:enabled")];
+    const same = enabled.find((one) => one.textContent === focused);
+    (same ?? enabled[0] ?? byId("stop")).focus();
   }
 
   #showText() {
@@ -115,6 +117,7 @@ export class AnswerView {
     const add = (text, call, title) => made.append(button(text, call, { className: "quiet", title }));
     if (answer.text) made.append(copyButton(() => answer.text, "Copy the answer as Markdown"));
     add(answer.error ? "Try again" : "Retry", () => actions.retry(answer), "Write this answer again");
+    if (countOf(answer) > 1) made.append(this.#versions());
     if (answer.text && (answer.finish === "length" || answer.finish === "stopped" || answer.error)) {
       add("Go on", () => actions.goOn(answer), "Go on from where the answer ends");
     }
@@ -125,5 +128,17 @@ export class AnswerView {
       add("Receipt", () => actions.saveReceipt(answer), "Save a file from which llamita replay writes this answer again");
     }
     return made;
+  }
+
+  /** What leads to the other versions; the style hides it once the conversation has gone on. */
+  #versions() {
+    const { answer, actions } = this;
+    const count = countOf(answer);
+    const to = (text, step, title) => {
+      const isEnd = !(answer.version + step in answer.versions);
+      return button(text, () => actions.turn(answer, step), { className: "quiet", title, ariaLabel: title, disabled: isEnd });
+    };
+    return element("span", { className: "versions" }, to("\u2039", -1, "The answer before"),
+      `${answer.version + 1} of ${count}`, to("\u203a", 1, "The answer after"));
   }
 }

@@ -9,6 +9,7 @@ import { modelName, showUsed } from "./models.js";
 import { run, showSpeed, speedOf, stop } from "./running.js";
 import { askForKey, sampling, setSystemPrompt, systemPrompt } from "./settings.js";
 import { Alternatives, textOf, tokensOf, unknownToken } from "./tokens.js";
+import { setAside, turnTo } from "./versions.js";
 
 const TOP = 10; // alternatives of each token
 const turns = []; // {role, text, view}, and of answers what `newAnswer` has
@@ -69,9 +70,9 @@ function newQuestion(text) {
 function newAnswer() {
   const answer = {
     role: "assistant", text: "", tokens: [], request: null, system: "", prefix: "", seed: null, count: null, speed: null,
-    used: null, finish: null, error: null, replay: null, receipt: null,
+    used: null, finish: null, error: null, replay: null, receipt: null, versions: [], version: 0,
   };
-  answer.view = new AnswerView(answer, alternatives, { retry, goOn, replay, choose, saveReceipt });
+  answer.view = new AnswerView(answer, alternatives, { retry, goOn, replay, choose, saveReceipt, turn });
   return answer;
 }
 
@@ -219,8 +220,18 @@ function edit(question, text) {
 }
 
 function retry(answer) {
+  setAside(answer);
   Object.assign(answer, { text: "", tokens: [] });
   goOn(answer);
+}
+
+/** Show another version of the last answer. */
+function turn(answer, step) {
+  stop();
+  turnTo(answer, step);
+  showUsed(answer.used);
+  draw(answer);
+  keepTurns();
 }
 
 function goOn(answer) {
@@ -231,6 +242,7 @@ function goOn(answer) {
 /** Put another token in the place of one, and write on from there; an end-of-answer token ends the answer. */
 function choose(answer, index, chosen) {
   stop();
+  setAside(answer);
   const before = answer.tokens.slice(0, index);
   const isEnd = !chosen.bytes.length;
   answer.tokens = isEnd ? before : [...before, { ...chosen, top: answer.tokens[index].top, isChosen: true }];
@@ -245,7 +257,9 @@ function choose(answer, index, chosen) {
 
 /** Send the answer's request once more, and say whether the same text comes back; its receipt comes with it. */
 async function replay(answer) {
+  const { request: replayed } = answer;
   const say = (outcome, text) => {
+    if (answer.request !== replayed) return; // another version is shown by now
     answer.replay = { outcome, text };
     announce(text);
     draw(answer);
@@ -260,7 +274,7 @@ async function replay(answer) {
       text += chunk.choices[0]?.delta?.content ?? "";
       receipts = chunk.receipts ?? receipts;
     });
-    answer.receipt = receipts && text === expected ? { request, receipts } : null;
+    if (answer.request === replayed) answer.receipt = receipts && text === expected ? { request, receipts } : null;
     if (text === expected) say("same", "replayed: the same");
     else say("other", `replayed: differs from character ${firstDifference(text, expected) + 1} on`);
   } catch (error) {

@@ -3,14 +3,18 @@
 import { store, stored } from "./storage.js";
 
 const STORED = "llamita.chat";
-const KEPT = ["role", "text", "tokens", "request", "system", "prefix", "seed", "count", "speed", "used", "finish", "error"];
+const KEPT = [
+  "role", "text", "tokens", "request", "system", "prefix", "seed", "count", "speed", "used", "finish", "error", "versions",
+  "version",
+];
+const LESS = { tokens: [], versions: [], version: 0 };
 const ROLES = ["user", "assistant"];
 
-/** Keep the turns for this tab; if they are too many, without the probabilities of their tokens. */
+/** Keep the turns for this tab; if they are too many, without their tokens' probabilities and their other versions. */
 export function keep(turns) {
   const plain = turns.map((turn) => Object.fromEntries(KEPT.filter((name) => name in turn).map((name) => [name, turn[name]])));
   const isKept = store(sessionStorage, STORED, plain);
-  if (!isKept) store(sessionStorage, STORED, plain.map((turn) => ("tokens" in turn ? { ...turn, tokens: [] } : turn)));
+  if (!isKept) store(sessionStorage, STORED, plain.map((turn) => ("tokens" in turn ? { ...turn, ...LESS } : turn)));
 }
 
 /** The turns that were kept. An answer that was being written has been stopped. */

@@ -30,7 +30,7 @@ NAMES: Mapping[str, str] = {
         for name in (
             "style.css", "icon.svg", "app.js", "answer.js", "api.js", "chat.js", "clipboard.js", "conversation.js",
             "elements.js", "files.js", "inline.js", "markdown.js", "models.js", "running.js", "settings.js",
-            "storage.js", "tokens.js",
+            "storage.js", "tokens.js", "versions.js",
         )
     },
 }  # fmt: skip

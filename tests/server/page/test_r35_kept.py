@@ -154,3 +154,50 @@ def test_r35_the_chosen_model_is_remembered(tab: Tab, script: Script) -> None:
     tab.wait(RELOADED)
     ask(tab)
     assert script.requests[0]["model"] == "second"
+
+
+def test_r35_the_answers_before_a_retry_and_a_choice_are_still_there(tab: Tab, script: Script) -> None:
+    tab.click("#probabilities")
+    ask(tab)
+    assert tab.count(".versions") == 0
+    script.tokens = ["Something", " else"]
+    tab.click("button", "Retry")
+    tab.wait("document.querySelector('.body').innerText === 'Something else'")
+    over(tab)
+    assert "2 of 2" in tab.text(".versions")
+    tab.click(".versions button", "‹")
+    assert (tab.text(".body"), "1 of 2" in tab.text(".versions")) == ("I am a script.", True)
+    assert f"seed {script.requests[0]['seed']}" in tab.text(".facts")
+    script.tokens = [" new"]
+    tab.point(".token", " am")
+    tab.click(".alternative", "·other")
+    tab.wait("document.querySelector('.body').innerText === 'I other new'")
+    over(tab)
+    tab.reload()
+    tab.wait(RELOADED)
+    assert (tab.text(".body"), "3 of 3" in tab.text(".versions")) == ("I other new", True)
+    tab.click(".versions button", "‹")
+    assert tab.text(".body") == "Something else"
+    script.tokens = ["Something", " else"]
+    tab.click("button", "Replay")
+    assert tab.text(".same") == "replayed: the same"
+    assert script.requests[-1]["seed"] == script.requests[1]["seed"]
+    ask(tab, "And then?", answers=2)
+    assert [message["content"] for message in script.requests[-1]["messages"]] == [
+        "Who are you?",
+        "Something else",
+        "And then?",
+    ]
+    assert tab.evaluate("document.querySelector('.versions').checkVisibility()") is False
+    assert tab.complaints() == []
+
+
+def test_r35_a_replay_says_nothing_of_another_version(tab: Tab, script: Script) -> None:
+    ask(tab)
+    tab.click("button", "Retry")
+    tab.wait("document.querySelector('.versions') !== null")
+    script.pause = 0.3
+    tab.click("button", "Replay")
+    tab.click(".versions button", "‹")
+    tab.wait("document.getElementById('stop').hidden")
+    assert "replay" not in tab.text(".facts")
