@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,17 +119,16 @@ async def submit(
     whatever `prepare` and `Engine.submit` raise.
     """
     model.served.admit(count)
-    try:
+    with ExitStack() as undo:
+        undo.callback(model.served.release, count)
         work = asyncio.get_running_loop().run_in_executor(None, _submitted, model, prepare, terms, has_receipts)
-        handles = await asyncio.shield(work)
-    except asyncio.CancelledError:  # the client has left: the thread cannot be stopped, what it hands over can
-        work.add_done_callback(_give_up)
-        model.served.release(count)
-        metrics.count_disconnected(model.name, count)
-        raise
-    except BaseException:
-        model.served.release(count)
-        raise
+        try:
+            handles = await asyncio.shield(work)
+        except asyncio.CancelledError:  # the client has left: the thread cannot be stopped, what it hands over can
+            work.add_done_callback(_give_up)
+            metrics.count_disconnected(model.name, count)
+            raise
+        undo.pop_all()
     return Submission(model, handles, metrics, count, has_receipts)
 
 
