@@ -170,7 +170,7 @@ def completions() -> list[dict[str, Any]]:
     found += [{**base, "logprobs": value} for value in (21, -1, True, 1.5)]
     found += [{**base, "suffix": "a"}, {**base, "best_of": 2}, {**base, "prompt": ["a"] * 60, "n": 2}]
     found += [{**base, name: 2} for name in NOT_HERE]
-    return [*found, {**base, "stream_options": {}}, {**base, "echo": True, "logprobs": 1, "stream": True}]
+    return [*found, {**base, "stream_options": {}}]
 
 
 def embeddings() -> list[dict[str, Any]]:
