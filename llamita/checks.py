@@ -97,6 +97,13 @@ def count(name: str, value: Any) -> None:
         raise UsageError(f"{name} is {quoted(value)}: it must be a whole number of at least 1")
 
 
+def whole(name: str, value: Any, *, least: int | None = None) -> None:
+    """A whole number, one of numpy too."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or (least is not None and value < least):
+        bound = "" if least is None else f" of at least {least}"
+        raise UsageError(f"{name} is {quoted(value)}: it must be a whole number{bound}")
+
+
 def at_most(name: str, value: Any, most: int) -> None:
     """A whole number that is no larger than makes sense."""
     if value > most:

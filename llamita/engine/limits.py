@@ -5,12 +5,18 @@ from dataclasses import dataclass
 
 import torch
 
+from llamita import checks
 from llamita.cache.paged import PagedCache
 from llamita.errors import MemoryShortError, UsageError
 from llamita.model.llama import LlamaForCausalLM
 from llamita.model.plan import processes_of
 
 SHARE = 0.4  # of the free memory, for the cache
+LEAST = {
+    "max_num_seqs": 1, "max_num_queued": 0, "max_num_batched_tokens": 1, "max_model_len": 1, "block_size": 1,
+    "num_blocks": 1, "num_speculative_tokens": 0,
+}  # fmt: skip
+MAY_BE_NONE = ("max_model_len", "num_blocks", "num_speculative_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +40,9 @@ class EngineLimits:
     num_speculative_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
-            if (value := getattr(self, name)) < 1:
-                raise UsageError(f"{name} is {value}: give at least 1")
-        if self.num_speculative_tokens is not None and self.num_speculative_tokens < 0:
-            raise UsageError(f"num_speculative_tokens is {self.num_speculative_tokens}: give 0 or more")
+        for name, least in LEAST.items():
+            if (value := getattr(self, name)) is not None or name not in MAY_BE_NONE:
+                checks.whole(name, value, least=least)
         if self.block_size & (self.block_size - 1):
             raise UsageError(f"block_size is {self.block_size}: give a power of two, such as 16")
         if self.max_num_batched_tokens < self.max_num_seqs:

@@ -1,6 +1,7 @@
 """The limits of an engine, and the blocks that its cache gets."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,10 +16,17 @@ from llamita.errors import MemoryShortError, UsageError
     [
         ({"block_size": 24}, "power of two"),
         ({"max_num_seqs": 0}, "at least 1"),
+        ({"max_num_seqs": "3"}, "whole number of at least 1"),
+        ({"max_num_queued": -1}, "whole number of at least 0"),
+        ({"max_model_len": 1.5}, "max_model_len is 1.5"),
+        ({"num_blocks": True}, "num_blocks is True"),
+        ({"num_blocks": -1}, "at least 1"),
+        ({"block_size": 1.0}, "block_size is 1.0"),
+        ({"num_speculative_tokens": "x"}, "num_speculative_tokens is 'x'"),
         ({"max_num_seqs": 9, "max_num_batched_tokens": 8}, "raise it, or lower max_num_seqs"),
     ],
 )
-def test_wrong_limits(given: dict[str, int], message: str) -> None:
+def test_wrong_limits(given: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         EngineLimits(**given)
 
