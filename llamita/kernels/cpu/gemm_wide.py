@@ -9,12 +9,13 @@ else few rows of x would read memory and multiply in turns.
 from llamita.kernels.cpu import gemm_tiles as tiles
 from llamita.kernels.cpu import simd as v
 from llamita.kernels.cpu.arguments import Linear, offsets
-from llamita.kernels.cpu.gemm_tiles import Four, Shape, load_four, store_four, zeros
+from llamita.kernels.cpu.gemm_sums import FOURS, PUT, VECTORS
+from llamita.kernels.cpu.gemm_tiles import Shape
 from llamita.kernels.cpu.runtime.program import Inline, inline
 
 AT = offsets(Linear)
 # The rows of x that are taken at once, by the number of those that are left: six read the matrix least often, and one
-# that is left alone would take half as long again as its part of six.
+# or two that are left alone would read it as often.
 # Four bits for each: a tuple would be an IndexError in the machine code, which then calls Python and cannot be kept.
 HEIGHTS = sum(height << 4 * left for left, height in enumerate((0, 1, 2, 3, 4, 5, 6, 4, 4, 5, 5, 6, 6)))
 WIDE = 6  # the most of them
@@ -22,140 +23,18 @@ AHEAD = 8  # rows of the matrix between a row and what is prefetched with it, wh
 PANEL = 128  # steps of a panel of columns
 SAVED = 1024  # where sums between panels are in the kernel's own memory
 
-Two = tuple[Four, Four]  # of two rows of x
-Three = tuple[Two, Four]
-Five = tuple[Two, Two, Four]
-Six = tuple[Two, Two, Two]
 # What is prefetched: an address, the bytes from there to the next step's, the bytes between lines of a step, how many.
 Fetch = tuple[int, int, int, int]
 NONE: Fetch = (0, 0, 0, 0)
 
 
-@inline
-def _add_2(load: Inline, add: Inline, w: Four, x: int, step: int, sums: Two) -> Two:
-    """Add the products of four vectors of the matrix with those of two rows of x, `step` bytes apart."""
-    return tiles.add_four(add, sums[0], w, load(x)), tiles.add_four(add, sums[1], w, load(x + step))
-
-
-@inline
-def _add_3(load, add, w, x, step, sums):
-    return _add_2(load, add, w, x, step, sums[0]), tiles.add_four(add, sums[1], w, load(x + 2 * step))
-
-
-@inline
-def _add_4(load, add, w, x, step, sums):
-    return _add_2(load, add, w, x, step, sums[0]), _add_2(load, add, w, x + 2 * step, step, sums[1])
-
-
-@inline
-def _add_5(load, add, w, x, step, sums):
-    return (
-        _add_2(load, add, w, x, step, sums[0]),
-        _add_2(load, add, w, x + 2 * step, step, sums[1]),
-        tiles.add_four(add, sums[2], w, load(x + 4 * step)),
-    )
-
-
-@inline
-def _add_6(load, add, w, x, step, sums):
-    return (
-        _add_2(load, add, w, x, step, sums[0]),
-        _add_2(load, add, w, x + 2 * step, step, sums[1]),
-        _add_2(load, add, w, x + 4 * step, step, sums[2]),
-    )
-
-
-@inline
-def _begin_2() -> Two:
-    return zeros(), zeros()
-
-
-@inline
-def _begin_3() -> Three:
-    return _begin_2(), zeros()
-
-
-@inline
-def _begin_4() -> tuple[Two, Two]:
-    return _begin_2(), _begin_2()
-
-
-@inline
-def _begin_5() -> Five:
-    return _begin_2(), _begin_2(), zeros()
-
-
-@inline
-def _begin_6() -> Six:
-    return _begin_2(), _begin_2(), _begin_2()
-
-
-@inline
-def _load_2(at: int) -> Two:
-    return load_four(at), load_four(at + 256)
-
-
-@inline
-def _load_6(at: int) -> Six:
-    return _load_2(at), _load_2(at + 512), _load_2(at + 1024)
-
-
-@inline
-def _store_6(at: int, sums: Six) -> None:
-    for two in sums:
-        store_four(at, two[0])
-        store_four(at + 256, two[1])
-        at += 512
-
-
-# Add up the lanes of four sums for each row of x, and write them. While lanes are added, sums of other rows take the
-# places that become free: that takes half the shuffles, on ports that products need, of one row after the other.
-
-
-@inline
-def _put_2(sums: Two, out: int, step: int, bias: int, left: int, adds: int) -> None:
-    a, b = sums
-    early = v.merge_4(v.merge_8(a[0], b[0]), v.merge_8(a[2], b[2]))
-    late = v.merge_4(v.merge_8(a[1], b[1]), v.merge_8(a[3], b[3]))
-    both = v.merge_2(early, late)
-    both = v.merge_1(both, both)
-    tiles.put_quad(v.first_evens(both), out, bias, left, adds)
-    tiles.put_quad(v.last_evens(both), out + step, bias, left, adds)
-
-
-@inline
-def _merge_4(a: v.Vector, b: v.Vector, c: v.Vector, d: v.Vector) -> v.Vector:
-    return v.merge_4(v.merge_8(a, c), v.merge_8(b, d))
-
-
-@inline
-def _put_3(sums: Three, out: int, step: int, bias: int, left: int, adds: int) -> None:
-    _put_2(sums[0], out, step, bias, left, adds)
-    tiles.put_four(sums[1], out + 2 * step, bias, left, adds)
-
-
-@inline
-def _put_4(sums: tuple[Two, Two], out: int, step: int, bias: int, left: int, adds: int) -> None:
-    (a, b), (c, d) = sums
-    even = v.merge_2(_merge_4(a[0], b[0], c[0], d[0]), _merge_4(a[2], b[2], c[2], d[2]))
-    odd = v.merge_2(_merge_4(a[1], b[1], c[1], d[1]), _merge_4(a[3], b[3], c[3], d[3]))
-    four = v.merge_1(even, odd)
-    tiles.put_quad(v.first_quad(four), out, bias, left, adds)
-    tiles.put_quad(v.second_quad(four), out + step, bias, left, adds)
-    tiles.put_quad(v.third_quad(four), out + 2 * step, bias, left, adds)
-    tiles.put_quad(v.fourth_quad(four), out + 3 * step, bias, left, adds)
-
-
-@inline
-def _put_5(sums: Five, out: int, step: int, bias: int, left: int, adds: int) -> None:
-    _put_4((sums[0], sums[1]), out, step, bias, left, adds)
-    tiles.put_four(sums[2], out + 4 * step, bias, left, adds)
-
-
-@inline
-def _put_6(sums: Six, out: int, step: int, bias: int, left: int, adds: int) -> None:
-    _put_4((sums[0], sums[1]), out, step, bias, left, adds)
-    _put_2(sums[2], out + 4 * step, step, bias, left, adds)
+# Up to five rows of x in all are multiplied with one row of the matrix after the other, which the processor's own
+# prefetcher reads faster than four side by side. It stops at the end of a page, so one line of every two, or all of
+# them, are prefetched too: bytes ahead, and the bits that are 0 in the place of one that is. By measurement. Four rows
+# of the matrix read x once instead of four times: where it does not stay in the first-level cache, and where it is
+# wider than the matrix (fp16), they are faster.
+FEW, NEAR = 5, 20 << 10
+SPARSE, DENSE = (4096, 127), (16384, 63)
 
 
 @inline
@@ -166,45 +45,97 @@ def _tile(load_w, load_x, add, add_rows, size, w, stride, x, x_stride, steps, fe
         weights = tiles.weights(load_w, w + size * i, stride)
         for line in range(lines):
             v.prefetch_line(ahead + pitch * i + apart * line)
-        sums = add_rows(load_x, add, weights, x + 64 * i, x_stride, sums)
+        sums = add_rows(add, load_x, weights, x + 64 * i, x_stride, sums)
     return sums
 
 
-def _rows(add_rows: Inline, begin: Inline, put: Inline, height: int) -> Inline:
+def _finish(height: int) -> Inline:
+    add_rows, put = FOURS[height - 1].add, PUT[height - 1]
+
     @inline
-    def rows(load_w, load_x, add, shape, w, stride, x, out, bias, left, adds, near, fetch):
-        """Four rows of the matrix times `height` rows of x, to the end."""
+    def finish(load_w, load_x, add, shape, w, stride, x, out, bias, left, adds, near, sums):
+        """Add the last columns, which do not fill a vector, and write the sums."""
         size, x_stride, steps, rest, x_rest, n = shape
-        sums = _tile(load_w, load_x, add, add_rows, size, w, stride, x, x_stride, steps, fetch, begin())
         if rest:
             tiles.pad(w + size * steps, stride, 4, rest, near)
             tiles.pad(x + 64 * steps, x_stride, height, x_rest, near + 256)
             sums = _tile(load_w, load_x, add, add_rows, size, near, 64, near + 256, 64, 1, NONE, sums)
         put(sums, out, 4 * n, bias, left, adds)
 
+    return finish
+
+
+def _few(height: int, fetch: tuple[int, int]) -> Inline:
+    (_, begin, add_rows, _, store), load, (ahead, mask) = VECTORS[height - 1], FOURS[height - 1].load, fetch
+    finish = _finish(height)
+
+    @inline
+    def few(load_w, load_x, add, shape, w, stride, x, out, bias, left, adds, near):
+        """Four rows of the matrix, one after the other, times `height` rows of x."""
+        size, x_stride, steps, _, _, _ = shape
+        for row in range(4):
+            sums, its = begin(), w + row * stride
+            for i in range(steps):
+                if (size * i) & mask == 0:
+                    v.prefetch_line(its + size * i + ahead)
+                sums = add_rows(add, load_x, load_w(its + size * i), x + 64 * i, x_stride, sums)
+            store(near + SAVED + 64 * row, sums)
+        finish(load_w, load_x, add, shape, w, stride, x, out, bias, left, adds, near, load(near + SAVED))
+
+    return few
+
+
+def _rows(height: int) -> Inline:
+    (_, begin, add_rows, _, _), finish = FOURS[height - 1], _finish(height)
+
+    @inline
+    def rows(load_w, load_x, add, shape, w, stride, x, out, bias, left, adds, near, fetch):
+        """Four rows of the matrix times `height` rows of x, to the end."""
+        size, x_stride, steps, _, _, _ = shape
+        sums = _tile(load_w, load_x, add, add_rows, size, w, stride, x, x_stride, steps, fetch, begin())
+        finish(load_w, load_x, add, shape, w, stride, x, out, bias, left, adds, near, sums)
+
     return rows
 
 
-_rows_2, _rows_3 = _rows(_add_2, _begin_2, _put_2, 2), _rows(_add_3, _begin_3, _put_3, 3)
-_rows_4, _rows_5 = _rows(_add_4, _begin_4, _put_4, 4), _rows(_add_5, _begin_5, _put_5, 5)
+_few_1, _few_2, _few_3, _few_4, _few_5 = map(_few, range(1, 6), (SPARSE, SPARSE, SPARSE, DENSE, DENSE))
+_rows_2, _rows_3, _rows_4, _rows_5 = _rows(2), _rows(3), _rows(4), _rows(5)
+_, _begin_6, _add_6, _load_6, _store_6 = FOURS[WIDE - 1]
+_finish_6 = _finish(WIDE)
 
 
 @inline
 def _rows_6(load_w, load_x, add, shape, w, stride, x, out, bias, left, adds, near, fetch, panel, saved):
     """The same with six rows of x, over one panel of the columns, from step `panel` on."""
-    size, x_stride, steps, rest, x_rest, n = shape
+    size, x_stride, steps, _, _, _ = shape
     count, (ahead, pitch, apart, lines) = min(PANEL, steps - panel), fetch
     later = ahead + pitch * panel, pitch, apart, lines
     begin, at, at_x = _load_6(saved) if panel else _begin_6(), w + size * panel, x + 64 * panel
     sums = _tile(load_w, load_x, add, _add_6, size, at, stride, at_x, x_stride, count, later, begin)
     if panel + count < steps:
         _store_6(saved, sums)
-        return
-    if rest:
-        tiles.pad(w + size * steps, stride, 4, rest, near)
-        tiles.pad(x + 64 * steps, x_stride, 6, x_rest, near + 256)
-        sums = _tile(load_w, load_x, add, _add_6, size, near, 64, near + 256, 64, 1, NONE, sums)
-    _put_6(sums, out, 4 * n, bias, left, adds)
+    else:
+        _finish_6(load_w, load_x, add, shape, w, stride, x, out, bias, left, adds, near, sums)
+
+
+@inline
+def _few_rows(load_w, load_x, add, shape, w, stride, rows, lines, x, out, bias, adds, near):
+    """Some rows of the matrix times one to five rows of x."""
+    row = 0
+    while row < rows:
+        left, step = (4, stride) if row + 4 <= rows else (1, 0)
+        its, to, its_bias = w + row * stride, out + 4 * row, bias + 4 * row if bias else 0
+        if lines == 1:
+            _few_1(load_w, load_x, add, shape, its, step, x, to, its_bias, left, adds, near)
+        elif lines == 2:
+            _few_2(load_w, load_x, add, shape, its, step, x, to, its_bias, left, adds, near)
+        elif lines == 3:
+            _few_3(load_w, load_x, add, shape, its, step, x, to, its_bias, left, adds, near)
+        elif lines == 4:
+            _few_4(load_w, load_x, add, shape, its, step, x, to, its_bias, left, adds, near)
+        else:
+            _few_5(load_w, load_x, add, shape, its, step, x, to, its_bias, left, adds, near)
+        row += left
 
 
 @inline
@@ -217,6 +148,11 @@ def linear(
     start, end, line, last = tiles.part_of(at, chunk)
     steps, rest, stride, near = k // span, k % span, k * element, v.stack()
     shape: Shape = (span * element, k * x_element, steps, rest * element, rest * x_element, n)
+    if last - line <= (FEW if element >= x_element else 1) and (last - line) * shape[1] <= NEAR:
+        its_x, to, its_bias = x + line * shape[1], out + 4 * (n * line + start), bias + 4 * start if bias else 0
+        first, rows, lines = w + start * stride, end - start, last - line
+        _few_rows(load_w, load_x, add, shape, first, stride, rows, lines, its_x, to, its_bias, adds, near)
+        return
     # Where the matrix is read once, the same columns of later rows are prefetched; else the next chunk, evenly with all
     # rows of x.
     turns = -(-(last - line) // WIDE)
