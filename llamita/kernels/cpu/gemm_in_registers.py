@@ -233,18 +233,24 @@ def multiplier(form: BlockFormat) -> Inline:
         for first in range(0, blocks, BLOCKS):
             count = min(BLOCKS, blocks - first)
             after, its = first + count + AHEAD, x + first * Q8_BLOCK
-            later, done, last = after * size + (skipped if after >= blocks else 0), 0, its + (lines - 1) * line
+            later, last = after * size + (skipped if after >= blocks else 0), its + (lines - 1) * line
             keep(tiles, first, count, at)
-            for row in range(0, lines, ROWS):
+            for number in range(max(1, whole // ROWS)):  # fewer than four rows in all are repeated
+                row, done = ROWS * number, number * count * piece
                 if stride and first + count == blocks:
                     prefetch_rows(out + row * stride, stride, ROWS)
+                four_rows(
+                    tiles, first, count, (its + row * line, line, last), at + SUMS + 128 * row, at,
+                    (tiles[0] + later + done, tiles[1] + later + done), piece if done < BLOCKS * size else 0,
+                )  # fmt: skip
+            if lines % ROWS and whole:
+                done = whole // ROWS * count * piece
                 ahead, room = (tiles[0] + later + done, tiles[1] + later + done), piece if done < BLOCKS * size else 0
-                rows, done = (its + row * line, line, last), done + count * piece
-                if row < max(1, whole):  # fewer than four in all are repeated: memory is their limit
-                    four_rows(tiles, first, count, rows, at + SUMS + 128 * row, at, ahead, room)
-                    continue
+                if stride and first + count == blocks:
+                    prefetch_rows(out + whole * stride, stride, ROWS)
                 if lines & 2:
-                    two_rows(tiles, first, count, rows, rest + 128 * row, at, ahead, room)
+                    rows = its + whole * line, line, last
+                    two_rows(tiles, first, count, rows, rest + 128 * whole, at, ahead, room)
                     room = 0
                 if lines & 1:
                     one_row(tiles, first, count, (last, line, last), rest + 128 * (lines - 1), at, ahead, room)
