@@ -330,10 +330,14 @@ def test_r28_close_lets_requests_end_or_aborts_them(fast: LLM) -> None:
         engine.submit("a")
     engine.close()
     engine = fast.engine()
-    held = threading.Event()
-    engine.call(lambda: held.wait(0.2))
+    held, closer = threading.Event(), threading.Thread(target=engine.close)
+    engine.call(held.wait)
     handle = engine.submit("a", max_tokens=50)
-    engine.close(0.0)
+    closer.start()
+    while engine._thread._commands.qsize() < 2:  # the request, and the end after it
+        closer.join(0.001)
+    held.set()
+    closer.join(300)
     with pytest.raises(AbortedError):
         handle.result(0)
 
