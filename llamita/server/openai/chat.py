@@ -1,6 +1,5 @@
 """/v1/chat/completions: a conversation in, its next message out, whole or as it is written."""
 
-import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from json.encoder import encode_basestring_ascii
 from typing import Any
@@ -15,12 +14,12 @@ from llamita.server.answers import answered, submitted
 from llamita.server.conversation import names_of
 from llamita.server.errors import Failure
 from llamita.server.models import ServedModel
-from llamita.server.openai.answers import NOT_OVER, ending_of, error_events, usage_of
+from llamita.server.openai.answers import NOT_OVER, Chunks, ending_of, error_events, usage_of
 from llamita.server.openai.chat_prompt import chat_items
 from llamita.server.openai.logprobs import chat_logprobs
 from llamita.server.openai.schemas import ChatRequest
 from llamita.server.openai.token_fields import prompt_fields, text_fields
-from llamita.server.sse import DONE, dumped, event
+from llamita.server.sse import dumped
 from llamita.server.state import model_of, parsed
 from llamita.server.submission import Submission
 from llamita.server.tool_text import Piece, TextReader, ToolUse, text_before_calls
@@ -40,23 +39,17 @@ class ChatAnswer:
     def __init__(self, model: ServedModel, asked: ChatRequest, submission: Submission) -> None:
         self._model, self._asked, self._submission = model, asked, submission
         self._texts = model.texts.tables.texts
-        self._head = {
-            "id": f"chatcmpl-{uuid4().hex}",
-            "object": "chat.completion.chunk" if asked.stream else "chat.completion",
-            "created": int(time.time()),
-            "model": model.name,
-            "system_fingerprint": model.system_fingerprint,
-        }
+        kind = "chat.completion.chunk" if asked.stream else "chat.completion"
+        self._chunks = Chunks("chatcmpl", kind, model, asked.stream_options)
         self._tools = ToolUse(names_of(asked.callable_tools), 1 if asked.parallel_tool_calls is False else None)
         self._begun_calls: dict[int, int] = {}  # of each choice, the index of the last
-        self._has_usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
 
     def body(self, completions: Sequence[Completion]) -> dict[str, Any]:
         """The whole answer."""
         handles, n = self._submission.handles, len(self._submission.handles)
         choices = [self._choice(number, completion) for number, completion in enumerate(completions)]
         fields = prompt_fields(handles[0], self._asked) | self._submission.report(n)
-        return {**self._head, "choices": choices, "usage": usage_of(handles, n), **fields}
+        return self._chunks.whole(choices, usage_of(handles, n), fields)
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The chunks, as they are written."""
@@ -83,9 +76,7 @@ class ChatAnswer:
                 elif piece.text:
                     before, after = frames[number]
                     yield before + encode_basestring_ascii(piece.text).encode() + after
-        if self._has_usage:
-            yield event({**self._head, "choices": [], "usage": usage_of(handles, n)})
-        yield DONE
+        yield self._chunks.end(handles, n)
 
     def failure_events(self, failure: Failure) -> bytes:
         """How a stream ends that fails."""
@@ -139,9 +130,7 @@ class ChatAnswer:
         extra: dict[str, Any] | None = None,
     ) -> bytes:
         noted = chat_logprobs(logprobs, self._texts) if logprobs else None
-        choice = {"index": number, "delta": delta, "logprobs": noted, **ending}
-        usage = {"usage": None} if self._has_usage else {}
-        return event({**self._head, "choices": [choice], **usage, **(extra or {})})
+        return self._chunks.one({"index": number, "delta": delta, "logprobs": noted, **ending}, extra)
 
     def _frame(self, number: int) -> tuple[bytes, bytes]:
         """What stands before and after the text in a plain chunk: most of a stream's cost is saved by it."""

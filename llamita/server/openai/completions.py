@@ -1,10 +1,8 @@
 """/v1/completions: texts in, given as text or ids, and what comes after them out."""
 
 import math
-import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
-from uuid import uuid4
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,12 +13,11 @@ from llamita.server.answers import answered, submitted
 from llamita.server.conversation import set_form
 from llamita.server.errors import Failure
 from llamita.server.models import ServedModel
-from llamita.server.openai.answers import NOT_OVER, ending_of, error_events, usage_of
+from llamita.server.openai.answers import NOT_OVER, Chunks, ending_of, error_events, usage_of
 from llamita.server.openai.logprobs import completion_logprobs, spelled_length
 from llamita.server.openai.schemas import CompletionRequest
 from llamita.server.openai.token_fields import prompt_fields, text_fields
 from llamita.server.sampling_request import seeded
-from llamita.server.sse import DONE, event
 from llamita.server.state import model_of, parsed
 from llamita.server.submission import Item, Submission
 
@@ -59,20 +56,13 @@ class CompletionAnswer:
         self._model, self._asked, self._handles, self._submission = model, asked, submission.handles, submission
         self._texts = model.texts.tables.texts
         self._n = asked.n or 1
-        self._head = {
-            "id": f"cmpl-{uuid4().hex}",
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": model.name,
-            "system_fingerprint": model.system_fingerprint,
-        }
-        self._has_usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
+        self._chunks = Chunks("cmpl", "text_completion", model, asked.stream_options)
 
     def body(self, completions: Sequence[Completion]) -> dict[str, Any]:
         """The whole answer."""
         choices = [self._choice(number, completion) for number, completion in enumerate(completions)]
         usage = usage_of(self._handles, self._n)
-        return {**self._head, "choices": choices, "usage": usage, **self._submission.report(self._n)}
+        return self._chunks.whole(choices, usage, self._submission.report(self._n))
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The chunks, as they are written."""
@@ -88,9 +78,7 @@ class CompletionAnswer:
             elif delta.text or delta.logprobs or self._asked.return_token_ids:
                 fields = text_fields(delta.token_ids, self._asked)
                 yield self._piece(number, delta.text, delta.logprobs, written, fields)
-        if self._has_usage:
-            yield event({**self._head, "choices": [], "usage": usage_of(self._handles, self._n)})
-        yield DONE
+        yield self._chunks.end(self._handles, self._n)
 
     def failure_events(self, failure: Failure) -> bytes:
         """How a stream ends that fails."""
@@ -153,6 +141,4 @@ class CompletionAnswer:
         ending: Mapping[str, Any] = NOT_OVER,
         extra: dict[str, Any] | None = None,
     ) -> bytes:
-        choice = {"index": number, "text": text, "logprobs": logprobs, **ending}
-        usage = {"usage": None} if self._has_usage else {}
-        return event({**self._head, "choices": [choice], **usage, **(extra or {})})
+        return self._chunks.one({"index": number, "text": text, "logprobs": logprobs, **ending}, extra)
