@@ -188,7 +188,7 @@ class Engine:
         with self._lock:
             if self._is_closing:
                 raise closed
-            if self._unfinished >= self.limits.max_num_seqs + self.limits.max_num_queued:
+            if self._unfinished >= self.limits.max_num_requests:
                 raise OverloadedError(
                     f"{self._unfinished} requests are written or wait already, which is the limit: try again later"
                 )

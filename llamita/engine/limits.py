@@ -51,6 +51,11 @@ class EngineLimits:
                 "of a step: raise it, or lower max_num_seqs"
             )
 
+    @property
+    def max_num_requests(self) -> int:
+        """Requests that run and wait; more are refused."""
+        return self.max_num_seqs + self.max_num_queued
+
 
 def blocks_of(model: LlamaForCausalLM, limits: EngineLimits) -> int:
     """How many blocks the cache of a model gets. Raises MemoryShortError where not even one fits."""

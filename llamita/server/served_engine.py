@@ -69,7 +69,7 @@ class ServedEngine:
     @property
     def capacity(self) -> int:
         """How many texts may be written and wait at once."""
-        return self.limits.max_num_seqs + self.limits.max_num_queued
+        return self.limits.max_num_requests
 
     @property
     def is_full(self) -> bool:
