@@ -19,7 +19,8 @@ def free_names(variables: dict[str, Any]) -> dict[str, Any]:
     """The variables, whose names a template can read and nothing else has. Raises ValueError."""
     for name in variables:
         if not name.isidentifier() or name.startswith("_") or name in TAKEN:
-            raise ValueError(f"{name[:60]!r} is no name of a variable of one's own")
+            why = "the template is the checkpoint's, and what it reads otherwise comes from elsewhere"
+            raise ValueError(f"{name[:60]!r} is no name of a variable of one's own: {why}")
     return variables
 
 
