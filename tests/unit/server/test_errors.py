@@ -73,8 +73,8 @@ def test_openai_s_object_has_four_fields() -> None:
         (
             ChatRequest,
             b'{"model": "a", "messages": [{"role": "user", "content": [{"type": "a"}]}]}',
-            None,
-            "Input should be 'text'",
+            "messages.0.content.0.type",
+            "send a part of type text",
         ),
         (CompletionRequest, b'{"model": "a", "prompt": [-1]}', "prompt.0", "greater than or equal to 0"),
         (CompletionRequest, b"{", None, "no JSON"),
