@@ -15,9 +15,9 @@ from llamita.kernels.cpu.accumulators import EIGHT, FOUR, add_products, no_eight
 from llamita.kernels.cpu.arguments import Attend, Row, Sizes, offsets
 from llamita.kernels.cpu.cache_rows import row_of_entry
 from llamita.kernels.cpu.constants import KEYS, QUERIES
-from llamita.kernels.cpu.decode_attention import NEVER, inverse_of
 from llamita.kernels.cpu.elementwise import put_rounded_rows
 from llamita.kernels.cpu.functions import exponential
+from llamita.kernels.cpu.online_softmax import NEVER, inverse_of
 from llamita.kernels.cpu.runtime.program import inline, kernel
 
 AT, SIZE, ROW = offsets(Attend), offsets(Sizes), offsets(Row)

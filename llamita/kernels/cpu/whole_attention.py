@@ -20,8 +20,8 @@ from llamita.kernels.cpu.attention_blocks import (
     transpose_rows,
 )
 from llamita.kernels.cpu.constants import KEYS, QUERIES
-from llamita.kernels.cpu.decode_attention import NEVER
 from llamita.kernels.cpu.functions import exponential
+from llamita.kernels.cpu.online_softmax import NEVER
 from llamita.kernels.cpu.runtime.program import inline, kernel
 
 AT = offsets(WholeAttention)
