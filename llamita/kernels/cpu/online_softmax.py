@@ -2,11 +2,12 @@
 
 from llamita.kernels.cpu import dtype_io as e
 from llamita.kernels.cpu import simd as v
+from llamita.kernels.cpu.constants import KEYS
 from llamita.kernels.cpu.functions import exponential
 from llamita.kernels.cpu.runtime.program import inline
 
 NEVER = -1e30  # less than any score
-Scores = tuple[v.Vector, v.Vector, v.Vector, v.Vector]  # of one query, with 64 keys
+Four = tuple[v.Vector, v.Vector, v.Vector, v.Vector]  # of one query and 64 keys
 
 
 @inline
@@ -18,23 +19,24 @@ def begin_softmax(state: int) -> None:
 
 @inline
 def softmax_step(
-    dtype: int, is_paired: bool, scores: Scores, first: int, low: int, high: int, to: int, state: int
+    dtype: int, is_paired: bool, scores: Four, first: int, low: int, high: int, to: int, state: int
 ) -> None:
     """A step of the online softmax: a query's factors for a block of values, of which it sees tokens `low` to `high`.
 
     state: its largest score, the sum of its factors, and what its sums so far are to be multiplied by.
     """
     a, b, c, d = scores
-    never = v.broadcast(NEVER)
-    a, b = _hide(a, first, low, high, never), _hide(b, first + 16, low, high, never)
-    c, d = _hide(c, first + 32, low, high, never), _hide(d, first + 48, low, high, never)
+    is_cut = first < low or high < first + KEYS - 1
+    if is_cut:
+        a, b, c, d = _hide((a, b, c, d), low - first, high + 1 - first, v.broadcast(NEVER))
     before = v.broadcast(v.read_fp32(state))
     largest = v.max(before, v.broadcast(v.reduce_max(v.max(v.max(a, b), v.max(c, d)))))
     rescale = exponential(v.sub(before, largest))
-    a = _exponentials(dtype, is_paired, a, largest, first, low, high, to, 0)
-    b = _exponentials(dtype, is_paired, b, largest, first + 16, low, high, to, 16)
-    c = _exponentials(dtype, is_paired, c, largest, first + 32, low, high, to, 32)
-    d = _exponentials(dtype, is_paired, d, largest, first + 48, low, high, to, 48)
+    a, b = exponential(v.sub(a, largest)), exponential(v.sub(b, largest))
+    c, d = exponential(v.sub(c, largest)), exponential(v.sub(d, largest))
+    if is_cut:
+        a, b, c, d = _hide((a, b, c, d), low - first, high + 1 - first, v.zero_fp32())
+    _put_factors(dtype, is_paired, (a, b, c, d), to)
     added = v.broadcast(v.reduce_add(v.add(v.add(v.add(a, b), c), d)))
     v.write_fp32(state, v.extract_first(largest))
     v.write_fp32(state + 4, v.extract_first(v.fma(v.broadcast(v.read_fp32(state + 4)), rescale, added)))
@@ -42,23 +44,31 @@ def softmax_step(
 
 
 @inline
-def _exponentials(dtype, is_paired, x, largest, first, low, high, to, i):
-    """exp(score - largest), written as factors of values; returns them as they are before they are rounded for that."""
-    x = _hide(exponential(v.sub(x, largest)), first, low, high, v.zero_fp32())
+def _put_factors(dtype, is_paired, factors, to):
+    """Write the factors as they are multiplied with values."""
+    a, b, c, d = factors
     if is_paired:
-        v.store_bf16(to + 2 * i, x)
-    elif dtype == e.BF16:
-        v.store(to + 4 * i, v.round_bf16(x))
-    else:
-        v.store(to + 4 * i, x)
-    return x
+        v.store_bf16(to, a)
+        v.store_bf16(to + 32, b)
+        v.store_bf16(to + 64, c)
+        v.store_bf16(to + 96, d)
+        return
+    if dtype == e.BF16:
+        a, b, c, d = v.round_bf16(a), v.round_bf16(b), v.round_bf16(c), v.round_bf16(d)
+    v.store(to, a)
+    v.store(to + 64, b)
+    v.store(to + 128, c)
+    v.store(to + 192, d)
 
 
 @inline
-def _hide(x: v.Vector, first: int, low: int, high: int, hidden: v.Vector) -> v.Vector:
-    """x with the lanes before token `low` and after `high` replaced; lane 0 is token `first`."""
-    x = v.blend_from(x, low - first, hidden)
-    return v.blend_from(hidden, high + 1 - first, x)
+def _hide(four: Four, start: int, end: int, hidden: v.Vector) -> Four:
+    """The 64 lanes of four vectors, those before `start` and from `end` on replaced."""
+    a, b, c, d = four
+    a, b = v.blend_from(a, start, hidden), v.blend_from(b, start - 16, hidden)
+    c, d = v.blend_from(c, start - 32, hidden), v.blend_from(d, start - 48, hidden)
+    a, b = v.blend_from(hidden, end, a), v.blend_from(hidden, end - 16, b)
+    return a, b, v.blend_from(hidden, end - 32, c), v.blend_from(hidden, end - 48, d)
 
 
 @inline
