@@ -2,7 +2,7 @@
 
 The instructions that interleave work inside of sixteen bytes, so the words of 32 columns come in an order of their own:
 `low_pairs` has columns 0 to 3, 8 to 11 and so on, `high_pairs` the others. Sums over them are put in order once, by
-`first_columns` and `last_columns`.
+`first_columns` and `last_columns`. `first_pairs` and `last_pairs` keep the order of columns, by a slower instruction.
 """
 
 from llvmlite import ir
@@ -33,6 +33,14 @@ def _load_half(b: Builder, at: Value) -> Value:
     return b.shuffle_vector(value, ir.Constant(half, [0] * 8), places(range(16)))
 
 
+def _zipped(b: Builder, x: Value, y: Value, start: int) -> Value:
+    """Sixteen numbers from `start` on in their order, those of x below those of y."""
+    x, y = b.bitcast(x, _HALVES), b.bitcast(y, _HALVES)
+    return b.bitcast(b.shuffle_vector(x, y, places(start + i + row for i in range(16) for row in (0, 32))), _WORDS)
+
+
+first_pairs = v.operation(v.Words(v.Words, v.Words), lambda b, x, y: _zipped(b, x, y, 0))
+last_pairs = v.operation(v.Words(v.Words, v.Words), lambda b, x, y: _zipped(b, x, y, 16))
 low_pairs = v.operation(v.Words(v.Words, v.Words), lambda b, x, y: _interleaved(b, x, y, 0))
 high_pairs = v.operation(v.Words(v.Words, v.Words), lambda b, x, y: _interleaved(b, x, y, 4))
 first_columns = v.operation(v.Floats(v.Floats, v.Floats), lambda b, low, high: _columns(b, low, high, 0))

@@ -14,9 +14,10 @@ from llamita.kernels.cpu import simd as v
 from llamita.kernels.cpu.accumulators import EIGHT, FOUR, add_products, no_eight, scaled_eight, store_eight
 from llamita.kernels.cpu.arguments import Attend, Row, Sizes, offsets
 from llamita.kernels.cpu.cache_rows import row_of_entry
-from llamita.kernels.cpu.constants import KEYS, QUERIES
+from llamita.kernels.cpu.constants import KEYS, QUERIES, TILE
 from llamita.kernels.cpu.elementwise import put_rounded_rows
 from llamita.kernels.cpu.functions import exponential
+from llamita.kernels.cpu.key_tiles import LINE
 from llamita.kernels.cpu.online_softmax import NEVER, inverse_of
 from llamita.kernels.cpu.runtime.program import inline, kernel
 
@@ -65,7 +66,7 @@ def _factors(dtype, is_paired, scores, count, token, largest, first, window, is_
         v.store(part, v.add(v.load(part), x))
         if is_paired:
             if i % 2:
-                v.store_words(scores + 32 * (i - 1), v.pack_bf16(held, x))
+                v.store_words(scores + 32 * (i - 1), v.pair_for_dot(held, x))
             held = x
         elif dtype == e.BF16:
             v.store(at, v.round_bf16(x))
@@ -104,14 +105,22 @@ def _mix_wide(factors, values, start, end, width, rescale, sums):
 
 
 @inline
-def _score_pairs(q, keys, start, end, width, to, first, window, is_cut):
-    """Products of queries, pairs (H/2, 32), with keys bf16 (slots, H); returns the largest of each lane."""
-    early, late, step = v.broadcast(NEVER), v.broadcast(NEVER), 2 * width
+def _key_of(keys, token, width, is_tiled):
+    """Where a token's key in bf16 is, and how far from there its next pair of columns and the next token's key are."""
+    if is_tiled:
+        return v.read(keys + 2 * (token - token % TILE) * width) + 4 * (token % TILE), LINE, 4
+    return keys + 2 * token * width, 4, 2 * width
+
+
+@inline
+def _score_pairs(q, keys, is_tiled, start, end, width, to, first, window, is_cut):
+    """Products of queries, pairs (H/2, 32), with keys bf16 (slots, H) or tiles; returns the largest of each lane."""
+    early, late = v.broadcast(NEVER), v.broadcast(NEVER)
     for token in range(start, end, UNROLL):
-        at, one, two = keys + token * step, no_eight(), no_eight()
+        (at, far, step), one, two = _key_of(keys, token, width, is_tiled), no_eight(), no_eight()
         for i in range(width // 2):
-            one = add_products(one, v.load_words(q + 128 * i), at + 4 * i, step)
-            two = add_products(two, v.load_words(q + 128 * i + 64), at + 4 * i, step)
+            one = add_products(one, v.load_words(q + 128 * i), at + far * i, step)
+            two = add_products(two, v.load_words(q + 128 * i + 64), at + far * i, step)
         there = to + 64 * (token - start)
         early = _put_scores(one, early, there, token, first, window, is_cut)
         late = _put_scores(two, late, there + 64 * KEYS, token, first + 16, window, is_cut)
@@ -209,9 +218,9 @@ def _attend_wide(dtype, at, chunk):
 
 @inline
 def _attend_pairs(at, chunk):
-    """Thirty-two queries over keys in bf16 and values in pairs of tokens."""
+    """Thirty-two queries over keys in bf16, copied or in tiles of the cache, and values in pairs of tokens."""
     sizes = v.read(at + AT.sizes)
-    width, window = v.read(sizes + SIZE.width), v.read(sizes + SIZE.window)
+    width, window, is_tiled = v.read(sizes + SIZE.width), v.read(sizes + SIZE.window), v.read(sizes + SIZE.is_tiled)
     first, count, element, step, keys, values = _block_of(at, chunk, QUERIES, 2)
     q = v.stack()
     scores = q + 64 * width
@@ -231,7 +240,7 @@ def _attend_pairs(at, chunk):
     while start < first + count:
         end = start + min(KEYS, -(-(first + count - start) // UNROLL) * UNROLL)
         is_cut = end > first or start < first + QUERIES - window
-        new, late_new = _score_pairs(q, keys, start, end, width, scores, first, window, is_cut)
+        new, late_new = _score_pairs(q, keys, is_tiled, start, end, width, scores, first, window, is_cut)
         new, late_new = v.max(largest, new), v.max(late_largest, late_new)
         rescale, late_rescale = exponential(v.sub(largest, new)), exponential(v.sub(late_largest, late_new))
         added = _factors(e.BF16, True, scores, end - start, start, new, first, window, is_cut, scratch)
