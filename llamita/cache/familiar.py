@@ -1,7 +1,7 @@
 """Names by which users of transformers know what a cache can do."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -11,29 +11,29 @@ from llamita.errors import UsageError
 class FamiliarCache:
     """The methods of transformers' caches, also those that only 4.57 has; no pass of the model needs them."""
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:
+    def get_seq_length(self: Any, layer_idx: int = 0) -> int:
         """`length`."""
-        return cast("Any", self).length
+        return self.length
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
+    def reorder_cache(self: Any, beam_idx: Tensor) -> None:
         """`reorder`."""
-        cast("Any", self).reorder(beam_idx)
+        self.reorder(beam_idx)
 
-    def batch_select_indices(self, indices: Tensor) -> None:
+    def batch_select_indices(self: Any, indices: Tensor) -> None:
         """`select`."""
-        cast("Any", self).select(indices)
+        self.select(indices)
 
-    def batch_repeat_interleave(self, repeats: int) -> None:
+    def batch_repeat_interleave(self: Any, repeats: int) -> None:
         """`repeat`."""
-        cast("Any", self).repeat(repeats)
+        self.repeat(repeats)
 
-    def __getitem__(self, layer: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self: Any, layer: int) -> tuple[Tensor, Tensor]:
         """(k, v) of one layer, the filled slots only: (B, K, S, H)."""
-        return list(cast("Any", self))[layer]
+        return [*self][layer]
 
-    def to_legacy_cache(self) -> tuple[tuple[Tensor, Tensor], ...]:
+    def to_legacy_cache(self: Any) -> tuple[tuple[Tensor, Tensor], ...]:
         """(k, v) of each layer, as `from_legacy_cache` takes them."""
-        return tuple(cast("Any", self))
+        return tuple(self)
 
     @classmethod
     def from_legacy_cache(cls, past_key_values: Iterable[Sequence[Tensor]] | None = None) -> Self:
