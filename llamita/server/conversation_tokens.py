@@ -90,16 +90,21 @@ def strict_turns(messages: Sequence[Message]) -> list[Message]:
 
     What the system says after the first turn is said by the user.
     """
-    found: list[Message] = []
+    turns: list[list[Message]] = []
+    has_begun = False
     for given in messages:
-        is_later = given.get("role") == "system" and any(one.get("role") != "system" for one in found)
-        message = {**given, "role": "user"} if is_later else given
-        if found and _are_one(found[-1], message):
-            texts = [text for text in (found[-1]["content"], message["content"]) if text]
-            found[-1] = {**message, "content": "\n\n".join(texts)}
+        is_system = given.get("role") == "system"
+        message = {**given, "role": "user"} if is_system and has_begun else given
+        has_begun = has_begun or not is_system
+        if turns and _are_one(turns[-1][-1], message):
+            turns[-1].append(message)
         else:
-            found.append(message)
-    return found
+            turns.append([message])
+    return [turn[0] if len(turn) == 1 else {**turn[-1], "content": _joined(turn)} for turn in turns]
+
+
+def _joined(turn: Sequence[Message]) -> str:
+    return "\n\n".join(text for message in turn if (text := message["content"]))
 
 
 def _are_one(first: Message, second: Message) -> bool:
