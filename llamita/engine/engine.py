@@ -159,7 +159,8 @@ class Engine:
         """Take no more requests, let those that are there end within `timeout` seconds, abort the rest, and stop.
 
         patience: seconds for the step that is under way, which may compile kernels; after that the requests end with an
-        error all the same. Returns whether the engine has stopped. None waits as long as it takes. May be called twice.
+        error all the same. None, for either, waits as long as it takes. Returns whether the engine has stopped. May be
+        called twice.
         """
         if not self._thread.is_alive():  # as in a forked process, where the lock may be held for ever
             return True
